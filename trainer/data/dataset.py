@@ -1,0 +1,77 @@
+"""What every data set offers to streams, scores and pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import Pictures
+
+Part = Literal["train", "validation", "test"]
+Pixels = NDArray[np.uint8]
+
+
+class DataError(Exception):
+    """A data set that cannot be used, in one line: which file or field, what it holds, what is expected, the remedy."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its mask."""
+
+    name: str
+    """`source/file`, unique in the data set."""
+    source: str
+    group: str
+    """Patient or sequence; never in two parts."""
+
+
+class Placement(NamedTuple):
+    """Where a native image of height x width lies in the size x size square that the network sees; pixels."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    inner_height: int
+    inner_width: int
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The right to read test rows, as it was written down: who asked, when (UTC, ISO 8601), for what."""
+
+    who: str
+    when: str
+    purpose: str
+
+
+class DataSet(Protocol):
+    """Images by part and index. Test rows need an opening record. Raises DataError where a file turns out bad."""
+
+    config: Pictures
+    channels: int
+    classes: int
+    """At least 2; the labels of a mask are 0..classes-1, 255 is ignored."""
+    content_hash: str
+    """sha256 over every image, mask, part and group; places are not part of it."""
+
+    def samples(self, part: Part, opening: Opening | None = None) -> Sequence[Sample]:
+        """The samples of a part, in a fixed order."""
+
+    def image_hashes(self, part: Part) -> Sequence[str]:
+        """sha256 of each image file (or drawn picture) of a part, in the order of `samples`; hashes open nothing."""
+
+    def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+        """Image (size, size, channels) RGB and mask (size, size) as the network sees them."""
+
+    def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+        """Image (height, width, channels) RGB and mask (height, width) as shipped."""
+
+    def native_mask(self, part: Part, index: int, opening: Opening | None = None) -> Pixels:
+        """Mask (height, width) as shipped; cheap, for scores."""
+
+    def placement(self, part: Part, index: int, opening: Opening | None = None) -> Placement:
+        """How the fitted image came from the native one."""

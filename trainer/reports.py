@@ -1,0 +1,100 @@
+"""What a cohort says about its members. Free of torch: the search reads it, and the simulation makes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from trainer.config import Replay, RunConfig
+
+
+class FailureKind(StrEnum):
+    """Why a trial failed or stopped, by the rule that follows from it."""
+
+    PREEMPTED = "preempted"
+    """Asked to stop: given back, not charged."""
+    LOST = "lost"
+    """Its worker vanished: three times at most."""
+    OUT_OF_MEMORY = "out_of_memory"
+    NOT_FINITE = "not_finite"
+    BAD_DATA = "bad_data"
+    BUG = "bug"
+    STORAGE = "storage"
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch of one member; the same on every rank."""
+
+    epoch: int
+    """The member's own epoch, from 1."""
+    stream_epoch: int
+    """The epoch of its stream, from 0."""
+    scores: Mapping[str, float] | None
+    """Validation scores by name (`dice`, `iou`, ...), means over images; None where the epoch was not validated."""
+    losses: Mapping[str, float]
+    """Unweighted mean of each live term over the epoch."""
+    seconds: Mapping[str, float]
+    """The member's share of the wall time by part: data, teacher, student, validation, other."""
+    final: bool
+    """Whether this was the run's last epoch."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A member that ended in the middle of an epoch, by agreement of all ranks; the others went on."""
+
+    kind: FailureKind
+    message: str
+    epoch: int
+    """The own epoch in which it failed, from 1."""
+    detail: str = ""
+    """The traceback of the first rank that failed, where there is one."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on: the checkpoint of its last whole epoch and the joins so far."""
+
+    checkpoint: Path | None
+    replay: Replay = ()
+
+
+class Saved(NamedTuple):
+    """A checkpoint on disk."""
+
+    path: Path
+    sha256: str
+    size: int
+    """Bytes."""
+
+
+class Stopped(Exception):
+    """A wish to stop was agreed by all ranks in the middle of an epoch; the last whole epoch's checkpoints stand."""
+
+
+class Students(Protocol):
+    """Students that train side by side: `trainer.cohort.Cohort`, and the curves that `search simulate` puts in its place.
+
+    `admit`, `dismiss` and `epoch` are called by all ranks of the group in the same order with the same arguments;
+    `save` and `export` by the lead alone.
+    """
+
+    def admit(self, key: int, run: RunConfig, resume: Resume | None = None) -> None:
+        """Take a run into a free slot. Raises ValueError where no slot is free or the key is taken."""
+
+    def dismiss(self, key: int) -> None:
+        """Forget a member, trained or not."""
+
+    def epoch(self) -> dict[int, EpochReport | Failure]:
+        """Train every member for one epoch. Members that failed are gone afterwards. Raises Stopped."""
+
+    def replay(self, key: int) -> Replay:
+        """The joins of a member so far."""
+
+    def save(self, key: int, path: Path) -> Saved:
+        """Write all of a member's state, its best weights included, so that it can be resumed: beside, fsynced, renamed."""
+
+    def export(self, key: int, path: Path) -> Saved:
+        """Write the weights of a member's best epoch as safetensors."""
