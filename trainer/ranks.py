@@ -1,0 +1,237 @@
+"""This process among its siblings: the only file that knows torch.distributed.
+
+Every wait that blocks the host is polled: a signal handler runs meanwhile, and a stall ends in `RanksLost`.
+"""
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 2e-4
+_POLL_SECONDS_MAX = 2e-3
+_LEAST_IMAGES = 8
+
+
+class RanksLost(Exception):  # noqa: N818 - it says what happened, as `Stopped` does
+    """A sibling broke, stalled or left: nothing can be agreed any more, so the caller must end this process."""
+
+
+def ranks_per_trial(world: int, batch_size: int) -> int:
+    """The largest divisor of `world` that leaves each rank at least 8 images of the global batch; 1 where none does."""
+    divisors = (ranks for ranks in range(world, 0, -1) if world % ranks == 0)
+    return next((ranks for ranks in divisors if batch_size // ranks >= _LEAST_IMAGES), 1)
+
+
+class Later:
+    """A small tensor on its way to the host; `get` waits for it, polled."""
+
+    def __init__(self, ranks: "Ranks", tensor: Tensor) -> None:
+        self._ranks = ranks
+        self._event: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._host = tensor.detach().clone()
+
+    def get(self) -> list[float]:
+        """The values. Raises RanksLost where the device does not deliver within the stall limit."""
+        if self._event is not None:
+            self._ranks.poll(self._event.query, "a value from the device")
+        return [float(value) for value in self._host.reshape(-1).tolist()]
+
+
+class Ranks:
+    """The ranks that train one cohort together. `Ranks()` is one process alone: the same calls, nothing to wait for.
+
+    rank, world: this process's place in its group, and how many the group has.
+    group, groups: which of the torchrun's groups this is, and how many there are; groups never talk to each other.
+    leads: whether this rank does what is done once.
+    """
+
+    _joins: ClassVar[Iterator[int]] = count()
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.rank, self.world = 0, 1
+        self.group, self.groups = 0, 1
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.stop_asked = False
+        self._stall, self._grace = float("inf"), float("inf")
+        self._first = 0
+        self._host: dist.ProcessGroup | None = None
+        self._tensors: dist.ProcessGroup | None = None
+
+    @classmethod
+    def join(
+        cls, ranks_per_trial: int = 1, *, stall: float, grace: float = 10.0, device: torch.device | str | None = None
+    ) -> Self:
+        """Meet the siblings that torchrun started and cut them into groups of `ranks_per_trial`.
+
+        stall: seconds that a sibling may be late before it counts as lost; grace: the same once a stop was asked for.
+        Without torchrun this is one process. Raises ValueError where ranks and devices do not fit, RanksLost where
+        the siblings do not come.
+        """
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks_per_trial < 1 or world % ranks_per_trial:
+            fits = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
+            raise ValueError(f"--ranks-per-trial: {ranks_per_trial} does not divide the {world} ranks; known: {fits}")
+        ranks = cls(_device(device))
+        ranks._stall, ranks._grace = stall, min(grace, stall)
+        if "RANK" in os.environ:
+            ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
+        return ranks
+
+    def _meet(self, index: int, world: int, size: int) -> None:
+        # gloo's own limit lies behind ours: it must not end a wait that we still allow.
+        limit = timedelta(seconds=2 * self._stall + 60)
+        # A name of its own for each meeting: addresses of an earlier one, or of ranks before a restart, are not found.
+        tag = f"trainer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(self._joins)}"
+        with _lost("meeting the siblings"):
+            hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
+            store = TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                is_master=index == 0 and not hosted,
+                timeout=timedelta(seconds=self._stall),
+            )
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            named = PrefixStore(tag, store)
+            dist.init_process_group("gloo", store=named, rank=index, world_size=world, timeout=limit)
+            for first in range(0, world, size):
+                members = list(range(first, first + size))
+                host = dist.new_group(members, timeout=limit, backend="gloo")
+                tensors = dist.new_group(members, timeout=limit, backend="nccl") if self.device.type == "cuda" else host
+                if index in members:
+                    self._host, self._tensors = host, tensors
+        self.rank, self.world = index % size, size
+        self.group, self.groups = index // size, world // size
+        self._first = self.group * size
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def ask_to_stop(self) -> None:
+        """Wish that all ranks of the group stop; safe in a signal handler. It travels with the next step's flag."""
+        self.stop_asked = True
+
+    def share(self, value: T) -> T:
+        """The lead's value on every rank; other ranks' values are not looked at."""
+        if self.world == 1:
+            return value
+        packed = pickle.dumps(value) if self.leads else b""
+        length = torch.tensor([len(packed)], dtype=torch.int64)
+        self._run("share", lambda: dist.broadcast(length, self._first, group=self._host, async_op=True))
+        content = _bytes(packed) if self.leads else torch.empty(int(length.item()), dtype=torch.uint8)
+        self._run("share", lambda: dist.broadcast(content, self._first, group=self._host, async_op=True))
+        shared: T = _unpack(content)
+        return shared
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.world == 1:
+            return [value]
+        packed = _bytes(pickle.dumps(value))
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        length = torch.tensor([packed.numel()], dtype=torch.int64)
+        self._run("gather", lambda: dist.all_gather(lengths, length, group=self._host, async_op=True))
+        longest = max(int(length.item()) for length in lengths)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: packed.numel()] = packed
+        contents = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        self._run("gather", lambda: dist.all_gather(contents, padded, group=self._host, async_op=True))
+        return [_unpack(content[: int(length.item())]) for content, length in zip(contents, lengths, strict=True)]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over the ranks, in place; equal bit for bit on all of them.
+
+        A tensor on the host has its sum at return; one on a CUDA device has it in the order of the device's stream.
+        """
+        if self.world == 1:
+            return tensor
+        if tensor.is_cuda:
+            with _lost("sum"):
+                dist.all_reduce(tensor, group=self._tensors)
+        else:
+            self._run("sum", lambda: dist.all_reduce(tensor, group=self._host, async_op=True))
+        return tensor
+
+    def later(self, tensor: Tensor) -> Later:
+        """Start to bring a small tensor to the host."""
+        return Later(self, tensor)
+
+    def poll(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until `done`. Raises RanksLost after the stall limit, or after the grace once a stop was asked for."""
+        started = time.monotonic()
+        asked: float | None = None
+        pause = _POLL_SECONDS
+        while not done():
+            now = time.monotonic()
+            if now - started > self._stall:
+                raise RanksLost(f"rank {self.rank} waited {self._stall:g} s for {what}; a sibling hangs")
+            if self.stop_asked:
+                asked = asked or now
+                if now - asked > self._grace:
+                    raise RanksLost(f"rank {self.rank} was asked to stop and waited {self._grace:g} s for {what}")
+            time.sleep(pause)
+            pause = min(1.5 * pause, _POLL_SECONDS_MAX)
+
+    def _run(self, what: str, start: Callable[[], Any]) -> None:
+        with _lost(what):
+            work = start()
+            self.poll(work.is_completed, what)
+            work.wait()
+
+    def leave(self) -> None:
+        """Part from the siblings after all have come here; `join` works again afterwards."""
+        if self._host is None:
+            return
+        self.gather(None)
+        self._host = self._tensors = None
+        with _lost("leave"):
+            dist.destroy_process_group()
+
+
+def _device(asked: torch.device | str | None) -> torch.device:
+    """This rank's device: the one asked for, else its own GPU, else the CPU."""
+    if asked is not None:
+        return torch.device(asked)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > devices:
+        raise ValueError(f"--nproc-per-node: {here} ranks but {devices} devices; start at most {devices} ranks a host")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def _lost(what: str) -> Iterator[None]:
+    """What torch.distributed raises (all are RuntimeErrors) means that the group is broken."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()
+        raise RanksLost(f"{what}: {reason[0] if reason else type(error).__name__}") from error
+
+
+def _bytes(packed: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+
+def _unpack(content: Tensor) -> Any:  # noqa: ANN401 - whatever the sibling packed
+    return pickle.loads(content.numpy().tobytes())  # noqa: S301 - bytes of a sibling that runs this same program
