@@ -1,0 +1,92 @@
+"""Pruners by the name that a study file gives them, and their verdict on one trial."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from search.samplers.front import FrontChoice
+from search.view import same_choice, study_through
+
+
+@dataclass(frozen=True)
+class PrunerSettings:
+    """A pruner by name. Epochs count from 1; nothing is pruned before epoch `warmup_epochs` + 1.
+
+    `startup` (median alone): trials of the same choice that must be COMPLETE before any is pruned.
+    `min_epochs`, `reduction` (halving, hyperband): the first rung and the factor from rung to rung; one trial in
+    `reduction` passes a rung. The first rung is never inside the warmup.
+    `epochs`: how long a trial is at most; hyperband spreads its brackets over it.
+    """
+
+    name: str
+    epochs: int
+    startup: int = 5
+    warmup_epochs: int = 0
+    reduction: int = 3
+    min_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.name not in PRUNERS:
+            near = get_close_matches(self.name, PRUNERS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"pruner.name: unknown {self.name!r}; known: {', '.join(sorted(PRUNERS))}{hint}")
+        least = {"epochs": 1, "startup": 0, "warmup_epochs": 0, "reduction": 2, "min_epochs": 1}
+        for field, low in least.items():
+            if (value := getattr(self, field)) < low:
+                raise ValueError(f"pruner.{field}: {value} is not at least {low}")
+        if self.name in ("halving", "hyperband") and self.first_rung() > self.epochs:
+            field = "min_epochs" if self.min_epochs > self.warmup_epochs else "warmup_epochs"
+            value = getattr(self, field)
+            raise ValueError(f"pruner.{field}: {value} leaves no rung within {self.epochs} epochs; lower it")
+
+    def first_rung(self) -> int:
+        """The epoch of the first rung of halving, and of hyperband's most impatient bracket."""
+        return max(self.min_epochs, self.warmup_epochs + 1)
+
+
+def _median(settings: PrunerSettings) -> BasePruner:
+    # Optuna's warmup is the first step that may be pruned.
+    return MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=settings.warmup_epochs + 1)
+
+
+def _hyperband(settings: PrunerSettings) -> BasePruner:
+    return HyperbandPruner(
+        min_resource=settings.first_rung(), max_resource=settings.epochs, reduction_factor=settings.reduction
+    )
+
+
+def _halving(settings: PrunerSettings) -> BasePruner:
+    return SuccessiveHalvingPruner(min_resource=settings.first_rung(), reduction_factor=settings.reduction)
+
+
+def _none(settings: PrunerSettings) -> BasePruner:  # noqa: ARG001 - every builder takes the settings
+    return NopPruner()
+
+
+PRUNERS: dict[str, Callable[[PrunerSettings], BasePruner]] = {
+    "median": _median,  # worse than the median of finished trials at this epoch (Golovin et al. 2017, section 3.2.1)
+    "hyperband": _hyperband,  # halving in several brackets of differing patience (Li et al. 2018)
+    "halving": _halving,  # asynchronous successive halving (Li et al. 2020)
+    "none": _none,
+}
+
+
+def pruner(settings: PrunerSettings) -> BasePruner:
+    """The pruner of one arm. It is not given to the study: Optuna would then hide other brackets from the sampler."""
+    return PRUNERS[settings.name](settings)
+
+
+def should_prune(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontChoice | None = None) -> bool:
+    """Whether the trial, with its newest intermediate value stored, ends here; judged among trials of its own choice.
+
+    `trial` must be read after the report. Halving and hyperband write a system attribute of the trial at each rung, so
+    ask once a report, while the trial is held, and not after its last epoch: a trial that has trained to its end is
+    COMPLETE whatever its rank.
+    """
+    if front is not None and front.path in trial.params:
+        study = study_through(study, same_choice(front.path, trial.params[front.path]))
+    return pruner.prune(study, trial)

@@ -1,0 +1,61 @@
+"""Samplers by the name that a study file gives them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+
+from optuna.samplers import BaseSampler
+
+from search.samplers import tpe, uniform
+from search.samplers.front import FrontChoice, choice_for, choice_of
+from search.samplers.per_trial import OWN_AFTER, PerTrial
+from search.view import Scalar
+
+__all__ = ["SAMPLERS", "FrontChoice", "SamplerSettings", "choice_for", "choice_of", "sampler"]
+
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": tpe.build, "random": uniform.build}
+"""Name to build(seed, startup, **options), seed in [0, 2**32). The options are its keyword-only parameters."""
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """A sampler by name. `startup`: random until so many trials are finished. `options`: keywords of SAMPLERS[name]."""
+
+    name: str
+    seed: int
+    startup: int = 10
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _known("sampler.name", self.name, SAMPLERS)
+        if self.startup < 0:
+            raise ValueError(f"sampler.startup: {self.startup} is not at least 0")
+        parameters = inspect.signature(SAMPLERS[self.name]).parameters.values()
+        options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        for option in self.options:
+            _known(f"sampler ({self.name})", option, options)
+        SAMPLERS[self.name](
+            0, self.startup, **self.options
+        )  # an option out of its range is refused here, not at a trial
+
+
+def sampler(
+    settings: SamplerSettings, *, study_seed_words: tuple[str, ...] = (), front: FrontChoice | None = None
+) -> BaseSampler:
+    """The sampler of one arm's study. `study_seed_words` sets its draws apart from those of arms with the same seed."""
+    build = partial(_build, settings)
+    own_after = max(OWN_AFTER, settings.startup)  # fewer would be drawn at random when seen alone
+    return PerTrial(build, seed=settings.seed, words=study_seed_words, front=front, own_after=own_after)
+
+
+def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
+    return SAMPLERS[settings.name](seed, settings.startup, **settings.options)
+
+
+def _known(field_name: str, value: str, known: Mapping[str, object] | list[str]) -> None:
+    if value not in known:
+        near = get_close_matches(value, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{field_name}: unknown {value!r}; known: {', '.join(sorted(known)) or 'no options'}{hint}")

@@ -1,0 +1,106 @@
+"""A sampler made anew for every trial and seeded by its number, which sees trials within their choice of the front."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from search.samplers.front import FrontChoice, choice_for, choice_of
+from search.view import Change, everything, quantiles_within, same_choice, study_through
+from trainer.seeds import derive
+
+OWN_AFTER = 10
+"""Finished trials of a choice from which on they alone may guide the next trial of that choice."""
+
+
+class PerTrial(BaseSampler):
+    """Wraps the samplers that `build(seed)` makes; one instance a study.
+
+    Two workers with the same seed never draw the same: every draw is seeded by the trial's number, parameters that
+    are drawn one by one by their name as well. The same number with the same history gives the same parameters again.
+    Nothing is kept from one call to the next but between `infer_relative_search_space` and `sample_relative` of one
+    trial, so several trials may be asked for in any order.
+
+    With a front, its parameter is dealt out (`choice_for`) and the inner sampler sees a view: in every second block of
+    k trials only the trials of the same choice, once `own_after` of them are finished, else all trials with their
+    values as quantiles within their choice.
+
+    The study must not carry a Hyperband pruner, with which Optuna hides most trials from any sampler.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int], BaseSampler],
+        *,
+        seed: int,
+        words: tuple[str, ...] = (),
+        front: FrontChoice | None = None,
+        own_after: int = OWN_AFTER,
+    ) -> None:
+        self._build = build
+        self._seed = seed
+        self._words = words
+        self._front = front
+        self._own_after = own_after
+        self._begun: dict[int, tuple[BaseSampler, Study]] = {}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What the inner sampler draws jointly; never the front's parameter."""
+        inner, seen = self._inner(trial), self._seen(study, trial)
+        self._begun[trial.number] = (inner, seen)
+        space = inner.infer_relative_search_space(seen, trial)
+        if self._front is not None:
+            space.pop(self._front.path, None)
+        return space
+
+    def sample_relative(
+        self,
+        study: Study,  # noqa: ARG002 - Optuna's signature; the draw keeps to what its search space was inferred from
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """The joint draw, by the sampler that inferred the space."""
+        inner, seen = self._begun.pop(trial.number)
+        return inner.sample_relative(seen, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:  # noqa: ANN401 - Optuna's signature
+        """The dealt choice for the front's parameter, a draw of its own for any other."""
+        if self._front is not None and param_name == self._front.path:
+            return choice_for(self._front, trial.number)
+        inner = self._inner(trial, param_name)
+        return inner.sample_independent(self._seen(study, trial), trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Nothing: Optuna asks for it so that threads draw differently, and here no two trials draw the same."""
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passed on to a sampler of this trial."""
+        self._inner(trial).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Passed on to a sampler of this trial."""
+        self._inner(trial).after_trial(study, trial, state, values)
+
+    def _inner(self, trial: FrozenTrial, *purpose: str) -> BaseSampler:
+        return self._build(derive(self._seed, *self._words, trial.number, *purpose) % 2**32)
+
+    def _seen(self, study: Study, trial: FrozenTrial) -> Study:
+        change = everything if self._front is None else self._within(self._front, trial)
+        return study_through(study, change, once=True)
+
+    def _within(self, front: FrontChoice, trial: FrozenTrial) -> Change:
+        own_turn = trial.number // len(front.choices) % 2 == 1
+        own_choice = same_choice(front.path, choice_of(front, trial))
+        all_ranked = quantiles_within(front.path)
+
+        def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+            own = own_choice(trials) if own_turn else []
+            finished = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in own)
+            return own if own_turn and finished >= self._own_after else all_ranked(trials)
+
+        return change

@@ -1,0 +1,165 @@
+"""What a sampler or a pruner may see of a study: the stored trials, changed on the way out, never in the database."""
+
+import copy
+import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Container
+from typing import Any, cast
+
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+Scalar = str | int | float | bool
+Change = Callable[[list[FrozenTrial]], list[FrozenTrial]]
+"""From all trials of a study, in the order of their numbers, to those that are seen; a trial that differs is a copy."""
+
+
+class View:
+    """A storage in front of another: `get_all_trials` is changed, every other call goes through, writes too.
+
+    Views stack. `once` keeps what the first look saw: one suggestion reads the database once and sees one state of the
+    study. A view with `once` serves one study.
+    """
+
+    def __init__(self, storage: BaseStorage, change: Change, *, once: bool = False) -> None:
+        self._real = storage
+        self._change = change
+        self._once = once
+        self._kept: list[FrozenTrial] | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the storage behind it has
+        if name == "_real":
+            # Asked of an instance whose fields are not set yet (a copy in the making): no storage to pass on to.
+            raise AttributeError(name)
+        return getattr(self._real, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The trials as seen, in the order of their numbers; `states` selects after the change."""
+        trials = self._kept
+        if trials is None:
+            trials = self._change(self._real.get_all_trials(study_id, deepcopy=False))
+            self._kept = trials if self._once else None
+        seen = [trial for trial in trials if states is None or trial.state in states]
+        return copy.deepcopy(seen) if deepcopy else seen
+
+
+def storage_through(storage: BaseStorage, change: Change, *, once: bool = False) -> BaseStorage:
+    """A `View` of the storage, for whoever asks for a storage."""
+    return cast(BaseStorage, View(storage, change, once=once))
+
+
+def study_through(study: Study, change: Change, *, once: bool = False) -> Study:
+    """The study over a `View` of its storage: the same name, id, directions, sampler and pruner, no query.
+
+    Optuna keeps a thread's last look at all trials in the study object; the copy starts with none and hands none back,
+    so that no view's trials are taken for the study's.
+    """
+    seen = copy.copy(study)
+    seen._storage = storage_through(study._storage, change, once=once)
+    return seen
+
+
+def everything(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """No change."""
+    return trials
+
+
+def paused(ids: Container[int]) -> Change:
+    """Trials with these ids are PRUNED as long as the database has them RUNNING; `ids` is read anew at every look."""
+
+    def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [_as_pruned(t) if t.state == TrialState.RUNNING and t._trial_id in ids else t for t in trials]
+
+    return change
+
+
+def same_choice(path: str, choice: Scalar) -> Change:
+    """Only trials that have the parameter `path` and this choice for it."""
+
+    def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [trial for trial in trials if path in trial.params and trial.params[path] == choice]
+
+    return change
+
+
+def quantiles_within(path: str) -> Change:
+    """Values become their quantile, in (0, 1) and rising with the value, among trials of the same choice of `path`.
+
+    A COMPLETE trial: each of its values among those of the COMPLETE trials of its choice. A PRUNED trial: its last
+    intermediate value, the only one that is left, among the values of its choice at that epoch, FAIL left out. Ties
+    share the middle of their ranks. NaN is counted nowhere and stays; a PRUNED trial without a value stays. Trials
+    without the parameter are a group of their own. The direction needs no word: the smallest value has the smallest
+    quantile, so a study that minimises still does.
+    """
+
+    def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        finals = _final_values(path, trials)
+        curves = _curve_values(path, trials)
+        return [_ranked(trial, trial.params.get(path), finals, curves) for trial in trials]
+
+    return change
+
+
+_Groups = dict[tuple[Scalar | None, int], list[float]]
+"""(choice, place) to the sorted values there; the place is an objective's index or an epoch."""
+
+
+def _final_values(path: str, trials: list[FrozenTrial]) -> _Groups:
+    groups: _Groups = defaultdict(list)
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            for index, value in enumerate(trial.values):
+                groups[trial.params.get(path), index].append(value)
+    return _sorted(groups)
+
+
+def _curve_values(path: str, trials: list[FrozenTrial]) -> _Groups:
+    # Only epochs at which some trial of the choice was pruned are collected: a study has far more values than those.
+    ends: dict[Scalar | None, set[int]] = defaultdict(set)
+    for trial in trials:
+        if trial.state == TrialState.PRUNED and trial.intermediate_values:
+            ends[trial.params.get(path)].add(max(trial.intermediate_values))
+    groups: _Groups = defaultdict(list)
+    for trial in trials:
+        choice = trial.params.get(path)
+        curve = trial.intermediate_values
+        if trial.state == TrialState.FAIL or not curve or choice not in ends:
+            continue
+        for epoch in ends[choice].intersection(curve):
+            if not math.isnan(curve[epoch]):
+                groups[choice, epoch].append(curve[epoch])
+    return _sorted(groups)
+
+
+def _sorted(groups: _Groups) -> _Groups:
+    for values in groups.values():
+        values.sort()
+    return groups
+
+
+def _ranked(trial: FrozenTrial, choice: Scalar | None, finals: _Groups, curves: _Groups) -> FrozenTrial:
+    if trial.state == TrialState.COMPLETE:
+        ranked = copy.copy(trial)
+        ranked.values = [_quantile(finals[choice, index], value) for index, value in enumerate(trial.values)]
+        return ranked
+    if trial.state == TrialState.PRUNED and trial.intermediate_values:
+        epoch = max(trial.intermediate_values)
+        value = trial.intermediate_values[epoch]
+        ranked = copy.copy(trial)
+        ranked.intermediate_values = {epoch: value if math.isnan(value) else _quantile(curves[choice, epoch], value)}
+        return ranked
+    return trial
+
+
+def _quantile(values: list[float], value: float) -> float:
+    return (bisect_left(values, value) + bisect_right(values, value)) / (2 * len(values))
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    seen = copy.copy(trial)
+    seen.state = TrialState.PRUNED
+    return seen
