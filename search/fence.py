@@ -1,0 +1,210 @@
+"""Checks of ours inside Optuna's own transactions, through SQLAlchemy's public session events.
+
+Whoever writes to a trial does it inside `Fence.write(...)`: the commit checks the trial's token and applies the lease's
+changes with it. Whoever creates or pops a trial does it inside `Fence.admit(...)`: the commit counts the budget and inserts
+the lease. A check that fails raises one of our own exceptions and rolls everything back. Optuna swallows an IntegrityError
+in reports and attributes and retries others, so the statements here never let one out.
+"""
+
+import contextvars
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.dialects import postgresql, sqlite
+
+from search.tables import FREE, HELD, arms, attempts, leases, searches
+
+
+class LeaseLost(Exception):
+    """Somebody else holds the trial now, or it is finished: this holder's writes do not count."""
+
+
+class Refused(Exception):
+    """No trial may begin now; `final` says whether that can change while the search runs."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lease: stable over a restart of the ranks by the same torchrun."""
+
+    name: str
+    host: str
+
+
+@dataclass
+class _Write:
+    trial_id: int
+    token: int
+    changes: Mapping[str, Any]
+    ends: str | None
+    applied: bool = False
+
+
+@dataclass
+class _Admission:
+    study_id: int
+    owner: Owner | None
+    seen: list[Any] = field(default_factory=list)
+
+
+def now_of(dialect: str) -> sa.ColumnElement[float]:
+    """Seconds since 1970 by the database's clock."""
+    if dialect == "sqlite":
+        return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
+    return sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Float)
+
+
+def insert_once(dialect: str, table: sa.Table, **values: Any) -> Any:
+    """An INSERT that leaves an existing row alone; its row count says which it was."""
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return insert(table).values(**values).on_conflict_do_nothing()
+
+
+class Fence:
+    """Listens on the session factory of the one storage of this process."""
+
+    def __init__(self, sessions: orm.scoped_session[orm.Session], trial_model: type[Any], dialect: str) -> None:
+        self._trial = trial_model
+        self._dialect = dialect
+        self._write: contextvars.ContextVar[_Write | None] = contextvars.ContextVar("write", default=None)
+        self._admission: contextvars.ContextVar[_Admission | None] = contextvars.ContextVar("admission", default=None)
+        sa.event.listen(sessions.session_factory, "after_flush", self._after_flush)
+        sa.event.listen(sessions.session_factory, "before_commit", self._before_commit)
+
+    @contextmanager
+    def write(
+        self, trial_id: int, token: int, changes: Mapping[str, Any] | None = None, *, ends: str | None = None
+    ) -> Iterator[None]:
+        """Every commit inside checks that `token` still holds the trial; the first one applies `changes` to its lease.
+
+        `ends` closes the attempt with that reason. Raises LeaseLost.
+        """
+        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends))
+        try:
+            yield
+        finally:
+            self._write.reset(token_of_context)
+
+    @contextmanager
+    def admit(self, study_id: int, owner: Owner | None) -> Iterator[None]:
+        """A trial created or popped inside is counted and leased to `owner`; None: it only waits (enqueue). Raises Refused."""
+        token_of_context = self._admission.set(_Admission(study_id, owner))
+        try:
+            yield
+        finally:
+            self._admission.reset(token_of_context)
+
+    def _after_flush(self, session: orm.Session, _context: orm.UOWTransaction) -> None:
+        admission = self._admission.get()
+        if admission is not None:
+            fresh = [o for o in (*session.new, *session.dirty) if isinstance(o, self._trial)]
+            admission.seen.extend(o for o in fresh if o not in admission.seen)
+
+    def _before_commit(self, session: orm.Session) -> None:
+        write = self._write.get()
+        if write is not None:
+            self._check_token(session, write)
+        admission = self._admission.get()
+        if admission is not None:
+            session.flush()
+            seen, admission.seen = admission.seen, []
+            for trial in seen:
+                self._count_and_lease(session, admission, trial)
+
+    def _check_token(self, session: orm.Session, write: _Write) -> None:
+        session.flush()
+        query = sa.select(leases.c.token, leases.c.state).where(leases.c.trial_id == write.trial_id).with_for_update()
+        row = session.execute(query).one_or_none()
+        if row is None or row.token != write.token or row.state != HELD:
+            found = "no lease" if row is None else f"token {row.token}, {row.state}"
+            raise LeaseLost(f"trial {write.trial_id}: token {write.token} holds it no longer ({found})")
+        if not write.applied:
+            apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
+            write.applied = True
+
+    def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
+        arm = session.execute(sa.select(arms).where(arms.c.study_id == admission.study_id).with_for_update()).one_or_none()
+        if arm is None:
+            raise Refused("the study was deleted", final=True)
+        table = self._trial.__table__
+        mine = table.c.study_id == admission.study_id
+        failed = type(trial.state).FAIL
+        count = session.execute(sa.select(sa.func.count()).where(mine, table.c.state != failed)).scalar_one()
+        if count > arm.trials:
+            raise Refused(f"arm {arm.name}: all {arm.trials} trials are taken")
+        if admission.owner is None:
+            return
+        self._check_search(session, arm.search_id)
+        flying = sa.select(sa.func.count()).where(leases.c.study_id == admission.study_id, leases.c.state.in_([HELD, FREE]))
+        if session.execute(flying).scalar_one() >= arm.in_flight:
+            raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
+        owner = admission.owner
+        lease = dict(study_id=admission.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
+        inserted = session.execute(
+            insert_once(self._dialect, leases, trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0, **lease)
+        )
+        if inserted.rowcount != 1:
+            raise Refused(f"trial {trial.trial_id} has a lease already")
+        begin_attempt(session.connection(), self._dialect, trial.trial_id, 1, owner, 1)
+
+    def _check_search(self, session: orm.Session, search_id: int) -> None:
+        search = session.execute(sa.select(searches).where(searches.c.search_id == search_id)).one()
+        now = session.execute(sa.select(now_of(self._dialect))).scalar_one()
+        reason = why_closed(session.connection(), search, now)
+        if reason is not None:
+            raise Refused(reason, final=True)
+        if search.began is None:
+            started = searches.update().where(searches.c.search_id == search_id, searches.c.began.is_(None))
+            session.execute(started.values(began=now))
+
+
+def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None:
+    """Why nothing new is admitted to a search any more, in words; None where something is."""
+    if search.stop is not None:
+        return f"the search was asked to stop ({search.stop})"
+    if search.closed:
+        return "the search is closed"
+    of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
+    failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
+    if connection.execute(failed).scalar_one() >= search.max_failed:
+        return f"max_failed: {search.max_failed} trials failed"
+    if search.wall_seconds is not None and search.began is not None and now - search.began >= search.wall_seconds:
+        return f"wall: {search.wall_seconds / 3600:.2f} h are over"
+    if search.gpu_hours is not None:
+        used = connection.execute(sa.select(sa.func.sum(leases.c.gpu_seconds)).where(of_search)).scalar_one() or 0.0
+        if used >= search.gpu_hours * 3600:
+            return f"gpu_hours: {search.gpu_hours} are used"
+    return None
+
+
+def begin_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int) -> None:
+    """Write down who begins with a trial, from which epoch."""
+    values = dict(trial_id=trial_id, token=token, owner=owner.name, host=owner.host, first_epoch=first_epoch)
+    connection.execute(attempts.insert().values(began=now_of(dialect), **values))
+
+
+def end_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, why: str) -> None:
+    """Write down how an attempt ended."""
+    mine = (attempts.c.trial_id == trial_id) & (attempts.c.token == token)
+    connection.execute(attempts.update().where(mine).values(ended=now_of(dialect), why=why))
+
+
+def apply(
+    connection: sa.Connection, dialect: str, trial_id: int, token: int, changes: Mapping[str, Any], ends: str | None
+) -> None:
+    """Change a held lease; raises LeaseLost where the token no longer holds it."""
+    if changes:
+        held = (leases.c.trial_id == trial_id) & (leases.c.token == token) & (leases.c.state == HELD)
+        if connection.execute(leases.update().where(held).values(**changes)).rowcount != 1:
+            raise LeaseLost(f"trial {trial_id}: token {token} holds it no longer")
+    if ends is not None:
+        end_attempt(connection, dialect, trial_id, token, ends)

@@ -1,0 +1,222 @@
+"""Who runs which trial: the statements on our own tables that stand outside Optuna's transactions.
+
+Expiry is never judged by a clock: a held lease may be taken by someone who has watched its beat stand still for one
+time-to-live of uninterrupted contact (`Watch`). Lock order: study, trial, lease, search.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, now_of, why_closed
+from search.tables import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
+
+
+@dataclass(frozen=True)
+class Held:
+    """A trial in the hands of this process."""
+
+    trial_id: int
+    number: int
+    study_id: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A lease as it was last read."""
+
+    trial_id: int
+    study_id: int
+    number: int
+    state: str
+    owner: str | None
+    token: int
+    beat: int
+    lost: int
+    epoch: int
+    run: str | None
+    replay: str | None
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+
+
+@dataclass
+class Watch:
+    """Whose beat stood still, on the watcher's own monotonic clock; an interruption of contact begins anew."""
+
+    ttl: float
+    _since: dict[int, tuple[int, int, float]] = field(default_factory=dict)
+    _contact: float | None = None
+
+    def stale(self, rows: Sequence[Seen], now: float) -> list[Seen]:
+        """The held leases whose beat stood still for a whole time-to-live; `now` in monotonic seconds."""
+        if self._contact is not None and now - self._contact > self.ttl / 2:
+            self._since.clear()
+        self._contact = now
+        seen: dict[int, tuple[int, int, float]] = {}
+        for row in rows:
+            if row.state == HELD:
+                before = self._since.get(row.trial_id)
+                same = before is not None and before[:2] == (row.token, row.beat)
+                seen[row.trial_id] = before if same and before is not None else (row.token, row.beat, now)
+        self._since = seen
+        return [row for row in rows if row.trial_id in seen and now - seen[row.trial_id][2] >= self.ttl]
+
+    def interrupt(self) -> None:
+        """Contact with the database was lost: what was seen before proves nothing."""
+        self._since.clear()
+
+
+class Leases:
+    """Statements on the lease tables; `optuna_tables` are Optuna's tables by name."""
+
+    def __init__(self, engine: sa.Engine, optuna_tables: Mapping[str, sa.Table]) -> None:
+        self.engine = engine
+        self.dialect = engine.dialect.name
+        self._tables = optuna_tables
+
+    def of_studies(self, study_ids: Sequence[int], *, finished: bool = False) -> list[Seen]:
+        """The leases of some studies, by study and number; finished ones on request."""
+        columns = [leases.c[name] for name in Seen.__dataclass_fields__]
+        query = sa.select(*columns).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
+        if not finished:
+            query = query.where(leases.c.state != FINISHED)
+        with self.engine.begin() as connection:
+            return [Seen(*row) for row in connection.execute(query)]
+
+    def beat(self, held: Sequence[Held]) -> set[int]:
+        """One heartbeat for each; returns the ids of those that are no longer ours."""
+        if not held:
+            return set()
+        keys = sa.tuple_(leases.c.trial_id, leases.c.token)
+        mine = keys.in_([(h.trial_id, h.token) for h in held]) & (leases.c.state == HELD)
+        with self.engine.begin() as connection:
+            connection.execute(leases.update().where(mine).values(beat=leases.c.beat + 1))
+            kept = set(connection.execute(sa.select(leases.c.trial_id).where(mine)).scalars())
+        return {h.trial_id for h in held} - kept
+
+    def take(self, seen: Seen, owner: Owner, *, resume_epoch: int, lost: bool) -> Held | None:
+        """Take a free, stale or own lease exactly as it was seen; None where somebody was quicker.
+
+        In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go: the new
+        holder trains those epochs again.
+        """
+        trials = self._tables["trials"]
+        with self.engine.begin() as connection:
+            state = connection.execute(
+                sa.select(trials.c.state).where(trials.c.trial_id == seen.trial_id).with_for_update()
+            ).scalar_one_or_none()
+            if state is None or state.name != "RUNNING":
+                return None
+            same = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
+            if seen.state == HELD:
+                same &= leases.c.beat == seen.beat
+            token = seen.token + 1
+            changes: dict[str, Any] = dict(state=HELD, owner=owner.name, host=owner.host, token=token, beat=0)
+            if lost:
+                changes["lost"] = leases.c.lost + 1
+            if resume_epoch < seen.epoch:
+                changes |= dict(epoch=0, checkpoint=None, checkpoint_sha256=None, best_epoch=None, best_score=None)
+            if connection.execute(leases.update().where(same).values(**changes)).rowcount != 1:
+                return None
+            self._forget_above(connection, seen.trial_id, resume_epoch)
+            if seen.state == HELD:
+                end_attempt(connection, self.dialect, seen.trial_id, seen.token, "lost" if lost else "restarted")
+            begin_attempt(connection, self.dialect, seen.trial_id, token, owner, resume_epoch + 1)
+        return Held(seen.trial_id, seen.number, seen.study_id, token)
+
+    def _forget_above(self, connection: sa.Connection, trial_id: int, epoch: int) -> None:
+        values = self._tables["trial_intermediate_values"]
+        connection.execute(values.delete().where(values.c.trial_id == trial_id, values.c.step > epoch))
+        if epoch == 0:
+            # A rung is written in or after the transaction that names its epoch's checkpoint, so only a start from
+            # nothing can leave rungs above the epoch that it resumes from.
+            attributes = self._tables["trial_system_attributes"]
+            rungs = attributes.c.key.like("completed_rung%")
+            connection.execute(attributes.delete().where(attributes.c.trial_id == trial_id, rungs))
+
+    def change(self, held: Held, changes: Mapping[str, Any], *, ends: str | None = None) -> None:
+        """Change a held lease outside Optuna's transactions: checkpoint, run, give back. Raises LeaseLost."""
+        with self.engine.begin() as connection:
+            apply(connection, self.dialect, held.trial_id, held.token, changes, ends)
+
+    def give_back(self, held: Held, why: str = "preempted") -> None:
+        """Free a held trial for anybody, uncharged. Raises LeaseLost."""
+        self.change(held, {"state": FREE, "owner": None}, ends=why)
+
+    def orphan(self, held: Held, epoch: int, record: Mapping[str, Any]) -> None:
+        """Keep what a former holder had to say about a trial that it lost."""
+        text = json.dumps(record, allow_nan=False, sort_keys=True)
+        values = dict(trial_id=held.trial_id, token=held.token, epoch=epoch, record=text)
+        with self.engine.begin() as connection:
+            connection.execute(orphans.insert().values(**values))
+
+    def closed(self, search_id: int) -> tuple[str | None, str | None]:
+        """(why nothing new is admitted, the stop wish): None where there is none."""
+        with self.engine.begin() as connection:
+            search = connection.execute(sa.select(searches).where(searches.c.search_id == search_id)).one_or_none()
+            if search is None:
+                return "the study was deleted", "now"
+            now = connection.execute(sa.select(now_of(self.dialect))).scalar_one()
+            return why_closed(connection, search, now), search.stop
+
+    def ask_to_stop(self, search_id: int, wish: str | None) -> None:
+        """Write a stop wish (`drain`, `now`) for all workers of a search; None takes it back."""
+        with self.engine.begin() as connection:
+            connection.execute(searches.update().where(searches.c.search_id == search_id).values(stop=wish))
+
+    def search(self, name: str) -> Any | None:
+        """The row of a search by name."""
+        with self.engine.begin() as connection:
+            return connection.execute(sa.select(searches).where(searches.c.name == name)).one_or_none()
+
+    def names(self) -> list[str]:
+        """The names of all searches in this database."""
+        with self.engine.begin() as connection:
+            return list(connection.execute(sa.select(searches.c.name).order_by(searches.c.name)).scalars())
+
+    def arms_of(self, search_id: int) -> list[Any]:
+        """The arms of a search, the main one first."""
+        with self.engine.begin() as connection:
+            query = sa.select(arms).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
+            return list(connection.execute(query))
+
+    def add_search(self, values: Mapping[str, Any], arm_rows: Sequence[Mapping[str, Any]]) -> int:
+        """Write a search with its arms, or bring the changeable figures of an existing one up to date."""
+        with self.engine.begin() as connection:
+            found = connection.execute(sa.select(searches).where(searches.c.name == values["name"])).one_or_none()
+            if found is None:
+                key = connection.execute(searches.insert().values(**values)).inserted_primary_key
+                search_id = int(key[0]) if key is not None else 0
+            else:
+                search_id = found.search_id
+                changeable = {k: values[k] for k in ("spec", "max_failed", "gpu_hours", "wall_seconds")}
+                connection.execute(searches.update().where(searches.c.search_id == search_id).values(**changeable))
+            for row in arm_rows:
+                known = connection.execute(sa.select(arms.c.study_id).where(arms.c.study_id == row["study_id"]))
+                if known.one_or_none() is None:
+                    connection.execute(arms.insert().values(search_id=search_id, **row))
+                else:
+                    changeable = {k: row[k] for k in ("trials", "in_flight", "identity")}
+                    connection.execute(arms.update().where(arms.c.study_id == row["study_id"]).values(**changeable))
+        return search_id
+
+    def details(self, study_ids: Sequence[int]) -> list[Any]:
+        """Whole lease rows, for status and export."""
+        with self.engine.begin() as connection:
+            query = sa.select(leases).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
+            return list(connection.execute(query))
+
+    def attempts_of(self, study_ids: Sequence[int]) -> list[Any]:
+        """Whole attempt rows of some studies' trials."""
+        with self.engine.begin() as connection:
+            mine = sa.select(leases.c.trial_id).where(leases.c.study_id.in_(study_ids))
+            query = sa.select(attempts).where(attempts.c.trial_id.in_(mine)).order_by(attempts.c.trial_id, attempts.c.token)
+            return list(connection.execute(query))
+
+
+__all__ = ["Held", "LeaseLost", "Leases", "Owner", "Seen", "Watch"]
