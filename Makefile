@@ -1,0 +1,40 @@
+# make demo    a whole search on drawn images, in about five minutes on two cores
+# make test    all tests, on a PostgreSQL and an SQLite of their own
+# make check   style, formatting and types
+# make venv    the environment alone, in .venv; the other words make it where it is missing or out of date
+# make clean   remove what these made
+# Another interpreter: make venv PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := search trainer models losses
+
+# Small networks train fastest with one thread a process, and the demo runs two processes.
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test check venv clean
+
+demo: venv
+	$(BIN)/python -m search.demo
+
+test: venv
+	$(BIN)/python -m pytest --durations=10 $(PYTEST)
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES)
+
+venv: .venv/installed
+
+# The stamp holds the seconds that the installation took.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); 3.11 or newer is needed: make venv PYTHON=python3.12" >&2; exit 2; }
+	@set -e; start=$$(date +%s); \
+	$(PYTHON) -m venv .venv; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[smp,test]"; \
+	echo $$(( $$(date +%s) - start )) > $@
+
+clean:
+	rm -rf .venv .demo build kd_search.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
