@@ -1,0 +1,175 @@
+"""The one place where a storage is built: engine, tables, fence, and the checks that a database can be used at all."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import sqlalchemy as sa
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages._rdb import models as optuna_models
+
+from search import tables
+from search.fence import Fence
+from search.leases import Leases
+from trainer.errors import UserError
+
+NETWORK_DISKS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"})
+CALL_SECONDS = 30
+"""No single statement may take longer."""
+_ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A database in use by this process."""
+
+    storage: BaseStorage
+    engine: sa.Engine
+    fence: Fence
+    leases: Leases
+    label: str
+    """The URL without its password."""
+
+
+def label_of(url: str) -> str:
+    """The URL as it may be shown: without its password. Raises UserError for what is no URL."""
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        raise UserError(
+            "storage: this is no database URL (not shown, it may hold a password); known forms: "
+            "postgresql://USER@HOST/DATABASE, sqlite:///FILE"
+        ) from None
+
+
+def open_storage(url: str) -> Opened:
+    """Open (and where needed create) the tables of Optuna and our own. Raises UserError in one line, without secrets."""
+    label = label_of(url)
+    parsed = sa.make_url(url)
+    dialect = parsed.get_backend_name()
+    if dialect not in ("sqlite", "postgresql"):
+        raise UserError(f"storage: {label}: {dialect!r} is not supported; known: postgresql, sqlite")
+    if dialect == "sqlite":
+        _check_local_file(parsed, label)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with _creation_lock(parsed):
+            # Optuna formats the URL as a template: braces in a password are doubled so that they survive.
+            rdb = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_arguments(dialect))
+            if dialect == "sqlite":
+                _lock_on_begin(rdb.engine)
+            _create_own_tables(rdb.engine, label)
+    except sa.exc.SQLAlchemyError as error:
+        raise UserError(f"storage: {label} does not answer: {_first_line(error)}; is the server up, is the URL right?") from None
+    except RuntimeError as error:
+        raise UserError(
+            f"storage: {label}: Optuna's tables do not fit Optuna {optuna.__version__} ({_first_line(error)}); "
+            "back up, then: optuna storage upgrade --storage URL"
+        ) from None
+    fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect)
+    named = {name: table for name, table in optuna_models.BaseModel.metadata.tables.items()}
+    return Opened(get_storage(rdb), rdb.engine, fence, Leases(rdb.engine, named), label)
+
+
+def _engine_arguments(dialect: str) -> dict[str, Any]:
+    if dialect == "sqlite":
+        return {"connect_args": {"timeout": CALL_SECONDS}}
+    arguments = {
+        "connect_timeout": 10,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": CALL_SECONDS * 1000,
+        "options": f"-c statement_timeout={CALL_SECONDS}s -c lock_timeout={CALL_SECONDS}s "
+        f"-c idle_in_transaction_session_timeout={2 * CALL_SECONDS}s",
+    }
+    return {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True, "connect_args": arguments}
+
+
+def _lock_on_begin(engine: sa.Engine) -> None:
+    """SQLite takes its write lock at BEGIN: otherwise two processes pop the same enqueued trial."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections made before the listeners go
+
+
+@contextlib.contextmanager
+def _creation_lock(url: sa.URL) -> Iterator[None]:
+    """One process at a time creates tables and studies: concurrent CREATE TABLE fails on PostgreSQL."""
+    if url.get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            yield
+            return
+        with filelock.FileLock(f"{url.database}.lock", timeout=CALL_SECONDS):
+            yield
+        return
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    with engine.connect() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
+        yield
+    engine.dispose()
+
+
+def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
+    """The lock under which studies are created."""
+    return _creation_lock(sa.make_url(url))
+
+
+def _create_own_tables(engine: sa.Engine, label: str) -> None:
+    tables.metadata.create_all(engine)
+    with engine.begin() as connection:
+        found = connection.execute(sa.select(tables.schema.c.version)).scalar_one_or_none()
+        if found is None:
+            connection.execute(tables.schema.insert().values(version=tables.VERSION))
+    if found is not None and found != tables.VERSION:
+        age = "newer" if found > tables.VERSION else "older"
+        raise UserError(
+            f"storage: {label} holds tables of version {found}, {age} than this program's {tables.VERSION}; "
+            "use the program of that version, or another database"
+        )
+
+
+def _check_local_file(url: sa.URL, label: str) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise UserError(f"storage: {label}: an in-memory database dies with its process; use sqlite:///FILE")
+    folder = Path(url.database or "").resolve().parent
+    if not folder.is_dir():
+        raise UserError(f"storage: {label}: the folder {folder} does not exist; create it first")
+    kind = disk_kind(folder)
+    if kind in NETWORK_DISKS:
+        raise UserError(
+            f"storage: {label} lies on a network disk ({kind}), where SQLite's locks are not safe; "
+            "use a local disk, or PostgreSQL for workers on several machines"
+        )
+
+
+def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The file system's kind that holds a folder, such as ext4 or nfs; "unknown" where the system does not say."""
+    if not mounts.is_file():
+        return "unknown"
+    best, kind = -1, "unknown"
+    for line in mounts.read_text().splitlines():
+        words = line.split(" ")
+        if len(words) < 3:
+            continue
+        point = Path(words[1].replace("\\040", " "))
+        if folder.is_relative_to(point) and len(point.parts) > best:
+            best, kind = len(point.parts), words[2]
+    return kind
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or getattr(error, "orig", None) or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
