@@ -1,0 +1,103 @@
+"""Named augmentation presets: 8-bit pixels in, 8-bit pixels out, every draw from one seed a sample.
+
+A preset bends and shifts in a single warp, since each warp blurs and costs; flips only copy. What a warp brings in from
+outside is black in the image and 255 (ignored) in the mask. albumentations is imported with the first preset that is
+built, so that the names can be checked without it.
+"""
+
+import os
+from collections.abc import Callable
+from types import ModuleType
+
+import cv2
+
+from trainer.data.dataset import DataError, Pixels
+from trainer.data.fit import IGNORED
+from trainer.errors import nearest
+
+Augment = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
+"""(image (S, S, C), mask (S, S), seed) to the same shapes."""
+
+
+def known_presets() -> tuple[str, ...]:
+    """The names that `data.augment` may take."""
+    return tuple(PRESETS)
+
+
+def check_preset(name: str) -> None:
+    """Raise DataError where no preset has this name."""
+    if name not in PRESETS:
+        raise DataError(f"data.augment = {name!r}: unknown preset{nearest(name, PRESETS)}")
+
+
+def build(name: str) -> Augment:
+    """An instance of the preset. It carries random state while it works: one thread at a time. Raises DataError."""
+    check_preset(name)
+    library = _albumentations()
+    steps = PRESETS[name](library)
+    if not steps:
+        return lambda image, mask, _seed: (image, mask)
+    pipeline = library.Compose(steps)
+
+    def augment(image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
+        pipeline.set_random_seed(seed % 2**32)
+        out = pipeline(image=image, mask=mask)
+        return out["image"], out["mask"]
+
+    return augment
+
+
+def _albumentations() -> ModuleType:
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks a server for its newest version
+    import albumentations
+
+    cv2.setNumThreads(0)  # threads come from the stream, one sample each
+    return albumentations
+
+
+def _warp(library: ModuleType, scale: float, shift: float, turn: float, shear: float) -> object:
+    return library.Affine(
+        scale=(1 - scale, 1 + scale),
+        translate_percent=(-shift, shift),
+        rotate=(-turn, turn),
+        shear=(-shear, shear),
+        interpolation=cv2.INTER_LINEAR,
+        mask_interpolation=cv2.INTER_NEAREST,
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=0,
+        fill_mask=IGNORED,
+        keep_ratio=True,
+        p=1.0,
+    )
+
+
+def _none(_: ModuleType) -> list[object]:
+    return []
+
+
+def _flips(library: ModuleType) -> list[object]:
+    return [library.HorizontalFlip(p=0.5), library.VerticalFlip(p=0.5), library.Transpose(p=0.5)]
+
+
+def _standard(library: ModuleType) -> list[object]:
+    jitter = library.ColorJitter(
+        brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.8
+    )
+    return [*_flips(library), _warp(library, scale=0.25, shift=0.1, turn=20, shear=4), jitter]
+
+
+def _strong(library: ModuleType) -> list[object]:
+    jitter = library.ColorJitter(
+        brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.6, 1.4), hue=(-0.05, 0.05), p=0.9
+    )
+    soften = library.OneOf([library.GaussianBlur(blur_limit=(3, 7)), library.MotionBlur(blur_limit=(3, 7))], p=0.25)
+    grain = library.GaussNoise(std_range=(0.01, 0.06), p=0.25)
+    return [*_flips(library), _warp(library, scale=0.4, shift=0.2, turn=45, shear=10), jitter, soften, grain]
+
+
+PRESETS: dict[str, Callable[[ModuleType], list[object]]] = {
+    "none": _none,
+    "flips": _flips,
+    "standard": _standard,
+    "strong": _strong,
+}

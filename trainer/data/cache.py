@@ -1,0 +1,193 @@
+"""Decoded pictures on disk, read through memory maps, so that ranks and runs of one machine share them in memory.
+
+A folder holds one part of a data set: `images.u8` (n, size, size, 3), `masks.u8` (n, size, size), `native.u8` (the
+native masks one after another) and `manifest.json`. Its name is the hash of what was decoded and how. One process builds it
+beside its place, with everything on the disk before the folder gets its name; others wait for the lock without any
+collective. A folder whose files have not the sizes its manifest says is built again.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+from loguru import logger
+
+from trainer.config import Pictures
+from trainer.data.check import Progress, threads
+from trainer.data.dataset import DataError, Pixels, Placement
+from trainer.data.durable import sync_folder
+from trainer.data.files import read_pair
+from trainer.data.fit import fit_image, fit_mask, place
+
+FORMAT = 1
+"""Goes up with every change of what the arrays hold."""
+ASK_EVERY = 0.2
+SAY_EVERY = 15.0
+"""Seconds between two tries for the lock, and between two lines that say that this process waits."""
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One part, decoded; read-only."""
+
+    images: Pixels
+    """(n, size, size, 3) RGB."""
+    masks: Pixels
+    """(n, size, size) labels, 255 around a letterboxed picture."""
+    native: tuple[Pixels, ...]
+    """n masks (height, width)."""
+    placements: tuple[Placement, ...]
+
+
+def decoded(
+    folder: Path, content: str, pairs: Sequence[tuple[Path, Path]], config: Pictures, progress: Progress | None = None
+) -> Decoded:
+    """The decoded part, built where the folder does not hold it yet.
+
+    `content` is the hash of everything in `pairs` (image and mask file each). Raises DataError where a file turns out
+    bad or the folder cannot be written.
+    """
+    key = hashlib.sha256(f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}".encode()).hexdigest()[:32]
+    place_of = folder / key
+    found = _open(place_of, len(pairs), config)
+    if found is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / f".{key}.lock", place_of):
+                found = _open(place_of, len(pairs), config)
+                if found is None:
+                    _build(place_of, pairs, config, progress)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: the decoded pictures cannot be kept there ({error}); choose another cache folder"
+            ) from error
+        found = found or _open(place_of, len(pairs), config)
+    if found is None:
+        raise DataError(f"{place_of}: does not hold what was just written there; is the disk damaged?")
+    return found
+
+
+@contextmanager
+def _locked(path: Path, what: Path) -> Iterator[None]:
+    """Hold the lock. The system frees it when its holder dies."""
+    lock = FileLock(path)
+    start = said = time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            if time.monotonic() - said >= SAY_EVERY:
+                said = time.monotonic()
+                logger.info("another process decodes the pictures into {}; waiting for {:.0f} s", what, said - start)
+            time.sleep(ASK_EVERY)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(place_of: Path, pairs: Sequence[tuple[Path, Path]], config: Pictures, progress: Progress | None) -> None:
+    start = time.monotonic()
+    for left_over in place_of.parent.glob(f".{place_of.name}.*.tmp"):  # of builders that died; this one holds the lock
+        shutil.rmtree(left_over)
+    beside = place_of.parent / f".{place_of.name}.{os.getpid()}.tmp"
+    beside.mkdir()
+    try:
+        _write(beside, pairs, config, progress)
+        if place_of.exists():
+            logger.warning("{} is damaged; its pictures were decoded again", place_of)
+            shutil.rmtree(place_of)
+        beside.rename(place_of)
+        sync_folder(place_of.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    logger.info("decoded {} pictures into {} in {:.1f} s", len(pairs), place_of, time.monotonic() - start)
+
+
+def _write(folder: Path, pairs: Sequence[tuple[Path, Path]], config: Pictures, progress: Progress | None) -> None:
+    """Decode all pairs, a few at once, in order; memory stays bounded."""
+
+    def one(pair: tuple[Path, Path]) -> tuple[Pixels, Pixels, Pixels, Placement]:
+        image, mask = read_pair(*pair)
+        height, width = mask.shape
+        placement = place(height, width, config.size, config.fit)
+        return fit_image(image, placement, config.size), fit_mask(mask, placement, config.size), mask, placement
+
+    placements: list[Placement] = []
+    with (
+        ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool,
+        (folder / "images.u8").open("wb") as images,
+        (folder / "masks.u8").open("wb") as masks,
+        (folder / "native.u8").open("wb") as native,
+    ):
+        for start in range(0, len(pairs), _AT_ONCE):
+            for image, mask, native_mask, placement in pool.map(one, pairs[start : start + _AT_ONCE]):
+                images.write(image.tobytes())
+                masks.write(mask.tobytes())
+                native.write(native_mask.tobytes())
+                placements.append(placement)
+                if progress:
+                    progress(len(placements), len(pairs))
+        for file in (images, masks, native):
+            _flush(file)
+    manifest = {"format": FORMAT, "size": config.size, "placements": placements, "bytes": _bytes(placements, config)}
+    with (folder / "manifest.json").open("wb") as file:
+        file.write(json.dumps(manifest).encode())
+        _flush(file)
+    sync_folder(folder)
+
+
+def _open(folder: Path, count: int, config: Pictures) -> Decoded | None:
+    """The arrays, or None where they are not there or not whole."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        placements = tuple(Placement(*map(int, numbers)) for numbers in manifest["placements"])
+        sizes = {name: (folder / name).stat().st_size for name in ("images.u8", "masks.u8", "native.u8")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if len(placements) != count or sizes != _bytes(placements, config) or manifest["bytes"] != sizes:
+        return None
+    side = config.size
+    flat = _map(folder / "native.u8", (sizes["native.u8"],))
+    ends = list(accumulate(p.height * p.width for p in placements))
+    starts = [0, *ends[:-1]]
+    native = tuple(flat[a:b].reshape(p.height, p.width) for a, b, p in zip(starts, ends, placements, strict=False))
+    return Decoded(
+        images=_map(folder / "images.u8", (count, side, side, 3)),
+        masks=_map(folder / "masks.u8", (count, side, side)),
+        native=native,
+        placements=placements,
+    )
+
+
+def _bytes(placements: Sequence[Placement], config: Pictures) -> dict[str, int]:
+    area = config.size * config.size
+    native = sum(p.height * p.width for p in placements)
+    return {"images.u8": len(placements) * area * 3, "masks.u8": len(placements) * area, "native.u8": native}
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Pixels:
+    if math.prod(shape) == 0:
+        return np.empty(shape, np.uint8)  # an empty file cannot be mapped
+    return np.memmap(path, np.uint8, mode="r", shape=shape)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,85 @@
+"""Whether the files behind a split can be used: every picture is read once, every fault is kept, nothing stops early.
+
+Reading a test file to see whether it is whole opens no test rows: nothing is scored and no picture is shown.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data.dataset import DataError
+from trainer.data.files import orientation, pixel_hash, read_pair
+from trainer.data.split import Row
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one pair of files holds."""
+
+    height: int
+    width: int
+    foreground: float
+    """Share of the mask's pixels, 0 to 1."""
+    pixels: str
+    """sha256 of what the image shows."""
+    orientation: int
+    """EXIF orientation of the image; it is not obeyed."""
+
+
+@dataclass(frozen=True)
+class Identical:
+    """Two rows that show the same pixels."""
+
+    first: Row
+    second: Row
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the two are in different parts."""
+        return self.first.part != self.second.part
+
+
+def examine(image: Path, mask: Path) -> Examined:
+    """Read one pair. Raises DataError."""
+    pixels, labels = read_pair(image, mask)
+    height, width = labels.shape
+    return Examined(height, width, float(labels.mean()), pixel_hash(pixels), orientation(image))
+
+
+def examine_all(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[Examined | DataError]:
+    """One entry a pair, in order; what was wrong stands in the place of a bad one."""
+
+    def one(pair: tuple[Path, Path]) -> Examined | DataError:
+        try:
+            return examine(*pair)
+        except DataError as error:
+            return error
+
+    found: list[Examined | DataError] = []
+    with ThreadPoolExecutor(threads(), thread_name_prefix="examine") as pool:
+        for entry in pool.map(one, pairs):
+            found.append(entry)
+            if progress:
+                progress(len(found), len(pairs))
+    return found
+
+
+def identical(rows: Sequence[Row], found: Iterable[Examined | DataError]) -> list[Identical]:
+    """Each row that shows the same pixels as an earlier one, with the first such."""
+    first: dict[str, Row] = {}
+    pairs = []
+    for row, entry in zip(rows, found, strict=True):
+        if isinstance(entry, Examined):
+            known = first.setdefault(entry.pixels, row)
+            if known is not row:
+                pairs.append(Identical(known, row))
+    return pairs
+
+
+def threads() -> int:
+    """How many threads read files: the cores this process may use, 8 at most."""
+    return max(1, min(8, len(os.sched_getaffinity(0))))

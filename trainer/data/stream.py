@@ -1,0 +1,174 @@
+"""Batches for training and for scoring.
+
+A training batch depends on the data, the batch size, the seed, the stream epoch and nothing else: not on ranks, threads
+or who listens. `Batch` and `ScoredBatch` stay on the CPU with 8 bits a channel; `normalise` runs where the network is.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data import augment, stream_key
+from trainer.data.check import threads as cores
+from trainer.data.dataset import DataError, DataSet, Opening, Part, Pixels, Placement
+from trainer.seeds import derive
+
+__all__ = ["Batch", "ScoredBatch", "Stream", "normalise", "scored", "stream_key"]
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB in [0, 1], which pretrained encoders expect."""
+
+_AHEAD = 2
+"""Batches kept ready beyond those in work."""
+
+
+class Batch(NamedTuple):
+    """This rank's share of a training batch."""
+
+    images: Tensor
+    """(n, S, S, C) uint8."""
+    masks: Tensor
+    """(n, S, S) uint8 labels, 255 ignored."""
+    indices: tuple[int, ...]
+
+
+class ScoredBatch(NamedTuple):
+    """Pictures to be scored at native size."""
+
+    images: Tensor
+    """(n, S, S, C) uint8."""
+    masks: tuple[Pixels, ...]
+    """n native masks (height, width)."""
+    placements: tuple[Placement, ...]
+    indices: tuple[int, ...]
+
+
+class Stream:
+    """Augmented training batches, epoch by epoch, for one rank.
+
+    Batches are made ahead by `threads` threads (default: this rank's part of the cores, 8 at most), which end with the
+    epoch or when its iterator is closed. Raises DataError with fewer images than a batch, ValueError for a world larger
+    than the batch.
+    """
+
+    steps: int
+    """Batches an epoch; the last images that fill no batch are left out, others in each epoch."""
+    seconds_waited: float
+    """Time that the listener waited for batches since the stream was made."""
+
+    def __init__(
+        self, data: DataSet, *, batch_size: int, seed: int, rank: int, world: int, threads: int | None = None
+    ) -> None:
+        self._count = len(data.samples("train"))
+        if self._count < batch_size:
+            raise DataError(
+                f"batch_size = {batch_size}: the training part has only {self._count} images; expected at least a batch"
+            )
+        if world > batch_size:
+            raise ValueError(f"batch_size = {batch_size}: smaller than the {world} ranks that share it")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank = {rank}: expected 0 to {world - 1}")
+        self.steps = self._count // batch_size
+        self.seconds_waited = 0.0
+        self._data = data
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank, self._world = rank, world
+        self._threads = threads or max(1, cores() // world)
+        self._idle: SimpleQueue[augment.Augment] = SimpleQueue()
+        augment.check_preset(data.config.augment)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of stream epoch `number` (from 0). Raises DataError where a file turns out bad."""
+        shares = self._shares(number)
+        waiting: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="stream")
+        try:
+            for share in shares[: self._threads + _AHEAD]:
+                waiting.append(pool.submit(self._batch, number, share))
+            for step in range(self.steps):
+                start = time.perf_counter()
+                batch = waiting.popleft().result()
+                self.seconds_waited += time.perf_counter() - start
+                following = step + self._threads + _AHEAD
+                if following < self.steps:
+                    waiting.append(pool.submit(self._batch, number, shares[following]))
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _shares(self, number: int) -> list[tuple[int, ...]]:
+        """Training indices of this rank by step."""
+        order = np.random.default_rng(derive(self._seed, "order", number)).permutation(self._count)
+        batches = order[: self.steps * self._batch_size].reshape(self.steps, self._batch_size)
+        mine = np.array_split(np.arange(self._batch_size), self._world)[self._rank]
+        return [tuple(batch[mine].tolist()) for batch in batches]
+
+    def _batch(self, number: int, share: tuple[int, ...]) -> Batch:
+        size = self._data.config.size
+        images = np.empty((len(share), size, size, self._data.channels), np.uint8)
+        masks = np.empty((len(share), size, size), np.uint8)
+        try:
+            change = self._idle.get_nowait()
+        except Empty:
+            change = augment.build(self._data.config.augment)
+        for at, index in enumerate(share):
+            images[at], masks[at] = self._one(change, number, index)
+        self._idle.put(change)
+        return Batch(torch.from_numpy(images), torch.from_numpy(masks), share)
+
+    def _one(self, change: augment.Augment, number: int, index: int) -> tuple[Pixels, Pixels]:
+        try:
+            return change(*self._data.fitted("train", index), derive(self._seed, "augment", number, index))
+        except DataError:
+            raise
+        except (
+            Exception
+        ) as error:  # of whatever library decodes or augments: the user needs to know which picture it was
+            name = self._data.samples("train")[index].name
+            raise DataError(f"{name}: cannot be read or augmented ({type(error).__name__}: {error})") from error
+
+
+def scored(
+    data: DataSet, part: Part, *, rank: int, world: int, batch_size: int, opening: Opening | None = None
+) -> Iterator[ScoredBatch]:
+    """Every picture of a part once over all ranks, in order: this rank's are rank, rank + world, ...
+
+    Nothing is repeated to even the ranks out, so a rank may get no batch. Raises DataError for an empty part and for
+    test rows without an opening, at the call.
+    """
+    count = len(data.samples(part, opening))
+    if count == 0:
+        raise DataError(f"the data has no {part} images; a split file needs rows with split = {part}")
+    return _scored(data, part, range(rank, count, world), batch_size, opening)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(n, S, S, 3) uint8 RGB on any device to (n, 3, S, S) float32, less ImageNet's mean, over its deviation.
+
+    No constant is sent to the device, so nothing waits for it.
+    """
+    out = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        out[:, channel].sub_(255 * mean).div_(255 * std)
+    return out
+
+
+def _scored(data: DataSet, part: Part, mine: range, batch_size: int, opening: Opening | None) -> Iterator[ScoredBatch]:
+    for start in range(0, len(mine), batch_size):
+        indices = tuple(mine[start : start + batch_size])
+        images = np.stack([data.fitted(part, index, opening)[0] for index in indices])
+        yield ScoredBatch(
+            images=torch.from_numpy(images),
+            masks=tuple(data.native_mask(part, index, opening) for index in indices),
+            placements=tuple(data.placement(part, index, opening) for index in indices),
+            indices=indices,
+        )
