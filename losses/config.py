@@ -1,4 +1,4 @@
-"""The options of every loss, free of torch. A loss named here is built by `losses.build`; its formula is in the file of its name."""
+"""The options of every loss, free of torch. `losses.build` builds what is named here; each file has its formula."""
 
 from typing import Literal
 
@@ -16,7 +16,9 @@ class Weighted(Frozen):
 class Ohem(Weighted):
     """Cross-entropy over the hard voxels."""
 
-    threshold: float = Field(default=0.7, gt=0.0, lt=1.0, description="voxels whose target probability is below it are hard")
+    threshold: float = Field(
+        default=0.7, gt=0.0, lt=1.0, description="voxels whose target probability is below it are hard"
+    )
     min_share: float = Field(default=1 / 16, gt=0.0, le=1.0, description="least share of the valid voxels that is kept")
 
 
@@ -60,7 +62,10 @@ class SelfReg(Weighted):
 
 
 class LossTerms(Frozen):
-    """The table `[run.losses]`: the terms that a run may use. Those that need a teacher are live only where `method` names them."""
+    """The table `[run.losses]`: the terms that a run may use.
+
+    Those that need a teacher are live only where `method` names them.
+    """
 
     ce: Weighted | None = None
     ohem: Ohem | None = None

@@ -20,7 +20,7 @@ class Term(NamedTuple):
 
     total: Tensor
     """Scalar with gradient: the sum over this rank's units (voxels, elements or images)."""
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a term
     """Scalar float64 without gradient: how many units that were."""
 
 
@@ -34,7 +34,7 @@ class Loss(nn.Module):
         return frozenset()
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
-        """Compare the student's output with the teacher's (None where `needs_teacher` is false) and the target (N, *S) int64."""
+        """Compare the student's output with the target (N, *S) int64, and where `needs_teacher` with the teacher's."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
 

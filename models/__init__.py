@@ -1,0 +1,70 @@
+"""Networks by name. Free of torch until one is built.
+
+A tap is named after its level: `enc<k>` and `dec<k>` lie at 1 / 2^(k-1) of the input's size in every network, `mid` is
+the deepest map. So a name means the same resolution in student and teacher, except for `mid`.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from models.config import NetworkConfig, Teacher, TeacherConfig
+from models.nearest import OptionError, nearest
+
+if TYPE_CHECKING:
+    from models.output import Segmenter
+
+MODELS: Mapping[str, str] = {
+    "unet": "models.unet:UNet",
+    "resunet": "models.resunet:ResUNet",
+    "smp-unet": "models.smp:SmpUNet",
+    "smp-deeplabv3plus": "models.smp:SmpDeepLabV3Plus",
+}
+"""Name in a study file -> module:class. Built with the options of its configuration, `in_channels` and `classes`."""
+
+
+def build(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: int) -> "Segmenter":
+    """A network in training mode on torch's default device, its weights drawn from torch's global generator.
+
+    `config.checkpoint` is not read here; but where one is given, pretrained encoder weights are not fetched, because
+    the checkpoint replaces them. On the meta device nothing is fetched either. Raises ValueError in one line that names
+    the option.
+    """
+    if config.name not in MODELS:
+        raise ValueError(f"{_role(config)}.name = {config.name!r}: unknown network{nearest(config.name, MODELS)}")
+    if in_channels < 1 or classes < 2:
+        raise ValueError(f"{_role(config)}: needs 1 channel and 2 classes at least, got {in_channels} and {classes}")
+    options = config.model_dump(exclude={"name", "checkpoint", "min_dice"})
+    if config.checkpoint is not None and "weights" in options:
+        options["weights"] = None
+    module, _, kind = MODELS[config.name].partition(":")
+    try:
+        network: Segmenter = getattr(import_module(module), kind)(**options, in_channels=in_channels, classes=classes)
+    except OptionError as error:
+        raise ValueError(f"{_role(config)}.{error}") from error.__cause__
+    return network
+
+
+def parameters(network: "Segmenter") -> int:
+    """How many parameters a network has: weights and biases, running means and variances not counted."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def flops(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: int, size: int) -> int:
+    """Floating-point operations of one forward pass over one image of size x size, counted on the meta device.
+
+    The convention is that of `torch.utils.flop_counter`: two operations for each multiply-add of a convolution or a
+    matrix product, none for normalisation, activation, pooling and interpolation; half of it is the number of
+    multiply-adds.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = build(config, in_channels=in_channels, classes=classes).eval()
+        network(torch.empty(1, in_channels, size, size))
+    return int(counter.get_total_flops())
+
+
+def _role(config: NetworkConfig | TeacherConfig) -> str:
+    return "teacher" if isinstance(config, Teacher) else "student"

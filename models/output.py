@@ -17,7 +17,10 @@ class Output(NamedTuple):
 
 
 class Network(Protocol):
-    """The contract of a network: an `nn.Module` with these attributes. Input: (N, in_channels, *S), S a multiple of `stride`."""
+    """The contract of a network: an `nn.Module` with these attributes.
+
+    Input: (N, in_channels, *S), S a multiple of `stride`.
+    """
 
     stride: int
     tap_channels: dict[str, int]

@@ -1,0 +1,61 @@
+"""Relations between and within classes: DIST (Huang et al. 2022, arXiv 2205.10536, equations 5 to 10)."""
+
+import torch
+from torch import Tensor
+
+from losses.config import Dist
+from losses.labels import amount, valid_images, valid_voxels
+from losses.term import Loss, Term
+from models.output import Output
+
+EPS = 1e-8
+
+
+def pearson(a: Tensor, b: Tensor, counted: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation along `dim` over the entries that `counted` (0 or 1) marks; a constant yields 0."""
+    number = counted.sum(dim, keepdim=True).clamp(min=1.0)
+    a = (a - (a * counted).sum(dim, keepdim=True) / number) * counted
+    b = (b - (b * counted).sum(dim, keepdim=True) / number) * counted
+    lengths = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    correlation: Tensor = (a * b).sum(dim) / (lengths + EPS)
+    return correlation
+
+
+def class_relations(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """T^2 (1 - mean correlation) between classes of a voxel, and within a class over all valid voxels of the batch.
+
+    Logits (N, C, *S), valid (N, *S); two scalars, each 0 to 2 T^2.
+    """
+    ours = (student.float() / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
+    theirs = (teacher.detach().float() / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
+    counted = valid.flatten().float().unsqueeze(1)
+    voxels = counted.sum().clamp(min=1.0)
+    between = (pearson(ours, theirs, torch.ones_like(ours), dim=1) * counted.squeeze(1)).sum() / voxels
+    within = pearson(ours, theirs, counted, dim=0).mean()
+    return temperature**2 * (1.0 - between), temperature**2 * (1.0 - within)
+
+
+class Relations(Loss):
+    """beta * between + gamma * within of `class_relations`; 0 to 2 T^2 (beta + gamma).
+
+    Computed per rank, averaged by images: the relation within a class takes all voxels of the rank's images together.
+    The factor T^2 keeps gradients of one size when T is searched (the paper has T = 1). With two classes the relation
+    between classes is constant almost everywhere, so that only gamma teaches.
+    """
+
+    needs_teacher = True
+
+    def __init__(self, config: Dist) -> None:
+        super().__init__()
+        self.temperature = config.temperature
+        self.beta = config.beta
+        self.gamma = config.gamma
+
+    def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
+        """Value times images with a valid voxel; both logits (N, C, *S), target (N, *S)."""
+        if teacher is None:
+            raise TypeError("dist compares with a teacher's output")
+        valid = valid_voxels(target)
+        between, within = class_relations(student.logits, teacher.logits, valid, self.temperature)
+        images = amount(valid_images(valid))
+        return Term((self.beta * between + self.gamma * within) * images.float(), images)

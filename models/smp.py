@@ -1,0 +1,173 @@
+"""Networks of segmentation-models-pytorch by encoder name (the `smp` extra)."""
+
+import warnings
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import check_size
+from models.nearest import OptionError, nearest
+from models.output import Output, Segmenter
+from models.torchvision_guard import make_importable
+
+DEPTH = 5
+
+
+class _Parts(Protocol):
+    """What is used of a network of the package, which ships no types."""
+
+    encoder: Any
+    decoder: nn.Module
+    segmentation_head: Any
+    requires_divisible_input_shape: bool
+
+    def to(self, device: str) -> "_Parts": ...
+
+
+class _Kind(Protocol):
+    __name__: str
+
+    def __call__(self, *, encoder_weights: str | bool | None, **options: str | int) -> _Parts: ...
+
+
+class _Smp(Segmenter):
+    """Encoder, decoder and head of one network of the package.
+
+    Taps: `enc2`..`enc5`, the encoder's maps at 1/2 .. 1/16 of the input, `mid`, its deepest, and the decoder's last.
+    An encoder that has no map at a level (transformers start at 1/4) has no tap there.
+    """
+
+    architecture: str
+    last: str
+    """The tap of the decoder's last map."""
+
+    def __init__(self, *, encoder: str, weights: str | None, in_channels: int, classes: int) -> None:
+        super().__init__()
+        network = _create(self.architecture, encoder, weights, in_channels=in_channels, classes=classes)
+        self.encoder: nn.Module = network.encoder
+        self.decoder: nn.Module = network.decoder
+        self.head: nn.Module = network.segmentation_head
+        self.stride = int(network.encoder.output_stride) if network.requires_divisible_input_shape else 1
+        names = [*(f"enc{level}" for level in range(2, DEPTH + 1)), "mid"]
+        channels = zip(names, network.encoder.out_channels[1:], strict=True)
+        self.tap_channels = {name: int(count) for name, count in channels if count}
+        self.tap_channels[self.last] = int(network.segmentation_head[0].in_channels)
+
+    def forward(self, images: Tensor) -> Output:
+        """Images (N, in_channels, H, W), H and W multiples of `stride`, to logits of that size. Raises ValueError."""
+        check_size(images, self.stride, type(self).__name__)
+        features = self.encoder(images)
+        decoded = self.decoder(features)
+        maps = [feature for feature in features[1:] if feature.shape[1]]
+        return Output(self.head(decoded), dict(zip(self.tap_channels, [*maps, decoded], strict=True)))
+
+
+class SmpUNet(_Smp):
+    """U-Net (arXiv 1505.04597) on a classification encoder; decoder of 256, 128, 64, 32, 16 channels."""
+
+    architecture = "Unet"
+    last = "dec1"
+
+
+class SmpDeepLabV3Plus(_Smp):
+    """DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611) at output stride 16: `mid` is at 1/16, `dec3` the decoder's map.
+
+    In training mode the pooled branch normalises one value an image: a rank needs two images at least.
+    """
+
+    architecture = "DeepLabV3Plus"
+    last = "dec3"
+
+
+def _create(architecture: str, encoder: str, weights: str | None, *, in_channels: int, classes: int) -> _Parts:
+    package = _package()
+    chosen = _weights(package, encoder, weights)
+    options: dict[str, str | int] = {
+        "encoder_name": encoder,
+        "in_channels": in_channels,
+        "classes": classes,
+        "encoder_depth": DEPTH,
+    }
+    with warnings.catch_warnings():
+        # Old names still resolve to the same networks, and study files and stored runs go on using them.
+        warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
+        kind: _Kind = getattr(package, architecture)
+        if torch.empty(0).device.type == "meta":
+            return _create_on_meta(kind, encoder, options)
+        try:
+            return kind(encoder_weights=chosen, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except OSError as error:
+            raise OptionError(
+                f"weights = {weights!r}: the file for encoder {encoder!r} is neither in the hub's cache nor can it be "
+                f"fetched; put it there (HF_HOME), leave weights out, or give a checkpoint"
+            ) from error
+        except _UNFIT as error:
+            raise _unfit(encoder, architecture, error) from error
+
+
+_UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError)
+"""What the package and timm raise for an encoder that has no pyramid of five levels."""
+
+
+def _create_on_meta(kind: _Kind, encoder: str, options: dict[str, str | int]) -> _Parts:
+    try:
+        return kind(encoder_weights=None, **options)
+    except _UNFIT:
+        # Some encoders compute with tensor values while they are built, which have no values on the meta device.
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                return kind(encoder_weights=None, **options).to("meta")
+        except _UNFIT as error:
+            raise _unfit(encoder, kind.__name__, error) from error
+
+
+def _unfit(encoder: str, architecture: str, error: Exception) -> OptionError:
+    reason = " ".join(str(error).split())[:200]
+    return OptionError(f"encoder = {encoder!r}: cannot carry {architecture}: {reason}; choose another encoder")
+
+
+def _package() -> ModuleType:
+    try:
+        make_importable()
+        return import_module("segmentation_models_pytorch")
+    except ImportError as error:
+        raise OptionError(
+            f"name: networks of segmentation-models-pytorch need {error.name!r}, which is not installed; "
+            f'pip install ".[smp]"'
+        ) from error
+
+
+def _weights(package: ModuleType, encoder: str, weights: str | None) -> str | bool | None:
+    """What the package takes as `encoder_weights`. Raises OptionError for an unknown encoder or unknown weights."""
+    own = package.encoders.encoders
+    timm = import_module("timm")
+    name = _timm_name(package, encoder)
+    if encoder not in own and not (name and timm.is_model(name)):
+        known = [*own, *(f"tu-{model}" for model in timm.list_models())]
+        raise OptionError(f"encoder = {encoder!r}: unknown encoder{nearest(encoder, known)}")
+    if weights is None:
+        return None
+    if name is None:
+        settings = own[encoder]["pretrained_settings"]
+        known = list(settings)
+    else:
+        known = ["imagenet"] if timm.models.is_model_pretrained(name) else []
+    if weights not in known:
+        advice = nearest(weights, known) if known else "; leave weights out"
+        raise OptionError(f"weights = {weights!r}: unknown for encoder {encoder!r}{advice}")
+    return weights if name is None else True
+
+
+def _timm_name(package: ModuleType, encoder: str) -> str | None:
+    """timm's name of an encoder that the package takes from timm, None for its own; the package rewrites old names."""
+    if encoder.startswith("tu-"):
+        return encoder[3:]
+    if package.encoders.is_equivalent_to_timm_universal(encoder):
+        name = encoder.removeprefix("timm-")
+        return f"tf_{name}" if "mobilenetv3" in name else name
+    return None
