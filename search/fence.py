@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 
-from search.tables import FREE, HELD, arms, attempts, leases, searches
+from search.schema import FREE, HELD, arms, attempts, leases, searches
 
 
 class LeaseLost(Exception):

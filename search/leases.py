@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, now_of, why_closed
-from search.tables import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
+from search.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
 
 
 @dataclass(frozen=True)

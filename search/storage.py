@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
 
-from search import tables
+from search import schema
 from search.fence import Fence
 from search.leases import Leases
 from trainer.errors import UserError
@@ -128,15 +128,15 @@ def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
 
 
 def _create_own_tables(engine: sa.Engine, label: str) -> None:
-    tables.metadata.create_all(engine)
+    schema.metadata.create_all(engine)
     with engine.begin() as connection:
-        found = connection.execute(sa.select(tables.schema.c.version)).scalar_one_or_none()
+        found = connection.execute(sa.select(schema.version_row.c.version)).scalar_one_or_none()
         if found is None:
-            connection.execute(tables.schema.insert().values(version=tables.VERSION))
-    if found is not None and found != tables.VERSION:
-        age = "newer" if found > tables.VERSION else "older"
+            connection.execute(schema.version_row.insert().values(version=schema.VERSION))
+    if found is not None and found != schema.VERSION:
+        age = "newer" if found > schema.VERSION else "older"
         raise UserError(
-            f"storage: {label} holds tables of version {found}, {age} than this program's {tables.VERSION}; "
+            f"storage: {label} holds tables of version {found}, {age} than this program's {schema.VERSION}; "
             "use the program of that version, or another database"
         )
 

@@ -1,0 +1,101 @@
+"""The tables of our own beside Optuna's, in the same database: who runs which trial, and what came of it.
+
+Optuna's rows hold numbers, parameters and values; these hold the life of a trial. Both are written in one transaction.
+"""
+
+import sqlalchemy as sa
+
+VERSION = 1
+"""Raised with every change of these tables."""
+
+metadata = sa.MetaData()
+
+version_row = sa.Table("kd_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+searches = sa.Table(
+    "kd_search",
+    metadata,
+    sa.Column("search_id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(128), unique=True, nullable=False),
+    # Drawn when the search is first seen; names folders, so that a deleted and re-created study never meets old files.
+    sa.Column("uuid", sa.String(32), nullable=False),
+    sa.Column("identity", sa.String(64), nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("stop", sa.String(16)),
+    sa.Column("closed", sa.Boolean, nullable=False, default=False),
+    sa.Column("max_failed", sa.Integer, nullable=False),
+    sa.Column("gpu_hours", sa.Float),
+    sa.Column("wall_seconds", sa.Float),
+    # Seconds since 1970 by the database's clock.
+    sa.Column("began", sa.Float),
+)
+
+arms = sa.Table(
+    "kd_arm",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("search_id", sa.Integer, sa.ForeignKey("kd_search.search_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("study_name", sa.String(300), nullable=False),
+    sa.Column("identity", sa.String(64), nullable=False),
+    sa.Column("trials", sa.Integer, nullable=False),
+    sa.Column("in_flight", sa.Integer, nullable=False),
+)
+
+HELD, FREE, PAUSED, FINISHED = "held", "free", "paused", "finished"
+
+leases = sa.Table(
+    "kd_lease",
+    metadata,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("study_id", sa.Integer, nullable=False, index=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("owner", sa.String(200)),
+    sa.Column("host", sa.String(100)),
+    # Raised whenever the trial changes hands: a write with an older token is refused.
+    sa.Column("token", sa.Integer, nullable=False),
+    # Counts up while the holder lives; who watches it stand still may adopt the trial.
+    sa.Column("beat", sa.Integer, nullable=False),
+    sa.Column("lost", sa.Integer, nullable=False, default=0),
+    # The resolved run, strict JSON. Null: nothing was trained yet, the parameters may be incomplete.
+    sa.Column("run", sa.Text),
+    sa.Column("replay", sa.Text),
+    sa.Column("checkpoint", sa.Text),
+    sa.Column("checkpoint_sha256", sa.String(64)),
+    sa.Column("epoch", sa.Integer, nullable=False, default=0),
+    sa.Column("best_epoch", sa.Integer),
+    sa.Column("best_score", sa.Float),
+    sa.Column("scores", sa.Text),
+    sa.Column("seconds", sa.Text),
+    sa.Column("gpu_seconds", sa.Float, nullable=False, default=0.0),
+    sa.Column("environment", sa.Text),
+    sa.Column("weights", sa.Text),
+    sa.Column("failure", sa.String(32)),
+    sa.Column("message", sa.Text),
+    sa.CheckConstraint("state IN ('held', 'free', 'paused', 'finished')", name="kd_lease_state"),
+)
+
+attempts = sa.Table(
+    "kd_attempt",
+    metadata,
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("token", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("host", sa.String(100), nullable=False),
+    sa.Column("first_epoch", sa.Integer, nullable=False),
+    sa.Column("began", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    # finished, pruned, preempted, lost, or the failure's kind.
+    sa.Column("why", sa.String(32)),
+)
+
+orphans = sa.Table(
+    "kd_orphan",
+    metadata,
+    sa.Column("orphan_id", sa.Integer, primary_key=True),
+    sa.Column("trial_id", sa.Integer, nullable=False),
+    sa.Column("token", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+)

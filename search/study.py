@@ -1,0 +1,344 @@
+"""The Optuna adapter: how a trial begins, is judged and ends, in the database of one search.
+
+Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores its
+resolved run, which makes it exist for training, `report` stores an epoch, `finish` ends it. Every write carries the token.
+"""
+
+import contextlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.pruners import NopPruner
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search import pruners, samplers
+from search.arms import Arm
+from search.fence import LeaseLost, Owner, Refused
+from search.leases import Held, Leases, Seen
+from search.schema import FINISHED
+from search.space import Choices, FloatRange, Parameter, Scalar, active
+from search.spec import StudySpec
+from search.storage import Opened, creation_lock
+from trainer.errors import UserError
+
+Verdict = Literal["go on", "pruned"]
+AWAY = (StorageInternalError, sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError)
+"""What a call raises while the database is away."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a search is, beyond its name: a changed one is refused."""
+
+    search: str
+    arms: Mapping[str, str]
+    record: Mapping[str, Any]
+    """What the identity was computed from, for a difference in words."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process holds, before or after its run was stored."""
+
+    held: Held
+    arm: Arm
+    seen: Seen | None
+    """The lease as it was found, where the trial was taken over."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The trials of one arm by state."""
+
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    waiting: int
+
+    @property
+    def admitted(self) -> int:
+        """What counts against the budget: every trial that did not fail."""
+        return self.complete + self.pruned + self.running + self.waiting
+
+
+class Search:
+    """One search in an opened database: its arms as Optuna studies, and the leases of their trials."""
+
+    def __init__(self, opened: Opened, spec: StudySpec, search_id: int, folder: str, studies: Mapping[str, int]) -> None:
+        self.opened = opened
+        self.spec = spec
+        self.search_id = search_id
+        self.folder = folder
+        """The uuid that names this search's folder of checkpoints."""
+        self.leases: Leases = opened.leases
+        self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
+        self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
+        self._pruner_of = {arm.name: pruners.pruner(_pruner_settings(arm)) for arm in spec.arms}
+
+    @classmethod
+    def open(cls, opened: Opened, url: str, spec: StudySpec, identity: Identity) -> "Search":
+        """Create the search or join it. Raises UserError with the difference where the stored one is another."""
+        with creation_lock(url):
+            found = opened.leases.search(spec.name)
+            if found is not None and found.identity != identity.search:
+                raise UserError(_changed(spec.name, found.spec, identity))
+            studies = {arm.name: _study_id(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
+            rows = [
+                dict(
+                    study_id=studies[arm.name],
+                    name=arm.name,
+                    study_name=arm.study_name,
+                    identity=identity.arms[arm.name],
+                    trials=arm.trials,
+                    in_flight=arm.in_flight,
+                )
+                for arm in spec.arms
+            ]
+            budget = spec.budget
+            values = dict(
+                name=spec.name,
+                uuid=uuid.uuid4().hex if found is None else found.uuid,
+                identity=identity.search,
+                spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
+                closed=False,
+                max_failed=budget.max_failed,
+                gpu_hours=budget.gpu_hours,
+                wall_seconds=budget.wall_seconds,
+            )
+            search_id = opened.leases.add_search(values, rows)
+            search = cls(opened, spec, search_id, str(values["uuid"]), studies)
+            if found is None:
+                search.enqueue_all()
+        return search
+
+    # ---- beginning
+
+    def enqueue_all(self) -> None:
+        """Put the study file's own trials into the queue of their arms."""
+        for arm in self.spec.arms:
+            for params in arm.enqueue:
+                self.enqueue(arm, params)
+
+    def enqueue(self, arm: Arm, params: Mapping[str, Scalar]) -> None:
+        """Put one trial into an arm's queue. Raises UserError where the arm's budget is taken."""
+        study = self._study_of[arm.name]
+        try:
+            with self.opened.fence.admit(study._study_id, None):
+                study.enqueue_trial(dict(params))
+        except Refused as refused:
+            raise UserError(f"enqueue: {refused.reason}; raise budget.trials to make room") from None
+
+    def claim(self, owner: Owner, on_hand: Callable[[Seen], int], stale: Sequence[Seen]) -> Claim | None:
+        """The next trial for this owner: a free or stale one, else a waiting or new one of the neediest arm.
+
+        on_hand: the epoch that this host can resume a lease from (0 where its checkpoint cannot be read).
+        stale: leases that the caller's watch found abandoned. Raises Refused with the last arm's reason where nothing
+        may begin.
+        """
+        rows = self.leases.of_studies(list(self.arms))
+        for row in [r for r in rows if r.state == "free"] + [r for r in rows if r in stale]:
+            lost = row.state == "held"
+            held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=lost)
+            if held is not None:
+                return Claim(held, self.arms[row.study_id], row)
+        refused: Refused | None = None
+        for study_id in self._by_need(rows):
+            try:
+                return self._ask(study_id, owner)
+            except Refused as reason:
+                refused = reason
+        raise refused or Refused("no arm has room", final=True)
+
+    def retake(self, owner: Owner, on_hand: Callable[[Seen], int]) -> list[Claim]:
+        """Take back at once what this owner held before its ranks were restarted."""
+        claims = []
+        for row in self.leases.of_studies(list(self.arms)):
+            if row.state == "held" and row.owner == owner.name:
+                held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=False)
+                if held is not None:
+                    claims.append(Claim(held, self.arms[row.study_id], row))
+        return claims
+
+    def suggest(self, claim: Claim) -> dict[str, Scalar]:
+        """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
+        study = self._study_of[claim.arm.name]
+        trial_id = claim.held.trial_id
+        with self.opened.fence.write(trial_id, claim.held.token):
+            study.get_trials(deepcopy=False)  # Optuna's cache must know what a former holder suggested
+            trial = Trial(study, trial_id)
+            chosen: dict[str, Scalar] = {}
+            for parameter in _front_first(claim.arm):
+                if active(parameter, {**claim.arm.values, **chosen}):
+                    chosen[parameter.name] = _suggest(trial, parameter)
+        return chosen
+
+    def commit(self, claim: Claim, run: str, environment: str) -> None:
+        """Store the resolved run: from here on the trial exists for training. Raises LeaseLost."""
+        self.leases.change(claim.held, {"run": run, "environment": environment})
+
+    # ---- training
+
+    def report(self, held: Held, epoch: int, value: float | None, changes: Mapping[str, Any]) -> Verdict:
+        """Store an epoch: its score, where it was validated, and the lease's changes, in one transaction; then judge it."""
+        if value is None:
+            self.leases.change(held, changes)
+            return "go on"
+        storage = self.opened.storage
+        with self.opened.fence.write(held.trial_id, held.token, changes):
+            storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
+        return "go on"
+
+    def judge(self, held: Held) -> Verdict:
+        """Whether the trial, as reported so far, is pruned."""
+        arm = self.arms[held.study_id]
+        study = self._study_of[arm.name]
+        with self.opened.fence.write(held.trial_id, held.token):
+            trial = self.opened.storage.get_trial(held.trial_id)
+            pruned = pruners.should_prune(self._pruner_of[arm.name], study, trial, front=_front(arm, self.spec.sampler.seed))
+        return "pruned" if pruned else "go on"
+
+    def attribute(self, held: Held, key: str, value: Any) -> None:
+        """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""
+        with self.opened.fence.write(held.trial_id, held.token):
+            self.opened.storage.set_trial_user_attr(held.trial_id, key, value)
+
+    # ---- ending
+
+    def complete(self, held: Held, value: float, changes: Mapping[str, Any]) -> None:
+        """The run reached its last epoch. Raises LeaseLost."""
+        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished")
+
+    def prune(self, held: Held, changes: Mapping[str, Any]) -> None:
+        """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
+        trial = self.opened.storage.get_trial(held.trial_id)
+        last = trial.last_step
+        values = None if last is None else [trial.intermediate_values[last]]
+        self._finish(held, TrialState.PRUNED, values, changes, "pruned")
+
+    def fail(self, held: Held, kind: str, message: str) -> None:
+        """The trial failed for good. Raises LeaseLost."""
+        self._finish(held, TrialState.FAIL, None, {"failure": kind, "message": message[:2000]}, kind)
+
+    def _finish(
+        self, held: Held, state: TrialState, values: list[float] | None, changes: Mapping[str, Any], why: str
+    ) -> None:
+        # The storage's own call rather than Study.tell: one transaction, in which the lease ends too.
+        with self.opened.fence.write(held.trial_id, held.token, {**changes, "state": FINISHED}, ends=why):
+            self.opened.storage.set_trial_state_values(held.trial_id, state, values)
+
+    # ---- looking
+
+    def counts(self) -> dict[str, Counts]:
+        """Trials by arm and state."""
+        states = self.leases.states(list(self.arms))
+        return {
+            arm.name: Counts(
+                complete=states.get((study_id, "COMPLETE"), 0),
+                pruned=states.get((study_id, "PRUNED"), 0),
+                failed=states.get((study_id, "FAIL"), 0),
+                running=states.get((study_id, "RUNNING"), 0),
+                waiting=states.get((study_id, "WAITING"), 0),
+            )
+            for study_id, arm in self.arms.items()
+        }
+
+    def trials(self, arm: Arm) -> list[FrozenTrial]:
+        """All trials of an arm, in the order of their numbers."""
+        return self._study_of[arm.name].get_trials(deepcopy=False)
+
+    # ---- inside
+
+    def _load(self, arm: Arm) -> optuna.Study:
+        settings = samplers.SamplerSettings(
+            self.spec_sampler(arm).name,
+            self.spec_sampler(arm).seed,
+            self.spec_sampler(arm).startup,
+            self.spec_sampler(arm).options.model_dump(exclude_defaults=True),
+        )
+        front = _front(arm, self.spec_sampler(arm).seed)
+        sampler = samplers.sampler(settings, study_seed_words=(arm.name,), front=front)
+        return optuna.load_study(study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner())
+
+    def spec_sampler(self, arm: Arm) -> Any:
+        """The sampler settings of an arm."""
+        return arm.sampler
+
+    def _ask(self, study_id: int, owner: Owner) -> Claim:
+        arm = self.arms[study_id]
+        study = self._study_of[arm.name]
+        with self.opened.fence.admit(study_id, owner):
+            trial_id = study._pop_waiting_trial_id()
+            if trial_id is None:
+                trial_id = self.opened.storage.create_new_trial(study_id)
+        number = self.opened.storage.get_trial_number_from_id(trial_id)
+        return Claim(Held(trial_id, number, study_id, 1), arm, None)
+
+    def _by_need(self, rows: Sequence[Seen]) -> Iterator[int]:
+        """Arms with room, the one that is furthest behind its share first."""
+        flying = {study_id: sum(row.study_id == study_id for row in rows) for study_id in self.arms}
+        counts = self.counts()
+        ratio = {study_id: counts[arm.name].admitted / arm.trials for study_id, arm in self.arms.items()}
+        waiting = {study_id: counts[arm.name].waiting > 0 for study_id, arm in self.arms.items()}
+        room = [s for s, arm in self.arms.items() if flying[s] < arm.in_flight and (ratio[s] < 1 or waiting[s])]
+        yield from sorted(room, key=lambda s: (ratio[s], s))
+
+
+def _front_first(arm: Arm) -> list[Parameter]:
+    """The front's parameter is drawn first: the sampler's view of the other trials follows from it."""
+    return sorted(arm.parameters, key=lambda parameter: parameter.path != arm.front)
+
+
+def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
+    if isinstance(parameter, Choices):
+        value: Scalar = trial.suggest_categorical(parameter.name, list(parameter.choices))
+        return value
+    if isinstance(parameter, FloatRange):
+        return trial.suggest_float(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+    return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def _front(arm: Arm, seed: int) -> samplers.FrontChoice | None:
+    if arm.front is None:
+        return None
+    choices = next(p.choices for p in arm.parameters if p.path == arm.front and isinstance(p, Choices))
+    return samplers.FrontChoice(arm.front, choices, seed)
+
+
+def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
+    given = arm.pruner.model_dump()
+    return pruners.PrunerSettings(epochs=arm.epochs, **given)
+
+
+def _study_id(opened: Opened, name: str, direction: str) -> int:
+    study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
+    return study._study_id
+
+
+def _changed(name: str, stored: str, identity: Identity) -> str:
+    from search.identity import difference
+
+    lines = difference(json.loads(stored), identity.record)
+    words = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
+    return f"study {name!r} exists with another identity: {words or 'the identity differs'}; use another name (--name)"
+
+
+@contextlib.contextmanager
+def patient(what: str) -> Iterator[None]:
+    """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
+    try:
+        yield
+    except AWAY as error:
+        cause = error.__cause__ or error
+        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise UserError(f"{what}: the database does not answer ({first}); check the URL and the server, then repeat") from None
+
+
+__all__ = ["AWAY", "Claim", "Counts", "Held", "Identity", "LeaseLost", "Owner", "Refused", "Search", "patient"]
