@@ -7,6 +7,7 @@ built, so that the names can be checked without it.
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 
 import cv2
@@ -49,7 +50,7 @@ def build(name: str) -> Augment:
 
 def _albumentations() -> ModuleType:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks a server for its newest version
-    import albumentations
+    albumentations = import_module("albumentations")
 
     cv2.setNumThreads(0)  # threads come from the stream, one sample each
     return albumentations

@@ -1,8 +1,8 @@
 """Drawn pictures with exact masks: no files, no downloads, the same on every machine.
 
-One to three soft ellipses, a little redder and lighter than the wavy ground they lie on, shaded as if lit from one
-side. Rings, dark folds and white glints of the same sizes are drawn too and are not in the mask, so that neither
-brightness nor outline alone gives the answer. About every tenth picture has no ellipse.
+One to three soft ellipses, more orange than the wavy ground they lie on, shaded as if lit from one side. Rings, dark
+folds and white glints are drawn too and are not in the mask, so that neither brightness nor outline alone gives the
+answer. About every tenth picture has no ellipse.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def draw(seed: int, size: int) -> tuple[Pixels, Pixels]:
     for _ in range(rng.integers(0, 5)):
         glint = _distance(rng, rows, columns, smallest=0.01, largest=0.035)
         _blend(canvas, _soft(glint, 0.4), np.array([245, 240, 235], np.float32))
-    canvas += rng.normal(0, rng.uniform(4, 10), canvas.shape).astype(np.float32)
+    canvas += rng.normal(0, rng.uniform(4, 9), canvas.shape).astype(np.float32)
     return np.clip(canvas, 0, 255).astype(np.uint8), mask
 
 
@@ -147,7 +147,7 @@ def _waves(rng: np.random.Generator, height: int, width: int, cells: int) -> Fie
 
 
 def _tone(rng: np.random.Generator, colour: tuple[int, int, int]) -> Field:
-    return np.array(colour, np.float32) + rng.normal(0, 9, 3).astype(np.float32)
+    return np.array(colour, np.float32) + rng.normal(0, 6, 3).astype(np.float32)
 
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> Field:
@@ -176,7 +176,7 @@ def _fold(rng: np.random.Generator, canvas: Field) -> None:
 
 
 def _distance(rng: np.random.Generator, rows: Field, columns: Field, *, smallest: float, largest: float) -> Field:
-    """Of each pixel from a drawn centre, in units of a drawn ellipse, below 1 inside. Radii: shares of the shorter side."""
+    """Of each pixel from a drawn centre, 1 on the rim of a drawn ellipse; radii are shares of the shorter side."""
     height, width = rows.shape
     radii = rng.uniform(smallest, largest, 2) * min(height, width)
     angle = rng.uniform(0, np.pi)
@@ -204,7 +204,7 @@ def _ellipse(rng: np.random.Generator, canvas: Field, rows: Field, columns: Fiel
     height, width = rows.shape
     turn = rng.uniform(0, 2 * np.pi)
     light = (np.cos(turn) * columns / width + np.sin(turn) * rows / height).astype(np.float32)
-    colour = _tone(rng, (186, 104, 84)) + (30 * (light - light.mean()) + 5 * _waves(rng, height, width, 10))[..., None]
+    colour = _tone(rng, (218, 120, 66)) + (30 * (light - light.mean()) + 5 * _waves(rng, height, width, 10))[..., None]
     dome = 12 * np.clip(1 - distance, 0, 1)[..., None]
-    _blend(canvas, _soft(distance, 0.3) * rng.uniform(0.75, 0.95), colour + dome)
+    _blend(canvas, _soft(distance, 0.3) * rng.uniform(0.8, 1.0), colour + dome)
     return (distance < 1).astype(np.uint8)

@@ -1,9 +1,9 @@
 """Decoded pictures on disk, read through memory maps, so that ranks and runs of one machine share them in memory.
 
 A folder holds one part of a data set: `images.u8` (n, size, size, 3), `masks.u8` (n, size, size), `native.u8` (the
-native masks one after another) and `manifest.json`. Its name is the hash of what was decoded and how. One process builds it
-beside its place, with everything on the disk before the folder gets its name; others wait for the lock without any
-collective. A folder whose files have not the sizes its manifest says is built again.
+native masks one after another) and `manifest.json`. Its name is the hash of what was decoded and how. One process
+builds it beside its place and renames it once all is on the disk; others wait for the lock, outside any collective. A
+folder whose files have not the sizes that its manifest says is built again.
 """
 
 import hashlib

@@ -31,7 +31,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParse
     split = subparsers.add_parser(
         "split",
         help="write a split file for folders of images and masks",
-        description="Find images and masks as data sets are shipped, read them all, and write who trains, validates and tests.",
+        description="Find images and masks as data sets ship, read them all, write who trains, validates and tests.",
         epilog="example:\n  python -m trainer data split $POLYP_ROOT/Kvasir-SEG $POLYP_ROOT/CVC-ClinicDB \\\n"
         "      --by group --groups clinicdb-frames.csv --seed 1 -o splits/kvasir-clinic.csv",
         formatter_class=_RAW,
