@@ -205,6 +205,27 @@ class Leases:
                     connection.execute(arms.update().where(arms.c.study_id == row["study_id"]).values(**changeable))
         return search_id
 
+    def states(self, study_ids: Sequence[int]) -> dict[tuple[int, str], int]:
+        """How many trials of each study are in each of Optuna's states."""
+        trials = self._tables["trials"]
+        query = sa.select(trials.c.study_id, trials.c.state, sa.func.count()).where(trials.c.study_id.in_(study_ids))
+        with self.engine.begin() as connection:
+            rows = connection.execute(query.group_by(trials.c.study_id, trials.c.state))
+            return {(study_id, state.name): count for study_id, state, count in rows}
+
+    def best(self, study_ids: Sequence[int], *, minimize: bool) -> Any | None:
+        """The finished, not failed lease with the best score; None where there is none."""
+        done = leases.c.study_id.in_(study_ids) & (leases.c.state == FINISHED) & leases.c.failure.is_(None)
+        order = leases.c.best_score.asc() if minimize else leases.c.best_score.desc()
+        query = sa.select(leases).where(done, leases.c.best_score.is_not(None)).order_by(order, leases.c.number).limit(1)
+        with self.engine.begin() as connection:
+            return connection.execute(query).one_or_none()
+
+    def row(self, trial_id: int) -> Any | None:
+        """One whole lease row."""
+        with self.engine.begin() as connection:
+            return connection.execute(sa.select(leases).where(leases.c.trial_id == trial_id)).one_or_none()
+
     def details(self, study_ids: Sequence[int]) -> list[Any]:
         """Whole lease rows, for status and export."""
         with self.engine.begin() as connection:

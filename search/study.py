@@ -9,17 +9,16 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
-from search.arms import Arm
+from search.arms import Arm, most_epochs
 from search.fence import LeaseLost, Owner, Refused
 from search.leases import Held, Leases, Seen
 from search.schema import FINISHED
@@ -28,7 +27,6 @@ from search.spec import StudySpec
 from search.storage import Opened, creation_lock
 from trainer.errors import UserError
 
-Verdict = Literal["go on", "pruned"]
 AWAY = (StorageInternalError, sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError)
 """What a call raises while the database is away."""
 
@@ -176,7 +174,7 @@ class Search:
             trial = Trial(study, trial_id)
             chosen: dict[str, Scalar] = {}
             for parameter in _front_first(claim.arm):
-                if active(parameter, {**claim.arm.values, **chosen}):
+                if active(parameter, claim.arm.values(chosen)):
                     chosen[parameter.name] = _suggest(trial, parameter)
         return chosen
 
@@ -186,24 +184,21 @@ class Search:
 
     # ---- training
 
-    def report(self, held: Held, epoch: int, value: float | None, changes: Mapping[str, Any]) -> Verdict:
-        """Store an epoch: its score, where it was validated, and the lease's changes, in one transaction; then judge it."""
+    def report(self, held: Held, epoch: int, value: float | None, changes: Mapping[str, Any]) -> None:
+        """Store an epoch: its score, where it was validated, and the lease's changes, in one transaction. Raises LeaseLost."""
         if value is None:
             self.leases.change(held, changes)
-            return "go on"
-        storage = self.opened.storage
+            return
         with self.opened.fence.write(held.trial_id, held.token, changes):
-            storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
-        return "go on"
+            self.opened.storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
 
-    def judge(self, held: Held) -> Verdict:
+    def pruned(self, held: Held) -> bool:
         """Whether the trial, as reported so far, is pruned."""
         arm = self.arms[held.study_id]
         study = self._study_of[arm.name]
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
-            pruned = pruners.should_prune(self._pruner_of[arm.name], study, trial, front=_front(arm, self.spec.sampler.seed))
-        return "pruned" if pruned else "go on"
+            return pruners.should_prune(self._pruner_of[arm.name], study, trial, front=_front(arm))
 
     def attribute(self, held: Held, key: str, value: Any) -> None:
         """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""
@@ -250,6 +245,19 @@ class Search:
             for study_id, arm in self.arms.items()
         }
 
+    def progress(self) -> str:
+        """One line for a log: trials by state over all arms, and the best so far."""
+        counts = self.counts()
+        parts = []
+        for arm in self.arms.values():
+            c = counts[arm.name]
+            done = c.complete + c.pruned
+            parts.append(f"{arm.name} {done}/{arm.trials} (complete {c.complete}, pruned {c.pruned}, failed {c.failed}, running {c.running})")
+        best = self.leases.best(list(self.arms), minimize=self.spec.objective.direction == "minimize")
+        if best is not None:
+            parts.append(f"best so far {best.best_score:.4f} ({self.arms[best.study_id].name} #{best.number})")
+        return "  ".join(parts)
+
     def trials(self, arm: Arm) -> list[FrozenTrial]:
         """All trials of an arm, in the order of their numbers."""
         return self._study_of[arm.name].get_trials(deepcopy=False)
@@ -257,19 +265,11 @@ class Search:
     # ---- inside
 
     def _load(self, arm: Arm) -> optuna.Study:
-        settings = samplers.SamplerSettings(
-            self.spec_sampler(arm).name,
-            self.spec_sampler(arm).seed,
-            self.spec_sampler(arm).startup,
-            self.spec_sampler(arm).options.model_dump(exclude_defaults=True),
-        )
-        front = _front(arm, self.spec_sampler(arm).seed)
-        sampler = samplers.sampler(settings, study_seed_words=(arm.name,), front=front)
+        given = arm.sampler
+        options = given.options.model_dump(exclude_defaults=True)
+        settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
+        sampler = samplers.sampler(settings, study_seed_words=(arm.name,), front=_front(arm))
         return optuna.load_study(study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner())
-
-    def spec_sampler(self, arm: Arm) -> Any:
-        """The sampler settings of an arm."""
-        return arm.sampler
 
     def _ask(self, study_id: int, owner: Owner) -> Claim:
         arm = self.arms[study_id]
@@ -293,7 +293,7 @@ class Search:
 
 def _front_first(arm: Arm) -> list[Parameter]:
     """The front's parameter is drawn first: the sampler's view of the other trials follows from it."""
-    return sorted(arm.parameters, key=lambda parameter: parameter.path != arm.front)
+    return sorted(arm.space, key=lambda parameter: parameter.path != arm.front)
 
 
 def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
@@ -305,16 +305,16 @@ def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
 
 
-def _front(arm: Arm, seed: int) -> samplers.FrontChoice | None:
+def _front(arm: Arm) -> samplers.FrontChoice | None:
     if arm.front is None:
         return None
-    choices = next(p.choices for p in arm.parameters if p.path == arm.front and isinstance(p, Choices))
-    return samplers.FrontChoice(arm.front, choices, seed)
+    choices = next(p.choices for p in arm.space if p.path == arm.front and isinstance(p, Choices))
+    return samplers.FrontChoice(arm.front, choices, arm.sampler.seed)
 
 
 def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
     given = arm.pruner.model_dump()
-    return pruners.PrunerSettings(epochs=arm.epochs, **given)
+    return pruners.PrunerSettings(epochs=most_epochs(arm), **given)
 
 
 def _study_id(opened: Opened, name: str, direction: str) -> int:

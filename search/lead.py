@@ -1,0 +1,190 @@
+"""One group of ranks through a search: the lead plans an epoch, all ranks carry it out, the lead reports it."""
+
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from loguru import logger
+
+from search.desk import Begin, Desk, Drop, Fell, Told
+from trainer.reports import EpochReport, Failure, FailureKind, Stopped, Students
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""Seconds that an epoch boundary waits for the database, while it answers at all."""
+IDLE = 0.5
+"""Seconds between looks for work while there is none."""
+
+
+class Group(Protocol):
+    """The ranks of one group: `trainer.ranks.Ranks`, and `Alone` in the simulation."""
+
+    leads: bool
+
+    def share(self, value: T | None) -> T:
+        """The lead's value, on every rank."""
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, on every rank, in the order of ranks."""
+
+    def stopping(self) -> bool:
+        """Whether this process was asked to stop."""
+
+    def ask_to_stop(self) -> None:
+        """Ask all ranks to stop at the next step."""
+
+
+class Alone:
+    """A group of one process that needs no torch."""
+
+    leads = True
+
+    def __init__(self) -> None:
+        self._stop = False
+
+    def share(self, value: T | None) -> T:
+        """The value itself."""
+        if value is None:
+            raise ValueError("the lead shares a value")
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """The value alone."""
+        return [value]
+
+    def stopping(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._stop
+
+    def ask_to_stop(self) -> None:
+        """Stop at the next epoch boundary."""
+        self._stop = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every rank does before and in the next epoch."""
+
+    dismiss: tuple[int, ...]
+    begin: tuple[Begin, ...]
+    members: int
+    """How many train in the next epoch."""
+    end: str | None
+    """Why the group ends now; None while it goes on."""
+
+
+class Lead:
+    """Plans epochs and reports them; the lead rank of a group has one."""
+
+    def __init__(self, desk: Desk, students: Students, group: Group) -> None:
+        self.desk = desk
+        self._students = students
+        self._group = group
+        self._training: dict[int, Begin] = {}
+        self._over: list[int] = []
+        """Members that trained their last epoch."""
+        self._labels: dict[int, str] = {}
+
+    def plan(self) -> Plan:
+        """The next epoch, after everything reported so far was stored and judged (or the database is away)."""
+        self.desk.settle(PATIENCE)
+        dismiss, begins = list(self._over), []
+        self._over = []
+        while not self.desk.inbox.empty():
+            event = self.desk.inbox.get()
+            if isinstance(event, Begin):
+                begins.append(event)
+            elif event.key in self._training:
+                dismiss.append(event.key)
+            else:
+                begins = [begin for begin in begins if begin.key != event.key]
+        for key in dismiss:
+            self._training.pop(key, None)
+        self._training |= {begin.key: begin for begin in begins}
+        if self.desk.preempt.is_set():
+            self._group.ask_to_stop()
+        end = "preempted" if self._group.stopping() else None
+        if end is None and not self._training:
+            end = self.desk.ended
+            if end is None:
+                time.sleep(IDLE)
+        return Plan(tuple(dismiss), tuple(begins), len(self._training), end)
+
+    def admitted(self, failures: dict[int, Failure]) -> None:
+        """Some members could not begin: build or resume failed on a rank."""
+        for key, failure in failures.items():
+            self._training.pop(key)
+            self.desk.tell(Fell(key, failure))
+
+    def take(self, reports: dict[int, EpochReport | Failure]) -> None:
+        """Write the checkpoints of an epoch and hand everything to the database thread."""
+        for key, report in reports.items():
+            if isinstance(report, Failure):
+                self._training.pop(key)
+                self.desk.tell(Fell(key, report))
+                continue
+            folder = self.desk.folder(key)
+            saved = self._students.save(key, folder / f"epoch-{report.epoch}.pt")
+            weights = self._students.export(key, folder / "best.safetensors").path if report.final else None
+            self.desk.tell(Told(key, report, saved, self._students.replay(key), weights))
+            if report.final:
+                self._training.pop(key)
+                self._over.append(key)
+
+
+def run_group(group: Group, students: Students, desk: Desk | None) -> str:
+    """Train until nothing is left or somebody asks to stop; returns why. `desk`: on the lead rank alone.
+
+    Failures that all ranks agree on end their member. Anything else is raised: the process ends, its torchrun restarts it.
+    """
+    lead = Lead(desk, students, group) if desk is not None else None
+    if desk is not None:
+        desk.start()
+    why = "preempted"
+    try:
+        while True:
+            plan = group.share(lead.plan() if lead is not None else None)
+            for key in plan.dismiss:
+                students.dismiss(key)
+            if plan.end is not None:
+                why = plan.end
+                return plan.end
+            failures = _admit(group, students, plan.begin)
+            if lead is not None:
+                lead.admitted(failures)
+            if plan.members == len(failures):
+                continue
+            try:
+                reports = students.epoch()
+            except Stopped:
+                return "preempted"
+            if lead is not None:
+                lead.take(reports)
+    finally:
+        if desk is not None and desk.error is None:
+            desk.close(None if why == "preempted" else "preempted")
+
+
+def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[int, Failure]:
+    """Take new members on every rank, or on none."""
+    failures: dict[int, Failure] = {}
+    for begin in begins:
+        mine: Failure | None = None
+        try:
+            students.admit(begin.key, begin.run, begin.resume)
+        except Exception as error:  # noqa: BLE001 - one run that cannot begin must not end the others
+            kind = FailureKind.OUT_OF_MEMORY if "out of memory" in str(error) else FailureKind.BUG
+            mine = Failure(kind, f"{type(error).__name__}: {error}", 1, traceback.format_exc())
+        found = [failure for failure in group.gather(mine) if failure is not None]
+        if not found:
+            continue
+        if mine is None:
+            students.dismiss(begin.key)
+        failures[begin.key] = found[0]
+        logger.error("{} could not begin: {}", begin.label, found[0].message)
+    return failures
+
+
+__all__ = ["Alone", "Drop", "Group", "Lead", "Plan", "run_group"]
