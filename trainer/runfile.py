@@ -1,0 +1,202 @@
+"""Runs as people have them in files: a study file, an export of a search, or one run as JSON. Free of torch."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from trainer.config import Replay, RunConfig
+from trainer.errors import UserError, explain, nearest, received
+
+PLACES = frozenset({"data.root", "data.split", "teacher.checkpoint"})
+"""Where things lie is no part of what a run computes: setting these keeps the promise of a replay."""
+
+_BARE = re.compile(r"[A-Za-z_$./~][\w$./~+-]*")
+"""A text that `--set` takes without quotes."""
+
+Table = dict[str, Any]
+
+
+class Entry(BaseModel):
+    """One configuration of an export: a run, and what is needed to repeat it bit for bit. Other keys are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    rank: PositiveInt
+    trial: int | None = None
+    run: Table
+    replay: Replay = ()
+    ranks: PositiveInt = 1
+    threads: PositiveInt | None = Field(default=None, description="of torch, a rank")
+    scores: dict[str, float] = Field(default_factory=dict, description="validation scores of the best epoch, by name")
+
+
+class Export(BaseModel):
+    """What `search export` writes, as far as a run needs it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    best: list[Entry]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run, where it came from, and the teacher's own recipe where the file has one."""
+
+    path: Path
+    run: RunConfig
+    entry: Entry | None = None
+    """Of an export."""
+    teach: Mapping[str, Any] = field(default_factory=dict)
+    """The nested values of the study file's [teach] and of `--set teach.PATH=VALUE`."""
+    changed: tuple[str, ...] = ()
+    """The paths that `--set` changed in the run, places not counted."""
+
+    @property
+    def promised(self) -> Entry | None:
+        """The exported entry whose scores this run must reach, where one is promised."""
+        return self.entry if self.entry and self.entry.scores and not self.changed else None
+
+    def teacher_run(self) -> RunConfig:
+        """The run that trains [run.teacher]: the run without KD, the teacher as student, [teach] over it. Raises
+        UserError."""
+        if self.run.teacher is None:
+            raise UserError(f"{self.path}: run.teacher: missing; name the network to be trained as teacher")
+        for name in ("student", "teacher", "method", "data"):
+            if name in self.teach:
+                raise UserError(
+                    f"{self.path}: teach.{name} = {received(self.teach[name])}: is not the recipe's to change; "
+                    f"set run.{'teacher' if name == 'student' else name}"
+                )
+        student = self.run.teacher.model_dump(exclude={"checkpoint", "min_dice"})
+        table = self.run.model_dump(mode="json", exclude_unset=True) | {"method": "none", "teacher": None}
+        table["student"] = student
+        _merge(table, self.teach)
+        return _run(table, str(self.path), "teach")
+
+
+def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> RunFile:
+    """The run in a file: a study's [run] (its other tables are not looked at, but for [teach]), entry `rank` of an
+    export (default 1), or a bare run as JSON.
+
+    `sets` are `PATH=VALUE`, the value as TOML writes it; the path may begin with `run.` or `teach.`. Raises UserError
+    in one line.
+    """
+    content = _parse(path)
+    entry, teach = None, {}
+    if "best" in content:
+        entry = _entry(content, path, 1 if rank is None else rank)
+        table = _nested(entry.run, f"{path}: best.{entry.rank}.run")
+    elif rank is not None:
+        raise UserError(f"--rank {rank}: {path} is no export of a search; leave --rank out")
+    elif path.suffix == ".json" and "run" not in content:
+        table = _nested(content, str(path))
+    else:
+        table, teach = (_nested(_table(content, name, path), f"{path}: {name}") for name in ("run", "teach"))
+        if not table:
+            raise UserError(f"{path}: run: missing; expected a table [run]{nearest('run', content)}")
+    changed = []
+    for text in sets:
+        steps, value = _setting(text)
+        _put(teach if steps[0] == "teach" else table, steps[1:], value, f"--set {text}")
+        if steps[0] == "run":
+            changed.append(".".join(steps[1:]))
+    where = f"{path} with {' '.join(f'--set {text}' for text in sets)}" if sets else str(path)
+    run = _run(table, where, "run")
+    return RunFile(path, run, entry, teach, tuple(p for p in changed if p not in PLACES))
+
+
+def _parse(path: Path) -> Table:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a study file, an export or a run") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text ({error.reason}); give a study file, an export or a run") from error
+    try:
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise UserError(f"{path}: is not {kind}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}; expected a table")
+    return content
+
+
+def _entry(content: Table, path: Path, rank: int) -> Entry:
+    try:
+        entries = {entry.rank: entry for entry in Export.model_validate(content).best}
+    except ValidationError as error:
+        raise UserError(explain(error, str(path), model=Export)) from error
+    if rank not in entries:
+        known = ", ".join(map(str, sorted(entries))) or "none, the export is empty"
+        raise UserError(f"--rank {rank}: {path} has no such configuration; known: {known}")
+    return entries[rank]
+
+
+def _table(content: Table, name: str, path: Path) -> Table:
+    table = content.get(name, {})
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: {name} = {received(table)}: expected a table [{name}]")
+    return table
+
+
+def _run(table: Table, where: str, under: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        raise UserError(explain(error, where, under=under)) from error
+
+
+def _setting(text: str) -> tuple[list[str], object]:
+    """The path, beginning with run or teach, and the value of `PATH=VALUE`."""
+    path, equals, written = text.partition("=")
+    steps = [step.strip() for step in path.split(".")]
+    if steps[0] not in ("run", "teach"):
+        steps.insert(0, "run")
+    if not equals or not all(steps) or len(steps) < 2:
+        raise UserError(f"--set {text}: expected PATH=VALUE, such as run.epochs=5")
+    try:
+        return steps, tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if _BARE.fullmatch(written.strip()):
+            return steps, written.strip()
+        raise UserError(
+            f'--set {text}: {received(written)} is no TOML value; write 5, 1e-3, true, "text" or [1, 2]'
+        ) from error
+
+
+def _nested(table: Mapping[str, Any], where: str) -> Table:
+    """Dotted keys as nested tables."""
+    out: Table = {}
+    for key, value in table.items():
+        _put(out, key.split("."), _nested(value, f"{where}.{key}") if isinstance(value, dict) else value, where)
+    return out
+
+
+def _put(table: Table, steps: Sequence[str], value: object, where: str) -> None:
+    """Set a value below nested tables; tables are merged. Raises UserError where a value stands in the way."""
+    for step in steps[:-1]:
+        table = table.setdefault(step, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{where}: {'.'.join(steps)}: {step} is a value, {received(table)}, and no table")
+    _merge(table, {steps[-1]: value})
+
+
+def _merge(table: Table, over: Mapping[str, Any]) -> None:
+    """Values of `over` in place of those of `table`, table by table; one with another `name` replaces the whole."""
+    for key, value in over.items():
+        below = table.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("name", below.get("name")) == below.get("name")
+        ):
+            _merge(below, value)
+        else:
+            table[key] = value
