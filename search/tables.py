@@ -1,101 +1,148 @@
-"""The tables of our own beside Optuna's, in the same database: who runs which trial, and what came of it.
+"""Tables of a study file: dotted paths in and out of nested tables, and the paths that a configuration knows."""
 
-Optuna's rows hold numbers, parameters and values; these hold the life of a trial. Both are written in one transaction.
-"""
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin
 
-import sqlalchemy as sa
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-VERSION = 1
-"""Raised with every change of these tables."""
+from trainer.errors import UserError, nearest, received
 
-metadata = sa.MetaData()
+Table = dict[str, Any]
 
-schema = sa.Table("kd_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
 
-searches = sa.Table(
-    "kd_search",
-    metadata,
-    sa.Column("search_id", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(128), unique=True, nullable=False),
-    # Drawn when the search is first seen; names folders, so that a deleted and re-created study never meets old files.
-    sa.Column("uuid", sa.String(32), nullable=False),
-    sa.Column("identity", sa.String(64), nullable=False),
-    sa.Column("spec", sa.Text, nullable=False),
-    sa.Column("stop", sa.String(16)),
-    sa.Column("closed", sa.Boolean, nullable=False, default=False),
-    sa.Column("max_failed", sa.Integer, nullable=False),
-    sa.Column("gpu_hours", sa.Float),
-    sa.Column("wall_seconds", sa.Float),
-    # Seconds since 1970 by the database's clock.
-    sa.Column("began", sa.Float),
-)
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as {dotted path: value}; lists and empty tables are values."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{path}."))
+        else:
+            flat[path] = value
+    return flat
 
-arms = sa.Table(
-    "kd_arm",
-    metadata,
-    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("search_id", sa.Integer, sa.ForeignKey("kd_search.search_id", ondelete="CASCADE"), nullable=False),
-    sa.Column("name", sa.String(128), nullable=False),
-    sa.Column("study_name", sa.String(300), nullable=False),
-    sa.Column("identity", sa.String(64), nullable=False),
-    sa.Column("trials", sa.Integer, nullable=False),
-    sa.Column("in_flight", sa.Integer, nullable=False),
-)
 
-HELD, FREE, PAUSED, FINISHED = "held", "free", "paused", "finished"
+def nest(table: Mapping[str, Any], where: str) -> Table:
+    """The same values as nested tables only: a key with dots is taken apart. A value that is given twice is refused."""
+    nested: Table = {}
+    for key, value in table.items():
+        _put(nested, key.split("."), nest(value, where) if isinstance(value, Mapping) else value, f"{where}{key}")
+    return nested
 
-leases = sa.Table(
-    "kd_lease",
-    metadata,
-    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("study_id", sa.Integer, nullable=False, index=True),
-    sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("owner", sa.String(200)),
-    sa.Column("host", sa.String(100)),
-    # Raised whenever the trial changes hands: a write with an older token is refused.
-    sa.Column("token", sa.Integer, nullable=False),
-    # Counts up while the holder lives; who watches it stand still may adopt the trial.
-    sa.Column("beat", sa.Integer, nullable=False),
-    sa.Column("lost", sa.Integer, nullable=False, default=0),
-    # The resolved run, strict JSON. Null: nothing was trained yet, the parameters may be incomplete.
-    sa.Column("run", sa.Text),
-    sa.Column("replay", sa.Text),
-    sa.Column("checkpoint", sa.Text),
-    sa.Column("checkpoint_sha256", sa.String(64)),
-    sa.Column("epoch", sa.Integer, nullable=False, default=0),
-    sa.Column("best_epoch", sa.Integer),
-    sa.Column("best_score", sa.Float),
-    sa.Column("scores", sa.Text),
-    sa.Column("seconds", sa.Text),
-    sa.Column("gpu_seconds", sa.Float, nullable=False, default=0.0),
-    sa.Column("environment", sa.Text),
-    sa.Column("weights", sa.Text),
-    sa.Column("failure", sa.String(32)),
-    sa.Column("message", sa.Text),
-    sa.CheckConstraint("state IN ('held', 'free', 'paused', 'finished')", name="kd_lease_state"),
-)
 
-attempts = sa.Table(
-    "kd_attempt",
-    metadata,
-    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("token", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("owner", sa.String(200), nullable=False),
-    sa.Column("host", sa.String(100), nullable=False),
-    sa.Column("first_epoch", sa.Integer, nullable=False),
-    sa.Column("began", sa.Float, nullable=False),
-    sa.Column("ended", sa.Float),
-    # finished, pruned, preempted, lost, or the failure's kind.
-    sa.Column("why", sa.String(32)),
-)
+def _put(table: Table, steps: list[str], value: object, where: str) -> None:
+    if not all(steps):
+        raise UserError(f"{where}: a dotted path has an empty part")
+    for step in steps[:-1]:
+        table = table.setdefault(step, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{where} = {received(value)}: {step} is a value already; give each path once")
+    last = steps[-1]
+    if isinstance(value, dict) and isinstance(table.get(last), dict):
+        for key, inner in value.items():
+            _put(table[last], [key], inner, where)
+    elif last in table:
+        raise UserError(f"{where} = {received(value)}: given twice; keep one")
+    else:
+        table[last] = value
 
-orphans = sa.Table(
-    "kd_orphan",
-    metadata,
-    sa.Column("orphan_id", sa.Integer, primary_key=True),
-    sa.Column("trial_id", sa.Integer, nullable=False),
-    sa.Column("token", sa.Integer, nullable=False),
-    sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("record", sa.Text, nullable=False),
-)
+
+def replace(
+    model: type[BaseModel], table: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[Table, tuple[str, ...]]:
+    """A copy of a nested table with each dotted path set, and the paths that went away.
+
+    Where `values` changes the `name` of a table, entries that the new name does not take leave the table.
+    """
+    copy = _copied(table)
+    dropped: list[str] = []
+    for path, value in values.items():
+        parent, _, last = path.rpartition(".")
+        inner = copy
+        for step in parent.split(".") if parent else ():
+            below = inner.get(step)
+            if not isinstance(below, dict):
+                below = inner[step] = {}
+            inner = below
+        taken = takes(model, parent, value) if last == "name" and isinstance(value, str) else None
+        if taken is not None and inner.get("name") != value:
+            gone = [key for key in inner if key not in taken and f"{parent}.{key}" not in values]
+            dropped += [f"{parent}.{key}" for key in gone]
+            for key in gone:
+                del inner[key]
+        inner[last] = _copied(value) if isinstance(value, Mapping) else value
+    return copy, tuple(dropped)
+
+
+def _copied(table: Mapping[str, Any]) -> Table:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+
+
+@cache
+def known_paths(model: type[BaseModel]) -> frozenset[str]:
+    """The dotted path of every value in a configuration, over all variants of its tables; by alias, as files say it."""
+    return frozenset(_paths(model))
+
+
+@cache
+def takes(model: type[BaseModel], path: str, name: str) -> frozenset[str] | None:
+    """The keys of the table at `path` when its `name` is this one; None where no variant of the table has that name."""
+    for variant in _at(model, path):
+        if "name" in variant.model_fields and name in get_args(variant.model_fields["name"].annotation):
+            return frozenset(_keys(variant))
+    return None
+
+
+@cache
+def names_of(model: type[BaseModel], path: str) -> frozenset[str]:
+    """The names that the table at `path` may have; empty where it is no table with variants."""
+    variants = [v for v in _at(model, path) if "name" in v.model_fields]
+    return frozenset(str(name) for v in variants for name in get_args(v.model_fields["name"].annotation))
+
+
+def unknown_path(model: type[BaseModel], path: str) -> str:
+    """Why a dotted path is no value of a configuration, with what is known at the place where it goes wrong."""
+    steps = path.split(".")
+    for i, step in enumerate(steps):
+        above = ".".join(steps[:i])
+        known = {key for variant in _at(model, above) for key in _keys(variant)}
+        if not known:
+            return f"{above} is a single value and has no {step!r}; name {above} itself"
+        if step not in known:
+            return f"unknown path: {above or '[run]'} has no {step!r}{nearest(step, known)}"
+    below = {key for variant in _at(model, path) for key in _keys(variant)}
+    return f"{path} is a table{nearest('', below)}; name one of its values"
+
+
+def _at(model: type[BaseModel], path: str) -> list[type[BaseModel]]:
+    here = [model]
+    for step in path.split(".") if path else ():
+        here = [variant for m in here if step in (keys := _keys(m)) for variant in _variants(keys[step])]
+    return here
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, field in _keys(model).items():
+        variants = _variants(field)
+        if not variants:
+            yield f"{prefix}{key}"
+        for variant in variants:
+            yield from _paths(variant, f"{prefix}{key}.")
+
+
+def _keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _variants(annotation: object) -> list[type[BaseModel]]:
+    """The tables that an annotation allows; empty for a plain value."""
+    if isinstance(annotation, FieldInfo):
+        return _variants(annotation.annotation)
+    if get_origin(annotation) is Annotated:
+        return _variants(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [variant for part in get_args(annotation) for variant in _variants(part)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

@@ -1,0 +1,230 @@
+"""The tables of a study file beside [run] and [space], as frozen values. Free of torch and optuna."""
+
+import re
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from models.config import Frozen
+
+ScoreName = Literal["dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou"]
+SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
+"""The validation scores that a study may follow, as epoch reports name them; mdice and miou are means over classes."""
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+class Objective(Frozen):
+    """What a trial is worth: exactly one validation score, at its best epoch."""
+
+    maximize: ScoreName | None = None
+    minimize: ScoreName | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.maximize is None) == (self.minimize is None):
+            raise ValueError(f'give exactly one of maximize and minimize, such as maximize = "dice"; known: {_SCORES}')
+        return self
+
+    @property
+    def metric(self) -> ScoreName:
+        """The score's name."""
+        # The validator above lets exactly one of them be set.
+        return self.maximize or self.minimize or "dice"
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """Which way is better, in Optuna's words."""
+        return "minimize" if self.maximize is None else "maximize"
+
+
+_SCORES = ", ".join(SCORE_NAMES)
+
+
+class Front(Frozen):
+    """Spread trials evenly over the choices of one parameter."""
+
+    along: str = Field(description='the path of a parameter with choices, such as "student.width"')
+
+
+class Latency(Frozen):
+    """A bound on the time of one image on the target, looked up in a measured table."""
+
+    max: float = Field(gt=0.0, allow_inf_nan=False, description="milliseconds")
+    table: str = Field(description="file with the measured times")
+
+
+class Limits(Frozen):
+    """What a student may cost; checked on the meta device before anything is trained."""
+
+    params_m: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, description="millions of parameters")
+    gflops: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, description="GFLOP of one image")
+    latency_ms: Latency | None = None
+
+    @field_validator("latency_ms")
+    @classmethod
+    def _not_measured(cls, value: Latency | None) -> Latency | None:
+        if value is not None:
+            raise ValueError("needs a measured table: not available yet; remove it and use params_m or gflops")
+        return value
+
+
+class TpeOptions(Frozen):
+    """Arguments of Optuna's TPESampler that a study may change, under Optuna's names."""
+
+    n_ei_candidates: PositiveInt = 24
+
+
+class TpeConfig(Frozen):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), over groups of parameters that appear together."""
+
+    name: Literal["tpe"]
+    seed: NonNegativeInt = Field(default=0, lt=2**32)
+    startup: NonNegativeInt = Field(default=10, description="finished trials before the model is used")
+    options: TpeOptions = TpeOptions()
+
+
+class NoOptions(Frozen):
+    """A sampler without options."""
+
+
+class RandomConfig(Frozen):
+    """Independent draws."""
+
+    name: Literal["random"]
+    seed: NonNegativeInt = Field(default=0, lt=2**32)
+    startup: NonNegativeInt = Field(default=0, description="without effect: every draw is random")
+    options: NoOptions = NoOptions()
+
+
+SamplerConfig = Annotated[TpeConfig | RandomConfig, Field(discriminator="name")]
+
+
+class MedianConfig(Frozen):
+    """Stop a trial that is worse than the median of finished trials at the same epoch."""
+
+    name: Literal["median"]
+    startup: NonNegativeInt = Field(default=5, description="trials that must be COMPLETE before any is pruned")
+    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs, from 1, in which no trial is pruned")
+
+
+class RungsConfig(Frozen):
+    """Successive halving (Li et al. 2020) or its brackets, hyperband (Li et al. 2018), up to the run's last epoch."""
+
+    name: Literal["hyperband", "halving"]
+    min_epochs: PositiveInt = Field(default=1, description="epochs up to the first rung")
+    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs, from 1, in which no trial is pruned")
+    reduction: int = Field(default=3, ge=2, description="one in so many trials passes a rung")
+
+    @property
+    def first_rung(self) -> int:
+        """The epoch of the first verdict."""
+        return max(self.min_epochs, self.warmup_epochs + 1)
+
+
+class NoPruning(Frozen):
+    """Every trial runs to its last epoch."""
+
+    name: Literal["none"]
+
+
+PrunerConfig = Annotated[MedianConfig | RungsConfig | NoPruning, Field(discriminator="name")]
+
+
+def seconds(text: str) -> float:
+    """Seconds of a duration such as "12h", "90m", "1d", "1h30m". Raises ValueError."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or total <= 0:
+        raise ValueError(f'{text!r} is no duration; write it as "12h", "90m" or "1h30m"')
+    return total
+
+
+class Budget(Frozen):
+    """What the search may use. Trials count when COMPLETE or PRUNED; the bounds below them hold over all arms."""
+
+    trials: PositiveInt = Field(description="trials of an arm that COMPLETE or PRUNED; failed ones do not count")
+    max_failed: PositiveInt = Field(default=16, description="failed trials over all arms that end the search")
+    in_flight: PositiveInt = Field(default=24, description="trials of an arm that run at a time, over all workers")
+    gpu_hours: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    wall: str | None = Field(default=None, description='time from the first trial, such as "12h" or "90m"')
+
+    @field_validator("wall")
+    @classmethod
+    def _is_a_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            seconds(value)
+        return value
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """`wall` in seconds."""
+        return None if self.wall is None else seconds(self.wall)
+
+
+class ArmEntry(Frozen):
+    """One entry of [[arms]]: a control search. What it leaves out is as in the main search."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="letters, digits, - and _")
+    set: dict[str, Any] = Field(default={}, description="dotted paths into [run] and their values")
+    trials: PositiveInt | None = None
+    in_flight: PositiveInt | None = None
+    sampler: SamplerConfig | None = None
+    pruner: PrunerConfig | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, value: str) -> str:
+        if value in ("kd", "confirm"):
+            raise ValueError(f"{value!r} is the program's own name for a part of the study; choose another")
+        return value
+
+
+class Choose(Frozen):
+    """Which confirmed student is taken home."""
+
+    smallest: Literal["params", "gflops"] = "params"
+    not_below: Literal["teacher"] = "teacher"
+    metric: ScoreName = "dice"
+    margin: NonNegativeFloat = Field(default=0.02, lt=1.0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+
+
+class Confirm(Frozen):
+    """Fresh seeds for winners and arms, and the one opening of the test rows."""
+
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(11, 12, 13, 14, 15), min_length=1)
+    top: PositiveInt = 6
+    choose: Choose = Choose()
+    unseen: tuple[str, ...] = Field(default=(), description="sources that no part of the search has seen")
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} has a seed twice; give each seed once")
+        return value
+
+
+class Dashboard(Frozen):
+    """What optuna-dashboard may show."""
+
+    images: Literal["off", "validation"] = Field(default="off", description="validation only for data declared public")
+
+
+class StudyTables(Frozen):
+    """A study file as it is written."""
+
+    objective: Objective
+    front: Front | None = None
+    limits: Limits = Limits()
+    run: dict[str, Any]
+    teach: dict[str, Any] = Field(default={})
+    space: dict[str, Any]
+    sampler: SamplerConfig = TpeConfig(name="tpe")
+    pruner: PrunerConfig = NoPruning(name="none")
+    budget: Budget
+    enqueue: tuple[dict[str, Any], ...] = ()
+    arms: tuple[ArmEntry, ...] = ()
+    confirm: Confirm = Confirm()
+    dashboard: Dashboard = Dashboard()
