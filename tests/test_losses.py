@@ -1,0 +1,217 @@
+"""Losses keep the contract of losses/term.py; a new line in LOSSES is tested without a new test."""
+
+import pytest
+import torch
+
+import losses
+from losses.config import NEEDS_TEACHER, At, BceDice, Cwd, Dist, Kl, LossTerms, Ohem, SelfReg, Weighted
+from losses.term import IGNORE
+from models.output import Output
+
+CONFIGS = {
+    "ce": Weighted(),
+    "ohem": Ohem(),
+    "dice": Weighted(),
+    "bce-dice": BceDice(bce=0.3),
+    "kl": Kl(),
+    "cwd": Cwd(),
+    "dist": Dist(temperature=2.0),
+    "at": At(taps=("enc2", "mid")),
+    "selfreg": SelfReg(),
+}
+STUDENT = {"enc1": 4, "enc2": 6, "mid": 8, "dec2": 6, "dec1": 4}
+TEACHER = {"enc2": 5, "enc3": 7, "mid": 12, "dec1": 9}
+SIZES = {"enc1": 16, "enc2": 8, "enc3": 4, "mid": 4, "dec2": 8, "dec1": 16}
+BY_IMAGE = ["ce", "dice", "bce-dice", "kl", "cwd", "at"]
+BY_LABEL = ["ce", "ohem", "dice", "bce-dice", "kl", "cwd", "dist"]
+
+
+@pytest.fixture(params=list(losses.LOSSES))
+def name(request):
+    return request.param
+
+
+def build(name, config=None):
+    return losses.build(name, config or CONFIGS[name], student=STUDENT, teacher=TEACHER, classes=classes(name))
+
+
+def classes(name):
+    return 2 if name == "bce-dice" else 3
+
+
+def scene(name, images=4, dims=2, scale=1.0, dtype=torch.float32, seed=0):
+    """Outputs of student and teacher that take gradients, and a target with ignored voxels."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def output(channels, factor):
+        def made(count, size):
+            return (torch.randn(images, count, *[size] * dims, generator=draw) * scale).to(dtype).requires_grad_()
+
+        return Output(made(classes(name), 16), {tap: made(c, SIZES[tap] * factor) for tap, c in channels.items()})
+
+    target = torch.randint(0, classes(name), [images] + [16] * dims, generator=draw)
+    target[torch.rand(target.shape, generator=draw) < 0.2] = IGNORE
+    return output(STUDENT, 1), output(TEACHER, 2), target
+
+
+def part(output, rows):
+    return Output(output.logits[rows], {tap: x[rows] for tap, x in output.taps.items()})
+
+
+def value(term):
+    return float(term.total.detach().double() / term.count)
+
+
+def test_the_table_and_the_configuration_name_the_same_losses():
+    assert set(losses.LOSSES) == {info.alias or key for key, info in LossTerms.model_fields.items()} == set(CONFIGS)
+    assert {name for name in losses.LOSSES if build(name).needs_teacher} == NEEDS_TEACHER
+
+
+def test_a_term_is_a_float32_total_with_gradient_and_a_float64_count_without(name):
+    term = build(name)(*scene(name))
+    assert term.total.shape == term.count.shape == ()
+    assert (term.total.dtype, term.count.dtype) == (torch.float32, torch.float64)
+    assert term.total.requires_grad
+    assert not term.count.requires_grad
+    assert term.count > 0
+    assert value(term) > 0
+
+
+def test_gradients_flow_to_the_student_only(name):
+    student, teacher, target = scene(name)
+    loss = build(name)
+    loss(student, teacher, target).total.backward()
+    read = [student.taps[tap] for tap in loss.taps()] or [student.logits]
+    untouched = {"dec1"} if name == "selfreg" else set()  # what selfreg compares with takes no gradient
+    read = [x for x in read if all(x is not student.taps[tap] for tap in untouched)]
+    assert all(x.grad is not None and x.grad.isfinite().all() and x.grad.abs().sum() > 0 for x in read)
+    assert all(x.grad is None for x in [teacher.logits, *teacher.taps.values()])
+    assert all(student.taps[tap].grad is None for tap in untouched)
+
+
+def test_only_the_taps_that_a_loss_names_are_read(name):
+    student, teacher, target = scene(name)
+    loss = build(name)
+    narrow = [Output(o.logits, {t: x for t, x in o.taps.items() if t in loss.taps()}) for o in (student, teacher)]
+    torch.manual_seed(1)
+    whole = loss(student, teacher, target)
+    torch.manual_seed(1)
+    assert torch.equal(loss(*narrow, target).total, whole.total)
+
+
+@pytest.mark.parametrize("name", BY_IMAGE)
+@pytest.mark.parametrize("at", [1, 2])
+def test_two_ranks_together_see_what_one_sees(name, at):
+    """Totals and counts of a batch split in two add up to those of the whole batch."""
+    student, teacher, target = scene(name)
+    target[0] = IGNORE
+    loss = build(name)
+    whole = loss(student, teacher, target)
+    parts = [loss(part(student, r), part(teacher, r), target[r]) for r in (slice(at), slice(at, None))]
+    torch.testing.assert_close(sum(p.total for p in parts), whole.total)
+    assert sum(p.count for p in parts) == whole.count
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_ignored_voxels_change_nothing(name):
+    student, teacher, target = scene(name)
+    loss = build(name)
+    ignored = (target == IGNORE).unsqueeze(1)
+    noise = torch.randn_like(student.logits) * 50 * ignored
+    moved = [Output(o.logits + noise * sign, o.taps) for o, sign in ((student, 1), (teacher, -1))]
+    torch.testing.assert_close(loss(*moved, target).total, loss(student, teacher, target).total)
+    student.logits.grad = None
+    loss(student, teacher, target).total.backward()
+    assert (student.logits.grad * ignored).abs().max() == 0
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_without_a_valid_voxel_a_term_is_zero_of_zero(name):
+    student, teacher, target = scene(name)
+    term = build(name)(student, teacher, torch.full_like(target, IGNORE))
+    term.total.backward()
+    assert (float(term.total), float(term.count)) == (0.0, 0.0)
+    assert student.logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_half_precision_is_computed_in_float32(name, dtype, scale):
+    """Equal to the loss of the same numbers in float32; large outputs (squares beyond half's range) stay finite."""
+    student, teacher, target = scene(name, scale=scale, dtype=dtype)
+    wide = [Output(o.logits.float(), {t: x.float() for t, x in o.taps.items()}) for o in (student, teacher)]
+    loss = build(name)
+    torch.manual_seed(1)
+    expected = loss(*wide, target)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        term = loss(student, teacher, target)
+    torch.testing.assert_close(term, expected)
+    term.total.backward()
+    read = [student.logits, *student.taps.values()]
+    assert all(x.grad.isfinite().all() for x in read if x.grad is not None)
+
+
+def test_volumes_work_as_images_do(name):
+    student, teacher, target = scene(name, images=2, dims=3)
+    term = build(name)(student, teacher, target)
+    term.total.backward()
+    assert 0 < value(term) < float("inf")
+
+
+def test_on_meta_a_loss_runs_without_reading_a_value(name):
+    """What reads a value on the host stops a GPU in every step, and fails here."""
+    student, teacher, target = scene(name)
+    empty = [Output(o.logits.to("meta"), {t: x.to("meta") for t, x in o.taps.items()}) for o in (student, teacher)]
+    with torch.device("meta"):
+        term = build(name)(*empty, target.to("meta"))
+    assert term.total.device.type == "meta"
+    assert term.count.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["kl", "cwd", "dist", "at"])
+def test_a_student_that_equals_its_teacher_loses_nothing(name):
+    student, _, target = scene(name)
+    term = build(name)(student, student, target)
+    term.total.backward()
+    assert abs(value(term)) < 2e-5
+    read = [student.taps[tap] for tap in ("enc2", "mid")] if name == "at" else [student.logits]
+    assert all(x.grad.abs().max() < 1e-6 for x in read)
+
+
+@pytest.mark.parametrize("name", ["ce", "ohem", "dice", "bce-dice"])
+def test_logits_that_are_sure_of_the_labels_lose_nothing(name):
+    student, _, target = scene(name)
+    sure = torch.stack([(target == c).float() for c in range(classes(name))], dim=1) * 200 - 100
+    assert value(build(name)(Output(sure, student.taps), None, target)) < 1e-6
+
+
+def test_a_loss_is_built_for_the_taps_it_finds():
+    with pytest.raises(
+        ValueError, match=r"^losses\.at\.taps: the teacher has no tap 'enc1'; known: enc2, .*; nearest: enc"
+    ):
+        build("at", At(taps=("mid", "enc1")))
+    with pytest.raises(ValueError, match=r"^losses\.at\.taps: the student has no tap 'end2'; known: .*; nearest: enc2"):
+        build("at", At(taps=("end2",)))
+    with pytest.raises(ValueError, match=r"^losses\.selfreg: the student has no tap 'dec1'; known: enc2, mid"):
+        losses.build("selfreg", SelfReg(), student={"enc2": 3, "mid": 4}, teacher=None, classes=2)
+
+
+def test_mistakes_are_one_line_with_the_remedy():
+    with pytest.raises(ValueError, match=r"^losses\.klx: unknown loss; known: ce, .*; nearest: kl$"):
+        losses.build("klx", Kl(), student=STUDENT, teacher=TEACHER, classes=2)
+    with pytest.raises(ValueError, match=r"^losses\.bce-dice: is for 2 classes, the data has 3; use ce and dice$"):
+        losses.build("bce-dice", BceDice(), student=STUDENT, teacher=None, classes=3)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_TEACHER))
+def test_a_loss_that_compares_needs_a_teacher(name):
+    with pytest.raises(ValueError, match=rf"^losses\.{name}: compares with a teacher, and there is none; add \[run"):
+        losses.build(name, CONFIGS[name], student=STUDENT, teacher=None, classes=2)
+
+
+@pytest.mark.parametrize("name", sorted(set(losses.LOSSES) - NEEDS_TEACHER))
+def test_other_losses_need_no_teacher(name):
+    student, _, target = scene(name)
+    loss = losses.build(name, CONFIGS[name], student=STUDENT, teacher=None, classes=classes(name))
+    assert loss(student, None, target).total.isfinite()
