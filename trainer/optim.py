@@ -214,11 +214,12 @@ class Average:
     """An average of weights and buffers whose memory grows over the run: e = d e + (1 - d) m, d = iteration / total.
 
     Iterations count from 0, so that the first step replaces the start weights. Whole numbers are copied.
+    tensors: the average itself, moved in place.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], total: int) -> None:
+        self.tensors = tensors
         self.total = max(total, 1)
-        self.tensors: State = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def follow(self, tensors: Mapping[str, Tensor], iteration: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 _POLL_SECONDS = 2e-4
 _POLL_SECONDS_MAX = 2e-3
@@ -69,7 +70,7 @@ class Ranks:
         self.rank, self.world = 0, 1
         self.group, self.groups = 0, 1
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.stop_asked = False
+        self._wish = [False]
         self._stall, self._grace = float("inf"), float("inf")
         self._first = 0
         self._host: dist.ProcessGroup | None = None
@@ -126,9 +127,14 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
+    @property
+    def stop_asked(self) -> bool:
+        """Whether this rank wishes to stop."""
+        return self._wish[0]
+
     def ask_to_stop(self) -> None:
         """Wish that all ranks of the group stop; safe in a signal handler. It travels with the next step's flag."""
-        self.stop_asked = True
+        self._wish[0] = True
 
     def share(self, value: T) -> T:
         """The lead's value on every rank; other ranks' values are not looked at."""
@@ -171,6 +177,25 @@ class Ranks:
             self._run("sum", lambda: dist.all_reduce(tensor, group=self._host, async_op=True))
         return tensor
 
+    def attempt(self, work: Callable[["Ranks"], T], words: Callable[[Exception], W]) -> T | W:
+        """Do what may fail on this rank alone; every rank calls it. Returns the result, or the first failure's words.
+
+        The ranks given to `work` first agree that all have come to their first sum, so no rank waits in it for one that
+        failed before. What `work` does beyond that must not fail on some ranks only.
+        """
+        agreeing = _Agreeing(self)
+        try:
+            result = work(agreeing)
+            agreeing.agree()
+        except _ElsewhereError as error:
+            told: W = error.args[0]
+            return told
+        except Exception as error:
+            if agreeing.agreed:
+                raise
+            return next(told for told in self.gather(words(error)) if told is not None)
+        return result
+
     def later(self, tensor: Tensor) -> Later:
         """Start to bring a small tensor to the host."""
         return Later(self, tensor)
@@ -205,6 +230,30 @@ class Ranks:
         self._host = self._tensors = None
         with _lost("leave"):
             dist.destroy_process_group()
+
+
+class _ElsewhereError(Exception):
+    """A sibling failed before it came to the first sum; holds its words."""
+
+
+class _Agreeing(Ranks):
+    """The same ranks; before their first sum they tell each other that they have come to it."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        vars(self).update(vars(ranks))
+        self.agreed = False
+
+    def agree(self) -> None:
+        if self.agreed:
+            return
+        self.agreed = True
+        for told in self.gather(None):
+            if told is not None:
+                raise _ElsewhereError(told)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.agree()
+        return super().sum(tensor)
 
 
 def _device(asked: torch.device | str | None) -> torch.device:

@@ -1,0 +1,157 @@
+"""What stands in checkpoint files and how they get to disk: beside, fsynced, renamed, so no half file is ever seen.
+
+Two kinds: all of a member's state, to be resumed (`save`, `load`), and weights that travel (`export`, `weights`) as
+safetensors with words beside them. Neither runs code when read.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from trainer.reports import Saved
+
+SHOWN = 3
+"""Keys that a message lists before it counts the rest."""
+
+
+class CheckpointError(Exception):
+    """A file that cannot be used, in one line: which, what it holds, what is expected, the remedy."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that travel."""
+
+    tensors: Mapping[str, Tensor]
+    """The network's state dict, on the host."""
+    words: Mapping[str, str]
+    """The metadata: JSON text by name."""
+    sha256: str
+
+    def word(self, name: str) -> Any:  # noqa: ANN401 - whatever JSON was stored
+        """A piece of metadata, parsed; None where the file has none of that name."""
+        return json.loads(self.words[name]) if name in self.words else None
+
+
+def write(path: Path, content: bytes) -> Saved:
+    """Put `content` at `path` so that a reader sees all of it or the file that was there before.
+
+    Raises OSError where the disk refuses; then nothing has changed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return Saved(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def save(path: Path, state: Mapping[str, Any]) -> Saved:
+    """Write a state of tensors, numbers, texts, lists and dicts, to be read by `load`."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return write(path, buffer.getvalue())
+
+
+def load(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
+    """A state that `save` wrote, on the host. Raises CheckpointError where the file is missing, cut short, changed, or
+    holds more than tensors and plain values."""
+    content = _read(path, sha256)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        # A damaged or hostile file makes the reader fail in any way; its own message spans many lines.
+        raise CheckpointError(f"{path}: not a checkpoint of this program, or cut short ({_first(error)})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected the state of a run")
+    return state
+
+
+def export(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, object]) -> Saved:
+    """Write weights as safetensors; `words` (network, scores, hashes, ...) are stored beside them as JSON texts."""
+    ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    texts = {name: json.dumps(word, sort_keys=True) for name, word in words.items()}
+    return write(path, safetensors_bytes(ready, metadata=texts))
+
+
+def weights(path: Path, *, sha256: str | None = None) -> Weights:
+    """What `export` wrote. Raises CheckpointError where the file is missing, cut short, changed, or of another kind."""
+    content = _read(path, sha256)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            words = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or cut short ({_first(error)})") from error
+    return Weights(tensors, words, hashlib.sha256(content).hexdigest())
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Load weights into a network, strictly. Raises CheckpointError with the first keys and shapes that do not fit."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = [
+        f"{name} is {found[name]}, expected {own[name]}" for name in own if found.get(name, own[name]) != own[name]
+    ]
+    wrong = [
+        _list("missing", [name for name in own if name not in found]),
+        _list("unexpected", [name for name in found if name not in own]),
+        _list("of another shape", shapes),
+    ]
+    if any(wrong):
+        told = "; ".join(filter(None, wrong))
+        raise CheckpointError(
+            f"{path}: weights of another network: {told}; give the network that the file was made with"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file. Raises CheckpointError where there is none."""
+    return hashlib.sha256(_read(path, None)).hexdigest()
+
+
+def _read(path: Path, sha256: str | None) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a file that exists"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise CheckpointError(f"{path}: sha256 is {found[:12]}..., expected {sha256[:12]}...; the file was changed")
+    return content
+
+
+def _list(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{what}: {', '.join(names[:SHOWN])}{more}"
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

@@ -1,0 +1,192 @@
+"""Students that train side by side in one process, or in one group of ranks."""
+
+from collections.abc import Hashable
+from dataclasses import replace
+from pathlib import Path
+
+from trainer import checkpoint
+from trainer.config import Replay, RunConfig
+from trainer.data import stream_key
+from trainer.data.stream import Stream
+from trainer.errors import nearest
+from trainer.faults import Fault, fault
+from trainer.lockstep import Counters, Lockstep, Member, Shelf
+from trainer.ranks import Ranks
+from trainer.reports import EpochReport, Failure, Resume, Saved
+from trainer.scores import POOLED, SCORES, validate
+from trainer.stopwatch import Stopwatch
+from trainer.student import Student
+
+
+class Cohort:
+    """The `Students` that really train.
+
+    Runs of one stream key share its batches and the passes of their teacher; each has its own weights, losses,
+    optimizer, schedule, random state and fate, so that a run gives the same numbers alone and among others.
+
+    Where a stream stands: at the epoch after the last one that its members trained here. With no such member, at the
+    epoch after the newest checkpoint that its members resume, or at 0 where none resumes. So a cohort that is restarted
+    from its checkpoints goes on as if it had never stopped. A member that joins takes the stream where it stands, which
+    its replay records; a member admitted with `follow` goes through the stream epochs recorded there instead.
+
+    cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
+    counters: what was done so far, for tests and for `profile`.
+    """
+
+    def __init__(self, ranks: Ranks, *, slots: int, cache: Path, monitor: str = "dice") -> None:
+        if monitor not in {*SCORES, *POOLED}:
+            raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, {*SCORES, *POOLED})}")
+        self.counters = Counters()
+        self._ranks, self._slots, self._monitor = ranks, slots, monitor
+        self._members: dict[int, Member] = {}
+        self._shelf = Shelf(ranks, cache, self.counters)
+
+    def admit(self, key: int, run: RunConfig, resume: Resume | None = None, *, follow: Replay | None = None) -> None:
+        """Take a run into a free slot. Raises ValueError where no slot is free, the key is taken, or `follow` does not
+        begin at own epoch 1.
+
+        Where the run cannot be built or resumed, perhaps on this rank alone, the next `epoch` reports its failure.
+        """
+        taken = {member.slot for member in self._members.values()}
+        free = [slot for slot in range(self._slots) if slot not in taken]
+        if key in self._members:
+            raise ValueError(f"key {key}: already in the cohort; dismiss it first")
+        if not free:
+            raise ValueError(f"key {key}: no free slot, all {self._slots} are taken; dismiss a member first")
+        if follow is not None and (not follow or follow[0][0] != 1):
+            raise ValueError(f"replay: {list(follow)} does not begin at own epoch 1")
+        member = Member(key, run, free[0], follow)
+        self._members[key] = member
+        try:
+            self._build(member, resume)
+        except Exception as error:
+            # Whatever it is, on this rank or on all: the ranks agree on it at the next epoch, and the others go on.
+            member.fault, member.student = fault(error, run), None
+
+    def _build(self, member: Member, resume: Resume | None) -> None:
+        run = member.run
+        data = self._shelf.data(run)
+        member.stream = Stream(
+            data, batch_size=run.batch_size, seed=run.seed, rank=self._ranks.rank, world=self._ranks.world
+        )
+        teacher = self._shelf.teacher(run)
+        member.student = Student(
+            run,
+            data,
+            teacher=None if teacher is None else teacher.tap_channels,
+            steps=member.stream.steps,
+            ranks=self._ranks,
+            monitor=self._monitor,
+        )
+        if resume is not None and resume.checkpoint is not None:
+            state = checkpoint.load(resume.checkpoint)
+            member.student.load(state, resume.checkpoint)
+            joins: Replay = resume.replay or tuple((own, stream) for own, stream in state.get("replay", ()))
+            member.replay = tuple(join for join in joins if join[0] <= member.student.epoch)
+
+    def dismiss(self, key: int) -> None:
+        """Forget a member, trained or not. Raises KeyError where there is none."""
+        del self._members[key]
+
+    def epoch(self) -> dict[int, EpochReport | Failure]:
+        """Train every member that has epochs left for one. Members that failed are gone afterwards. Raises Stopped."""
+        watch = Stopwatch(self._ranks.device)
+        told: dict[int, EpochReport | Failure] = {**self._meet()}
+        stands = self._positions()
+        groups: dict[tuple[Hashable, int], list[Member]] = {}
+        for member in sorted(self._members.values(), key=lambda member: member.slot):
+            if member.key in stands:
+                groups.setdefault((stream_key(member.run), stands[member.key]), []).append(member)
+        for (_, position), members in groups.items():
+            told |= Lockstep(self._ranks, members, position, self._shelf, watch, self.counters).run()
+        reports: dict[int, EpochReport] = {}
+        for (_, position), members in groups.items():
+            for member in members:
+                report = self._close(member, position, watch)
+                if isinstance(report, Failure):
+                    told[member.key] = report
+                else:
+                    reports[member.key] = report
+        for key in [key for key, report in told.items() if isinstance(report, Failure)]:
+            del self._members[key]
+        if reports:
+            for key, seconds in watch.shares(list(reports)).items():
+                told[key] = replace(reports[key], seconds=seconds)
+        return told
+
+    def _meet(self) -> dict[int, Failure]:
+        """Agree on who was admitted since the last epoch; those that some rank could not build have failed."""
+        new = [member for member in self._members.values() if not member.met]
+        failures = {}
+        if new:
+            said = [(member.fault, member.student.epoch if member.student else 0) for member in new]
+            for member, answers in zip(new, zip(*self._ranks.gather(said), strict=True), strict=True):
+                member.met = True
+                faults = [fault for fault, _ in answers if fault is not None]
+                if faults:
+                    epoch = max(epoch for _, epoch in answers) + 1
+                    failures[member.key] = Failure(faults[0].kind, faults[0].message, epoch, faults[0].detail)
+                    member.fault = faults[0]
+        return failures
+
+    def _positions(self) -> dict[int, int]:
+        """The stream epoch that each member with epochs left trains next."""
+        ready = [member for member in self._members.values() if member.fault is None and not member.trained.finished]
+        stands: dict[Hashable, tuple[bool, int]] = {}
+        for member in ready:
+            if member.follow is None and member.replay:
+                name = stream_key(member.run)
+                # Members that trained here outrank those that resume; among equals the newest counts.
+                stands[name] = max(
+                    stands.get(name, (False, 0)), (member.ran, _at(member.replay, member.trained.epoch + 1))
+                )
+        return {
+            member.key: stands.get(stream_key(member.run), (False, 0))[1]
+            if member.follow is None
+            else _at(member.follow, member.trained.epoch + 1)
+            for member in ready
+        }
+
+    def _close(self, member: Member, position: int, watch: Stopwatch) -> EpochReport | Failure:
+        """The end of a member's epoch: buffers averaged, scored where that is due, the join recorded."""
+        student, run = member.trained, member.run
+        losses = student.settle()
+        epoch = student.epoch
+        if not member.replay or _at(member.replay, epoch) != position:
+            member.replay = (*member.replay, (epoch, position))
+        member.ran = True
+        means: dict[str, float] | None = None
+        if run.validation.due(epoch, run.epochs):
+            with watch.part("validation", [member.key]):
+                found = self._ranks.attempt(lambda ranks: self._score(member, ranks), lambda error: fault(error, run))
+            if isinstance(found, Fault):
+                return Failure(found.kind, found.message, epoch, found.detail)
+            means = found
+            student.scored(means)
+        return EpochReport(epoch, position, means, losses, {}, student.finished)
+
+    def _score(self, member: Member, ranks: Ranks) -> dict[str, float]:
+        data = self._shelf.data(member.run)
+        return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision).means
+
+    def replay(self, key: int) -> Replay:
+        """The joins of a member so far: (own epoch, stream epoch) wherever it did not simply take the next epoch."""
+        return self._members[key].replay
+
+    def save(self, key: int, path: Path) -> Saved:
+        """Write all of a member's state; the lead alone calls it, between epochs."""
+        member = self._members[key]
+        return checkpoint.save(path, {**member.trained.state(), "replay": [list(join) for join in member.replay]})
+
+    def export(self, key: int, path: Path) -> Saved:
+        """Write the weights of a member's best epoch, with what a reader must know about them; the lead alone calls it.
+
+        Raises ValueError before the first validation.
+        """
+        return self._members[key].trained.export(path)
+
+
+def _at(replay: Replay, epoch: int) -> int:
+    """The stream epoch of an own epoch, as the last join before it says."""
+    own, stream = max(join for join in replay if join[0] <= epoch)
+    return stream + epoch - own

@@ -1,0 +1,50 @@
+"""Parameters of a module as views of one tensor, their gradients of another: one reduction, one step, few kernels."""
+
+import torch
+from torch import Tensor, nn
+
+ALIGN = 16
+"""Elements: each parameter starts at a multiple of 64 bytes, as a tensor of its own would."""
+
+
+class Flat:
+    """The trainable parameters of a module, moved into `weights`; their gradients lie in `gradient`.
+
+    sums: the gradient with two flags behind it, in one tensor, so that one reduction carries both.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        starts, length = [], 0
+        for parameter in self.parameters:
+            starts.append(length)
+            length += -(-parameter.numel() // ALIGN) * ALIGN
+        device = next((parameter.device for parameter in self.parameters), torch.device("cpu"))
+        self.weights = torch.zeros(length, device=device)
+        self.sums = torch.zeros(length + ALIGN, device=device)
+        self.gradient = self.sums[:length]
+        self.flags = self.sums[length : length + 2]
+        for parameter, start in zip(self.parameters, starts, strict=True):
+            here = slice(start, start + parameter.numel())
+            view = self.weights[here].view(parameter.shape)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            parameter.grad = self.gradient[here].view(parameter.shape)
+
+    def clear(self) -> None:
+        """Gradient and flags to zero; autograd then adds to the views in place."""
+        self.sums.zero_()
+
+
+def pack(tensors: list[Tensor]) -> Tensor:
+    """Tensors of any kind as one float64 vector."""
+    return torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
+
+
+def unpack(vector: Tensor, tensors: list[Tensor]) -> None:
+    """Write a vector that `pack` made back into its tensors; whole numbers are rounded."""
+    start = 0
+    for tensor in tensors:
+        part = vector[start : start + tensor.numel()].view(tensor.shape)
+        tensor.detach().copy_(part if tensor.is_floating_point() else part.round())
+        start += tensor.numel()

@@ -1,0 +1,215 @@
+"""One epoch of a stream for the members that share it: each batch once, each teacher once a batch."""
+
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.output import Output, Segmenter
+from trainer.config import Replay, RunConfig
+from trainer.data import DataSet, open_data
+from trainer.data.stream import Batch, Stream, normalise
+from trainer.faults import Fault, not_finite
+from trainer.ranks import Later, Ranks
+from trainer.reports import Failure, FailureKind, Stopped
+from trainer.scores import autocast
+from trainer.stopwatch import Stopwatch
+from trainer.student import Student, whole
+
+
+@dataclass
+class Member:
+    """A run in a slot."""
+
+    key: int
+    run: RunConfig
+    slot: int
+    follow: Replay | None
+    """The recorded joins that it must repeat, for a run that is trained again."""
+    replay: Replay = ()
+    student: Student | None = None
+    """None only where building it failed on this rank."""
+    stream: Stream | None = None
+    fault: Fault | None = None
+    """What went wrong on this rank when it was admitted."""
+    met: bool = False
+    """Whether all ranks have agreed that it was admitted."""
+    ran: bool = False
+    """Whether it has trained an epoch in this cohort."""
+
+    @property
+    def trained(self) -> Student:
+        if self.student is None:
+            raise RuntimeError(f"member {self.key} has no student on this rank")
+        return self.student
+
+
+@dataclass
+class Counters:
+    """How often the costly things happened in this process."""
+
+    teacher_forwards: int = 0
+    student_steps: int = 0
+    batches: int = 0
+    opened: int = 0
+    """Data sets and teachers brought into memory."""
+
+
+class Shelf:
+    """Data sets and teachers, brought into memory once a process and kept from trial to trial."""
+
+    def __init__(self, ranks: Ranks, cache: Path, counters: Counters) -> None:
+        self._ranks, self._cache, self._counters = ranks, cache, counters
+        self._data: dict[str, DataSet] = {}
+        self._teachers: dict[Hashable, Segmenter] = {}
+
+    def data(self, run: RunConfig) -> DataSet:
+        """The data of a run. Raises DataError."""
+        name = run.data.model_dump_json()
+        if name not in self._data:
+            self._data[name] = open_data(run.data, cache=self._cache)
+            self._counters.opened += 1
+        return self._data[name]
+
+    def teacher(self, run: RunConfig) -> Segmenter | None:
+        """The frozen teacher of a run that needs one. Raises what loading raises."""
+        if run.teacher is None or not run.methods():
+            return None
+        name = (run.teacher.model_dump_json(), run.data.model_dump_json())
+        if name not in self._teachers:
+            from trainer import teacher
+
+            self._teachers[name] = teacher.load(run, self.data(run), device=self._ranks.device)
+            self._counters.opened += 1
+        return self._teachers[name]
+
+    @torch.no_grad()
+    def ask(self, run: RunConfig, images: Tensor) -> Output | None:
+        """The teacher's output on normalised images (N, C, *S), in float32.
+
+        It runs in the precision of the run, so that a neighbour of another precision changes nothing.
+        """
+        network = self.teacher(run)
+        if network is None:
+            return None
+        self._counters.teacher_forwards += 1
+        with autocast(self._ranks.device, run.precision):
+            output = network(images)
+        return whole(output)
+
+
+def lesson(run: RunConfig) -> Hashable:
+    """Runs of one stream with equal lessons listen to the same teacher pass; None: to none."""
+    return (run.teacher.model_dump_json(), run.precision) if run.teacher is not None and run.methods() else None
+
+
+@dataclass
+class Lockstep:
+    """The members of one stream, through one epoch of it.
+
+    Every rank takes the same steps in the same order, whatever fails on it: a member that fails sends zeros and a flag.
+    The host reads the flags of step i-1 at step i+1, so it never waits for the device inside a step.
+    """
+
+    ranks: Ranks
+    members: list[Member]
+    """In the order of their slots; those that fail are taken out."""
+    epoch: int
+    """Of the stream."""
+    shelf: Shelf
+    watch: Stopwatch
+    counters: Counters
+    failures: dict[int, Failure] = field(default_factory=dict)
+    _flags: deque[dict[int, Later]] = field(default_factory=deque)
+
+    def run(self) -> dict[int, Failure]:
+        """Train until the stream's epoch ends or no member is left. Returns the failures; raises Stopped."""
+        stream = self.members[0].stream
+        if stream is None:
+            raise RuntimeError("a member without a stream cannot train")
+        for member in self.members:
+            member.trained.begin_epoch()
+        batches = stream.epoch(self.epoch)
+        try:
+            for _ in range(stream.steps):
+                self._heed(behind=1)
+                if not self.members:
+                    break
+                self._step(batches)
+            self._heed(behind=0)
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+        return self.failures
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        images, target = self._fetch(batches)
+        heard = self._ask(images)
+        flags = {}
+        for member in self.members:
+            student = member.trained
+            with self.watch.part("student", [member.key]):
+                sums = student.forward(images, target, heard.get(lesson(member.run)))
+                self.ranks.sum(sums)
+                self.ranks.sum(student.backward(sums))
+                flags[member.key] = student.update()
+            self.counters.student_steps += 1
+        self._flags.append(flags)
+
+    def _fetch(self, batches: Iterator[Batch]) -> tuple[Tensor | None, Tensor | None]:
+        """The next batch on the device; a batch that cannot be had is every member's fault."""
+        try:
+            with self.watch.part("data", self._keys()):
+                batch = next(batches)
+                images = normalise(batch.images.to(self.ranks.device, non_blocking=True))
+                target = batch.masks.to(self.ranks.device, non_blocking=True).long()
+        except Exception as error:
+            for member in self.members:
+                member.trained.fail(error)
+            return None, None
+        self.counters.batches += 1
+        return images, target
+
+    def _ask(self, images: Tensor | None) -> dict[Hashable, Output | None]:
+        """Each teacher that a member still needs, once."""
+        heard: dict[Hashable, Output | None] = {}
+        if images is None or not len(images):
+            return heard
+        classes: dict[Hashable, list[Member]] = {}
+        for member in self.members:
+            if member.trained.fault is None and member.trained.needs_teacher:
+                classes.setdefault(lesson(member.run), []).append(member)
+        for name, listeners in classes.items():
+            try:
+                with self.watch.part("teacher", [member.key for member in listeners]):
+                    heard[name] = self.shelf.ask(listeners[0].run, images)
+            except Exception as error:
+                for member in listeners:
+                    member.trained.fail(error)
+        return heard
+
+    def _heed(self, behind: int) -> None:
+        """Read the flags of all steps but the last `behind`: drop who failed, stop where a rank wishes to."""
+        while len(self._flags) > behind:
+            told = {key: later.get() for key, later in self._flags.popleft().items()}
+            if any(stop > 0 for _, stop in told.values()):
+                raise Stopped(f"asked to stop in stream epoch {self.epoch}")
+            for member in [m for m in self.members if m.key in told and told[m.key][0] > 0]:
+                self._drop(member)
+
+    def _drop(self, member: Member) -> None:
+        epoch = member.trained.epoch + 1
+        faults = [fault for fault in self.ranks.gather(member.trained.fault) if fault is not None]
+        fault = faults[0] if faults else not_finite(member.run, epoch)
+        self.failures[member.key] = Failure(fault.kind, fault.message, epoch, fault.detail)
+        self.members.remove(member)
+        member.student = None
+        if fault.kind is FailureKind.OUT_OF_MEMORY and self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _keys(self) -> list[int]:
+        return [member.key for member in self.members]

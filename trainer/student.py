@@ -1,0 +1,278 @@
+"""One member of a cohort: its network, losses, optimizer, schedule, random state and fate."""
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import losses
+import models
+from losses.term import Taps, Term
+from models.output import Output, Segmenter
+from trainer import checkpoint
+from trainer.checkpoint import CheckpointError
+from trainer.config import RunConfig
+from trainer.data.dataset import DataSet
+from trainer.draws import Draws
+from trainer.faults import Fault, fault
+from trainer.flat import Flat, pack, unpack
+from trainer.optim import Average, Optimizer, Schedule
+from trainer.ranks import Later, Ranks
+from trainer.reports import Saved
+from trainer.scale import Scale
+from trainer.scores import autocast
+from trainer.seeds import derive
+
+FORMAT = 1
+"""Of the state of a member on disk."""
+
+
+def whole(output: Output) -> Output:
+    """The output in float32, so that every loss is computed in it."""
+    return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items()})
+
+
+class Student:
+    """Everything that one run changes while it trains.
+
+    A step is `forward`, a sum over the ranks of what it returns, `backward`, a sum of what that returns, `update`. None
+    of them raises for a mistake of the member alone: `fault` says what went wrong here, a flag stands in for it.
+
+    teacher: the taps of the teacher that the losses may read; steps: of an epoch; monitor: the score that is maximised.
+    Raises what building raises: CheckpointError, ValueError, out of memory.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        data: DataSet,
+        *,
+        teacher: Taps | None,
+        steps: int,
+        ranks: Ranks,
+        monitor: str,
+    ) -> None:
+        self.run, self.monitor = run, monitor
+        self._ranks, self._device = ranks, ranks.device
+        self._data = data
+        self.draws = Draws(ranks.device, derive(run.seed, "init"))
+        self.network, self.losses = self._build(teacher)
+        self.flat = Flat(nn.ModuleList([self.network, self.losses]))
+        self.optimizer = Optimizer(run.optim, self.flat.weights)
+        self.schedule = Schedule(run.optim, epochs=run.epochs, steps=steps)
+        self.scale = Scale(run.precision, ranks.device)
+        self._weights = {name: term.weight for name, term in run.live_terms().items()}
+        # The network that is scored and exported: the trained one, or the average of its weights.
+        self.judged = copy.deepcopy(self.network).requires_grad_(False) if run.optim.ema else self.network
+        self._average = Average(self.judged.state_dict(), self.schedule.total) if run.optim.ema else None
+        self.epoch = 0
+        """Own epochs that are over."""
+        self.iteration = 0
+        self.best: dict[str, Any] | None = None
+        self._begin()
+
+    def _build(self, teacher: Taps | None) -> tuple[Segmenter, nn.ModuleDict]:
+        with self.draws.swapped_in():
+            network = models.build(self.run.student, in_channels=self._data.channels, classes=self._data.classes)
+            terms = {
+                name: losses.build(
+                    name, term, student=network.tap_channels, teacher=teacher, classes=self._data.classes
+                )
+                for name, term in self.run.live_terms().items()
+            }
+        start = self.run.student.checkpoint
+        if start is not None:
+            path = Path(start)
+            checkpoint.fill(network, checkpoint.weights(path).tensors, path)
+        return network.to(self._device), nn.ModuleDict(terms).to(self._device)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(bool(loss.needs_teacher) for loss in self.losses.values())
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.run.epochs
+
+    def begin_epoch(self) -> None:
+        """Draw from the seed of the coming epoch, so that no random state needs to be kept between epochs."""
+        self.draws.reseed(derive(self.run.seed, "train", self.epoch + 1, self._ranks.rank))
+        self.network.train()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.fault: Fault | None = None
+        self._terms: dict[str, Term] = {}
+        self._dead = torch.zeros((), dtype=torch.bool, device=self._device)
+        self._stop = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._values = torch.zeros(len(self._weights), dtype=torch.float64, device=self._device)
+        # sums of the terms over the epoch's good steps, and how many those were
+        self._parts = torch.zeros(len(self._weights) + 1, dtype=torch.float64, device=self._device)
+
+    def fail(self, error: Exception) -> None:
+        """Remember what went wrong on this rank. Raises what is no single member's fault."""
+        self.fault = self.fault or fault(error, self.run)
+        self._terms = {}
+
+    def forward(self, images: Tensor | None, target: Tensor | None, teacher: Output | None) -> Tensor:
+        """This rank's part of the batch: normalised images (N, C, *S), target (N, *S) int64; None where there is none.
+
+        Returns float64 [count of each live term ..., failed, stop], to be summed over the ranks.
+        """
+        self._terms = {}
+        if self.fault is None and images is not None and target is not None and len(images):
+            try:
+                with self.draws.swapped_in():
+                    with autocast(self._device, self.run.precision):
+                        output = self.network(images)
+                    output = whole(output)
+                    self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
+            except Exception as error:
+                # Whatever it is, the other members and ranks go on: the flag below tells them.
+                self.fail(error)
+        sums = torch.zeros(len(self._weights) + 2, dtype=torch.float64, device=self._device)
+        if self._terms:
+            sums[:-2] = torch.stack([term.count.double() for term in self._terms.values()])
+        sums[-2] += float(self.fault is not None)
+        sums[-1] += float(self._ranks.stop_asked)
+        return sums
+
+    def backward(self, sums: Tensor) -> Tensor:
+        """sums: what `forward` returned, summed over the ranks. Returns flat gradient and flags, to be summed."""
+        self.flat.clear()
+        self._values = torch.zeros_like(self._values)
+        if self._terms:
+            try:
+                with self.draws.swapped_in():
+                    self._descend(sums)
+            except Exception as error:
+                self.fail(error)
+                self.flat.clear()
+        self._terms = {}
+        self.flat.flags[0] = (sums[-2] > 0) | (self.fault is not None)
+        self._stop = sums[-1]
+        return self.flat.sums
+
+    def _descend(self, sums: Tensor) -> None:
+        values, total = [], sums.new_zeros(())
+        for index, (name, term) in enumerate(self._terms.items()):
+            # A term without a single unit anywhere (every voxel ignored) is 0, not 0 / 0, and so is its gradient.
+            value = torch.where(sums[index] > 0, term.total, 0.0) / sums[index].clamp(min=1.0)
+            values.append(value.detach())
+            if self._weights[name] > 0:
+                total = total + self._weights[name] * value
+        if total.requires_grad:
+            (total * self.scale.value).backward()  # type: ignore[no-untyped-call]
+        self._values = torch.stack(values).double()
+        self.flat.flags[1] = ~torch.isfinite(torch.stack([total.detach(), *self._values])).all()
+
+    def update(self) -> Later:
+        """One step along the summed gradient where no rank flagged it. Returns [failed for good, stop wishes]."""
+        failed = self.flat.flags[0] > 0
+        finite = (self.flat.flags[1] == 0) & torch.isfinite(self.flat.gradient).all()
+        lost = self.scale.value < self.scale.FLOOR if self.scale.moves else ~finite
+        self._dead = self._dead | failed | lost
+        good = finite & ~self._dead
+        gradient = self.flat.gradient / self.scale.value if self.scale.moves else self.flat.gradient
+        self.optimizer.step(gradient, self.schedule.rate(self.iteration), good)
+        self.scale.stepped(finite)
+        if self._average is not None:
+            self._average.follow(self.network.state_dict(), self.iteration)
+        self.iteration += 1
+        self._parts += torch.where(good, torch.cat([self._values, self._values.new_ones(1)]), 0.0)
+        return self._ranks.later(torch.stack([self._dead.double(), self._stop]))
+
+    @torch.no_grad()
+    def settle(self) -> dict[str, float]:
+        """After the last step of an epoch: buffers (running means and variances) become their mean over the ranks.
+
+        Returns the mean of each live term over the epoch's steps, unweighted, over all ranks. Every rank calls it.
+        """
+        modules = [self.network, self.losses] + ([self.judged] if self.judged is not self.network else [])
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        sums = self._ranks.sum(pack([self._parts, *buffers]))
+        count = len(self._parts)
+        unpack(sums[count:] / self._ranks.world, buffers)
+        *totals, steps = self._ranks.later(sums[:count]).get()
+        steps /= self._ranks.world
+        self.epoch += 1
+        return {name: total / steps if steps else math.nan for name, total in zip(self._weights, totals, strict=True)}
+
+    def scored(self, scores: Mapping[str, float]) -> None:
+        """Hear of the validation of the epoch that just ended; keep its weights where it is the best so far."""
+        score = scores[self.monitor]
+        self.schedule.scored(score)
+        if (
+            self.best is None
+            or score > self.best["scores"][self.monitor]
+            or math.isnan(self.best["scores"][self.monitor])
+        ):
+            self.best = {"epoch": self.epoch, "scores": dict(scores), "weights": host(self.judged.state_dict())}
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run must know; tensors are copies on the host."""
+        return {
+            "format": FORMAT,
+            "run": self.run.model_dump_json(),
+            "data": self._data.content_hash,
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "network": host(self.network.state_dict()),
+            "losses": host(self.losses.state_dict()),
+            "average": host(self.judged.state_dict()) if self._average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scale": self.scale.state.cpu().clone(),
+            "best": self.best,
+        }
+
+    def load(self, state: Mapping[str, Any], path: object) -> None:
+        """Go on from what `state` gave. Raises CheckpointError where it is another run's or of another format."""
+        if state.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: state of format {state.get('format')}, expected {FORMAT}; start the run anew"
+            )
+        if state.get("data") != self._data.content_hash:
+            raise CheckpointError(f"{path}: was trained on other data; resume with the data set it began with")
+        if state.get("run") != self.run.model_dump_json():
+            raise CheckpointError(f"{path}: belongs to another run; resume a run with the configuration it began with")
+        try:
+            checkpoint.fill(self.network, state["network"], str(path))
+            checkpoint.fill(self.losses, state["losses"], str(path))
+            if self._average is not None:
+                checkpoint.fill(self.judged, state["average"], str(path))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scale.state.copy_(state["scale"])
+            self.best, self.epoch, self.iteration = state["best"], state["epoch"], state["iteration"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: incomplete state ({error}); start the run anew") from error
+
+    def export(self, path: Path) -> Saved:
+        """Write the weights of the best epoch as safetensors, with words: network (its options), channels, classes,
+        data (content hash), train_images (sha256 of each), scores, epoch, run.
+
+        Raises ValueError before the first validation.
+        """
+        if self.best is None:
+            raise ValueError(f"{path}: no epoch was scored yet, so there is no best one to export")
+        words = {
+            "network": self.run.student.model_dump(mode="json", exclude={"checkpoint"}),
+            "channels": self._data.channels,
+            "classes": self._data.classes,
+            "data": self._data.content_hash,
+            "train_images": list(self._data.image_hashes("train")),
+            "scores": self.best["scores"],
+            "epoch": self.best["epoch"],
+            "run": self.run.model_dump(mode="json"),
+        }
+        return checkpoint.export(path, self.best["weights"], words)
+
+
+def host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host, each with a storage of its own."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
