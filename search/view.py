@@ -104,16 +104,16 @@ def quantiles_within(path: str) -> Change:
     return change
 
 
-_Groups = dict[tuple[Scalar | None, int], list[float]]
-"""(choice, place) to the sorted values there; the place is an objective's index or an epoch."""
+_Groups = dict[Scalar | None, dict[int, list[float]]]
+"""Choice to place to the sorted values there; a place is an objective's index or an epoch."""
 
 
 def _final_values(path: str, trials: list[FrozenTrial]) -> _Groups:
-    groups: _Groups = defaultdict(list)
+    groups: _Groups = defaultdict(lambda: defaultdict(list))
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             for index, value in enumerate(trial.values):
-                groups[trial.params.get(path), index].append(value)
+                groups[trial.params.get(path)][index].append(value)
     return _sorted(groups)
 
 
@@ -123,34 +123,34 @@ def _curve_values(path: str, trials: list[FrozenTrial]) -> _Groups:
     for trial in trials:
         if trial.state == TrialState.PRUNED and trial.intermediate_values:
             ends[trial.params.get(path)].add(max(trial.intermediate_values))
-    groups: _Groups = defaultdict(list)
+    groups: _Groups = {choice: {epoch: [] for epoch in epochs} for choice, epochs in ends.items()}
     for trial in trials:
-        choice = trial.params.get(path)
-        curve = trial.intermediate_values
-        if trial.state == TrialState.FAIL or not curve or choice not in ends:
+        group = groups.get(trial.params.get(path))
+        if group is None or trial.state == TrialState.FAIL:
             continue
-        for epoch in ends[choice].intersection(curve):
-            if not math.isnan(curve[epoch]):
-                groups[choice, epoch].append(curve[epoch])
+        for epoch, value in trial.intermediate_values.items():
+            if epoch in group and not math.isnan(value):
+                group[epoch].append(value)
     return _sorted(groups)
 
 
 def _sorted(groups: _Groups) -> _Groups:
-    for values in groups.values():
-        values.sort()
+    for group in groups.values():
+        for values in group.values():
+            values.sort()
     return groups
 
 
 def _ranked(trial: FrozenTrial, choice: Scalar | None, finals: _Groups, curves: _Groups) -> FrozenTrial:
     if trial.state == TrialState.COMPLETE:
         ranked = copy.copy(trial)
-        ranked.values = [_quantile(finals[choice, index], value) for index, value in enumerate(trial.values)]
+        ranked.values = [_quantile(finals[choice][index], value) for index, value in enumerate(trial.values)]
         return ranked
     if trial.state == TrialState.PRUNED and trial.intermediate_values:
         epoch = max(trial.intermediate_values)
         value = trial.intermediate_values[epoch]
         ranked = copy.copy(trial)
-        ranked.intermediate_values = {epoch: value if math.isnan(value) else _quantile(curves[choice, epoch], value)}
+        ranked.intermediate_values = {epoch: value if math.isnan(value) else _quantile(curves[choice][epoch], value)}
         return ranked
     return trial
 
