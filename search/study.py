@@ -18,7 +18,7 @@ from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
-from search.arms import Arm, most_epochs
+from search.arms import Arm
 from search.fence import LeaseLost, Owner, Refused
 from search.leases import Held, Leases, Seen
 from search.schema import FINISHED
@@ -293,7 +293,7 @@ class Search:
 
 def _front_first(arm: Arm) -> list[Parameter]:
     """The front's parameter is drawn first: the sampler's view of the other trials follows from it."""
-    return sorted(arm.space, key=lambda parameter: parameter.path != arm.front)
+    return sorted(arm.space, key=lambda p: p.path != arm.front)
 
 
 def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
@@ -314,7 +314,7 @@ def _front(arm: Arm) -> samplers.FrontChoice | None:
 
 def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
     given = arm.pruner.model_dump()
-    return pruners.PrunerSettings(epochs=most_epochs(arm), **given)
+    return pruners.PrunerSettings(epochs=arm.epochs, **given)
 
 
 def _study_id(opened: Opened, name: str, direction: str) -> int:

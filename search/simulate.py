@@ -1,0 +1,240 @@
+"""`python -m search simulate`: the whole service, with curves in place of training.
+
+Workers, leases, budgets, arms, pruning, adoption and checkpoints are the real ones; only a student's epoch is a number
+from a formula, or from a file of recorded curves. So a thousand trials take minutes and no GPU.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from loguru import logger
+
+from search.desk import Desk, Settings
+from search.fence import Owner
+from search.lead import Alone, run_group
+from search.owner import this_owner
+from search.spec import StudySpec, find, load, record
+from search.identity import digest
+from search.storage import open_storage
+from search.study import Identity, Search, patient
+from trainer.config import Replay, RunConfig
+from trainer.errors import UserError
+from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
+from trainer.seeds import derive
+
+
+class Curves:
+    """Scores of a run by epoch."""
+
+    def __init__(self, recorded: Sequence[Sequence[float]] = (), noise: float = 0.004) -> None:
+        self._recorded = recorded
+        self._noise = noise
+
+    @classmethod
+    def read(cls, path: Path) -> "Curves":
+        """A JSON file: a list of curves, each a list of scores in [0, 1] by epoch. Raises UserError."""
+        try:
+            curves = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"--curves {path}: {error}; write a JSON list of lists of scores") from None
+        good = isinstance(curves, list) and curves and all(isinstance(c, list) and c for c in curves)
+        if not good or not all(isinstance(v, int | float) and 0 <= v <= 1 for c in curves for v in c):
+            raise UserError(f"--curves {path}: no list of lists of scores in [0, 1]")
+        return cls(curves)
+
+    def score(self, run: RunConfig, epoch: int) -> float:
+        """The score of an epoch (from 1), a function of the run alone."""
+        key = int.from_bytes(hashlib.sha256(run.model_dump_json().encode()).digest()[:8], "big") >> 1
+        if self._recorded:
+            curve = self._recorded[key % len(self._recorded)]
+            return float(curve[min(len(curve) - 1, (epoch - 1) * len(curve) // run.epochs)])
+        noise = random.Random(derive(key, "noise", epoch)).gauss(0.0, self._noise)  # noqa: S311 - no secret
+        rise = 0.25 * math.exp(-4.5 * epoch / run.epochs)
+        return min(1.0, max(0.0, plateau(run) - rise + noise))
+
+
+def plateau(run: RunConfig) -> float:
+    """Where a run's curve ends: a smooth function with one best learning rate a width and one best temperature."""
+    width = getattr(run.student, "width", 16)
+    score = 0.94 - 0.35 / (width + 2) - 0.04 * (math.log10(run.optim.lr) + 2.6 + 0.4 * math.log2(width / 8) / 1.6) ** 2
+    kl = run.losses.kl
+    if "kl" in run.methods() and kl is not None:
+        score += 0.012 - 0.02 * math.log(kl.temperature / 3.0) ** 2 - 0.012 * math.log10(max(kl.weight, 1e-6) / 3.0) ** 2
+    return score
+
+
+class SimulatedStudents:
+    """`trainer.reports.Students` whose epochs come from curves and whose checkpoints are small files."""
+
+    def __init__(self, curves: Curves, *, slots: int, metric: str, epoch_seconds: float, fail_share: float) -> None:
+        self._curves, self._slots, self._metric = curves, slots, metric
+        self._seconds, self._fail_share = epoch_seconds, fail_share
+        self._members: dict[int, tuple[RunConfig, int, Replay]] = {}
+        self._stream_epoch = 0
+
+    def admit(self, key: int, run: RunConfig, resume: Resume | None = None) -> None:
+        """Take a run into a free slot."""
+        if len(self._members) >= self._slots or key in self._members:
+            raise ValueError(f"no free slot for {key}: {len(self._members)} of {self._slots} are taken")
+        epoch, replay = 0, () if resume is None else resume.replay
+        if resume is not None and resume.checkpoint is not None:
+            epoch = int(json.loads(resume.checkpoint.read_text())["epoch"])
+        self._members[key] = (run, epoch, (*replay, (epoch + 1, self._stream_epoch)))
+
+    def dismiss(self, key: int) -> None:
+        """Forget a member."""
+        del self._members[key]
+
+    def replay(self, key: int) -> Replay:
+        """The joins of a member so far."""
+        return self._members[key][2]
+
+    def epoch(self) -> dict[int, EpochReport | Failure]:
+        """One epoch of every member."""
+        time.sleep(self._seconds)
+        reports: dict[int, EpochReport | Failure] = {}
+        for key, (run, done, replay) in list(self._members.items()):
+            epoch = done + 1
+            draw = random.Random(derive(run.seed, "fail", key, epoch)).random()  # noqa: S311 - no secret
+            if draw < self._fail_share / run.epochs:
+                reports[key] = Failure(FailureKind.NOT_FINITE, "simulated: the loss is not finite", epoch)
+                del self._members[key]
+                continue
+            due = run.validation.due(epoch, run.epochs)
+            scores = {self._metric: self._curves.score(run, epoch)} if due else None
+            seconds = {"student": self._seconds}
+            reports[key] = EpochReport(epoch, self._stream_epoch, scores, {}, seconds, epoch == run.epochs)
+            self._members[key] = (run, epoch, replay)
+        self._stream_epoch += 1
+        return reports
+
+    def save(self, key: int, path: Path) -> Saved:
+        """Write where a member stands."""
+        run, epoch, _ = self._members[key]
+        return self._write(path, {"epoch": epoch, "seed": run.seed})
+
+    def export(self, key: int, path: Path) -> Saved:
+        """Write what stands for the weights of a member."""
+        run, epoch, _ = self._members[key]
+        return self._write(path, {"simulated": True, "epoch": epoch, "seed": run.seed})
+
+    def _write(self, path: Path, values: dict[str, object]) -> Saved:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = json.dumps(values).encode()
+        beside = path.with_suffix(".part")
+        beside.write_bytes(data)
+        beside.replace(path)
+        return Saved(path, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def simulated_identity(spec: StudySpec) -> Identity:
+    """The identity of a simulated search: no real worker can join it, as its contents are named otherwise."""
+    content = {"data_hash": "simulated", "teacher_hash": "simulated"}
+    document = record(spec, **content)
+    return Identity(digest(document), {arm.name: digest({"arm": arm.identity, **content}) for arm in spec.arms}, document)
+
+
+def work(args: argparse.Namespace, spec: StudySpec) -> str:
+    """One simulated worker in this process; returns why it ended."""
+    with patient("simulate"):
+        opened = open_storage(args.storage)
+        search = Search.open(opened, args.storage, spec, simulated_identity(spec))
+    group = Alone()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: group.ask_to_stop())
+    curves = Curves.read(args.curves) if args.curves else Curves()
+    metric = spec.objective.metric
+    students = SimulatedStudents(
+        curves, slots=args.slots, metric=metric, epoch_seconds=args.epoch_seconds, fail_share=args.fail_share
+    )
+    owner: Owner = this_owner(0)
+    environment = {"simulated": True, "ranks": 1}
+    settings = Settings(owner, args.slots, args.runs, 1, environment, breach=lambda _: None, ttl=args.ttl)
+    return run_group(group, students, Desk(search, settings))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `python -m search simulate`."""
+    parser.add_argument("study", help="a study's name or file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value of the file")
+    parser.add_argument("--name", help="another study name")
+    parser.add_argument("--storage", help="database URL (default: a SQLite file under --runs)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/simulated"), help="folder of the small checkpoints")
+    parser.add_argument("--workers", type=int, default=4, help="worker processes (default 4)")
+    parser.add_argument("--slots", type=int, default=4, help="trials side by side in a worker (default 4)")
+    parser.add_argument("--epoch-seconds", type=float, default=0.0, help="how long an epoch takes")
+    parser.add_argument("--ttl", type=float, default=10.0, help="seconds after which a dead worker's trials are adopted")
+    parser.add_argument("--kills", type=int, default=0, help="kill -9 so many workers at random and start new ones")
+    parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between kills")
+    parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
+    parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills")
+    parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the workers to the end of the search and print what came of it."""
+    spec = load(find(args.study), args.set, name=args.name)
+    args.runs.mkdir(parents=True, exist_ok=True)
+    args.storage = args.storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{args.runs / 'simulated.db'}"
+    if args.as_worker:
+        logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec))
+        return 0
+    with patient("simulate"):
+        opened = open_storage(args.storage)
+        search = Search.open(opened, args.storage, spec, simulated_identity(spec))
+    began = time.monotonic()
+    killed = _herd(args)
+    seconds = time.monotonic() - began
+    with patient("simulate"):
+        print(search.progress())
+        counts = search.counts()
+    done = sum(c.complete + c.pruned for c in counts.values())
+    left = sum(c.running + c.waiting for c in counts.values())
+    print(f"{done} trials in {seconds:.1f} s by {args.workers} workers, {killed} killed, {left} left running or waiting")
+    print(f"{seconds and done / seconds * 3600:.0f} trials an hour; storage {opened.label}")
+    return 0 if left == 0 else 1
+
+
+def _herd(args: argparse.Namespace) -> int:
+    """Keep the workers running until all have ended by themselves; returns how many were killed."""
+    draw = random.Random(args.seed)  # noqa: S311 - no secret
+    # The URL may hold a password: it travels in the environment, never in the arguments.
+    environment = {**os.environ, "OPTUNA_STORAGE": args.storage}
+    command = [sys.executable, "-m", "search", "simulate", args.study, *_passed_on(args), "--as-worker"]
+    workers = [subprocess.Popen(command, env=environment) for _ in range(args.workers)]
+    killed = 0
+    next_kill = time.monotonic() + args.kill_every
+    while any(worker.poll() is None for worker in workers):
+        time.sleep(0.05)
+        alive = [i for i, worker in enumerate(workers) if worker.poll() is None]
+        if killed < args.kills and alive and time.monotonic() >= next_kill:
+            victim = draw.choice(alive)
+            workers[victim].kill()
+            workers[victim].wait()
+            workers[victim] = subprocess.Popen(command, env=environment)
+            killed += 1
+            next_kill = time.monotonic() + draw.expovariate(1 / args.kill_every)
+    failed = [worker.returncode for worker in workers if worker.returncode != 0]
+    if failed:
+        raise UserError(f"simulate: {len(failed)} workers ended with exit codes {failed}; their messages are above")
+    return killed
+
+
+def _passed_on(args: argparse.Namespace) -> list[str]:
+    words = [word for text in args.set for word in ("--set", text)]
+    words += ["--name", args.name] if args.name else []
+    words += ["--curves", str(args.curves)] if args.curves else []
+    for flag in ("runs", "slots", "epoch_seconds", "ttl", "fail_share"):
+        words += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
+    return words
