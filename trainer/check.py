@@ -1,0 +1,80 @@
+"""Whether a run can be built, and what it costs, found on the meta device: no file is read, no weight is drawn."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+import losses
+import models
+from models.config import NetworkConfig, TeacherConfig
+from models.output import Segmenter
+from trainer.config import BlobsData, Pictures, RunConfig
+from trainer.data.augment import check_preset
+from trainer.data.dataset import DataError
+
+CHANNELS: Mapping[str, int] = {"blobs": 3, "polyp": 3}
+"""Of each data set's images, as its `channels` says once it is open."""
+CLASSES: Mapping[str, int] = {"blobs": 2, "polyp": 2}
+"""Of each data set's masks, as its `classes` says once it is open."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run before anything is trained."""
+
+    params: int
+    """Parameters of the student."""
+    flops: int
+    """Floating-point operations of the student's forward pass over one image of data.size; 2 for each multiply-add."""
+    teacher_params: int | None
+    """None for a run without a live KD term."""
+    teacher_flops: int | None
+    live_terms: tuple[str, ...]
+    """The losses that train the run, in the order of the file."""
+
+
+def check(run: RunConfig) -> Facts:
+    """Build student, teacher and losses without weights. Raises ValueError in one line that begins with the field."""
+    channels, classes = CHANNELS[run.data.name], CLASSES[run.data.name]
+    try:
+        check_preset(run.data.augment)
+    except DataError as error:
+        raise ValueError(str(error)) from error
+    if isinstance(run.data, BlobsData) and run.data.train < run.batch_size:
+        raise ValueError(
+            f"batch_size = {run.batch_size}: more than the {run.data.train} images of data.train"
+        )
+    student = _network(run.student, run.data, "student", channels, classes)
+    taught = run.teacher if run.methods() else None
+    teacher = None if taught is None else _network(taught, run.data, "teacher", channels, classes)
+    for name, term in run.live_terms().items():
+        with torch.device("meta"):
+            losses.build(
+                name,
+                term,
+                student=student.tap_channels,
+                teacher=None if teacher is None else teacher.tap_channels,
+                classes=classes,
+            )
+    size = {"in_channels": channels, "classes": classes, "size": run.data.size}
+    return Facts(
+        params=models.parameters(student),
+        flops=models.flops(run.student, **size),
+        teacher_params=None if teacher is None else models.parameters(teacher),
+        teacher_flops=None if taught is None else models.flops(taught, **size),
+        live_terms=tuple(run.live_terms()),
+    )
+
+
+def _network(
+    config: NetworkConfig | TeacherConfig, pictures: Pictures, role: str, channels: int, classes: int
+) -> Segmenter:
+    with torch.device("meta"):
+        network = models.build(config, in_channels=channels, classes=classes)
+    if pictures.size % network.stride:
+        near = max(round(pictures.size / network.stride), 1) * network.stride
+        raise ValueError(
+            f"data.size = {pictures.size}: the {role} {config.name} takes multiples of {network.stride}; try {near}"
+        )
+    return network
