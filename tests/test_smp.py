@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import losses
 import models
-from models.config import SmpNetwork, SmpTeacher
+from losses.config import At, Kl, SelfReg
+from models.config import PlainNetwork, SmpNetwork, SmpTeacher
 
 pytestmark = pytest.mark.skipif(
     find_spec("segmentation_models_pytorch") is None, reason="the smp extra is not installed"
@@ -136,3 +138,21 @@ def test_the_guard_declares_only_what_torchvision_misses(tmp_path, repository, s
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert re.search(rf"^{re.escape(expected)}$", done.stdout + done.stderr, re.MULTILINE), done.stderr
+
+
+@pytest.mark.parametrize("student", ["unet", "resunet"])
+def test_a_plain_student_and_its_smp_teacher_share_levels(student):
+    """Equal names lie at equal resolution, but for `mid`; every loss that compares or regularises takes the pair."""
+    with torch.device("meta"):
+        ours = models.build(PlainNetwork(name=student, width=4), in_channels=3, classes=2)
+        theirs = build(encoder="resnet18").eval()
+        images = torch.empty(2, 3, 64, 64)
+        target = torch.empty(2, 64, 64, dtype=torch.int64)
+        pair = ours(images), theirs(images)
+        shared = set(ours.tap_channels) & set(theirs.tap_channels)
+        assert {"enc2", "enc3", "mid", "dec1"} <= shared
+        assert all(pair[0].taps[tap].shape[2:] == pair[1].taps[tap].shape[2:] for tap in shared - {"mid"})
+        for name, config in (("at", At(taps=("enc2", "enc3", "mid"))), ("selfreg", SelfReg()), ("kl", Kl())):
+            for network, output in ((ours, pair[0]), (theirs, pair[1])):
+                loss = losses.build(name, config, student=network.tap_channels, teacher=theirs.tap_channels, classes=2)
+                assert loss(output, pair[1], target).total.shape == ()
