@@ -60,7 +60,7 @@ def setting(text: str) -> tuple[str, Any]:
     if not equals or not path or not all(path.split(".")):
         raise UserError(f"--set {text}: write PATH=VALUE, such as run.epochs=5")
     if "\n" in value or "\r" in value:
-        raise UserError(f"--set {text}: one value on one line")
+        raise UserError(f"--set {path}={received(value)}: one value on one line")
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
     except (ValueError, RecursionError):

@@ -43,7 +43,7 @@ def _put(table: Table, steps: list[str], value: object, where: str) -> None:
     last = steps[-1]
     if isinstance(value, dict) and isinstance(table.get(last), dict):
         for key, inner in value.items():
-            _put(table[last], [key], inner, where)
+            _put(table[last], [key], inner, f"{where}.{key}")
     elif last in table:
         raise UserError(f"{where} = {received(value)}: given twice; keep one")
     else:
