@@ -8,7 +8,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from search.samplers.front import FrontChoice
+from search.samplers.front import FrontChoice, choice_of
 from search.view import same_choice, study_through
 
 
@@ -87,6 +87,6 @@ def should_prune(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front:
     ask once a report, while the trial is held, and not after its last epoch: a trial that has trained to its end is
     COMPLETE whatever its rank.
     """
-    if front is not None and front.path in trial.params:
-        study = study_through(study, same_choice(front.path, trial.params[front.path]))
+    if front is not None:
+        study = study_through(study, same_choice(front.path, choice_of(front, trial)))
     return pruner.prune(study, trial)
