@@ -154,10 +154,10 @@ class Desk:
         if self.error is not None:
             raise RuntimeError("the database thread ended") from self.error
 
-    def close(self, why: str | None, patience: float = 15.0) -> None:
+    def close(self, why: str, patience: float = 15.0) -> None:
         """Store what is left and give back what is held for the reason `why`, for at most `patience` seconds."""
         with self._lock:
-            self._closing = why or "preempted"
+            self._closing = why
             self._lock.notify_all()
         self._thread.join(patience)
         if self._thread.is_alive():
@@ -401,7 +401,7 @@ class Desk:
     def _give_back(self) -> None:
         for key, member in list(self._members.items()):
             try:
-                self.search.leases.give_back(member.held, self._closing or "preempted")
+                self.search.leases.give_back(member.held, self._closing or "")
             except LeaseLost:
                 logger.warning("{}: lost to another worker", member.label)
             self._members.pop(key)

@@ -12,6 +12,8 @@ from trainer.reports import EpochReport, Failure, FailureKind, Stopped, Students
 
 T = TypeVar("T")
 
+PREEMPTED = "asked to stop"
+"""Why a group ends that was asked to."""
 PATIENCE = 20.0
 """Seconds that an epoch boundary waits for the database, while it answers at all."""
 IDLE = 0.5
@@ -21,19 +23,22 @@ IDLE = 0.5
 class Group(Protocol):
     """The ranks of one group: `trainer.ranks.Ranks`, and `Alone` in the simulation."""
 
-    leads: bool
+    @property
+    def leads(self) -> bool:
+        """Whether this rank does what is done once."""
 
-    def share(self, value: T | None) -> T:
-        """The lead's value, on every rank."""
+    @property
+    def stop_asked(self) -> bool:
+        """Whether this rank wishes to stop."""
+
+    def share(self, value: T) -> T:
+        """The lead's value on every rank; other ranks' values are not looked at."""
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, on every rank, in the order of ranks."""
 
-    def stopping(self) -> bool:
-        """Whether this process was asked to stop."""
-
     def ask_to_stop(self) -> None:
-        """Ask all ranks to stop at the next step."""
+        """Wish that all ranks of the group stop; safe in a signal handler."""
 
 
 class Alone:
@@ -44,19 +49,18 @@ class Alone:
     def __init__(self) -> None:
         self._stop = False
 
-    def share(self, value: T | None) -> T:
+    @property
+    def stop_asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._stop
+
+    def share(self, value: T) -> T:
         """The value itself."""
-        if value is None:
-            raise ValueError("the lead shares a value")
         return value
 
     def gather(self, value: T) -> list[T]:
         """The value alone."""
         return [value]
-
-    def stopping(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self._stop
 
     def ask_to_stop(self) -> None:
         """Stop at the next epoch boundary."""
@@ -85,7 +89,6 @@ class Lead:
         self._training: dict[int, Begin] = {}
         self._over: list[int] = []
         """Members that trained their last epoch."""
-        self._labels: dict[int, str] = {}
 
     def plan(self) -> Plan:
         """The next epoch, after everything reported so far was stored and judged (or the database is away)."""
@@ -105,7 +108,7 @@ class Lead:
         self._training |= {begin.key: begin for begin in begins}
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()
-        end = "preempted" if self._group.stopping() else None
+        end = PREEMPTED if self._group.stop_asked else None
         if end is None and not self._training:
             end = self.desk.ended
             if end is None:
@@ -139,32 +142,51 @@ def run_group(group: Group, students: Students, desk: Desk | None) -> str:
 
     Failures that all ranks agree on end their member. Anything else is raised: the process ends, its torchrun restarts it.
     """
-    lead = Lead(desk, students, group) if desk is not None else None
-    if desk is not None:
-        desk.start()
-    why = "preempted"
-    try:
-        while True:
-            plan = group.share(lead.plan() if lead is not None else None)
-            for key in plan.dismiss:
-                students.dismiss(key)
-            if plan.end is not None:
-                why = plan.end
-                return plan.end
-            failures = _admit(group, students, plan.begin)
-            if lead is not None:
-                lead.admitted(failures)
-            if plan.members == len(failures):
-                continue
-            try:
-                reports = students.epoch()
-            except Stopped:
-                return "preempted"
-            if lead is not None:
-                lead.take(reports)
-    finally:
-        if desk is not None and desk.error is None:
-            desk.close(None if why == "preempted" else "preempted")
+    if desk is None:
+        return _follow(group, students)
+    lead = Lead(desk, students, group)
+    desk.start()
+    # Where anything is raised from here on, the leases stay: the restarted lead takes them back, or others adopt them.
+    why = _lead(group, students, lead)
+    desk.close("preempted")
+    return why
+
+
+def _lead(group: Group, students: Students, lead: Lead) -> str:
+    while True:
+        plan = group.share(lead.plan())
+        failures = _carry_out(group, students, plan)
+        if plan.end is not None:
+            return plan.end
+        lead.admitted(failures)
+        if plan.members == len(failures):
+            continue
+        try:
+            reports = students.epoch()
+        except Stopped:
+            return PREEMPTED
+        lead.take(reports)
+
+
+def _follow(group: Group, students: Students) -> str:
+    nothing = Plan((), (), 0, None)
+    while True:
+        plan = group.share(nothing)
+        failures = _carry_out(group, students, plan)
+        if plan.end is not None:
+            return plan.end
+        if plan.members == len(failures):
+            continue
+        try:
+            students.epoch()
+        except Stopped:
+            return PREEMPTED
+
+
+def _carry_out(group: Group, students: Students, plan: Plan) -> dict[int, Failure]:
+    for key in plan.dismiss:
+        students.dismiss(key)
+    return _admit(group, students, plan.begin)
 
 
 def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[int, Failure]:

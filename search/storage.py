@@ -46,8 +46,9 @@ def label_of(url: str) -> str:
         ) from None
 
 
-def open_storage(url: str) -> Opened:
-    """Open (and where needed create) the tables of Optuna and our own. Raises UserError in one line, without secrets."""
+def open_storage(url: str, *, create: bool = True) -> Opened:
+    """Open the tables of Optuna and our own; `create` makes those that are missing, and else a database without them is an
+    error. Raises UserError in one line, without secrets."""
     label = label_of(url)
     parsed = sa.make_url(url)
     dialect = parsed.get_backend_name()
@@ -57,6 +58,8 @@ def open_storage(url: str) -> Opened:
         _check_local_file(parsed, label)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
+        if not create:
+            _check_present(parsed, label)
         with _creation_lock(parsed):
             # Optuna formats the URL as a template: braces in a password are doubled so that they survive.
             rdb = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_arguments(dialect))
@@ -139,6 +142,16 @@ def _create_own_tables(engine: sa.Engine, label: str) -> None:
             f"storage: {label} holds tables of version {found}, {age} than this program's {schema.VERSION}; "
             "use the program of that version, or another database"
         )
+
+
+def _check_present(url: sa.URL, label: str) -> None:
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise UserError(f"storage: {label}: no such file; give --storage or OPTUNA_STORAGE as the workers had it")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    present = sa.inspect(engine).has_table(schema.searches.name)
+    engine.dispose()
+    if not present:
+        raise UserError(f"storage: {label} holds no search yet; start a worker, or give another --storage")
 
 
 def _check_local_file(url: sa.URL, label: str) -> None:

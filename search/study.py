@@ -20,12 +20,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import pruners, samplers
 from search.arms import Arm
 from search.fence import LeaseLost, Owner, Refused
+from search.identity import difference
 from search.leases import Held, Leases, Seen
 from search.schema import FINISHED
 from search.space import Choices, FloatRange, Parameter, Scalar, active
-from search.spec import StudySpec
+from search.spec import StudySpec, record
 from search.storage import Opened, creation_lock
-from trainer.errors import UserError
+from trainer.errors import UserError, nearest
 
 AWAY = (StorageInternalError, sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError)
 """What a call raises while the database is away."""
@@ -116,6 +117,22 @@ class Search:
             if found is None:
                 search.enqueue_all()
         return search
+
+    @classmethod
+    def attach(cls, opened: Opened, spec: StudySpec) -> "Search":
+        """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
+        found = opened.leases.search(spec.name)
+        if found is None:
+            known = opened.leases.names()
+            raise UserError(f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first")
+        lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
+        if lines:
+            raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
+        names = {row.name: row.study_id for row in opened.leases.arms_of(found.search_id)}
+        missing = [arm.name for arm in spec.arms if arm.name not in names]
+        if missing:
+            raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")
+        return cls(opened, spec, found.search_id, found.uuid, names)
 
     # ---- beginning
 
@@ -323,8 +340,6 @@ def _study_id(opened: Opened, name: str, direction: str) -> int:
 
 
 def _changed(name: str, stored: str, identity: Identity) -> str:
-    from search.identity import difference
-
     lines = difference(json.loads(stored), identity.record)
     words = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
     return f"study {name!r} exists with another identity: {words or 'the identity differs'}; use another name (--name)"

@@ -1,0 +1,67 @@
+"""`python -m search enqueue` and `stop`: a person's hand on a running search."""
+
+import argparse
+import tomllib
+
+from search.places import add_storage, storage_url
+from search.space import Scalar
+from search.spec import find, load
+from search.storage import open_storage
+from search.study import Search, patient
+from trainer.errors import UserError, nearest, received
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of both commands."""
+    parser.add_argument("study", help="a study's name or file")
+    add_storage(parser)
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as the workers had it")
+    parser.add_argument("--name", help="as the workers had it")
+    if parser.prog.endswith("enqueue"):
+        parser.add_argument("params", nargs="+", metavar="PARAMETER=VALUE", help="what is not given is sampled")
+        parser.add_argument("--arm", default="kd", help="the arm it belongs to (default: kd, the main search)")
+    else:
+        parser.add_argument("--now", action="store_true", help="do not wait for running trials: give them back")
+        parser.add_argument("--undo", action="store_true", help="take the wish back: workers may be started again")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Do what was asked of the database and say so."""
+    with patient(args.command):
+        opened = open_storage(storage_url(args.storage), create=False)
+        if args.command == "enqueue":
+            return _enqueue(args, Search.attach(opened, load(find(args.study), args.set, name=args.name)))
+        name = args.name or find(args.study).stem
+        row = opened.leases.search(name)
+        if row is None:
+            raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
+        opened.leases.ask_to_stop(row.search_id, None if args.undo else "now" if args.now else "drain")
+    print(f"{name}: " + ("workers may begin trials again" if args.undo else "no worker begins another trial"))
+    return 0
+
+
+def _enqueue(args: argparse.Namespace, search: Search) -> int:
+    arm = search.spec.arm(args.arm)
+    params: dict[str, Scalar] = {}
+    for word in args.params:
+        name, equals, text = word.partition("=")
+        parameter = arm.parameter(name)
+        if not equals:
+            raise UserError(f"enqueue: {word!r}: write PARAMETER=VALUE, such as student.width=16")
+        value = _value(text)
+        if not parameter.contains(value):
+            raise UserError(f"enqueue: {name} = {received(value)}: outside the space of arm {arm.name}")
+        params[name] = value
+    search.enqueue(arm, params)
+    print(f"{search.spec.name}: one trial waits in arm {arm.name}")
+    return 0
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a word without quotes
+    if not isinstance(value, bool | int | float | str):
+        raise UserError(f"enqueue: {received(value)}: not a single value")
+    return value

@@ -1,0 +1,196 @@
+"""A worker: `torchrun --standalone --nproc-per-node=N search/worker.py --study NAME`, any number of them, anywhere.
+
+Each torchrun's ranks are cut into groups; each group trains several students of the study side by side, taking trials from
+the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's mistake; 3 max_failed.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # torchrun puts the script's own folder first on the path, where `search/` would hide nothing but miss `trainer/`.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+
+from loguru import logger
+
+from search.desk import Desk, Settings
+from search.identity import digest
+from search.lead import run_group
+from search.owner import this_owner
+from search.places import add_storage, storage_url
+from search.sections import Limits
+from search.spec import StudySpec, find, identity, load, record
+from search.storage import open_storage
+from search.study import Identity, Search, patient
+from trainer.config import RunConfig
+from trainer.errors import UserError, guard, one_line
+
+MAX_FAILED = 3
+"""Exit code where too many trials failed."""
+
+
+def arguments() -> argparse.Namespace:
+    """The worker's flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: torchrun --standalone --nproc-per-node=2 search/worker.py --study polyp-kd --slots 4",
+    )
+    parser.add_argument("--study", required=True, help="a study's name (a file in studies/) or the path of its file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value of the file")
+    parser.add_argument("--name", help="another study name; needed where --set changes what a trial is")
+    add_storage(parser)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints, shared by all hosts")
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded data, one a host")
+    parser.add_argument("--slots", type=int, default=4, help="students side by side in a group of ranks (default 4)")
+    parser.add_argument("--ranks-per-trial", type=int, help="default: as many as leave each 8 images of a batch")
+    parser.add_argument("--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial")
+    parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Join the siblings and work; returns the exit code."""
+    import torch
+
+    from trainer.ranks import Ranks, RanksLost, ranks_per_trial
+
+    args = arguments()
+    _log(int(os.environ.get("RANK", "0")) == 0)
+    if args.slots < 1:
+        raise UserError(f"--slots = {args.slots}: at least 1")
+    spec = load(find(args.study), args.set, name=args.name)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
+    try:
+        ranks = Ranks.join(size, stall=args.stall)
+    except ValueError as error:
+        raise UserError(one_line(error)) from None
+    _obey_signals(ranks.ask_to_stop)
+    try:
+        why = _work(args, spec, ranks)
+        logger.info("{} ends: {}", spec.name, why)
+        ranks.leave()
+    except RanksLost as lost:
+        logger.error("{}; this process ends, torchrun may restart it (--max-restarts)", lost)
+        _leave_at_once()
+    except torch.cuda.OutOfMemoryError:
+        logger.error("out of memory outside of any trial: use fewer --slots\n{}", traceback.format_exc())
+        _leave_at_once()
+    return MAX_FAILED if why.startswith("max_failed") else 0
+
+
+def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # type: ignore[name-defined]  # noqa: F821
+    from trainer.cohort import Cohort
+
+    who = _contents(args, spec, ranks)
+    desk, trouble = None, None
+    if ranks.leads:
+        try:
+            desk = _desk(args, spec, who, ranks)
+        except UserError as error:
+            trouble = str(error)
+    trouble = ranks.share(trouble)
+    if trouble is not None:
+        raise UserError(trouble)
+    students = Cohort(ranks, slots=args.slots, cache=args.cache, monitor=spec.objective.metric)
+    logger.info(
+        "{}: group {} of {}, {} ranks on {}, {} slots", spec.name, ranks.group, ranks.groups, ranks.world, ranks.device, args.slots
+    )
+    return run_group(ranks, students, desk)
+
+
+def _contents(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Identity:  # type: ignore[name-defined]  # noqa: F821
+    """Open data and teacher, refuse a teacher below its floor, and name what the study is by its contents."""
+    from trainer import teacher
+    from trainer.data import open_data
+
+    data = open_data(spec.run.data, cache=args.cache)
+    teacher_hash = None
+    if spec.run.teacher is not None:
+        facts = teacher.floor(spec.run, data, ranks=ranks)
+        teacher_hash = teacher.fingerprint(facts.path)
+    contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
+    arms = {arm.name: digest({"arm": arm.identity, **contents}) for arm in spec.arms}
+    return Identity(identity(spec, **contents), arms, record(spec, **contents))
+
+
+def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Ranks") -> Desk:  # type: ignore[name-defined]  # noqa: F821
+    import torch
+
+    url = storage_url(args.storage)
+    with patient("worker"):
+        opened = open_storage(url)
+        search = Search.open(opened, url, spec, who)
+    environment = {
+        "ranks": ranks.world,
+        "threads": torch.get_num_threads(),
+        "device": ranks.device.type,
+        "torch": str(torch.__version__),
+    }
+    args.runs.mkdir(parents=True, exist_ok=True)
+    runs = args.runs.resolve()
+    return Desk(
+        search,
+        Settings(
+            this_owner(ranks.group), args.slots, runs, ranks.world, environment, breach=breaches(spec.limits), ttl=args.ttl
+        ),
+    )
+
+
+def breaches(limits: Limits) -> Callable[[RunConfig], str | None]:
+    """What says which limit a run breaks; each student is built on the meta device once."""
+
+    @lru_cache(maxsize=256)
+    def costs(text: str) -> tuple[float, float]:
+        from trainer.check import check
+
+        facts = check(RunConfig.model_validate_json(text))
+        return facts.params / 1e6, facts.flops / 1e9
+
+    def breach(run: RunConfig) -> str | None:
+        if limits.params_m is None and limits.gflops is None:
+            return None
+        params_m, gflops = costs(run.model_dump_json(exclude_none=True))
+        if limits.params_m is not None and params_m > limits.params_m:
+            return f"limits.params_m = {limits.params_m:g}: the student has {params_m:.2f} M parameters"
+        if limits.gflops is not None and gflops > limits.gflops:
+            return f"limits.gflops = {limits.gflops:g}: the student needs {gflops:.2f} GFLOP an image"
+        return None
+
+    return breach
+
+
+def _obey_signals(ask: Callable[[], None]) -> None:
+    """The first signal asks for a stop at the next step, the second ends the process at once."""
+    asked = []
+
+    def obey(number: int, _frame: object) -> None:
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        ask()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, obey)
+
+
+def _leave_at_once() -> None:
+    # Threads and process groups that wait for a lost sibling must not hold the process: torchrun restarts it.
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _log(leads: bool) -> None:
+    logger.remove()
+    logger.add(sys.stderr, level="INFO" if leads else "WARNING", format="{time:HH:mm:ss} {message}")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
