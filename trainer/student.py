@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class Student:
             }
         start = self.run.student.checkpoint
         if start is not None:
-            path = Path(start)
+            path = Path(os.path.expandvars(start)).expanduser()
             checkpoint.fill(network, checkpoint.weights(path).tensors, path)
         return network.to(self._device), nn.ModuleDict(terms).to(self._device)
 
