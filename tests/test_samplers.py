@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -80,15 +79,6 @@ def grow(study: optuna.Study, trials: int) -> None:
             study.tell(trial, state=PRUNED)
         else:
             study.tell(trial, value)
-
-
-def made(
-    state: TrialState, choice: int | None, value: float | None = None, curve: dict[int, float] | None = None
-) -> FrozenTrial:
-    """A stored trial as a view gets it."""
-    has = {} if choice is None else {WIDTH: choice}
-    domains: dict[str, BaseDistribution] = {name: CategoricalDistribution(WIDTHS) for name in has}
-    return create_trial(state=state, params=has, distributions=domains, value=value, intermediate_values=curve)
 
 
 class Onlooker(RandomSampler):
@@ -161,6 +151,18 @@ def test_an_enqueued_trial_keeps_its_choice_and_is_guided_by_trials_of_that_choi
     assert {t.params[WIDTH] for t in shown[12]} == {named}
 
 
+def test_an_enqueued_choice_counts_before_it_is_a_parameter() -> None:
+    build, shown, _ = onlooker()
+    study = study_of(inner=PerTrial(build, seed=1, front=FRONT, own_after=1))
+    grow(study, 12)
+    named = next(width for width in WIDTHS if width != choice_for(FRONT, 12))
+    study.enqueue_trial({WIDTH: named})
+    trial = study.ask()
+    trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)
+    assert WIDTH not in study.trials[12].params
+    assert {t.params[WIDTH] for t in shown[12]} == {named}
+
+
 def test_second_blocks_show_the_own_choice_once_enough_are_finished_and_others_show_quantiles() -> None:
     build, shown, _ = onlooker()
     study = study_of(inner=PerTrial(build, seed=1, front=FRONT, own_after=3))
@@ -177,50 +179,7 @@ def test_second_blocks_show_the_own_choice_once_enough_are_finished_and_others_s
     assert sum(len({t.params.get(WIDTH) for t in trials}) == 1 for trials in shown.values()) > 8
 
 
-# What a view changes
-
-
-def test_quantiles_by_hand() -> None:
-    trials = [
-        made(COMPLETE, 8, 0.5),
-        made(COMPLETE, 8, 0.7),
-        made(COMPLETE, 8, 0.7),
-        made(COMPLETE, 8, 0.9, {1: 0.2, 2: 0.9}),
-        made(COMPLETE, 24, 0.95, {2: 0.1}),
-        made(PRUNED, 8, curve={1: 0.1, 2: 0.4}),  # at epoch 2 of width 8: 0.4 and 0.9
-        made(PRUNED, 8, curve={1: 0.3}),  # at epoch 1 of width 8: 0.1, 0.2 and 0.3
-        made(PRUNED, None, curve={2: 0.4}),
-        made(FAIL, 8, curve={1: 0.0, 2: 0.0}),
-    ]
-    seen = quantiles_within(WIDTH)(trials)
-    assert [t.value for t in seen[:5]] == [1 / 8, 1 / 2, 1 / 2, 7 / 8, 1 / 2]
-    assert [t.intermediate_values for t in seen[5:8]] == [{2: 1 / 4}, {1: 5 / 6}, {2: 1 / 2}]
-    assert seen[8] is trials[8]
-    assert [t.value for t in trials[:5]] == [0.5, 0.7, 0.7, 0.9, 0.95]
-    assert trials[5].intermediate_values == {1: 0.1, 2: 0.4}
-
-
-def test_what_has_no_value_to_rank_stays_as_it_is() -> None:
-    running = made(TrialState.RUNNING, 8, curve={1: 0.5})
-    limit = made(PRUNED, 8)
-    broken = made(PRUNED, 8, curve={1: math.nan})
-    sound = made(PRUNED, 8, curve={1: 0.4})
-    seen = quantiles_within(WIDTH)([running, limit, broken, sound])
-    assert seen[0] is running
-    assert seen[1] is limit
-    assert math.isnan(seen[2].intermediate_values[1])
-    assert seen[3].intermediate_values == {1: 1 / 4}
-
-
-def test_several_objectives_are_ranked_one_by_one() -> None:
-    trials = [create_trial(values=[a, b]) for a, b in ((0.1, 30.0), (0.2, 10.0))]
-    assert [t.values for t in quantiles_within(WIDTH)(trials)] == [[1 / 4, 3 / 4], [3 / 4, 1 / 4]]
-
-
-def test_the_same_choice_is_what_was_drawn_not_what_might_be() -> None:
-    trials = [made(COMPLETE, 8, 0.5), made(COMPLETE, 12, 0.5), made(TrialState.RUNNING, 8), made(FAIL, 8)]
-    trials.append(made(COMPLETE, None, 0.5))
-    assert same_choice(WIDTH, 8)(trials) == [trials[0], trials[2], trials[3]]
+# What a view leaves alone
 
 
 @pytest.mark.parametrize("change", [quantiles_within(WIDTH), same_choice(WIDTH, 8)], ids=["quantiles", "same choice"])
@@ -466,50 +425,3 @@ def test_without_a_front_the_inner_sampler_sees_the_study_as_it_is() -> None:
 def test_a_wrong_setting_is_named_before_any_trial(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SamplerSettings(**{"seed": 1, **settings})
-
-
-# How well the mix searches
-
-
-def regret(make: Callable[[int], BaseSampler], seed: int) -> float:
-    """Mean over widths of what the best of 120 noisy trials, 16 in flight, truly lacks; a width without any lacks 0.1.
-
-    The best learning rate falls with the width and the width is worth more than any other parameter, so that a sampler
-    that compares across widths goes astray.
-    """
-    best_lr = dict(zip(WIDTHS, (-2.3, -2.65, -3.0, -3.35), strict=True))
-    rng = np.random.default_rng(seed)
-    study = study_of(inner=make(seed))
-    flying: list[tuple[Trial, float]] = []
-    lacks: dict[int, tuple[float, float]] = {}
-
-    def land() -> None:
-        trial, lack = flying.pop(0)
-        width = trial.params[WIDTH]
-        noisy = rng.normal(0, 0.004) - lack
-        study.tell(trial, 0.8 + 0.005 * width + noisy)
-        lacks[width] = max(lacks.get(width, (-1.0, 0.1)), (noisy, lack))
-
-    for _ in range(120):
-        trial = study.ask()
-        width = trial.suggest_categorical(WIDTH, WIDTHS)
-        lr = math.log10(trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True))
-        temperature = math.log(trial.suggest_float("temperature", 1.0, 10.0, log=True) / 3)
-        weight = math.log10(trial.suggest_float("weight", 0.1, 20.0, log=True)) - 0.6
-        lack = 0.05 * (lr - best_lr[width]) ** 2 + 0.02 * temperature**2 + 0.015 * weight**2
-        flying.append((trial, lack))
-        if len(flying) == 16:
-            land()
-    while flying:
-        land()
-    return float(np.mean([lacks.get(width, (0.0, 0.1))[1] for width in WIDTHS]))
-
-
-@pytest.mark.slow
-def test_the_mix_finds_better_students_per_width_than_one_tpe_over_all() -> None:
-    settings = {seed: SamplerSettings("tpe", seed) for seed in range(6)}
-    mix = [regret(lambda s: sampler(settings[s], front=FRONT), seed) for seed in settings]
-    plain = [regret(lambda s: sampler(settings[s]), seed) for seed in settings]
-    dealt = [regret(lambda s: sampler(SamplerSettings("random", s), front=FRONT), seed) for seed in settings]
-    assert np.mean(mix) < 0.7 * np.mean(plain)
-    assert np.mean(mix) < np.mean(dealt)
