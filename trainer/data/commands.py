@@ -141,7 +141,7 @@ def _fractions(text: str) -> Fractions:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) != len(PARTS) or min(numbers) < 0 or abs(sum(numbers) - 1) > 1e-6:
+    if len(numbers) != len(PARTS) or not (min(numbers) >= 0 and abs(sum(numbers) - 1) < 1e-6):
         raise DataError(f"--fractions {text!r}: expected three shares that sum to 1, such as 0.8,0.1,0.1")
     return dict(zip(PARTS, numbers, strict=True))
 

@@ -1,5 +1,6 @@
 """Files that are whole or not there, also after a power cut."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def write_text(path: Path, text: str) -> None:
         beside.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            beside.unlink()
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
