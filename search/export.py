@@ -63,7 +63,9 @@ def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
     counts = {}
     for arm in arms:
         rows = opened.leases.details([arm.study_id])
-        done = [r for r in rows if r.state == "finished" and r.failure is None and r.weights and r.best_score is not None]
+        done = [
+            r for r in rows if r.state == "finished" and r.failure is None and r.weights and r.best_score is not None
+        ]
         done.sort(key=lambda r: (sign * r.best_score, r.number))
         counts[arm.name] = _counts(rows, len(done), arm.trials)
         entries = [_entry(rank + 1, r, arm.name) for rank, r in enumerate(done[:top])]
@@ -72,7 +74,9 @@ def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
         elif entries:
             controls[arm.name] = entries[0]
     if not best:
-        raise UserError(f"study {name!r}: no trial of the main search has finished yet; see: python -m search status {name}")
+        raise UserError(
+            f"study {name!r}: no trial of the main search has finished yet; see: python -m search status {name}"
+        )
     return {
         "schema": SCHEMA,
         "study": {"name": name, "identity": row.identity, "metric": metric, "direction": direction, "record": record},
@@ -108,7 +112,9 @@ def _entry(rank: int, row: Any, arm: str) -> dict[str, Any]:
         "run": run,
         "replay": json.loads(row.replay),
         **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch")},
-        "size": _size(RunConfig.model_validate(run)) if not environment.get("simulated") else {"params": 0, "gflops": 0.0},
+        "size": _size(RunConfig.model_validate(run))
+        if not environment.get("simulated")
+        else {"params": 0, "gflops": 0.0},
         "seconds": json.loads(row.seconds),
         "weights": row.weights,
     }
@@ -133,5 +139,3 @@ def write_beside(path: Path, text: str) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"--output {path}: {error.strerror}; the former file is as it was") from None
-
-

@@ -132,7 +132,9 @@ class Fence:
             write.applied = True
 
     def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
-        arm = session.execute(sa.select(arms).where(arms.c.study_id == admission.study_id).with_for_update()).one_or_none()
+        arm = session.execute(
+            sa.select(arms).where(arms.c.study_id == admission.study_id).with_for_update()
+        ).one_or_none()
         if arm is None:
             raise Refused("the study was deleted", final=True)
         table = self._trial.__table__
@@ -144,14 +146,15 @@ class Fence:
         if admission.owner is None:
             return
         self._check_search(session, arm.search_id)
-        flying = sa.select(sa.func.count()).where(leases.c.study_id == admission.study_id, leases.c.state.in_([HELD, FREE]))
+        flying = sa.select(sa.func.count()).where(
+            leases.c.study_id == admission.study_id, leases.c.state.in_([HELD, FREE])
+        )
         if session.execute(flying).scalar_one() >= arm.in_flight:
             raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
         owner = admission.owner
         lease = dict(study_id=admission.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
-        inserted = session.execute(
-            insert_once(self._dialect, leases, trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0, **lease)
-        )
+        fresh = dict(trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
+        inserted = session.connection().execute(insert_once(self._dialect, leases, **fresh, **lease))
         if inserted.rowcount != 1:
             raise Refused(f"trial {trial.trial_id} has a lease already")
         begin_attempt(session.connection(), self._dialect, trial.trial_id, 1, owner, 1)
@@ -186,7 +189,9 @@ def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None
     return None
 
 
-def begin_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int) -> None:
+def begin_attempt(
+    connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int
+) -> None:
     """Write down who begins with a trial, from which epoch."""
     values = dict(trial_id=trial_id, token=token, owner=owner.name, host=owner.host, first_epoch=first_epoch)
     connection.execute(attempts.insert().values(began=now_of(dialect), **values))

@@ -112,7 +112,9 @@ class Leases:
             ).scalar_one_or_none()
             if state is None or state.name != "RUNNING":
                 return None
-            same = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
+            same = (
+                (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
+            )
             if seen.state == HELD:
                 same &= leases.c.beat == seen.beat
             token = seen.token + 1
@@ -217,7 +219,9 @@ class Leases:
         """The finished, not failed lease with the best score; None where there is none."""
         done = leases.c.study_id.in_(study_ids) & (leases.c.state == FINISHED) & leases.c.failure.is_(None)
         order = leases.c.best_score.asc() if minimize else leases.c.best_score.desc()
-        query = sa.select(leases).where(done, leases.c.best_score.is_not(None)).order_by(order, leases.c.number).limit(1)
+        query = (
+            sa.select(leases).where(done, leases.c.best_score.is_not(None)).order_by(order, leases.c.number).limit(1)
+        )
         with self.engine.begin() as connection:
             return connection.execute(query).one_or_none()
 
@@ -229,14 +233,18 @@ class Leases:
     def details(self, study_ids: Sequence[int]) -> list[Any]:
         """Whole lease rows, for status and export."""
         with self.engine.begin() as connection:
-            query = sa.select(leases).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
+            query = (
+                sa.select(leases).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
+            )
             return list(connection.execute(query))
 
     def attempts_of(self, study_ids: Sequence[int]) -> list[Any]:
         """Whole attempt rows of some studies' trials."""
         with self.engine.begin() as connection:
             mine = sa.select(leases.c.trial_id).where(leases.c.study_id.in_(study_ids))
-            query = sa.select(attempts).where(attempts.c.trial_id.in_(mine)).order_by(attempts.c.trial_id, attempts.c.token)
+            query = (
+                sa.select(attempts).where(attempts.c.trial_id.in_(mine)).order_by(attempts.c.trial_id, attempts.c.token)
+            )
             return list(connection.execute(query))
 
 

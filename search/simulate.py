@@ -21,10 +21,10 @@ from loguru import logger
 
 from search.desk import Desk, Settings
 from search.fence import Owner
+from search.identity import digest
 from search.lead import Alone, run_group
 from search.owner import this_owner
 from search.spec import StudySpec, find, load, record
-from search.identity import digest
 from search.storage import open_storage
 from search.study import Identity, Search, patient
 from trainer.config import Replay, RunConfig
@@ -69,7 +69,9 @@ def plateau(run: RunConfig) -> float:
     score = 0.94 - 0.35 / (width + 2) - 0.04 * (math.log10(run.optim.lr) + 2.6 + 0.4 * math.log2(width / 8) / 1.6) ** 2
     kl = run.losses.kl
     if "kl" in run.methods() and kl is not None:
-        score += 0.012 - 0.02 * math.log(kl.temperature / 3.0) ** 2 - 0.012 * math.log10(max(kl.weight, 1e-6) / 3.0) ** 2
+        score += (
+            0.012 - 0.02 * math.log(kl.temperature / 3.0) ** 2 - 0.012 * math.log10(max(kl.weight, 1e-6) / 3.0) ** 2
+        )
     return score
 
 
@@ -141,7 +143,9 @@ def simulated_identity(spec: StudySpec) -> Identity:
     """The identity of a simulated search: no real worker can join it, as its contents are named otherwise."""
     content = {"data_hash": "simulated", "teacher_hash": "simulated"}
     document = record(spec, **content)
-    return Identity(digest(document), {arm.name: digest({"arm": arm.identity, **content}) for arm in spec.arms}, document)
+    return Identity(
+        digest(document), {arm.name: digest({"arm": arm.identity, **content}) for arm in spec.arms}, document
+    )
 
 
 def work(args: argparse.Namespace, spec: StudySpec) -> str:
@@ -173,7 +177,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=4, help="worker processes (default 4)")
     parser.add_argument("--slots", type=int, default=4, help="trials side by side in a worker (default 4)")
     parser.add_argument("--epoch-seconds", type=float, default=0.0, help="how long an epoch takes")
-    parser.add_argument("--ttl", type=float, default=10.0, help="seconds after which a dead worker's trials are adopted")
+    parser.add_argument(
+        "--ttl", type=float, default=10.0, help="seconds after which a dead worker's trials are adopted"
+    )
     parser.add_argument("--kills", type=int, default=0, help="kill -9 so many workers at random and start new ones")
     parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between kills")
     parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
@@ -201,7 +207,9 @@ def main(args: argparse.Namespace) -> int:
         counts = search.counts()
     done = sum(c.complete + c.pruned for c in counts.values())
     left = sum(c.running + c.waiting for c in counts.values())
-    print(f"{done} trials in {seconds:.1f} s by {args.workers} workers, {killed} killed, {left} left running or waiting")
+    print(
+        f"{done} trials in {seconds:.1f} s by {args.workers} workers, {killed} killed, {left} left running or waiting"
+    )
     print(f"{seconds and done / seconds * 3600:.0f} trials an hour; storage {opened.label}")
     return 0 if left == 0 else 1
 

@@ -50,7 +50,9 @@ def standing(opened: Opened, name: str) -> dict[str, Any]:
         "identity": row.identity,
         "metric": metric,
         "closed": closed,
-        "arms": {a.name: _arm(rows[a.name], {s: n for (i, s), n in states.items() if i == a.study_id}, a, pick) for a in arms},
+        "arms": {
+            a.name: _arm(rows[a.name], {s: n for (i, s), n in states.items() if i == a.study_id}, a, pick) for a in arms
+        },
         "front": _front(record.get("front"), rows, pick),
         "seconds": _sum(everything),
         "gpu_hours": sum(lease.gpu_seconds for lease in everything) / 3600,
@@ -111,10 +113,17 @@ def _workers(opened: Opened, study_ids: list[int]) -> dict[str, dict[str, int]]:
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as a person reads them."""
-    text = [f"{figures['study']}  {figures['identity'][:8]}" + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")]
-    text.append(f"{'arm':<14}{'complete':>9}{'pruned':>8}{'running':>9}{'waiting':>9}{'of':>6}   best so far, unconfirmed      failed")
+    text = [
+        f"{figures['study']}  {figures['identity'][:8]}"
+        + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")
+    ]
+    text.append(
+        f"{'arm':<14}{'complete':>9}{'pruned':>8}{'running':>9}{'waiting':>9}{'of':>6}   best so far, unconfirmed      failed"
+    )
     for name, arm in figures["arms"].items():
-        best = "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
+        best = (
+            "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
+        )
         failed = ", ".join(f"{count} {kind}" for kind, count in arm["failed"].items()) or "0"
         text.append(
             f"{name:<14}{arm['complete']:>9}{arm['pruned']:>8}{arm['running']:>9}{arm['waiting']:>9}{arm['of']:>6}   {best:<28}  {failed}"

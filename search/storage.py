@@ -17,7 +17,9 @@ from search.fence import Fence
 from search.leases import Leases
 from trainer.errors import UserError
 
-NETWORK_DISKS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"})
+NETWORK_DISKS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"}
+)
 CALL_SECONDS = 30
 """No single statement may take longer."""
 _ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
@@ -67,7 +69,9 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
                 _lock_on_begin(rdb.engine)
             _create_own_tables(rdb.engine, label)
     except sa.exc.SQLAlchemyError as error:
-        raise UserError(f"storage: {label} does not answer: {_first_line(error)}; is the server up, is the URL right?") from None
+        raise UserError(
+            f"storage: {label} does not answer: {_first_line(error)}; is the server up, is the URL right?"
+        ) from None
     except RuntimeError as error:
         raise UserError(
             f"storage: {label}: Optuna's tables do not fit Optuna {optuna.__version__} ({_first_line(error)}); "

@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from search.fence import LeaseLost, Owner, Refused
 from search.identity import difference
 from search.leases import Held, Leases, Seen
 from search.schema import FINISHED
-from search.space import Choices, FloatRange, Parameter, Scalar, active
+from search.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.spec import StudySpec, record
 from search.storage import Opened, creation_lock
 from trainer.errors import UserError, nearest
@@ -71,7 +71,9 @@ class Counts:
 class Search:
     """One search in an opened database: its arms as Optuna studies, and the leases of their trials."""
 
-    def __init__(self, opened: Opened, spec: StudySpec, search_id: int, folder: str, studies: Mapping[str, int]) -> None:
+    def __init__(
+        self, opened: Opened, spec: StudySpec, search_id: int, folder: str, studies: Mapping[str, int]
+    ) -> None:
         self.opened = opened
         self.spec = spec
         self.search_id = search_id
@@ -124,7 +126,9 @@ class Search:
         found = opened.leases.search(spec.name)
         if found is None:
             known = opened.leases.names()
-            raise UserError(f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first")
+            raise UserError(
+                f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first"
+            )
         lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
         if lines:
             raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
@@ -151,7 +155,7 @@ class Search:
         except Refused as refused:
             raise UserError(f"enqueue: {refused.reason}; raise budget.trials to make room") from None
 
-    def claim(self, owner: Owner, on_hand: Callable[[Seen], int], stale: Sequence[Seen]) -> Claim | None:
+    def claim(self, owner: Owner, on_hand: Callable[[Seen], int], stale: Sequence[Seen]) -> Claim:
         """The next trial for this owner: a free or stale one, else a waiting or new one of the neediest arm.
 
         on_hand: the epoch that this host can resume a lease from (0 where its checkpoint cannot be read).
@@ -269,7 +273,9 @@ class Search:
         for arm in self.arms.values():
             c = counts[arm.name]
             done = c.complete + c.pruned
-            parts.append(f"{arm.name} {done}/{arm.trials} (complete {c.complete}, pruned {c.pruned}, failed {c.failed}, running {c.running})")
+            parts.append(
+                f"{arm.name} {done}/{arm.trials} (complete {c.complete}, pruned {c.pruned}, failed {c.failed}, running {c.running})"
+            )
         best = self.leases.best(list(self.arms), minimize=self.spec.objective.direction == "minimize")
         if best is not None:
             parts.append(f"best so far {best.best_score:.4f} ({self.arms[best.study_id].name} #{best.number})")
@@ -286,7 +292,9 @@ class Search:
         options = given.options.model_dump(exclude_defaults=True)
         settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
         sampler = samplers.sampler(settings, study_seed_words=(arm.name,), front=_front(arm))
-        return optuna.load_study(study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner())
+        return optuna.load_study(
+            study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
+        )
 
     def _ask(self, study_id: int, owner: Owner) -> Claim:
         arm = self.arms[study_id]
@@ -315,10 +323,12 @@ def _front_first(arm: Arm) -> list[Parameter]:
 
 def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
     if isinstance(parameter, Choices):
-        value: Scalar = trial.suggest_categorical(parameter.name, list(parameter.choices))
-        return value
+        chosen = trial.suggest_categorical(parameter.name, list(parameter.choices))
+        return next(choice for choice in parameter.choices if same(choice, chosen))
     if isinstance(parameter, FloatRange):
-        return trial.suggest_float(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+        return trial.suggest_float(
+            parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
+        )
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
 
 
@@ -334,7 +344,7 @@ def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
     return pruners.PrunerSettings(epochs=arm.epochs, **given)
 
 
-def _study_id(opened: Opened, name: str, direction: str) -> int:
+def _study_id(opened: Opened, name: str, direction: Literal["maximize", "minimize"]) -> int:
     study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
     return study._study_id
 
@@ -353,7 +363,9 @@ def patient(what: str) -> Iterator[None]:
     except AWAY as error:
         cause = error.__cause__ or error
         first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        raise UserError(f"{what}: the database does not answer ({first}); check the URL and the server, then repeat") from None
+        raise UserError(
+            f"{what}: the database does not answer ({first}); check the URL and the server, then repeat"
+        ) from None
 
 
 __all__ = ["AWAY", "Claim", "Counts", "Held", "Identity", "LeaseLost", "Owner", "Refused", "Search", "patient"]

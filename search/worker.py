@@ -1,7 +1,7 @@
 """A worker: `torchrun --standalone --nproc-per-node=N search/worker.py --study NAME`, any number of them, anywhere.
 
-Each torchrun's ranks are cut into groups; each group trains several students of the study side by side, taking trials from
-the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's mistake; 3 max_failed.
+Each torchrun's ranks are cut into groups; each group trains several students of the study side by side, taking trials
+from the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's mistake; 3 max_failed.
 """
 
 import sys
@@ -50,7 +50,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded data, one a host")
     parser.add_argument("--slots", type=int, default=4, help="students side by side in a group of ranks (default 4)")
     parser.add_argument("--ranks-per-trial", type=int, help="default: as many as leave each 8 images of a batch")
-    parser.add_argument("--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial")
+    parser.add_argument(
+        "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
+    )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
     return parser.parse_args()
 
@@ -101,7 +103,13 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
         raise UserError(trouble)
     students = Cohort(ranks, slots=args.slots, cache=args.cache, monitor=spec.objective.metric)
     logger.info(
-        "{}: group {} of {}, {} ranks on {}, {} slots", spec.name, ranks.group, ranks.groups, ranks.world, ranks.device, args.slots
+        "{}: group {} of {}, {} ranks on {}, {} slots",
+        spec.name,
+        ranks.group,
+        ranks.groups,
+        ranks.world,
+        ranks.device,
+        args.slots,
     )
     return run_group(ranks, students, desk)
 
@@ -139,7 +147,13 @@ def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Rank
     return Desk(
         search,
         Settings(
-            this_owner(ranks.group), args.slots, runs, ranks.world, environment, breach=breaches(spec.limits), ttl=args.ttl
+            this_owner(ranks.group),
+            args.slots,
+            runs,
+            ranks.world,
+            environment,
+            breach=breaches(spec.limits),
+            ttl=args.ttl,
         ),
     )
 
@@ -169,7 +183,7 @@ def breaches(limits: Limits) -> Callable[[RunConfig], str | None]:
 
 def _obey_signals(ask: Callable[[], None]) -> None:
     """The first signal asks for a stop at the next step, the second ends the process at once."""
-    asked = []
+    asked: list[int] = []
 
     def obey(number: int, _frame: object) -> None:
         if asked:

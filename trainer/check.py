@@ -42,9 +42,7 @@ def check(run: RunConfig) -> Facts:
     except DataError as error:
         raise ValueError(str(error)) from error
     if isinstance(run.data, BlobsData) and run.data.train < run.batch_size:
-        raise ValueError(
-            f"batch_size = {run.batch_size}: more than the {run.data.train} images of data.train"
-        )
+        raise ValueError(f"batch_size = {run.batch_size}: more than the {run.data.train} images of data.train")
     student = _network(run.student, run.data, "student", channels, classes)
     taught = run.teacher if run.methods() else None
     teacher = None if taught is None else _network(taught, run.data, "teacher", channels, classes)

@@ -31,7 +31,7 @@ def guard(main: Callable[[], int | None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if not isinstance(error, _mistakes()):
+        if not isinstance(error, known_mistakes()):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -184,8 +184,11 @@ def _model_named(title: str) -> type[BaseModel] | None:
     return None
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
-    """Looked up when needed: `trainer.checkpoint` imports torch; who never imported it cannot have met its error."""
+def known_mistakes() -> tuple[type[Exception], ...]:
+    """The errors that are the user's to mend.
+
+    Looked up when needed: `trainer.checkpoint` imports torch; who never imported it cannot have met its error.
+    """
     kinds: list[type[Exception]] = [UserError]
     for module, name in (("trainer.data.dataset", "DataError"), ("trainer.checkpoint", "CheckpointError")):
         if module in sys.modules:

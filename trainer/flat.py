@@ -1,10 +1,26 @@
 """Parameters of a module as views of one tensor, their gradients of another: one reduction, one step, few kernels."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 ALIGN = 16
 """Elements: each parameter starts at a multiple of 64 bytes, as a tensor of its own would."""
+
+
+def flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[int]]:
+    """Move parameters into one new tensor and make them views of it. Returns it with the place where each one starts."""
+    starts, length = [], 0
+    for parameter in parameters:
+        starts.append(length)
+        length += -(-parameter.numel() // ALIGN) * ALIGN
+    weights = torch.zeros(length, device=parameters[0].device if parameters else None)
+    for parameter, start in zip(parameters, starts, strict=True):
+        view = weights[start : start + parameter.numel()].view(parameter.shape)
+        view.copy_(parameter.detach())
+        parameter.data = view
+    return weights, starts
 
 
 class Flat:
@@ -14,22 +30,14 @@ class Flat:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        starts, length = [], 0
-        for parameter in self.parameters:
-            starts.append(length)
-            length += -(-parameter.numel() // ALIGN) * ALIGN
-        device = next((parameter.device for parameter in self.parameters), torch.device("cpu"))
-        self.weights = torch.zeros(length, device=device)
-        self.sums = torch.zeros(length + ALIGN, device=device)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.weights, starts = flatten(parameters)
+        length = len(self.weights)
+        self.sums = torch.zeros(length + ALIGN, device=self.weights.device)
         self.gradient = self.sums[:length]
         self.flags = self.sums[length : length + 2]
-        for parameter, start in zip(self.parameters, starts, strict=True):
-            here = slice(start, start + parameter.numel())
-            view = self.weights[here].view(parameter.shape)
-            view.copy_(parameter.detach())
-            parameter.data = view
-            parameter.grad = self.gradient[here].view(parameter.shape)
+        for parameter, start in zip(parameters, starts, strict=True):
+            parameter.grad = self.gradient[start : start + parameter.numel()].view(parameter.shape)
 
     def clear(self) -> None:
         """Gradient and flags to zero; autograd then adds to the views in place."""

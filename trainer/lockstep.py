@@ -140,6 +140,7 @@ class Lockstep:
                     break
                 self._step(batches)
             self._heed(behind=0)
+            self._agree()
         finally:
             close = getattr(batches, "close", None)
             if close is not None:
@@ -200,6 +201,14 @@ class Lockstep:
                 raise Stopped(f"asked to stop in stream epoch {self.epoch}")
             for member in [m for m in self.members if m.key in told and told[m.key][0] > 0]:
                 self._drop(member)
+
+    def _agree(self) -> None:
+        """Drop who failed on any rank after its last flag."""
+        if self.members:
+            said = self.ranks.gather([member.trained.fault is not None for member in self.members])
+            for member, failed in list(zip(self.members, zip(*said, strict=True), strict=True)):
+                if any(failed):
+                    self._drop(member)
 
     def _drop(self, member: Member) -> None:
         epoch = member.trained.epoch + 1

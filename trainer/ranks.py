@@ -23,6 +23,8 @@ W = TypeVar("W")
 _POLL_SECONDS = 2e-4
 _POLL_SECONDS_MAX = 2e-3
 _LEAST_IMAGES = 8
+_MEETING_SECONDS = 60.0
+"""Within which siblings must come, however small the stall limit: starting takes seconds."""
 
 
 class RanksLost(Exception):  # noqa: N818 - it says what happened, as `Stopped` does
@@ -107,7 +109,7 @@ class Ranks:
                 os.environ["MASTER_ADDR"],
                 int(os.environ["MASTER_PORT"]),
                 is_master=index == 0 and not hosted,
-                timeout=timedelta(seconds=self._stall),
+                timeout=timedelta(seconds=max(self._stall, _MEETING_SECONDS)),
             )
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)

@@ -33,6 +33,10 @@ class Entry(BaseModel):
     replay: Replay = ()
     ranks: PositiveInt = 1
     threads: PositiveInt | None = Field(default=None, description="of torch, a rank")
+    weights: str | None = Field(
+        default=None, description="safetensors file of the best epoch, from the export's folder"
+    )
+    versions: dict[str, str] = Field(default_factory=dict, description="of packages, by name")
     scores: dict[str, float] = Field(default_factory=dict, description="validation scores of the best epoch, by name")
 
 

@@ -20,7 +20,7 @@ from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
 from trainer.draws import Draws
 from trainer.faults import Fault, fault
-from trainer.flat import Flat, pack, unpack
+from trainer.flat import Flat, flatten, pack, unpack
 from trainer.optim import Average, Optimizer, Schedule
 from trainer.ranks import Later, Ranks
 from trainer.reports import Saved
@@ -69,7 +69,7 @@ class Student:
         self._weights = {name: term.weight for name, term in run.live_terms().items()}
         # The network that is scored and exported: the trained one, or the average of its weights.
         self.judged = copy.deepcopy(self.network).requires_grad_(False) if run.optim.ema else self.network
-        self._average = Average(self.judged.state_dict(), self.schedule.total) if run.optim.ema else None
+        self._average = self._averaging() if run.optim.ema else None
         self.epoch = 0
         """Own epochs that are over."""
         self.iteration = 0
@@ -90,6 +90,12 @@ class Student:
             path = Path(os.path.expandvars(start)).expanduser()
             checkpoint.fill(network, checkpoint.weights(path).tensors, path)
         return network.to(self._device), nn.ModuleDict(terms).to(self._device)
+
+    def _averaging(self) -> Average:
+        # The network's parameters come first in the flat weights, and a copy of it has the same layout: one kernel.
+        mean, _ = flatten(list(self.judged.parameters()))
+        self._followed = {"": self.flat.weights[: len(mean)], **dict(self.network.named_buffers())}
+        return Average({"": mean, **dict(self.judged.named_buffers())}, self.schedule.total)
 
     @property
     def needs_teacher(self) -> bool:
@@ -173,6 +179,14 @@ class Student:
 
     def update(self) -> Later:
         """One step along the summed gradient where no rank flagged it. Returns [failed for good, stop wishes]."""
+        try:
+            self._step()
+        except Exception as error:
+            # The next step's flag tells the others, or what they agree on at the end of the epoch.
+            self.fail(error)
+        return self._ranks.later(torch.stack([self._dead.double(), self._stop]))
+
+    def _step(self) -> None:
         failed = self.flat.flags[0] > 0
         finite = (self.flat.flags[1] == 0) & torch.isfinite(self.flat.gradient).all()
         lost = self.scale.value < self.scale.FLOOR if self.scale.moves else ~finite
@@ -182,10 +196,9 @@ class Student:
         self.optimizer.step(gradient, self.schedule.rate(self.iteration), good)
         self.scale.stepped(finite)
         if self._average is not None:
-            self._average.follow(self.network.state_dict(), self.iteration)
+            self._average.follow(self._followed, self.iteration)
         self.iteration += 1
         self._parts += torch.where(good, torch.cat([self._values, self._values.new_ones(1)]), 0.0)
-        return self._ranks.later(torch.stack([self._dead.double(), self._stop]))
 
     @torch.no_grad()
     def settle(self) -> dict[str, float]:

@@ -82,7 +82,7 @@ def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None) -> Facts
         dice=dice,
         measured=recorded is None,
         train_dice=float(train) if train is not None else None,
-        seen=_seen(file, data),
+        seen=seen(file, data),
     )
 
 
@@ -159,7 +159,8 @@ def _measure(run: RunConfig, file: Weights, data: DataSet, ranks: Ranks) -> floa
     return validate(network, data, "validation", ranks=ranks, precision=run.precision).means["dice"]
 
 
-def _seen(file: Weights, data: DataSet) -> dict[str, int] | None:
+def seen(file: Weights, data: DataSet) -> dict[str, int] | None:
+    """How many validation and test images of the data the weights were trained on; None where the file does not say."""
     trained = file.word("train_images")
     if trained is None:
         return None
