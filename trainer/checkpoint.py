@@ -38,7 +38,7 @@ class Weights:
     """The metadata: JSON text by name."""
     sha256: str
 
-    def word(self, name: str) -> Any:  # noqa: ANN401 - whatever JSON was stored
+    def word(self, name: str) -> Any:
         """A piece of metadata, parsed; None where the file has none of that name."""
         return json.loads(self.words[name]) if name in self.words else None
 

@@ -59,8 +59,7 @@ class Cohort:
         self._members[key] = member
         try:
             self._build(member, resume)
-        except Exception as error:
-            # Whatever it is, on this rank or on all: the ranks agree on it at the next epoch, and the others go on.
+        except Exception as error:  # noqa: BLE001 - the ranks agree on it at the next epoch
             member.fault, member.student = fault(error, run), None
 
     def _build(self, member: Member, resume: Resume | None) -> None:

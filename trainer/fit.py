@@ -12,7 +12,7 @@ ALONE = 0
 """The key of the only member."""
 
 
-class TrialFailed(Exception):  # noqa: N818 - it says what happened, as `Stopped` does
+class TrialFailed(Exception):
     """A run that failed by agreement of all its ranks."""
 
     def __init__(self, failure: Failure) -> None:

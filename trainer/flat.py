@@ -10,7 +10,7 @@ ALIGN = 16
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[int]]:
-    """Move parameters into one new tensor and make them views of it. Returns it with the place where each one starts."""
+    """Move parameters into one new tensor, as views of it. Returns it with the place where each one starts."""
     starts, length = [], 0
     for parameter in parameters:
         starts.append(length)

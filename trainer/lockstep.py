@@ -168,7 +168,7 @@ class Lockstep:
                 batch = next(batches)
                 images = normalise(batch.images.to(self.ranks.device, non_blocking=True))
                 target = batch.masks.to(self.ranks.device, non_blocking=True).long()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
             for member in self.members:
                 member.trained.fail(error)
             return None, None
@@ -188,7 +188,7 @@ class Lockstep:
             try:
                 with self.watch.part("teacher", [member.key for member in listeners]):
                     heard[name] = self.shelf.ask(listeners[0].run, images)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
                 for member in listeners:
                     member.trained.fail(error)
         return heard

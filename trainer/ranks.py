@@ -27,7 +27,7 @@ _MEETING_SECONDS = 60.0
 """Within which siblings must come, however small the stall limit: starting takes seconds."""
 
 
-class RanksLost(Exception):  # noqa: N818 - it says what happened, as `Stopped` does
+class RanksLost(Exception):
     """A sibling broke, stalled or left: nothing can be agreed any more, so the caller must end this process."""
 
 
@@ -284,5 +284,5 @@ def _bytes(packed: bytes) -> Tensor:
     return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
 
-def _unpack(content: Tensor) -> Any:  # noqa: ANN401 - whatever the sibling packed
+def _unpack(content: Tensor) -> Any:
     return pickle.loads(content.numpy().tobytes())  # noqa: S301 - bytes of a sibling that runs this same program

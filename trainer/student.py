@@ -138,8 +138,7 @@ class Student:
                         output = self.network(images)
                     output = whole(output)
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
-            except Exception as error:
-                # Whatever it is, the other members and ranks go on: the flag below tells them.
+            except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)
         sums = torch.zeros(len(self._weights) + 2, dtype=torch.float64, device=self._device)
         if self._terms:
@@ -156,7 +155,7 @@ class Student:
             try:
                 with self.draws.swapped_in():
                     self._descend(sums)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)
                 self.flat.clear()
         self._terms = {}
@@ -181,7 +180,7 @@ class Student:
         """One step along the summed gradient where no rank flagged it. Returns [failed for good, stop wishes]."""
         try:
             self._step()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
             # The next step's flag tells the others, or what they agree on at the end of the epoch.
             self.fail(error)
         return self._ranks.later(torch.stack([self._dead.double(), self._stop]))
