@@ -16,7 +16,7 @@ COMMANDS = {
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
     "stop": ("let all workers end after their trials (--now: at once)", "stop polyp-kd"),
 }
-"""Name to (what it does, an example). The module of each command has `add_arguments(parser)` and `main(args) -> int`."""
+"""Name to (what it does, an example). Each command's module has `add_arguments(parser)` and `main(args) -> int`."""
 
 MODULES = {"enqueue": "search.steer", "stop": "search.steer"}
 """Commands whose module has another name."""

@@ -38,7 +38,7 @@ _STORED = ("--storage", STORAGE)
 _CACHE = ("--cache", f"{FOLDER}/cache")
 STEPS = (
     Step("teacher", ("python", "-m", "trainer", "teach", f"studies/{STUDY}.toml", *_CACHE), 2),
-    Step("study", ("python", "-m", "search", "validate", STUDY), 20),
+    Step("study", ("python", "-m", "search", "validate", STUDY, *_CACHE), 20),
     Step(
         "search",
         (

@@ -1,4 +1,4 @@
-"""`python -m search export`: the best configurations of a search as strict JSON, each with the whole run that made it."""
+"""`python -m search export`: the best configurations of a search as strict JSON, each with the whole run behind it."""
 
 import argparse
 import json
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.places import add_storage, storage_url
-from search.storage import Opened, open_storage
-from search.study import patient
+from search.storage import Opened, open_storage, patient
 from trainer.config import RunConfig
 from trainer.errors import UserError, nearest
 

@@ -1,9 +1,9 @@
 """Checks of ours inside Optuna's own transactions, through SQLAlchemy's public session events.
 
 Whoever writes to a trial does it inside `Fence.write(...)`: the commit checks the trial's token and applies the lease's
-changes with it. Whoever creates or pops a trial does it inside `Fence.admit(...)`: the commit counts the budget and inserts
-the lease. A check that fails raises one of our own exceptions and rolls everything back. Optuna swallows an IntegrityError
-in reports and attributes and retries others, so the statements here never let one out.
+changes with it. Whoever creates or pops a trial does it inside `Fence.admit(...)`: the commit counts the budget and
+inserts the lease. A check that fails raises one of our own exceptions and rolls everything back. Optuna swallows an
+IntegrityError in reports and attributes and retries others, so the statements here never let one out.
 """
 
 import contextvars
@@ -96,7 +96,7 @@ class Fence:
 
     @contextmanager
     def admit(self, study_id: int, owner: Owner | None) -> Iterator[None]:
-        """A trial created or popped inside is counted and leased to `owner`; None: it only waits (enqueue). Raises Refused."""
+        """A trial created or popped inside is counted and leased to `owner`; None: it only waits. Raises Refused."""
         token_of_context = self._admission.set(_Admission(study_id, owner))
         try:
             yield

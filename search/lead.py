@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 
 from loguru import logger
 
-from search.desk import Begin, Desk, Drop, Fell, Told
+from search.desk import Desk
+from search.events import Begin, Fell, Told
 from trainer.reports import EpochReport, Failure, FailureKind, Stopped, Students
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ class Lead:
 def run_group(group: Group, students: Students, desk: Desk | None) -> str:
     """Train until nothing is left or somebody asks to stop; returns why. `desk`: on the lead rank alone.
 
-    Failures that all ranks agree on end their member. Anything else is raised: the process ends, its torchrun restarts it.
+    Failures that all ranks agree on end their member. Anything else is raised: the process ends, torchrun restarts it.
     """
     if desk is None:
         return _follow(group, students)
@@ -207,6 +208,3 @@ def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[
         failures[begin.key] = found[0]
         logger.error("{} could not begin: {}", begin.label, found[0].message)
     return failures
-
-
-__all__ = ["Alone", "Drop", "Group", "Lead", "Plan", "run_group"]

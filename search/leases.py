@@ -102,8 +102,8 @@ class Leases:
     def take(self, seen: Seen, owner: Owner, *, resume_epoch: int, lost: bool) -> Held | None:
         """Take a free, stale or own lease exactly as it was seen; None where somebody was quicker.
 
-        In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go: the new
-        holder trains those epochs again.
+        In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go:
+        the new holder trains those epochs again.
         """
         trials = self._tables["trials"]
         with self.engine.begin() as connection:

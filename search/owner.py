@@ -10,8 +10,8 @@ from search.fence import Owner
 def this_owner(group: int) -> Owner:
     """The owner name of one group of ranks.
 
-    Under torchrun the parent process is the agent, which outlives its ranks: host boot id, its pid and its start time, and
-    the group. Elsewhere it is this process itself.
+    Under torchrun the parent process is the agent, which outlives its ranks: host boot id, its pid and its start time,
+    and the group. Elsewhere it is this process itself.
     """
     pid = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     host = socket.gethostname()

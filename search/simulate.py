@@ -19,14 +19,15 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.desk import Desk, Settings
+from search.desk import Desk
+from search.events import Settings
 from search.fence import Owner
 from search.identity import digest
+from search.joining import Identity, open_search
 from search.lead import Alone, run_group
 from search.owner import this_owner
 from search.spec import StudySpec, find, load, record
-from search.storage import open_storage
-from search.study import Identity, Search, patient
+from search.storage import open_storage, patient
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
 from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
@@ -152,7 +153,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
     """One simulated worker in this process; returns why it ended."""
     with patient("simulate"):
         opened = open_storage(args.storage)
-        search = Search.open(opened, args.storage, spec, simulated_identity(spec))
+        search = open_search(opened, args.storage, spec, simulated_identity(spec))
     group = Alone()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: group.ask_to_stop())
@@ -198,7 +199,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     with patient("simulate"):
         opened = open_storage(args.storage)
-        search = Search.open(opened, args.storage, spec, simulated_identity(spec))
+        search = open_search(opened, args.storage, spec, simulated_identity(spec))
     began = time.monotonic()
     killed = _herd(args)
     seconds = time.monotonic() - began

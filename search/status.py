@@ -1,4 +1,4 @@
-"""`python -m search status`: where a search stands, from the database alone; needs neither data, teacher nor study file."""
+"""`python -m search status`: where a search stands, from the database alone, without data, teacher or study file."""
 
 import argparse
 import json
@@ -6,8 +6,7 @@ from collections import Counter
 from typing import Any
 
 from search.places import add_storage, storage_url
-from search.storage import Opened, open_storage
-from search.study import patient
+from search.storage import Opened, open_storage, patient
 from search.tables import flatten
 from trainer.errors import UserError, nearest
 
@@ -117,17 +116,14 @@ def lines(figures: dict[str, Any]) -> list[str]:
         f"{figures['study']}  {figures['identity'][:8]}"
         + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")
     ]
-    text.append(
-        f"{'arm':<14}{'complete':>9}{'pruned':>8}{'running':>9}{'waiting':>9}{'of':>6}   best so far, unconfirmed      failed"
-    )
+    heads = ("complete", "pruned", "running", "waiting", "of")
+    text.append(f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {'best so far, unconfirmed':<26}failed")
     for name, arm in figures["arms"].items():
         best = (
             "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
         )
         failed = ", ".join(f"{count} {kind}" for kind, count in arm["failed"].items()) or "0"
-        text.append(
-            f"{name:<14}{arm['complete']:>9}{arm['pruned']:>8}{arm['running']:>9}{arm['waiting']:>9}{arm['of']:>6}   {best:<28}  {failed}"
-        )
+        text.append(f"{name:<14}" + "".join(f"{arm[head]:>9}" for head in heads) + f"   {best:<26}{failed}")
     if figures["front"]:
         names = list(figures["arms"])
         text.append(f"{'choice':<14}{'complete':>9}" + "".join(f"{'best ' + name:>18}" for name in names))

@@ -3,11 +3,12 @@
 import argparse
 import tomllib
 
+from search.joining import attach_search
 from search.places import add_storage, storage_url
 from search.space import Scalar
 from search.spec import find, load
-from search.storage import open_storage
-from search.study import Search, patient
+from search.storage import open_storage, patient
+from search.study import Search
 from trainer.errors import UserError, nearest, received
 
 
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     with patient(args.command):
         opened = open_storage(storage_url(args.storage), create=False)
         if args.command == "enqueue":
-            return _enqueue(args, Search.attach(opened, load(find(args.study), args.set, name=args.name)))
+            return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)))
         name = args.name or find(args.study).stem
         row = opened.leases.search(name)
         if row is None:

@@ -9,6 +9,7 @@ from typing import Any
 import filelock
 import optuna
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
 
@@ -23,6 +24,10 @@ NETWORK_DISKS = frozenset(
 CALL_SECONDS = 30
 """No single statement may take longer."""
 _ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
+
+
+AWAY = (StorageInternalError, sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError)
+"""What a call raises while the database is away."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,11 @@ def label_of(url: str) -> str:
 
 
 def open_storage(url: str, *, create: bool = True) -> Opened:
-    """Open the tables of Optuna and our own; `create` makes those that are missing, and else a database without them is an
-    error. Raises UserError in one line, without secrets."""
+    """Open the tables of Optuna and our own.
+
+    create: make those that are missing; otherwise a database without them is an error. Raises UserError in one line,
+    without secrets.
+    """
     label = label_of(url)
     parsed = sa.make_url(url)
     dialect = parsed.get_backend_name()
@@ -78,7 +86,7 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
             "back up, then: optuna storage upgrade --storage URL"
         ) from None
     fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect)
-    named = {name: table for name, table in optuna_models.BaseModel.metadata.tables.items()}
+    named = dict(optuna_models.BaseModel.metadata.tables.items())
     return Opened(get_storage(rdb), rdb.engine, fence, Leases(rdb.engine, named), label)
 
 
@@ -190,3 +198,16 @@ def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
 def _first_line(error: Exception) -> str:
     cause = error.__cause__ or getattr(error, "orig", None) or error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+@contextlib.contextmanager
+def patient(what: str) -> Iterator[None]:
+    """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
+    try:
+        yield
+    except AWAY as error:
+        cause = error.__cause__ or error
+        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise UserError(
+            f"{what}: the database does not answer ({first}); check the URL and the server, then repeat"
+        ) from None

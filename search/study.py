@@ -1,45 +1,27 @@
 """The Optuna adapter: how a trial begins, is judged and ends, in the database of one search.
 
-Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores its
-resolved run, which makes it exist for training, `report` stores an epoch, `finish` ends it. Every write carries the token.
+Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores
+its resolved run, which makes it exist for training, `report` stores an epoch, `complete`, `prune` and `fail` end it.
+Every write carries the token.
 """
 
-import contextlib
-import json
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError
 from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
 from search.arms import Arm
-from search.fence import LeaseLost, Owner, Refused
-from search.identity import difference
+from search.fence import Owner, Refused
 from search.leases import Held, Leases, Seen
 from search.schema import FINISHED
 from search.space import Choices, FloatRange, Parameter, Scalar, active, same
-from search.spec import StudySpec, record
-from search.storage import Opened, creation_lock
-from trainer.errors import UserError, nearest
-
-AWAY = (StorageInternalError, sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError)
-"""What a call raises while the database is away."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a search is, beyond its name: a changed one is refused."""
-
-    search: str
-    arms: Mapping[str, str]
-    record: Mapping[str, Any]
-    """What the identity was computed from, for a difference in words."""
+from search.spec import StudySpec
+from search.storage import Opened
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -83,60 +65,6 @@ class Search:
         self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
         self._pruner_of = {arm.name: pruners.pruner(_pruner_settings(arm)) for arm in spec.arms}
-
-    @classmethod
-    def open(cls, opened: Opened, url: str, spec: StudySpec, identity: Identity) -> "Search":
-        """Create the search or join it. Raises UserError with the difference where the stored one is another."""
-        with creation_lock(url):
-            found = opened.leases.search(spec.name)
-            if found is not None and found.identity != identity.search:
-                raise UserError(_changed(spec.name, found.spec, identity))
-            studies = {arm.name: _study_id(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
-            rows = [
-                dict(
-                    study_id=studies[arm.name],
-                    name=arm.name,
-                    study_name=arm.study_name,
-                    identity=identity.arms[arm.name],
-                    trials=arm.trials,
-                    in_flight=arm.in_flight,
-                )
-                for arm in spec.arms
-            ]
-            budget = spec.budget
-            values = dict(
-                name=spec.name,
-                uuid=uuid.uuid4().hex if found is None else found.uuid,
-                identity=identity.search,
-                spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
-                closed=False,
-                max_failed=budget.max_failed,
-                gpu_hours=budget.gpu_hours,
-                wall_seconds=budget.wall_seconds,
-            )
-            search_id = opened.leases.add_search(values, rows)
-            search = cls(opened, spec, search_id, str(values["uuid"]), studies)
-            if found is None:
-                search.enqueue_all()
-        return search
-
-    @classmethod
-    def attach(cls, opened: Opened, spec: StudySpec) -> "Search":
-        """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
-        found = opened.leases.search(spec.name)
-        if found is None:
-            known = opened.leases.names()
-            raise UserError(
-                f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first"
-            )
-        lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
-        if lines:
-            raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
-        names = {row.name: row.study_id for row in opened.leases.arms_of(found.search_id)}
-        missing = [arm.name for arm in spec.arms if arm.name not in names]
-        if missing:
-            raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")
-        return cls(opened, spec, found.search_id, found.uuid, names)
 
     # ---- beginning
 
@@ -206,7 +134,7 @@ class Search:
     # ---- training
 
     def report(self, held: Held, epoch: int, value: float | None, changes: Mapping[str, Any]) -> None:
-        """Store an epoch: its score, where it was validated, and the lease's changes, in one transaction. Raises LeaseLost."""
+        """Store an epoch: its score where it has one, and the lease's changes, in one transaction. Raises LeaseLost."""
         if value is None:
             self.leases.change(held, changes)
             return
@@ -273,9 +201,8 @@ class Search:
         for arm in self.arms.values():
             c = counts[arm.name]
             done = c.complete + c.pruned
-            parts.append(
-                f"{arm.name} {done}/{arm.trials} (complete {c.complete}, pruned {c.pruned}, failed {c.failed}, running {c.running})"
-            )
+            states = f"complete {c.complete}, pruned {c.pruned}, failed {c.failed}, running {c.running}"
+            parts.append(f"{arm.name} {done}/{arm.trials} ({states})")
         best = self.leases.best(list(self.arms), minimize=self.spec.objective.direction == "minimize")
         if best is not None:
             parts.append(f"best so far {best.best_score:.4f} ({self.arms[best.study_id].name} #{best.number})")
@@ -344,28 +271,7 @@ def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
     return pruners.PrunerSettings(epochs=arm.epochs, **given)
 
 
-def _study_id(opened: Opened, name: str, direction: Literal["maximize", "minimize"]) -> int:
+def study_id_of(opened: Opened, name: str, direction: Literal["maximize", "minimize"]) -> int:
+    """The id of an Optuna study, created where it is missing; call it under `creation_lock`."""
     study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
     return study._study_id
-
-
-def _changed(name: str, stored: str, identity: Identity) -> str:
-    lines = difference(json.loads(stored), identity.record)
-    words = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
-    return f"study {name!r} exists with another identity: {words or 'the identity differs'}; use another name (--name)"
-
-
-@contextlib.contextmanager
-def patient(what: str) -> Iterator[None]:
-    """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
-    try:
-        yield
-    except AWAY as error:
-        cause = error.__cause__ or error
-        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        raise UserError(
-            f"{what}: the database does not answer ({first}); check the URL and the server, then repeat"
-        ) from None
-
-
-__all__ = ["AWAY", "Claim", "Counts", "Held", "Identity", "LeaseLost", "Owner", "Refused", "Search", "patient"]

@@ -1,7 +1,8 @@
 """A worker: `torchrun --standalone --nproc-per-node=N search/worker.py --study NAME`, any number of them, anywhere.
 
 Each torchrun's ranks are cut into groups; each group trains several students of the study side by side, taking trials
-from the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's mistake; 3 max_failed.
+from the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's
+mistake; 3 max_failed.
 """
 
 import sys
@@ -20,15 +21,16 @@ from functools import lru_cache
 
 from loguru import logger
 
-from search.desk import Desk, Settings
+from search.desk import Desk
+from search.events import Settings
 from search.identity import digest
+from search.joining import Identity, open_search
 from search.lead import run_group
 from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.sections import Limits
 from search.spec import StudySpec, find, identity, load, record
-from search.storage import open_storage
-from search.study import Identity, Search, patient
+from search.storage import open_storage, patient
 from trainer.config import RunConfig
 from trainer.errors import UserError, guard, one_line
 
@@ -135,7 +137,7 @@ def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Rank
     url = storage_url(args.storage)
     with patient("worker"):
         opened = open_storage(url)
-        search = Search.open(opened, url, spec, who)
+        search = open_search(opened, url, spec, who)
     environment = {
         "ranks": ranks.world,
         "threads": torch.get_num_threads(),

@@ -1,0 +1,81 @@
+"""What the lead and its database thread say to each other, and what a worker holds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.fence import Owner
+from search.leases import Held
+from trainer.config import RunConfig
+from trainer.reports import EpochReport, Failure, Resume, Saved
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Train this from the next epoch boundary on."""
+
+    key: int
+    run: RunConfig
+    resume: Resume | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Forget this member: pruned, or lost to another worker."""
+
+    key: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """One epoch of one member, on its way to the database."""
+
+    key: int
+    report: EpochReport
+    saved: Saved
+    replay: tuple[tuple[int, int], ...]
+    weights: Path | None
+    """The best epoch's weights, with the last report."""
+
+
+@dataclass(frozen=True)
+class Fell:
+    """A member that failed, on its way to the database."""
+
+    key: int
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial in this worker's hands."""
+
+    held: Held
+    label: str
+    run: RunConfig
+    seconds: dict[str, float] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    best_epoch: int | None = None
+    best_score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """All scores of the best epoch."""
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a desk has to know about its worker."""
+
+    owner: Owner
+    slots: int
+    runs: Path
+    ranks: int
+    environment: Mapping[str, Any]
+    breach: Callable[[RunConfig], str | None]
+    """The limit that a run breaks, in words; None where it keeps them."""
+    ttl: float = 60.0
+    """Seconds that a lease's beat may stand still before others may take the trial."""
+    ends_alone: bool = False
+    """End when nothing may begin, without waiting for trials that other workers hold."""

@@ -1,0 +1,83 @@
+"""How a process comes to a search: it creates it, joins it, or is refused with the difference."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.identity import difference
+from search.spec import StudySpec, record
+from search.storage import Opened, creation_lock
+from search.study import Search, study_id_of
+from trainer.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a search is, beyond its name: a changed one is refused."""
+
+    search: str
+    arms: Mapping[str, str]
+    record: Mapping[str, Any]
+    """What the identity was computed from, for a difference in words."""
+
+
+def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -> Search:
+    """Create the search or join it. Raises UserError with the difference where the stored one is another."""
+    with creation_lock(url):
+        found = opened.leases.search(spec.name)
+        if found is not None and found.identity != identity.search:
+            raise UserError(_changed(spec.name, found.spec, identity))
+        studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
+        rows = [
+            dict(
+                study_id=studies[arm.name],
+                name=arm.name,
+                study_name=arm.study_name,
+                identity=identity.arms[arm.name],
+                trials=arm.trials,
+                in_flight=arm.in_flight,
+            )
+            for arm in spec.arms
+        ]
+        budget = spec.budget
+        values = dict(
+            name=spec.name,
+            uuid=uuid.uuid4().hex if found is None else found.uuid,
+            identity=identity.search,
+            spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
+            closed=False,
+            max_failed=budget.max_failed,
+            gpu_hours=budget.gpu_hours,
+            wall_seconds=budget.wall_seconds,
+        )
+        search_id = opened.leases.add_search(values, rows)
+        search = Search(opened, spec, search_id, str(values["uuid"]), studies)
+        if found is None:
+            search.enqueue_all()
+    return search
+
+
+def attach_search(opened: Opened, spec: StudySpec) -> Search:
+    """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
+    found = opened.leases.search(spec.name)
+    if found is None:
+        known = opened.leases.names()
+        raise UserError(
+            f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first"
+        )
+    lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
+    if lines:
+        raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
+    names = {row.name: row.study_id for row in opened.leases.arms_of(found.search_id)}
+    missing = [arm.name for arm in spec.arms if arm.name not in names]
+    if missing:
+        raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")
+    return Search(opened, spec, found.search_id, found.uuid, names)
+
+
+def _changed(name: str, stored: str, identity: Identity) -> str:
+    lines = difference(json.loads(stored), identity.record)
+    words = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
+    return f"study {name!r} exists with another identity: {words or 'the identity differs'}; use another name (--name)"

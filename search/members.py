@@ -1,0 +1,223 @@
+"""The trials in one worker's hands: from a claim to a member, from an epoch to the database, and out again."""
+
+import hashlib
+import json
+import math
+import queue
+import shutil
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from search.events import Begin, Drop, Fell, Member, Settings, Told
+from search.fence import LeaseLost
+from search.leases import Seen
+from search.storage import AWAY
+from search.study import Claim, Search
+from trainer.config import RunConfig
+from trainer.reports import Resume
+
+MOST_LOST = 3
+"""How often a trial's worker may vanish before the trial fails."""
+
+
+class Members:
+    """Called by the database thread alone, but for `folder`."""
+
+    def __init__(self, search: Search, settings: Settings) -> None:
+        self.search = search
+        self.settings = settings
+        self.held: dict[int, Member] = {}
+        self.inbox: queue.SimpleQueue[Begin | Drop] = queue.SimpleQueue()
+
+    def folder(self, key: int) -> Path:
+        """Where the holder of a trial keeps its files: one folder a token, so that no two holders share one."""
+        held = self.held[key].held
+        arm = self.search.arms[held.study_id].name
+        return self.settings.runs / self.search.folder / arm / str(held.number) / str(held.token)
+
+    def store(self, item: Told | Fell) -> None:
+        """Write what happened to a member; a member that was lost leaves an orphan record."""
+        member = self.held.get(item.key)
+        if member is None:
+            return
+        try:
+            self._store(member, item)
+        except LeaseLost:
+            self._keep_orphan(member, item)
+
+    def begin(self, claim: Claim) -> None:
+        """From a claim to a member: complete its parameters, check its limits, store its run."""
+        held, seen = claim.held, claim.seen
+        try:
+            if seen is not None and seen.lost + (seen.state == "held") >= MOST_LOST:
+                self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times")
+                logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
+                return
+            if seen is not None and seen.run is not None:
+                run = RunConfig.model_validate_json(seen.run)
+            else:
+                found = self._resolve(claim)
+                if found is None:
+                    return
+                run = found
+            resume = resume_of(seen) if seen is not None else None
+        except LeaseLost:
+            return
+        member = Member(held, f"{claim.arm.name} #{held.number}", run)
+        if resume is not None:
+            member = self._as_stored(member, resume)
+        self.held[held.trial_id] = member
+        self.inbox.put(Begin(held.trial_id, run, resume, member.label))
+
+    def _as_stored(self, member: Member, resume: Resume) -> Member:
+        row = self.search.leases.row(member.held.trial_id)
+        if row is None:
+            return member
+        return replace(
+            member,
+            seconds=json.loads(row.seconds or "{}"),
+            gpu_seconds=row.gpu_seconds,
+            best_epoch=row.best_epoch,
+            best_score=row.best_score,
+            scores=json.loads(row.scores or "{}"),
+            checkpoint=resume.checkpoint,
+        )
+
+    def _resolve(self, claim: Claim) -> RunConfig | None:
+        held = claim.held
+        try:
+            params = self.search.suggest(claim)
+            run = claim.arm.resolve(params)
+        except (*AWAY, LeaseLost):
+            raise
+        except Exception:  # noqa: BLE001 - a sampler's bug ends this trial, with its traceback, and not the worker
+            self.search.fail(held, "bug", traceback.format_exc())
+            logger.error("{} #{} failed before training:\n{}", claim.arm.name, held.number, traceback.format_exc())
+            return None
+        breach = self.settings.breach(run)
+        if breach is not None:
+            self.search.attribute(held, "limit", breach)
+            self.search.prune(held, {"message": breach})
+            return None
+        text = run.model_dump_json(exclude_none=True)
+        self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True))
+        return run
+
+    def _store(self, member: Member, item: Told | Fell) -> None:
+        if isinstance(item, Fell):
+            failure = item.failure
+            text = f"epoch {failure.epoch}: {failure.message}"
+            self.search.fail(member.held, failure.kind.value, f"{text}\n{failure.detail}".strip())
+            logger.warning("{} failed ({}) in {}", member.label, failure.kind.value, text)
+            self.held.pop(item.key)
+            return
+        report = item.report
+        metric = self.search.spec.objective.metric
+        value = None if report.scores is None else report.scores[metric]
+        after = self._after(member, item)
+        self.search.report(member.held, report.epoch, value, _row(after, item))
+        if member.checkpoint is not None and member.checkpoint != item.saved.path:
+            member.checkpoint.unlink(missing_ok=True)  # the row names the new one now
+        self.held[item.key] = member = after
+        if report.final:
+            best = member.best_score if member.best_score is not None else math.nan
+            self.search.complete(member.held, best, {"weights": str(item.weights), "checkpoint": None})
+            item.saved.path.unlink(missing_ok=True)
+            logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
+            self.held.pop(item.key)
+        elif value is not None and self._judge(member):
+            self.search.prune(member.held, {"checkpoint": None})
+            shutil.rmtree(item.saved.path.parent, ignore_errors=True)
+            logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
+            self.forget(item.key, None)
+
+    def _judge(self, member: Member) -> bool:
+        try:
+            return self.search.pruned(member.held)
+        except (*AWAY, LeaseLost):
+            raise
+        except Exception:  # noqa: BLE001 - a pruner's bug must not end trials: it is said aloud, the trial goes on
+            logger.error("{}: the pruner raised, the trial goes on:\n{}", member.label, traceback.format_exc())
+            return False
+
+    def _after(self, member: Member, item: Told) -> Member:
+        """The member once this epoch is stored; a try that fails leaves the member as it was."""
+        report = item.report
+        seconds = {part: member.seconds.get(part, 0.0) for part in {*member.seconds, *report.seconds}}
+        for part, spent in report.seconds.items():
+            seconds[part] += spent
+        gpu_seconds = member.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks
+        after = replace(member, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=item.saved.path)
+        score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
+        if score is not None and self._better(score, member.best_score):
+            return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))
+        return after
+
+    def _better(self, score: float, best: float | None) -> bool:
+        if best is None:
+            return True
+        return score < best if self.search.spec.objective.direction == "minimize" else score > best
+
+    def _keep_orphan(self, member: Member, item: Told | Fell) -> None:
+        row = self.search.leases.row(item.key)
+        if row is not None and row.state == "finished" and row.token == member.held.token:
+            self.forget(item.key, None)  # the answer to an earlier try was lost on the way, not the write
+            return
+        epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
+        record = dict(item.report.scores or {}) if isinstance(item, Told) else {"failure": item.failure.kind.value}
+        self.search.leases.orphan(member.held, epoch, record)
+        self.forget(item.key, "lost to another worker")
+
+    def forget(self, key: int, why: str | None) -> None:
+        member = self.held.pop(key, None)
+        if member is not None:
+            if why is not None:
+                logger.warning("{}: {}", member.label, why)
+            self.inbox.put(Drop(key))
+
+    def give_back(self, why: str) -> None:
+        for key, member in list(self.held.items()):
+            try:
+                self.search.leases.give_back(member.held, why)
+            except LeaseLost:
+                logger.warning("{}: lost to another worker", member.label)
+            self.held.pop(key)
+
+
+def _row(member: Member, item: Told) -> dict[str, Any]:
+    """What the lease row says after an epoch."""
+    return dict(
+        epoch=item.report.epoch,
+        checkpoint=str(item.saved.path),
+        checkpoint_sha256=item.saved.sha256,
+        replay=json.dumps(item.replay),
+        seconds=json.dumps(member.seconds, sort_keys=True),
+        gpu_seconds=member.gpu_seconds,
+        best_epoch=member.best_epoch,
+        best_score=member.best_score,
+        scores=json.dumps(dict(member.scores), allow_nan=False, sort_keys=True),
+    )
+
+
+def on_hand(row: Seen) -> int:
+    """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0."""
+    if row.checkpoint is None or row.checkpoint_sha256 is None:
+        return 0
+    try:
+        with Path(row.checkpoint).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return 0  # another host's disk, or the file is gone: the trial starts again, visibly
+    return row.epoch if digest == row.checkpoint_sha256 else 0
+
+
+def resume_of(row: Seen) -> Resume | None:
+    """Where a taken trial goes on; None: from the beginning."""
+    if on_hand(row) == 0 or row.checkpoint is None:
+        return None
+    replay = tuple((own, stream) for own, stream in json.loads(row.replay or "[]"))
+    return Resume(Path(row.checkpoint), replay)
