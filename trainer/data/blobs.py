@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import BlobsData
+from trainer.config import BlobsData, Pictures
 from trainer.data.check import Progress
 from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
 from trainer.data.files import pixel_hash
@@ -65,7 +65,8 @@ class Blobs:
     classes = 2
 
     def __init__(self, config: BlobsData) -> None:
-        self.config = config
+        self.config: Pictures = config
+        self._seed = config.seed
         counts: dict[Part, int] = {"train": config.train, "validation": config.validation, "test": config.test}
         self._samples = {part: tuple(_sample(part, index) for index in range(count)) for part, count in counts.items()}
         drawn = f"{STYLE}\x1f{config.seed}\x1f{config.size}\x1f" + "\x1f".join(
@@ -123,7 +124,7 @@ class Blobs:
         with self._drawing:
             known = self._native.get((part, index))
         if known is None:
-            known = draw(derive(self.config.seed, "blobs", part, index), self.config.size)
+            known = draw(derive(self._seed, "blobs", part, index), self.config.size)
             _freeze(known)
             with self._drawing:
                 self._native[part, index] = known

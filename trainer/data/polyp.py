@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from trainer.config import PolypData
+from trainer.config import Pictures, PolypData
 from trainer.data.cache import Decoded, decoded
 from trainer.data.check import Progress, threads
 from trainer.data.dataset import DataError, Opening, Part, Pixels, Placement, Sample
@@ -46,7 +46,7 @@ class Polyps:
     classes = 2
 
     def __init__(self, config: PolypData, cache: Path, progress: Progress | None = None) -> None:
-        self.config = config
+        self.config: Pictures = config
         self._cache = cache
         self._root = expand(config.root, "data.root")
         if not self._root.is_dir():

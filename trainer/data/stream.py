@@ -4,6 +4,7 @@ A training batch depends on the data, the batch size, the seed, the stream epoch
 or who listens. `Batch` and `ScoredBatch` stay on the CPU with 8 bits a channel; `normalise` runs where the network is.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor
 
 from trainer.data import augment, stream_key
-from trainer.data.check import threads as cores
 from trainer.data.dataset import DataError, DataSet, Opening, Part, Pixels, Placement
 from trainer.seeds import derive
 
@@ -26,6 +26,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet's RGB in [0, 1], which pretrained encoders expect."""
 
+_MOST_THREADS = 8
 _AHEAD = 2
 """Batches kept ready beyond those in work."""
 
@@ -54,9 +55,9 @@ class ScoredBatch(NamedTuple):
 class Stream:
     """Augmented training batches, epoch by epoch, for one rank.
 
-    Batches are made ahead by `threads` threads (default: this rank's part of the cores, 8 at most), which end with the
-    epoch or when its iterator is closed. Raises DataError with fewer images than a batch, ValueError for a world larger
-    than the batch.
+    Batches are made ahead by `threads` threads (default: this rank's part of its host's cores, 8 at most), which end
+    with the epoch or when its iterator is closed. Raises DataError with fewer images than a batch, ValueError for a
+    world larger than the batch.
     """
 
     steps: int
@@ -82,7 +83,7 @@ class Stream:
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world = rank, world
-        self._threads = threads or max(1, cores() // world)
+        self._threads = threads or _threads(world)
         self._idle: SimpleQueue[augment.Augment] = SimpleQueue()
         augment.check_preset(data.config.augment)
 
@@ -160,6 +161,12 @@ def normalise(images: Tensor) -> Tensor:
     for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         out[:, channel].sub_(255 * mean).div_(255 * std)
     return out
+
+
+def _threads(world: int) -> int:
+    """torchrun says how many ranks share the host, which may be more than those of this group."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // local))
 
 
 def _scored(data: DataSet, part: Part, mine: range, batch_size: int, opening: Opening | None) -> Iterator[ScoredBatch]:
