@@ -31,13 +31,22 @@ class Entry(BaseModel):
     trial: int | None = None
     run: Table
     replay: Replay = ()
-    ranks: PositiveInt = 1
+    ranks: PositiveInt | None = None
     threads: PositiveInt | None = Field(default=None, description="of torch, a rank")
+    device: str | None = None
+    torch: str | None = Field(default=None, description="torch's version")
     weights: str | None = Field(
         default=None, description="safetensors file of the best epoch, from the export's folder"
     )
-    versions: dict[str, str] = Field(default_factory=dict, description="of packages, by name")
     scores: dict[str, float] = Field(default_factory=dict, description="validation scores of the best epoch, by name")
+
+
+class Origin(BaseModel):
+    """The study of an export."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    metric: str = Field(default="dice", description="the score whose best epoch counts")
 
 
 class Export(BaseModel):
@@ -46,6 +55,7 @@ class Export(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     best: list[Entry]
+    study: Origin = Origin()
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,8 @@ class RunFile:
     run: RunConfig
     entry: Entry | None = None
     """Of an export."""
+    metric: str = "dice"
+    """The score whose best epoch counts; higher is better."""
     teach: Mapping[str, Any] = field(default_factory=dict)
     """The nested values of the study file's [teach] and of `--set teach.PATH=VALUE`."""
     changed: tuple[str, ...] = ()
@@ -92,9 +104,9 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
     in one line.
     """
     content = _parse(path)
-    entry, teach = None, {}
+    entry, teach, metric = None, {}, "dice"
     if "best" in content:
-        entry = _entry(content, path, 1 if rank is None else rank)
+        entry, metric = _entry(content, path, 1 if rank is None else rank)
         table = _nested(entry.run, f"{path}: best.{entry.rank}.run")
     elif rank is not None:
         raise UserError(f"--rank {rank}: {path} is no export of a search; leave --rank out")
@@ -112,7 +124,7 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
             changed.append(".".join(steps[1:]))
     where = f"{path} with {' '.join(f'--set {text}' for text in sets)}" if sets else str(path)
     run = _run(table, where, "run")
-    return RunFile(path, run, entry, teach, tuple(p for p in changed if p not in PLACES))
+    return RunFile(path, run, entry, metric, teach, tuple(p for p in changed if p not in PLACES))
 
 
 def _parse(path: Path) -> Table:
@@ -132,15 +144,16 @@ def _parse(path: Path) -> Table:
     return content
 
 
-def _entry(content: Table, path: Path, rank: int) -> Entry:
+def _entry(content: Table, path: Path, rank: int) -> tuple[Entry, str]:
     try:
-        entries = {entry.rank: entry for entry in Export.model_validate(content).best}
+        export = Export.model_validate(content)
     except ValidationError as error:
         raise UserError(explain(error, str(path), model=Export)) from error
+    entries = {entry.rank: entry for entry in export.best}
     if rank not in entries:
         known = ", ".join(map(str, sorted(entries))) or "none, the export is empty"
         raise UserError(f"--rank {rank}: {path} has no such configuration; known: {known}")
-    return entries[rank]
+    return entries[rank], export.study.metric
 
 
 def _table(content: Table, name: str, path: Path) -> Table:

@@ -1,0 +1,185 @@
+"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, data. What is heavy is imported inside the command."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from trainer.errors import guard
+
+COMMANDS = {
+    "teach": "trainer.teach",
+    "fit": "trainer.rerun",
+    "evaluate": "trainer.evaluate",
+    "predict": "trainer.predict",
+    "data": "trainer.data.commands",
+}
+"""Command -> the module whose `main(args)` returns the exit code."""
+
+CACHE = Path("~/.cache/kd-search").expanduser()
+_SET = "replace one value, written as TOML; may be repeated"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    top = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train, score and use single segmentation networks, with or without a teacher.",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_teach(commands)
+    _add_fit(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_data(commands)
+    return top
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command that the words name. Raises what its module raises; argparse exits with 2 on wrong words."""
+    args = parser().parse_args(words)
+    _log()
+    command = import_module(COMMANDS[args.command])
+    code: int = command.main(args)
+    return code
+
+
+def _log() -> None:
+    """Plain lines with the time on stderr; ranks other than the lead keep to warnings."""
+    import os
+
+    from loguru import logger
+
+    level = "INFO" if os.environ.get("RANK", "0") == "0" else "WARNING"
+    logger.remove()
+    logger.add(sys.stderr, level=level, format="{time:HH:mm:ss} {message}")
+
+
+Commands = argparse._SubParsersAction  # argparse gives the kind no public name
+
+
+def _command(
+    commands: "Commands[argparse.ArgumentParser]", name: str, *, words: str, description: str, example: str
+) -> argparse.ArgumentParser:
+    """A command with its help; the example keeps its lines."""
+    return commands.add_parser(
+        name,
+        help=words,
+        description=textwrap.fill(description, 100),
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_teach(commands: "Commands[argparse.ArgumentParser]") -> None:
+    teach = _command(
+        commands,
+        "teach",
+        words="train the teacher that a study names",
+        description="Train [run.teacher] on the data of [run] by its recipe, with [teach] over it, no distillation. "
+        "Repeated, it goes on where it stopped, or says that there is nothing to do.",
+        example="python -m trainer teach studies/polyp-kd.toml",
+    )
+    teach.add_argument("file", type=Path, metavar="FILE", help="a study file")
+    teach.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="weights to write (default: run.teacher.checkpoint)"
+    )
+    teach.add_argument("--again", action="store_true", help="train anew over a finished file")
+    _add_training(teach, "processes that train together (default: 1)")
+
+
+def _add_fit(commands: "Commands[argparse.ArgumentParser]") -> None:
+    fit = _command(
+        commands,
+        "fit",
+        words="train one whole run, or repeat an exported one bit for bit",
+        description="Train a run from a study file, an export or a run as JSON. An exported run is repeated with its "
+        "ranks, threads and place in the stream, and its scores are compared; exit code 1 where they should be equal "
+        "bit for bit and are not.",
+        example="python -m trainer fit best.json --rank 1 -o student.safetensors",
+    )
+    fit.add_argument("file", type=Path, metavar="FILE", help="a study file, an export, or a run as JSON")
+    fit.add_argument("--rank", type=int, metavar="N", help="which configuration of an export (default: 1)")
+    fit.add_argument("--runs", type=Path, metavar="DIR", help="keep checkpoints there; repeated, the run goes on")
+    fit.add_argument("-o", "--output", type=Path, metavar="FILE", help="weights of the best epoch, as safetensors")
+    _add_training(fit, "processes that train together (default: as recorded, else 1)")
+
+
+def _add_training(command: argparse.ArgumentParser, ranks: str) -> None:
+    command.add_argument("--ranks", type=int, metavar="N", help=ranks)
+    command.add_argument("--threads", type=int, metavar="N", help="threads of torch in each (default: as recorded)")
+    # Where the ranks of a torchrun that the command itself started leave their outcome.
+    command.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
+    command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=_SET)
+    _add_places(command)
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: %(default)s)"
+    )
+    command.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+
+
+def _add_weights(command: argparse.ArgumentParser, words: str) -> None:
+    command.add_argument("weights", type=Path, metavar="WEIGHTS", help=words)
+    command.add_argument(
+        "--data", type=Path, metavar="FILE", help="a study or run whose data is used (default: that of the weights)"
+    )
+    command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=f"with --data: {_SET}")
+    command.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="(default: that of the run)")
+    _add_places(command)
+
+
+def _add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
+    evaluate = _command(
+        commands,
+        "evaluate",
+        words="score weights on validation, or on the test rows with a record of it",
+        description="Score the weights of a student or teacher at native size, with torchmetrics as a second opinion. "
+        "Exit code 1 where the two differ by more than rounding.",
+        example="python -m trainer evaluate student.safetensors --per-image scores.csv --json scores.json",
+    )
+    _add_weights(evaluate, "a file of `trainer fit -o`, `trainer teach` or a search")
+    evaluate.add_argument("--open-test", action="store_true", help="score the test rows; who, when and why is recorded")
+    evaluate.add_argument(
+        "--openings", type=Path, metavar="DIR", help="folder of that record (default: the folder of the weights)"
+    )
+    evaluate.add_argument("--per-image", type=Path, metavar="FILE", help="write the scores of every image as CSV")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write what is printed as JSON; - is stdout")
+    evaluate.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="images at once (default: %(default)s)"
+    )
+    evaluate.add_argument("--no-second-opinion", action="store_true", help="leave torchmetrics out; it is slow")
+
+
+def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
+    predict = _command(
+        commands,
+        "predict",
+        words="write masks for a folder of pictures, or a grid of validation cases",
+        description="Masks as PNG at native size with overlays, or with --grid one picture of the 4 worst and 4 median "
+        "validation cases: image, truth, teacher, student.",
+        example="python -m trainer predict student.safetensors photographs/ -o masks/\n"
+        "  python -m trainer predict best.json --grid -o predictions.png",
+    )
+    _add_weights(predict, "a weights file, or an export whose weights are still there")
+    predict.add_argument("images", nargs="?", type=Path, metavar="FOLDER", help="pictures to segment")
+    predict.add_argument("--grid", action="store_true", help="draw validation cases beside truth and teacher")
+    predict.add_argument("--rank", type=int, metavar="N", help="which configuration of an export (default: 1)")
+    predict.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="folder, or the grid's PNG")
+
+
+def _add_data(commands: "Commands[argparse.ArgumentParser]") -> None:
+    from trainer.data.commands import add_arguments
+
+    data = commands.add_parser(
+        "data", help="write split files and check data", description="Write and check split files."
+    )
+    add_arguments(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"))
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

@@ -1,0 +1,138 @@
+"""Start a command's ranks: in this process, or as the ranks of a torchrun of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from trainer.errors import UserError, known_mistakes, one_line
+
+if TYPE_CHECKING:
+    from trainer.ranks import Ranks
+
+STALL = 1800.0
+"""Seconds that a rank may be late, decoding of a whole data set by another one included."""
+PATIENCE = 30.0
+"""Seconds that ranks have to end after they were asked to."""
+LOST = 70
+"""Exit code of a rank whose siblings broke."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    lines: tuple[str, ...]
+    """What it says at the end, on stdout."""
+    code: int = 0
+    error: str | None = None
+    """One line for stderr in place of lines."""
+
+
+def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, threads: int | None) -> int:
+    """Run `body` on each of `ranks` ranks and say what the lead's outcome says. Returns the exit code.
+
+    With more than one rank the command line is started again under torchrun; there, and under a torchrun that the user
+    started, this process is one of the ranks. Raises UserError.
+    """
+    for name, number in (("--ranks", ranks), ("--threads", threads)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} {number}: expected 1 or more")
+    if "RANK" not in os.environ and ranks > 1:
+        return _say(_torchrun(ranks, threads))
+    outcome, ended = _rank(args, body, int(os.environ.get("WORLD_SIZE", "1")), threads)
+    code = 0
+    if args.outcome is not None:
+        place = args.outcome / f"{int(os.environ['RANK']):05d}.json"
+        place.write_text(json.dumps(asdict(outcome)))
+    elif os.environ.get("RANK", "0") == "0":
+        code = _say(outcome)
+    if not ended:
+        # The siblings are lost: whatever torch.distributed still waits for must not hold this process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threads: int | None) -> tuple[Outcome, bool]:
+    """The outcome on this rank, and whether the ranks parted in order."""
+    import torch
+
+    from trainer.fit import TrialFailed
+    from trainer.ranks import Ranks, RanksLost
+    from trainer.reports import Stopped
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        ranks = Ranks.join(world, stall=STALL, device=args.device)
+    except (ValueError, RuntimeError) as error:
+        return Outcome((), 2, one_line(error)), True
+    signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
+    try:
+        outcome = body(ranks)
+        ranks.leave()
+    except RanksLost as lost:
+        return Outcome((), LOST, one_line(lost)), False
+    except TrialFailed as failed:
+        failure = failed.failure
+        bug, mistake = failure.kind == "bug", failure.kind in ("bad_data", "storage")
+        return Outcome((), 2 if mistake else 1, failure.detail if bug else one_line(failed)), True
+    except Stopped as stopped:
+        return Outcome((), 130, one_line(stopped)), True
+    except known_mistakes() as error:
+        # Perhaps on this rank alone: its siblings then lose it at once, and the command still names the mistake.
+        return Outcome((), 2, one_line(error)), world == 1
+    return outcome, True
+
+
+def _torchrun(ranks: int, threads: int | None) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "trainer"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
+        child = subprocess.Popen([sys.executable, *words, *sys.argv[1:], "--outcome", folder], env=environment)
+        _wait(child)
+        known = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("*.json"))]
+    outcomes = [Outcome(tuple(each["lines"]), each["code"], each["error"]) for each in known]
+    if not outcomes:
+        return Outcome((), 1, f"the {ranks} ranks ended without a result (exit code {child.returncode})")
+    # The lead's outcome, unless a sibling knows better why the lead lost it.
+    return next((each for each in outcomes if each.code not in (0, LOST)), outcomes[0])
+
+
+def _wait(child: "subprocess.Popen[bytes]") -> None:
+    """Wait for torchrun. Its ranks live in sessions of their own, so an interrupt here is handed on to them."""
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        child.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(outcome: Outcome) -> int:
+    for line in outcome.lines:
+        print(line)
+    if outcome.error is not None:
+        print(f"error: {outcome.error}", file=sys.stderr)
+    return outcome.code

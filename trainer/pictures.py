@@ -1,0 +1,141 @@
+"""Masks drawn over pictures, and the grid that shows where a student fails."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from trainer.data.dataset import Pixels
+
+CELL = 232
+"""Pixels of a cell of the grid, each way."""
+GAP, CAPTION, MARGIN = 12, 24, 20
+
+INK, PAPER, FAINT = (28, 30, 34), (255, 255, 255), (110, 114, 120)
+RIGHT, EXTRA, MISSED = (0, 158, 115), (213, 94, 0), (0, 114, 178)
+"""Three colours that stay apart for the colour-blind (Okabe and Ito 2008)."""
+CLASSES = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
+"""Of labels 1, 2, ...; they start again after the last."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of the grid with the words below it."""
+
+    image: Pixels
+    """(height, width, 3) RGB."""
+    caption: str
+
+
+def tinted(image: Pixels, where: NDArray[np.bool_], colour: Colour, strength: float = 0.45) -> Pixels:
+    """A region tinted, with its edge in full colour. Image (H, W, 3), region (H, W)."""
+    out = image.astype(np.float32)
+    out[where] = (1 - strength) * out[where] + strength * np.array(colour, np.float32)
+    out[_edge(where)] = colour
+    return out.round().astype(np.uint8)
+
+
+def overlay(image: Pixels, labels: Pixels) -> Pixels:
+    """Every label but 0 and 255 tinted in its colour. Image (H, W, 3), labels (H, W)."""
+    for label in np.unique(labels):
+        if label not in (0, 255):
+            image = tinted(image, labels == label, CLASSES[(int(label) - 1) % len(CLASSES)])
+    return image
+
+
+def compared(image: Pixels, predicted: Pixels, truth: Pixels) -> Pixels:
+    """What is right, too much and missed, each in its colour; ignored pixels stay as they are."""
+    valid = truth != 255
+    right = valid & (predicted == truth) & (truth > 0)
+    extra = valid & (predicted > 0) & (predicted != truth)
+    missed = valid & (predicted == 0) & (truth > 0)
+    for where, colour in ((right, RIGHT), (extra, EXTRA), (missed, MISSED)):
+        image = tinted(image, where, colour)
+    return image
+
+
+def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> Image.Image:
+    """A labelled grid: a title, a name above each column, words beside each row, a legend at the foot.
+
+    Every row has a cell for each column. Words that are too long for their place are cut in the middle.
+    """
+    side = _side([words for words, _ in rows])
+    width = 2 * MARGIN + side + len(columns) * (CELL + GAP)
+    top = MARGIN + 2 * CAPTION + GAP
+    height = top + len(rows) * (CELL + CAPTION + GAP) + CAPTION + MARGIN
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, MARGIN), _cut(title, width - 2 * MARGIN, _font(17)), INK, _font(17))
+    for column, name in enumerate(columns):
+        left = MARGIN + side + column * (CELL + GAP)
+        draw.text((left, MARGIN + CAPTION + GAP), _cut(name, CELL, _font(15)), INK, _font(15))
+    for row, (words, cells) in enumerate(rows):
+        upper = top + row * (CELL + CAPTION + GAP)
+        draw.text((MARGIN, upper + CELL // 2), words, INK, _font(15), anchor="lm")
+        for column, cell in enumerate(cells):
+            left = MARGIN + side + column * (CELL + GAP)
+            shown = _fitted(cell.image)
+            picture.paste(shown, (left, upper + (CELL - shown.height) // 2))
+            draw.text((left, upper + CELL + 3), _cut(cell.caption, CELL, _font(14)), FAINT, _font(14))
+    _legend(draw, MARGIN + side, height - MARGIN - CAPTION + 4)
+    return picture
+
+
+def chosen(values: NDArray[np.float64], each: int = 4) -> tuple[list[int], list[int]]:
+    """Indices of the `each` lowest values and of the `each` around the median, lowest first, none of them twice."""
+    order = [int(index) for index in np.argsort(values, kind="stable")]
+    worst = order[:each]
+    start = max(len(worst), (len(order) - each) // 2)
+    return worst, order[start : start + each]
+
+
+def _legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    for colour, words in ((RIGHT, "right"), (EXTRA, "too much"), (MISSED, "missed")):
+        draw.rectangle((left, top, left + 14, top + 14), fill=colour)
+        draw.text((left + 20, top - 1), words, INK, _font(14))
+        left += 20 + round(_font(14).getlength(words)) + 24
+
+
+def _fitted(image: Pixels) -> Image.Image:
+    """The picture at the width or height of a cell, whichever it reaches first."""
+    height, width = image.shape[:2]
+    scale = CELL / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # Small pictures are shown as the pixels they are; large ones are averaged down.
+    return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+
+
+def _side(words: Sequence[str]) -> int:
+    return round(max((_font(15).getlength(each) for each in words), default=0)) + GAP + 4
+
+
+def _cut(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """The text, or its two ends with dots between where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    kept = len(text)
+    while kept > 2 and font.getlength(_ends(text, kept)) > width:
+        kept -= 1
+    return _ends(text, kept)
+
+
+def _ends(text: str, kept: int) -> str:
+    return f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise RuntimeError("this Pillow was built without FreeType, so words cannot be drawn; install a wheel of it")
+    return font
+
+
+def _edge(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a region with a neighbour, above, below or beside, that is outside it."""
+    padded = np.pad(where, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return where & ~inner

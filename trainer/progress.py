@@ -1,0 +1,71 @@
+"""How a run goes, for who waits for it: one line that is written over on a terminal, plain lines in a log."""
+
+import sys
+import time
+
+from loguru import logger
+
+from trainer.reports import EpochReport
+
+EVERY = 10.0
+"""Seconds between two lines in a log."""
+
+
+def spoken(seconds: float) -> str:
+    """A duration in two figures or so: 8 s, 4 min, 2 h 05."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5970:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d}"
+
+
+class Progress:
+    """Hears every report of a run on the lead.
+
+    rate and ETA are measured over the epochs heard here. `best` is the best value of `metric` so far with its epoch.
+    """
+
+    def __init__(self, epochs: int, metric: str = "dice") -> None:
+        self.started = time.monotonic()
+        self.best: tuple[float, int] | None = None
+        self._epochs, self._heard, self._metric = epochs, 0, metric
+        self._said = float("-inf")
+        self._terminal = sys.stderr.isatty()
+
+    def hear(self, report: EpochReport) -> None:
+        """Say where the run stands, unless it was said just now."""
+        self._heard += 1
+        if report.scores is not None and (self.best is None or report.scores[self._metric] > self.best[0]):
+            self.best = (report.scores[self._metric], report.epoch)
+        now = time.monotonic()
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{self.line(report)}")
+            if report.final:
+                sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+        elif report.final or now - self._said >= EVERY:
+            self._said = now
+            logger.info("{}", self.line(report))
+
+    def line(self, report: EpochReport) -> str:
+        """Epoch, validation Dice, best so far, losses, rate and time left."""
+        width = len(str(self._epochs))
+        words = [f"epoch {report.epoch:>{width}}/{self._epochs}"]
+        if report.scores is not None:
+            words.append(f"validation {self._metric} {report.scores[self._metric]:.3f}")
+        if self.best is not None:
+            words.append(f"(best {self.best[0]:.3f} @ {self.best[1]})")
+        words.append("losses " + " ".join(f"{name} {value:.3g}" for name, value in report.losses.items()))
+        each = (time.monotonic() - self.started) / self._heard
+        words.append(f"{each:.2g} s/epoch" if each < 99.5 else f"{each:.0f} s/epoch")
+        if not report.final:
+            words.append(f"ETA {spoken(each * (self._epochs - report.epoch))}")
+        return "  ".join(words)
+
+
+def decoding(done: int, total: int) -> None:
+    """Progress of long work on data: about twenty lines in all."""
+    if done == total or done % max(1, total // 20) == 0:
+        logger.info("decoding pictures {}/{}", done, total)
