@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +43,9 @@ trials = 10
 def study(tmp_path):
     """Write a study file: the small one with text before and after it, and with replacements; and load it."""
 
-    def make(space: str = '"optim.lr" = { low = 1e-4, high = 1e-2, log = true }', more: str = "", **kwargs: Any) -> StudySpec:
+    def make(
+        space: str = '"optim.lr" = { low = 1e-4, high = 1e-2, log = true }', more: str = "", **kwargs: Any
+    ) -> StudySpec:
         sets = kwargs.pop("sets", ())
         name = kwargs.pop("name", None)
         text = SMALL
@@ -98,7 +99,11 @@ class TestShippedStudies:
     def test_probe_runs_show_every_choice_and_both_ends(self, name):
         spec = load(find(name))
         for arm in spec.arms:
-            runs = [flatten(run.model_dump(mode="json")) for label, run in probe_runs(spec) if label.startswith(f"{arm.name}:")]
+            runs = [
+                flatten(run.model_dump(mode="json"))
+                for label, run in probe_runs(spec)
+                if label.startswith(f"{arm.name}:")
+            ]
             for parameter in arm.space:
                 held = {run.get(parameter.path) for run in runs}
                 assert set(parameter.probes()) <= held
@@ -107,12 +112,18 @@ class TestShippedStudies:
 class TestWays:
     def test_nested_tables_and_dotted_keys_mean_the_same(self, study):
         dotted = study('"losses.kl.weight" = { low = 0.1, high = 1.0 }\n"student.width" = { choices = [4, 8] }')
-        nested = study("[space.losses.kl]\nweight = { low = 0.1, high = 1.0 }\n[space.student]\nwidth = { choices = [4, 8] }")
+        nested = study(
+            "[space.losses.kl]\nweight = { low = 0.1, high = 1.0 }\n[space.student]\nwidth = { choices = [4, 8] }"
+        )
         assert dotted.space == nested.space
-        assert identity(dotted, data_hash=None, teacher_hash=None) == identity(nested, data_hash=None, teacher_hash=None)
+        assert identity(dotted, data_hash=None, teacher_hash=None) == identity(
+            nested, data_hash=None, teacher_hash=None
+        )
 
     def test_whole_bounds_make_whole_numbers_and_others_real_ones(self, study):
-        spec = study('"student.width" = { low = 4, high = 16, step = 4 }\n"optim.lr" = { low = 0.25, high = 1, step = 0.25 }')
+        spec = study(
+            '"student.width" = { low = 4, high = 16, step = 4 }\n"optim.lr" = { low = 0.25, high = 1, step = 0.25 }'
+        )
         width, lr = spec.space
         assert isinstance(width, IntRange)
         assert isinstance(lr, FloatRange)
@@ -223,7 +234,10 @@ BAD_SPACES = [
     ('"optim.lr" = { low = 1.0, high = 0.1 }', ["optim.lr.low = 1.0", "above high = 0.1", "exchange"]),
     ('"optim.lr" = { low = 0.0, high = 0.1, log = true }', ["optim.lr.low = 0.0", "above 0"]),
     ('"optim.lr" = { low = 0.1, high = 0.2, log = "yes" }', ["optim.lr.log = 'yes'", "true or false"]),
-    ('"optim.lr" = { low = 0.1, high = 0.2, log = true, step = 0.1 }', ["optim.lr.step = 0.1", "log range has no step"]),
+    (
+        '"optim.lr" = { low = 0.1, high = 0.2, log = true, step = 0.1 }',
+        ["optim.lr.step = 0.1", "log range has no step"],
+    ),
     ('"optim.lr" = { low = 0.1, high = 0.2, step = 0.0 }', ["optim.lr.step = 0.0", "above 0"]),
     ('"optim.lr" = { low = 0.1, high = 0.25, step = 0.1 }', ["optim.lr.high = 0.25", "nearest: 0.2"]),
     ('"optim.lr" = { low = 0.1, high = inf }', ["optim.lr.high = inf", "not finite"]),
@@ -250,7 +264,10 @@ BAD_SPACES = [
     ('"optim.lr" = { low = 0.1, high = 1.0, when = "kl" }', ["optim.lr.when = 'kl'", "write a table"]),
     ('"optim.lr" = { low = 0.1, high = 1.0, when = { methd = "kl" } }', ["when.methd = 'kl'", "nearest: method"]),
     ('"optim.lr" = { low = 0.1, high = 1.0, when = { method = [] } }', ["when.method = []", "one value or a list"]),
-    ('"optim.lr" = { low = 0.1, high = 1.0, when = { method = "cwd" } }', ["when.method = 'cwd'", "never", "known: kl"]),
+    (
+        '"optim.lr" = { low = 0.1, high = 1.0, when = { method = "cwd" } }',
+        ["when.method = 'cwd'", "never", "known: kl"],
+    ),
     (
         'method = { choices = ["kl", "cwd"] }\n"optim.lr" = { low = 0.1, high = 1.0, when = { method = "cwdd" } }',
         ["when.method = 'cwdd'", "never", "nearest: cwd"],
@@ -298,16 +315,28 @@ BAD_TABLES = [
     ({"trials = 10": "trails = 10"}, "", ["budget", "trials"]),
     ({"epochs = 10": "epoch = 10"}, "", ["run.epochs: missing"]),
     ({"epochs = 10": "epochs = 10\nepoch = 3"}, "", ["run.epoch = 3", "nearest: epochs"]),
-    ({"epochs = 10": "epochs = 10\n\"student.width\" = 4"}, "", ["run.student.width = 8", "given twice"]),
+    ({"epochs = 10": 'epochs = 10\n"student.width" = 4'}, "", ["run.student.width = 8", "given twice"]),
     ({"epochs = 10": 'epochs = 10\n"a..b" = 4'}, "", ["run.a..b", "empty part"]),
-    ({'[run.student]\nname = "unet"': '[run.student]\nname = "unett"'}, "", ["run.student.name = 'unett'", "nearest: unet"]),
+    (
+        {'[run.student]\nname = "unet"': '[run.student]\nname = "unett"'},
+        "",
+        ["run.student.name = 'unett'", "nearest: unet"],
+    ),
     ({}, "[samplr]\nname = 'tpe'", ["samplr", "unknown key", "nearest: sampler"]),
     ({}, '[sampler]\nname = "tpee"', ["sampler.name = 'tpee'", "known: random, tpe", "nearest: tpe"]),
-    ({}, '[sampler]\nname = "tpe"\noptions = { candidates = 3 }', ["sampler.options.candidates = 3", "n_ei_candidates"]),
+    (
+        {},
+        '[sampler]\nname = "tpe"\noptions = { candidates = 3 }',
+        ["sampler.options.candidates = 3", "n_ei_candidates"],
+    ),
     ({}, '[pruner]\nname = "medium"', ["pruner.name = 'medium'", "nearest: median"]),
     ({}, '[pruner]\nname = "median"\nmin_epochs = 2', ["pruner.min_epochs = 2", "unknown key", "warmup_epochs"]),
     ({}, '[pruner]\nname = "hyperband"\nmin_epochs = 20', ["pruner.min_epochs = 20", "within 10 epochs"]),
-    ({}, "[limits]\nlatency_ms = { max = 15.0, table = 'x.csv' }", ["limits.latency_ms", "measured table", "not available yet"]),
+    (
+        {},
+        "[limits]\nlatency_ms = { max = 15.0, table = 'x.csv' }",
+        ["limits.latency_ms", "measured table", "not available yet"],
+    ),
     ({}, "[limits]\nparams_m = -1", ["limits.params_m = -1"]),
     ({}, '[front]\nalong = "student.width"', ["front.along = 'student.width'", "not in [space]", "known: optim.lr"]),
     ({}, '[front]\nalong = "optim.lr"', ["front.along = 'optim.lr'", "choices"]),
@@ -316,12 +345,20 @@ BAD_TABLES = [
     ({}, '[[arms]]\nname = "a"', ["arms.a.set", "set a value"]),
     ({}, '[[arms]]\nname = "a"\nset = { methd = "none" }', ["arms.a.set.methd = 'none'", "nearest: method"]),
     ({}, '[[arms]]\nname = "a"\nset = { method = "klx" }', ["arms.a", "'klx'", "known: none, at, cwd, kl"]),
-    ({}, '[[arms]]\nname = "a"\nset.method = "none"\n[[arms]]\nname = "a"\nset.epochs = 3', ["arms.name = 'a'", "twice"]),
+    (
+        {},
+        '[[arms]]\nname = "a"\nset.method = "none"\n[[arms]]\nname = "a"\nset.epochs = 3',
+        ["arms.name = 'a'", "twice"],
+    ),
     ({}, "[[enqueue]]", ["enqueue[0]", "empty"]),
     ({}, '[[enqueue]]\n"optim.lrr" = 0.1', ["enqueue[0].optim.lrr = 0.1", "nearest: optim.lr"]),
     ({}, '[[enqueue]]\n"optim.lr" = 0.5', ["enqueue[0].optim.lr = 0.5", "outside the range 0.0001..0.01 log"]),
     ({}, '[[enqueue]]\narm = "nokd"\n"optim.lr" = 0.001', ["enqueue[0].arm = 'nokd'", "known: kd"]),
-    ({"trials = 10": "trials = 1"}, "[[enqueue]]\noptim.lr = 0.001\n[[enqueue]]\noptim.lr = 0.002", ["2 trials", "budget of 1"]),
+    (
+        {"trials = 10": "trials = 1"},
+        "[[enqueue]]\noptim.lr = 0.001\n[[enqueue]]\noptim.lr = 0.002",
+        ["2 trials", "budget of 1"],
+    ),
     ({}, "[confirm]\nseeds = [1, 1]", ["confirm.seeds", "twice"]),
     ({}, '[dashboard]\nimages = "test"', ["dashboard.images = 'test'", "off", "validation"]),
     ({}, "[teach]\nepoch = 3", ["teach.epoch"]),
@@ -330,7 +367,8 @@ BAD_TABLES = [
 
 
 @pytest.mark.parametrize(
-    ("swap", "more", "words"), [pytest.param(s, m, w, id=f"{list(s.values())}{m}"[:70].replace("\n", " ")) for s, m, w in BAD_TABLES]
+    ("swap", "more", "words"),
+    [pytest.param(s, m, w, id=f"{list(s.values())}{m}"[:70].replace("\n", " ")) for s, m, w in BAD_TABLES],
 )
 def test_a_mistake_in_another_table_is_one_line_with_field_value_and_remedy(study, swap, more, words):
     with pytest.raises(UserError) as error:
@@ -391,7 +429,8 @@ class TestArms:
     def test_a_path_that_the_arm_sets_leaves_its_space(self, study):
         spec = study(
             '"student.width" = { choices = [4, 8] }\n"optim.lr" = { low = 1e-4, high = 1e-2 }',
-            '[front]\nalong = "student.width"\n[[arms]]\nname = "wide"\nset = { "student.width" = 32 }\ntrials = 3\nin_flight = 2\n'
+            '[front]\nalong = "student.width"\n[[arms]]\nname = "wide"\nset = { "student.width" = 32 }\n'
+            "trials = 3\nin_flight = 2\n"
             'sampler = { name = "random" }\npruner = { name = "none" }',
         )
         wide = spec.arm("wide")
@@ -412,7 +451,8 @@ class TestArms:
         assert [p.path for p in spec.arm("cwd").space] == ["student.width", "losses.cwd.weight"]
 
     def test_enqueued_trials_go_to_the_arm_that_they_name(self, study):
-        more = '[[arms]]\nname = "none"\nset = { method = "none" }\n[[enqueue]]\n"optim.lr" = 1e-3\n[[enqueue]]\narm = "none"\noptim.lr = 2e-3'
+        first, second = '"optim.lr" = 1e-3', 'arm = "none"\noptim.lr = 2e-3'
+        more = f'[[arms]]\nname = "none"\nset = {{ method = "none" }}\n[[enqueue]]\n{first}\n[[enqueue]]\n{second}'
         spec = study(more=more)
         assert [arm.enqueue for arm in spec.arms] == [({"optim.lr": 1e-3},), ({"optim.lr": 2e-3},)]
 
@@ -458,17 +498,15 @@ class TestIdentity:
             pytest.param({"more": '[dashboard]\nimages = "validation"'}, id="dashboard"),
             pytest.param({"more": "[teach]\nepochs = 3"}, id="teach"),
             pytest.param({"swap": {"teacher.safetensors": "elsewhere.safetensors"}}, id="place of the teacher"),
-            pytest.param({"swap": {"epochs = 10": 'epochs = 10\nmethod = "kl"', '[run]\nmethod = "kl"': "[run]"}}, id="order"),
-            pytest.param({"swap": {"width = 8": "width = 8\ncheckpoint = 'x'", "ce = { weight = 1.0 }": "ce = {}"}}, id="x"),
+            pytest.param(
+                {"swap": {"epochs = 10": 'epochs = 10\nmethod = "kl"', '[run]\nmethod = "kl"': "[run]"}}, id="order"
+            ),
             pytest.param({"swap": {"ce = { weight = 1.0 }": "ce = {}"}}, id="a default written out"),
             pytest.param({"swap": {"ce = { weight = 1.0 }": "ce = { weight = 1 }"}}, id="1 for 1.0"),
         ],
     )
-    def test_stays_where_no_number_of_a_trial_changes(self, study, kwargs, request):
+    def test_stays_where_no_number_of_a_trial_changes(self, study, kwargs):
         before, after = study(self.SPACE), study(self.SPACE, **kwargs)
-        if request.node.callspec.id == "x":
-            assert self.of(before) != self.of(after)  # weights to start from are no place: no hash stands for them
-            return
         assert self.of(before) == self.of(after)
         assert difference(record(before), record(after)) == []
 
@@ -476,13 +514,22 @@ class TestIdentity:
         ("kwargs", "line"),
         [
             pytest.param({"swap": {"epochs = 10": "epochs = 20"}}, "run.epochs: 10 -> 20", id="run"),
-            pytest.param({"swap": {'maximize = "dice"': 'maximize = "iou"'}}, 'objective.maximize: "dice" -> "iou"', id="objective"),
+            pytest.param(
+                {"swap": {'maximize = "dice"': 'maximize = "iou"'}},
+                'objective.maximize: "dice" -> "iou"',
+                id="objective",
+            ),
+            pytest.param(
+                {"swap": {"width = 8": 'width = 8\ncheckpoint = "x"'}},
+                'run.student.checkpoint: absent -> "x"',
+                id="weights to start from, for which no hash stands",
+            ),
             pytest.param({"more": "[limits]\nparams_m = 3"}, "limits.params_m: absent -> 3.0", id="limits"),
             pytest.param({"space": SPACE.replace("1e-2", "1e-1")}, "space.optim.lr.high: 0.01 -> 0.1", id="range"),
             pytest.param({"space": SPACE.replace("true", "false")}, "space.optim.lr.log: true -> false", id="scale"),
             pytest.param(
                 {"space": SPACE.replace("true", 'true, when = { method = "kl" }')},
-                "space.optim.lr.when.method: absent -> [\"\\\"kl\\\"\"]",
+                'space.optim.lr.when.method: absent -> ["\\"kl\\""]',
                 id="condition",
             ),
             pytest.param({"space": SPACE + '\n"optim.ema" = { choices = [true] }'}, "absent -> [true]", id="parameter"),
@@ -518,7 +565,9 @@ class TestIdentity:
 
 class TestOverrides:
     def test_what_is_outside_the_identity_may_be_set_under_the_same_name(self, study):
-        spec = study(sets=["budget.trials=4", "pruner.name=median", "pruner.startup=2", "run.teacher.checkpoint=b.safetensors"])
+        spec = study(
+            sets=["budget.trials=4", "pruner.name=median", "pruner.startup=2", "run.teacher.checkpoint=b.safetensors"]
+        )
         assert (spec.budget.trials, spec.pruner.model_dump()["startup"], spec.main.trials) == (4, 2, 4)
         assert spec.run.teacher is not None
         assert spec.run.teacher.checkpoint == "b.safetensors"
@@ -580,7 +629,9 @@ _PATHS = {
     ),
     "optim.name": st.just('{ choices = ["sgd", "adam", "adamw"] }'),
     "optim.momentum": st.just('{ low = 0.0, high = 0.99, when = { "optim.name" = "sgd" } }'),
-    "losses.kl.weight": st.sampled_from(["{ low = 1, high = 9 }", '{ low = 0.5, high = 9.0, when = { method = "kl" } }']),
+    "losses.kl.weight": st.sampled_from(
+        ["{ low = 1, high = 9 }", '{ low = 0.5, high = 9.0, when = { method = "kl" } }']
+    ),
     "losses.kl.temperature": st.just('{ choices = [1.0, 4.0], when = { method = ["kl", "kl+cwd"] } }'),
     "method": st.just('{ choices = ["cwd", "kl", "kl+cwd", "none"] }'),
 }
@@ -615,5 +666,7 @@ def _draw(data: st.DataObject, parameter: Any) -> Any:
     if isinstance(parameter, IntRange):
         return data.draw(st.sampled_from(range(parameter.low, parameter.high + 1, parameter.step)))
     if parameter.step is not None:
-        return parameter.low + parameter.step * data.draw(st.integers(0, round((parameter.high - parameter.low) / parameter.step)))
+        return parameter.low + parameter.step * data.draw(
+            st.integers(0, round((parameter.high - parameter.low) / parameter.step))
+        )
     return data.draw(st.floats(parameter.low, parameter.high))
