@@ -89,7 +89,7 @@ class Cohort:
 
     def epoch(self) -> dict[int, EpochReport | Failure]:
         """Train every member that has epochs left for one. Members that failed are gone afterwards. Raises Stopped."""
-        watch = Stopwatch(self._ranks.device)
+        watch = Stopwatch(self._ranks)
         told: dict[int, EpochReport | Failure] = {**self._meet()}
         stands = self._positions()
         groups: dict[tuple[Hashable, int], list[Member]] = {}

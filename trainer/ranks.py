@@ -72,6 +72,8 @@ class Ranks:
         self.rank, self.world = 0, 1
         self.group, self.groups = 0, 1
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # events and streams are those of the current device
         self._wish = [False]
         self._stall, self._grace = float("inf"), float("inf")
         self._first = 0
@@ -111,8 +113,6 @@ class Ranks:
                 is_master=index == 0 and not hosted,
                 timeout=timedelta(seconds=max(self._stall, _MEETING_SECONDS)),
             )
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)
             named = PrefixStore(tag, store)
             dist.init_process_group("gloo", store=named, rank=index, world_size=world, timeout=limit)
             for first in range(0, world, size):

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from trainer.ranks import Ranks
+
 PARTS = ("data", "teacher", "student", "validation")
 
 Mark = float | torch.cuda.Event
@@ -15,8 +17,9 @@ Mark = float | torch.cuda.Event
 class Stopwatch:
     """Seconds of each part, shared evenly by the members that used it."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._cuda = ranks.device.type == "cuda"
         self._laps: list[tuple[str, tuple[int, ...], Mark, Mark]] = []
         self._started = time.perf_counter()
 
@@ -30,8 +33,11 @@ class Stopwatch:
     def shares(self, keys: Sequence[int]) -> dict[int, dict[str, float]]:
         """Seconds by member and part since the watch was made; `other` is what no part claims, shared by `keys`.
 
-        Call it when the device has done its work.
+        On CUDA it waits until the device has done its work.
         """
+        last = self._laps[-1][-1] if self._laps else 0.0
+        if isinstance(last, torch.cuda.Event):
+            self._ranks.poll(last.query, "the device")
         seconds: dict[int, dict[str, float]] = defaultdict(lambda: dict.fromkeys(PARTS, 0.0))
         claimed = 0.0
         for name, users, before, after in self._laps:
