@@ -29,14 +29,14 @@ def examine(spec: StudySpec, cache: Path | None) -> Found:
     refuse_hopeless(spec, built)
     problems: list[str] = []
     data, data_found = _data(spec, cache, problems)
-    teacher = None if cache is None or not _taught(spec) else _teacher(spec, data, problems)
+    teacher = None if cache is None or spec.run.teacher is None else _teacher(spec, data, problems)
     data_hash = None if data is None else data.content_hash
     teacher_hash = None if teacher is None else teacher["sha256"]
     return {
         "study": spec.name,
         "file": str(spec.source),
         "identity": identity(spec, data_hash=data_hash, teacher_hash=teacher_hash),
-        "contents": data is not None and (teacher is not None or not _taught(spec)),
+        "contents": data is not None and (teacher is not None or spec.run.teacher is None),
         "overrides": list(spec.overrides),
         "dropped": list(spec.dropped),
         "objective": {"direction": spec.objective.direction, "metric": spec.objective.metric},
@@ -49,10 +49,6 @@ def examine(spec: StudySpec, cache: Path | None) -> Found:
         "notes": [*_notes(spec)],
         "problems": problems,
     }
-
-
-def _taught(spec: StudySpec) -> bool:
-    return any(run.methods() for _, run in probe_runs(spec))
 
 
 def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[DataSet | None, Found | None]:
