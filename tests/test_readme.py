@@ -45,9 +45,9 @@ WHERE = {
     "python -m search status mine": OWN_DATA,
     "optuna-dashboard $OPTUNA_STORAGE": SERVER,
     "python -m search export mine --top 3 -o best.json": OWN_DATA,
-    "python -m trainer fit best.json -o student/": OWN_DATA,
-    "python -m trainer evaluate best.json": OWN_DATA,
-    "python -m trainer predict best.json --grid -o predictions.png": OWN_DATA,
+    "python -m trainer fit best.json -o student.safetensors": OWN_DATA,
+    "python -m trainer evaluate student.safetensors": OWN_DATA,
+    "python -m trainer predict student.safetensors --grid -o predictions.png": OWN_DATA,
     "python -m search simulate demo --workers 2 --kills 1": SIMULATE,
 }
 
@@ -161,6 +161,7 @@ def test_your_own_data_works_as_written(own_images, clone, postgres_url):
     assert picture.std() > 0
 
 
+@pytest.mark.slow
 def test_the_service_can_be_tried_without_training(tmp_path):
     (command,) = [command for command, where in WHERE.items() if where == SIMULATE]
     shutil.copytree(ROOT / "studies", tmp_path / "studies")
