@@ -116,12 +116,17 @@ class Fence:
         admission = self._admission.get()
         if admission is not None:
             session.flush()
-            seen, admission.seen = admission.seen, []
+            # Optuna repeats a creation that failed: rows of a try that was rolled back have left the session.
+            seen, admission.seen = [trial for trial in admission.seen if trial in session], []
             for trial in seen:
                 self._count_and_lease(session, admission, trial)
 
     def _check_token(self, session: orm.Session, write: _Write) -> None:
-        session.flush()
+        try:
+            session.flush()
+        except sa.exc.IntegrityError as error:
+            # Optuna would drop it silently, and the writer would take the write for stored.
+            raise LeaseLost(f"trial {write.trial_id}: somebody else wrote the same row ({error.orig})") from error
         query = sa.select(leases.c.token, leases.c.state).where(leases.c.trial_id == write.trial_id).with_for_update()
         row = session.execute(query).one_or_none()
         if row is None or row.token != write.token or row.state != HELD:
@@ -192,9 +197,11 @@ def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None
 def begin_attempt(
     connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int
 ) -> None:
-    """Write down who begins with a trial, from which epoch."""
+    """Write down who begins with a trial, from which epoch. Raises Refused where that attempt exists."""
     values = dict(trial_id=trial_id, token=token, owner=owner.name, host=owner.host, first_epoch=first_epoch)
-    connection.execute(attempts.insert().values(began=now_of(dialect), **values))
+    inserted = connection.execute(insert_once(dialect, attempts, began=now_of(dialect), **values))
+    if inserted.rowcount != 1:
+        raise Refused(f"trial {trial_id} has an attempt {token} already")
 
 
 def end_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, why: str) -> None:
