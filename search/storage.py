@@ -21,6 +21,13 @@ from trainer.errors import UserError
 NETWORK_DISKS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"}
 )
+DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgresql": "postgresql+psycopg2",
+    "postgresql+psycopg2": "postgresql+psycopg2",
+}
+"""What a URL may begin with, and the driver that serves it."""
 CALL_SECONDS = 30
 """No single statement may take longer."""
 _ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
@@ -44,13 +51,26 @@ class Opened:
 
 def label_of(url: str) -> str:
     """The URL as it may be shown: without its password. Raises UserError for what is no URL."""
+    return _parsed(url).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> sa.URL:
     try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # a port that is no number: the message would show it
         raise UserError(
             "storage: this is no database URL (not shown, it may hold a password); known forms: "
             "postgresql://USER@HOST/DATABASE, sqlite:///FILE"
         ) from None
+
+
+def _with_driver(url: str) -> sa.URL:
+    """The URL with the driver that is installed: which one `postgresql://` means depends on SQLAlchemy's version."""
+    parsed = _parsed(url)
+    driver = DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise UserError(f"storage: {label_of(url)}: {parsed.drivername!r} is not supported; known: postgresql, sqlite")
+    return parsed.set(drivername=driver)
 
 
 def open_storage(url: str, *, create: bool = True) -> Opened:
@@ -60,10 +80,8 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
     without secrets.
     """
     label = label_of(url)
-    parsed = sa.make_url(url)
+    parsed = _with_driver(url)
     dialect = parsed.get_backend_name()
-    if dialect not in ("sqlite", "postgresql"):
-        raise UserError(f"storage: {label}: {dialect!r} is not supported; known: postgresql, sqlite")
     if dialect == "sqlite":
         _check_local_file(parsed, label)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -72,7 +90,8 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
             _check_present(parsed, label)
         with _creation_lock(parsed):
             # Optuna formats the URL as a template: braces in a password are doubled so that they survive.
-            rdb = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=_engine_arguments(dialect))
+            template = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+            rdb = RDBStorage(template, engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
                 _lock_on_begin(rdb.engine)
             _create_own_tables(rdb.engine, label)
@@ -139,7 +158,7 @@ def _creation_lock(url: sa.URL) -> Iterator[None]:
 
 def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
     """The lock under which studies are created."""
-    return _creation_lock(sa.make_url(url))
+    return _creation_lock(_with_driver(url))
 
 
 def _create_own_tables(engine: sa.Engine, label: str) -> None:
