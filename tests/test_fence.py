@@ -1,4 +1,4 @@
-"""Our checks inside Optuna's transactions: what a zombie writes does not land, budgets count exactly, halves never stay.
+"""Our checks inside Optuna's transactions: what a zombie writes does not land, budgets count exactly, no half stays.
 
 A second holder is always a second storage with an engine of its own, as in another process.
 """
@@ -17,7 +17,7 @@ from optuna.trial import Trial, TrialState
 from search.fence import LeaseLost, Owner, Refused
 from search.joining import open_search
 from search.leases import Held, Seen
-from search.schema import attempts, leases
+from search.schema import attempts, leases, metadata
 from search.simulate import simulated_identity
 from search.spec import load
 from search.storage import open_storage
@@ -83,12 +83,11 @@ def count(search: Search) -> int:
     return search.counts()["kd"].admitted
 
 
-def stored(search: Search) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table."""
-    tables = sa.MetaData()
-    tables.reflect(search.opened.engine)
+def stored(search: Search) -> dict[str, list[str]]:
+    """Every row of every table, ours and Optuna's."""
+    tables = {**metadata.tables, **search.leases._tables}
     with search.opened.engine.begin() as connection:
-        return {name: sorted(map(repr, connection.execute(sa.select(t)))) for name, t in tables.tables.items()}
+        return {name: sorted(repr(row) for row in connection.execute(sa.select(t))) for name, t in tables.items()}
 
 
 def ids(search: Search) -> tuple[set[int], set[int], set[int]]:
@@ -440,7 +439,7 @@ def test_a_creation_that_optuna_repeats_leases_the_trial_that_came_of_it(
     monkeypatch.setattr("optuna.storages._rdb.storage.time.sleep", lambda _: None)
     search = join()
     study_id = next(iter(search.arms))
-    tries = []
+    tries: list[str] = []
 
     def breaks_once(_conn: object, _cursor: object, statement: str, *_: object) -> None:
         if "count(" in statement.lower() and not tries:
