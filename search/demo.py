@@ -3,6 +3,7 @@
 Run again, it goes on where it stopped, or finishes at once.
 """
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -23,6 +24,8 @@ WIDTH = 118
 TAIL = 25
 """Lines of a failed step's log that are repeated."""
 _POLL = 0.5
+_GRACE = 60.0
+"""Seconds that an interrupted step has to save its work."""
 
 
 class Step(NamedTuple):
@@ -99,6 +102,11 @@ def _run(step: Step, log: Path) -> float:
         child = subprocess.Popen(step.words, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
             _watch(child, log)
+        except KeyboardInterrupt:
+            # The terminal told the step too: it saves its work and ends; a second Ctrl-C does not wait for that.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE)
+            raise
         finally:
             if child.poll() is None:
                 child.terminate()

@@ -24,6 +24,9 @@ def apply(raw: Mapping[str, Any], overrides: Sequence[str], where: str) -> tuple
         top, _, rest = path.partition(".")
         if top not in StudyTables.model_fields:
             raise UserError(f"--set {text}: {top}: no table of a study file{nearest(top, StudyTables.model_fields)}")
+        if top == "arms" and rest.count("."):
+            table["arms"] = _arm(table.get("arms", []), rest, value, text)
+            continue
         if top in _LISTS:
             raise UserError(f"--set {text}: {top} is a list; change it in {where}")
         if not rest:
@@ -67,6 +70,15 @@ def setting(text: str) -> tuple[str, Any]:
         if value and not any(c in value for c in "\"'[]{}#=,"):
             return path, value
         raise UserError(f"--set {text}: {received(value)} is no TOML value; quote a text, such as '\"kl\"'") from None
+
+
+def _arm(arms: Any, rest: str, value: object, text: str) -> list[Any]:  # noqa: ANN401 - not yet validated
+    """[[arms]] with one key of one entry replaced: `arms.no-kd.trials`."""
+    name, _, key = rest.partition(".")
+    names = [str(arm.get("name")) for arm in arms if isinstance(arm, Mapping)]
+    if name not in names:
+        raise UserError(f"--set {text}: no arm {name!r}{nearest(name, names)}")
+    return [{**arm, key: value} if arm.get("name") == name else arm for arm in arms]
 
 
 def _table(table: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

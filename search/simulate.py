@@ -22,7 +22,7 @@ from loguru import logger
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
-from search.identity import digest
+from search.identity import arm_identity, digest
 from search.joining import Identity, open_search
 from search.lead import Alone, run_group
 from search.owner import this_owner
@@ -144,9 +144,7 @@ def simulated_identity(spec: StudySpec) -> Identity:
     """The identity of a simulated search: no real worker can join it, as its contents are named otherwise."""
     content = {"data_hash": "simulated", "teacher_hash": "simulated"}
     document = record(spec, **content)
-    return Identity(
-        digest(document), {arm.name: digest({"arm": arm.identity, **content}) for arm in spec.arms}, document
-    )
+    return Identity(digest(document), {arm.name: arm_identity(arm, **content) for arm in spec.arms}, document)
 
 
 def work(args: argparse.Namespace, spec: StudySpec) -> str:

@@ -17,21 +17,19 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from functools import lru_cache
 
 from loguru import logger
 
 from search.desk import Desk
 from search.events import Settings
-from search.identity import digest
+from search.identity import arm_identity
 from search.joining import Identity, open_search
 from search.lead import run_group
+from search.limits import breach, costs, refuse_hopeless
 from search.owner import this_owner
 from search.places import add_storage, storage_url
-from search.sections import Limits
 from search.spec import StudySpec, find, identity, load, record
 from search.storage import open_storage, patient
-from trainer.config import RunConfig
 from trainer.errors import UserError, guard, one_line
 
 MAX_FAILED = 3
@@ -104,15 +102,8 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     if trouble is not None:
         raise UserError(trouble)
     students = Cohort(ranks, slots=args.slots, cache=args.cache, monitor=spec.objective.metric)
-    logger.info(
-        "{}: group {} of {}, {} ranks on {}, {} slots",
-        spec.name,
-        ranks.group,
-        ranks.groups,
-        ranks.world,
-        ranks.device,
-        args.slots,
-    )
+    place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
+    logger.info("{}: {}, {} slots", spec.name, place, args.slots)
     return run_group(ranks, students, desk)
 
 
@@ -127,13 +118,14 @@ def _contents(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Iden
         facts = teacher.floor(spec.run, data, ranks=ranks)
         teacher_hash = teacher.fingerprint(facts.path)
     contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
-    arms = {arm.name: digest({"arm": arm.identity, **contents}) for arm in spec.arms}
+    arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
     return Identity(identity(spec, **contents), arms, record(spec, **contents))
 
 
 def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Ranks") -> Desk:  # type: ignore[name-defined]  # noqa: F821
     import torch
 
+    refuse_hopeless(spec, costs(spec))
     url = storage_url(args.storage)
     with patient("worker"):
         opened = open_storage(url)
@@ -146,41 +138,8 @@ def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Rank
     }
     args.runs.mkdir(parents=True, exist_ok=True)
     runs = args.runs.resolve()
-    return Desk(
-        search,
-        Settings(
-            this_owner(ranks.group),
-            args.slots,
-            runs,
-            ranks.world,
-            environment,
-            breach=breaches(spec.limits),
-            ttl=args.ttl,
-        ),
-    )
-
-
-def breaches(limits: Limits) -> Callable[[RunConfig], str | None]:
-    """What says which limit a run breaks; each student is built on the meta device once."""
-
-    @lru_cache(maxsize=256)
-    def costs(text: str) -> tuple[float, float]:
-        from trainer.check import check
-
-        facts = check(RunConfig.model_validate_json(text))
-        return facts.params / 1e6, facts.flops / 1e9
-
-    def breach(run: RunConfig) -> str | None:
-        if limits.params_m is None and limits.gflops is None:
-            return None
-        params_m, gflops = costs(run.model_dump_json(exclude_none=True))
-        if limits.params_m is not None and params_m > limits.params_m:
-            return f"limits.params_m = {limits.params_m:g}: the student has {params_m:.2f} M parameters"
-        if limits.gflops is not None and gflops > limits.gflops:
-            return f"limits.gflops = {limits.gflops:g}: the student needs {gflops:.2f} GFLOP an image"
-        return None
-
-    return breach
+    owner, limit = this_owner(ranks.group), breach(spec.limits)
+    return Desk(search, Settings(owner, args.slots, runs, ranks.world, environment, breach=limit, ttl=args.ttl))
 
 
 def _obey_signals(ask: Callable[[], None]) -> None:
