@@ -1,4 +1,4 @@
-# make demo    a whole search on drawn images, in about five minutes on two cores
+# make demo    a whole search on drawn images, in about four minutes on two cores
 # make test    all tests, on a PostgreSQL and an SQLite of their own
 # make check   style, formatting and types
 # make venv    the environment alone, in .venv; the other words make it where it is missing or out of date

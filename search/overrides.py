@@ -72,7 +72,7 @@ def setting(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text}: {received(value)} is no TOML value; quote a text, such as '\"kl\"'") from None
 
 
-def _arm(arms: Any, rest: str, value: object, text: str) -> list[Any]:  # noqa: ANN401 - not yet validated
+def _arm(arms: Any, rest: str, value: object, text: str) -> list[Any]:
     """[[arms]] with one key of one entry replaced: `arms.no-kd.trials`."""
     name, _, key = rest.partition(".")
     names = [str(arm.get("name")) for arm in arms if isinstance(arm, Mapping)]

@@ -29,7 +29,7 @@ class View:
         self._once = once
         self._kept: list[FrozenTrial] | None = None
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the storage behind it has
+    def __getattr__(self, name: str) -> Any:
         if name == "_real":
             # Asked of an instance whose fields are not set yet (a copy in the making): no storage to pass on to.
             raise AttributeError(name)

@@ -18,7 +18,7 @@ COMMANDS = {
 }
 """Command -> the module whose `main(args)` returns the exit code."""
 
-CACHE = Path("~/.cache/kd-search").expanduser()
+CACHE = Path("cache")
 _SET = "replace one value, written as TOML; may be repeated"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer.config import RunConfig
 from trainer.errors import UserError
+from trainer.launch import device, writable
 from trainer.progress import decoding
 from trainer.runfile import read
 
@@ -36,6 +37,8 @@ def main(args: Namespace) -> int:
     from trainer.scores import validate
     from trainer.weights import ready
 
+    for path in (args.per_image, args.json):
+        writable(path)
     ranks = Ranks(device(args.device))
     made = ready(args.weights, device=ranks.device)
     run = run_of(args, made.run)
@@ -70,18 +73,6 @@ def main(args: Namespace) -> int:
         _write(args.json, json.dumps(words, indent=1, sort_keys=True) + "\n")
     _print(words, scores)
     return 0 if agrees else 1
-
-
-def device(name: str | None) -> str | None:
-    """A device that exists; None for the best there is. Raises UserError."""
-    import torch
-
-    try:
-        if name is not None:
-            torch.zeros((), device=name)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise UserError(f"--device {name}: is not here; known: cpu" + (", cuda" * torch.cuda.is_available())) from error
-    return name
 
 
 def run_of(args: Namespace, made: RunConfig) -> RunConfig:
@@ -174,7 +165,7 @@ class SecondOpinion:
             for name, value in values.items():
                 gap = abs(value - float(scores.images[name][index]))
                 differ[name] = max(differ.get(name, 0.0), gap)
-        return differ | {"images": float(len(self._images))}, max(differ.values()) < AGREED
+        return differ | {"images_compared": float(len(self._images))}, max(differ.values()) < AGREED
 
 
 def _print(words: dict[str, Any], scores: "Scores") -> None:
@@ -186,7 +177,7 @@ def _print(words: dict[str, Any], scores: "Scores") -> None:
             print(f"{name:12} {mean:.4f}   pooled, with the background")
     second = dict(words.get("torchmetrics", {}))
     if second:
-        images = int(second.pop("images"))
+        images = int(second.pop("images_compared"))
         rest = words["images"] - images
         gap = max(second.values())
         says = "agrees" if gap < AGREED else "DIFFERS"
@@ -194,13 +185,10 @@ def _print(words: dict[str, Any], scores: "Scores") -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write beside and rename; `-` is stdout. Raises UserError."""
+    """Write beside and rename; `-` is stdout."""
     from trainer.checkpoint import write
 
     if str(path) == "-":
         print(text, end="")
-        return
-    try:
+    else:
         write(path, text.encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -46,6 +46,7 @@ def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, t
     for name, number in (("--ranks", ranks), ("--threads", threads)):
         if number is not None and number < 1:
             raise UserError(f"{name} {number}: expected 1 or more")
+    device(args.device)
     if "RANK" not in os.environ and ranks > 1:
         return _say(_torchrun(ranks, threads))
     outcome, ended = _rank(args, body, int(os.environ.get("WORLD_SIZE", "1")), threads)
@@ -61,6 +62,33 @@ def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, t
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def device(name: str | None) -> str | None:
+    """A device that exists; None for the best there is. Raises UserError."""
+    if name is None:
+        return None
+    import torch
+
+    try:
+        torch.zeros((), device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        known = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"--device {name}: is not here; known: {known}") from error
+    return name
+
+
+def writable(path: Path | None) -> None:
+    """Make the folder of a file that is to be written, before hours go into its content. Raises UserError."""
+    if path is None or str(path) == "-":
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    if not allowed:
+        raise UserError(f"{path}: cannot be written (a folder, or in one without permission); choose another place")
 
 
 def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threads: int | None) -> tuple[Outcome, bool]:

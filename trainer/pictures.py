@@ -14,8 +14,8 @@ CELL = 232
 GAP, CAPTION, MARGIN = 12, 24, 20
 
 INK, PAPER, FAINT = (28, 30, 34), (255, 255, 255), (110, 114, 120)
-RIGHT, EXTRA, MISSED = (0, 158, 115), (213, 94, 0), (0, 114, 178)
-"""Three colours that stay apart for the colour-blind (Okabe and Ito 2008)."""
+RIGHT, EXTRA, MISSED = (0, 158, 115), (240, 228, 66), (0, 114, 178)
+"""Green, yellow and blue that stay apart for the colour-blind (Okabe and Ito 2008), and from red tissue."""
 CLASSES = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
 """Of labels 1, 2, ...; they start again after the last."""
 
@@ -79,8 +79,8 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[
         for column, cell in enumerate(cells):
             left = MARGIN + side + column * (CELL + GAP)
             shown = _fitted(cell.image)
-            picture.paste(shown, (left, upper + (CELL - shown.height) // 2))
-            draw.text((left, upper + CELL + 3), _cut(cell.caption, CELL, _font(14)), FAINT, _font(14))
+            picture.paste(shown, (left, upper))
+            draw.text((left, upper + shown.height + 3), _cut(cell.caption, CELL, _font(14)), FAINT, _font(14))
     _legend(draw, MARGIN + side, height - MARGIN - CAPTION + 4)
     return picture
 

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from trainer.data.dataset import DataSet, Pixels
-from trainer.errors import UserError, received
-from trainer.evaluate import device, run_of
+from trainer.errors import UserError
+from trainer.evaluate import IGNORE, run_of
+from trainer.launch import device, writable
 from trainer.pictures import Cell, chosen, compared, grid, overlay
 from trainer.progress import decoding
 from trainer.runfile import Entry, read
@@ -79,6 +80,7 @@ def _folder(args: Namespace, made: "Ready", where: "torch.device") -> int:
     files = sorted(file for file in args.images.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise UserError(f"{args.images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}")
+    writable(args.output / "masks" / files[0].name)
     config = made.run.data
     precision = args.precision or made.run.precision
     names = _names(files)
@@ -122,6 +124,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     from trainer import teacher
     from trainer.data import open_data
 
+    writable(args.output)
     run = run_of(args, made.run)
     data = open_data(run.data, cache=args.cache, progress=decoding)
     precision = args.precision or run.precision
@@ -138,7 +141,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     ]
     means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in found.items())
     title = f"{made.path.name}: mean Dice on {len(dice)} validation images: {means}"
-    _save_image(args.output, grid(title, ["image", "truth", *found], rows))
+    grid(title, ["image", "truth", *found], rows).save(args.output, format="PNG")
     words = ", ".join(["image", "truth", *found])
     print(f"{args.output}  {len(worst)} worst, {len(median)} median: {words}")
     if "teacher" not in found:
@@ -167,9 +170,10 @@ def _masks(
 
 def _row(data: DataSet, index: int, found: dict[str, tuple["Scores", dict[int, Pixels]]]) -> list[Cell]:
     image, truth = data.native("validation", index)
+    share = float(((truth > 0) & (truth != IGNORE)).mean())
     cells = [
         Cell(image, data.samples("validation")[index].name),
-        Cell(overlay(image, truth), f"{(truth == 0).mean():.0%} background" if truth.any() else "empty"),
+        Cell(overlay(image, truth), f"foreground {share:.1%}" if share else "empty"),
     ]
     for scores, masks in found.values():
         shown = compared(image, masks[index], truth)
@@ -178,13 +182,5 @@ def _row(data: DataSet, index: int, found: dict[str, tuple["Scores", dict[int, P
 
 
 def _save(path: Path, pixels: Pixels) -> None:
-    _save_image(path, Image.fromarray(pixels))
-
-
-def _save_image(path: Path, picture: Image.Image) -> None:
-    """Raises UserError where the file cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, format="PNG")
-    except OSError as error:
-        raise UserError(f"{received(str(path))}: cannot be written ({error.strerror or error})") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, format="PNG")

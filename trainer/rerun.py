@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, one_line
-from trainer.launch import Outcome, launch
+from trainer.launch import Outcome, launch, writable
 from trainer.progress import Progress, decoding, spoken
 from trainer.runfile import Entry, RunFile, read
 
@@ -25,6 +25,8 @@ def main(args: Namespace) -> int:
     threads = args.threads if args.threads is not None else recorded.threads if recorded else None
     if ranks > file.run.batch_size:
         raise UserError(f"--ranks {ranks}: more than the {file.run.batch_size} images of run.batch_size")
+    writable(args.output)
+    writable(args.runs / "run" if args.runs else None)
     return launch(args, lambda joined: _run(args, file, joined), ranks=ranks, threads=threads)
 
 
@@ -113,9 +115,11 @@ def _compared(file: RunFile, scores: Mapping[str, float], ranks: "Ranks", lines:
         return Outcome((*lines, f"not compared with {which}: it has none of the scores {', '.join(scores)}"))
     if not differ:
         return Outcome((*lines, f"replay of {which}: equal, bit for bit"))
-    told = ", ".join(
-        f"{name} {here:.6f}, exported {there:.6f} ({here - there:+.2g})" for name, (here, there) in differ.items()
-    )
+    name = file.metric if file.metric in differ else next(iter(differ))
+    here, there = differ[name]
+    told = f"{name} {here:.6f}, exported {there:.6f}, difference {here - there:+.2g}"
+    if len(differ) > 1:
+        told += f" ({len(differ) - 1} other scores differ too)"
     excuse = _excuse(file, entry, ranks)
     text = f"replay of {which}: {told}" + (f"; {excuse}" if excuse else "; it should be equal, bit for bit")
     return Outcome((*lines, text), 0 if excuse else 1)
@@ -126,13 +130,13 @@ def _excuse(file: RunFile, entry: Entry, ranks: "Ranks") -> str:
     import torch
 
     if ranks.world != (entry.ranks or 1):
-        return f"{ranks.world} ranks in place of {entry.ranks}"
+        return f"ranks: {ranks.world} in place of {entry.ranks or 1}"
     if entry.threads is not None and torch.get_num_threads() != entry.threads:
-        return f"{torch.get_num_threads()} threads in place of {entry.threads}"
+        return f"threads: {torch.get_num_threads()} in place of {entry.threads}"
     if ranks.device.type != "cpu" or file.run.precision != "fp32":
         return f"{file.run.precision} on {ranks.device.type} is not promised to repeat bit for bit"
     if entry.device is not None and not entry.device.startswith("cpu"):
-        return f"cpu in place of {entry.device}"
+        return f"device: cpu in place of {entry.device}"
     if entry.torch is not None and entry.torch != torch.__version__:
-        return f"torch {torch.__version__} in place of {entry.torch}"
+        return f"torch: {torch.__version__} in place of {entry.torch}"
     return ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import RunConfig
 from trainer.errors import UserError, one_line, received
-from trainer.launch import Outcome, launch
+from trainer.launch import Outcome, launch, writable
 from trainer.progress import Progress, decoding, spoken
 from trainer.runfile import PLACES, read
 
@@ -54,6 +54,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     name = identity(run, data.content_hash)
     if output.exists() and not args.again:
         return Outcome(_finished(output, run, name, data))
+    writable(output)
     work = output.with_name(f".{output.name}.teach")
     state = _prepare(work, name, ranks, again=args.again)
     progress = Progress(run.epochs)

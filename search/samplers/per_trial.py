@@ -68,7 +68,7 @@ class PerTrial(BaseSampler):
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:  # noqa: ANN401 - Optuna's signature
+    ) -> Any:
         """The dealt choice for the front's parameter, a draw of its own for any other."""
         if self._front is not None and param_name == self._front.path:
             return choice_for(self._front, trial.number)
