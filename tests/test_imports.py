@@ -45,7 +45,9 @@ FILE_LINES = 300
 FUNCTION_LINES = 40
 LONG_FILES: dict[str, str] = {}
 """File -> why it is longer than FILE_LINES."""
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+    "trainer/evaluate.py:main": "four of its lines are imports that it must do late, so that --help loads no torch",
+}
 """file:function -> why its body is longer than FUNCTION_LINES (without its docstring)."""
 
 FORBIDDEN_NAMES = frozenset({"utils", "util", "core", "base", "common", "helpers", "misc"})

@@ -9,7 +9,7 @@ from models.config import Frozen, NetworkConfig, PlainNetwork, TeacherConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Replay = tuple[tuple[int, int], ...]
-"""(own epoch, stream epoch) at each place where the run joined the stream; own epochs count from 1, stream epochs from 0."""
+"""(own epoch, from 1; stream epoch, from 0) at each place where the run joined the stream."""
 
 
 class Pictures(Frozen):
@@ -35,7 +35,7 @@ class PolypData(Pictures):
     """Polyp images with masks, chosen by a split file `source,image,mask,group,split`."""
 
     name: Literal["polyp"]
-    root: str = Field(description="folder that the split file's paths start from; $VARIABLES are taken from the environment")
+    root: str = Field(description="folder that the split file's paths start from; $VARIABLES come from the environment")
     split: str = Field(description="the split file, written by `trainer data split`")
 
 
@@ -95,7 +95,9 @@ class OptimConfig(Frozen):
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="of sgd")
     clip: float | None = Field(default=None, gt=0.0, description="greatest norm of the gradient")
     schedule: ScheduleConfig = OneCycle(name="one-cycle")
-    ema: bool = Field(default=False, description="score an average of the weights, whose memory grows from 0 to 1 over the run")
+    ema: bool = Field(
+        default=False, description="score an average of the weights; its memory grows from 0 to 1 over the run"
+    )
 
 
 class ValidateConfig(Frozen):
@@ -131,7 +133,8 @@ class RunConfig(Frozen):
     def live_terms(self) -> dict[str, Weighted]:
         """The terms that train this run: all that need no teacher, and the KD terms that `method` names."""
         methods = self.methods()
-        return {name: term for name, term in self.losses.terms().items() if name not in NEEDS_TEACHER or name in methods}
+        terms = self.losses.terms()
+        return {name: term for name, term in terms.items() if name not in NEEDS_TEACHER or name in methods}
 
     @model_validator(mode="after")
     def _method_is_listed(self) -> Self:
@@ -139,7 +142,8 @@ class RunConfig(Frozen):
         known = sorted(NEEDS_TEACHER & set(listed))
         for name in self.methods():
             if name not in known:
-                raise ValueError(f"method: {name!r} is no KD term of [run.losses]; known: {', '.join(['none', *known])}")
+                names = ", ".join(["none", *known])
+                raise ValueError(f"method: {name!r} is no KD term of [run.losses]; known: {names}")
         if self.methods() and self.teacher is None:
             raise ValueError(f"method: {self.method!r} needs a teacher; add [run.teacher] or set method to none")
         if not any(term.weight > 0 for term in self.live_terms().values()):

@@ -75,7 +75,7 @@ class Stopped(Exception):
 
 
 class Students(Protocol):
-    """Students that train side by side: `trainer.cohort.Cohort`, and the curves that `search simulate` puts in its place.
+    """Students that train side by side: `trainer.cohort.Cohort`, or the curves that `search simulate` puts in its place.
 
     `admit`, `dismiss` and `epoch` are called by all ranks of the group in the same order with the same arguments;
     `save` and `export` by the lead alone.
@@ -94,7 +94,7 @@ class Students(Protocol):
         """The joins of a member so far."""
 
     def save(self, key: int, path: Path) -> Saved:
-        """Write all of a member's state, its best weights included, so that it can be resumed: beside, fsynced, renamed."""
+        """Write all of a member's state, its best weights too, so that it can be resumed: beside, fsynced, renamed."""
 
     def export(self, key: int, path: Path) -> Saved:
         """Write the weights of a member's best epoch as safetensors."""
