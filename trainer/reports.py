@@ -75,7 +75,7 @@ class Stopped(Exception):
 
 
 class Students(Protocol):
-    """Students that train side by side: `trainer.cohort.Cohort`, or the curves that `search simulate` puts in its place.
+    """Students that train side by side: `trainer.cohort.Cohort`, or the curves of `search simulate` in its place.
 
     `admit`, `dismiss` and `epoch` are called by all ranks of the group in the same order with the same arguments;
     `save` and `export` by the lead alone.
