@@ -1,0 +1,245 @@
+"""The worker for real: torchrun, two gloo ranks, a real database, and what comes out of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from search.status import standing
+from search.storage import open_storage
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STUDY = """
+[objective]
+maximize = "dice"
+[front]
+along = "student.width"
+[run]
+method     = "kl"
+epochs     = {epochs}
+batch_size = 16
+[run.data]
+name       = "blobs"
+size       = 32
+train      = 32
+validation = 8
+test       = 4
+augment    = "flips"
+[run.teacher]
+name       = "unet"
+width      = 8
+checkpoint = "{folder}/teacher.safetensors"
+[run.student]
+name  = "unet"
+width = 4
+[run.losses]
+ce      = {{ weight = 1.0 }}
+kl      = {{ weight = 1.0 }}
+selfreg = {{ weight = 0.01 }}
+[run.optim]
+lr = 5e-3
+[teach]
+epochs = 1
+[space]
+"losses.kl.temperature" = {{ low = 1.0, high = 8.0, log = true }}
+"student.width" = {{ choices = [2, 4] }}
+[sampler]
+name = "random"
+[pruner]
+name = "median"
+startup = 2
+[budget]
+trials = {trials}
+in_flight = 4
+[[arms]]
+name = "no-kd"
+set = {{ method = "none" }}
+trials = 2
+"""
+
+
+def _study(tmp_path: Path, *, epochs: int = 3, trials: int = 4, name: str = "tiny") -> Path:
+    path = tmp_path / f"{name}.toml"
+    path.write_text(STUDY.format(folder=tmp_path, epochs=epochs, trials=trials))
+    return path
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def _trainer(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "trainer", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=_environment(), timeout=250, check=False
+    )
+
+
+def _worker(study: Path, url: str, *words: str) -> "subprocess.Popen[str]":
+    folder = study.parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(ROOT / "search" / "worker.py"), "--study", str(study), "--storage", url, "--ttl", "4"]
+    command += ["--runs", str(folder / "runs"), "--cache", str(folder / "cache"), *words]
+    return subprocess.Popen(
+        command, text=True, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _end(worker: "subprocess.Popen[str]", seconds: float = 250) -> str:
+    out, _ = worker.communicate(timeout=seconds)
+    return out
+
+
+def _figures(url: str, name: str = "tiny") -> dict[str, object]:
+    return standing(open_storage(url, create=False), name)
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> Path:
+    """A study whose teacher is trained."""
+    study = _study(tmp_path)
+    done = _trainer("teach", str(study), "--cache", str(tmp_path / "cache"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return study
+
+
+@pytest.mark.slow
+def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_bit(
+    taught: Path, database_url: str
+) -> None:
+    out = _end(worker := _worker(taught, database_url, "--slots", "3"))
+    assert worker.returncode == 0, out
+    figures = _figures(database_url)
+    arms = figures["arms"]
+    assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
+    assert all(arm["running"] == arm["waiting"] == 0 and not arm["failed"] for arm in arms.values())
+    assert {line["choice"] for line in figures["front"]} == {2, 4}
+    best = taught.parent / "best.json"
+    words = ["export", "tiny", "--storage", database_url, "-o", str(best)]
+    command = [sys.executable, "-m", "search", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    exported = json.loads(best.read_text())
+    assert exported["best"][0]["ranks"] == 2
+    assert Path(exported["best"][0]["weights"]).is_file()
+    again = _trainer("fit", str(best), "--cache", str(taught.parent / "cache"), cwd=taught.parent)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "equal, bit for bit" in again.stdout + again.stderr
+    # The same command on a finished search: nothing to do, exit code 0.
+    out = _end(worker := _worker(taught, database_url))
+    assert worker.returncode == 0, out
+
+
+@pytest.mark.slow
+def test_a_terminated_worker_gives_its_trials_back_and_the_next_goes_on_from_the_checkpoints(
+    taught: Path, sqlite_url: str
+) -> None:
+    study = _study(taught.parent, epochs=40, trials=2)
+    worker = _worker(study, sqlite_url, "--set", "budget.trials=2")
+    _until(lambda: _epochs(sqlite_url), worker)
+    worker.send_signal(signal.SIGTERM)
+    _end(worker, 60)
+    opened = open_storage(sqlite_url, create=False)
+    row = opened.leases.search("tiny")
+    assert row is not None
+    studies = [arm.study_id for arm in opened.leases.arms_of(row.search_id)]
+    left = opened.leases.of_studies(studies)
+    assert left, "nothing was in flight"
+    assert {seen.state for seen in left} == {"free"}
+    assert {attempt.why for attempt in opened.leases.attempts_of(studies)} <= {"preempted", "finished", "pruned"}
+    before = {seen.trial_id: seen.epoch for seen in left}
+    assert max(before.values()) >= 1
+    worker = _worker(study, sqlite_url)
+    _until(lambda: any(seen.token == 2 and seen.epoch > before[seen.trial_id] for seen in _leases(sqlite_url)), worker)
+    worker.send_signal(signal.SIGTERM)
+    _end(worker, 60)
+    for attempt in opened.leases.attempts_of(studies):
+        if attempt.token == 2:
+            assert attempt.first_epoch == before[attempt.trial_id] + 1
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Path, postgres_url: str) -> None:
+    first = _worker(taught, postgres_url, "--slots", "2")
+    _until(lambda: _epochs(postgres_url), first)
+    _kill_tree(first)
+    out = _end(second := _worker(taught, postgres_url, "--slots", "2"))
+    assert second.returncode == 0, out
+    arms = _figures(postgres_url)["arms"]
+    assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
+    opened = open_storage(postgres_url, create=False)
+    row = opened.leases.search("tiny")
+    assert row is not None
+    studies = [arm.study_id for arm in opened.leases.arms_of(row.search_id)]
+    assert "lost" in {attempt.why for attempt in opened.leases.attempts_of(studies)}
+
+
+@pytest.mark.slow
+def test_a_study_whose_identity_changed_is_refused_with_the_difference(taught: Path, sqlite_url: str) -> None:
+    out = _end(worker := _worker(taught, sqlite_url))
+    assert worker.returncode == 0, out
+    changed = _study(taught.parent, epochs=4)
+    out = _end(worker := _worker(changed, sqlite_url))
+    assert worker.returncode != 0
+    assert "run.epochs: 3 -> 4" in out
+    assert "Traceback" not in out.split("torch.distributed")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["--study", "studies/demo.toml", "--name", "../evil"], "--name", id="unsafe name"),
+        pytest.param(["--study", "studies/demi.toml"], "demi", id="no such study"),
+        pytest.param(["--study", "studies/demo.toml", "--slots", "0"], "--slots = 0", id="no slot"),
+        pytest.param(["--study", "studies/demo.toml", "--set", "run.epoch=2"], "epochs", id="unknown key"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], expected: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "search" / "worker.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment(), check=False)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def _leases(url: str) -> list[object]:
+    try:
+        opened = open_storage(url, create=False)
+        row = opened.leases.search("tiny")
+        return (
+            [] if row is None else opened.leases.of_studies([a.study_id for a in opened.leases.arms_of(row.search_id)])
+        )
+    except Exception as error:
+        if "holds no search yet" in str(error) or "no such file" in str(error):
+            return []
+        raise
+
+
+def _epochs(url: str) -> bool:
+    """Whether some trial has a checkpoint of its first epoch."""
+    return any(seen.epoch >= 1 for seen in _leases(url))
+
+
+def _until(happened, worker: "subprocess.Popen[str]", seconds: float = 150) -> None:
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert worker.poll() is None, _end(worker)
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def _kill_tree(worker: "subprocess.Popen[str]") -> None:
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(worker.pid)], capture_output=True, text=True, check=True
+    )
+    for pid in [worker.pid, *map(int, children.stdout.split())]:
+        os.kill(pid, signal.SIGKILL)
+    worker.wait()
+    if worker.stdout is not None:
+        worker.stdout.close()
