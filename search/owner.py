@@ -14,6 +14,11 @@ def this_owner(group: int) -> Owner:
     and the group. Elsewhere it is this process itself.
     """
     pid = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    return owner_of(pid, group)
+
+
+def owner_of(pid: int, group: int) -> Owner:
+    """The owner name of a group that belongs to a living process of this host."""
     host = socket.gethostname()
     return Owner(f"{_boot_id(host)}:{pid}:{_start_time(pid)}:{group}", host[:100])
 

@@ -25,9 +25,11 @@ from search.fence import Owner
 from search.identity import arm_identity, digest
 from search.joining import Identity, open_search
 from search.lead import Alone, run_group
-from search.owner import this_owner
+from search.owner import owner_of, this_owner
+from search.schema import HELD
 from search.spec import StudySpec, find, load, record
 from search.storage import open_storage, patient
+from search.study import Search
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
 from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
@@ -179,7 +181,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ttl", type=float, default=10.0, help="seconds after which a dead worker's trials are adopted"
     )
-    parser.add_argument("--kills", type=int, default=0, help="kill -9 so many workers at random and start new ones")
+    parser.add_argument("--kills", type=int, default=0, help="kill -9 so many workers that hold trials, start new ones")
     parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between kills")
     parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
@@ -199,7 +201,7 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(args.storage)
         search = open_search(opened, args.storage, spec, simulated_identity(spec))
     began = time.monotonic()
-    killed = _herd(args)
+    killed = _herd(args, search)
     seconds = time.monotonic() - began
     with patient("simulate"):
         print(search.progress())
@@ -213,7 +215,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if left == 0 else 1
 
 
-def _herd(args: argparse.Namespace) -> int:
+def _herd(args: argparse.Namespace, search: Search) -> int:
     """Keep the workers running until all have ended by themselves; returns how many were killed."""
     draw = random.Random(args.seed)  # noqa: S311 - no secret
     # The URL may hold a password: it travels in the environment, never in the arguments.
@@ -224,9 +226,10 @@ def _herd(args: argparse.Namespace) -> int:
     next_kill = time.monotonic() + args.kill_every
     while any(worker.poll() is None for worker in workers):
         time.sleep(0.05)
-        alive = [i for i, worker in enumerate(workers) if worker.poll() is None]
-        if killed < args.kills and alive and time.monotonic() >= next_kill:
-            victim = draw.choice(alive)
+        if killed >= args.kills or time.monotonic() < next_kill:
+            continue
+        if victims := _holders(search, workers):
+            victim = draw.choice(victims)
             workers[victim].kill()
             workers[victim].wait()
             workers[victim] = subprocess.Popen(command, env=environment)
@@ -236,6 +239,12 @@ def _herd(args: argparse.Namespace) -> int:
     if failed:
         raise UserError(f"simulate: {len(failed)} workers ended with exit codes {failed}; their messages are above")
     return killed
+
+
+def _holders(search: Search, workers: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+    """The workers that hold trials now: killing one that has just begun or ended would show nothing."""
+    owners = {row.owner for row in search.leases.of_studies(list(search.arms)) if row.state == HELD}
+    return [i for i, w in enumerate(workers) if w.poll() is None and owner_of(w.pid, 0).name in owners]
 
 
 def _passed_on(args: argparse.Namespace) -> list[str]:
