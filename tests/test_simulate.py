@@ -1,0 +1,167 @@
+"""The whole service with curves in place of training: killed workers lose nothing, asked ones give back at once."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from search.joining import attach_search
+from search.spec import load
+from search.storage import open_storage
+from search.study import Search
+
+TRIALS, EPOCHS = 30, 5
+STUDY = f"""
+[objective]
+maximize = "dice"
+[run]
+method = "none"
+epochs = {EPOCHS}
+batch_size = 4
+data = {{ name = "blobs", size = 32, train = 8, validation = 4 }}
+student = {{ name = "unet", width = 4 }}
+losses = {{ ce = {{}} }}
+optim = {{ lr = 1e-3 }}
+[space]
+"optim.lr" = {{ low = 1e-4, high = 1e-1, log = true }}
+[sampler]
+name = "random"
+[pruner]
+name = "median"
+startup = 3
+warmup_epochs = 1
+[budget]
+trials = {TRIALS}
+in_flight = 12
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "simulated.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, database_url: str) -> str:
+    """The URL as a careful user gives it: not in the arguments, where others read it."""
+    monkeypatch.setenv("OPTUNA_STORAGE", database_url)
+    return database_url
+
+
+@pytest.fixture
+def attached(study: Path, environment: str) -> Iterator[Search]:
+    """The search after the workers opened it."""
+    end = time.monotonic() + 60
+    while True:
+        opened = open_storage(environment)
+        if opened.leases.search("simulated") is not None:
+            break
+        opened.engine.dispose()
+        assert time.monotonic() < end, "no worker opened the search"
+        time.sleep(0.1)
+    yield attach_search(opened, load(study))
+    opened.engine.dispose()
+
+
+def words(study: Path, tmp_path: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "search", "simulate", str(study), "--runs", str(tmp_path / "runs"), *more]
+
+
+def whole_curve(trial: FrozenTrial) -> bool:
+    return list(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+
+
+def checked(search: Search) -> Counter[str]:
+    """Every trial is finished, numbered once, leased, and has a curve without gaps; returns the states."""
+    trials = search.trials(search.spec.main)
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    states = Counter(trial.state.name for trial in trials)
+    assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}
+    assert states["COMPLETE"] + states["PRUNED"] == search.spec.budget.trials
+    rows = {row.trial_id: row for row in search.leases.details(list(search.arms))}
+    assert rows.keys() == {trial._trial_id for trial in trials}
+    for trial in trials:
+        row = rows[trial._trial_id]
+        assert row.state == "finished"
+        assert whole_curve(trial), trial.intermediate_values
+        if trial.state == TrialState.COMPLETE:
+            assert len(trial.intermediate_values) == row.epoch == EPOCHS
+            assert trial.value == row.best_score == max(trial.intermediate_values.values())
+            assert Path(row.weights).is_file()
+            assert not list(Path(row.weights).parent.glob("epoch-*"))
+    tries = search.leases.attempts_of(list(search.arms))
+    assert all(attempt.ended is not None for attempt in tries)
+    return states
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_lose_nothing(
+    study: Path, environment: str, tmp_path: Path, repository: Path, request: pytest.FixtureRequest
+) -> None:
+    """kill -9 of several of eight processes: N trials come of it, none twice, none left, no curve with a gap."""
+    flags = ["--workers", "8", "--slots", "2", "--epoch-seconds", "0.1", "--ttl", "2"]
+    kills = ["--kills", "4", "--kill-every", "0.4", "--seed", "3"]
+    done = subprocess.run(
+        words(study, tmp_path, *flags, *kills), cwd=repository, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.search(rf"^{TRIALS} trials in .* by 8 workers, (\d+) killed, 0 left", done.stdout, re.MULTILINE)
+    assert found is not None, done.stdout
+    assert int(found[1]) == 4
+    search = request.getfixturevalue("attached")
+    states = checked(search)
+    assert states["FAIL"] == 0
+    ends = Counter(attempt.why for attempt in search.leases.attempts_of(list(search.arms)))
+    assert ends["lost"] > 0, "no kill met a worker that held a trial"
+    assert ends["finished"] == states["COMPLETE"]
+    assert ends["pruned"] == states["PRUNED"]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
+    study: Path, environment: str, tmp_path: Path, repository: Path, request: pytest.FixtureRequest
+) -> None:
+    """Long before their time-to-live, as preempted and uncharged; the next worker goes on where it stopped."""
+    flags = ["--as-worker", "--slots", "3", "--ttl", "600"]
+    slow = words(study, tmp_path, *flags, "--epoch-seconds", "0.5")
+    first = subprocess.Popen(slow, cwd=repository, stderr=subprocess.PIPE, text=True)
+    try:
+        search: Search = request.getfixturevalue("attached")
+        study_ids = list(search.arms)
+        end = time.monotonic() + 60
+        while not any(row.epoch >= 2 for row in search.leases.of_studies(study_ids)):
+            assert time.monotonic() < end
+            assert first.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        first.send_signal(signal.SIGTERM)
+        _, err = first.communicate(timeout=30)
+    finally:
+        first.kill()
+        first.wait()
+    assert first.returncode == 0, err
+    assert time.monotonic() - began < 20
+    rows = search.leases.of_studies(study_ids)
+    assert [row.state for row in rows] == ["free"] * 3
+    assert {attempt.why for attempt in search.leases.attempts_of(study_ids)} == {"preempted"}
+    epochs = {row.trial_id: row.epoch for row in rows}
+
+    fast = words(study, tmp_path, *flags, "--set", "budget.trials=6")
+    done = subprocess.run(fast, cwd=repository, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    tries = search.leases.attempts_of(study_ids)
+    resumed = {a.trial_id: a.first_epoch for a in tries if a.token == 2}
+    assert resumed == {key: epoch + 1 for key, epoch in epochs.items()}
+    assert all(row.lost == 0 for row in search.leases.details(study_ids))
+    assert all(whole_curve(trial) for trial in search.trials(search.spec.main))
+    assert search.counts()["kd"].running == 0
