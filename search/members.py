@@ -118,7 +118,8 @@ class Members:
         report = item.report
         metric = self.search.spec.objective.metric
         value = None if report.scores is None else report.scores[metric]
-        after = self._after(member, item)
+        # Where the finish below fails and all is tried again, the epoch is in the sums already.
+        after = member if member.checkpoint == item.saved.path else self._after(member, item)
         self.search.report(member.held, report.epoch, value, _row(after, item))
         if member.checkpoint is not None and member.checkpoint != item.saved.path:
             member.checkpoint.unlink(missing_ok=True)  # the row names the new one now
