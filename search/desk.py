@@ -40,6 +40,7 @@ class Desk:
         self._closing: str | None = None
         self._watch = Watch(settings.ttl)
         self._stale: list[Seen] = []
+        self._drains = False
         self._beat_due = self._look_due = self._line_due = 0.0
         self._line = ""
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
@@ -144,6 +145,7 @@ class Desk:
         now = time.monotonic()
         if now < self._look_due:
             return
+        self._closed()  # a wish to stop at once has to be seen while every slot is taken, too
         rows = self.search.leases.of_studies(list(self.search.arms))
         self._stale = [row for row in self._watch.stale(rows, now) if row.trial_id not in self._members.held]
         self._look_due = now + self.settings.ttl / 6
@@ -157,25 +159,26 @@ class Desk:
     def _claim(self) -> None:
         """Fill the free slots; where nothing may begin, find out whether that is the end."""
         while len(self._members.held) < self.settings.slots and self.ended is None:
-            closed, stop = self.search.leases.closed(self.search.search_id)
-            if stop == "now":
-                self.preempt.set()
-            if stop is not None:
+            closed = self._closed()
+            if self._drains:
                 self.ended = closed if not self._members.held else None
                 return
             try:
                 claim = self.search.claim(self.settings.owner, on_hand, self._stale)
             except Refused as refused:
-                self._see_the_end(closed or refused.reason, alone=closed is not None)
+                # Trials in other hands may still fall free: this worker stays until all are finished.
+                if not self.search.leases.of_studies(list(self.search.arms)):
+                    self.ended = closed or refused.reason
                 return
             self._members.begin(claim)
 
-    def _see_the_end(self, reason: str, *, alone: bool) -> None:
-        if self._members.held:
-            return
-        unfinished = self.search.leases.of_studies(list(self.search.arms))
-        if not unfinished or alone or self.settings.ends_alone:
-            self.ended = reason
+    def _closed(self) -> str | None:
+        """Why nothing new begins; also obeys a wish to stop."""
+        closed, stop = self.search.leases.closed(self.search.search_id)
+        self._drains = stop is not None
+        if stop == "now":
+            self.preempt.set()
+        return closed
 
     def _flush(self) -> None:
         while self._outbox:

@@ -77,5 +77,3 @@ class Settings:
     """The limit that a run breaks, in words; None where it keeps them."""
     ttl: float = 60.0
     """Seconds that a lease's beat may stand still before others may take the trial."""
-    ends_alone: bool = False
-    """End when nothing may begin, without waiting for trials that other workers hold."""

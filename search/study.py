@@ -102,7 +102,7 @@ class Search:
                 return self._ask(study_id, owner)
             except Refused as reason:
                 refused = reason
-        raise refused or Refused("no arm has room", final=True)
+        raise refused or Refused("every arm has its trials", final=True)
 
     def retake(self, owner: Owner, on_hand: Callable[[Seen], int]) -> list[Claim]:
         """Take back at once what this owner held before its ranks were restarted."""
