@@ -128,6 +128,8 @@ def _size(run: RunConfig) -> dict[str, float]:
 
 def write_beside(path: Path, text: str) -> None:
     """Write a file beside and rename it: a full disk leaves the former one."""
+    if path.is_dir():
+        raise UserError(f"--output {path}: a folder; name a file in it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}")

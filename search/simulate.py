@@ -192,6 +192,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the workers to the end of the search and print what came of it."""
     spec = load(find(args.study), args.set, name=args.name)
+    if args.curves is not None and not args.as_worker:
+        Curves.read(args.curves)  # a mistake in it is said once, not by every worker
     args.runs.mkdir(parents=True, exist_ok=True)
     args.storage = args.storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{args.runs / 'simulated.db'}"
     if args.as_worker:

@@ -2,6 +2,7 @@
 
 import argparse
 import tomllib
+from pathlib import Path
 
 from search.joining import attach_search
 from search.places import add_storage, storage_url
@@ -32,7 +33,9 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(storage_url(args.storage), create=False)
         if args.command == "enqueue":
             return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)))
-        name = args.name or find(args.study).stem
+        # The database knows the search by name: stopping must not need its file.
+        name = args.name or args.study
+        name = Path(name).stem if name.endswith(".toml") else name
         row = opened.leases.search(name)
         if row is None:
             raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
