@@ -224,6 +224,29 @@ class TestFit:
         assert first.stdout.splitlines()[1].split("  ")[1] == second.stdout.splitlines()[1].split("  ")[1]
         assert one.read_bytes() == two.read_bytes()
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("ranks", ["1", "2"])
+    def test_asked_to_stop_all_ranks_end_in_order_and_the_run_can_go_on(
+        self, place: Path, taught: object, ranks: str
+    ) -> None:
+        runs = place / f"stopped-{ranks}"
+        words = ["fit", str(place / "small.toml"), "--cache", str(place / "cache"), "--runs", str(runs)]
+        child = subprocess.Popen(
+            [sys.executable, "-m", "trainer", *words, "--ranks", ranks, "--set", "epochs=5000"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 60
+        while not list(runs.glob("*/state.pt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 130
+        assert "asked to stop" in said
+        assert "Traceback" not in said
+        (state,) = runs.glob("*/state.pt")
+        assert checkpoint.load(state)["epoch"] >= 1
+
     @pytest.mark.parametrize(
         ("words", "said"),
         [

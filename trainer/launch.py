@@ -8,9 +8,9 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, known_mistakes, one_line
@@ -22,6 +22,7 @@ STALL = 1800.0
 """Seconds that a rank may be late, decoding of a whole data set by another one included."""
 PATIENCE = 30.0
 """Seconds that ranks have to end after they were asked to."""
+STOPPED = 130
 LOST = 70
 """Exit code of a rank whose siblings broke."""
 
@@ -106,6 +107,8 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     except (ValueError, RuntimeError) as error:
         return Outcome((), 2, one_line(error)), True
     signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
+    if args.outcome is not None:
+        (args.outcome / f"{os.getpid()}.pid").touch()
     try:
         outcome = body(ranks)
         ranks.leave()
@@ -116,7 +119,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
         bug, mistake = failure.kind == "bug", failure.kind in ("bad_data", "storage")
         return Outcome((), 2 if mistake else 1, failure.detail if bug else one_line(failed)), True
     except Stopped as stopped:
-        return Outcome((), 130, one_line(stopped)), True
+        return Outcome((), STOPPED, one_line(stopped)), True
     except known_mistakes() as error:
         # Perhaps on this rank alone: its siblings then lose it at once, and the command still names the mistake.
         return Outcome((), 2, one_line(error)), world == 1
@@ -128,7 +131,7 @@ def _torchrun(ranks: int, threads: int | None) -> Outcome:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "trainer"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
         child = subprocess.Popen([sys.executable, *words, *sys.argv[1:], "--outcome", folder], env=environment)
-        _wait(child)
+        _wait(child, Path(folder))
         known = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("*.json"))]
     outcomes = [Outcome(tuple(each["lines"]), each["code"], each["error"]) for each in known]
     if not outcomes:
@@ -137,22 +140,28 @@ def _torchrun(ranks: int, threads: int | None) -> Outcome:
     return next((each for each in outcomes if each.code not in (0, LOST)), outcomes[0])
 
 
-def _wait(child: "subprocess.Popen[bytes]") -> None:
+def _wait(child: "subprocess.Popen[bytes]", folder: Path) -> None:
     """Wait for torchrun. Its ranks live in sessions of their own, so an interrupt here is handed on to them."""
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        child.terminate()
+    def hand_on(*_: object) -> None:
+        # Asked themselves, the ranks agree on the step after which they stop; torchrun would end them with a traceback.
+        ready = [int(file.stem) for file in folder.glob("*.pid")]
+        for rank in ready:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGTERM)
+        if not ready:
+            child.terminate()
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
         child.wait()
     except KeyboardInterrupt:
-        child.terminate()
+        hand_on()
         try:
             child.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            child.kill()
+            child.terminate()
+            child.wait()
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -162,5 +171,5 @@ def _say(outcome: Outcome) -> int:
     for line in outcome.lines:
         print(line)
     if outcome.error is not None:
-        print(f"error: {outcome.error}", file=sys.stderr)
+        print(outcome.error if outcome.code == STOPPED else f"error: {outcome.error}", file=sys.stderr)
     return outcome.code
