@@ -2,7 +2,8 @@
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -53,6 +55,8 @@ trials = {BUDGET}
 in_flight = {IN_FLIGHT}
 max_failed = 1000
 """
+LATE = st.sampled_from([False, False, True])
+VALUES = st.lists(st.sampled_from([0.1, 0.5, 0.9, None]), min_size=1, max_size=3)
 OWNERS = st.sampled_from([Owner("a", "h1"), Owner("b", "h1"), Owner("c", "h2")])
 
 
@@ -65,6 +69,8 @@ class Trial:
     owner: str = ""
     epoch: int = 0
     lost: int = 0
+    scored: set[int] = field(default_factory=set)
+    """The epochs whose scores stand."""
     frozen: str = ""
     """The database's rows of a finished trial."""
 
@@ -121,6 +127,15 @@ class Workers(RuleBasedStateMachine):
 
     # ---- beginning
 
+    @initialize(target=held, owners=st.lists(OWNERS, min_size=2, max_size=2), values=VALUES)
+    def two_at_work(self, owners: list[Owner], values: list[float | None]) -> object:
+        """Walks that begin with nothing spend most of their steps on nothing."""
+        both = [self.ask(owner) for owner in owners]
+        for one in both:
+            assert isinstance(one, Held)
+            self.report(one, values)
+        return multiple(*both)
+
     @rule(target=held, owner=OWNERS)
     def ask(self, owner: Owner) -> object:
         free = [key for key, trial in self.trials.items() if trial.state == "free"]
@@ -151,6 +166,7 @@ class Workers(RuleBasedStateMachine):
         trial.token, trial.state, trial.owner = held.token, "held", owner.name
         trial.lost += lost
 
+    @precondition(lambda self: self.waiting < 2)
     @rule()
     def enqueue(self) -> None:
         full = self.counted() >= BUDGET
@@ -162,7 +178,7 @@ class Workers(RuleBasedStateMachine):
             assert not full
             self.waiting += 1
 
-    @rule(target=held, owner=OWNERS, pick=st.integers(0, 9), forgets=st.booleans(), beats=st.booleans())
+    @rule(target=held, owner=OWNERS, pick=st.integers(0, 9), forgets=st.booleans(), beats=LATE)
     def take_stale(self, owner: Owner, pick: int, forgets: bool, beats: bool) -> object:
         """Somebody watched a beat stand still; where it beat once more in between, the take comes too late."""
         rows = self.seen("held")
@@ -179,6 +195,7 @@ class Workers(RuleBasedStateMachine):
             return multiple()
         assert held is not None
         trial.epoch = epoch
+        trial.scored = {step for step in trial.scored if step <= epoch}
         self.taken(held, owner, lost=True)
         return held
 
@@ -193,11 +210,14 @@ class Workers(RuleBasedStateMachine):
 
     # ---- training and ending, by holders and zombies alike
 
-    @rule(held=held, value=st.one_of(st.none(), st.floats(0, 1)))
-    def report(self, held: Held, value: float | None) -> None:
-        epoch = self.trials[held.trial_id].epoch + 1
-        if self.expect(held, lambda: self.search.report(held, epoch, value, {"epoch": epoch})):
-            self.trials[held.trial_id].epoch = epoch
+    @rule(held=held, values=VALUES)
+    def report(self, held: Held, values: list[float | None]) -> None:
+        trial = self.trials[held.trial_id]
+        for value in values:
+            epoch = trial.epoch + 1
+            if self.expect(held, partial(self.search.report, held, epoch, value, {"epoch": epoch})):
+                trial.epoch = epoch
+                trial.scored |= {epoch} if value is not None else set()
 
     @rule(held=held)
     def annotate(self, held: Held) -> None:
@@ -256,7 +276,7 @@ class Workers(RuleBasedStateMachine):
             assert (row.number, row.state, row.token) == (trial.number, model.state, model.token)
             assert (row.state == "finished") == trial.state.is_finished()
             assert (row.epoch, row.lost) == (model.epoch, model.lost)
-            assert all(step <= model.epoch for step in trial.intermediate_values)
+            assert trial.intermediate_values.keys() == model.scored
 
     @invariant()
     def tokens_only_grow_and_finished_trials_never_change(self) -> None:
@@ -295,7 +315,7 @@ def test_whatever_workers_do_the_database_agrees_with_the_model(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=25,
             stateful_step_count=25,
             deadline=None,
             derandomize=True,
