@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from trainer.data.dataset import Pixels
-from trainer.pictures import CELL, EXTRA, MISSED, RIGHT, Cell, chosen, compared, grid, overlay, tinted
+from trainer.pictures import CELL, EXTRA, MISSED, RIGHT, Cell, chosen, compared, grid, overlay, reduced, tinted
 
 Box = tuple[float, float, float, float]
 
@@ -94,6 +94,18 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
 
 def overlaps(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+class TestReduced:
+    def test_large_pictures_shrink_to_a_cell_and_labels_stay_labels(self) -> None:
+        labels = np.zeros((1000, 500), np.uint8)
+        labels[300:, 100:] = 255
+        assert reduced(grey(1000, 500)).shape == (CELL, CELL // 2, 3)
+        assert reduced(labels).shape == (CELL, CELL // 2)
+        assert set(np.unique(reduced(labels))) == {0, 255}
+
+    def test_small_pictures_stay(self) -> None:
+        assert np.array_equal(reduced(grey(20, 30)), grey(20, 30))
 
 
 class TestGrid:

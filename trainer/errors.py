@@ -1,6 +1,5 @@
 """Mistakes of the user as one line: file and field, the value received, what is known and nearest. Free of torch."""
 
-import difflib
 import re
 import sys
 import types
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from models.config import Frozen
+from models.nearest import nearest as listed
 
 SHOWN = 80
 """Characters of a received value that a message repeats."""
@@ -43,11 +43,8 @@ def one_line(error: Exception | str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; known: a, b; nearest: a` for a name that is none of them, to be put behind a message."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    text = f"; known: {', '.join(names)}" if names else ""
-    return f"{text}; nearest: {close[0]}" if close else text
+    """`; known: a, b; nearest: a` for a name that is none of them, to be put behind a message; sorted."""
+    return listed(name, sorted(set(known)))
 
 
 def received(value: object) -> str:
@@ -78,8 +75,8 @@ def _message(detail: Mapping[str, Any], model: type[BaseModel] | None, under: st
         tag = str(context["tag"])
         return f"{path}.{_plain(context['discriminator'])} = {tag!r}: unknown name{nearest(tag, known)}"
     if kind == "union_tag_not_found":
-        names = sorted(_tagged(_members(place), _plain(context["discriminator"])))
-        return f"{path}.{_plain(context['discriminator'])}: missing{nearest('', names)}"
+        field = _plain(context["discriminator"])
+        return f"{path}.{field}: missing{nearest('', _tagged(_members(place), field))}"
     if kind == "missing":
         note = _note(place, steps[-1] if steps else "")
         return f"{path}: missing{f'; it is {note}' if note else ''}"

@@ -58,6 +58,16 @@ def compared(image: Pixels, predicted: Pixels, truth: Pixels) -> Pixels:
     return image
 
 
+def reduced(pixels: Pixels) -> Pixels:
+    """A picture (H, W, 3) or labels (H, W) at the size of a cell where it is larger, so that edges are drawn at the
+    size at which they are seen; labels stay labels."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, CELL / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(pixels).resize(size, how)) if scale < 1 else pixels
+
+
 def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> Image.Image:
     """A labelled grid: a title, a name above each column, words beside each row, a legend at the foot.
 

@@ -13,7 +13,7 @@ from trainer.data.dataset import DataSet, Pixels
 from trainer.errors import UserError
 from trainer.evaluate import IGNORE, run_of
 from trainer.launch import device, writable
-from trainer.pictures import Cell, chosen, compared, grid, overlay
+from trainer.pictures import Cell, chosen, compared, grid, overlay, reduced
 from trainer.progress import decoding
 from trainer.runfile import Entry, read
 
@@ -171,12 +171,13 @@ def _masks(
 def _row(data: DataSet, index: int, found: dict[str, tuple["Scores", dict[int, Pixels]]]) -> list[Cell]:
     image, truth = data.native("validation", index)
     share = float(((truth > 0) & (truth != IGNORE)).mean())
+    image, truth = reduced(image), reduced(truth)
     cells = [
         Cell(image, data.samples("validation")[index].name),
         Cell(overlay(image, truth), f"foreground {share:.1%}" if share else "empty"),
     ]
     for scores, masks in found.values():
-        shown = compared(image, masks[index], truth)
+        shown = compared(image, reduced(masks[index]), truth)
         cells.append(Cell(shown, f"Dice {scores.images['dice'][index]:.3f}"))
     return cells
 
