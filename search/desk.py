@@ -7,7 +7,6 @@ verdicts from the inbox. While the database is away training goes on, reports wa
 import threading
 import time
 from collections import deque
-from pathlib import Path
 
 from loguru import logger
 
@@ -41,6 +40,7 @@ class Desk:
         self._watch = Watch(settings.ttl)
         self._stale: list[Seen] = []
         self._drains = False
+        self._lost_track = False
         self._beat_due = self._look_due = self._line_due = 0.0
         self._line = ""
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
@@ -49,13 +49,8 @@ class Desk:
 
     def start(self) -> None:
         """Take back what this owner held before a restart, then begin to serve."""
-        for claim in self.search.retake(self.settings.owner, on_hand):
-            self._members.begin(claim)
+        self._retake()
         self._thread.start()
-
-    def folder(self, key: int) -> Path:
-        """Where the holder of a trial keeps its files."""
-        return self._members.folder(key)
 
     def tell(self, item: Told | Fell) -> None:
         """Put something into the outbox; never waits."""
@@ -121,6 +116,7 @@ class Desk:
 
     def _away(self, error: Exception) -> None:
         self._watch.interrupt()
+        self._lost_track = True
         self._stale = []
         if self._away_since is None:
             self._away_since = time.monotonic()
@@ -160,6 +156,9 @@ class Desk:
         """Fill the free slots; where nothing may begin, find out whether that is the end."""
         while len(self._members.held) < self.settings.slots and self.ended is None:
             closed = self._closed()
+            if self._lost_track:
+                self._retake()
+                continue
             if self._drains:
                 self.ended = closed if not self._members.held else None
                 return
@@ -171,6 +170,12 @@ class Desk:
                     self.ended = closed or refused.reason
                 return
             self._members.begin(claim)
+
+    def _retake(self) -> None:
+        """Begin what the database says we hold and we do not know of: an answer to a claim was lost on the way."""
+        for claim in self.search.retake(self.settings.owner, on_hand, self._members.held):
+            self._members.begin(claim)
+        self._lost_track = False
 
     def _closed(self) -> str | None:
         """Why nothing new begins; also obeys a wish to stop."""

@@ -19,6 +19,10 @@ class Begin:
     run: RunConfig
     resume: Resume | None
     label: str
+    token: int
+    """Of the lease that it is trained under; whatever is told about it carries it."""
+    folder: Path
+    """Where its files go: one folder a token, so that no two holders share one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Told:
     """One epoch of one member, on its way to the database."""
 
     key: int
+    token: int
     report: EpochReport
     saved: Saved
     replay: tuple[tuple[int, int], ...]
@@ -45,6 +50,7 @@ class Fell:
     """A member that failed, on its way to the database."""
 
     key: int
+    token: int
     failure: Failure
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.identity import difference
-from search.spec import StudySpec, record
+from search.spec import MAIN, StudySpec, record
 from search.storage import Opened, creation_lock
-from search.study import Search, study_id_of
+from search.study import Search, has_study, study_id_of
 from trainer.errors import UserError, nearest
 
 
@@ -26,9 +26,9 @@ class Identity:
 def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -> Search:
     """Create the search or join it. Raises UserError with the difference where the stored one is another."""
     with creation_lock(url):
-        found = opened.leases.search(spec.name)
-        if found is not None and found.identity != identity.search:
-            raise UserError(_changed(spec.name, found.spec, identity))
+        found = _known(opened, spec.name)
+        if found is not None:
+            _check_same(opened, spec, found, identity)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
         rows = [
             dict(
@@ -54,9 +54,33 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
         )
         search_id = opened.leases.add_search(values, rows)
         search = Search(opened, spec, search_id, str(values["uuid"]), studies)
-        if found is None:
-            search.enqueue_all()
+        for arm in spec.arms:
+            search.enqueue_all(arm)
     return search
+
+
+def _known(opened: Opened, name: str) -> Any | None:
+    """The search's row; what Optuna deleted in the meantime is forgotten first."""
+    found = opened.leases.search(name)
+    if found is None:
+        return None
+    arms = opened.leases.arms_of(found.search_id)
+    gone = [arm for arm in arms if not has_study(opened, arm.study_name, arm.study_id)]
+    # Without its main study a search is no more: a new one under its name starts with nothing.
+    everything = any(arm.name == MAIN for arm in gone)
+    opened.leases.forget([arm.study_id for arm in (arms if everything else gone)])
+    return None if everything else found
+
+
+def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> None:
+    if found.identity != identity.search:
+        raise UserError(_changed(spec.name, found.spec, identity))
+    for arm in opened.leases.arms_of(found.search_id):
+        if identity.arms.get(arm.name, arm.identity) != arm.identity:
+            raise UserError(
+                f"study {spec.name!r}: its arm {arm.name!r} exists with another run or space; "
+                "give the arm another name, or the study (--name)"
+            )
 
 
 def attach_search(opened: Opened, spec: StudySpec) -> Search:

@@ -119,20 +119,20 @@ class Lead:
     def admitted(self, failures: dict[int, Failure]) -> None:
         """Some members could not begin: build or resume failed on a rank."""
         for key, failure in failures.items():
-            self._training.pop(key)
-            self.desk.tell(Fell(key, failure))
+            begin = self._training.pop(key)
+            self.desk.tell(Fell(key, begin.token, failure))
 
     def take(self, reports: dict[int, EpochReport | Failure]) -> None:
         """Write the checkpoints of an epoch and hand everything to the database thread."""
         for key, report in reports.items():
             if isinstance(report, Failure):
-                self._training.pop(key)
-                self.desk.tell(Fell(key, report))
+                begin = self._training.pop(key)
+                self.desk.tell(Fell(key, begin.token, report))
                 continue
-            folder = self.desk.folder(key)
+            token, folder = self._training[key].token, self._training[key].folder
             saved = self._students.save(key, folder / f"epoch-{report.epoch}.pt")
             weights = self._students.export(key, folder / "best.safetensors").path if report.final else None
-            self.desk.tell(Told(key, report, saved, self._students.replay(key), weights))
+            self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights))
             if report.final:
                 self._training.pop(key)
                 self._over.append(key)

@@ -116,7 +116,9 @@ class Leases:
                 (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
             )
             if seen.state == HELD:
-                same &= leases.c.beat == seen.beat
+                # A report or a stored run is a sign of life, too.
+                same &= (leases.c.beat == seen.beat) & (leases.c.epoch == seen.epoch)
+                same &= leases.c.run.is_not_distinct_from(seen.run)
             token = seen.token + 1
             changes: dict[str, Any] = dict(state=HELD, owner=owner.name, host=owner.host, token=token, beat=0)
             if lost:
@@ -229,6 +231,17 @@ class Leases:
         """One whole lease row."""
         with self.engine.begin() as connection:
             return connection.execute(sa.select(leases).where(leases.c.trial_id == trial_id)).one_or_none()
+
+    def forget(self, study_ids: Sequence[int]) -> None:
+        """Delete what is known of studies that Optuna no longer has, and searches that have no arm left."""
+        gone = leases.c.study_id.in_(study_ids)
+        trial_ids = sa.select(leases.c.trial_id).where(gone)
+        with self.engine.begin() as connection:
+            for table in (attempts, orphans):
+                connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
+            connection.execute(leases.delete().where(gone))
+            connection.execute(arms.delete().where(arms.c.study_id.in_(study_ids)))
+            connection.execute(searches.delete().where(searches.c.search_id.not_in(sa.select(arms.c.search_id))))
 
     def details(self, study_ids: Sequence[int]) -> list[Any]:
         """Whole lease rows, for status and export."""

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import queue
-import shutil
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ MOST_LOST = 3
 
 
 class Members:
-    """Called by the database thread alone, but for `folder`."""
+    """Called by the database thread alone."""
 
     def __init__(self, search: Search, settings: Settings) -> None:
         self.search = search
@@ -33,16 +32,13 @@ class Members:
         self.held: dict[int, Member] = {}
         self.inbox: queue.SimpleQueue[Begin | Drop] = queue.SimpleQueue()
 
-    def folder(self, key: int) -> Path:
-        """Where the holder of a trial keeps its files: one folder a token, so that no two holders share one."""
-        held = self.held[key].held
-        arm = self.search.arms[held.study_id].name
-        return self.settings.runs / self.search.folder / arm / str(held.number) / str(held.token)
-
     def store(self, item: Told | Fell) -> None:
         """Write what happened to a member; a member that was lost leaves an orphan record."""
         member = self.held.get(item.key)
-        if member is None:
+        if member is None or member.held.token != item.token:
+            # Pruned or lost while its last epoch was trained; no row names that epoch's file.
+            if isinstance(item, Told):
+                item.saved.path.unlink(missing_ok=True)
             return
         try:
             self._store(member, item)
@@ -53,52 +49,59 @@ class Members:
         """From a claim to a member: complete its parameters, check its limits, store its run."""
         held, seen = claim.held, claim.seen
         try:
-            if seen is not None and seen.lost + (seen.state == "held") >= MOST_LOST:
+            if seen is not None and seen.lost + claim.lost >= MOST_LOST:
                 self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times")
                 logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
                 return
+            run = self._run_of(claim)
+            if run is None:
+                return
+            member = Member(held, f"{claim.arm.name} #{held.number}", run)
+            resume = None
             if seen is not None and seen.run is not None:
-                run = RunConfig.model_validate_json(seen.run)
-            else:
-                found = self._resolve(claim)
-                if found is None:
-                    return
-                run = found
-            resume = resume_of(seen) if seen is not None else None
+                resume = resume_of(seen)
+                member = self._as_stored(member, resume)
         except LeaseLost:
             return
-        member = Member(held, f"{claim.arm.name} #{held.number}", run)
-        if resume is not None:
-            member = self._as_stored(member, resume)
         self.held[held.trial_id] = member
-        self.inbox.put(Begin(held.trial_id, run, resume, member.label))
+        folder = self.settings.runs / self.search.folder / claim.arm.name / str(held.number) / str(held.token)
+        self.inbox.put(Begin(held.trial_id, run, resume, member.label, held.token, folder))
 
-    def _as_stored(self, member: Member, resume: Resume) -> Member:
+    def _as_stored(self, member: Member, resume: Resume | None) -> Member:
+        """A member that somebody trained before: what it cost stays; what it reached, only where it goes on from it."""
         row = self.search.leases.row(member.held.trial_id)
         if row is None:
             return member
+        mine, before = dict(self.settings.environment), json.loads(row.environment or "{}")
+        if mine != before:
+            # Part of the epochs ran elsewhere: no replay on one machine can promise the same bits.
+            now = mine if resume is None else {**before, "device": "mixed"}
+            self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)})
+        member = replace(member, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)
+        if resume is None:
+            return member
         return replace(
             member,
-            seconds=json.loads(row.seconds or "{}"),
-            gpu_seconds=row.gpu_seconds,
             best_epoch=row.best_epoch,
             best_score=row.best_score,
             scores=json.loads(row.scores or "{}"),
             checkpoint=resume.checkpoint,
         )
 
-    def _resolve(self, claim: Claim) -> RunConfig | None:
-        held = claim.held
+    def _run_of(self, claim: Claim) -> RunConfig | None:
+        """The run of a claimed trial, stored with it; None where the trial ended before training."""
+        held, seen = claim.held, claim.seen
         try:
-            params = self.search.suggest(claim)
-            run = claim.arm.resolve(params)
+            if seen is not None and seen.run is not None:
+                return RunConfig.model_validate_json(seen.run)
+            run = claim.arm.resolve(self.search.suggest(claim))
+            breach = self.settings.breach(run)
         except (*AWAY, LeaseLost):
             raise
-        except Exception:  # noqa: BLE001 - a sampler's bug ends this trial, with its traceback, and not the worker
+        except Exception:  # noqa: BLE001 - a bug before training ends this trial, with its traceback, not the worker
             self.search.fail(held, "bug", traceback.format_exc())
             logger.error("{} #{} failed before training:\n{}", claim.arm.name, held.number, traceback.format_exc())
             return None
-        breach = self.settings.breach(run)
         if breach is not None:
             self.search.attribute(held, "limit", breach)
             self.search.prune(held, {"message": breach})
@@ -132,7 +135,7 @@ class Members:
             self.held.pop(item.key)
         elif value is not None and self._judge(member):
             self.search.prune(member.held, {"checkpoint": None})
-            shutil.rmtree(item.saved.path.parent, ignore_errors=True)
+            item.saved.path.unlink(missing_ok=True)
             logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
             self.forget(item.key, None)
 

@@ -15,22 +15,24 @@ _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 class Objective(Frozen):
-    """What a trial is worth: exactly one validation score, at its best epoch."""
+    """What a trial is worth: one validation score, at its best epoch."""
 
     maximize: ScoreName | None = None
     minimize: ScoreName | None = None
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.maximize is None) == (self.minimize is None):
-            raise ValueError(f'give exactly one of maximize and minimize, such as maximize = "dice"; known: {_SCORES}')
+    def _names_a_score(self) -> Self:
+        if self.minimize is not None:
+            raise ValueError(f"minimize = {self.minimize!r}: every known score is better when higher; write maximize")
+        if self.maximize is None:
+            raise ValueError(f'name a score, such as maximize = "dice"; known: {_SCORES}')
         return self
 
     @property
     def metric(self) -> ScoreName:
         """The score's name."""
-        # The validator above lets exactly one of them be set.
-        return self.maximize or self.minimize or "dice"
+        # The validator above lets nothing else through.
+        return self.maximize or "dice"
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:

@@ -14,9 +14,9 @@ from pydantic import InstanceOf, ValidationError
 from models.config import Frozen
 from search.arms import MAIN, Arm, check_pruner, control_arm, main_arm
 from search.enqueue import with_enqueued
-from search.identity import arm_identity, difference, digest, document
+from search.identity import PLACES, arm_identity, difference, digest, document
 from search.overrides import apply
-from search.ranges import parse
+from search.ranges import entries, parse
 from search.sections import (
     SCORE_NAMES,
     Budget,
@@ -183,6 +183,7 @@ def _spec(
 
 def _arms(tables: StudyTables, name: str, where: str) -> tuple[Arm, ...]:
     run = nest(tables.run, f"{where}: run.")
+    _check_places(tables, where)
     main = main_arm(tables, run, parse(tables.space, where), name, where)
     names = [entry.name for entry in tables.arms]
     twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
@@ -193,6 +194,15 @@ def _arms(tables: StudyTables, name: str, where: str) -> tuple[Arm, ...]:
         check_pruner(arm)
         _check_both_ends(arm)
     return tuple(changed(arm, identity=arm_identity(arm)) for arm in arms)
+
+
+def _check_places(tables: StudyTables, where: str) -> None:
+    """One search has one data set and one teacher: they are checked and hashed once, for all arms. Raises UserError."""
+    given = [("space", path) for path in entries(tables.space, where)]
+    given += [(f"arms.{entry.name}.set", path) for entry in tables.arms for path in flatten(entry.set)]
+    for table, path in given:
+        if path in PLACES or path == "data.name":
+            raise UserError(f"{where}: {table}.{path}: all arms share one data set and one teacher; set it in [run]")
 
 
 def _check_both_ends(arm: Arm) -> None:

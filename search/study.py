@@ -5,7 +5,7 @@ its resolved run, which makes it exist for training, `report` stores an epoch, `
 Every write carries the token.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ from search.spec import StudySpec
 from search.storage import Opened
 from trainer.errors import UserError
 
+_QUEUED = "enqueued"
+"""The attribute of a study whose file's own trials are in its queue."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -32,6 +35,8 @@ class Claim:
     arm: Arm
     seen: Seen | None
     """The lease as it was found, where the trial was taken over."""
+    lost: bool = False
+    """Whether it was taken from a holder that vanished."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,16 @@ class Search:
 
     # ---- beginning
 
-    def enqueue_all(self) -> None:
-        """Put the study file's own trials into the queue of their arms."""
-        for arm in self.spec.arms:
-            for params in arm.enqueue:
+    def enqueue_all(self, arm: Arm) -> None:
+        """Put the study file's own trials into an arm's queue, once; call it under `creation_lock`."""
+        study = self._study_of[arm.name]
+        if study.user_attrs.get(_QUEUED):
+            return
+        present = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
+        for params in arm.enqueue:
+            if dict(params) not in present:  # a process may have died between these lines
                 self.enqueue(arm, params)
+        study.set_user_attr(_QUEUED, True)
 
     def enqueue(self, arm: Arm, params: Mapping[str, Scalar]) -> None:
         """Put one trial into an arm's queue. Raises UserError where the arm's budget is taken."""
@@ -95,7 +105,7 @@ class Search:
             lost = row.state == "held"
             held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=lost)
             if held is not None:
-                return Claim(held, self.arms[row.study_id], row)
+                return Claim(held, self.arms[row.study_id], row, lost)
         refused: Refused | None = None
         for study_id in self._by_need(rows):
             try:
@@ -104,15 +114,14 @@ class Search:
                 refused = reason
         raise refused or Refused("every arm has its trials", final=True)
 
-    def retake(self, owner: Owner, on_hand: Callable[[Seen], int]) -> list[Claim]:
-        """Take back at once what this owner held before its ranks were restarted."""
-        claims = []
+    def retake(self, owner: Owner, on_hand: Callable[[Seen], int], known: Container[int] = ()) -> Iterator[Claim]:
+        """Take back at once what this owner holds without knowing of it: from before its ranks were restarted, or from a
+        claim whose answer was lost. known: trial ids that it does know of."""
         for row in self.leases.of_studies(list(self.arms)):
-            if row.state == "held" and row.owner == owner.name:
+            if row.state == "held" and row.owner == owner.name and row.trial_id not in known:
                 held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=False)
                 if held is not None:
-                    claims.append(Claim(held, self.arms[row.study_id], row))
-        return claims
+                    yield Claim(held, self.arms[row.study_id], row)
 
     def suggest(self, claim: Claim) -> dict[str, Scalar]:
         """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
@@ -275,3 +284,11 @@ def study_id_of(opened: Opened, name: str, direction: Literal["maximize", "minim
     """The id of an Optuna study, created where it is missing; call it under `creation_lock`."""
     study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
     return study._study_id
+
+
+def has_study(opened: Opened, name: str, study_id: int) -> bool:
+    """Whether Optuna has this very study still."""
+    try:
+        return opened.storage.get_study_id_from_name(name) == study_id
+    except KeyError:
+        return False
