@@ -115,8 +115,10 @@ class Search:
         raise refused or Refused("every arm has its trials", final=True)
 
     def retake(self, owner: Owner, on_hand: Callable[[Seen], int], known: Container[int] = ()) -> Iterator[Claim]:
-        """Take back at once what this owner holds without knowing of it: from before its ranks were restarted, or from a
-        claim whose answer was lost. known: trial ids that it does know of."""
+        """Take back at once what this owner holds without knowing of it.
+
+        From before its ranks were restarted, or from a claim whose answer was lost. known: trial ids that it knows of.
+        """
         for row in self.leases.of_studies(list(self.arms)):
             if row.state == "held" and row.owner == owner.name and row.trial_id not in known:
                 held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=False)

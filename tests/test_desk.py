@@ -292,12 +292,15 @@ class Member:
 
     def tell(self, epoch: int, *, final: bool = False) -> None:
         key = self.claim.held.trial_id
-        folder = self.members.folder(key)
+        token = self.claim.held.token
+        folder = self.members.settings.runs / str(key) / str(token)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"epoch-{epoch}.pt"
         path.write_text("weights")
         report = EpochReport(epoch, epoch - 1, {"dice": 0.5 + epoch / 100}, {}, {"student": 1.0}, final)
-        self.members.store(Told(key, report, Saved(path, "0" * 64, 7), ((1, 0),), folder / "best" if final else None))
+        self.members.store(
+            Told(key, token, report, Saved(path, "0" * 64, 7), ((1, 0),), folder / "best" if final else None)
+        )
 
 
 def member(search: Search, tmp_path: Path) -> Member:
