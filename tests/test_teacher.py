@@ -215,3 +215,11 @@ class TestCalibration:
             side = 2 * (truth if right else 1 - truth).float() - 1
             calibration.hear(index, torch.stack([-side, side]) * sure / 2)
         return calibration.error()
+
+
+def test_a_file_for_another_network_is_refused_before_a_search_begins_although_its_dice_is_recorded(
+    run: RunConfig, data: DataSet, made: Callable[..., Path]
+) -> None:
+    made()
+    with pytest.raises(CheckpointError, match=r"network is .*4.*but the run has .*6.*trainer teach"):
+        teacher.floor(with_teacher(run, width=6), data)

@@ -71,10 +71,11 @@ def load(run: RunConfig, data: DataSet, *, device: torch.device) -> Segmenter:
 
 def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None) -> Facts:
     """What is known of the run's teacher on the data; its Dice is measured where the file has none for the same data,
-    size and fit. Every rank calls it. Raises CheckpointError."""
-    file = _weights(run)
+    size and fit. Every rank calls it. Raises CheckpointError, also where the file does not fit the network."""
+    file, group = _weights(run), ranks or Ranks()
+    network = _network(run, file, data, group.device)
     recorded = _recorded_dice(file, run, data)
-    dice = recorded if recorded is not None else _measure(run, file, data, ranks or Ranks())
+    dice = recorded if recorded is not None else _measure(run, network, data, group)
     train = (file.word("train") or {}).get("dice")
     return Facts(
         path=located(run.teacher),
@@ -154,8 +155,7 @@ def _recorded_dice(file: Weights, run: RunConfig, data: DataSet) -> float | None
     return float(dice) if dice is not None and same and file.word("data") == data.content_hash else None
 
 
-def _measure(run: RunConfig, file: Weights, data: DataSet, ranks: Ranks) -> float:
-    network = _network(run, file, data, ranks.device)
+def _measure(run: RunConfig, network: Segmenter, data: DataSet, ranks: Ranks) -> float:
     return validate(network, data, "validation", ranks=ranks, precision=run.precision).means["dice"]
 
 
