@@ -40,7 +40,6 @@ class Desk:
         self._watch = Watch(settings.ttl)
         self._stale: list[Seen] = []
         self._drains = False
-        self._lost_track = False
         self._beat_due = self._look_due = self._line_due = 0.0
         self._line = ""
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
@@ -116,7 +115,6 @@ class Desk:
 
     def _away(self, error: Exception) -> None:
         self._watch.interrupt()
-        self._lost_track = True
         self._stale = []
         if self._away_since is None:
             self._away_since = time.monotonic()
@@ -156,9 +154,9 @@ class Desk:
         """Fill the free slots; where nothing may begin, find out whether that is the end."""
         while len(self._members.held) < self.settings.slots and self.ended is None:
             closed = self._closed()
-            if self._lost_track:
-                self._retake()
-                continue
+            self._retake()
+            if len(self._members.held) >= self.settings.slots:
+                return
             if self._drains:
                 self.ended = closed if not self._members.held else None
                 return
@@ -172,10 +170,14 @@ class Desk:
             self._members.begin(claim)
 
     def _retake(self) -> None:
-        """Begin what the database says we hold and we do not know of: an answer to a claim was lost on the way."""
+        """Begin what the database says we hold and we do not know of: an answer to a claim was lost on the way.
+
+        Asked before every claim: Optuna repeats the creation of a trial whose answer was lost, and says nothing of it.
+        """
         for claim in self.search.retake(self.settings.owner, on_hand, self._members.held):
             self._members.begin(claim)
-        self._lost_track = False
+            if len(self._members.held) >= self.settings.slots:
+                return
 
     def _closed(self) -> str | None:
         """Why nothing new begins; also obeys a wish to stop."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loguru import logger
+
 from search.identity import difference
 from search.spec import MAIN, StudySpec, record
 from search.storage import Opened, creation_lock
@@ -69,6 +71,11 @@ def _known(opened: Opened, name: str) -> Any | None:
     # Without its main study a search is no more: a new one under its name starts with nothing.
     everything = any(arm.name == MAIN for arm in gone)
     opened.leases.forget([arm.study_id for arm in (arms if everything else gone)])
+    for arm in arms:
+        if everything and arm not in gone:
+            aside = f"{arm.study_name}.{found.uuid[:8]}"
+            opened.leases.rename(arm.study_id, aside)
+            logger.warning("the main study of {} was deleted: trials of its arm {} stay as {}", name, arm.name, aside)
     return None if everything else found
 
 

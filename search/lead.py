@@ -100,12 +100,10 @@ class Lead:
             event = self.desk.inbox.get()
             if isinstance(event, Begin):
                 begins.append(event)
-            elif event.key in self._training:
+            elif self._training.pop(event.key, None) is not None:
                 dismiss.append(event.key)
             else:
                 begins = [begin for begin in begins if begin.key != event.key]
-        for key in dismiss:
-            self._training.pop(key, None)
         self._training |= {begin.key: begin for begin in begins}
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()

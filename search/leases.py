@@ -243,6 +243,12 @@ class Leases:
             connection.execute(arms.delete().where(arms.c.study_id.in_(study_ids)))
             connection.execute(searches.delete().where(searches.c.search_id.not_in(sa.select(arms.c.search_id))))
 
+    def rename(self, study_id: int, name: str) -> None:
+        """Give one of Optuna's studies another name, so that its own is free."""
+        studies = self._tables["studies"]
+        with self.engine.begin() as connection:
+            connection.execute(studies.update().where(studies.c.study_id == study_id).values(study_name=name))
+
     def details(self, study_ids: Sequence[int]) -> list[Any]:
         """Whole lease rows, for status and export."""
         with self.engine.begin() as connection:

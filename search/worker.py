@@ -74,6 +74,7 @@ def main() -> int:
         ranks = Ranks.join(size, stall=args.stall)
     except ValueError as error:
         raise UserError(one_line(error)) from None
+    _log(ranks.leads)
     _obey_signals(ranks.ask_to_stop)
     try:
         why = _work(args, spec, ranks)
