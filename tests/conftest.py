@@ -17,6 +17,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import torch
+from loguru import logger
+
+from search.joining import open_search
+from search.simulate import simulated_identity
+from search.spec import load
+from search.storage import open_storage
+from search.study import Search
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIENTS = 32
@@ -139,3 +146,30 @@ def command() -> Command:
         return done
 
     return run
+
+
+@pytest.fixture
+def open_again(tmp_path: Path) -> Iterator[Callable[..., Search]]:
+    """Open the one search of a test once more, as another process would: `open_again(url, name, text, *changes)`."""
+    engines = []
+
+    def opened(url: str, name: str, text: str, *changes: str) -> Search:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text)
+        storage = open_storage(url)
+        engines.append(storage.engine)
+        spec = load(path, changes)
+        return open_search(storage, url, spec, simulated_identity(spec))
+
+    yield opened
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What was logged, a line each, with its level."""
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message).strip()), format="{level} {message}", level="INFO")
+    yield lines
+    logger.remove(sink)

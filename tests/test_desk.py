@@ -2,25 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from loguru import logger
 
 from search.desk import Desk
 from search.events import Settings, Told
 from search.fence import Owner
-from search.joining import open_search
 from search.lead import Alone, run_group
 from search.members import Members
 from search.schema import leases, orphans
-from search.simulate import Curves, SimulatedStudents, simulated_identity
-from search.spec import load
-from search.storage import open_storage
+from search.simulate import Curves, SimulatedStudents
 from search.study import Claim, Search
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Saved
@@ -50,30 +47,9 @@ Join = Callable[..., Search]
 
 
 @pytest.fixture
-def join(database_url: str, tmp_path: Path) -> Iterator[Join]:
+def join(database_url: str, open_again: Join) -> Join:
     """Open the one search of the test once more, as another process would."""
-    engines = []
-
-    def opened(*changes: str) -> Search:
-        path = tmp_path / "desk.toml"
-        path.write_text(STUDY)
-        storage = open_storage(database_url)
-        engines.append(storage.engine)
-        spec = load(path, changes)
-        return open_search(storage, database_url, spec, simulated_identity(spec))
-
-    yield opened
-    for engine in engines:
-        engine.dispose()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """What was logged, a line each, with its level."""
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message).strip()), format="{level} {message}", level="INFO")
-    yield lines
-    logger.remove(sink)
+    return partial(open_again, database_url, "desk", STUDY)
 
 
 def settings(tmp_path: Path, **changes: Any) -> Settings:

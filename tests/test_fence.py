@@ -4,8 +4,8 @@ A second holder is always a second storage with an engine of its own, as in anot
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,12 +15,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import Trial, TrialState
 
 from search.fence import LeaseLost, Owner, Refused
-from search.joining import open_search
 from search.leases import Held, Seen
 from search.schema import attempts, leases, metadata
-from search.simulate import simulated_identity
-from search.spec import load
-from search.storage import open_storage
 from search.study import Claim, Search
 from trainer.errors import UserError
 
@@ -50,21 +46,9 @@ Join = Callable[..., Search]
 
 
 @pytest.fixture
-def join(database_url: str, tmp_path: Path) -> Iterator[Join]:
-    """Open the one search of the test once more, as another process would; words change its study file."""
-    path = tmp_path / "fenced.toml"
-    path.write_text(STUDY)
-    engines = []
-
-    def opened(*changes: str) -> Search:
-        storage = open_storage(database_url)
-        engines.append(storage.engine)
-        spec = load(path, changes)
-        return open_search(storage, database_url, spec, simulated_identity(spec))
-
-    yield opened
-    for engine in engines:
-        engine.dispose()
+def join(database_url: str, open_again: Join) -> Join:
+    """Open the one search of the test once more, as another process would."""
+    return partial(open_again, database_url, "fenced", STUDY)
 
 
 def no_checkpoint(_row: Seen) -> int:

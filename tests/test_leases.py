@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,9 @@ import sqlalchemy as sa
 from search import storage as storage_file
 from search.events import Settings
 from search.fence import Owner, Refused
-from search.joining import open_search
 from search.leases import Held, Seen, Watch
 from search.members import Members
 from search.schema import attempts, leases, searches, version_row
-from search.simulate import simulated_identity
-from search.spec import load
 from search.storage import creation_lock, disk_kind, label_of, open_storage
 from search.study import Claim, Search
 from trainer.errors import UserError
@@ -59,21 +56,9 @@ Join = Callable[..., Search]
 
 
 @pytest.fixture
-def join(database_url: str, tmp_path: Path) -> Iterator[Join]:
+def join(database_url: str, open_again: Join) -> Join:
     """Open the one search of the test once more, as another process would."""
-    engines = []
-
-    def opened(*changes: str, text: str = STUDY) -> Search:
-        path = tmp_path / "leased.toml"
-        path.write_text(text)
-        storage = open_storage(database_url)
-        engines.append(storage.engine)
-        spec = load(path, changes)
-        return open_search(storage, database_url, spec, simulated_identity(spec))
-
-    yield opened
-    for engine in engines:
-        engine.dispose()
+    return lambda *changes, text=STUDY: open_again(database_url, "leased", text, *changes)
 
 
 def nothing_on_hand(_row: Seen) -> int:

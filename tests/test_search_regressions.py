@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,18 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
-from loguru import logger
 
 from search.arms import Arm
 from search.desk import Desk
 from search.events import Begin, Drop, Fell, Settings, Told
 from search.fence import Owner
-from search.joining import open_search
 from search.lead import Alone, Lead, run_group
 from search.leases import Held, Seen
 from search.members import Members, on_hand
 from search.schema import attempts, orphans, searches
-from search.simulate import Curves, SimulatedStudents, simulated_identity
+from search.simulate import Curves, SimulatedStudents
 from search.space import Scalar
 from search.spec import load
-from search.storage import open_storage
 from search.study import Claim, Search
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -62,30 +59,9 @@ Join = Callable[..., Search]
 
 
 @pytest.fixture
-def join(sqlite_url: str, tmp_path: Path) -> Iterator[Join]:
+def join(sqlite_url: str, open_again: Join) -> Join:
     """Open the one search of the test once more, as another process would."""
-    engines = []
-
-    def opened(*changes: str, text: str = STUDY) -> Search:
-        path = tmp_path / "handed.toml"
-        path.write_text(text)
-        storage = open_storage(sqlite_url)
-        engines.append(storage.engine)
-        spec = load(path, changes)
-        return open_search(storage, sqlite_url, spec, simulated_identity(spec))
-
-    yield opened
-    for engine in engines:
-        engine.dispose()
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """What was logged, a line each, with its level."""
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message).strip()), format="{level} {message}", level="INFO")
-    yield lines
-    logger.remove(sink)
+    return lambda *changes, text=STUDY: open_again(sqlite_url, "handed", text, *changes)
 
 
 def settings(tmp_path: Path, **changes: Any) -> Settings:
