@@ -31,6 +31,8 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
         found = _known(opened, spec.name)
         if found is not None:
             _check_same(opened, spec, found, identity)
+            for line in difference(json.loads(found.settings), settings(spec)):
+                logger.info("{}: changed since the last worker joined: {}", spec.name, line)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
         rows = [
             dict(
@@ -49,6 +51,7 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
             uuid=uuid.uuid4().hex if found is None else found.uuid,
             identity=identity.search,
             spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
+            settings=json.dumps(settings(spec), allow_nan=False, sort_keys=True),
             closed=False,
             max_failed=budget.max_failed,
             gpu_hours=budget.gpu_hours,
@@ -88,6 +91,13 @@ def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity)
                 f"study {spec.name!r}: its arm {arm.name!r} exists with another run or space; "
                 "give the arm another name, or the study (--name)"
             )
+
+
+def settings(spec: StudySpec) -> dict[str, Any]:
+    """What may change while a study goes on."""
+    tables = {"sampler": spec.sampler, "pruner": spec.pruner, "budget": spec.budget}
+    arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
+    return {**{name: table.model_dump(mode="json") for name, table in tables.items()}, "arms": arms}
 
 
 def attach_search(opened: Opened, spec: StudySpec) -> Search:

@@ -198,7 +198,7 @@ class Leases:
                 search_id = int(key[0]) if key is not None else 0
             else:
                 search_id = found.search_id
-                changeable = {k: values[k] for k in ("spec", "max_failed", "gpu_hours", "wall_seconds")}
+                changeable = {k: values[k] for k in ("spec", "settings", "max_failed", "gpu_hours", "wall_seconds")}
                 connection.execute(searches.update().where(searches.c.search_id == search_id).values(**changeable))
             for row in arm_rows:
                 known = connection.execute(sa.select(arms.c.study_id).where(arms.c.study_id == row["study_id"]))

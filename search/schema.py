@@ -21,6 +21,8 @@ searches = sa.Table(
     sa.Column("uuid", sa.String(32), nullable=False),
     sa.Column("identity", sa.String(64), nullable=False),
     sa.Column("spec", sa.Text, nullable=False),
+    # Sampler, pruner, budget and arms as last seen: they may change, and a change is logged.
+    sa.Column("settings", sa.Text, nullable=False),
     sa.Column("stop", sa.String(16)),
     sa.Column("closed", sa.Boolean, nullable=False, default=False),
     sa.Column("max_failed", sa.Integer, nullable=False),

@@ -623,3 +623,18 @@ def test_a_claim_whose_answer_was_lost_is_taken_back_uncharged(
     assert sorted(row.token for row in rows) == [1, 1, 1, 2]
     assert sorted(str(attempt.why) for attempt in all_of(search, attempts)) == [*["finished"] * 4, "restarted"]
     assert len([line for line in log if "database away" in line]) == int(stays)
+
+
+def test_a_changed_budget_or_pruner_is_taken_and_said_once(join: Join, log: list[str]) -> None:
+    """What may change while a study goes on changes for all workers, and the log of who brings it says what."""
+    join()
+    join("budget.trials=6")
+    said = [line for line in log if "changed since the last worker joined" in line]
+    assert [line.rpartition(": changed since the last worker joined: ")[2] for line in said] == [
+        "arms.kd.trials: 4 -> 6",
+        "budget.trials: 4 -> 6",
+    ]
+    log.clear()
+    again = join("budget.trials=6")
+    assert not [line for line in log if "changed since" in line]
+    assert again.leases.arms_of(again.search_id)[0].trials == 6
