@@ -202,7 +202,7 @@ class Workers(RuleBasedStateMachine):
     @rule(target=held, owner=OWNERS)
     def restart(self, owner: Owner) -> object:
         mine = {key for key, t in self.trials.items() if t.state == "held" and t.owner == owner.name}
-        claims = self.search.retake(owner, lambda row: row.epoch)
+        claims = list(self.search.retake(owner, lambda row: row.epoch))
         assert {claim.held.trial_id for claim in claims} == mine
         for claim in claims:
             self.taken(claim.held, owner)
