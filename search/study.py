@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import pruners, samplers
 from search.arms import Arm
 from search.fence import Owner, Refused
-from search.leases import Held, Leases, Seen
+from search.leases import Held, Leases, Seen, shortened
 from search.schema import FINISHED
 from search.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.spec import StudySpec
@@ -180,7 +180,7 @@ class Search:
 
     def fail(self, held: Held, kind: str, message: str) -> None:
         """The trial failed for good. Raises LeaseLost."""
-        self._finish(held, TrialState.FAIL, None, {"failure": kind, "message": message[:2000]}, kind)
+        self._finish(held, TrialState.FAIL, None, {"failure": kind, "message": shortened(message)}, kind)
 
     def _finish(
         self, held: Held, state: TrialState, values: list[float] | None, changes: Mapping[str, Any], why: str

@@ -256,7 +256,7 @@ def test_a_verdict_changes_nothing_but_the_trials_rungs(storage: BaseStorage) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "medain"}, "pruner.name: unknown 'medain'; known: .*; did you mean 'median'"),
+        ({"name": "medain"}, "pruner.name: unknown 'medain'; known: .*; nearest: median"),
         ({"name": "median", "startup": -1}, "pruner.startup: -1 is not at least 0"),
         ({"name": "median", "warmup_epochs": -1}, "pruner.warmup_epochs: -1 is not at least 0"),
         ({"name": "halving", "reduction": 1}, "pruner.reduction: 1 is not at least 2"),

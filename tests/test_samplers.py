@@ -415,7 +415,7 @@ def test_without_a_front_the_inner_sampler_sees_the_study_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "tpee"}, "sampler.name: unknown 'tpee'; known: random, tpe; did you mean 'tpe'"),
+        ({"name": "tpee"}, "sampler.name: unknown 'tpee'; known: random, tpe; nearest: tpe"),
         ({"name": "tpe", "startup": -1}, "sampler.startup: -1 is not at least 0"),
         ({"name": "tpe", "options": {"n_ei": 3}}, "unknown 'n_ei'; known: n_ei_candidates"),
         ({"name": "tpe", "options": {"n_ei_candidates": 0}}, "sampler.n_ei_candidates: 0 is not at least 1"),

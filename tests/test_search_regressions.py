@@ -638,3 +638,15 @@ def test_a_changed_budget_or_pruner_is_taken_and_said_once(join: Join, log: list
     again = join("budget.trials=6")
     assert not [line for line in log if "changed since" in line]
     assert again.leases.arms_of(again.search_id)[0].trials == 6
+
+
+def test_a_long_failure_keeps_what_failed_and_the_error_that_ends_its_traceback(join: Join) -> None:
+    """A traceback names its error last, so a cut that kept the beginning alone would lose it."""
+    search = join()
+    found = search.claim(ME, lambda _row: 0, ())
+    search.fail(found.held, "bug", "epoch 2: it broke\n" + "a line of the stack\n" * 1000 + "ValueError: the reason")
+    row = search.leases.row(found.held.trial_id)
+    assert row is not None
+    assert row.message.startswith("epoch 2: it broke")
+    assert row.message.endswith("ValueError: the reason")
+    assert len(row.message) < 5000

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 
 from optuna.samplers import BaseSampler
@@ -12,6 +11,7 @@ from search.samplers import tpe, uniform
 from search.samplers.front import FrontChoice, choice_for, choice_of
 from search.samplers.per_trial import OWN_AFTER, PerTrial
 from search.view import Scalar
+from trainer.errors import nearest
 
 __all__ = ["SAMPLERS", "FrontChoice", "SamplerSettings", "choice_for", "choice_of", "sampler"]
 
@@ -56,6 +56,5 @@ def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
 
 def _known(field_name: str, value: str, known: Mapping[str, object] | list[str]) -> None:
     if value not in known:
-        near = get_close_matches(value, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{field_name}: unknown {value!r}; known: {', '.join(sorted(known)) or 'no options'}{hint}")
+        hint = nearest(value, known) if known else "; known: no options"
+        raise ValueError(f"{field_name}: unknown {value!r}{hint}")
