@@ -5,8 +5,8 @@ Optuna's rows hold numbers, parameters and values; these hold the life of a tria
 
 import sqlalchemy as sa
 
-VERSION = 1
-"""Raised with every change of these tables."""
+VERSION = 2
+"""Raised with every change of these tables. 2: kd_search.noted."""
 
 metadata = sa.MetaData()
 
@@ -30,6 +30,8 @@ searches = sa.Table(
     sa.Column("wall_seconds", sa.Float),
     # Seconds since 1970 by the database's clock.
     sa.Column("began", sa.Float),
+    # When a lead last set out to write the notes for the dashboard, by the same clock; null: never.
+    sa.Column("noted", sa.Float),
 )
 
 arms = sa.Table(

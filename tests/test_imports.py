@@ -13,14 +13,21 @@ ROOMS = ("search", "trainer", "losses", "models")
 """Each may import itself and those to its right."""
 
 CONFINED = {
-    "optuna": ("search/study.py", "search/storage.py", "search/view.py", "search/pruners.py", "search/samplers/"),
+    "optuna": (
+        "search/artifacts.py",
+        "search/pruners.py",
+        "search/samplers/",
+        "search/storage.py",
+        "search/study.py",
+        "search/view.py",
+    ),
     "torch.distributed": ("trainer/ranks.py",),
     "sqlalchemy": ("search/leases.py", "search/fence.py", "search/schema.py", "search/storage.py", "search/study.py"),
     "albumentations": ("trainer/data/augment.py",),
     "psycopg2": (),
 }
 """Package -> the only places that import it. search/storage.py builds the one storage and its engine; search/study.py
-knows what a call raises while the database is away."""
+knows what a call raises while the database is away; search/artifacts.py writes what the dashboard shows of a study."""
 
 NO_TORCH = (
     "models",
