@@ -13,6 +13,7 @@ COMMANDS = {
     "simulate": ("the whole service with curves in place of training", "simulate demo --workers 4"),
     "status": ("trials, widths, workers and failures of a search", "status polyp-kd"),
     "export": ("the best configurations as JSON", "export polyp-kd --top 6 -o best.json"),
+    "dashboard": ("optuna-dashboard, with the database from the environment", "dashboard --artifacts runs/artifacts"),
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
     "stop": ("let all workers end after their trials (--now: at once)", "stop polyp-kd"),
 }

@@ -1,10 +1,13 @@
-"""Where a search's database is, when nobody says."""
+"""Where a search's database is, when nobody says, and what kind of disk a folder lies on."""
 
 import argparse
 import os
 from pathlib import Path
 
 DEFAULT = Path("runs/search.db")
+NETWORK_DISKS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"}
+)
 
 
 def add_storage(parser: argparse.ArgumentParser) -> None:
@@ -23,3 +26,18 @@ def storage_url(given: str | None) -> str:
         return url
     DEFAULT.parent.mkdir(exist_ok=True)
     return f"sqlite:///{DEFAULT}"
+
+
+def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
+    """The file system's kind that holds a folder, such as ext4 or nfs; "unknown" where the system does not say."""
+    if not mounts.is_file():
+        return "unknown"
+    best, kind = -1, "unknown"
+    for line in mounts.read_text().splitlines():
+        words = line.split(" ")
+        if len(words) < 3:
+            continue
+        point = Path(words[1].replace("\\040", " "))
+        if folder.is_relative_to(point) and len(point.parts) > best:
+            best, kind = len(point.parts), words[2]
+    return kind

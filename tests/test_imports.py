@@ -15,8 +15,10 @@ ROOMS = ("search", "trainer", "losses", "models")
 CONFINED = {
     "optuna": (
         "search/artifacts.py",
+        "search/dashboard.py",
         "search/pruners.py",
         "search/samplers/",
+        "search/close.py",  # ends trials that no worker holds
         "search/storage.py",
         "search/study.py",
         "search/view.py",
@@ -27,7 +29,8 @@ CONFINED = {
     "psycopg2": (),
 }
 """Package -> the only places that import it. search/storage.py builds the one storage and its engine; search/study.py
-knows what a call raises while the database is away; search/artifacts.py writes what the dashboard shows of a study."""
+knows what a call raises while the database is away; search/artifacts.py writes what the dashboard shows of a study, and search/dashboard.py
+serves it."""
 
 NO_TORCH = (
     "models",
