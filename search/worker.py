@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import argparse
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 
@@ -34,6 +35,8 @@ from trainer.errors import UserError, guard, one_line
 
 MAX_FAILED = 3
 """Exit code where too many trials failed."""
+SAME_STOP_SECONDS = 3.0
+"""Within which a further signal is the same wish: schedulers tell every process, and torchrun passes it on besides."""
 
 
 def arguments() -> argparse.Namespace:
@@ -144,14 +147,15 @@ def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Rank
 
 
 def _obey_signals(ask: Callable[[], None]) -> None:
-    """The first signal asks for a stop at the next step, the second ends the process at once."""
-    asked: list[int] = []
+    """The first signal asks for a stop at the next step; a later one, if it is no echo, ends the process at once."""
+    asked: list[float] = []
 
     def obey(number: int, _frame: object) -> None:
-        if asked:
+        if not asked:
+            asked.append(time.monotonic())
+            ask()
+        elif time.monotonic() - asked[0] > SAME_STOP_SECONDS:
             os._exit(128 + number)
-        asked.append(number)
-        ask()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, obey)
