@@ -7,6 +7,7 @@ verdicts from the inbox. While the database is away training goes on, reports wa
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 
 from loguru import logger
 
@@ -14,8 +15,12 @@ from search.events import Fell, Settings, Told
 from search.fence import Refused
 from search.leases import Seen, Watch
 from search.members import Members, on_hand
+from search.schema import HELD
 from search.storage import AWAY
 from search.study import Search
+
+CLOSING = 8.0
+"""Seconds that giving everything back may take: siblings that were asked to stop wait no longer than 10."""
 
 
 class Desk:
@@ -55,20 +60,26 @@ class Desk:
         with self._lock:
             self._outbox.append(item)
 
-    def settle(self, patience: float) -> None:
+    def settle(self, patience: float, hurried: Callable[[], bool]) -> None:
         """Wait until everything told so far is stored and free slots were offered, for at most `patience` seconds.
 
-        Not at all while the database is away. Raises what ended the thread.
+        Not at all while the database is away, no longer once `hurried`. Raises what ended the thread.
         """
+        end = time.monotonic() + patience
         with self._lock:
             self._asked += 1
             self._lock.notify_all()
             asked = self._asked
-            self._lock.wait_for(lambda: self._served >= asked or self._away_since is not None or self.error, patience)
+            # In slices: a signal handler cannot notify.
+            while time.monotonic() < end and not hurried():
+                if self._lock.wait_for(
+                    lambda: self._served >= asked or self._away_since is not None or self.error, 0.1
+                ):
+                    break
         if self.error is not None:
             raise RuntimeError("the database thread ended") from self.error
 
-    def close(self, why: str, patience: float = 15.0) -> None:
+    def close(self, why: str, patience: float = CLOSING) -> None:
         """Store what is left and give back what is held for the reason `why`, for at most `patience` seconds."""
         with self._lock:
             self._closing = why
@@ -141,6 +152,8 @@ class Desk:
         self._closed()  # a wish to stop at once has to be seen while every slot is taken, too
         rows = self.search.leases.of_studies(list(self.search.arms))
         self._stale = [row for row in self._watch.stale(rows, now) if row.trial_id not in self._members.held]
+        if len(self._members.held) >= self.settings.slots:
+            self._release(rows)
         self._look_due = now + self.settings.ttl / 6
         if now >= self._line_due:
             self._line_due = now + 10.0
@@ -155,6 +168,8 @@ class Desk:
             closed = self._closed()
             self._retake()
             if len(self._members.held) >= self.settings.slots:
+                return
+            if time.monotonic() < self._members.resting_until:
                 return
             if self._drains:
                 self.ended = closed if not self._members.held else None
@@ -177,6 +192,13 @@ class Desk:
             self._members.begin(claim)
             if len(self._members.held) >= self.settings.slots:
                 return
+
+    def _release(self, rows: Sequence[Seen]) -> None:
+        """Free what we hold beyond our slots, a claim that was repeated: nobody beats for it."""
+        owner, known = self.settings.owner, self._members.held
+        if any(r.state == HELD and r.owner == owner.name and r.trial_id not in known for r in rows):
+            for claim in self.search.retake(owner, on_hand, known):
+                self.search.leases.give_back(claim.held, "restarted")
 
     def _closed(self) -> str | None:
         """Why nothing new begins; also obeys a wish to stop."""

@@ -39,7 +39,8 @@ class Told:
     key: int
     token: int
     report: EpochReport
-    saved: Saved
+    saved: Saved | None
+    """None where the disk refused it: the checkpoint before stays the one to go on from."""
     replay: tuple[tuple[int, int], ...]
     weights: Path | None
     """The best epoch's weights, with the last report."""
@@ -68,6 +69,8 @@ class Member:
     scores: Mapping[str, float] = field(default_factory=dict)
     """All scores of the best epoch."""
     checkpoint: Path | None = None
+    epoch: int = 0
+    """The last one that was stored by this worker."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from loguru import logger
@@ -17,6 +18,8 @@ PREEMPTED = "asked to stop"
 """Why a group ends that was asked to."""
 PATIENCE = 20.0
 """Seconds that an epoch boundary waits for the database, while it answers at all."""
+BAD_DATA = "bad data"
+"""What the reason begins with where a group ends because of a file that cannot be used."""
 IDLE = 0.5
 """Seconds between looks for work while there is none."""
 
@@ -90,10 +93,16 @@ class Lead:
         self._training: dict[int, Begin] = {}
         self._over: list[int] = []
         """Members that trained their last epoch."""
+        self._owed: dict[int, EpochReport] = {}
+        """Last epochs whose weights the disk refused; it is asked again before each epoch."""
+        self._disk_refuses = False
+        self.bad_data: str | None = None
+        """The file that no trial can be trained with; None while there is none."""
 
     def plan(self) -> Plan:
         """The next epoch, after everything reported so far was stored and judged (or the database is away)."""
-        self.desk.settle(PATIENCE)
+        self._pay()
+        self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
         dismiss, begins = list(self._over), []
         self._over = []
         while not self.desk.inbox.empty():
@@ -101,40 +110,78 @@ class Lead:
             if isinstance(event, Begin):
                 begins.append(event)
             elif self._training.pop(event.key, None) is not None:
+                self._owed.pop(event.key, None)
                 dismiss.append(event.key)
             else:
                 begins = [begin for begin in begins if begin.key != event.key]
         self._training |= {begin.key: begin for begin in begins}
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()
-        end = PREEMPTED if self._group.stop_asked else None
-        if end is None and not self._training:
-            end = self.desk.ended
+        end = self.bad_data or (PREEMPTED if self._group.stop_asked else None)
+        members = len(self._training) - len(self._owed)
+        if end is None and members == 0:
+            end = None if self._owed else self.desk.ended
             if end is None:
                 time.sleep(IDLE)
         # Who ends builds nothing first: what was just claimed is given back.
-        return Plan(tuple(dismiss), tuple(begins) if end is None else (), len(self._training), end)
+        return Plan(tuple(dismiss), tuple(begins) if end is None else (), members, end)
 
     def admitted(self, failures: dict[int, Failure]) -> None:
         """Some members could not begin: build or resume failed on a rank."""
         for key, failure in failures.items():
-            begin = self._training.pop(key)
-            self.desk.tell(Fell(key, begin.token, failure))
+            self._fell(key, failure)
 
     def take(self, reports: dict[int, EpochReport | Failure]) -> None:
         """Write the checkpoints of an epoch and hand everything to the database thread."""
         for key, report in reports.items():
             if isinstance(report, Failure):
-                begin = self._training.pop(key)
-                self.desk.tell(Fell(key, begin.token, report))
-                continue
-            token, folder = self._training[key].token, self._training[key].folder
+                self._fell(key, report)
+            else:
+                self._trained(key, report)
+
+    def _trained(self, key: int, report: EpochReport) -> None:
+        token, folder = self._training[key].token, self._training[key].folder
+        saved, weights = None, None
+        try:
             saved = self._students.save(key, folder / f"epoch-{report.epoch}.pt")
             weights = self._students.export(key, folder / "best.safetensors").path if report.final else None
-            self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights))
+        except OSError as error:
+            self._refused(error, folder)
             if report.final:
-                self._training.pop(key)
-                self._over.append(key)
+                self._owed[key] = report
+                return
+        else:
+            if self._disk_refuses:
+                self._disk_refuses = False
+                logger.info("disk: checkpoints are written again")
+        self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights))
+        if report.final:
+            self._training.pop(key)
+            self._over.append(key)
+
+    def _pay(self) -> None:
+        """Write what the disk refused before."""
+        owed, self._owed = self._owed, {}
+        for key, report in owed.items():
+            self._trained(key, report)
+
+    def _refused(self, error: OSError, folder: Path) -> None:
+        """A full or read-only disk costs no trial: the last checkpoints stand, and each epoch tries again."""
+        if not self._disk_refuses:
+            self._disk_refuses = True
+            logger.warning(
+                "disk: no checkpoint can be written to {} ({}): training goes on, the last ones stay; make room",
+                folder,
+                error.strerror or error,
+            )
+
+    def _fell(self, key: int, failure: Failure) -> None:
+        begin = self._training.pop(key)
+        if failure.kind is FailureKind.BAD_DATA:
+            # All trials read the same files, so all would fail: they are given back, and this worker ends.
+            self.bad_data = self.bad_data or f"{BAD_DATA}: {failure.message}"
+            return
+        self.desk.tell(Fell(key, begin.token, failure))
 
 
 def run_group(group: Group, students: Students, desk: Desk | None) -> str:
@@ -147,8 +194,13 @@ def run_group(group: Group, students: Students, desk: Desk | None) -> str:
     lead = Lead(desk, students, group)
     desk.start()
     # Where anything is raised from here on, the leases stay: the restarted lead takes them back, or others adopt them.
-    why = _lead(group, students, lead)
-    desk.close("preempted")
+    try:
+        why = _lead(group, students, lead)
+    except Exception:
+        if group.stop_asked:  # nobody restarts these ranks: a sibling that hangs must not keep the trials waiting
+            desk.close("preempted")
+        raise
+    desk.close("bad_data" if lead.bad_data else "preempted")
     return why
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import queue
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from search.leases import Seen
 from search.storage import AWAY
 from search.study import Claim, Search
 from trainer.config import RunConfig
-from trainer.reports import Resume
+from trainer.reports import Failure, FailureKind, Resume
 
 MOST_LOST = 3
 """How often a trial's worker may vanish before the trial fails."""
@@ -31,14 +32,15 @@ class Members:
         self.settings = settings
         self.held: dict[int, Member] = {}
         self.inbox: queue.SimpleQueue[Begin | Drop] = queue.SimpleQueue()
+        self.resting_until = 0.0
+        """On the monotonic clock: nothing begins before, as a file could not be read."""
 
     def store(self, item: Told | Fell) -> None:
         """Write what happened to a member; a member that was lost leaves an orphan record."""
         member = self.held.get(item.key)
         if member is None or member.held.token != item.token:
             # Pruned or lost while its last epoch was trained; no row names that epoch's file.
-            if isinstance(item, Told):
-                item.saved.path.unlink(missing_ok=True)
+            _discard(item)
             return
         try:
             self._store(member, item)
@@ -51,6 +53,7 @@ class Members:
         try:
             if seen is not None and seen.lost + claim.lost >= MOST_LOST:
                 self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times")
+                _remove(None if seen.checkpoint is None else Path(seen.checkpoint))
                 logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
                 return
             run = self._run_of(claim)
@@ -64,7 +67,7 @@ class Members:
         except LeaseLost:
             return
         self.held[held.trial_id] = member
-        folder = self.settings.runs / self.search.folder / claim.arm.name / str(held.number) / str(held.token)
+        folder = self._place(claim.arm.name, held.number) / str(held.token)
         self.inbox.put(Begin(held.trial_id, run, resume, member.label, held.token, folder))
 
     def _as_stored(self, member: Member, resume: Resume | None) -> Member:
@@ -112,32 +115,57 @@ class Members:
 
     def _store(self, member: Member, item: Told | Fell) -> None:
         if isinstance(item, Fell):
-            failure = item.failure
-            text = f"epoch {failure.epoch}: {failure.message}"
-            self.search.fail(member.held, failure.kind.value, f"{text}\n{failure.detail}".strip())
-            logger.warning("{} failed ({}) in {}", member.label, failure.kind.value, text)
-            self.held.pop(item.key)
+            self._fall(member, item.failure)
             return
         report = item.report
         metric = self.search.spec.objective.metric
         value = None if report.scores is None else report.scores[metric]
         # Where the finish below fails and all is tried again, the epoch is in the sums already.
-        after = member if member.checkpoint == item.saved.path else self._after(member, item)
+        after = member if member.epoch == report.epoch else self._after(member, item)
         self.search.report(member.held, report.epoch, value, _row(after, item))
-        if member.checkpoint is not None and member.checkpoint != item.saved.path:
-            member.checkpoint.unlink(missing_ok=True)  # the row names the new one now
+        if member.checkpoint != after.checkpoint:
+            _remove(member.checkpoint)  # the row names the new one now
         self.held[item.key] = member = after
         if report.final:
             best = member.best_score if member.best_score is not None else math.nan
             self.search.complete(member.held, best, {"weights": str(item.weights), "checkpoint": None})
-            item.saved.path.unlink(missing_ok=True)
+            self._sweep(member)
             logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
             self.held.pop(item.key)
         elif value is not None and self._judge(member):
-            self.search.prune(member.held, {"checkpoint": None})
-            item.saved.path.unlink(missing_ok=True)
+            self.search.prune(member.held, {**_figures(member), "epoch": report.epoch, "checkpoint": None})
+            self._sweep(member)
             logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
             self.forget(item.key, None)
+
+    def _fall(self, member: Member, failure: Failure) -> None:
+        """A failed trial stays failed, but for a file that could not be read: that may be the disk's fault."""
+        text = f"epoch {failure.epoch}: {failure.message}"
+        key = member.held.trial_id
+        if failure.kind is FailureKind.STORAGE and self._storage_failures(key) + 1 < MOST_LOST:
+            self.search.leases.give_back(member.held, failure.kind.value)
+            logger.warning("{} given back, this worker begins nothing for a while: {}", member.label, text)
+            self.resting_until = time.monotonic() + self.settings.ttl
+        else:
+            self.search.fail(member.held, failure.kind.value, f"{text}\n{failure.detail}".strip())
+            logger.warning("{} failed ({}) in {}", member.label, failure.kind.value, text)
+            self._sweep(member)
+        self.held.pop(key)
+
+    def _storage_failures(self, trial_id: int) -> int:
+        row = self.search.leases.row(trial_id)
+        tries = [] if row is None else self.search.leases.attempts_of([row.study_id])
+        return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in tries)
+
+    def _sweep(self, member: Member) -> None:
+        """No row names a checkpoint of this trial any more, whoever wrote it."""
+        _remove(member.checkpoint)
+        arm = self.search.arms[member.held.study_id].name
+        for path in (self._place(arm, member.held.number)).glob("*/*epoch-*"):
+            _remove(path)
+
+    def _place(self, arm: str, number: int) -> Path:
+        return self.settings.runs / self.search.folder / arm / str(number)
 
     def _judge(self, member: Member) -> bool:
         try:
@@ -155,7 +183,8 @@ class Members:
         for part, spent in report.seconds.items():
             seconds[part] += spent
         gpu_seconds = member.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks
-        after = replace(member, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=item.saved.path)
+        checkpoint = member.checkpoint if item.saved is None else item.saved.path
+        after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=checkpoint)
         score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
         if score is not None and self._better(score, member.best_score):
             return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))
@@ -170,8 +199,7 @@ class Members:
         row = self.search.leases.row(item.key)
         if row is not None and row.state == "finished" and row.token == member.held.token:
             # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
-            if isinstance(item, Told):
-                item.saved.path.unlink(missing_ok=True)
+            _discard(item)
             self.forget(item.key, None)
             return
         epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
@@ -195,13 +223,36 @@ class Members:
             self.held.pop(key)
 
 
+def _discard(item: Told | Fell) -> None:
+    """Remove the file of an epoch that no row names."""
+    if isinstance(item, Told) and item.saved is not None:
+        _remove(item.saved.path)
+
+
+def _remove(path: Path | None) -> None:
+    """Remove a file that nobody needs; a disk that refuses keeps it."""
+    try:
+        if path is not None:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("{} stays on disk: {}", path, error.strerror)
+
+
 def _row(member: Member, item: Told) -> dict[str, Any]:
-    """What the lease row says after an epoch."""
+    """What the lease row says after an epoch; without a checkpoint, that of an earlier epoch stays with its figures."""
+    if item.saved is None:
+        return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
     return dict(
         epoch=item.report.epoch,
         checkpoint=str(item.saved.path),
         checkpoint_sha256=item.saved.sha256,
         replay=json.dumps(item.replay),
+        **_figures(member),
+    )
+
+
+def _figures(member: Member) -> dict[str, Any]:
+    return dict(
         seconds=json.dumps(member.seconds, sort_keys=True),
         gpu_seconds=member.gpu_seconds,
         best_epoch=member.best_epoch,

@@ -109,6 +109,8 @@ class SimulatedStudents:
         time.sleep(self._seconds)
         reports: dict[int, EpochReport | Failure] = {}
         for key, (run, done, replay) in list(self._members.items()):
+            if done == run.epochs:
+                continue  # it waits to be dismissed
             epoch = done + 1
             draw = random.Random(derive(run.seed, "fail", key, epoch)).random()  # noqa: S311 - no secret
             if draw < self._fail_share / run.epochs:
@@ -137,8 +139,12 @@ class SimulatedStudents:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = json.dumps(values).encode()
         beside = path.with_suffix(".part")
-        beside.write_bytes(data)
-        beside.replace(path)
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
         return Saved(path, hashlib.sha256(data).hexdigest(), len(data))
 
 

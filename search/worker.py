@@ -25,7 +25,7 @@ from search.desk import Desk
 from search.events import Settings
 from search.identity import arm_identity
 from search.joining import Identity, open_search
-from search.lead import run_group
+from search.lead import BAD_DATA, run_group
 from search.limits import breach, costs, refuse_hopeless
 from search.owner import this_owner
 from search.places import add_storage, storage_url
@@ -33,6 +33,8 @@ from search.spec import StudySpec, find, identity, load, record
 from search.storage import open_storage, patient
 from trainer.errors import UserError, guard, one_line
 
+MISTAKE = 2
+"""Exit code where the user has to mend something, such as a file of the data."""
 MAX_FAILED = 3
 """Exit code where too many trials failed."""
 SAME_STOP_SECONDS = 3.0
@@ -89,7 +91,7 @@ def main() -> int:
     except torch.cuda.OutOfMemoryError:
         logger.error("out of memory outside of any trial: use fewer --slots\n{}", traceback.format_exc())
         _leave_at_once()
-    return MAX_FAILED if why.startswith("max_failed") else 0
+    return MAX_FAILED if why.startswith("max_failed") else MISTAKE if why.startswith(BAD_DATA) else 0
 
 
 def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # type: ignore[name-defined]  # noqa: F821
@@ -140,7 +142,12 @@ def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Rank
         "device": ranks.device.type,
         "torch": str(torch.__version__),
     }
-    args.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        args.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--runs {args.runs}: cannot be made ({error.strerror}); give a folder on a disk with room"
+        ) from error
     runs = args.runs.resolve()
     owner, limit = this_owner(ranks.group), breach(spec.limits)
     return Desk(search, Settings(owner, args.slots, runs, ranks.world, environment, breach=limit, ttl=args.ttl))

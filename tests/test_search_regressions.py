@@ -176,8 +176,7 @@ def test_a_member_that_is_lost_while_it_trains_leaves_no_trace_and_the_others_go
     assert (row.message, row.token, row.epoch) == ("as the other found", 2, 1)
     assert all_of(search, orphans) == []
     # What the other may go on from stays; the file of the epoch that nobody counted is gone.
-    assert [str(path) for path in tmp_path.rglob("epoch-*")] == [row.checkpoint]
-    assert row.checkpoint.endswith("epoch-1.pt")
+    assert [path.name for path in tmp_path.rglob("epoch-*")] == ["epoch-1.pt"]
 
 
 def test_a_member_that_is_pruned_while_its_next_epoch_trains_leaves_no_file_and_the_others_go_on(
@@ -222,7 +221,7 @@ def test_a_member_that_comes_and_goes_within_one_epoch_is_dismissed_once_and_not
         Alone(),
     )
     begin = Begin(7, search.spec.run, None, "kd #7", 1, tmp_path)
-    lead.desk.settle = lambda patience: None  # type: ignore[method-assign]  # its thread does not run here
+    lead.desk.settle = lambda *_: None  # type: ignore[method-assign]  # its thread does not run here
     lead.desk.inbox.put(begin)
     assert lead.plan().begin == (begin,)
     for event in (Drop(7), begin, Drop(7)):
