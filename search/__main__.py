@@ -15,6 +15,8 @@ COMMANDS = {
     "export": ("the best configurations as JSON", "export polyp-kd --top 6 -o best.json"),
     "dashboard": ("optuna-dashboard, with the database from the environment", "dashboard --artifacts runs/artifacts"),
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
+    "close": ("the study is over: nothing begins any more, for good", "close polyp-kd"),
+    "db": ("a PostgreSQL of your own, backups, upgrades", "db start --dir $HOME/kd-database"),
     "stop": ("let all workers end after their trials (--now: at once)", "stop polyp-kd"),
 }
 """Name to (what it does, an example). Each command's module has `add_arguments(parser)` and `main(args) -> int`."""

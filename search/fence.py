@@ -16,7 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 
-from search.schema import FREE, HELD, arms, attempts, leases, searches
+from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, leases, searches
+
+CLOSED = "the search is closed for good"
+"""Why nothing begins in a search that a person has closed."""
 
 
 class LeaseLost(Exception):
@@ -56,6 +59,13 @@ class _Admission:
     seen: list[Any] = field(default_factory=list)
 
 
+@dataclass
+class _Withdrawal:
+    trial_id: int
+    paused: bool
+    lease: Mapping[str, Any]
+
+
 def now_of(dialect: str) -> sa.ColumnElement[float]:
     """Seconds since 1970 by the database's clock."""
     if dialect == "sqlite":
@@ -77,6 +87,9 @@ class Fence:
         self._dialect = dialect
         self._write: contextvars.ContextVar[_Write | None] = contextvars.ContextVar("write", default=None)
         self._admission: contextvars.ContextVar[_Admission | None] = contextvars.ContextVar("admission", default=None)
+        self._withdrawal: contextvars.ContextVar[_Withdrawal | None] = contextvars.ContextVar(
+            "withdrawal", default=None
+        )
         sa.event.listen(sessions.session_factory, "after_flush", self._after_flush)
         sa.event.listen(sessions.session_factory, "before_commit", self._before_commit)
 
@@ -103,6 +116,18 @@ class Fence:
         finally:
             self._admission.reset(token_of_context)
 
+    @contextmanager
+    def withdraw(self, trial_id: int, *, paused: bool, lease: Mapping[str, Any]) -> Iterator[None]:
+        """The commit inside ends a trial in nobody's hands, and writes `lease` on its lease with it.
+
+        paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where somebody took it.
+        """
+        token_of_context = self._withdrawal.set(_Withdrawal(trial_id, paused, lease))
+        try:
+            yield
+        finally:
+            self._withdrawal.reset(token_of_context)
+
     def _after_flush(self, session: orm.Session, _context: orm.UOWTransaction) -> None:
         admission = self._admission.get()
         if admission is not None:
@@ -113,6 +138,10 @@ class Fence:
         write = self._write.get()
         if write is not None:
             self._check_token(session, write)
+        withdrawal = self._withdrawal.get()
+        if withdrawal is not None:
+            session.flush()
+            self._end_unheld(session, withdrawal)
         admission = self._admission.get()
         if admission is not None:
             session.flush()
@@ -136,12 +165,26 @@ class Fence:
             apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
             write.applied = True
 
+    def _end_unheld(self, session: orm.Session, end: _Withdrawal) -> None:
+        values = {**end.lease, "state": FINISHED, "owner": None}
+        if end.paused:
+            mine = (leases.c.trial_id == end.trial_id) & (leases.c.state == PAUSED)
+            changed = session.connection().execute(leases.update().where(mine).values(**values))
+        else:
+            fresh = dict(trial_id=end.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
+            changed = session.connection().execute(insert_once(self._dialect, leases, **fresh, **values))
+        if changed.rowcount != 1:
+            raise LeaseLost(f"trial {end.trial_id}: somebody took it meanwhile")
+
     def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
         arm = session.execute(
             sa.select(arms).where(arms.c.study_id == admission.study_id).with_for_update()
         ).one_or_none()
         if arm is None:
             raise Refused("the study was deleted", final=True)
+        # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
+        if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
+            raise Refused(CLOSED, final=True)
         table = self._trial.__table__
         mine = table.c.study_id == admission.study_id
         failed = type(trial.state).FAIL
@@ -177,10 +220,10 @@ class Fence:
 
 def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None:
     """Why nothing new is admitted to a search any more, in words; None where something is."""
+    if search.closed:
+        return CLOSED
     if search.stop is not None:
         return f"the search was asked to stop ({search.stop})"
-    if search.closed:
-        return "the search is closed"
     of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
     failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
     if connection.execute(failed).scalar_one() >= search.max_failed:

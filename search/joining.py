@@ -59,8 +59,9 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
         )
         search_id = opened.leases.add_search(values, rows)
         search = Search(opened, spec, search_id, str(values["uuid"]), studies)
-        for arm in spec.arms:
-            search.enqueue_all(arm)
+        if found is None or not found.closed:
+            for arm in spec.arms:
+                search.enqueue_all(arm)
     return search
 
 

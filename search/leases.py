@@ -178,6 +178,15 @@ class Leases:
         with self.engine.begin() as connection:
             connection.execute(searches.update().where(searches.c.search_id == search_id).values(stop=wish))
 
+    def close(self, search_id: int) -> None:
+        """Admit nothing to a search any more, for good; call it under `creation_lock`.
+
+        Admissions that are under way hold the row of their arm: they are over when this returns.
+        """
+        with self.engine.begin() as connection:
+            _lock_arms(connection, search_id)
+            connection.execute(searches.update().where(searches.c.search_id == search_id).values(closed=True))
+
     def search(self, name: str) -> Any | None:
         """The row of a search by name."""
         with self.engine.begin() as connection:
@@ -203,6 +212,7 @@ class Leases:
                 search_id = int(key[0]) if key is not None else 0
             else:
                 search_id = found.search_id
+                _lock_arms(connection, search_id)
                 changeable = {k: values[k] for k in ("spec", "settings", "max_failed", "gpu_hours", "wall_seconds")}
                 connection.execute(searches.update().where(searches.c.search_id == search_id).values(**changeable))
             for row in arm_rows:
@@ -270,6 +280,12 @@ class Leases:
                 sa.select(attempts).where(attempts.c.trial_id.in_(mine)).order_by(attempts.c.trial_id, attempts.c.token)
             )
             return list(connection.execute(query))
+
+
+def _lock_arms(connection: sa.Connection, search_id: int) -> None:
+    """Take the rows of all arms before that of the search, as admissions do."""
+    query = sa.select(arms.c.study_id).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
+    connection.execute(query.with_for_update())
 
 
 __all__ = ["Held", "LeaseLost", "Leases", "Owner", "Seen", "Watch"]

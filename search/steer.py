@@ -3,12 +3,13 @@
 import argparse
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from search.joining import attach_search
 from search.places import add_storage, storage_url
 from search.space import Scalar
 from search.spec import find, load
-from search.storage import open_storage, patient
+from search.storage import Opened, open_storage, patient
 from search.study import Search
 from trainer.errors import UserError, nearest, received
 
@@ -34,14 +35,23 @@ def main(args: argparse.Namespace) -> int:
         if args.command == "enqueue":
             return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)))
         # The database knows the search by name: stopping must not need its file.
-        name = args.name or args.study
-        name = Path(name).stem if name.endswith(".toml") else name
-        row = opened.leases.search(name)
-        if row is None:
-            raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
+        row = known_search(opened, args.study, args.name)
         opened.leases.ask_to_stop(row.search_id, None if args.undo else "now" if args.now else "drain")
-    print(f"{name}: " + ("workers may begin trials again" if args.undo else "no worker begins another trial"))
+    if args.undo and row.closed:
+        print(f"{row.name}: closed for good; workers may finish its trials, and begin none")
+    else:
+        print(f"{row.name}: {'workers may begin trials again' if args.undo else 'no worker begins another trial'}")
     return 0
+
+
+def known_search(opened: Opened, study: str, name: str | None = None) -> Any:
+    """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
+    wanted = name or study
+    wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted
+    row = opened.leases.search(wanted)
+    if row is None:
+        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.leases.names())}")
+    return row
 
 
 def _enqueue(args: argparse.Namespace, search: Search) -> int:

@@ -91,7 +91,8 @@ class Search:
             with self.opened.fence.admit(study._study_id, None):
                 study.enqueue_trial(dict(params))
         except Refused as refused:
-            raise UserError(f"enqueue: {refused.reason}; raise budget.trials to make room") from None
+            remedy = "start a study of another name (--name)" if refused.final else "raise budget.trials to make room"
+            raise UserError(f"enqueue: {refused.reason}; {remedy}") from None
 
     def claim(self, owner: Owner, on_hand: Callable[[Seen], int], stale: Sequence[Seen]) -> Claim:
         """The next trial for this owner: a free or stale one, else a waiting or new one of the neediest arm.
