@@ -9,18 +9,16 @@ from typing import Any
 import filelock
 import optuna
 import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
 
-from search import schema
+from search import calls, schema
 from search.fence import Fence
 from search.leases import Leases
+from search.places import NETWORK_DISKS, disk_kind
 from trainer.errors import UserError
 
-NETWORK_DISKS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"}
-)
 DRIVERS = {
     "sqlite": "sqlite",
     "sqlite+pysqlite": "sqlite",
@@ -33,8 +31,18 @@ CALL_SECONDS = 30
 _ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
 
 
-AWAY = (StorageInternalError, sa.exc.OperationalError, sa.exc.TimeoutError, sa.exc.InterfaceError)
-"""What a call raises while the database is away."""
+UPGRADE = "to bring them up: python -m search db backup -o FILE, then: python -m search db upgrade"
+NEWER = "use the program of that version, or another database"
+AWAY = (
+    StorageInternalError,
+    sa.exc.OperationalError,
+    sa.exc.TimeoutError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+)
+"""What a call raises while the database is away, full or (the last one) read-only."""
+GONE = (KeyError, UpdateFinishedTrialError)
+"""What Optuna raises about a trial that somebody deleted or ended."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +97,22 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
         if not create:
             _check_present(parsed, label)
         with _creation_lock(parsed):
-            # Optuna formats the URL as a template: braces in a password are doubled so that they survive.
-            template = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-            rdb = RDBStorage(template, engine_kwargs=_engine_arguments(dialect))
+            _check_own_version(parsed, label)
+            rdb = RDBStorage(_template(parsed), engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
                 _lock_on_begin(rdb.engine)
-            _create_own_tables(rdb.engine, label)
+            _create_own_tables(rdb.engine)
     except sa.exc.SQLAlchemyError as error:
         raise UserError(
             f"storage: {label} does not answer: {_first_line(error)}; is the server up, is the URL right?"
         ) from None
-    except RuntimeError as error:
+    except RuntimeError:  # Optuna's own check of its tables
+        found = OptunaTables(url)
         raise UserError(
-            f"storage: {label}: Optuna's tables do not fit Optuna {optuna.__version__} ({_first_line(error)}); "
-            "back up, then: optuna storage upgrade --storage URL"
+            f"storage: {label}: Optuna's tables are of version {found.version}, Optuna {optuna.__version__} wants "
+            f"{found.wanted}; " + (UPGRADE if found.older else NEWER)
         ) from None
-    fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect)
+    fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect, GONE)
     named = dict(optuna_models.BaseModel.metadata.tables.items())
     return Opened(get_storage(rdb), rdb.engine, fence, Leases(rdb.engine, named), label)
 
@@ -112,6 +120,7 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
 def _engine_arguments(dialect: str) -> dict[str, Any]:
     if dialect == "sqlite":
         return {"connect_args": {"timeout": CALL_SECONDS}}
+    calls.bound()
     arguments = {
         "connect_timeout": 10,
         "keepalives_idle": 10,
@@ -161,18 +170,75 @@ def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
     return _creation_lock(_with_driver(url))
 
 
-def _create_own_tables(engine: sa.Engine, label: str) -> None:
+def _template(url: sa.URL) -> str:
+    """Optuna formats the URL as a template: braces in a password are doubled so that they survive."""
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+
+
+def own_version(connection: sa.Connection) -> int | None:
+    """The version of our own tables in a database; None where there are none."""
+    if not sa.inspect(connection).has_table(schema.version_row.name):
+        return None
+    found = connection.execute(sa.select(schema.version_row.c.version)).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
+def _check_own_version(url: sa.URL, label: str) -> None:
+    """Before anything is created: tables of another version are left as they are."""
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        found = own_version(connection)
+    if found is not None and found != schema.VERSION:
+        raise UserError(
+            f"storage: {label} holds tables of version {found}, "
+            f"{'newer' if found > schema.VERSION else 'older'} than this program's {schema.VERSION}; "
+            + (NEWER if found > schema.VERSION else UPGRADE)
+        )
+
+
+def _create_own_tables(engine: sa.Engine) -> None:
     schema.metadata.create_all(engine)
     with engine.begin() as connection:
-        found = connection.execute(sa.select(schema.version_row.c.version)).scalar_one_or_none()
-        if found is None:
+        if own_version(connection) is None:
             connection.execute(schema.version_row.insert().values(version=schema.VERSION))
-    if found is not None and found != schema.VERSION:
-        age = "newer" if found > schema.VERSION else "older"
-        raise UserError(
-            f"storage: {label} holds tables of version {found}, {age} than this program's {schema.VERSION}; "
-            "use the program of that version, or another database"
-        )
+
+
+def bare_engine(url: str) -> sa.Engine:
+    """An engine on a database as it is: nothing is created or checked, and no statement has a time limit.
+
+    Raises UserError for a URL or a file that cannot be used.
+    """
+    parsed = _with_driver(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    _check_local_file(parsed, label_of(url))
+    engine = sa.create_engine(parsed, poolclass=sa.NullPool, **_engine_arguments("sqlite"))
+    _lock_on_begin(engine)
+    return engine
+
+
+class OptunaTables:
+    """Optuna's own tables of a database that has them, whatever their version."""
+
+    def __init__(self, url: str) -> None:
+        self._rdb = RDBStorage(_template(_with_driver(url)), skip_compatibility_check=True, skip_table_creation=True)
+        self.version: str = self._rdb.get_current_version()
+        self.wanted: str = self._rdb.get_head_version()
+        self.older: bool = self.version != self.wanted and self.version in self._rdb.get_all_versions()
+        self.newer: bool = self.version != self.wanted and not self.older
+        self._rdb.engine.dispose()
+
+    @staticmethod
+    def names() -> set[str]:
+        """The names of Optuna's tables in this version."""
+        return {*optuna_models.BaseModel.metadata.tables, "alembic_version"}
+
+    def upgrade(self) -> None:
+        """Bring them to this Optuna's version."""
+        self._rdb.upgrade()
+        self._rdb.engine.dispose()
 
 
 def _check_present(url: sa.URL, label: str) -> None:
@@ -195,23 +261,8 @@ def _check_local_file(url: sa.URL, label: str) -> None:
     if kind in NETWORK_DISKS:
         raise UserError(
             f"storage: {label} lies on a network disk ({kind}), where SQLite's locks are not safe; "
-            "use a local disk, or PostgreSQL for workers on several machines"
+            "use a local disk, or a PostgreSQL, such as that of: python -m search db start --dir FOLDER"
         )
-
-
-def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The file system's kind that holds a folder, such as ext4 or nfs; "unknown" where the system does not say."""
-    if not mounts.is_file():
-        return "unknown"
-    best, kind = -1, "unknown"
-    for line in mounts.read_text().splitlines():
-        words = line.split(" ")
-        if len(words) < 3:
-            continue
-        point = Path(words[1].replace("\\040", " "))
-        if folder.is_relative_to(point) and len(point.parts) > best:
-            best, kind = len(point.parts), words[2]
-    return kind
 
 
 def _first_line(error: Exception) -> str:

@@ -24,13 +24,23 @@ CONFINED = {
         "search/view.py",
     ),
     "torch.distributed": ("trainer/ranks.py",),
-    "sqlalchemy": ("search/leases.py", "search/fence.py", "search/schema.py", "search/storage.py", "search/study.py"),
+    "sqlalchemy": (
+        "search/backup.py",
+        "search/fence.py",
+        "search/leases.py",
+        "search/schema.py",
+        "search/storage.py",
+        "search/turns.py",
+        "search/upgrade.py",
+        "search/upserts.py",
+    ),
     "albumentations": ("trainer/data/augment.py",),
-    "psycopg2": (),
+    "psycopg2": ("search/calls.py",),
 }
 """Package -> the only places that import it. search/storage.py builds the one storage and its engine; search/study.py
-knows what a call raises while the database is away; search/artifacts.py writes what the dashboard shows of a study, and search/dashboard.py
-serves it."""
+knows what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/backup.py counts rows in the snapshot that it dumps, and
+search/upgrade.py changes tables before any of them can be used; search/artifacts.py writes what the dashboard shows of
+a study, and search/dashboard.py serves it."""
 
 NO_TORCH = (
     "models",

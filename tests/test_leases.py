@@ -15,8 +15,9 @@ from search.events import Settings
 from search.fence import Owner, Refused
 from search.leases import Held, Seen, Watch
 from search.members import Members
+from search.places import disk_kind
 from search.schema import attempts, leases, searches, version_row
-from search.storage import creation_lock, disk_kind, label_of, open_storage
+from search.storage import creation_lock, label_of, open_storage
 from search.study import Claim, Search
 from trainer.errors import UserError
 
@@ -493,27 +494,31 @@ def test_sqlite_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest
     mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path.resolve()} nfs rw 0 0\n")
     real = disk_kind
     monkeypatch.setattr(storage_file, "disk_kind", lambda folder: real(folder, mounts))
-    with pytest.raises(UserError, match=r"lies on a network disk \(nfs\).*PostgreSQL"):
+    with pytest.raises(UserError, match=r"lies on a network disk \(nfs\).*python -m search db start --dir"):
         open_storage(f"sqlite:///{tmp_path / 's.db'}")
     assert not (tmp_path / "s.db").exists()
 
 
-@pytest.mark.parametrize(("stored", "age"), [(99, "newer"), (0, "older")])
-def test_tables_of_another_version_are_refused(sqlite_url: str, stored: int, age: str) -> None:
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [(99, "newer than this program's .*use the program"), (0, "older .*python -m search db upgrade")],
+)
+def test_tables_of_another_version_are_refused(sqlite_url: str, stored: int, words: str) -> None:
     opened = open_storage(sqlite_url)
     with opened.engine.begin() as connection:
         connection.execute(version_row.update().values(version=stored))
     opened.engine.dispose()
-    with pytest.raises(UserError, match=f"tables of version {stored}, {age} than this program's 1; use the program"):
+    with pytest.raises(UserError, match=f"tables of version {stored}, {words}"):
         open_storage(sqlite_url)
 
 
-def test_tables_of_another_optuna_are_refused_with_the_remedy(sqlite_url: str) -> None:
+@pytest.mark.parametrize(("version", "remedy"), [("v0.9.0.a", "search db upgrade"), ("v9.9.9.a", "use the program of")])
+def test_tables_of_another_optuna_are_refused_with_the_remedy(sqlite_url: str, version: str, remedy: str) -> None:
     opened = open_storage(sqlite_url)
     with opened.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'v0.9.0.a'"))
+        connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{version}'"))  # noqa: S608 - of this test
     opened.engine.dispose()
-    with pytest.raises(UserError, match="optuna storage upgrade") as refused:
+    with pytest.raises(UserError, match=f"of version {version}.*{remedy}") as refused:
         open_storage(sqlite_url)
     assert "\n" not in str(refused.value)
 
