@@ -7,6 +7,7 @@ from collections import Counter
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from search.attributes import failure
 from search.fence import LeaseLost
 from search.places import add_storage, storage_url
 from search.schema import FREE, HELD, PAUSED
@@ -15,6 +16,7 @@ from search.storage import Opened, creation_lock, open_storage, patient
 
 WITHDRAWN = "withdrawn"
 """The failure class of a trial that still waited when its study was closed."""
+WHY = "the study was closed before it began"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +66,7 @@ def _withdraw(opened: Opened, study_id: int) -> int:
     """Take the queue of one arm back; returns how many trials were in it."""
     count = 0
     for trial in opened.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,)):
-        words = {"failure": WITHDRAWN, "message": "the study was closed before it began"}
-        lease = {"study_id": study_id, "number": trial.number, **words}
+        lease = {"study_id": study_id, "number": trial.number, "failure": WITHDRAWN, "message": WHY}
         count += _end(opened, trial._trial_id, TrialState.FAIL, None, paused=False, lease=lease)
     return count
 
@@ -88,7 +89,8 @@ def _end(
     lease: dict[str, object],
 ) -> int:
     try:
-        with opened.fence.withdraw(trial_id, paused=paused, lease=lease):
+        said = {} if paused else failure(WITHDRAWN, WHY)
+        with opened.fence.withdraw(trial_id, paused=paused, lease=lease, attributes=said):
             opened.storage.set_trial_state_values(trial_id, state, values)
     except (LeaseLost, UpdateFinishedTrialError):
         return 0  # a worker took it before the close, or another close was quicker

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.artifacts import Artifacts
+from search.attributes import Attempt, nothing_known
 from search.fence import Owner
 from search.leases import Held
 from trainer.config import RunConfig
@@ -44,6 +46,8 @@ class Told:
     replay: tuple[tuple[int, int], ...]
     weights: Path | None
     """The best epoch's weights, with the last report."""
+    picture: Path | None = None
+    """Of the worst and median validation cases, with the last report, where one was drawn."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,14 @@ class Member:
     checkpoint: Path | None = None
     epoch: int = 0
     """The last one that was stored by this worker."""
+    holders: tuple[Attempt, ...] = ()
+    """All who held the trial, this one last."""
+    here: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by part that this holder spent."""
+    epochs: int = 0
+    """Epochs that this holder trained."""
+    pictured: bool = False
+    """Whether its picture was uploaded, or cannot be."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +98,9 @@ class Settings:
     """The limit that a run breaks, in words; None where it keeps them."""
     ttl: float = 60.0
     """Seconds that a lease's beat may stand still before others may take the trial."""
+    known: Callable[[RunConfig], Mapping[str, Any]] = nothing_known
+    """The attributes of a run that are known before it is trained."""
+    artifacts: Artifacts | None = None
+    """Where files for the dashboard go; None where they cannot be kept."""
+    images: bool = False
+    """Whether pictures of validation images may be drawn and uploaded."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.dialects import postgresql, sqlite
 
 from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, leases, searches
+from search.upserts import NOTHING, Values, insert_once, put_attributes
 
 CLOSED = "the search is closed for good"
 """Why nothing begins in a search that a person has closed."""
@@ -49,6 +49,7 @@ class _Write:
     token: int
     changes: Mapping[str, Any]
     ends: str | None
+    attributes: Values
     applied: bool = False
 
 
@@ -64,6 +65,7 @@ class _Withdrawal:
     trial_id: int
     paused: bool
     lease: Mapping[str, Any]
+    attributes: Values
 
 
 def now_of(dialect: str) -> sa.ColumnElement[float]:
@@ -73,18 +75,20 @@ def now_of(dialect: str) -> sa.ColumnElement[float]:
     return sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Float)
 
 
-def insert_once(dialect: str, table: sa.Table, **values: Any) -> Any:
-    """An INSERT that leaves an existing row alone; its row count says which it was."""
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    return insert(table).values(**values).on_conflict_do_nothing()
-
-
 class Fence:
     """Listens on the session factory of the one storage of this process."""
 
-    def __init__(self, sessions: orm.scoped_session[orm.Session], trial_model: type[Any], dialect: str) -> None:
+    def __init__(
+        self,
+        sessions: orm.scoped_session[orm.Session],
+        trial_model: type[Any],
+        dialect: str,
+        gone: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._trial = trial_model
         self._dialect = dialect
+        self._sessions = sessions
+        self._gone = gone
         self._write: contextvars.ContextVar[_Write | None] = contextvars.ContextVar("write", default=None)
         self._admission: contextvars.ContextVar[_Admission | None] = contextvars.ContextVar("admission", default=None)
         self._withdrawal: contextvars.ContextVar[_Withdrawal | None] = contextvars.ContextVar(
@@ -95,15 +99,25 @@ class Fence:
 
     @contextmanager
     def write(
-        self, trial_id: int, token: int, changes: Mapping[str, Any] | None = None, *, ends: str | None = None
+        self,
+        trial_id: int,
+        token: int,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        ends: str | None = None,
+        attributes: Values = NOTHING,
     ) -> Iterator[None]:
         """Every commit inside checks that `token` still holds the trial; the first one applies `changes` to its lease.
 
-        `ends` closes the attempt with that reason. Raises LeaseLost.
+        `ends` closes the attempt with that reason; `attributes` become the trial's user attributes. Raises LeaseLost.
         """
-        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends))
+        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes))
         try:
             yield
+        except self._gone as error:
+            if self._runs(trial_id):
+                raise
+            raise LeaseLost(f"trial {trial_id}: somebody ended or deleted it") from error
         finally:
             self._write.reset(token_of_context)
 
@@ -117,16 +131,25 @@ class Fence:
             self._admission.reset(token_of_context)
 
     @contextmanager
-    def withdraw(self, trial_id: int, *, paused: bool, lease: Mapping[str, Any]) -> Iterator[None]:
-        """The commit inside ends a trial in nobody's hands, and writes `lease` on its lease with it.
+    def withdraw(
+        self, trial_id: int, *, paused: bool, lease: Mapping[str, Any], attributes: Values = NOTHING
+    ) -> Iterator[None]:
+        """The commit inside ends a trial in nobody's hands, and writes `lease` and user attributes with it.
 
         paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where somebody took it.
         """
-        token_of_context = self._withdrawal.set(_Withdrawal(trial_id, paused, lease))
+        token_of_context = self._withdrawal.set(_Withdrawal(trial_id, paused, lease, attributes))
         try:
             yield
         finally:
             self._withdrawal.reset(token_of_context)
+
+    def _runs(self, trial_id: int) -> bool:
+        table = self._trial.__table__
+        with self._sessions.session_factory() as session:
+            query = sa.select(table.c.state).where(table.c.trial_id == trial_id)
+            state = session.execute(query).scalar_one_or_none()
+        return state is not None and state.name == "RUNNING"
 
     def _after_flush(self, session: orm.Session, _context: orm.UOWTransaction) -> None:
         admission = self._admission.get()
@@ -163,6 +186,7 @@ class Fence:
             raise LeaseLost(f"trial {write.trial_id}: token {write.token} holds it no longer ({found})")
         if not write.applied:
             apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
+            put_attributes(session.connection(), self._dialect, write.trial_id, write.attributes)
             write.applied = True
 
     def _end_unheld(self, session: orm.Session, end: _Withdrawal) -> None:
@@ -175,6 +199,7 @@ class Fence:
             changed = session.connection().execute(insert_once(self._dialect, leases, **fresh, **values))
         if changed.rowcount != 1:
             raise LeaseLost(f"trial {end.trial_id}: somebody took it meanwhile")
+        put_attributes(session.connection(), self._dialect, end.trial_id, end.attributes)
 
     def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
         arm = session.execute(

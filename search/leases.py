@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, now_of, why_closed
 from search.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
+from search.upserts import NOTHING, Values, put_attributes
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Leases:
                 sa.select(trials.c.state).where(trials.c.trial_id == seen.trial_id).with_for_update()
             ).scalar_one_or_none()
             if state is None or state.name != "RUNNING":
+                self._close(connection, seen, "deleted" if state is None else "told")
                 return None
             same = (
                 (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
@@ -138,6 +140,13 @@ class Leases:
             begin_attempt(connection, self.dialect, seen.trial_id, token, owner, resume_epoch + 1)
         return Held(seen.trial_id, seen.number, seen.study_id, token)
 
+    def _close(self, connection: sa.Connection, seen: Seen, why: str) -> None:
+        """A trial that somebody ended or deleted in Optuna, past its holder, must not be waited for."""
+        mine = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
+        changes = dict(state=FINISHED, owner=None, checkpoint=None, message="ended by somebody else, not by its worker")
+        if connection.execute(leases.update().where(mine).values(**changes)).rowcount == 1 and seen.state == HELD:
+            end_attempt(connection, self.dialect, seen.trial_id, seen.token, why)
+
     def _forget_above(self, connection: sa.Connection, trial_id: int, epoch: int) -> None:
         values = self._tables["trial_intermediate_values"]
         connection.execute(values.delete().where(values.c.trial_id == trial_id, values.c.step > epoch))
@@ -148,14 +157,16 @@ class Leases:
             rungs = attributes.c.key.like("completed_rung%")
             connection.execute(attributes.delete().where(attributes.c.trial_id == trial_id, rungs))
 
-    def change(self, held: Held, changes: Mapping[str, Any], *, ends: str | None = None) -> None:
-        """Change a held lease outside Optuna's transactions: checkpoint, run, give back. Raises LeaseLost."""
+    def change(self, held: Held, changes: Values, *, ends: str | None = None, attributes: Values = NOTHING) -> None:
+        """Change a held lease outside Optuna's transactions, and user attributes of its trial with it: checkpoint, run,
+        give back. Raises LeaseLost."""
         with self.engine.begin() as connection:
             apply(connection, self.dialect, held.trial_id, held.token, changes, ends)
+            put_attributes(connection, self.dialect, held.trial_id, attributes)
 
-    def give_back(self, held: Held, why: str = "preempted") -> None:
+    def give_back(self, held: Held, why: str = "preempted", attributes: Values = NOTHING) -> None:
         """Free a held trial for anybody, uncharged. Raises LeaseLost."""
-        self.change(held, {"state": FREE, "owner": None}, ends=why)
+        self.change(held, {"state": FREE, "owner": None}, ends=why, attributes=attributes)
 
     def orphan(self, held: Held, epoch: int, record: Mapping[str, Any]) -> None:
         """Keep what a former holder had to say about a trial that it lost."""
@@ -170,6 +181,11 @@ class Leases:
             search = connection.execute(sa.select(searches).where(searches.c.search_id == search_id)).one_or_none()
             if search is None:
                 return "the study was deleted", "now"
+            present = sa.select(self._tables["studies"].c.study_id)
+            gone = sa.select(arms.c.study_name).where(arms.c.search_id == search_id, arms.c.study_id.not_in(present))
+            deleted = connection.execute(gone.limit(1)).scalar_one_or_none()
+            if deleted is not None:
+                return f"the study {deleted} was deleted", "now"
             now = connection.execute(sa.select(now_of(self.dialect))).scalar_one()
             return why_closed(connection, search, now), search.stop
 

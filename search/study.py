@@ -2,7 +2,7 @@
 
 Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores
 its resolved run, which makes it exist for training, `report` stores an epoch, `complete`, `prune` and `fail` end it.
-Every write carries the token.
+Every write carries the token; `said` are attributes of the trial that are written with it.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -15,12 +15,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
 from search.arms import Arm
+from search.attributes import failure
 from search.fence import Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
 from search.schema import FINISHED
 from search.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.spec import StudySpec
 from search.storage import Opened
+from search.upserts import NOTHING, Values
 from trainer.errors import UserError
 
 _QUEUED = "enqueued"
@@ -139,18 +141,18 @@ class Search:
                     chosen[parameter.name] = _suggest(trial, parameter)
         return chosen
 
-    def commit(self, claim: Claim, run: str, environment: str) -> None:
+    def commit(self, claim: Claim, run: str, environment: str, said: Values = NOTHING) -> None:
         """Store the resolved run: from here on the trial exists for training. Raises LeaseLost."""
-        self.leases.change(claim.held, {"run": run, "environment": environment})
+        self.leases.change(claim.held, {"run": run, "environment": environment}, attributes=said)
 
     # ---- training
 
-    def report(self, held: Held, epoch: int, value: float | None, changes: Mapping[str, Any]) -> None:
+    def report(self, held: Held, epoch: int, value: float | None, changes: Values, said: Values = NOTHING) -> None:
         """Store an epoch: its score where it has one, and the lease's changes, in one transaction. Raises LeaseLost."""
         if value is None:
-            self.leases.change(held, changes)
+            self.leases.change(held, changes, attributes=said)
             return
-        with self.opened.fence.write(held.trial_id, held.token, changes):
+        with self.opened.fence.write(held.trial_id, held.token, changes, attributes=said):
             self.opened.storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
 
     def pruned(self, held: Held) -> bool:
@@ -168,26 +170,28 @@ class Search:
 
     # ---- ending
 
-    def complete(self, held: Held, value: float, changes: Mapping[str, Any]) -> None:
+    def complete(self, held: Held, value: float, changes: Values, said: Values = NOTHING) -> None:
         """The run reached its last epoch. Raises LeaseLost."""
-        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished")
+        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", said)
 
-    def prune(self, held: Held, changes: Mapping[str, Any]) -> None:
+    def prune(self, held: Held, changes: Values, said: Values = NOTHING) -> None:
         """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
         trial = self.opened.storage.get_trial(held.trial_id)
         last = trial.last_step
         values = None if last is None else [trial.intermediate_values[last]]
-        self._finish(held, TrialState.PRUNED, values, changes, "pruned")
+        self._finish(held, TrialState.PRUNED, values, changes, "pruned", said)
 
-    def fail(self, held: Held, kind: str, message: str) -> None:
+    def fail(self, held: Held, kind: str, message: str, said: Values = NOTHING) -> None:
         """The trial failed for good. Raises LeaseLost."""
-        self._finish(held, TrialState.FAIL, None, {"failure": kind, "message": shortened(message)}, kind)
+        changes = {"failure": kind, "message": shortened(message), "checkpoint": None}
+        self._finish(held, TrialState.FAIL, None, changes, kind, {**said, **failure(kind, message)})
 
     def _finish(
-        self, held: Held, state: TrialState, values: list[float] | None, changes: Mapping[str, Any], why: str
+        self, held: Held, state: TrialState, values: list[float] | None, changes: Values, why: str, said: Values
     ) -> None:
         # The storage's own call rather than Study.tell: one transaction, in which the lease ends too.
-        with self.opened.fence.write(held.trial_id, held.token, {**changes, "state": FINISHED}, ends=why):
+        ended = {**changes, "state": FINISHED}
+        with self.opened.fence.write(held.trial_id, held.token, ended, ends=why, attributes=said):
             self.opened.storage.set_trial_state_values(held.trial_id, state, values)
 
     # ---- looking
@@ -195,14 +199,9 @@ class Search:
     def counts(self) -> dict[str, Counts]:
         """Trials by arm and state."""
         states = self.leases.states(list(self.arms))
+        names = dict(complete="COMPLETE", pruned="PRUNED", failed="FAIL", running="RUNNING", waiting="WAITING")
         return {
-            arm.name: Counts(
-                complete=states.get((study_id, "COMPLETE"), 0),
-                pruned=states.get((study_id, "PRUNED"), 0),
-                failed=states.get((study_id, "FAIL"), 0),
-                running=states.get((study_id, "RUNNING"), 0),
-                waiting=states.get((study_id, "WAITING"), 0),
-            )
+            arm.name: Counts(**{field: states.get((study_id, state), 0) for field, state in names.items()})
             for study_id, arm in self.arms.items()
         }
 

@@ -1,0 +1,118 @@
+"""What a trial says of itself in the dashboard: readable attributes, written in the transactions that it takes anyway.
+
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `epoch_seconds.*`, `failure*`, `host`, `limit`,
+`model.*`, `teacher.*`. Values are numbers, or short texts of one line.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.limits import Cost
+from trainer.config import RunConfig
+
+if TYPE_CHECKING:
+    from trainer.check import Facts
+
+LONGEST = 300
+"""Characters of a text."""
+_PASSWORD = re.compile(r"(\w+://)\S*@")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One holder of a trial."""
+
+    host: str
+    first_epoch: int
+    """The epoch that it began with, from 1."""
+    why: str | None
+    """How it ended; None while it goes on."""
+
+
+def known_before(
+    run: RunConfig, facts: "Facts", teacher_params: int | None, teacher_dice: float | None
+) -> dict[str, Any]:
+    """What is known of a run before it is trained.
+
+    teacher_params: of the search's teacher; None where it has none. teacher_dice: its validation Dice, told only where
+    the run listens to it.
+    """
+    found = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
+    if teacher_params:
+        found["model.percent_of_teacher"] = _short(100 * facts.params / teacher_params)
+    if teacher_dice is not None and run.methods():
+        found["teacher.dice"] = _short(teacher_dice)
+    return found
+
+
+def teller(costs: Sequence[Cost], teacher_dice: float | None) -> Callable[[RunConfig], dict[str, Any]]:
+    """`known_before` for the runs of a search whose networks were built; one that was not is built when it comes."""
+    built = {_networks(cost.run): cost.facts for cost in costs}
+    teacher_params = next((cost.facts.teacher_params for cost in costs if cost.facts.teacher_params), None)
+
+    def known(run: RunConfig) -> dict[str, Any]:
+        from trainer.check import check
+
+        name = _networks(run)
+        if name not in built:
+            built[name] = check(run)
+        return known_before(run, built[name], teacher_params, teacher_dice)
+
+    return known
+
+
+def nothing_known(_run: RunConfig) -> dict[str, Any]:
+    """For a search that builds no networks."""
+    return {}
+
+
+def attempts(holders: Sequence[Attempt], outcome: str = "running") -> str:
+    """How many held the trial, where and why each ended: `2: gpu1 (lost), gpu2 from epoch 12 (finished)`.
+
+    outcome: of those that have not ended.
+    """
+    said = [
+        f"{each.host}{f' from epoch {each.first_epoch}' if each.first_epoch > 1 else ''} ({each.why or outcome})"
+        for each in holders
+    ]
+    return plain(f"{len(said)}: {', '.join(said)}")
+
+
+def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any]:
+    """The best epoch and all its scores; nothing before the first validation."""
+    if best_epoch is None:
+        return {}
+    return {"best.epoch": best_epoch} | {f"best.{n}": _short(s, 6) for n, s in scores.items() if math.isfinite(s)}
+
+
+def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
+    """Seconds an epoch by part and in all, from the sums over some epochs; nothing before the first."""
+    if epochs == 0:
+        return {}
+    every = {**seconds, "total": sum(seconds.values())}
+    return {f"epoch_seconds.{part}": _short(spent / epochs) for part, spent in every.items()}
+
+
+def failure(kind: str, message: str) -> dict[str, Any]:
+    """Why a trial failed, by class and in one line: the first, or the error that ends a traceback."""
+    lines = [line for line in message.splitlines() if line.strip()] or [kind]
+    line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    return {"failure": kind, "failure.message": plain(line)}
+
+
+def plain(text: str) -> str:
+    """One line of printable characters, cut where it is long, without what stands before an @ in a URL."""
+    line = _PASSWORD.sub(r"\1...@", " ".join(text.split()))
+    shown = "".join(character if character.isprintable() else "?" for character in line)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
+
+
+def _networks(run: RunConfig) -> tuple[str, str]:
+    return run.student.model_dump_json(), run.data.model_dump_json()
+
+
+def _short(value: float, digits: int = 4) -> float:
+    return float(f"{value:.{digits}g}")
