@@ -37,10 +37,13 @@ CONFINED = {
     "albumentations": ("trainer/data/augment.py",),
     "psycopg2": ("search/calls.py",),
 }
-"""Package -> the only places that import it. search/upserts.py holds the inserts of leases and fence; search/storage.py builds the one storage and its engine; search/study.py
-knows what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/backup.py counts rows in the snapshot that it dumps, and
-search/upgrade.py changes tables before any of them can be used; search/artifacts.py writes what the dashboard shows of
-a study, and search/dashboard.py serves it."""
+"""Package -> the only places that import it.
+
+search/storage.py builds the one storage and its engine; search/study.py knows what a call raises while the database is
+away; search/calls.py bounds every wait of the driver; search/backup.py counts rows in the snapshot that it dumps, and
+search/upgrade.py changes tables before any of them can be used; search/upserts.py holds the inserts that leases and
+fence share; search/artifacts.py writes what the dashboard shows of a study, and search/dashboard.py serves it.
+"""
 
 NO_TORCH = (
     "models",
