@@ -89,6 +89,10 @@ class Cohort:
 
     def epoch(self) -> dict[int, EpochReport | Failure]:
         """Train every member that has epochs left for one. Members that failed are gone afterwards. Raises Stopped."""
+        with self._ranks.pulse.expected():
+            return self._epoch()
+
+    def _epoch(self) -> dict[int, EpochReport | Failure]:
         watch = Stopwatch(self._ranks)
         told: dict[int, EpochReport | Failure] = {**self._meet()}
         stands = self._positions()

@@ -37,7 +37,9 @@ def fault(error: Exception, run: RunConfig) -> Fault:
     if memory:
         size = f"width {run.student.width}" if isinstance(run.student, PlainNetwork) else run.student.encoder
         where = f"{run.student.name} of {size}, batch_size {run.batch_size}, size {run.data.size}"
-        return Fault(FailureKind.OUT_OF_MEMORY, f"out of memory: {where}; make one of them smaller", detail)
+        less = f"batch_size {run.batch_size // 2}, " if run.batch_size > 1 else ""
+        remedy = f"try {less}a smaller network or size, or fewer students side by side (--slots)"
+        return Fault(FailureKind.OUT_OF_MEMORY, f"out of memory: {where}; {remedy}", detail)
     if isinstance(error, DataError):
         return Fault(FailureKind.BAD_DATA, text, detail)
     if isinstance(error, CheckpointError):

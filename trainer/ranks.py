@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from trainer.pulse import Pulse
+
 T = TypeVar("T")
 W = TypeVar("W")
 
@@ -55,6 +57,7 @@ class Later:
         """The values. Raises RanksLost where the device does not deliver within the stall limit."""
         if self._event is not None:
             self._ranks.poll(self._event.query, "a value from the device")
+        self._ranks.pulse.beat()
         return [float(value) for value in self._host.reshape(-1).tolist()]
 
 
@@ -77,6 +80,8 @@ class Ranks:
         self._wish = [False]
         self._stall, self._grace = float("inf"), float("inf")
         self._first = 0
+        self.pulse = Pulse()
+        """Called at every sum, value on the host and batch scored; ends this process where an epoch hangs."""
         self._host: dist.ProcessGroup | None = None
         self._tensors: dist.ProcessGroup | None = None
 
@@ -96,6 +101,8 @@ class Ranks:
             raise ValueError(f"--ranks-per-trial: {ranks_per_trial} does not divide the {world} ranks; known: {fits}")
         ranks = cls(_device(device))
         ranks._stall, ranks._grace = stall, min(grace, stall)
+        # A little later than siblings give up on this rank: their message says more.
+        ranks.pulse = Pulse(stall + min(stall / 4, 10.0))
         if "RANK" in os.environ:
             ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
         return ranks
@@ -170,6 +177,7 @@ class Ranks:
 
         A tensor on the host has its sum at return; one on a CUDA device has it in the order of the device's stream.
         """
+        self.pulse.beat()
         if self.world == 1:
             return tensor
         if tensor.is_cuda:

@@ -192,6 +192,7 @@ def validate(
         with torch.no_grad():
             batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=batch_size, opening=opening)
             for batch in batches:
+                ranks.pulse.beat()
                 images = normalise(batch.images.to(ranks.device, non_blocking=True))
                 with autocast(ranks.device, precision):
                     logits = network(images).logits

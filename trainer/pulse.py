@@ -1,0 +1,39 @@
+"""Whether this process still gets on: one that hangs is ended, with a traceback of where."""
+
+import faulthandler
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Pulse:
+    """Ends the process where `beat` is not called for `limit` seconds inside `expected`; an infinite limit never does.
+
+    Ranks notice each other in their waits, but a rank alone has no siblings, and its lease would be kept alive for
+    ever. The watching thread is no thread of Python's, so it also ends what hangs inside a library.
+    """
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
+        self._armed: float | None = None
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """Work whose every part calls `beat` in time."""
+        self._armed = -math.inf
+        self.beat()
+        try:
+            yield
+        finally:
+            self._armed = None
+            if self.limit < math.inf:
+                faulthandler.cancel_dump_traceback_later()
+
+    def beat(self) -> None:
+        """Something was done."""
+        # Arming costs a thread, so it is done ten times a limit at most; what hangs is ended at most that much earlier.
+        if self._armed is not None and self.limit < math.inf and time.monotonic() - self._armed > self.limit / 10:
+            self._armed = time.monotonic()
+            faulthandler.dump_traceback_later(self.limit * 1.1, exit=True, file=sys.__stderr__ or sys.stderr)
