@@ -96,7 +96,7 @@ def _upgrade(args: argparse.Namespace) -> int:
 
     url = _url(args)
     with patient("db upgrade"):
-        done = upgrade(url)
+        done = upgrade(url, create=args.create)
     print(f"{label_of(url)}: {'; '.join(done) or 'is of this version already; nothing was changed'}")
     return 0
 
@@ -147,18 +147,23 @@ def _stop_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _backup_flags(parser: argparse.ArgumentParser) -> None:
-    _upgrade_flags(parser)
+    _add_database(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="file to write")
     _add_bin(parser)
 
 
 def _restore_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="what `db backup` wrote")
-    _upgrade_flags(parser)
+    _add_database(parser)
     _add_bin(parser)
 
 
 def _upgrade_flags(parser: argparse.ArgumentParser) -> None:
+    _add_database(parser)
+    parser.add_argument("--create", action="store_true", help="make the tables where there are none")
+
+
+def _add_database(parser: argparse.ArgumentParser) -> None:
     _add_dir(parser, required=False)
     add_storage(parser)
 

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from trainer.errors import UserError
+
 DEFAULT = Path("runs/search.db")
 NETWORK_DISKS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"}
@@ -14,18 +16,35 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     """The flag --storage."""
     parser.add_argument(
         "--storage",
-        help="database URL; default: $OPTUNA_STORAGE (keeps a password out of the process list), else "
-        f"sqlite:///{DEFAULT} for one machine",
+        help="database URL; default: $OPTUNA_STORAGE, or what the file $OPTUNA_STORAGE_FILE holds (both keep a "
+        f"password out of the process list), else sqlite:///{DEFAULT} for one machine",
     )
 
 
 def storage_url(given: str | None) -> str:
-    """The database URL: the flag's, the environment's, or a SQLite file in the folder of the runs."""
-    url = given or os.environ.get("OPTUNA_STORAGE")
+    """The database URL: the flag's, the environment's, or a SQLite file in the folder of the runs. Raises UserError."""
+    url = given or _from_environment()
     if url:
         return url
     DEFAULT.parent.mkdir(exist_ok=True)
     return f"sqlite:///{DEFAULT}"
+
+
+def _from_environment() -> str | None:
+    """$OPTUNA_STORAGE, or the one word in the file that $OPTUNA_STORAGE_FILE names, as secrets are mounted."""
+    url, file = os.environ.get("OPTUNA_STORAGE"), os.environ.get("OPTUNA_STORAGE_FILE")
+    if not file:
+        return url
+    if url:
+        raise UserError("OPTUNA_STORAGE and OPTUNA_STORAGE_FILE are both set; unset one of them")
+    try:
+        words = Path(file).read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no text"
+        raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {reason}; write the database URL into it") from None
+    if len(words) != 1:
+        raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {len(words)} words, not one; write the database URL into it")
+    return words[0]
 
 
 def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:

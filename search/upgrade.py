@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from loguru import logger
 
 from search import schema
-from search.storage import NEWER, OptunaTables, bare_engine, creation_lock, label_of, own_version
+from search.storage import NEWER, OptunaTables, bare_engine, creation_lock, label_of, open_storage, own_version
 from trainer.errors import UserError
 
 
@@ -27,16 +27,20 @@ STEPS: Mapping[int, Step] = {
 """Version -> the step that leads from it to the next."""
 
 
-def upgrade(url: str) -> list[str]:
+def upgrade(url: str, *, create: bool = False) -> list[str]:
     """Bring the tables of a database to this program's version; returns what was done, nothing where nothing was due.
 
-    Others that upgrade, or that create tables, wait. Workers may go on meanwhile: those of the older program fail
-    with one line when they next open the database. Raises UserError for a database without tables, and for tables
-    newer than this program; nothing was changed then.
+    create: make them where there are none; otherwise a database without tables is an error. Others that upgrade, or
+    that create tables, wait. Workers may go on meanwhile: those of the older program fail with one line when they next
+    open the database. Raises UserError, also for tables newer than this program; nothing was changed then.
     """
+    if create and not _present(url):
+        open_storage(url).engine.dispose()
+        return ["tables made"]
     engine = bare_engine(url)
     label = label_of(url)
-    _check_present(engine, label)
+    if not _present(url):
+        raise UserError(f"storage: {label} holds no study; there is nothing to upgrade (--create makes the tables)")
     with creation_lock(url):
         optuna = OptunaTables(url)
         with engine.connect() as connection:
@@ -55,11 +59,13 @@ def upgrade(url: str) -> list[str]:
     return done
 
 
-def _check_present(engine: sa.Engine, label: str) -> None:
+def _present(url: str) -> bool:
+    engine = bare_engine(url)
     if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
-        raise UserError(f"storage: {label}: no such file; give --storage or OPTUNA_STORAGE as the workers had it")
-    if not sa.inspect(engine).has_table("studies"):
-        raise UserError(f"storage: {label} holds no study; there is nothing to upgrade")
+        return False
+    present = sa.inspect(engine).has_table("studies")
+    engine.dispose()
+    return present
 
 
 def _check_not_newer(label: str, optuna: OptunaTables, version: int | None) -> None:
