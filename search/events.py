@@ -104,3 +104,10 @@ class Settings:
     """Where files for the dashboard go; None where they cannot be kept."""
     images: bool = False
     """Whether pictures of validation images may be drawn and uploaded."""
+    note_every: float | None = None
+    """Seconds between two writings of the studies' notes for the dashboard, over all leads; None: none are written."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether a picture is drawn of each trial that completes."""
+        return self.images and self.artifacts is not None

@@ -96,7 +96,7 @@ def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity)
 
 def settings(spec: StudySpec) -> dict[str, Any]:
     """What may change while a study goes on."""
-    tables = {"sampler": spec.sampler, "pruner": spec.pruner, "budget": spec.budget}
+    tables = {"sampler": spec.sampler, "pruner": spec.pruner, "budget": spec.budget, "dashboard": spec.dashboard}
     arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
     return {**{name: table.model_dump(mode="json") for name, table in tables.items()}, "arms": arms}
 

@@ -10,6 +10,7 @@ from loguru import logger
 
 from search.desk import Desk
 from search.events import Begin, Fell, Told
+from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Stopped, Students
 
 T = TypeVar("T")
@@ -154,10 +155,20 @@ class Lead:
             if self._disk_refuses:
                 self._disk_refuses = False
                 logger.info("disk: checkpoints are written again")
-        self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights))
+        picture = self._picture(key) if report.final and self.desk.settings.draws else None
+        self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights, picture))
         if report.final:
             self._training.pop(key)
             self._over.append(key)
+
+    def _picture(self, key: int) -> Path | None:
+        """The picture of a member that trained its last epoch; the other ranks wait for it at the next plan."""
+        begin = self._training[key]
+        try:
+            return self._students.picture(key, begin.folder / "worst-and-median.png")
+        except Exception as error:  # noqa: BLE001 - a trial is not worth less because nothing can be drawn of it
+            logger.warning("{}: no picture: {}", begin.label, one_line(f"{type(error).__name__}: {error}"))
+            return None
 
     def _pay(self) -> None:
         """Write what the disk refused before."""

@@ -8,13 +8,15 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from loguru import logger
 
+from search.attributes import Attempt, attempts, pace
 from search.events import Begin, Drop, Fell, Member, Settings, Told
 from search.fence import LeaseLost
 from search.leases import Seen
+from search.pictured import ending, upload
+from search.rows import after_epoch, figures
 from search.storage import AWAY
 from search.study import Claim, Search
 from trainer.config import RunConfig
@@ -52,14 +54,15 @@ class Members:
         held, seen = claim.held, claim.seen
         try:
             if seen is not None and seen.lost + claim.lost >= MOST_LOST:
-                self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times")
+                said = {"attempts": attempts(self._holders(claim), "lost")}
+                self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times", said)
                 _remove(None if seen.checkpoint is None else Path(seen.checkpoint))
                 logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
                 return
             run = self._run_of(claim)
             if run is None:
                 return
-            member = Member(held, f"{claim.arm.name} #{held.number}", run)
+            member = Member(held, f"{claim.arm.name} #{held.number}", run, holders=self._holders(claim))
             resume = None
             if seen is not None and seen.run is not None:
                 resume = resume_of(seen)
@@ -76,10 +79,10 @@ class Members:
         if row is None:
             return member
         mine, before = dict(self.settings.environment), json.loads(row.environment or "{}")
-        if mine != before:
-            # Part of the epochs ran elsewhere: no replay on one machine can promise the same bits.
-            now = mine if resume is None else {**before, "device": "mixed"}
-            self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)})
+        # Where part of the epochs ran elsewhere, no replay on one machine can promise the same bits.
+        now = mine if resume is None or mine == before else {**before, "device": "mixed"}
+        said = {"host": self.settings.owner.host, "attempts": attempts(member.holders)}
+        self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)}, attributes=said)
         member = replace(member, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)
         if resume is None:
             return member
@@ -91,6 +94,12 @@ class Members:
             checkpoint=resume.checkpoint,
         )
 
+    def _holders(self, claim: Claim) -> tuple[Attempt, ...]:
+        if claim.seen is None:
+            return (Attempt(self.settings.owner.host, 1, None),)
+        rows = self.search.leases.attempts_of([claim.held.study_id])
+        return tuple(Attempt(r.host, r.first_epoch, r.why) for r in rows if r.trial_id == claim.held.trial_id)
+
     def _run_of(self, claim: Claim) -> RunConfig | None:
         """The run of a claimed trial, stored with it; None where the trial ended before training."""
         held, seen = claim.held, claim.seen
@@ -99,6 +108,7 @@ class Members:
                 return RunConfig.model_validate_json(seen.run)
             run = claim.arm.resolve(self.search.suggest(claim))
             breach = self.settings.breach(run)
+            said = {**self.settings.known(run), "host": self.settings.owner.host}
         except (*AWAY, LeaseLost):
             raise
         except Exception:  # noqa: BLE001 - a bug before training ends this trial, with its traceback, not the worker
@@ -107,10 +117,11 @@ class Members:
             return None
         if breach is not None:
             self.search.attribute(held, "limit", breach)
-            self.search.prune(held, {"message": breach})
+            self.search.prune(held, {"message": breach}, said)
             return None
         text = run.model_dump_json(exclude_none=True)
-        self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True))
+        said["attempts"] = attempts(self._holders(claim))
+        self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True), said)
         return run
 
     def _store(self, member: Member, item: Told | Fell) -> None:
@@ -122,18 +133,22 @@ class Members:
         value = None if report.scores is None else report.scores[metric]
         # Where the finish below fails and all is tried again, the epoch is in the sums already.
         after = member if member.epoch == report.epoch else self._after(member, item)
-        self.search.report(member.held, report.epoch, value, _row(after, item))
+        said = pace(after.here, after.epochs) if after.epochs == 1 else {}
+        self.search.report(member.held, report.epoch, value, after_epoch(after, item), said)
         if member.checkpoint != after.checkpoint:
             _remove(member.checkpoint)  # the row names the new one now
         self.held[item.key] = member = after
         if report.final:
+            self.held[item.key] = member = upload(self.search, self.settings, member, item)
             best = member.best_score if member.best_score is not None else math.nan
-            self.search.complete(member.held, best, {"weights": str(item.weights), "checkpoint": None})
+            changes = {"weights": str(item.weights), "checkpoint": None}
+            self.search.complete(member.held, best, changes, ending(member, "finished"))
             self._sweep(member)
             logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
             self.held.pop(item.key)
         elif value is not None and self._judge(member):
-            self.search.prune(member.held, {**_figures(member), "epoch": report.epoch, "checkpoint": None})
+            last = {**figures(member), "epoch": report.epoch, "checkpoint": None}
+            self.search.prune(member.held, last, ending(member, "pruned"))
             self._sweep(member)
             logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
             self.forget(item.key, None)
@@ -143,11 +158,12 @@ class Members:
         text = f"epoch {failure.epoch}: {failure.message}"
         key = member.held.trial_id
         if failure.kind is FailureKind.STORAGE and self._storage_failures(key) + 1 < MOST_LOST:
-            self.search.leases.give_back(member.held, failure.kind.value)
+            self.search.leases.give_back(member.held, failure.kind.value, ending(member, failure.kind.value))
             logger.warning("{} given back, this worker begins nothing for a while: {}", member.label, text)
             self.resting_until = time.monotonic() + self.settings.ttl
         else:
-            self.search.fail(member.held, failure.kind.value, f"{text}\n{failure.detail}".strip())
+            said = ending(member, failure.kind.value)
+            self.search.fail(member.held, failure.kind.value, f"{text}\n{failure.detail}".strip(), said)
             logger.warning("{} failed ({}) in {}", member.label, failure.kind.value, text)
             self._sweep(member)
         self.held.pop(key)
@@ -185,6 +201,8 @@ class Members:
         gpu_seconds = member.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks
         checkpoint = member.checkpoint if item.saved is None else item.saved.path
         after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=checkpoint)
+        here = {part: member.here.get(part, 0.0) + spent for part, spent in report.seconds.items()}
+        after = replace(after, here=here, epochs=member.epochs + 1)
         score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
         if score is not None and self._better(score, member.best_score):
             return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))
@@ -217,7 +235,7 @@ class Members:
     def give_back(self, why: str) -> None:
         for key, member in list(self.held.items()):
             try:
-                self.search.leases.give_back(member.held, why)
+                self.search.leases.give_back(member.held, why, ending(member, why))
             except LeaseLost:
                 logger.warning("{}: lost to another worker", member.label)
             self.held.pop(key)
@@ -236,29 +254,6 @@ def _remove(path: Path | None) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("{} stays on disk: {}", path, error.strerror)
-
-
-def _row(member: Member, item: Told) -> dict[str, Any]:
-    """What the lease row says after an epoch; without a checkpoint, that of an earlier epoch stays with its figures."""
-    if item.saved is None:
-        return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
-    return dict(
-        epoch=item.report.epoch,
-        checkpoint=str(item.saved.path),
-        checkpoint_sha256=item.saved.sha256,
-        replay=json.dumps(item.replay),
-        **_figures(member),
-    )
-
-
-def _figures(member: Member) -> dict[str, Any]:
-    return dict(
-        seconds=json.dumps(member.seconds, sort_keys=True),
-        gpu_seconds=member.gpu_seconds,
-        best_epoch=member.best_epoch,
-        best_score=member.best_score,
-        scores=json.dumps(dict(member.scores), allow_nan=False, sort_keys=True),
-    )
 
 
 def on_hand(row: Seen) -> int:

@@ -135,6 +135,10 @@ class SimulatedStudents:
         run, epoch, _ = self._members[key]
         return self._write(path, {"simulated": True, "epoch": epoch, "seed": run.seed})
 
+    def picture(self, key: int, path: Path) -> Path | None:  # noqa: ARG002 - as every kind of students
+        """None: nothing was trained, so there is nothing to draw."""
+        return None
+
     def _write(self, path: Path, values: dict[str, object]) -> Saved:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = json.dumps(values).encode()
@@ -161,7 +165,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
         opened = open_storage(args.storage)
         search = open_search(opened, args.storage, spec, simulated_identity(spec))
     group = Alone()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda *_: group.ask_to_stop())
     curves = Curves.read(args.curves) if args.curves else Curves()
     metric = spec.objective.metric

@@ -21,6 +21,8 @@ from collections.abc import Callable
 
 from loguru import logger
 
+from search.artifacts import Artifacts
+from search.attributes import teller
 from search.desk import Desk
 from search.events import Settings
 from search.identity import arm_identity
@@ -30,7 +32,7 @@ from search.limits import breach, costs, refuse_hopeless
 from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.spec import StudySpec, find, identity, load, record
-from search.storage import open_storage, patient
+from search.storage import Opened, open_storage, patient
 from trainer.errors import UserError, guard, one_line
 
 MISTAKE = 2
@@ -52,6 +54,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="another study name; needed where --set changes what a trial is")
     add_storage(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints, shared by all hosts")
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        metavar="DIR",
+        help="folder of files that the dashboard shows, the same for optuna-dashboard --artifact-dir "
+        "(default: artifacts in --runs)",
+    )
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded data, one a host")
     parser.add_argument("--slots", type=int, default=4, help="students side by side in a group of ranks (default 4)")
     parser.add_argument("--ranks-per-trial", type=int, help="default: as many as leave each 8 images of a batch")
@@ -97,11 +106,11 @@ def main() -> int:
 def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # type: ignore[name-defined]  # noqa: F821
     from trainer.cohort import Cohort
 
-    who = _contents(args, spec, ranks)
+    who, teacher_dice = _contents(args, spec, ranks)
     desk, trouble = None, None
     if ranks.leads:
         try:
-            desk = _desk(args, spec, who, ranks)
+            desk = _desk(args, spec, who, ranks, teacher_dice)
         except UserError as error:
             trouble = str(error)
     trouble = ranks.share(trouble)
@@ -113,25 +122,39 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     return run_group(ranks, students, desk)
 
 
-def _contents(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Identity:  # type: ignore[name-defined]  # noqa: F821
-    """Open data and teacher, refuse a teacher below its floor, and name what the study is by its contents."""
+def _contents(
+    args: argparse.Namespace,
+    spec: StudySpec,
+    ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
+) -> tuple[Identity, float | None]:
+    """Open data and teacher, refuse a teacher below its floor, and name what the study is by its contents.
+
+    Also returns the teacher's validation Dice.
+    """
     from trainer import teacher
     from trainer.data import open_data
 
     data = open_data(spec.run.data, cache=args.cache)
-    teacher_hash = None
+    teacher_hash, teacher_dice = None, None
     if spec.run.teacher is not None:
         facts = teacher.floor(spec.run, data, ranks=ranks)
-        teacher_hash = teacher.fingerprint(facts.path)
+        teacher_hash, teacher_dice = teacher.fingerprint(facts.path), facts.dice
     contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
     arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
-    return Identity(identity(spec, **contents), arms, record(spec, **contents))
+    return Identity(identity(spec, **contents), arms, record(spec, **contents)), teacher_dice
 
 
-def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Ranks") -> Desk:  # type: ignore[name-defined]  # noqa: F821
+def _desk(
+    args: argparse.Namespace,
+    spec: StudySpec,
+    who: Identity,
+    ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
+    teacher_dice: float | None,
+) -> Desk:
     import torch
 
-    refuse_hopeless(spec, costs(spec))
+    found = costs(spec)
+    refuse_hopeless(spec, found)
     url = storage_url(args.storage)
     with patient("worker"):
         opened = open_storage(url)
@@ -149,8 +172,30 @@ def _desk(args: argparse.Namespace, spec: StudySpec, who: Identity, ranks: "Rank
             f"--runs {args.runs}: cannot be made ({error.strerror}); give a folder on a disk with room"
         ) from error
     runs = args.runs.resolve()
-    owner, limit = this_owner(ranks.group), breach(spec.limits)
-    return Desk(search, Settings(owner, args.slots, runs, ranks.world, environment, breach=limit, ttl=args.ttl))
+    settings = Settings(
+        this_owner(ranks.group),
+        args.slots,
+        runs,
+        ranks.world,
+        environment,
+        breach=breach(spec.limits),
+        ttl=args.ttl,
+        known=teller(found, teacher_dice),
+        artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
+        images=spec.dashboard.images == "validation",
+    )
+    return Desk(search, settings)
+
+
+def _artifacts(folder: Path, opened: Opened) -> Artifacts | None:
+    """The folder of the dashboard's files; None, after a warning, where it cannot be used: a search needs none."""
+    try:
+        return Artifacts(folder.resolve(), opened.storage)
+    except OSError as error:
+        logger.warning(
+            "--artifacts {}: cannot be used ({}): the search goes on without pictures", folder, error.strerror
+        )
+        return None
 
 
 def _obey_signals(ask: Callable[[], None]) -> None:

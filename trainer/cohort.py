@@ -1,21 +1,29 @@
 """Students that train side by side in one process, or in one group of ranks."""
 
+import io
 from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from trainer import checkpoint
+from trainer.cases import drawn, masks, with_weights
 from trainer.config import Replay, RunConfig
 from trainer.data import stream_key
 from trainer.data.stream import Stream
 from trainer.errors import nearest
 from trainer.faults import Fault, fault
 from trainer.lockstep import Counters, Lockstep, Member, Shelf
+from trainer.pictures import chosen
 from trainer.ranks import Ranks
 from trainer.reports import EpochReport, Failure, Resume, Saved
-from trainer.scores import POOLED, SCORES, validate
+from trainer.scores import POOLED, SCORES, Scores, validate
 from trainer.stopwatch import Stopwatch
 from trainer.student import Student
+
+CASES = 3
+"""Images of each kind in a member's picture: the worst, and those around the median."""
 
 
 class Cohort:
@@ -164,13 +172,13 @@ class Cohort:
                 found = self._ranks.attempt(lambda ranks: self._score(member, ranks), lambda error: fault(error, run))
             if isinstance(found, Fault):
                 return Failure(found.kind, found.message, epoch, found.detail)
-            means = found
-            student.scored(means)
+            means = found.means
+            student.scored(found)
         return EpochReport(epoch, position, means, losses, {}, student.finished)
 
-    def _score(self, member: Member, ranks: Ranks) -> dict[str, float]:
+    def _score(self, member: Member, ranks: Ranks) -> Scores:
         data = self._shelf.data(member.run)
-        return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision).means
+        return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision)
 
     def replay(self, key: int) -> Replay:
         """The joins of a member so far: (own epoch, stream epoch) wherever it did not simply take the next epoch."""
@@ -187,6 +195,32 @@ class Cohort:
         Raises ValueError before the first validation.
         """
         return self._members[key].trained.export(path)
+
+    def picture(self, key: int, path: Path) -> Path | None:
+        """Draw a member's worst and median validation cases at its best epoch; the lead alone calls it, between epochs.
+
+        Which they are is known from the validation of that epoch, so that only these few images go through student and
+        teacher. None before the first validation.
+        """
+        member = self._members[key]
+        best, run, data = member.trained.best, member.run, self._shelf.data(member.run)
+        if best is None:
+            return None
+        worst, median = chosen(np.array(best["dice"]), CASES)
+        networks = {
+            "teacher": self._shelf.teacher(run),
+            "student": with_weights(member.trained.judged, best["weights"]),
+        }
+        found = {
+            name: masks(network, data, [*worst, *median], device=self._ranks.device, precision=run.precision)
+            for name, network in networks.items()
+            if network is not None
+        }
+        mean, count = best["scores"]["dice"], len(best["dice"])
+        title = f"epoch {best['epoch']}: mean Dice {mean:.3f} on {count} validation images"
+        content = io.BytesIO()
+        drawn(title, data, (worst, median), found).save(content, format="PNG")
+        return checkpoint.write(path, content.getvalue()).path
 
 
 def _at(replay: Replay, epoch: int) -> int:

@@ -2,18 +2,18 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from trainer.cases import drawn, labels
 from trainer.data.dataset import DataSet, Pixels
 from trainer.errors import UserError
-from trainer.evaluate import IGNORE, run_of
+from trainer.evaluate import run_of
 from trainer.launch import device, writable
-from trainer.pictures import Cell, chosen, compared, grid, overlay, reduced
+from trainer.pictures import chosen, overlay
 from trainer.progress import decoding
 from trainer.runfile import Entry, read
 
@@ -90,11 +90,11 @@ def _folder(args: Namespace, made: "Ready", where: "torch.device") -> int:
         fitted = [fit_image(image, at, config.size) for image, at in zip(images, placements, strict=True)]
         logits = _logits(made.network, np.stack(fitted), where, precision)
         for offset, (image, at) in enumerate(zip(images, placements, strict=True)):
-            labels = _labels(native_logits(logits[offset : offset + 1], at)[0])
+            mask = labels(native_logits(logits[offset : offset + 1], at)[0])
             name = names[start + offset]
             # Two classes as other programs expect a mask: black and white.
-            _save(args.output / "masks" / name, labels * 255 if made.classes == 2 else labels)
-            _save(args.output / "overlays" / name, overlay(image, labels))
+            _save(args.output / "masks" / name, mask * 255 if made.classes == 2 else mask)
+            _save(args.output / "overlays" / name, overlay(image, mask))
     print(f"{args.output}  {len(files)} masks and overlays at native size, by {made.path}")
     return 0
 
@@ -116,10 +116,6 @@ def _logits(network: "Segmenter", fitted: Pixels, where: "torch.device", precisi
     return logits.float()
 
 
-def _labels(logits: "Tensor") -> Pixels:
-    return logits.argmax(0).to("cpu").numpy().astype(np.uint8)
-
-
 def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     from trainer import teacher
     from trainer.data import open_data
@@ -134,14 +130,10 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     found = {name: _masks(network, data, where, precision) for name, network in networks.items()}
     dice = found["student"][0].images["dice"]
     worst, median = chosen(dice)
-    rows = [
-        (f"{kind} {number}", _row(data, index, found))
-        for kind, indices in (("worst", worst), ("median", median))
-        for number, index in zip(count(1), indices)
-    ]
     means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in found.items())
     title = f"{made.path.name}: mean Dice on {len(dice)} validation images: {means}"
-    grid(title, ["image", "truth", *found], rows).save(args.output, format="PNG")
+    masks = {name: kept for name, (_, kept) in found.items()}
+    drawn(title, data, (worst, median), masks).save(args.output, format="PNG")
     words = ", ".join(["image", "truth", *found])
     print(f"{args.output}  {len(worst)} worst, {len(median)} median: {words}")
     if "teacher" not in found:
@@ -162,24 +154,10 @@ def _masks(
     kept: dict[int, Pixels] = {}
 
     def keep(index: int, logits: "Tensor") -> None:
-        kept[index] = _labels(logits)
+        kept[index] = labels(logits)
 
     scores = validate(network, data, "validation", ranks=Ranks(where), precision=precision, keep=keep)
     return scores, kept
-
-
-def _row(data: DataSet, index: int, found: dict[str, tuple["Scores", dict[int, Pixels]]]) -> list[Cell]:
-    image, truth = data.native("validation", index)
-    share = float(((truth > 0) & (truth != IGNORE)).mean())
-    image, truth = reduced(image), reduced(truth)
-    cells = [
-        Cell(image, data.samples("validation")[index].name),
-        Cell(overlay(image, truth), f"foreground {share:.1%}" if share else "empty"),
-    ]
-    for scores, masks in found.values():
-        shown = compared(image, reduced(masks[index]), truth)
-        cells.append(Cell(shown, f"Dice {scores.images['dice'][index]:.3f}"))
-    return cells
 
 
 def _save(path: Path, pixels: Pixels) -> None:

@@ -78,7 +78,7 @@ class Students(Protocol):
     """Students that train side by side: `trainer.cohort.Cohort`, or the curves of `search simulate` in its place.
 
     `admit`, `dismiss` and `epoch` are called by all ranks of the group in the same order with the same arguments;
-    `save` and `export` by the lead alone.
+    `save`, `export` and `picture` by the lead alone.
     """
 
     def admit(self, key: int, run: RunConfig, resume: Resume | None = None) -> None:
@@ -98,3 +98,9 @@ class Students(Protocol):
 
     def export(self, key: int, path: Path) -> Saved:
         """Write the weights of a member's best epoch as safetensors."""
+
+    def picture(self, key: int, path: Path) -> Path | None:
+        """Draw a member's worst and median validation cases at its best epoch; None where nothing can be drawn.
+
+        No collective runs in it, no test image is read, and no member's numbers change.
+        """

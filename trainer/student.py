@@ -25,7 +25,7 @@ from trainer.optim import Average, Optimizer, Schedule
 from trainer.ranks import Later, Ranks
 from trainer.reports import Saved
 from trainer.scale import Scale
-from trainer.scores import autocast
+from trainer.scores import Scores, autocast
 from trainer.seeds import derive
 
 FORMAT = 1
@@ -215,8 +215,9 @@ class Student:
         self.epoch += 1
         return {name: total / steps if steps else math.nan for name, total in zip(self._weights, totals, strict=True)}
 
-    def scored(self, scores: Mapping[str, float]) -> None:
+    def scored(self, found: Scores) -> None:
         """Hear of the validation of the epoch that just ended; keep its weights where it is the best so far."""
+        scores = found.means
         score = scores[self.monitor]
         self.schedule.scored(score)
         if (
@@ -224,7 +225,9 @@ class Student:
             or score > self.best["scores"][self.monitor]
             or math.isnan(self.best["scores"][self.monitor])
         ):
-            self.best = {"epoch": self.epoch, "scores": dict(scores), "weights": host(self.judged.state_dict())}
+            weights = host(self.judged.state_dict())
+            dice = found.images["dice"].tolist()
+            self.best = {"epoch": self.epoch, "scores": dict(scores), "dice": dice, "weights": weights}
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run must know; tensors are copies on the host."""

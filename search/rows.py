@@ -1,0 +1,30 @@
+"""What the lease row of a trial says, as its holder knows it."""
+
+import json
+from typing import Any
+
+from search.events import Member, Told
+
+
+def after_epoch(member: Member, item: Told) -> dict[str, Any]:
+    """What it says after an epoch; without a checkpoint, that of an earlier epoch stays with its figures."""
+    if item.saved is None:
+        return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
+    return dict(
+        epoch=item.report.epoch,
+        checkpoint=str(item.saved.path),
+        checkpoint_sha256=item.saved.sha256,
+        replay=json.dumps(item.replay),
+        **figures(member),
+    )
+
+
+def figures(member: Member) -> dict[str, Any]:
+    """What the trial cost and reached so far."""
+    return dict(
+        seconds=json.dumps(member.seconds, sort_keys=True),
+        gpu_seconds=member.gpu_seconds,
+        best_epoch=member.best_epoch,
+        best_score=member.best_score,
+        scores=json.dumps(dict(member.scores), allow_nan=False, sort_keys=True),
+    )
