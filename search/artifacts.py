@@ -4,10 +4,14 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from optuna import load_study
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, upload_artifact
 from optuna.storages import BaseStorage
 
 _PREFIX = "artifacts:"
@@ -26,19 +30,23 @@ class Artifacts:
         self._store = FileSystemArtifactStore(folder)
 
     def to_trial(self, trial_id: int, path: Path, mimetype: str) -> str:
-        """Add a file to a running trial under the file's name; returns its id.
+        """Make a file a running trial's file of its name; returns its id.
 
-        One write of Optuna's, which a surrounding `Fence.write` checks. Raises LeaseLost, and OSError where the folder
-        cannot take the file.
+        One write of Optuna's, which a surrounding `Fence.write` checks; where its answer was lost, the same again does
+        no harm. Raises LeaseLost, and OSError where the folder cannot take the file: then the trial knows of none.
         """
-        trial = self._storage.get_trial(trial_id)
-        return upload_artifact(
-            artifact_store=self._store,
-            file_path=str(path),
-            study_or_trial=trial,
-            storage=self._storage,
-            mimetype=mimetype,
-        )
+        known = _known(self._storage.get_trial(trial_id).system_attrs, path.name)
+        artifact_id = known or str(uuid.uuid4())
+        # The file first, unlike Optuna's upload: a full disk would leave the dashboard a name without a file.
+        self._replace(artifact_id, path)
+        if known is None:
+            meta = ArtifactMeta(artifact_id=artifact_id, filename=path.name, mimetype=mimetype, encoding=None)
+            try:
+                self._storage.set_trial_system_attr(trial_id, f"{_PREFIX}{artifact_id}", json.dumps(asdict(meta)))
+            except Exception:
+                (self.folder / artifact_id).unlink(missing_ok=True)
+                raise
+        return artifact_id
 
     def to_study(self, study_id: int, name: str, path: Path, mimetype: str) -> str:
         """Make a file the study's file of that name; returns its id.
@@ -46,11 +54,10 @@ class Artifacts:
         A file of that name is replaced under its id, so that neither the folder nor the study's attributes grow. A
         reader sees the old file or the new one, never a part. Raises OSError.
         """
-        for key, value in self._storage.get_study_system_attrs(study_id).items():
-            known = json.loads(value) if key.startswith(_PREFIX) else None  # null: somebody deleted it in the dashboard
-            if known is not None and known["filename"] == name:
-                self._replace(str(known["artifact_id"]), path)
-                return str(known["artifact_id"])
+        known = _known(self._storage.get_study_system_attrs(study_id), name)
+        if known is not None:
+            self._replace(known, path)
+            return known
         study = load_study(study_name=self._storage.get_study_name_from_id(study_id), storage=self._storage)
         with tempfile.TemporaryDirectory() as folder:
             named = Path(folder) / name
@@ -70,3 +77,12 @@ class Artifacts:
         except OSError:
             Path(beside).unlink(missing_ok=True)
             raise
+
+
+def _known(attributes: Mapping[str, Any], name: str) -> str | None:
+    """The id of the file of a name among the system attributes of a trial or a study."""
+    for key, value in attributes.items():
+        known = json.loads(value) if key.startswith(_PREFIX) else None  # null: somebody deleted it in the dashboard
+        if known is not None and known["filename"] == name:
+            return str(known["artifact_id"])
+    return None
