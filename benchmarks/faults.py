@@ -118,10 +118,15 @@ class Campaign:
             self.bag.insert(0, kind)
             return
         try:
-            wound = inspector.wound(kind, None)
+            wound = inspector.wound(kind)
         except sa.exc.OperationalError:
             self.bag.insert(0, kind)  # the server is down just now
             return
+        scene.holders = frozenset(was.owner for was in wound.touched.values() if was.owner is not None)
+        if not scene.holders:
+            self.bag.insert(0, kind)  # a fault that hits nobody's work shows nothing
+            return
+        scene.hit = set()
         steps = self.kinds[kind](scene)
         try:
             wait = next(steps)
@@ -129,6 +134,8 @@ class Campaign:
             return  # nobody to hit, or no means: it is not counted
         except StopIteration as stop:
             raise RuntimeError(f"{kind} ended before it began") from stop
+        if scene.hit:
+            wound.narrow(scene.hit)
         self.wounds.append(wound)
         hurt.append(wound)
         opened.append(Open(wound, steps, time.monotonic() + wait))

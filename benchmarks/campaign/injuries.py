@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -40,13 +40,19 @@ class Scene:
     """A small file system of its own that holds the checkpoints; None where none could be mounted."""
     stop: Callable[[str | None], None]
     """Write a stop wish, or take it back."""
+    holders: frozenset[str] = frozenset()
+    """Owners that hold trials just now."""
+    hit: set[str] = field(default_factory=set)
+    """Owners that the last fault chose; empty: it hit all."""
 
     def victim(self) -> Worker:
-        """A worker that runs and is not frozen. Raises LookupError where there is none."""
-        able = [w for w in self.herd.workers if w.alive and not w.frozen]
+        """A worker that holds trials and is not frozen. Raises LookupError where there is none."""
+        able = [w for w in self.herd.workers if w.owner in self.holders and not w.frozen]
         if not able:
-            raise LookupError("no worker runs")
-        return self.draw.choice(able)
+            raise LookupError("no worker holds a trial")
+        chosen = self.draw.choice(able)
+        self.hit = {str(chosen.owner)}
+        return chosen
 
 
 def kill_one(scene: Scene) -> Steps:
@@ -156,12 +162,16 @@ def fill_disk(scene: Scene) -> Steps:
 def stop_now(scene: Scene) -> Steps:
     """`search stop --now` drains all workers; the wish is taken back when all have left."""
     scene.stop("now")
-    deadline = time.monotonic() + 20
-    while any(w.alive for w in scene.herd.workers) and time.monotonic() < deadline:
+    began = time.monotonic()
+    for worker in scene.herd.workers:
+        worker.back_at = began + 60
+    while any(w.alive for w in scene.herd.workers) and time.monotonic() < began + 60:
         yield 0.1
     left = sum(w.alive for w in scene.herd.workers)
+    for worker in scene.herd.workers:
+        worker.back_at = 0.0
     scene.stop(None)
-    return f"{left} workers still there after the wish" if left else "all workers left"
+    return f"{left} workers still there" if left else f"all workers left within {time.monotonic() - began:.1f} s"
 
 
 def kill_rank(scene: Scene) -> Steps:

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class Touched:
     """A trial that was in a victim's hands when a fault hit."""
 
     token: int
+    owner: str | None
     epoch: int
     """The newest epoch whose checkpoint lay on disk."""
 
@@ -35,6 +37,10 @@ class Wound:
     """Monotonic seconds when the harm was over."""
     healed: float | None = None
     proof: str = ""
+
+    def narrow(self, owners: AbstractSet[str]) -> None:
+        """Only the trials of these owners were touched."""
+        self.touched = {trial: was for trial, was in self.touched.items() if was.owner in owners}
 
     @property
     def recovery(self) -> float | None:
@@ -66,22 +72,23 @@ class Inspector:
         self._tables = sa.MetaData()
         self._tables.reflect(engine, only=["trials", "trial_intermediate_values"])
 
-    def open_leases(self, owners: Sequence[str] | None = None) -> list[Any]:
-        """Leases that are not finished; of some owners, or all."""
+    def open_leases(self) -> list[Any]:
+        """Leases that are not finished."""
         query = (
             sa.select(leases, arms.c.name.label("arm"))
             .join(arms, arms.c.study_id == leases.c.study_id)
             .where(arms.c.search_id == self.search_id, leases.c.state.in_(OPEN))
         )
-        if owners is not None:
-            query = query.where(leases.c.owner.in_(owners))
         with self.engine.connect() as connection:
             return list(connection.execute(query))
 
-    def wound(self, kind: str, owners: Sequence[str] | None) -> Wound:
-        """Note what a fault is about to touch: the trials that `owners` hold (None: all)."""
-        rows = self.open_leases(owners)
-        touched = {row.trial_id: Touched(row.token, max(row.epoch, self._on_disk(row.arm, row.number))) for row in rows}
+    def wound(self, kind: str) -> Wound:
+        """Note what a fault may touch: the trials in anybody's hands."""
+        rows = self.open_leases()
+        touched = {
+            row.trial_id: Touched(row.token, row.owner, max(row.epoch, self._on_disk(row.arm, row.number)))
+            for row in rows
+        }
         return Wound(kind, time.monotonic(), touched)
 
     def _on_disk(self, arm: str, number: int) -> int:
