@@ -1,17 +1,20 @@
 """`python -m search COMMAND`: everything about a search but the training itself."""
 
-import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 
 from loguru import logger
 
 from trainer.errors import guard
+from trainer.words import CommandLine
 
 COMMANDS = {
+    "init": ("a commented study file for a folder of images and masks", "init $POLYP_ROOT/Kvasir-SEG --name mine"),
     "validate": ("check a study file, its data and its teacher; writes nothing", "validate polyp-kd"),
     "simulate": ("the whole service with curves in place of training", "simulate demo --workers 4"),
-    "status": ("trials, widths, workers and failures of a search", "status polyp-kd"),
+    "status": ("trials, pace, workers and failures of a search", "status polyp-kd --watch"),
+    "note": ("write where a search stands into its studies' notes now", "note polyp-kd --artifacts runs/artifacts"),
     "export": ("the best configurations as JSON", "export polyp-kd --top 6 -o best.json"),
     "dashboard": ("optuna-dashboard, with the database from the environment", "dashboard --artifacts runs/artifacts"),
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
@@ -25,11 +28,27 @@ MODULES = {"enqueue": "search.steer", "stop": "search.steer"}
 """Commands whose module has another name."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; modules are imported for the chosen command alone."""
-    top = argparse.ArgumentParser(prog="python -m search", description=__doc__)
+EXIT_CODES = {
+    0: "done; of a worker: nothing is left to do, or it was asked to stop",
+    1: "not as promised: the program found that something it promises does not hold, or has a bug",
+    2: "your mistake, in one line: the field, the value, what is known, and what to do",
+    3: "max_failed: so many trials failed that the search ended",
+    130: "interrupted",
+    141: "whoever read the output went away first, such as head",
+}
+"""Of every command and of the workers."""
+
+
+def parser(words: Sequence[str]) -> CommandLine:
+    """The command line; modules are imported for the command alone that `words` name."""
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    top = CommandLine(
+        prog="python -m search",
+        description=__doc__,
+        epilog=f"example: python -m search validate demo --no-data\n\nexit codes:\n{codes}",
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+    chosen = next((word for word in words if word in COMMANDS), None)
     for name, (what, example) in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what, epilog=f"example: python -m search {example}")
         if name == chosen:
@@ -39,11 +58,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main() -> int:
-    """Parse and run; exit codes: 0 done, 1 not as promised, 2 the user's mistake, 3 max_failed reached."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Parse and run; the exit codes are EXIT_CODES."""
+    words = sys.argv[1:] if words is None else words
+    args = parser(words).parse_args(words)
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="{time:HH:mm:ss} {message}")
-    args = parser().parse_args()
     return int(args.main(args))
 
 

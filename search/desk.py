@@ -16,6 +16,7 @@ from search.fence import Refused
 from search.leases import Seen, Watch
 from search.members import Members, on_hand
 from search.schema import HELD
+from search.scribe import Scribe
 from search.storage import AWAY
 from search.study import Search
 
@@ -42,12 +43,19 @@ class Desk:
         self._served = 0
         self._away_since: float | None = None
         self._closing: str | None = None
+        self._scribe = self._scribe_of(settings)
         self._watch = Watch(settings.ttl)
         self._stale: list[Seen] = []
         self._drains = False
         self._beat_due = self._look_due = self._line_due = 0.0
         self._line = ""
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+
+    def _scribe_of(self, settings: Settings) -> Scribe | None:
+        if settings.note_every is None:
+            return None
+        folder = None if settings.artifacts is None else settings.artifacts.folder
+        return Scribe(self.search, settings.note_every, folder)
 
     # ---- the lead's side
 
@@ -108,10 +116,14 @@ class Desk:
             self._flush()
             if last:
                 self._members.give_back(self._closing or "")
+                if self._scribe is not None:
+                    self._scribe.last()
                 return True
             self._beat()
             self._look()
             self._claim()
+            if self._scribe is not None:
+                self._scribe.look()
             self._back()
         except AWAY as error:
             self._away(error)

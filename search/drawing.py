@@ -44,10 +44,10 @@ class Scale:
         return list(accumulate(scores, max if self.maximize else min))
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int = LABEL) -> str:
     """A text as a figure can show it: short, in one line, and of glyphs that the font has."""
     line = "".join(c if ord(c) in _glyphs() and c.isprintable() else "?" for c in " ".join(text.split()))
-    return line if len(line) <= LABEL else f"{line[: LABEL - 3]}..."
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 @lru_cache(1)

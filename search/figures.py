@@ -1,6 +1,6 @@
 """Two figures of a search: score against the student's size, and the best so far over finished trials."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -18,11 +18,16 @@ class Dot:
     number: int
     score: float
     size: float | None
-    """Millions of parameters; None where unknown."""
+    """Millions of parameters, or another measure of size; None where unknown."""
+    place: int
+    """How many trials of its arm had finished by then, pruned ones and this one included."""
 
 
-def size_figure(dots: Sequence[Dot], arms: Sequence[str], scale: Scale) -> bytes:
-    """Score against parameters, one dot a finished trial, and each arm's front: what no smaller student reaches."""
+def size_figure(dots: Sequence[Dot], arms: Sequence[str], scale: Scale, label: str) -> bytes:
+    """Score against size, one dot a finished trial, and each arm's front: what no smaller student reaches.
+
+    label: what a size is, with its unit.
+    """
     figure = Figure(SIZE, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     known = [dot for dot in dots if dot.size is not None]
@@ -43,33 +48,36 @@ def size_figure(dots: Sequence[Dot], arms: Sequence[str], scale: Scale) -> bytes
         axes.step(*columns_of([(x * shift, y) for x, y in front]), where="post", color=colour, lw=1.8)
         axes.plot(*columns_of([(x * shift, y) for x, y in front]), marker, mfc="white", mec=colour, ms=8, mew=1.8)
     hidden = sum(not low <= dot.score <= high for dot in known)
-    _finish(axes, scale, "parameters of the student (millions)", known, hidden)
+    _finish(axes, scale, label, known, hidden)
     _size_axis(axes, [dot.size or 0.0 for dot in known])
     axes.set_title(f"{scale.title} against size: dots are trials, lines each arm's best up to a size", fontsize=11)
     return png(figure)
 
 
-def best_figure(dots: Sequence[Dot], arms: Sequence[str], scale: Scale) -> bytes:
-    """The best score so far of each arm over its finished trials."""
+def best_figure(dots: Sequence[Dot], finished: Mapping[str, int], scale: Scale) -> bytes:
+    """The best score so far of each arm over its finished trials.
+
+    finished: how many trials of each arm finished, pruned ones included; in the order of the arms.
+    """
     figure = Figure(SIZE, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     low, high = span([dot.score for dot in dots], scale)
-    for place, arm in enumerate(arms):
-        scores = [dot.score for dot in dots if dot.arm == arm]
-        if not scores:
+    for index, (arm, count) in enumerate(finished.items()):
+        mine = [dot for dot in dots if dot.arm == arm]
+        if not mine:
             continue
-        colour, marker = look(place)
-        numbers = range(1, len(scores) + 1)
-        best = scale.best(scores)
-        axes.step(numbers, best, where="post", color=colour, lw=2, label=f"{shown(arm)}: {best[-1]:.4f}")
-        axes.plot(*columns_of([(n, s) for n, s in enumerate(scores, 1) if low <= s <= high]), marker, color=colour)
-        axes.lines[-1].set(markersize=3.5, alpha=0.35, markeredgecolor="none")
-        axes.plot(len(scores), best[-1], marker, color=colour, ms=8)
+        colour, marker = look(index)
+        best = scale.best([dot.score for dot in mine])
+        steps = [*((dot.place, score) for dot, score in zip(mine, best, strict=True)), (count, best[-1])]
+        axes.step(*columns_of(steps), where="post", color=colour, lw=2, label=f"{shown(arm)}: {best[-1]:.4f}")
+        seen = [(dot.place, dot.score) for dot in mine if low <= dot.score <= high]
+        axes.plot(*columns_of(seen), marker, color=colour, ms=3.5, alpha=0.35, mec="none")
+        axes.plot(*columns_of(steps[-1:]), marker, color=colour, ms=8)
     hidden = sum(not low <= dot.score <= high for dot in dots)
-    _finish(axes, scale, "trials of the arm that finished, in the order in which they ended", dots, hidden)
+    _finish(axes, scale, "trials of the arm that finished (complete or pruned)", dots, hidden)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(0.5, max(5.5, 1.03 * max((sum(dot.arm == arm for dot in dots) for arm in arms), default=0)))
-    axes.set_title(f"Best {scale.title} so far, unconfirmed", fontsize=11)
+    axes.set_xlim(0.5, max(5.5, 1.03 * max(finished.values(), default=0)))
+    axes.set_title(f"Best {scale.title} so far, unconfirmed: dots are trials trained to their end", fontsize=11)
     return png(figure)
 
 
@@ -85,7 +93,7 @@ def _front(points: Sequence[tuple[float, float]], scale: Scale) -> list[tuple[fl
 def _finish(axes: Axes, scale: Scale, label: str, dots: Sequence[Dot], hidden: int) -> None:
     low, high = span([dot.score for dot in dots], scale)
     axes.set_ylim(low, high)
-    axes.set_xlabel(label)
+    plain(axes.set_xlabel(shown(label, 60)))
     plain(axes.set_ylabel(f"validation {scale.title}"))
     if scale.teacher is not None:
         axes.axhline(scale.teacher, color=GREY, ls=":", lw=1.5, label=f"teacher: {scale.teacher:.4f}")

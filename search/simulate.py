@@ -19,6 +19,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from search.artifacts import Artifacts
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
@@ -174,7 +175,17 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
     )
     owner: Owner = this_owner(0)
     environment = {"simulated": True, "ranks": 1}
-    settings = Settings(owner, args.slots, args.runs, 1, environment, breach=lambda _: None, ttl=args.ttl)
+    settings = Settings(
+        owner,
+        args.slots,
+        args.runs,
+        1,
+        environment,
+        breach=lambda _: None,
+        ttl=args.ttl,
+        artifacts=Artifacts(args.runs / "artifacts", opened.storage) if args.note_every else None,
+        note_every=args.note_every or None,
+    )
     return run_group(group, students, Desk(search, settings))
 
 
@@ -193,6 +204,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kills", type=int, default=0, help="kill -9 so many workers that hold trials, start new ones")
     parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between kills")
+    parser.add_argument(
+        "--note-every",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="write the studies' notes for the dashboard that often, with figures in artifacts in --runs (default: never)",
+    )
     parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
@@ -263,6 +281,6 @@ def _passed_on(args: argparse.Namespace) -> list[str]:
     words = [word for text in args.set for word in ("--set", text)]
     words += ["--name", args.name] if args.name else []
     words += ["--curves", str(args.curves)] if args.curves else []
-    for flag in ("runs", "slots", "epoch_seconds", "ttl", "fail_share"):
+    for flag in ("runs", "slots", "epoch_seconds", "ttl", "fail_share", "note_every"):
         words += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
     return words

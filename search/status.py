@@ -2,13 +2,23 @@
 
 import argparse
 import json
-from collections import Counter
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
+from search.pace import an_hour, told
 from search.places import add_storage, storage_url
-from search.storage import Opened, open_storage, patient
-from search.tables import flatten
-from trainer.errors import UserError, nearest
+from search.standing import standing
+from search.storage import AWAY, Opened, open_storage, patient
+from trainer.errors import UserError, one_line
+
+EVERY = 5.0
+"""Seconds between two looks of --watch."""
+RUNNING = 24
+"""Running trials that are listed at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="a study's name")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
-    parser.add_argument("--json", action="store_true", help="the same figures as one JSON document")
+    parser.add_argument("--json", action="store_true", help="the same figures as one JSON document (a line each look)")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=EVERY,
+        metavar="SECONDS",
+        help=f"look again every so many seconds (default {EVERY:g}) until the search has ended; Ctrl-C leaves",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the tables."""
+    """Print the tables, once or again and again."""
+    if args.watch is not None and not 0.1 <= args.watch <= 86400:
+        raise UserError(f"--watch {args.watch:g}: give seconds from 0.1 to 86400")
+    name = args.name or args.study
     with patient("status"):
         opened = open_storage(storage_url(args.storage), create=False)
-        figures = standing(opened, args.name or args.study)
+        figures = standing(opened, name)
+    if args.watch is not None:
+        return _watch(opened, name, args.watch, figures, as_json=args.json)
     if args.json:
         print(json.dumps(figures, allow_nan=False, sort_keys=True, indent=1))
     else:
@@ -31,83 +54,51 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def standing(opened: Opened, name: str) -> dict[str, Any]:
-    """All figures of a search. Raises UserError where the study is unknown."""
-    row = opened.leases.search(name)
-    if row is None:
-        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
-    record = json.loads(row.spec)
-    direction, metric = next(iter(record["objective"].items()))
-    arms = opened.leases.arms_of(row.search_id)
-    rows = {arm.name: opened.leases.details([arm.study_id]) for arm in arms}
-    states = opened.leases.states([arm.study_id for arm in arms])
-    pick = max if direction == "maximize" else min
-    closed, _ = opened.leases.closed(row.search_id)
-    everything = [lease for found in rows.values() for lease in found]
-    return {
-        "study": name,
-        "identity": row.identity,
-        "metric": metric,
-        "closed": closed,
-        "arms": {
-            a.name: _arm(rows[a.name], {s: n for (i, s), n in states.items() if i == a.study_id}, a, pick) for a in arms
-        },
-        "front": _front(record.get("front"), rows, pick),
-        "seconds": _sum(everything),
-        "gpu_hours": sum(lease.gpu_seconds for lease in everything) / 3600,
-        "gpu_hours_of": row.gpu_hours,
-        "workers": _workers(opened, [arm.study_id for arm in arms]),
-        "holding": dict(Counter(lease.host for lease in everything if lease.state == "held")),
-    }
+def _watch(opened: Opened, name: str, every: float, figures: dict[str, Any], *, as_json: bool) -> int:
+    """Look again every so many seconds until the search has ended; a database that is away is waited for."""
+    screen = Screen()
+    try:
+        while True:
+            screen.show([json.dumps(figures, allow_nan=False, sort_keys=True)] if as_json else lines(figures))
+            if figures["ended"]:
+                return 0
+            time.sleep(every)
+            while (found := _again(opened, name)) is None:
+                time.sleep(every)
+            figures = found
+    except KeyboardInterrupt:
+        return 0
 
 
-def _arm(rows: list[Any], states: dict[str, int], arm: Any, pick: Any) -> dict[str, Any]:
-    scored = [r for r in rows if r.state == "finished" and r.failure is None and r.best_score is not None]
-    best = pick(scored, key=lambda r: r.best_score) if scored else None
-    return {
-        "complete": states.get("COMPLETE", 0),
-        "pruned": states.get("PRUNED", 0),
-        "running": states.get("RUNNING", 0),
-        "waiting": states.get("WAITING", 0),
-        "failed": dict(Counter(r.failure for r in rows if r.failure is not None)),
-        "of": arm.trials,
-        "best": None if best is None else {"score": best.best_score, "trial": best.number},
-    }
+def _again(opened: Opened, name: str) -> dict[str, Any] | None:
+    try:
+        return standing(opened, name)
+    except AWAY as error:
+        print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
+        return None
 
 
-def _front(path: str | None, rows: dict[str, list[Any]], pick: Any) -> list[dict[str, Any]]:
-    """One row a choice of the front: how many finished, and the best of each arm."""
-    if path is None:
-        return []
-    table: dict[Any, dict[str, Any]] = {}
-    for arm, leases in rows.items():
-        for lease in leases:
-            if lease.run is None or lease.failure is not None or lease.weights is None:
-                continue
-            choice = flatten(json.loads(lease.run)).get(path)
-            line = table.setdefault(choice, {"choice": choice, "complete": 0, "best": {}})
-            line["complete"] += 1
-            line["best"][arm] = pick(line["best"].get(arm, lease.best_score), lease.best_score)
-    return sorted(table.values(), key=lambda line: (str(type(line["choice"])), line["choice"]))
+class Screen:
+    """Draws texts over each other on a terminal, and below each other elsewhere."""
 
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._drawn = 0
 
-def _sum(rows: list[Any]) -> dict[str, float]:
-    total: Counter[str] = Counter()
-    for row in rows:
-        total.update(json.loads(row.seconds or "{}"))
-    return dict(total)
-
-
-def _workers(opened: Opened, study_ids: list[int]) -> dict[str, dict[str, int]]:
-    """By worker (host and a number), how its attempts ended."""
-    names: dict[str, str] = {}
-    table: dict[str, dict[str, int]] = {}
-    for attempt in opened.leases.attempts_of(study_ids):
-        name = names.setdefault(attempt.owner, f"{attempt.host}/{len(names) + 1}")
-        ends = table.setdefault(name, {})
-        why = attempt.why or "running"
-        ends[why] = ends.get(why, 0) + 1
-    return table
+    def show(self, text: Sequence[str]) -> None:
+        """The text in place of the one before, in a single write: nothing flickers."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        if not self._terminal:
+            head = [] if text and text[0].startswith("{") else [f"---- {stamp}"]
+            print("\n".join([*head, *text]), flush=True)
+            return
+        columns, rows = shutil.get_terminal_size()
+        # A line that wraps, or a text that is longer than the screen, could not be drawn over.
+        fitting = [line[:columns] for line in [*text, f"{stamp}  Ctrl-C leaves"][: rows - 1]]
+        up = f"\x1b[{self._drawn}F" if self._drawn else ""
+        sys.stdout.write(up + "".join(f"{line}\x1b[K\n" for line in fitting) + "\x1b[J")
+        sys.stdout.flush()
+        self._drawn = len(fitting)
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
@@ -115,25 +106,67 @@ def lines(figures: dict[str, Any]) -> list[str]:
     text = [
         f"{figures['study']}  {figures['identity'][:8]}"
         + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")
+        + ("  ended" if figures["ended"] else "")
     ]
-    heads = ("complete", "pruned", "running", "waiting", "of")
-    text.append(f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {'best so far, unconfirmed':<26}failed")
-    for name, arm in figures["arms"].items():
-        best = (
-            "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
-        )
-        failed = ", ".join(f"{count} {kind}" for kind, count in arm["failed"].items()) or "0"
-        text.append(f"{name:<14}" + "".join(f"{arm[head]:>9}" for head in heads) + f"   {best:<26}{failed}")
+    text += _arms(figures)
     if figures["front"]:
-        names = list(figures["arms"])
-        text.append(f"{'choice':<14}{'complete':>9}" + "".join(f"{'best ' + name:>18}" for name in names))
-        for line in figures["front"]:
-            cells = "".join(f"{line['best'][name]:>18.4f}" if name in line["best"] else f"{'':>18}" for name in names)
-            text.append(f"{line['choice']!s:<14}{line['complete']:>9}{cells}")
+        text += _front(figures)
+    text.append(progress(figures))
+    if figures["teacher"] is not None:
+        text.append(f"teacher {figures['metric']} {figures['teacher']:.4f}")
     total = sum(figures["seconds"].values())
     parts = ", ".join(f"{part} {spent / total:.0%}" for part, spent in sorted(figures["seconds"].items()) if total)
     of = "" if figures["gpu_hours_of"] is None else f" of {figures['gpu_hours_of']:g}"
     text.append(f"device hours {figures['gpu_hours']:.3f}{of}  {parts}")
     for name, ends in figures["workers"].items():
         text.append(f"worker {name}: " + ", ".join(f"{count} {why}" for why, count in sorted(ends.items())))
+    text += [running_line(trial, figures["metric"]) for trial in figures["running"][:RUNNING]]
+    if len(figures["running"]) > RUNNING:
+        text.append(f"running: {len(figures['running']) - RUNNING} more")
+    text += [f"failed {one['arm']} #{one['trial']} ({one['class']}): {one['message']}" for one in figures["failures"]]
+    return text
+
+
+def progress(figures: dict[str, Any]) -> str:
+    """The search's speed and when it will be done, in one line."""
+    rate = figures["trials_an_hour"]
+    speed = "pace unknown" if rate is None else f"pace {an_hour(rate)} trials an hour"
+    if figures["ended"]:
+        return f"{speed}; the search has ended"
+    eta = figures["eta_seconds"]
+    if eta is None:
+        return f"{speed}; ETA unknown ({figures['eta_unknown']})"
+    when = time.strftime("%a %H:%M", time.localtime(time.time() + eta))
+    return f"{speed}; ETA {told(eta)} (about {when})"
+
+
+def running_line(trial: dict[str, Any], metric: str) -> str:
+    """One trial that is begun and not finished: `running kd #12 on gpu1: epoch 5 of 20, for 3 min, dice 0.8712`."""
+    where = f"on {trial['host']}" if trial["host"] is not None else f"({trial['state']}, waits for a worker)"
+    of = "" if trial["epochs"] is None else f" of {trial['epochs']}"
+    since = "" if trial["seconds"] is None else f", for {told(trial['seconds'])}"
+    again = f", attempt {trial['attempt']}" if trial["attempt"] > 1 else ""
+    score = "" if trial["score"] is None else f", {metric} {trial['score']:.4f}"
+    return f"running {trial['arm']} #{trial['trial']} {where}: epoch {trial['epoch']}{of}{since}{again}{score}"
+
+
+def _arms(figures: dict[str, Any]) -> list[str]:
+    heads = ("complete", "pruned", "running", "waiting", "of")
+    text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {'best so far, unconfirmed':<26}failed"]
+    for name, arm in figures["arms"].items():
+        best = (
+            "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
+        )
+        failed = ", ".join(f"{count} {kind}" for kind, count in arm["failed"].items()) or "0"
+        text.append(f"{name:<14}" + "".join(f"{arm[head]:>9}" for head in heads) + f"   {best:<26}{failed}")
+    return text
+
+
+def _front(figures: dict[str, Any]) -> list[str]:
+    names = list(figures["arms"])
+    text = [f"{'choice':<14}{'complete':>9}{'params':>10}" + "".join(f"{'best ' + name:>18}" for name in names)]
+    for line in figures["front"]:
+        size = "" if line["params_m"] is None else f"{line['params_m']:.3g} M"
+        cells = "".join(f"{line['best'][name]:>18.4f}" if name in line["best"] else f"{'':>18}" for name in names)
+        text.append(f"{line['choice']!s:<14}{line['complete']:>9}{size:>10}{cells}")
     return text

@@ -61,6 +61,13 @@ def arguments() -> argparse.Namespace:
         help="folder of files that the dashboard shows, the same for optuna-dashboard --artifact-dir "
         "(default: artifacts in --runs)",
     )
+    parser.add_argument(
+        "--note-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often the studies' notes for the dashboard are written, over all workers (default 60; 0: never)",
+    )
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded data, one a host")
     parser.add_argument("--slots", type=int, default=4, help="students side by side in a group of ranks (default 4)")
     parser.add_argument("--ranks-per-trial", type=int, help="default: as many as leave each 8 images of a batch")
@@ -81,6 +88,8 @@ def main() -> int:
     _log(int(os.environ.get("RANK", "0")) == 0)
     if args.slots < 1:
         raise UserError(f"--slots = {args.slots}: at least 1")
+    if args.note_every < 0:
+        raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = load(find(args.study), args.set, name=args.name)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
@@ -183,6 +192,7 @@ def _desk(
         known=teller(found, teacher_dice),
         artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
         images=spec.dashboard.images == "validation",
+        note_every=args.note_every or None,
     )
     return Desk(search, settings)
 

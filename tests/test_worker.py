@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from search.status import standing
+from search.standing import standing
 from search.storage import open_storage
 
 ROOT = Path(__file__).resolve().parents[1]
