@@ -209,7 +209,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="write the studies' notes for the dashboard that often, with figures in artifacts in --runs (default: never)",
+        help="write the studies' notes that often, with figures in artifacts in --runs (default: never)",
     )
     parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
