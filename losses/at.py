@@ -46,5 +46,5 @@ class AttentionTransfer(Loss):
         if teacher is None:
             raise TypeError("at compares with a teacher's output")
         each = [attention_distance(student.taps[tap], teacher.taps[tap]) for tap in self._taps]
-        images = torch.tensor(len(target), dtype=torch.float64, device=target.device)
+        images = target.new_full((), len(target), dtype=torch.float64)
         return Term(torch.stack(each).sum(), images)

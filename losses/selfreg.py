@@ -42,7 +42,7 @@ def consistency(x: Tensor, last: Tensor) -> Tensor:
 
 def _pick(x: Tensor, k: int) -> Tensor:
     # Drawn on the CPU on every device: from one generator, which whoever trains several students swaps between them.
-    return torch.randperm(x.shape[1], device="cpu")[:k].to(x.device)
+    return torch.randperm(x.shape[1], device="cpu")[:k].to(x.device, non_blocking=True)
 
 
 class SelfRegularisation(Loss):
@@ -78,7 +78,7 @@ class SelfRegularisation(Loss):
         parts = [_mean([internal(x) for x in encoder]), _mean([consistency(x, last) for x in [*encoder, *decoder]])]
         if decoder:
             parts.append(_mean([internal(x) for x in decoder]))
-        images = torch.tensor(len(target), dtype=torch.float64, device=target.device)
+        images = target.new_full((), len(target), dtype=torch.float64)
         return Term(torch.stack(parts).sum() * len(target), images)
 
 

@@ -236,11 +236,32 @@ def test_one_teacher_pass_serves_all_who_listen_and_none_is_made_for_nobody(coho
     cohort.epoch()
     assert cohort.counters.teacher_forwards == cohort.counters.batches == STEPS
     assert cohort.counters.student_steps == 4 * STEPS
-    for key in (0, 1, 2):
-        cohort.dismiss(key)
+    assert cohort.counters.teacher_taps == 2 * STEPS
+    cohort.dismiss(1)
     cohort.epoch()
-    assert cohort.counters.teacher_forwards == STEPS
-    assert cohort.counters.batches == 2 * STEPS
+    assert cohort.counters.teacher_forwards == 2 * STEPS
+    assert cohort.counters.teacher_taps == 2 * STEPS
+    for key in (0, 2):
+        cohort.dismiss(key)
+    cohort.admit(4, make())
+    cohort.epoch()
+    assert cohort.counters.teacher_forwards == 2 * STEPS
+    assert cohort.counters.batches == 3 * STEPS
+    assert cohort.counters.decoded == DATA["train"] + DATA["validation"]
+
+
+def test_taps_that_no_loss_reads_are_let_go(cohort, runs):
+    """Of teacher and student: neither keeps a map alive, nor brings it to float32."""
+    for key in (0, 1):
+        cohort.admit(key, runs[key])
+    assert [sorted(cohort._members[key].trained.teacher_taps) for key in (0, 1)] == [[], ["enc2", "mid"]]
+    images = torch.zeros(2, 3, 32, 32)
+    assert set(cohort._shelf.ask(runs[1], images, frozenset({"mid"})).taps) == {"mid"}
+    heard = []
+    loss = cohort._members[1].trained.losses["at"]
+    loss.register_forward_pre_hook(lambda _, given: heard.append([set(output.taps) for output in given[:2]]))
+    cohort.epoch()
+    assert heard == [[{"enc2", "mid"}, {"enc2", "mid"}]] * STEPS
 
 
 def test_distinct_teachers_are_asked_once_each(cohort, teacher):

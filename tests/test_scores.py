@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import models
+from models.config import PlainNetwork
 from models.output import Output, Segmenter
 from models.torchvision_guard import make_importable
 from trainer.config import BlobsData
@@ -176,11 +178,11 @@ class TestNativeSize:
 
 
 class Part(Ranks):
-    """One rank of three in one process: its counts are kept, and the sum is put in from outside."""
+    """One rank of several in one process: its counts are kept, and the sum is put in from outside."""
 
-    def __init__(self, rank: int, others: list[Tensor]) -> None:
+    def __init__(self, rank: int, others: list[Tensor], world: int = 3) -> None:
         super().__init__("cpu")
-        self.rank, self.world, self.others = rank, 3, others
+        self.rank, self.world, self.others = rank, world, others
 
     def sum(self, tensor: Tensor) -> Tensor:
         self.others.append(tensor.clone())
@@ -204,11 +206,34 @@ class TestValidate:
         other = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32", batch_size=batch_size)
         assert one.means == other.means
 
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_network_scores_the_same_bit_for_bit_on_any_number_of_ranks(self, blobs: DataSet, precision: str) -> None:
+        """An image is in the same batch whoever scores it, so that even the rounding of its logits is the same."""
+        network = models.build(PlainNetwork(name="unet", width=4), in_channels=3, classes=2)
+        found = []
+        for world in (1, 3):
+            logits: dict[int, Tensor] = {}
+            parts: list[Tensor] = []
+            for rank in range(world):
+                ranks = Part(rank, parts, world)
+                validate(
+                    network,
+                    blobs,
+                    "validation",
+                    ranks=ranks,
+                    precision=cast(Any, precision),
+                    batch_size=2,
+                    keep=logits.__setitem__,
+                )
+            found.append(logits)
+        assert all(torch.equal(found[0][index], found[1][index]) for index in range(7))
+
     def test_ranks_share_the_images_and_find_the_same(self, blobs: DataSet) -> None:
-        alone = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32")
+        alone = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32", batch_size=2)
         parts: list[Tensor] = []
         for rank in range(3):
-            together = validate(Redness(), blobs, "validation", ranks=Part(rank, parts), precision="fp32")
+            ranks = Part(rank, parts)
+            together = validate(Redness(), blobs, "validation", ranks=ranks, precision="fp32", batch_size=2)
         assert [int((part.sum((1, 2)) > 0).sum()) for part in parts] == [3, 2, 2]
         assert together.means == alone.means
         assert np.array_equal(together.images["iou"], alone.images["iou"])

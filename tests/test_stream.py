@@ -12,7 +12,7 @@ import torch
 from trainer.config import BlobsData, RunConfig
 from trainer.data import DataError, DataSet, Opening, Pixels, open_data, stream_key
 from trainer.data.blobs import Blobs
-from trainer.data.stream import MEAN, STD, Batch, Stream, normalise, scored
+from trainer.data.stream import MEAN, STD, Batch, Stream, normalise, scored, scored_order
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")
 
@@ -208,20 +208,26 @@ def test_the_key_holds_what_changes_batches_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 9])
 def test_validation_is_shared_out_without_padding(world: int) -> None:
-    """Each picture is scored once, with its own native mask and placement, whatever the world; a rank may have none."""
+    """Each picture is scored once, with its own native mask and placement, whatever the world; a rank may have none.
+
+    Pictures of one native size follow one another, and which pictures share a batch does not depend on the world.
+    """
     data = blobs()
+    whole = {batch.indices for batch in scored(data, "validation", rank=0, world=1, batch_size=2)}
     found: dict[int, int] = {}
     for rank in range(world):
         for batch in scored(data, "validation", rank=rank, world=world, batch_size=2):
+            assert batch.indices in whole
             assert len(batch.images) == len(batch.masks) == len(batch.placements) == len(batch.indices) <= 2
             for at, index in enumerate(batch.indices):
-                assert index % world == rank
                 assert index not in found
-                found[index] = at
+                found[index] = batch.start + at
                 assert np.array_equal(batch.images[at].numpy(), data.fitted("validation", index)[0])
                 assert np.array_equal(batch.masks[at], data.native_mask("validation", index))
                 assert batch.placements[at] == data.placement("validation", index)
     assert set(found) == set(range(7))
+    assert sorted(found, key=found.__getitem__) == scored_order(data, "validation")
+    assert scored_order(data, "validation") == sorted(range(7), key=lambda index: data.placement("validation", index))
 
 
 def test_test_rows_are_scored_with_an_opening_only() -> None:
@@ -229,7 +235,8 @@ def test_test_rows_are_scored_with_an_opening_only() -> None:
     with pytest.raises(DataError, match="test rows are closed"):
         scored(blobs(), "test", rank=0, world=1, batch_size=2)
     batches = list(scored(blobs(), "test", rank=0, world=1, batch_size=2, opening=OPENING))
-    assert [batch.indices for batch in batches] == [(0, 1), (2, 3), (4,)]
+    assert [len(batch.indices) for batch in batches] == [2, 2, 1]
+    assert sorted(index for batch in batches for index in batch.indices) == [0, 1, 2, 3, 4]
 
 
 def test_an_empty_part_cannot_be_scored() -> None:
@@ -246,14 +253,14 @@ def test_an_empty_part_cannot_be_scored() -> None:
 
 
 def test_normalised_images_are_what_pretrained_encoders_expect() -> None:
-    """(x / 255 - mean) / std a channel, contiguous, and the 8-bit pictures stay as they are."""
+    """(x / 255 - mean) / std a channel, channels last, and the 8-bit pictures stay as they are."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
     before = images.clone()
     out = normalise(images)
     wished = (images.numpy().astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
     assert out.shape == (2, 3, 8, 8)
     assert out.dtype == torch.float32
-    assert out.is_contiguous()
+    assert out.is_contiguous(memory_format=torch.channels_last)
     assert np.allclose(out.numpy(), wished.transpose(0, 3, 1, 2), atol=1e-5)
     assert torch.equal(images, before)
 

@@ -11,14 +11,14 @@ from trainer import checkpoint
 from trainer.cases import drawn, masks, with_weights
 from trainer.config import Replay, RunConfig
 from trainer.data import stream_key
-from trainer.data.stream import Stream
 from trainer.errors import nearest
 from trainer.faults import Fault, fault
-from trainer.lockstep import Counters, Lockstep, Member, Shelf
+from trainer.lockstep import Lockstep, Member
 from trainer.pictures import chosen
 from trainer.ranks import Ranks
 from trainer.reports import EpochReport, Failure, Resume, Saved
 from trainer.scores import POOLED, SCORES, Scores, validate
+from trainer.shelf import Counters, Shelf
 from trainer.stopwatch import Stopwatch
 from trainer.student import Student
 
@@ -38,7 +38,7 @@ class Cohort:
     its replay records; a member admitted with `follow` goes through the stream epochs recorded there instead.
 
     cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
-    counters: what was done so far, for tests and for `profile`.
+    counters: what this process has done so far.
     """
 
     def __init__(self, ranks: Ranks, *, slots: int, cache: Path, monitor: str = "dice") -> None:
@@ -73,9 +73,7 @@ class Cohort:
     def _build(self, member: Member, resume: Resume | None) -> None:
         run = member.run
         data = self._shelf.data(run)
-        member.stream = Stream(
-            data, batch_size=run.batch_size, seed=run.seed, rank=self._ranks.rank, world=self._ranks.world
-        )
+        member.stream = self._shelf.stream(run)
         teacher = self._shelf.teacher(run)
         member.student = Student(
             run,
@@ -102,6 +100,7 @@ class Cohort:
 
     def _epoch(self) -> dict[int, EpochReport | Failure]:
         watch = Stopwatch(self._ranks)
+        self._shelf.count_pictures()
         told: dict[int, EpochReport | Failure] = {**self._meet()}
         stands = self._positions()
         groups: dict[tuple[Hashable, int], list[Member]] = {}

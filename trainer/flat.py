@@ -9,6 +9,14 @@ ALIGN = 16
 """Elements: each parameter starts at a multiple of 64 bytes, as a tensor of its own would."""
 
 
+def _laid(vector: Tensor, shape: torch.Size) -> Tensor:
+    """A vector seen as a tensor of that shape; weights of convolutions have their channels last, as images do."""
+    if len(shape) != 4:
+        return vector.view(shape)
+    filters, channels, height, width = shape
+    return vector.view(filters, height, width, channels).permute(0, 3, 1, 2)
+
+
 def flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[int]]:
     """Move parameters into one new tensor, as views of it. Returns it with the place where each one starts."""
     starts, length = [], 0
@@ -17,7 +25,7 @@ def flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[int]]:
         length += -(-parameter.numel() // ALIGN) * ALIGN
     weights = torch.zeros(length, device=parameters[0].device if parameters else None)
     for parameter, start in zip(parameters, starts, strict=True):
-        view = weights[start : start + parameter.numel()].view(parameter.shape)
+        view = _laid(weights[start : start + parameter.numel()], parameter.shape)
         view.copy_(parameter.detach())
         parameter.data = view
     return weights, starts
@@ -37,7 +45,7 @@ class Flat:
         self.gradient = self.sums[:length]
         self.flags = self.sums[length : length + 2]
         for parameter, start in zip(parameters, starts, strict=True):
-            parameter.grad = self.gradient[start : start + parameter.numel()].view(parameter.shape)
+            parameter.grad = _laid(self.gradient[start : start + parameter.numel()], parameter.shape)
 
     def clear(self) -> None:
         """Gradient and flags to zero; autograd then adds to the views in place."""

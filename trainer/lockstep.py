@@ -3,21 +3,19 @@
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.output import Output, Segmenter
+from models.output import Output
 from trainer.config import Replay, RunConfig
-from trainer.data import DataSet, open_data
 from trainer.data.stream import Batch, Stream, normalise
 from trainer.faults import Fault, not_finite
 from trainer.ranks import Later, Ranks
 from trainer.reports import Failure, FailureKind, Stopped
-from trainer.scores import autocast
+from trainer.shelf import Counters, Shelf, lesson
 from trainer.stopwatch import Stopwatch
-from trainer.student import Student, whole
+from trainer.student import Student
 
 
 @dataclass
@@ -45,65 +43,6 @@ class Member:
         if self.student is None:
             raise RuntimeError(f"member {self.key} has no student on this rank")
         return self.student
-
-
-@dataclass
-class Counters:
-    """How often the costly things happened in this process."""
-
-    teacher_forwards: int = 0
-    student_steps: int = 0
-    batches: int = 0
-    opened: int = 0
-    """Data sets and teachers brought into memory."""
-
-
-class Shelf:
-    """Data sets and teachers, brought into memory once a process and kept from trial to trial."""
-
-    def __init__(self, ranks: Ranks, cache: Path, counters: Counters) -> None:
-        self._ranks, self._cache, self._counters = ranks, cache, counters
-        self._data: dict[str, DataSet] = {}
-        self._teachers: dict[Hashable, Segmenter] = {}
-
-    def data(self, run: RunConfig) -> DataSet:
-        """The data of a run. Raises DataError."""
-        name = run.data.model_dump_json()
-        if name not in self._data:
-            self._data[name] = open_data(run.data, cache=self._cache)
-            self._counters.opened += 1
-        return self._data[name]
-
-    def teacher(self, run: RunConfig) -> Segmenter | None:
-        """The frozen teacher of a run that needs one. Raises what loading raises."""
-        if run.teacher is None or not run.methods():
-            return None
-        name = (run.teacher.model_dump_json(), run.data.model_dump_json())
-        if name not in self._teachers:
-            from trainer import teacher
-
-            self._teachers[name] = teacher.load(run, self.data(run), device=self._ranks.device)
-            self._counters.opened += 1
-        return self._teachers[name]
-
-    @torch.no_grad()
-    def ask(self, run: RunConfig, images: Tensor) -> Output | None:
-        """The teacher's output on normalised images (N, C, *S), in float32.
-
-        It runs in the precision of the run, so that a neighbour of another precision changes nothing.
-        """
-        network = self.teacher(run)
-        if network is None:
-            return None
-        self._counters.teacher_forwards += 1
-        with autocast(self._ranks.device, run.precision):
-            output = network(images)
-        return whole(output)
-
-
-def lesson(run: RunConfig) -> Hashable:
-    """Runs of one stream with equal lessons listen to the same teacher pass; None: to none."""
-    return (run.teacher.model_dump_json(), run.precision) if run.teacher is not None and run.methods() else None
 
 
 @dataclass
@@ -187,7 +126,8 @@ class Lockstep:
         for name, listeners in classes.items():
             try:
                 with self.watch.part("teacher", [member.key for member in listeners]):
-                    heard[name] = self.shelf.ask(listeners[0].run, images)
+                    taps = frozenset().union(*(member.trained.teacher_taps for member in listeners))
+                    heard[name] = self.shelf.ask(listeners[0].run, images, taps)
             except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
                 for member in listeners:
                     member.trained.fail(error)

@@ -3,9 +3,10 @@
 Torch is imported where a network runs, so that the names of the scores are known without it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.output import Segmenter
+    from trainer.data.stream import ScoredBatch
     from trainer.ranks import Ranks
 
 IGNORE = 255
+BATCH = 8
+"""Images that go through a network together when it is scored."""
 Floats = NDArray[np.float64]
 Keep = Callable[[int, "Tensor"], None]
 """Called with an image's index and its logits (classes, height, width) float32 at native size, on the device."""
@@ -167,22 +171,23 @@ def validate(
     *,
     ranks: "Ranks",
     precision: Precision,
-    batch_size: int = 16,
+    batch_size: int = BATCH,
     opening: Opening | None = None,
     keep: Keep | None = None,
 ) -> Scores:
-    """Score a network on a part of the data: rank r takes images r, r + world, ...; counts are summed once over ranks.
+    """Score a network on a part of the data: the ranks take batches in turn; counts are summed once over ranks.
 
-    The network's mode is put back as it was. Scores do not depend on the world size, other than by the rounding of the
-    logits, which may depend on the batch that an image is in. `keep` sees the images of this rank only. Raises
-    DataError where the part is empty or is opened without a record.
+    The network's mode is put back as it was. An image is in the same batch whatever the world size, so scores are equal
+    bit for bit on ranks of one kind; another `batch_size` may change the rounding of its logits. `keep` sees the images
+    of this rank only. Raises DataError where the part is empty or is opened without a record.
     """
     import torch
 
     from trainer.data.dataset import DataError
-    from trainer.data.stream import normalise, scored
+    from trainer.data.stream import normalise, scored, scored_order
 
-    total = len(data.samples(part, opening))
+    order = scored_order(data, part, opening)
+    total = len(order)
     if total == 0:
         raise DataError(f"data: the {part} part holds no image, so there is nothing to score; change the split")
     counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
@@ -193,14 +198,15 @@ def validate(
             batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=batch_size, opening=opening)
             for batch in batches:
                 ranks.pulse.beat()
-                images = normalise(batch.images.to(ranks.device, non_blocking=True))
+                images = normalise(_sent(batch.images, ranks.device))
                 with autocast(ranks.device, precision):
                     logits = network(images).logits
-                _count(logits.float(), batch.masks, batch.placements, batch.indices, counts, keep)
+                _count(logits.float(), batch, counts, keep)
     finally:
         network.train(training)
-    values = ranks.later(ranks.sum(counts)).get()
-    return score(np.array(values).reshape(counts.shape))
+    found = np.empty(counts.shape)
+    found[order] = np.array(ranks.later(ranks.sum(counts)).get()).reshape(counts.shape)
+    return score(found)
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
@@ -211,24 +217,28 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
 
-def _count(
-    logits: "Tensor",
-    masks: Sequence[Pixels],
-    placements: Sequence[Placement],
-    indices: Sequence[int],
-    counts: "Tensor",
-    keep: Keep | None,
-) -> None:
-    """Enter a batch into `counts`; images of one native size go through the device together."""
-    import torch
+def labels(logits: "Tensor") -> "Tensor":
+    """The class of the greatest logit, the first of equals: (N, classes, *S) to (N, *S)."""
+    # Two classes are the usual case, and a comparison is many times faster than argmax over a dimension of two.
+    return logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.argmax(1)
 
-    groups: dict[Placement, list[int]] = {}
-    for row, placement in enumerate(placements):
-        groups.setdefault(placement, []).append(row)
-    for placement, rows in groups.items():
-        native = native_logits(logits if len(rows) == len(logits) else logits[rows], placement)
-        truth = torch.from_numpy(np.stack([masks[row] for row in rows])).to(logits.device, non_blocking=True)
-        counts[[indices[row] for row in rows]] = confusion(native.argmax(1), truth, counts.shape[1])
+
+def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keep: Keep | None) -> None:
+    """Enter a batch into `counts`; images of one native size, which are neighbours, go through the device together."""
+    for placement, group in groupby(range(len(batch.indices)), key=batch.placements.__getitem__):
+        rows = list(group)
+        native = native_logits(logits[rows[0] : rows[-1] + 1], placement)
+        truth = _sent(np.stack([batch.masks[row] for row in rows]), logits.device)
+        first = batch.start + rows[0]
+        counts[first : first + len(rows)] = confusion(labels(native), truth, counts.shape[1])
         if keep is not None:
             for row, one in zip(rows, native, strict=True):
-                keep(indices[row], one)
+                keep(batch.indices[row], one)
+
+
+def _sent(pixels: "Pixels | Tensor", device: "torch.device") -> "Tensor":
+    """Pixels on the device; a GPU fetches them by itself, without the host waiting."""
+    import torch
+
+    tensor = torch.as_tensor(pixels)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

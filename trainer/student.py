@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import losses
 import models
-from losses.term import Taps, Term
+from losses.term import Loss, Taps, Term
 from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
@@ -28,13 +28,13 @@ from trainer.scale import Scale
 from trainer.scores import Scores, autocast
 from trainer.seeds import derive
 
-FORMAT = 1
+FORMAT = 2
 """Of the state of a member on disk."""
 
 
-def whole(output: Output) -> Output:
-    """The output in float32, so that every loss is computed in it."""
-    return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items()})
+def whole(output: Output, taps: frozenset[str]) -> Output:
+    """Logits and these taps of an output in float32, so that every loss is computed in it; other taps are let go."""
+    return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items() if name in taps})
 
 
 class Student:
@@ -62,6 +62,10 @@ class Student:
         self._data = data
         self.draws = Draws(ranks.device, derive(run.seed, "init"))
         self.network, self.losses = self._build(teacher)
+        terms: list[Loss] = list(self.losses.values())  # type: ignore[arg-type]  # a ModuleDict knows modules alone
+        self._taps = frozenset[str]().union(*(term.taps() for term in terms))
+        self.teacher_taps = frozenset[str]().union(*(term.taps() for term in terms if term.needs_teacher))
+        """What the losses read of a teacher beside its logits."""
         self.flat = Flat(nn.ModuleList([self.network, self.losses]))
         self.optimizer = Optimizer(run.optim, self.flat.weights)
         self.schedule = Schedule(run.optim, epochs=run.epochs, steps=steps)
@@ -136,7 +140,7 @@ class Student:
                 with self.draws.swapped_in():
                     with autocast(self._device, self.run.precision):
                         output = self.network(images)
-                    output = whole(output)
+                    output = whole(output, self._taps)
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
             except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)

@@ -77,6 +77,11 @@ class Blobs:
         self._fitted: dict[tuple[Part, int], tuple[Pixels, Pixels]] = {}
         self._drawing = threading.Lock()
 
+    @property
+    def decoded(self) -> int:
+        """See `DataSet`."""
+        return len(self._native)
+
     def samples(self, part: Part, opening: Opening | None = None) -> Sequence[Sample]:
         """See `DataSet`."""
         require_opening(part, opening)

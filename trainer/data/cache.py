@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +51,8 @@ class Decoded:
     native: tuple[Pixels, ...]
     """n masks (height, width)."""
     placements: tuple[Placement, ...]
+    fresh: bool = False
+    """Whether this process decoded it just now."""
 
 
 def decoded(
@@ -64,6 +66,7 @@ def decoded(
     key = hashlib.sha256(f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}".encode()).hexdigest()[:32]
     place_of = folder / key
     found = _open(place_of, len(pairs), config)
+    built = False
     if found is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +74,7 @@ def decoded(
                 found = _open(place_of, len(pairs), config)
                 if found is None:
                     _build(place_of, pairs, config, progress)
+                    built = True
         except OSError as error:
             raise DataError(
                 f"{folder}: the decoded pictures cannot be kept there ({error}); choose another cache folder"
@@ -78,7 +82,7 @@ def decoded(
         found = found or _open(place_of, len(pairs), config)
     if found is None:
         raise DataError(f"{place_of}: does not hold what was just written there; is the disk damaged?")
-    return found
+    return replace(found, fresh=built)
 
 
 @contextmanager

@@ -57,6 +57,8 @@ class DataSet(Protocol):
     """At least 2; the labels of a mask are 0..classes-1, 255 is ignored."""
     content_hash: str
     """sha256 over every image, mask, part and group; places are not part of it."""
+    decoded: int
+    """Pictures that this process decoded (or drew) so far; those found decoded on disk do not count."""
 
     def samples(self, part: Part, opening: Opening | None = None) -> Sequence[Sample]:
         """The samples of a part, in a fixed order."""

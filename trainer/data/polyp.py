@@ -59,6 +59,7 @@ class Polyps:
         }
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
+        self.decoded = 0
         self._decoded: dict[Part, Decoded] = {part: self._decode(part, progress) for part in ("train", "validation")}
 
     def samples(self, part: Part, opening: Opening | None = None) -> Sequence[Sample]:
@@ -98,7 +99,9 @@ class Polyps:
 
     def _decode(self, part: Part, progress: Progress | None) -> Decoded:
         pairs = [self._paths(row) for row in self._rows[part]]
-        return decoded(self._cache, _content(self._contents(part)), pairs, self.config, progress)
+        made = decoded(self._cache, _content(self._contents(part)), pairs, self.config, progress)
+        self.decoded += len(pairs) if made.fresh else 0
+        return made
 
     def _paths(self, row: Row) -> tuple[Path, Path]:
         return self._root / row.image, self._root / row.mask

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class ScoredBatch(NamedTuple):
-    """Pictures to be scored at native size."""
+    """Pictures to be scored at native size, those of one size next to each other."""
 
     images: Tensor
     """(n, S, S, C) uint8."""
@@ -50,14 +50,16 @@ class ScoredBatch(NamedTuple):
     """n native masks (height, width)."""
     placements: tuple[Placement, ...]
     indices: tuple[int, ...]
+    start: int
+    """Where the batch begins in the order of `scored_order`."""
 
 
 class Stream:
     """Augmented training batches, epoch by epoch, for one rank.
 
     Batches are made ahead by `threads` threads (default: this rank's part of its host's cores, 8 at most), which end
-    with the epoch or when its iterator is closed. Raises DataError with fewer images than a batch, ValueError for a
-    world larger than the batch.
+    with the epoch or when its iterator is closed. pinned: batches lie in memory that a GPU fetches by itself. Raises
+    DataError with fewer images than a batch, ValueError for a world larger than the batch.
     """
 
     steps: int
@@ -66,7 +68,15 @@ class Stream:
     """Time that the listener waited for batches since the stream was made."""
 
     def __init__(
-        self, data: DataSet, *, batch_size: int, seed: int, rank: int, world: int, threads: int | None = None
+        self,
+        data: DataSet,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        threads: int | None = None,
+        pinned: bool = False,
     ) -> None:
         self._count = len(data.samples("train"))
         if self._count < batch_size:
@@ -84,6 +94,7 @@ class Stream:
         self._seed = seed
         self._rank, self._world = rank, world
         self._threads = threads or _threads(world)
+        self._pinned = pinned
         self._idle: SimpleQueue[augment.Augment] = SimpleQueue()
         augment.check_preset(data.config.augment)
 
@@ -115,16 +126,18 @@ class Stream:
 
     def _batch(self, number: int, share: tuple[int, ...]) -> Batch:
         size = self._data.config.size
-        images = np.empty((len(share), size, size, self._data.channels), np.uint8)
-        masks = np.empty((len(share), size, size), np.uint8)
+        shape = (len(share), size, size)
+        images = torch.empty((*shape, self._data.channels), dtype=torch.uint8, pin_memory=self._pinned)
+        masks = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
+        pixels, labels = images.numpy(), masks.numpy()
         try:
             change = self._idle.get_nowait()
         except Empty:
             change = augment.build(self._data.config.augment)
         for at, index in enumerate(share):
-            images[at], masks[at] = self._one(change, number, index)
+            pixels[at], labels[at] = self._one(change, number, index)
         self._idle.put(change)
-        return Batch(torch.from_numpy(images), torch.from_numpy(masks), share)
+        return Batch(images, masks, share)
 
     def _one(self, change: augment.Augment, number: int, index: int) -> tuple[Pixels, Pixels]:
         try:
@@ -141,23 +154,32 @@ class Stream:
 def scored(
     data: DataSet, part: Part, *, rank: int, world: int, batch_size: int, opening: Opening | None = None
 ) -> Iterator[ScoredBatch]:
-    """Every picture of a part once over all ranks, in order: this rank's are rank, rank + world, ...
+    """Every picture of a part once over all ranks, in batches that do not depend on the world: batch b is rank b mod
+    world's.
 
     Nothing is repeated to even the ranks out, so a rank may get no batch. Raises DataError for an empty part and for
     test rows without an opening, at the call.
     """
-    count = len(data.samples(part, opening))
-    if count == 0:
+    order = scored_order(data, part, opening)
+    if not order:
         raise DataError(f"the data has no {part} images; a split file needs rows with split = {part}")
-    return _scored(data, part, range(rank, count, world), batch_size, opening)
+    return _scored(data, part, order, range(rank * batch_size, len(order), world * batch_size), batch_size, opening)
+
+
+def scored_order(data: DataSet, part: Part, opening: Opening | None = None) -> list[int]:
+    """Indices of a part by native size, so that pictures of one size are brought back to it together."""
+    return sorted(
+        range(len(data.samples(part, opening))), key=lambda index: (data.placement(part, index, opening), index)
+    )
 
 
 def normalise(images: Tensor) -> Tensor:
     """(n, S, S, 3) uint8 RGB on any device to (n, 3, S, S) float32, less ImageNet's mean, over its deviation.
 
-    No constant is sent to the device, so nothing waits for it.
+    Channels stay last in memory, which is how convolutions are fastest. No constant is sent to the device, so nothing
+    waits for it.
     """
-    out = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    out = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
     for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         out[:, channel].sub_(255 * mean).div_(255 * std)
     return out
@@ -169,13 +191,16 @@ def _threads(world: int) -> int:
     return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // local))
 
 
-def _scored(data: DataSet, part: Part, mine: range, batch_size: int, opening: Opening | None) -> Iterator[ScoredBatch]:
-    for start in range(0, len(mine), batch_size):
-        indices = tuple(mine[start : start + batch_size])
+def _scored(
+    data: DataSet, part: Part, order: list[int], starts: range, batch_size: int, opening: Opening | None
+) -> Iterator[ScoredBatch]:
+    for start in starts:
+        indices = tuple(order[start : start + batch_size])
         images = np.stack([data.fitted(part, index, opening)[0] for index in indices])
         yield ScoredBatch(
             images=torch.from_numpy(images),
             masks=tuple(data.native_mask(part, index, opening) for index in indices),
             placements=tuple(data.placement(part, index, opening) for index in indices),
             indices=indices,
+            start=start,
         )
