@@ -12,6 +12,9 @@ from search.leases import Held
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Resume, Saved
 
+WEIGHTS, PICTURE = "best.safetensors", "worst-and-median.png"
+"""Files beside a trial's checkpoints, written before its last epoch is told."""
+
 
 @dataclass(frozen=True)
 class Begin:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from loguru import logger
 
 from search.desk import Desk
-from search.events import Begin, Fell, Told
+from search.events import PICTURE, WEIGHTS, Begin, Fell, Told
 from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Stopped, Students
 
@@ -145,7 +145,7 @@ class Lead:
         saved, weights = None, None
         try:
             saved = self._students.save(key, folder / f"epoch-{report.epoch}.pt")
-            weights = self._students.export(key, folder / "best.safetensors").path if report.final else None
+            weights = self._students.export(key, folder / WEIGHTS).path if report.final else None
         except OSError as error:
             self._refused(error, folder)
             if report.final:
@@ -165,7 +165,7 @@ class Lead:
         """The picture of a member that trained its last epoch; the other ranks wait for it at the next plan."""
         begin = self._training[key]
         try:
-            return self._students.picture(key, begin.folder / "worst-and-median.png")
+            return self._students.picture(key, begin.folder / PICTURE)
         except Exception as error:  # noqa: BLE001 - a trial is not worth less because nothing can be drawn of it
             logger.warning("{}: no picture: {}", begin.label, one_line(f"{type(error).__name__}: {error}"))
             return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from loguru import logger
 
 from search.attributes import Attempt, attempts, pace
-from search.events import Begin, Drop, Fell, Member, Settings, Told
+from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
 from search.fence import LeaseLost
 from search.leases import Seen
 from search.pictured import ending, upload
@@ -67,6 +67,12 @@ class Members:
             if seen is not None and seen.run is not None:
                 resume = resume_of(seen)
                 member = self._as_stored(member, resume)
+                if resume is not None and resume.checkpoint is not None and seen.epoch >= run.epochs:
+                    # Its holder vanished between the last report and the end: nothing is left to train.
+                    folder = resume.checkpoint.parent
+                    picture = folder / PICTURE
+                    self._complete(member, folder / WEIGHTS, picture if picture.is_file() else None)
+                    return
         except LeaseLost:
             return
         self.held[held.trial_id] = member
@@ -139,19 +145,26 @@ class Members:
             _remove(member.checkpoint)  # the row names the new one now
         self.held[item.key] = member = after
         if report.final:
-            self.held[item.key] = member = upload(self.search, self.settings, member, item)
-            best = member.best_score if member.best_score is not None else math.nan
-            changes = {"weights": str(item.weights), "checkpoint": None}
-            self.search.complete(member.held, best, changes, ending(member, "finished"))
-            self._sweep(member)
-            logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
-            self.held.pop(item.key)
+            self._complete(member, item.weights, item.picture)
         elif value is not None and self._judge(member):
             last = {**figures(member), "epoch": report.epoch, "checkpoint": None}
             self.search.prune(member.held, last, ending(member, "pruned"))
             self._sweep(member)
             logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
             self.forget(item.key, None)
+
+    def _complete(self, member: Member, weights: Path | None, picture: Path | None) -> None:
+        key = member.held.trial_id
+        member = upload(self.search, self.settings, member, picture)
+        if key in self.held:
+            self.held[key] = member
+        best = member.best_score if member.best_score is not None else math.nan
+        changes = {"weights": str(weights), "checkpoint": None}
+        self.search.complete(member.held, best, changes, ending(member, "finished"))
+        self._sweep(member)
+        metric = self.search.spec.objective.metric
+        logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
+        self.held.pop(key, None)
 
     def _fall(self, member: Member, failure: Failure) -> None:
         """A failed trial stays failed, but for a file that could not be read: that may be the disk's fault."""

@@ -1,12 +1,13 @@
 """What a holder says of its trial in the dashboard: the attributes at its end, and the picture before it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from search.attributes import attempts, pace, result
-from search.events import Member, Settings, Told
+from search.events import Member, Settings
 from search.study import Search
 
 
@@ -16,12 +17,12 @@ def ending(member: Member, outcome: str) -> dict[str, Any]:
     return {"attempts": attempts(member.holders, outcome), **reached, **pace(member.here, member.epochs)}
 
 
-def upload(search: Search, settings: Settings, member: Member, item: Told) -> Member:
+def upload(search: Search, settings: Settings, member: Member, picture: Path | None) -> Member:
     """Give a trial that still runs its picture, once; where the folder refuses it, the trial goes on without.
 
     Raises LeaseLost.
     """
-    picture, artifacts = item.picture, settings.artifacts
+    artifacts = settings.artifacts
     if picture is None or artifacts is None or not settings.images or member.pictured:
         return member
     held = member.held

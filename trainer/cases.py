@@ -45,7 +45,7 @@ def masks(
 
     found = {}
     for index in indices:
-        image = torch.from_numpy(data.fitted("validation", index)[0][None]).to(device)
+        image = torch.from_numpy(np.stack([data.fitted("validation", index)[0]])).to(device)
         with torch.no_grad(), autocast(device, precision):
             logits = network(normalise(image)).logits.float()
         found[index] = labels(native_logits(logits, data.placement("validation", index))[0])
@@ -82,5 +82,5 @@ def _row(data: DataSet, index: int, found: Mapping[str, Masks]) -> list[Cell]:
 def _dice(mask: Pixels, truth: Pixels, classes: int) -> float:
     import torch
 
-    counts = confusion(torch.from_numpy(mask)[None], torch.from_numpy(truth)[None], classes)
+    counts = confusion(torch.from_numpy(np.stack([mask])), torch.from_numpy(np.stack([truth])), classes)
     return float(score(counts.numpy().astype(np.float64)).images["dice"][0])
