@@ -138,6 +138,8 @@ class Desk:
     def _away(self, error: Exception) -> None:
         self._watch.interrupt()
         self._stale = []
+        # What is connected may stay what it is, such as read-only after a failover: the next try connects anew.
+        self.search.opened.engine.dispose()
         if self._away_since is None:
             self._away_since = time.monotonic()
             cause = error.__cause__ or error
