@@ -1,0 +1,134 @@
+"""kill -9 at every kind of statement, of all workers at once, and SIGSTOP: nothing is lost or counted twice."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from search.study import Search
+
+MOMENTS = {
+    "ask": ["INSERT INTO kd_lease", "INSERT INTO kd_attempt", "INSERT INTO trial_params"],
+    "begin": ["UPDATE kd_lease SET run"],
+    "report": ["INSERT INTO trial_intermediate_values", "UPDATE kd_lease SET replay"],
+    "finish": ["UPDATE trials SET state", "INSERT INTO trial_values", "UPDATE kd_attempt SET ended"],
+    "take back": ["UPDATE kd_lease SET state=%(state)s, owner", "DELETE FROM trial_intermediate_values"],
+}
+"""Phase of a trial -> beginnings of its statements."""
+
+
+def _child(search: Search, runs: Path, tools: SimpleNamespace, moment: str, place: str) -> None:
+    """A whole worker that kills itself before a statement, or once the transaction that holds it was committed."""
+    search.opened.engine.dispose(close=False)  # the parent keeps its connections
+    armed = []
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if _is(statement, moment):
+            armed.append(statement)
+            if place == "before":
+                die()
+
+    def begun(*_: object) -> None:
+        if armed and place == "committed":
+            die()
+
+    engine = search.opened.engine
+    sa.event.listen(engine, "before_cursor_execute", before)
+    sa.event.listen(engine, "begin", begun)  # the next transaction: the last one was committed
+    tools.InProcess(search, runs, seconds=0.0).run()
+
+
+def _is(statement: str, moment: str) -> bool:
+    return moment != "" and " ".join(statement.split()).startswith(moment)
+
+
+def _fork(search: Search, runs: Path, tools: SimpleNamespace, moment: str, place: str) -> int:
+    """Returns the status that the kernel tells."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _child(search, runs, tools, moment, place)
+            code = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+def test_a_worker_killed_at_any_statement_goes_on_where_it_was(
+    join: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace
+) -> None:
+    """One worker after the other under one owner's name, as torchrun restarts its ranks, each killed elsewhere.
+
+    Exactly the budget, numbers unique, every attempt recorded, and each killed attempt resumes at most one epoch back.
+    """
+    search, killed = join(), Counter[str]()
+    for phase, moments in MOMENTS.items():
+        for moment in moments:
+            for place in ("before", "committed"):
+                status = _fork(search, tmp_path, tools, moment, place)
+                if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+                    killed[phase] += 1
+    assert _fork(search, tmp_path, tools, "", "") == 0
+    assert min(killed[phase] for phase in MOMENTS) >= 1, killed
+    assert killed.total() >= 12, killed
+    ends = tools.checked(search, tools.TRIALS)
+    assert ends["finished"] == tools.TRIALS
+    assert set(ends) <= {"finished", "restarted"}
+
+
+@pytest.mark.slow
+def test_all_workers_gone_and_one_new_one_takes_everything_over(herd: Any, tools: SimpleNamespace) -> None:
+    """A node that dies with its whole process tree; the next worker adopts within two times-to-live."""
+    workers = [herd.start(epoch=1.0) for _ in range(2)]
+    tools.until(lambda: sum(row.epoch > 0 for row in herd.rows()) >= 3)
+    for worker in workers:
+        worker.send(signal.SIGKILL)
+    assert [worker.popen.wait() for worker in workers] == [-signal.SIGKILL] * 2
+    left = {row.trial_id: row for row in herd.rows()}
+    assert {row.state for row in left.values()} == {"held"}
+    new = herd.start(slots=4, epoch=0.1)
+    herd.finish()
+    ends = herd.check()
+    assert ends == {"finished": tools.TRIALS, "lost": len(left)}
+    for attempt in herd.attempts():
+        if attempt.token == 2:
+            assert attempt.first_epoch == left[attempt.trial_id].epoch + 1
+            assert new.owner in attempt.owner
+    assert herd.orphans() == []
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_that_wakes_up_counts_for_nothing(herd: Any, tools: SimpleNamespace) -> None:
+    """Its trials were adopted and finished meanwhile: what it writes is refused, and it takes new work or ends."""
+    zombie = herd.start(epoch=0.5)
+    tools.until(lambda: len([row for row in herd.held_by(zombie) if row.epoch]) == 2)
+    zombie.stop()
+    mine = {row.trial_id for row in herd.held_by(zombie)}
+    other = herd.start(slots=4)
+    search = herd.look()
+
+    def rows() -> dict[int, Any]:
+        return {row.trial_id: row for row in search.leases.details(list(search.arms)) if row.state == "finished"}
+
+    tools.until(lambda: mine <= rows().keys(), 60)
+    assert zombie.state() == "T"
+    before = rows()
+    zombie.send(signal.SIGCONT)
+    herd.finish()
+    ends = herd.check()
+    assert ends == {"finished": tools.TRIALS, "lost": 2}
+    assert all(rows()[key] == before[key] for key in mine)
+    assert zombie.lines("lost to another worker") == 2, zombie.log
+    assert other.lines("complete") >= 2
