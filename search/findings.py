@@ -13,6 +13,7 @@ from search.spec import StudySpec, identity, probe_runs
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.dataset import Part
 from trainer.errors import one_line
+from trainer.progress import Counting
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
@@ -55,7 +56,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     if cache is None:
         return None, None
     try:
-        data = open_data(spec.run.data, cache=cache)
+        data = open_data(spec.run.data, cache=cache, progress=Counting("decoding pictures"))
     except DataError as error:
         problems.append(f"{spec.source}: run.{one_line(error)}")
         return None, None

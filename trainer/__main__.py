@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from trainer.errors import guard
+from trainer.scores import BATCH
+from trainer.words import CommandLine
 
 COMMANDS = {
     "teach": "trainer.teach",
@@ -24,9 +26,11 @@ _SET = "replace one value, written as TOML; may be repeated"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
-    top = argparse.ArgumentParser(
+    top = CommandLine(
         prog="python -m trainer",
         description="Train, score and use single segmentation networks, with or without a teacher.",
+        epilog="example: python -m trainer teach studies/demo.toml --set teach.epochs=2\n\n"
+        "exit codes: 0 done, 1 not as promised, 2 your mistake (in one line), 130 interrupted",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_teach(commands)
@@ -61,7 +65,7 @@ Commands = argparse._SubParsersAction  # argparse gives the kind no public name
 
 
 def _command(
-    commands: "Commands[argparse.ArgumentParser]", name: str, *, words: str, description: str, example: str
+    commands: "Commands[CommandLine]", name: str, *, words: str, description: str, example: str
 ) -> argparse.ArgumentParser:
     """A command with its help; the example keeps its lines."""
     return commands.add_parser(
@@ -73,7 +77,7 @@ def _command(
     )
 
 
-def _add_teach(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_teach(commands: "Commands[CommandLine]") -> None:
     teach = _command(
         commands,
         "teach",
@@ -90,7 +94,7 @@ def _add_teach(commands: "Commands[argparse.ArgumentParser]") -> None:
     _add_training(teach, "processes that train together (default: 1)")
 
 
-def _add_fit(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_fit(commands: "Commands[CommandLine]") -> None:
     fit = _command(
         commands,
         "fit",
@@ -133,7 +137,7 @@ def _add_weights(command: argparse.ArgumentParser, words: str) -> None:
     _add_places(command)
 
 
-def _add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_evaluate(commands: "Commands[CommandLine]") -> None:
     evaluate = _command(
         commands,
         "evaluate",
@@ -150,12 +154,12 @@ def _add_evaluate(commands: "Commands[argparse.ArgumentParser]") -> None:
     evaluate.add_argument("--per-image", type=Path, metavar="FILE", help="write the scores of every image as CSV")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write what is printed as JSON; - is stdout")
     evaluate.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="images at once (default: %(default)s)"
+        "--batch-size", type=int, default=BATCH, metavar="N", help="images at once (default: %(default)s)"
     )
     evaluate.add_argument("--no-second-opinion", action="store_true", help="leave torchmetrics out; it is slow")
 
 
-def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_predict(commands: "Commands[CommandLine]") -> None:
     predict = _command(
         commands,
         "predict",
@@ -172,11 +176,14 @@ def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="folder, or the grid's PNG")
 
 
-def _add_data(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_data(commands: "Commands[CommandLine]") -> None:
     from trainer.data.commands import add_arguments
 
     data = commands.add_parser(
-        "data", help="write split files and check data", description="Write and check split files."
+        "data",
+        help="write split files and check data",
+        description="Write and check split files.",
+        epilog="example:\n  python -m trainer data check splits/mine.csv --root $HOME/polyps",
     )
     add_arguments(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"))
 

@@ -1,6 +1,8 @@
 """Mistakes of the user as one line: file and field, the value received, what is known and nearest. Free of torch."""
 
+import os
 import re
+import select
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +16,8 @@ from models.nearest import nearest as listed
 
 SHOWN = 80
 """Characters of a received value that a message repeats."""
+UNREAD = 141
+"""The exit code that a shell shows for a program whose reader went away."""
 
 
 class UserError(Exception):
@@ -21,12 +25,20 @@ class UserError(Exception):
 
 
 def guard(main: Callable[[], int | None]) -> int:
-    """Run a command to its exit code: mistakes of the user are one line on stderr and 2, an interrupt is 130.
+    """Run a command to its exit code: mistakes of the user are one line on stderr and 2, an interrupt is 130, and 141
+    says that nobody reads the output any more.
 
     Anything else is a bug and keeps its traceback.
     """
     try:
-        return main() or 0
+        code = main() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what fails here can still be answered; at the interpreter's end it is a traceback
+        return code
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return UNREAD
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -35,6 +47,18 @@ def guard(main: Callable[[], int | None]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose other end is closed; then what is still to be written goes nowhere."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), 0)
+    if not any(events & select.POLLERR for _, events in waiting.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
 
 
 def one_line(error: Exception | str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.launch import device, writable
-from trainer.progress import decoding
+from trainer.progress import Counting
 from trainer.runfile import read
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(args: Namespace) -> int:
     made = ready(args.weights, device=ranks.device)
     run = run_of(args, made.run)
     part: Part = "test" if args.open_test else "validation"
-    data = open_data(run.data, cache=args.cache, progress=decoding)
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
     if data.classes != made.classes:
         raise UserError(f"{args.weights}: made for {made.classes} classes, but the data has {data.classes}")
     opening = None

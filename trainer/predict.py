@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.evaluate import run_of
 from trainer.launch import device, writable
 from trainer.pictures import chosen, overlay
-from trainer.progress import decoding
+from trainer.progress import Counting
 from trainer.runfile import Entry, read
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
 
     writable(args.output)
     run = run_of(args, made.run)
-    data = open_data(run.data, cache=args.cache, progress=decoding)
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
     precision = args.precision or run.precision
     networks = {"student": made.network}
     if run.teacher is not None and run.teacher.checkpoint is not None and teacher.located(run.teacher).is_file():

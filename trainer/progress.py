@@ -9,6 +9,10 @@ from trainer.reports import EpochReport
 
 EVERY = 10.0
 """Seconds between two lines in a log."""
+COUNT_EVERY = 5.0
+"""The same where files are counted."""
+BLINK = 0.1
+"""Seconds between two changes of a line on a terminal."""
 
 
 def spoken(seconds: float) -> str:
@@ -65,7 +69,30 @@ class Progress:
         return "  ".join(words)
 
 
-def decoding(done: int, total: int) -> None:
-    """Progress of long work on data: about twenty lines in all."""
-    if done == total or done % max(1, total // 20) == 0:
-        logger.info("decoding pictures {}/{}", done, total)
+class Counting:
+    """Progress of long work on single things, such as files: how many, how fast, how long still.
+
+    On a terminal one line that is written over and goes away at the end; in a log a line every few seconds, so that
+    short work says nothing.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = self._said = time.monotonic()
+        self._done = 0
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Hear that `done` of `total` are done."""
+        now = time.monotonic()
+        if done <= self._done:  # the next part of a data set
+            self._began = now
+        self._done = done
+        if self._terminal and done == total:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - self._said >= (BLINK if self._terminal else COUNT_EVERY):
+            self._said = now
+            rate = done / max(now - self._began, 1e-3)
+            line = f"{self._what} {done}/{total}  {rate:.3g} a second  ETA {spoken((total - done) / rate)}"
+            print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+            sys.stderr.flush()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, one_line
 from trainer.launch import Outcome, launch, writable
-from trainer.progress import Progress, decoding, spoken
+from trainer.progress import Counting, Progress, spoken
 from trainer.runfile import Entry, RunFile, read
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     except ValueError as error:
         raise UserError(f"{file.path}: run.{one_line(error)}") from error
     # Decoded once, with progress, before the cohort opens it again.
-    data = open_data(run.data, cache=args.cache, progress=decoding if ranks.leads else None)
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
     lines = []
     if run.methods():
         judged = teacher.floor(run, data, ranks=ranks)

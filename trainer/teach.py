@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import RunConfig
 from trainer.errors import UserError, one_line, received
 from trainer.launch import Outcome, launch, writable
-from trainer.progress import Progress, decoding, spoken
+from trainer.progress import Counting, Progress, spoken
 from trainer.runfile import PLACES, read
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
         check(run)
     except ValueError as error:
         raise UserError(f"{args.file}: teach: {one_line(error)}") from error
-    data = open_data(run.data, cache=args.cache, progress=decoding if ranks.leads else None)
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
     name = identity(run, data.content_hash)
     if output.exists() and not args.again:
         return Outcome(_finished(output, run, name, data))

@@ -5,28 +5,28 @@ import csv
 import io
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.data.assign import Fractions, assign, read_groups
-from trainer.data.check import Examined, Identical, Progress, examine_all, identical
+from trainer.data.check import Examined, Identical, examine_all, identical
 from trainer.data.dataset import DataError
 from trainer.data.durable import write_text
 from trainer.data.files import inside
 from trainer.data.layout import Pair, find_pairs
 from trainer.data.polyp import expand
 from trainer.data.split import PARTS, Row, read_split, samples, write_split
+from trainer.progress import Counting
+from trainer.words import CommandLine
 
 FEWEST_GROUPS = 10
 """Test groups below which no interval is given."""
 
-_SAY_EVERY = 5.0
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
-def add_arguments(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None:
     """Add `split` and `check` below `python -m trainer data`."""
     split = subparsers.add_parser(
         "split",
@@ -87,16 +87,25 @@ def _split(args: argparse.Namespace) -> int:
         if args.root
         else Path(os.path.commonpath([folder.parent for folder in folders]))
     )
+    split_folders(folders, root, args.output, groups=args.groups, seed=args.seed, fractions=fractions)
+    return 0
+
+
+def split_folders(
+    folders: Sequence[Path], root: Path, output: Path, *, groups: Path | None, seed: int, fractions: Fractions
+) -> tuple[list[Row], list[Examined]]:
+    """Write the split file of data sets below a root, and print what is in it; its rows, and what each pair holds.
+
+    Raises DataError; bad files are named on stderr before.
+    """
     rows, drawn = _rows(folders, root)
-    if args.groups:
-        rows = read_groups(args.groups, rows)
-    found = examine_all([(root / row.image, root / row.mask) for row in rows], _progress("reading images"))
-    if _print_bad(rows, found):
-        return 2
+    if groups:
+        rows = read_groups(groups, rows)
+    found = examined(rows, root)
     twins = identical(rows, found)
     at = {row.image: number for number, row in enumerate(rows)}
     links = [(at[twin.first.image], at[twin.second.image]) for twin in twins]
-    rows = _assigned(rows, drawn, links, args.seed, fractions)
+    rows = _assigned(rows, drawn, links, seed, fractions)
     samples(rows)  # names must differ before the file is written
     _refuse_crossing(rows)
     crossing = [Identical(rows[one], rows[other]) for one, other in links if rows[one].part != rows[other].part]
@@ -105,14 +114,25 @@ def _split(args: argparse.Namespace) -> int:
             f"identical pictures in two parts of a given split, {_pair(crossing[0])}; "
             f"{len(crossing)} in all: remove one of each"
         )
-    write_split(args.output, rows)
+    write_split(output, rows)
     _print_sources(rows)
     if twins:
-        _write_twins(
-            args.output.with_suffix(".duplicates.csv"), [Identical(rows[one], rows[other]) for one, other in links]
-        )
-    print(f"{args.output}  {len(rows)} images; paths start at {root}")
-    return 0
+        _write_twins(output.with_suffix(".duplicates.csv"), [Identical(rows[one], rows[other]) for one, other in links])
+    print(f"{output}  {len(rows)} images; paths start at {root}")
+    return rows, found
+
+
+def examined(rows: Sequence[Row], root: Path) -> list[Examined]:
+    """What each pair of files holds. Raises DataError where one is bad; all bad ones are named on stderr before."""
+    found = _read_all(rows, root)
+    bad = _print_bad(found)
+    if bad:
+        raise DataError(f"{bad} of {len(rows)} pairs are bad; mend or remove them")
+    return [entry for entry in found if isinstance(entry, Examined)]
+
+
+def _read_all(rows: Sequence[Row], root: Path) -> list[Examined | DataError]:
+    return examine_all([(root / row.image, root / row.mask) for row in rows], Counting("reading images"))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -121,8 +141,10 @@ def _check(args: argparse.Namespace) -> int:
         raise DataError(f"--root {args.root}: no such folder {root}")
     rows = read_split(args.split, root)
     samples(rows)
-    found = examine_all([(root / row.image, root / row.mask) for row in rows], _progress("reading images"))
-    bad = _print_bad(rows, found)
+    found = _read_all(rows, root)
+    bad = _print_bad(found)
+    if bad:
+        print(f"{bad} of {len(rows)} pairs are bad", file=sys.stderr)
     _print_sources(rows)
     _print_pictures(found)
     twins = identical(rows, found)
@@ -193,12 +215,10 @@ def _refuse_crossing(rows: Sequence[Row]) -> None:
             )
 
 
-def _print_bad(rows: Sequence[Row], found: Sequence[Examined | DataError]) -> int:
+def _print_bad(found: Sequence[Examined | DataError]) -> int:
     bad = [entry for entry in found if isinstance(entry, DataError)]
     for entry in bad:
         print(f"bad: {entry}", file=sys.stderr)
-    if bad:
-        print(f"{len(bad)} of {len(rows)} pairs are bad", file=sys.stderr)
     return len(bad)
 
 
@@ -249,16 +269,3 @@ def _write_twins(path: Path, twins: Sequence[Identical]) -> None:
     writer.writerows((twin.first.image, twin.second.image, twin.first.part) for twin in twins)
     write_text(path, text.getvalue())
     print(f"identical pictures: {len(twins)} pairs, kept in one part (listed in {path})")
-
-
-def _progress(what: str) -> Progress:
-    """A line every few seconds; short work says nothing."""
-    said = time.monotonic()
-
-    def say(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= _SAY_EVERY:
-            said = time.monotonic()
-            print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
-
-    return say

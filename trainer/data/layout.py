@@ -4,6 +4,8 @@
 <folder>/Original + Ground Truth                            CVC-ClinicDB
 <folder>/..._Input + ..._GroundTruth                        ISIC, masks end in _segmentation or _Segmentation
 <folder>/{train,validation or val,test}/<any of the above>  already split
+
+The folders may also be called imgs or pictures, and labels, gt, annotations or segmentations.
 """
 
 import re
@@ -21,8 +23,15 @@ PARTS: dict[str, Part] = {
     "test": "test",
 }
 
-_IMAGES = re.compile(r"images?|original|.+_(input|data)", re.IGNORECASE)
-_MASKS = re.compile(r"masks?|ground[ _-]?truth|.+_groundtruth", re.IGNORECASE)
+_IMAGES = (
+    re.compile(r"images?|original|.+_(input|data)", re.IGNORECASE),
+    re.compile(r"imgs?|pictures?|photos?", re.IGNORECASE),
+)
+_MASKS = (
+    re.compile(r"masks?|ground[ _-]?truth|.+_groundtruth", re.IGNORECASE),
+    re.compile(r"labels?|gts?|annotations?|segmentations?", re.IGNORECASE),
+)
+"""What the folders are called; the second of each is looked for where nothing has a name of the first."""
 _MASK_ENDING = re.compile(r"[_-](segmentation|seg|mask|gt|label)$", re.IGNORECASE)
 _NAMED = 5
 
@@ -33,6 +42,22 @@ class Pair(NamedTuple):
     image: Path
     mask: Path
     part: Part | None
+
+
+def find_sets(root: Path) -> list[Path]:
+    """The data sets in a folder: itself where it is one, else those right below it. Raises DataError: there is none."""
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    if _is_set(root):
+        return [root]
+    found = [sub for sub in _folders(root) if _is_set(sub)]
+    if not found:
+        raise DataError(_nothing(root))
+    return found
+
+
+def _is_set(folder: Path) -> bool:
+    return _picture_folders(folder) is not None or any(sub.name.lower() in PARTS for sub in _folders(folder))
 
 
 def find_pairs(folder: Path) -> list[Pair]:
@@ -69,8 +94,7 @@ def _folders(folder: Path) -> list[Path]:
 def _picture_folders(folder: Path) -> tuple[Path, Path] | None:
     """The one folder of images and the one of masks."""
     below = _folders(folder)
-    images = [sub for sub in below if _IMAGES.fullmatch(sub.name)]
-    masks = [sub for sub in below if _MASKS.fullmatch(sub.name)]
+    images, masks = _named(below, _IMAGES), _named(below, _MASKS)
     if len(images) > 1 or len(masks) > 1:
         several = ", ".join(sub.name for sub in (images if len(images) > 1 else masks))
         raise DataError(
@@ -79,11 +103,20 @@ def _picture_folders(folder: Path) -> tuple[Path, Path] | None:
     return (images[0], masks[0]) if images and masks else None
 
 
+def _named(folders: list[Path], patterns: tuple[re.Pattern[str], ...]) -> list[Path]:
+    tries = ([sub for sub in folders if pattern.fullmatch(sub.name)] for pattern in patterns)
+    return next((found for found in tries if found), [])
+
+
 def _nothing(folder: Path) -> str:
-    deeper = [sub.name for sub in _folders(folder) if _picture_folders(sub)]
+    below = _folders(folder)
+    deeper = [sub.name for sub in below if _picture_folders(sub)]
     hint = f"; the folder {deeper[0]!r} in it does: give that" if deeper else ""
     known = "images/ and masks/, Original/ and Ground Truth/, or train/, validation/ and test/ with such"
-    return f"{folder}: holds no pictures with masks; known: {known}{hint}"
+    loose = sum(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    found = [f"{loose} pictures that lie in no folder"] if loose else []
+    found += [f"folders {_some([sub.name for sub in below])}"] if below else []
+    return f"{folder}: holds no pictures with masks; known: {known}; found: {' and '.join(found) or 'nothing'}{hint}"
 
 
 def _match(images: Path, masks: Path, part: Part | None) -> list[Pair]:

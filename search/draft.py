@@ -1,0 +1,137 @@
+"""The text of a study file that `search init` writes: complete, with the reason for each value beside it."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.data.dataset import Part
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a study before a person has thought about it."""
+
+    name: str
+    root: str
+    """The data root, absolute."""
+    split: str
+    teacher: str
+    counts: Mapping[Part, int]
+    """Images by part."""
+    size: int
+    batch_size: int
+    epochs: int
+    command: str
+    """How commands call the study: its name, or its file."""
+
+    def next_commands(self) -> tuple[str, ...]:
+        """What is typed after the file was read and edited, in order."""
+        file = f"studies/{self.name}.toml" if self.command == self.name else self.command
+        return (
+            f"python -m trainer teach {file}",
+            f"python -m search validate {self.command}",
+            f"torchrun --standalone --nproc-per-node=1 search/worker.py --study {self.command}",
+            f"python -m search status {shlex.quote(self.name)}",
+        )
+
+
+def drafted(draft: Draft) -> str:
+    """The file, TOML."""
+    teach, validate, worker, _ = draft.next_commands()
+    parts = " / ".join(f"{part} {count}" for part, count in draft.counts.items())
+    return _TEMPLATE.format(
+        parts=parts,
+        root=_quoted(draft.root),
+        split=_quoted(draft.split),
+        teacher=_quoted(draft.teacher),
+        size=draft.size,
+        batch_size=draft.batch_size,
+        epochs=draft.epochs,
+        first=max(1, draft.epochs // 20),
+        warmup=max(3, draft.epochs // 6),
+        teach=teach,
+        validate=validate,
+        worker=worker,
+    )
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML, which takes JSON's escapes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+_TEMPLATE = """\
+# Which small network, and which way of distilling a large one into it, segments these pictures best?
+# All keys with their meaning: docs/study-file.md. After every change:  {validate}
+
+[objective]
+maximize = "dice"            # Dice per validation image, mean over images, at the trial's best epoch
+
+[front]
+along = "student.width"      # trials are spread evenly over its choices, and judged within them
+
+[limits]                     # a student beyond them is refused before it costs any time
+params_m = 5.0               # millions of parameters
+
+# ---- one complete training run; [space] below replaces single values of it
+
+[run]
+method     = "kl"            # how the student learns from the teacher: a term of [run.losses], or "none"
+epochs     = {epochs}
+batch_size = {batch_size}               # over all processes of a trial
+precision  = "fp32"          # "bf16" is faster on a GPU
+validate   = {{ from = {first}, every = 1 }}   # epochs that are scored
+
+[run.data]                   # {parts}
+name    = "polyp"            # pictures with black and white masks, listed in a split file
+root    = {root}
+split   = {split}
+size    = {size}                # pictures are brought to size x size; half the size is four times as fast
+augment = "standard"         # none | flips | standard | strong
+
+[run.teacher]                # trained once, before the search:  {teach}
+name       = "unet"
+width      = 48              # about 20 M parameters
+checkpoint = {teacher}
+min_dice   = 0.5             # validation Dice below which the search is refused; raise it once you know yours
+
+[run.student]
+name  = "unet"               # unet | resunet
+width = 16
+
+[run.losses]                 # terms are added with their weights
+ce   = {{ weight = 1.0 }}
+dice = {{ weight = 1.0 }}
+kl   = {{ weight = 1.0, temperature = 4.0 }}   # the distillation term
+
+[run.optim]
+name         = "adamw"
+lr           = 1e-3
+weight_decay = 1e-4
+
+# ---- what the search varies
+
+[space]
+"student.width"         = {{ choices = [8, 16, 24] }}   # 0.5, 2.2 and 4.9 M parameters
+"losses.kl.weight"      = {{ low = 0.1, high = 20.0, log = true }}
+"losses.kl.temperature" = {{ low = 1.0, high = 10.0, log = true }}
+"optim.lr"              = {{ low = 1e-4, high = 1e-2, log = true }}
+
+[pruner]                     # hopeless trials end early
+name          = "median"     # median | halving | hyperband | none
+startup       = 5            # finished trials of the same width before any is pruned
+warmup_epochs = {warmup}
+
+[budget]
+trials     = 40              # that complete or are pruned; failed ones do not count
+max_failed = 8               # so many failures end the search: something is wrong then
+# wall     = "12h"           # or this much time, whichever comes first
+
+[[arms]]                     # the control: the same search without a teacher, so that the gain can be told
+name = "no-kd"
+set  = {{ method = "none" }}
+
+# The worker may be started and stopped at any time, on any number of machines:
+#   {worker}
+"""
