@@ -63,10 +63,8 @@ class Guarded:
 def guarded_headers(path: str, headers: Headers) -> Headers:
     """The headers of an answer without open CORS, and with what keeps a browser from guessing or framing."""
     kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
-    kept += [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer")]
-    if path.startswith("/artifacts/"):
-        return [*kept, ("X-Frame-Options", "SAMEORIGIN"), ("Content-Security-Policy", ARTIFACT_POLICY)]
-    return [*kept, ("X-Frame-Options", "DENY")]
+    kept += [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer")]
+    return [*kept, ("Content-Security-Policy", ARTIFACT_POLICY)] if path.startswith("/artifacts/") else kept
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,7 +40,8 @@ def upgrade(url: str, *, create: bool = False) -> list[str]:
     engine = bare_engine(url)
     label = label_of(url)
     if not _present(url):
-        raise UserError(f"storage: {label} holds no study; there is nothing to upgrade (--create makes the tables)")
+        lacks = "no such file" if engine.dialect.name == "sqlite" else "it holds no study"
+        raise UserError(f"storage: {label}: {lacks}, so nothing to upgrade; db upgrade --create makes the tables")
     with creation_lock(url):
         optuna = OptunaTables(url)
         with engine.connect() as connection:
