@@ -31,6 +31,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1)
 
     The dashboard draws tables without borders: wide spaces keep the columns apart.
     """
-    heads = [*heads[:left], *(f"{WIDE}{head}" for head in heads[left:])]
+    heads = [*heads[:1], *(f"{WIDE}{head}" for head in heads[1:])]
+    rows = [
+        [cell if place == 0 or place >= left else f"{WIDE}{cell}" for place, cell in enumerate(row)] for row in rows
+    ]
     ruler = [":--" if place < left else "--:" for place in range(len(heads))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ruler, *rows])

@@ -21,7 +21,7 @@ from search.gallery import Picture, draw
 from search.places import add_storage, storage_url
 from search.standing import Rows, figures, read
 from search.storage import Opened, open_storage, patient
-from search.story import Shown, story
+from search.story import Shown, attributes, story
 from search.turns import noted
 
 WITHIN = 60
@@ -80,6 +80,8 @@ def write(opened: Opened, name: str, folder: Path | None) -> str:
         body = story(found, arm=arm.name, studies=studies, pictures=pictures, without=without, now=rows.now)
         study = _study(opened, arm.study_id)
         save_note(study, f"{body}\n\n{MARK}{_below(get_note(study))}")
+        for key, value in attributes(found, arm.name).items():
+            study.set_user_attr(key, value)
     return f"{len(studies)} notes with {len(pictures)} figures"
 
 

@@ -46,13 +46,11 @@ class Scribe:
 
     def last(self) -> None:
         """Where the search ends with this lead, write once more."""
-        end = time.monotonic() + LAST
-        self._wait(end)
-        if not self._writing(time.monotonic()):
-            search = self._search
-            if take_last_turn(search.opened.engine, search.search_id, list(search.arms)):
-                self._begin(time.monotonic())
-                self._wait(end)
+        search = self._search
+        if take_last_turn(search.opened.engine, search.search_id, list(search.arms)):
+            # A child that is at work still finds that another set out after it, and leaves the notes to that one.
+            self._begin(time.monotonic())
+        self._wait(time.monotonic() + LAST)
 
     def _begin(self, now: float) -> None:
         # The URL may hold a password: it travels in the environment, never in the arguments.
@@ -61,6 +59,8 @@ class Scribe:
         environment = {**os.environ, "OPTUNA_STORAGE": url, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         folder = [] if self._folder is None else ["--artifacts", str(self._folder)]
         words = [sys.executable, "-m", "search", "note", "--in-background", *folder, "--", self._search.spec.name]
+        if self._complaints is not None:
+            self._complaints.close()
         try:
             self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - the child writes into it while this goes on
             # A session of its own: Ctrl-C and the end of this process leave the last notes to be finished.
@@ -73,6 +73,7 @@ class Scribe:
                 start_new_session=True,
             )
         except OSError as error:
+            self._complaints = None
             self._complain(error.strerror or type(error).__name__)
         self._began = now
 
@@ -86,11 +87,13 @@ class Scribe:
             child.wait()
         if child.returncode is None:
             return True
-        if child.returncode != 0 and self._complaints is not None:
+        if self._complaints is not None:
             self._complaints.seek(0)
             lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-            self._complain(lines[-1] if lines else f"exit code {child.returncode}")
-        self._child = None
+            self._complaints.close()
+            if child.returncode != 0:
+                self._complain(lines[-1] if lines else f"exit code {child.returncode}")
+        self._child = self._complaints = None
         return False
 
     def _complain(self, why: str) -> None:

@@ -74,6 +74,20 @@ def story(
     return "\n\n".join(part for part in parts if part)
 
 
+def attributes(figures: Mapping[str, Any], arm: str) -> dict[str, str]:
+    """What the study's first page tells before anybody opens the note."""
+    of = figures["arms"][arm]
+    finished = f"{of['complete'] + of['pruned']} of {of['of']} trials finished"
+    best = (
+        "none yet" if of["best"] is None else f"{figures['metric']} {of['best']['score']:.4f} (#{of['best']['trial']})"
+    )
+    return {
+        "start here": "the Note, last of the icons at the left, tells what this is and how far it is",
+        "progress": f"{finished}, {of['running']} running{', the search has ended' if figures['ended'] else ''}",
+        "best so far, unconfirmed": best,
+    }
+
+
 def _heading(figures: Mapping[str, Any], arm: str, studies: Mapping[str, int]) -> str:
     whole = f"# Search {code(figures['study'])}"
     names = list(studies)
