@@ -76,12 +76,12 @@ def restore(file: Path, url: str, bin_folder: Path | None) -> Counts:
         raise UserError(f"{file}: a backup of {kind} cannot go into {label}; give --storage of the same kind")
     with creation_lock(url):
         _check_empty(engine, label)
-        held = _fill_sqlite(file, engine) if kind == "sqlite" else _fill_postgres(file, engine, bin_folder)
+        held = (_fill_sqlite if kind == "sqlite" else _fill_postgres)(file, engine, bin_folder)
         with engine.connect() as connection:
-            found = _count(connection)
-    if found != held:
-        raise UserError(f"{label} holds {found} after the restore, and {file} {held}; restore into another database")
-    return found
+            put_back = _count(connection)
+    if put_back != held:
+        raise UserError(f"{label} holds {put_back} after the restore, and {file} {held}; restore into another database")
+    return put_back
 
 
 def _kind(file: Path) -> str:
@@ -110,6 +110,8 @@ def _count(connection: sa.Connection) -> Counts:
 
 def _check_empty(engine: sa.Engine, label: str) -> None:
     """What a restore would overwrite: empty tables of ours may go, anything else may not."""
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+        return  # to look at it would make it
     with engine.connect() as connection:
         tables = set(sa.inspect(connection).get_table_names())
         strangers = sorted(tables - OptunaTables.names() - set(schema.metadata.tables))
@@ -134,9 +136,8 @@ def _copy(engine: sa.Engine, target: Path, _bin: Path | None) -> Counts:
     return _checked_sqlite(target)
 
 
-def _fill_sqlite(file: Path, engine: sa.Engine) -> Counts:
+def _fill_sqlite(file: Path, engine: sa.Engine, _bin: Path | None) -> Counts:
     held = _checked_sqlite(file)
-    engine.dispose()
     _sqlite_pages(file, Path(engine.url.database or ""))
     return held
 
@@ -178,8 +179,7 @@ def _checked_sqlite(file: Path) -> Counts:
 
 def _dump(engine: sa.Engine, target: Path, bin_folder: Path | None) -> Counts:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        server = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
-        programs = _client(usable(bin_folder, CLIENT), server)
+        programs = _client(usable(bin_folder, CLIENT), _major(connection))
         # The dump reads the very snapshot in which the rows are counted.
         snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
         counts = _count(connection)
@@ -202,14 +202,17 @@ def _client(found: Sequence[Binaries], server: int) -> Binaries:
 
 def _fill_postgres(file: Path, engine: sa.Engine, bin_folder: Path | None) -> Counts:
     with engine.connect() as connection:
-        server = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
-    found = usable(bin_folder, CLIENT)
+        server = _major(connection)
     # A newer client writes settings that an older server does not know; an older client cannot read a newer file.
-    programs = min(found, key=lambda b: (b.major < server, abs(b.major - server)))
+    programs = min(usable(bin_folder, CLIENT), key=lambda b: (b.major < server, abs(b.major - server)))
     held = _rows(file, programs)
     words = ["--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner", "--no-privileges"]
     _work([programs.path("pg_restore"), *words, f"--dbname={_conninfo(engine.url)}", str(file)], engine.url, None)
     return held
+
+
+def _major(connection: sa.Connection) -> int:
+    return int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
 
 
 def _rows(file: Path, programs: Binaries) -> Counts:
