@@ -1,0 +1,115 @@
+"""The same search by the product: its worker's own loop, database thread, cohort and checkpoints, in this process.
+
+    python -m benchmarks.ours --folder PICTURES --workload r101-16 --slots 8 --trials 8 --epochs 2 --account FILE
+
+What is added is a clock: `Timed` notes when an epoch of the cohort is over.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import trainer.teacher  # noqa: F401 - what the first trial would import counts as a start of the process
+from benchmarks.clock import Account, now
+from benchmarks.views import views_path
+from benchmarks.workloads import WORKLOADS, study
+from search.desk import Desk
+from search.events import Settings
+from search.joining import open_search
+from search.lead import run_group
+from search.owner import this_owner
+from search.simulate import simulated_identity
+from search.spec import StudySpec
+from search.storage import open_storage
+from trainer.cohort import Cohort
+from trainer.data import augment, open_data
+from trainer.ranks import Ranks
+from trainer.reports import EpochReport, Failure, Saved
+
+
+class Timed(Cohort):
+    """A cohort that keeps an account."""
+
+    account: Account
+
+    def epoch(self) -> dict[int, EpochReport | Failure]:
+        """An epoch, and when it was over."""
+        told = super().epoch()
+        reports = [report for report in told.values() if isinstance(report, EpochReport)]
+        if len(reports) < len(told):
+            raise RuntimeError(f"a trial of the benchmark failed: {told}")
+        own = {report.epoch for report in reports}
+        self.account.epoch_over(min(own) if len(own) == 1 else -1, len(reports))
+        counts = self.account.counts
+        counts["epochs"] += len(reports)
+        counts["trials"] += sum(report.final for report in reports)
+        counts["validation_images"] += self.pictures * sum(report.scores is not None for report in reports)
+        for report in reports:
+            parts = self.account.facts.setdefault("seconds", {})
+            for part, seconds in report.seconds.items():
+                parts[part] = parts.get(part, 0.0) + seconds
+        return told
+
+    pictures: int
+
+    def export(self, key: int, path: Path) -> Saved:
+        """The last thing of a trial."""
+        saved = super().export(key, path)
+        self.account.facts["ended"] = now()
+        return saved
+
+
+def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account:
+    """The whole search, with a database of its own."""
+    account = Account()
+    url = f"sqlite:///{work}/study.db"
+    opened = open_storage(url)
+    search = open_search(opened, url, spec, simulated_identity(spec))
+    ranks = Ranks("cpu")
+    students = Timed(ranks, slots=slots, cache=cache, monitor=spec.objective.metric)
+    students.account = account
+    students.pictures = len(open_data(spec.run.data, cache=cache).samples("validation"))
+    augment.build(spec.run.data.augment)  # imports albumentations
+    settings = Settings(this_owner(0), slots, work / "runs", 1, {"ranks": 1}, breach=lambda _: None)
+    account.begin()
+    why = run_group(ranks, students, Desk(search, settings))
+    counters = students.counters
+    account.counts["steps"] = counters.student_steps
+    account.facts |= {"teacher_forwards": counters.teacher_forwards, "batches": counters.batches, "why": why}
+    return account
+
+
+def main() -> int:
+    """Run the search and write its account."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="pictures and the teacher's file")
+    parser.add_argument("--workload", choices=WORKLOADS, required=True)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--views", action="store_true", help="with as many stored views as epochs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--account", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    more = (f"run.{views_path()}={args.epochs}",) if args.views else ()
+    spec = study(
+        args.folder,
+        WORKLOADS[args.workload],
+        precision=args.precision,
+        trials=args.trials,
+        epochs=args.epochs,
+        more=more,
+        seed=args.seed,
+    )
+    with tempfile.TemporaryDirectory(prefix="ours-") as name:
+        search_once(spec, args.folder / "cache", Path(name), args.slots).write(args.account)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

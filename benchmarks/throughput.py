@@ -1,0 +1,178 @@
+"""How many trials an hour, against the search that tutorials show (`benchmarks.plain`), and against a tuned one.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.throughput --blocks 5 --json throughput.json
+    python -m benchmarks.throughput --table throughput.json
+    python -m benchmarks.throughput --quick
+
+Every arm is a fresh process; the arms of a block follow each other in random order; no time is taken before the gate
+of `benchmarks.equality` has passed, and none is kept where an arm did other work than the rest. A ratio is taken
+within a block; what is printed is the median over blocks with a bootstrap interval. Two clocks: wall, and the CPU
+seconds of an arm's processes, which other programs on the machine hardly change; wall ratios come only from arms that
+began below a load of 1.5 and between two calibrations within 15 %. Imports are not counted; making the pictures and
+decoding them once a machine neither. All raw values are in the JSON file, to which a further call adds blocks.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import equality
+from benchmarks.clock import calibrate, cpu_flags
+from benchmarks.table import tables
+from benchmarks.views import views_path
+from benchmarks.workloads import BATCH, FULL, TINY, WORKLOADS, Parts, draw_data, teacher_file
+from trainer.errors import guard
+
+EPOCHS = 2
+QUICK = WORKLOADS["r18-8"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to run the search. The name says it all: plain-fp32, tuned-bf16, ours-fp32-8, ours-bf16-8-views."""
+
+    name: str
+
+    @property
+    def words(self) -> list[str]:
+        """The command of its process, but for the folder, the workload and the account."""
+        kind, precision, *more = self.name.split("-")
+        words = [sys.executable, "-m", "benchmarks.ours" if kind == "ours" else "benchmarks.plain"]
+        words += ["--precision", precision, "--epochs", str(EPOCHS), "--trials", str(self.trials)]
+        if kind == "ours":
+            words += ["--slots", more[0], *(["--views"] if "views" in more else [])]
+        return words + (["--tuned"] if kind == "tuned" else [])
+
+    @property
+    def trials(self) -> int:
+        """Two at least, so that the start of a process is never all of it."""
+        parts = self.name.split("-")
+        return max(2, int(parts[2])) if parts[0] == "ours" else 2
+
+
+def arms(views: bool) -> list[Arm]:
+    """All of them, those to compare with first."""
+    names = ["plain-fp32", "tuned-fp32", "tuned-bf16"]
+    names += [f"ours-{precision}-{k}" for precision in ("fp32", "bf16") for k in (1, 2, 4, 8)]
+    names += [f"ours-{precision}-{k}-views" for precision in ("fp32", "bf16") for k in (1, 8)] if views else []
+    return [Arm(name) for name in names]
+
+
+def measure(arm: Arm, workload: str, folder: Path, seed: int) -> dict[str, Any]:
+    """One fresh process: its account, the load when it began, and the calibrations around it."""
+    account = folder / "account.json"
+    account.unlink(missing_ok=True)
+    load, before = os.getloadavg()[0], calibrate()
+    words = [
+        *arm.words,
+        "--folder",
+        str(folder),
+        "--workload",
+        workload,
+        "--seed",
+        str(seed),
+        "--account",
+        str(account),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{arm.name}: {done.stderr[-3000:]}")
+    after = calibrate()
+    row = {"workload": workload, "arm": arm.name, "load": load, "calibration": [before._asdict(), after._asdict()]}
+    return {**row, **json.loads(account.read_text())}
+
+
+def demand_same_work(row: dict[str, Any], arm: Arm, parts: Parts) -> None:
+    """Steps, epochs and validated images of an arm are those of its trials. Raises Unequal."""
+    epochs = arm.trials * EPOCHS
+    steps, images = epochs * (parts.train // BATCH), epochs * parts.validation
+    expected = {"steps": steps, "epochs": epochs, "validation_images": images, "trials": arm.trials}
+    if row["counts"] != expected:
+        raise equality.Unequal(f"{arm.name} did {row['counts']}, expected {expected}")
+
+
+def blocks(
+    chosen: Sequence[Arm], workloads: Sequence[str], folder: Path, parts: Parts, count: int, first: int, minutes: float
+) -> Iterator[dict[str, Any]]:
+    """Rows as they come; a block has every arm of one workload once."""
+    end = time.monotonic() + 60 * minutes
+    for block in range(first, first + count):
+        for workload in workloads:
+            order = [*chosen]
+            random.Random(f"{block} {workload}").shuffle(order)  # noqa: S311 - no secret
+            for arm in order:
+                if time.monotonic() > end:
+                    return
+                row = {"block": block, **measure(arm, workload, folder, seed=block)}
+                demand_same_work(row, arm, parts)
+                yield row
+
+
+def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The gate, an untimed round, and the blocks; the file grows with every arm."""
+    views = views_path() is not None
+    if not views:
+        print("no arm with stored teacher outputs: runs have no field `views` in this version", flush=True)
+    every = {arm.name: arm for arm in arms(views)}
+    names = args.arms or list(every)
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise SystemExit(f"--arms {unknown[0]}: unknown; known: {', '.join(every)}")
+    chosen = [every[name] for name in names]
+    parts = TINY if args.quick else FULL
+    first = max((row["block"] for row in known), default=0) + 1
+    with tempfile.TemporaryDirectory(prefix="throughput-") as name:
+        folder = Path(name)
+        draw_data(folder, parts)
+        for encoder in {WORKLOADS[w].encoder for w in args.workloads} | {"resnet18"}:
+            teacher_file(folder, encoder)
+        equality.check(folder)
+        for arm in (Arm("plain-fp32"), Arm("ours-fp32-2")) if not args.quick else ():
+            measure(arm, args.workloads[0], folder, seed=0)  # fills the caches of disk and decoder; not kept
+        for row in blocks(chosen, args.workloads, folder, parts, args.blocks, first, args.minutes):
+            known.append({**row, "parts": [parts.train, parts.validation]})
+            line = f"block {row['block']} {row['workload']} {row['arm']}: load {row['load']:.1f}"
+            steady, trial = row["epoch"], row["trial"]
+            words = [
+                f"{name} {s['wall']:.2f} s, {s['cpu']:.2f} CPU" for name, s in (("epoch", steady), ("trial", trial))
+            ]
+            print(f"{line}, {', '.join(words)}", flush=True)
+            if args.json is not None:
+                args.json.write_text("[\n" + ",\n".join(json.dumps(r) for r in known) + "\n]\n")
+    return known
+
+
+def main() -> int:
+    """Measure, or print the table of what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["r101-16", "r101-8", "r18-32"])
+    parser.add_argument("--arms", nargs="+", help="some of the arms (default: all)")
+    parser.add_argument("--minutes", type=float, default=600.0, help="after so many, no further arm is begun")
+    parser.add_argument("--json", type=Path, help="raw values, kept and added to")
+    parser.add_argument("--table", type=Path, help="print the tables of such a file and measure nothing")
+    parser.add_argument("--quick", action="store_true", help="one block of two arms on tiny data, in about a minute")
+    args = parser.parse_args()
+    if args.quick:
+        args.blocks, args.workloads, args.arms = 1, [QUICK.name], args.arms or ["plain-fp32", "ours-fp32-2"]
+    print(cpu_flags(), flush=True)
+    if args.table is not None:
+        print(tables(json.loads(args.table.read_text())))
+        return 0
+    known = json.loads(args.json.read_text()) if args.json is not None and args.json.is_file() else []
+    print(tables(run(args, known)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
