@@ -3,8 +3,9 @@
 #
 #   deploy/backup.sh          every KD_BACKUP_HOURS
 #   deploy/backup.sh once
+#   deploy/backup.sh restore FILE   puts a dump in the place of what the database holds; all of it or nothing
 #
-# A dump: kd-<UTC time>.dump, restored with pg_restore --clean --if-exists --no-owner --dbname=...
+# A dump: kd-<UTC time>.dump, PostgreSQL's custom format
 #   PGHOST, PGPORT, PGUSER, PGDATABASE   where the database is, as libpq reads them
 #   PASSWORD_FILE                        file with the password
 #   KD_BACKUPS                           the folder (default /backups)
@@ -41,10 +42,18 @@ drop_old() {
   if ((old > 0)); then rm -f -- "${dumps[@]:0:old}"; fi
 }
 
-if [[ ${1:-} == once ]]; then
+if [[ ${1:-} == restore ]]; then
+  [[ -f ${2:-} ]] || { echo "error: restore: '${2:-}' is no file; known: $(ls "$folder")" >&2; exit 2; }
+  pg_restore --clean --if-exists --no-owner --single-transaction --dbname="${PGDATABASE:?}" "$2"
+  echo "$2: restored"
+  exit 0
+elif [[ ${1:-} == once ]]; then
   dump
   drop_old
   exit 0
+elif [[ $# -gt 0 ]]; then
+  echo "error: $1: unknown word; known: once, restore" >&2
+  exit 2
 fi
 while true; do
   if dump; then

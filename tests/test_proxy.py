@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -369,8 +370,13 @@ def test_hostile_names_choices_notes_and_files_stay_inert_in_a_browser(
         f"{study}/note": "bold words",
         served.page: "",
     }
-    for number, (path, text) in enumerate(shown.items()):
-        page = look(f"http://127.0.0.1:{logged_in}{path}", tmp_path / str(number), seconds=5)
+    with ThreadPoolExecutor(2) as browsers:
+        looked = [
+            browsers.submit(look, f"http://127.0.0.1:{logged_in}{path}", tmp_path / str(number), seconds=5)
+            for number, path in enumerate(shown)
+        ]
+    for (path, text), browser in zip(shown.items(), looked, strict=True):
+        page = browser.result()
         assert text in page, f"{path} did not show: {page[-2000:]}"
         assert "<title>taken</title>" not in page, path
         assert 'href="javascript:' not in page, path
