@@ -1,10 +1,10 @@
 """What a trial says of itself in the dashboard: readable attributes, written in the transactions that it takes anyway.
 
-Names are dotted, so that they sort into groups: `attempts`, `best.*`, `epoch_seconds.*`, `failure*`, `host`, `limit`,
-`model.*`, `teacher.*`. Values are numbers, or short texts of one line.
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `failure*`, `host`, `limit`, `model.*`,
+`seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few: what people sort by is
+a number, the rest stands in short texts of one line.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ def known_before(
 ) -> dict[str, Any]:
     """What is known of a run before it is trained.
 
-    teacher_params: of the search's teacher; None where it has none. teacher_dice: its validation Dice, told only where
-    the run listens to it.
+    teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher_dice: its
+    validation Dice, told only where the run listens to it.
     """
     found = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
-    if teacher_params:
-        found["model.percent_of_teacher"] = _short(100 * facts.params / teacher_params)
+    if compared := facts.teacher_params or teacher_params:
+        found["model.percent_of_teacher"] = _short(100 * facts.params / compared)
     if teacher_dice is not None and run.methods():
         found["teacher.dice"] = _short(teacher_dice)
     return found
@@ -85,15 +85,18 @@ def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any
     """The best epoch and all its scores; nothing before the first validation."""
     if best_epoch is None:
         return {}
-    return {"best.epoch": best_epoch} | {f"best.{n}": _short(s, 6) for n, s in scores.items() if math.isfinite(s)}
+    return {"best.epoch": best_epoch, "best.scores": plain(", ".join(f"{n} {s:.4f}" for n, s in scores.items()))}
 
 
 def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
     """Seconds an epoch by part and in all, from the sums over some epochs; nothing before the first."""
     if epochs == 0:
         return {}
-    every = {**seconds, "total": sum(seconds.values())}
-    return {f"epoch_seconds.{part}": _short(spent / epochs) for part, spent in every.items()}
+    parts = sorted(seconds.items(), key=lambda item: -item[1])
+    return {
+        "seconds.per_epoch": _short(sum(seconds.values()) / epochs),
+        "seconds.parts": plain(", ".join(f"{part} {spent / epochs:.3g}" for part, spent in parts)),
+    }
 
 
 def failure(kind: str, message: str) -> dict[str, Any]:
@@ -114,5 +117,5 @@ def _networks(run: RunConfig) -> tuple[str, str]:
     return run.student.model_dump_json(), run.data.model_dump_json()
 
 
-def _short(value: float, digits: int = 4) -> float:
-    return float(f"{value:.{digits}g}")
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

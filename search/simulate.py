@@ -20,6 +20,7 @@ from pathlib import Path
 from loguru import logger
 
 from search.artifacts import Artifacts
+from search.attributes import nothing_known, teller
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
@@ -185,6 +186,8 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
         ttl=args.ttl,
         artifacts=Artifacts(args.runs / "artifacts", opened.storage) if args.note_every else None,
         note_every=args.note_every or None,
+        # Sizes of students are for people who look; finding them loads torch.
+        known=teller((), None) if args.note_every else nothing_known,
     )
     return run_group(group, students, Desk(search, settings))
 

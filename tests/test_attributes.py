@@ -138,18 +138,16 @@ def test_a_trial_says_what_it_is_from_the_start_and_what_it_reached_at_its_end(j
     }
     for epoch in (1, 2, 3):
         one.tell(epoch)
-        assert one.said["epoch_seconds.total"] == 2.0
-        assert "best.dice" not in one.said
+        assert one.said["seconds.per_epoch"] == 2.0
+        assert "best.epoch" not in one.said
     one.tell(4, final=True)
     assert one.trial.state.name == "COMPLETE"
     assert one.said["attempts"] == "1: here (finished)"
-    assert {name: value for name, value in one.said.items() if name.startswith(("best", "epoch"))} == {
-        "best.dice": 0.54,
+    assert {name: value for name, value in one.said.items() if name.startswith(("best", "seconds"))} == {
         "best.epoch": 4,
-        "best.iou": 0.4,
-        "epoch_seconds.data": 0.5,
-        "epoch_seconds.student": 1.5,
-        "epoch_seconds.total": 2.0,
+        "best.scores": "dice 0.5400, iou 0.4000",
+        "seconds.parts": "student 1.5, data 0.5",
+        "seconds.per_epoch": 2.0,
     }
 
 
@@ -350,7 +348,13 @@ def test_a_trial_that_completes_brings_a_picture_that_the_dashboard_serves(
             assert picture.width > 4 * 200  # image, truth, teacher and student
             assert picture.height > 6 * 200
     (shown, _) = json.loads(ask(application, f"/api/studies/{study_id}"))["trials"]
-    assert {a["key"] for a in shown["user_attrs"]} > {"host", "attempts", "best.dice", "epoch_seconds.teacher"}
+    assert {a["key"] for a in shown["user_attrs"]} > {
+        "host",
+        "attempts",
+        "best.scores",
+        "seconds.parts",
+        "model.gflops",
+    }
     assert len(shown["artifacts"]) == 1
     assert not list((tmp_path / "runs").rglob("*.png"))
     assert not [line for line in log if line.startswith(("WARNING", "ERROR"))]
