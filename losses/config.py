@@ -10,7 +10,7 @@ from models.config import Frozen
 class Weighted(Frozen):
     """Any term: the total loss is the sum of weight times term."""
 
-    weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False, description="factor of the term in the total loss")
 
 
 class Ohem(Weighted):
@@ -31,20 +31,28 @@ class BceDice(Weighted):
 class Kl(Weighted):
     """Soft labels (Hinton et al. 2015)."""
 
-    temperature: float = Field(default=4.0, gt=0.0)
-    reduction: Literal["voxel-mean", "element-mean", "image-mean"] = "voxel-mean"
+    temperature: float = Field(
+        default=4.0,
+        gt=0.0,
+        description="softens the logits of both before they are compared; 1 leaves them as they are",
+    )
+    reduction: Literal["voxel-mean", "element-mean", "image-mean"] = Field(
+        default="voxel-mean", description="what the divergence is averaged over: voxels, voxels and classes, or images"
+    )
 
 
 class Cwd(Weighted):
     """Channel-wise distillation (Shu et al. 2021) of the logits."""
 
-    temperature: float = Field(default=4.0, gt=0.0)
+    temperature: float = Field(
+        default=4.0, gt=0.0, description="softens each channel's map before it becomes a distribution over places"
+    )
 
 
 class Dist(Weighted):
     """Relations between and within classes (Huang et al. 2022)."""
 
-    temperature: float = Field(default=1.0, gt=0.0)
+    temperature: float = Field(default=1.0, gt=0.0, description="softens the logits of both before they are compared")
     beta: float = Field(default=1.0, ge=0.0, description="weight of the relation between classes")
     gamma: float = Field(default=1.0, ge=0.0, description="weight of the relation within a class")
 
@@ -52,13 +60,20 @@ class Dist(Weighted):
 class At(Weighted):
     """Attention transfer (Zagoruyko and Komodakis 2017) over named taps that student and teacher both have."""
 
-    taps: tuple[str, ...] = Field(min_length=1)
+    taps: tuple[str, ...] = Field(
+        min_length=1, description='feature maps that are compared, such as ["enc2", "enc3", "mid"]'
+    )
 
 
 class SelfReg(Weighted):
     """SelfReg-UNet (Zhu et al. 2024); needs no teacher. `weight` is the paper's lambda."""
 
-    weight: float = Field(default=0.015, ge=0.0, allow_inf_nan=False)
+    weight: float = Field(
+        default=0.015,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="factor of the term in the total loss; the paper's lambda",
+    )
 
 
 class LossTerms(Frozen):
@@ -67,15 +82,19 @@ class LossTerms(Frozen):
     Those that need a teacher are live only where `method` names them.
     """
 
-    ce: Weighted | None = None
-    ohem: Ohem | None = None
-    dice: Weighted | None = None
-    bce_dice: BceDice | None = Field(default=None, alias="bce-dice")
-    kl: Kl | None = None
-    cwd: Cwd | None = None
-    dist: Dist | None = None
-    at: At | None = None
-    selfreg: SelfReg | None = None
+    ce: Weighted | None = Field(default=None, description="cross-entropy")
+    ohem: Ohem | None = Field(default=None, description="cross-entropy over the hard voxels")
+    dice: Weighted | None = Field(default=None, description="soft Dice")
+    bce_dice: BceDice | None = Field(
+        default=None, alias="bce-dice", description="binary cross-entropy and Dice, mixed; two classes only"
+    )
+    kl: Kl | None = Field(default=None, description="distillation: soft labels")
+    cwd: Cwd | None = Field(default=None, description="distillation: where in the image each class is likely")
+    dist: Dist | None = Field(default=None, description="distillation: relations between and within classes")
+    at: At | None = Field(default=None, description="distillation: attention over feature maps")
+    selfreg: SelfReg | None = Field(
+        default=None, description="a student learns from its own maps alone; needs no teacher"
+    )
 
     def terms(self) -> dict[str, Weighted]:
         """The terms that the file lists, by the name that the file uses."""

@@ -17,8 +17,10 @@ _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 class Objective(Frozen):
     """What a trial is worth: one validation score, at its best epoch."""
 
-    maximize: ScoreName | None = None
-    minimize: ScoreName | None = None
+    maximize: ScoreName | None = Field(
+        default=None, description="the validation score that a trial is worth, at its best epoch"
+    )
+    minimize: ScoreName | None = Field(default=None, description="refused: every known score is better when higher")
 
     @model_validator(mode="after")
     def _names_a_score(self) -> Self:
@@ -61,7 +63,7 @@ class Limits(Frozen):
 
     params_m: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, description="millions of parameters")
     gflops: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, description="GFLOP of one image")
-    latency_ms: Latency | None = None
+    latency_ms: Latency | None = Field(default=None, description="not available yet")
 
     @field_validator("latency_ms")
     @classmethod
@@ -74,16 +76,16 @@ class Limits(Frozen):
 class TpeOptions(Frozen):
     """Arguments of Optuna's TPESampler that a study may change, under Optuna's names."""
 
-    n_ei_candidates: PositiveInt = 24
+    n_ei_candidates: PositiveInt = Field(default=24, description="draws among which the model chooses")
 
 
 class TpeConfig(Frozen):
     """Tree-structured Parzen estimator (Bergstra et al. 2011), over groups of parameters that appear together."""
 
     name: Literal["tpe"]
-    seed: NonNegativeInt = Field(default=0, lt=2**32)
+    seed: NonNegativeInt = Field(default=0, lt=2**32, description="of the draws")
     startup: NonNegativeInt = Field(default=10, description="finished trials before the model is used")
-    options: TpeOptions = TpeOptions()
+    options: TpeOptions = Field(default=TpeOptions(), description="further arguments of the sampler")
 
 
 class NoOptions(Frozen):
@@ -94,9 +96,9 @@ class RandomConfig(Frozen):
     """Independent draws."""
 
     name: Literal["random"]
-    seed: NonNegativeInt = Field(default=0, lt=2**32)
+    seed: NonNegativeInt = Field(default=0, lt=2**32, description="of the draws")
     startup: NonNegativeInt = Field(default=0, description="without effect: every draw is random")
-    options: NoOptions = NoOptions()
+    options: NoOptions = Field(default=NoOptions(), description="it has none")
 
 
 SamplerConfig = Annotated[TpeConfig | RandomConfig, Field(discriminator="name")]
@@ -148,7 +150,12 @@ class Budget(Frozen):
     trials: PositiveInt = Field(description="trials of an arm that COMPLETE or PRUNED; failed ones do not count")
     max_failed: PositiveInt = Field(default=16, description="failed trials over all arms that end the search")
     in_flight: PositiveInt = Field(default=24, description="trials of an arm that run at a time, over all workers")
-    gpu_hours: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    gpu_hours: float | None = Field(
+        default=None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="hours of devices, summed over all ranks, after which nothing begins",
+    )
     wall: str | None = Field(default=None, description='time from the first trial, such as "12h" or "90m"')
 
     @field_validator("wall")
@@ -169,10 +176,12 @@ class ArmEntry(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="letters, digits, - and _")
     set: dict[str, Any] = Field(default={}, description="dotted paths into [run] and their values")
-    trials: PositiveInt | None = None
-    in_flight: PositiveInt | None = None
-    sampler: SamplerConfig | None = None
-    pruner: PrunerConfig | None = None
+    trials: PositiveInt | None = Field(default=None, description="a budget of its own; else that of [budget]")
+    in_flight: PositiveInt | None = Field(
+        default=None, description="trials of the arm that run at a time; else that of [budget]"
+    )
+    sampler: SamplerConfig | None = Field(default=None, description="a sampler of its own; else [sampler]")
+    pruner: PrunerConfig | None = Field(default=None, description="a pruner of its own; else [pruner]")
 
     @field_validator("name")
     @classmethod
@@ -185,19 +194,25 @@ class ArmEntry(Frozen):
 class Choose(Frozen):
     """Which confirmed student is taken home."""
 
-    smallest: Literal["params", "gflops"] = "params"
-    not_below: Literal["teacher"] = "teacher"
-    metric: ScoreName = "dice"
-    margin: NonNegativeFloat = Field(default=0.02, lt=1.0)
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    smallest: Literal["params", "gflops"] = Field(
+        default="params", description="what the smallest student has least of"
+    )
+    not_below: Literal["teacher"] = Field(default="teacher", description="what its score is compared with")
+    metric: ScoreName = Field(default="dice", description="the score that is compared")
+    margin: NonNegativeFloat = Field(default=0.02, lt=1.0, description="how far below it may be")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="of the interval that must lie above that")
 
 
 class Confirm(Frozen):
     """Fresh seeds for winners and arms, and the one opening of the test rows."""
 
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(11, 12, 13, 14, 15), min_length=1)
-    top: PositiveInt = 6
-    choose: Choose = Choose()
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        default=(11, 12, 13, 14, 15),
+        min_length=1,
+        description="fresh seeds with which winners and controls are trained again",
+    )
+    top: PositiveInt = Field(default=6, description="winners that are confirmed")
+    choose: Choose = Field(default=Choose(), description="which of them is taken home")
     unseen: tuple[str, ...] = Field(default=(), description="sources that no part of the search has seen")
 
     @field_validator("seeds")
@@ -217,16 +232,24 @@ class Dashboard(Frozen):
 class StudyTables(Frozen):
     """A study file as it is written."""
 
-    objective: Objective
-    front: Front | None = None
-    limits: Limits = Limits()
-    run: dict[str, Any]
-    teach: dict[str, Any] = Field(default={})
-    space: dict[str, Any]
-    sampler: SamplerConfig = TpeConfig(name="tpe")
-    pruner: PrunerConfig = NoPruning(name="none")
-    budget: Budget
-    enqueue: tuple[dict[str, Any], ...] = ()
-    arms: tuple[ArmEntry, ...] = ()
-    confirm: Confirm = Confirm()
-    dashboard: Dashboard = Dashboard()
+    objective: Objective = Field(description="what a trial is worth")
+    front: Front | None = Field(
+        default=None, description="spread trials evenly over the choices of one parameter, such as the width"
+    )
+    limits: Limits = Field(default=Limits(), description="what a student may cost, checked before anything is trained")
+    run: dict[str, Any] = Field(description="one complete training run; [space] replaces single values of it")
+    teach: dict[str, Any] = Field(
+        default={}, description="the teacher's own recipe: values of [run] that are others while it is trained"
+    )
+    space: dict[str, Any] = Field(description="what the search varies: dotted paths into [run] with ranges or choices")
+    sampler: SamplerConfig = Field(default=TpeConfig(name="tpe"), description="how new trials are proposed")
+    pruner: PrunerConfig = Field(default=NoPruning(name="none"), description="how weak trials are ended early")
+    budget: Budget = Field(description="what the search may use")
+    enqueue: tuple[dict[str, Any], ...] = Field(
+        default=(), description="parameters of trials that are wanted first; what is left out is sampled"
+    )
+    arms: tuple[ArmEntry, ...] = Field(default=(), description="control searches beside the main one")
+    confirm: Confirm = Field(
+        default=Confirm(), description="what becomes of the winners; checked and kept, not used yet"
+    )
+    dashboard: Dashboard = Field(default=Dashboard(), description="what optuna-dashboard may show")

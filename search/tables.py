@@ -120,16 +120,16 @@ def unknown_path(model: type[BaseModel], path: str) -> str:
 def _at(model: type[BaseModel], path: str) -> list[type[BaseModel]]:
     here = [model]
     for step in path.split(".") if path else ():
-        here = [variant for m in here if step in (keys := _keys(m)) for variant in _variants(keys[step])]
+        here = [variant for m in here if step in (keys := _keys(m)) for variant in variants(keys[step])]
     return here
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for key, field in _keys(model).items():
-        variants = _variants(field)
-        if not variants:
+        below = variants(field)
+        if not below:
             yield f"{prefix}{key}"
-        for variant in variants:
+        for variant in below:
             yield from _paths(variant, f"{prefix}{key}.")
 
 
@@ -137,12 +137,12 @@ def _keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def _variants(annotation: object) -> list[type[BaseModel]]:
+def variants(annotation: object) -> list[type[BaseModel]]:
     """The tables that an annotation allows; empty for a plain value."""
     if isinstance(annotation, FieldInfo):
-        return _variants(annotation.annotation)
+        return variants(annotation.annotation)
     if get_origin(annotation) is Annotated:
-        return _variants(get_args(annotation)[0])
+        return variants(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [variant for part in get_args(annotation) for variant in _variants(part)]
+        return [variant for part in get_args(annotation) for variant in variants(part)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

@@ -15,20 +15,24 @@ Replay = tuple[tuple[int, int], ...]
 class Pictures(Frozen):
     """What every data set has. Images are brought to size x size for the network; scores are taken at native size."""
 
-    size: PositiveInt = 352
-    fit: Literal["letterbox", "stretch"] = "letterbox"
-    augment: str = Field(default="standard", description="a named preset of trainer.data.augment")
+    size: PositiveInt = Field(
+        default=352, description="side of the network's input in pixels, a multiple of the networks' strides"
+    )
+    fit: Literal["letterbox", "stretch"] = Field(
+        default="letterbox", description="letterbox keeps the sides' ratio and pads; stretch fills the square"
+    )
+    augment: str = Field(default="standard", description="a named preset of changes to the training images")
 
 
 class BlobsData(Pictures):
     """Drawn ellipses on noise; no files. A share of the images has no ellipse at all."""
 
     name: Literal["blobs"]
-    size: PositiveInt = 64
-    train: PositiveInt = 96
-    validation: PositiveInt = 32
-    test: PositiveInt = 32
-    seed: NonNegativeInt = 0
+    size: PositiveInt = Field(default=64, description="side of the drawn pictures and of the network's input in pixels")
+    train: PositiveInt = Field(default=96, description="pictures to train on")
+    validation: PositiveInt = Field(default=32, description="pictures that choose epochs and trials")
+    test: PositiveInt = Field(default=32, description="pictures that only an opened test sees")
+    seed: NonNegativeInt = Field(default=0, description="of what is drawn")
 
 
 class PolypData(Pictures):
@@ -46,41 +50,41 @@ class OneCycle(Frozen):
     """Cosine rise over `warmup_epochs` from lr / start_div, cosine fall to lr / end_div (Smith and Topin 2018)."""
 
     name: Literal["one-cycle"]
-    warmup_epochs: NonNegativeInt = 3
-    start_div: float = Field(default=25.0, gt=0.0)
-    end_div: float = Field(default=1e4, gt=0.0)
+    warmup_epochs: NonNegativeInt = Field(default=3, description="epochs in which the rate rises")
+    start_div: float = Field(default=25.0, gt=0.0, description="the first rate is lr divided by it")
+    end_div: float = Field(default=1e4, gt=0.0, description="the last rate is lr divided by it")
 
 
 class Cosine(Frozen):
     """Linear rise over `warmup_epochs`, cosine fall to `end` times lr."""
 
     name: Literal["cosine"]
-    warmup_epochs: NonNegativeInt = 0
-    end: float = Field(default=0.0, ge=0.0, le=1.0)
+    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
+    end: float = Field(default=0.0, ge=0.0, le=1.0, description="the last rate is lr times it")
 
 
 class Poly(Frozen):
     """Linear rise over `warmup_epochs`, then (1 - progress)^power."""
 
     name: Literal["poly"]
-    warmup_epochs: NonNegativeInt = 0
-    power: float = Field(default=0.9, gt=0.0)
+    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
+    power: float = Field(default=0.9, gt=0.0, description="of the fall; 1 is a straight line")
 
 
 class Plateau(Frozen):
     """lr times `factor` after `patience` validations without a better score."""
 
     name: Literal["plateau"]
-    warmup_epochs: NonNegativeInt = 0
-    factor: float = Field(default=0.1, gt=0.0, lt=1.0)
-    patience: NonNegativeInt = 10
+    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
+    factor: float = Field(default=0.1, gt=0.0, lt=1.0, description="what the rate is multiplied with")
+    patience: NonNegativeInt = Field(default=10, description="validations without a better score before the rate falls")
 
 
 class Constant(Frozen):
     """lr stays, after a linear rise over `warmup_epochs`."""
 
     name: Literal["constant"]
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
 
 
 ScheduleConfig = Annotated[OneCycle | Cosine | Poly | Plateau | Constant, Field(discriminator="name")]
@@ -89,12 +93,21 @@ ScheduleConfig = Annotated[OneCycle | Cosine | Poly | Plateau | Constant, Field(
 class OptimConfig(Frozen):
     """How a student's weights move. `lr` is the rate as used: never scaled by ranks or batch."""
 
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0.0, allow_inf_nan=False)
-    weight_decay: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    name: Literal["sgd", "adam", "adamw"] = Field(default="adamw", description="the optimizer")
+    lr: float = Field(
+        default=1e-3,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="the highest learning rate, as used: never scaled by ranks or batch",
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0.0, allow_inf_nan=False, description="decoupled for adamw, else added to the gradient"
+    )
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="of sgd")
     clip: float | None = Field(default=None, gt=0.0, description="greatest norm of the gradient")
-    schedule: ScheduleConfig = OneCycle(name="one-cycle")
+    schedule: ScheduleConfig = Field(
+        default=OneCycle(name="one-cycle"), description="how the learning rate moves over the run"
+    )
     ema: bool = Field(
         default=False, description="score an average of the weights; its memory grows from 0 to 1 over the run"
     )
@@ -103,8 +116,8 @@ class OptimConfig(Frozen):
 class ValidateConfig(Frozen):
     """Which epochs are scored: `from`, then each `every`-th after it, and always the last."""
 
-    from_: PositiveInt = Field(default=1, alias="from")
-    every: PositiveInt = 1
+    from_: PositiveInt = Field(default=1, alias="from", description="first epoch that is scored")
+    every: PositiveInt = Field(default=1, description="epochs from one score to the next")
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether epoch (from 1) of epochs is scored."""
@@ -115,16 +128,20 @@ class RunConfig(Frozen):
     """One training run, complete: shared with all ranks, stored with the trial, exported, trained again."""
 
     method: str = Field(default="none", description='the KD term that is live: a key of losses, "a+b", or "none"')
-    epochs: PositiveInt
+    epochs: PositiveInt = Field(description="passes over the training images")
     batch_size: PositiveInt = Field(default=16, description="over all ranks of the trial")
-    seed: NonNegativeInt = 1
-    precision: Precision = "fp32"
-    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
-    data: DataConfig
-    teacher: TeacherConfig | None = None
-    student: NetworkConfig = PlainNetwork(name="unet")
-    losses: LossTerms
-    optim: OptimConfig = OptimConfig()
+    seed: NonNegativeInt = Field(default=1, description="of all draws of the run: weights, order, augmentation")
+    precision: Precision = Field(default="fp32", description="of the networks' passes; weights and scores stay fp32")
+    validation: ValidateConfig = Field(
+        default=ValidateConfig(), alias="validate", description="which epochs are scored"
+    )
+    data: DataConfig = Field(description="the images")
+    teacher: TeacherConfig | None = Field(default=None, description="the frozen network that a KD term learns from")
+    student: NetworkConfig = Field(default=PlainNetwork(name="unet"), description="the network that is trained")
+    losses: LossTerms = Field(
+        description="the terms that a run may use; those that need a teacher are live where `method` names them"
+    )
+    optim: OptimConfig = Field(default=OptimConfig(), description="how the student's weights move")
 
     def methods(self) -> tuple[str, ...]:
         """The live KD terms; empty for "none"."""

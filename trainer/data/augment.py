@@ -73,14 +73,17 @@ def _warp(library: ModuleType, scale: float, shift: float, turn: float, shear: f
 
 
 def _none(_: ModuleType) -> list[object]:
+    """Pictures as they are."""
     return []
 
 
 def _flips(library: ModuleType) -> list[object]:
+    """Mirrored left to right, upside down, and along the diagonal; nothing is blurred."""
     return [library.HorizontalFlip(p=0.5), library.VerticalFlip(p=0.5), library.Transpose(p=0.5)]
 
 
 def _standard(library: ModuleType) -> list[object]:
+    """Flips, a warp (scale 0.75 to 1.25, turn 20 degrees, shift 0.1, shear 4 degrees) and some change of colour."""
     jitter = library.ColorJitter(
         brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.8
     )
@@ -88,6 +91,7 @@ def _standard(library: ModuleType) -> list[object]:
 
 
 def _strong(library: ModuleType) -> list[object]:
+    """Flips, a stronger warp (scale 0.6 to 1.4, turn 45 degrees) and colours, now and then blur and noise."""
     jitter = library.ColorJitter(
         brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.6, 1.4), hue=(-0.05, 0.05), p=0.9
     )
