@@ -20,9 +20,14 @@ Disk = Callable[..., Path]
 def _fill(disk: Path) -> Path:
     """Write until the disk says that it is full; the proof is its own answer."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left on device"):
-        while file.write(b"\0" * 4096):
-            pass
+    with filler.open("wb", buffering=0) as file:
+
+        def write_on() -> None:
+            while file.write(b"\0" * 4096):
+                pass
+
+        with pytest.raises(OSError, match="No space left on device"):
+            write_on()
     return filler
 
 
