@@ -218,7 +218,8 @@ class Desk:
         """Why nothing new begins; also obeys a wish to stop."""
         closed, stop = self.search.leases.closed(self.search.search_id)
         self._drains = stop is not None
-        if stop == "now":
+        if stop == "now" and not self.preempt.is_set():
+            logger.info("asked to stop: {}", closed)
             self.preempt.set()
         return closed
 
