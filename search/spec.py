@@ -38,7 +38,7 @@ from trainer.runfile import RunFile
 
 __all__ = ["MAIN", "SCORE_NAMES", "Arm", "StudySpec", "find", "identity", "load", "probe_runs", "record", "resolve"]
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # never ".", ".." or what looks like a flag
 
 
 class StudySpec(Frozen):
