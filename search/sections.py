@@ -174,7 +174,7 @@ class Budget(Frozen):
 class ArmEntry(Frozen):
     """One entry of [[arms]]: a control search. What it leaves out is as in the main search."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="letters, digits, - and _")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$", description="letters, digits, - and _")
     set: dict[str, Any] = Field(default={}, description="dotted paths into [run] and their values")
     trials: PositiveInt | None = Field(default=None, description="a budget of its own; else that of [budget]")
     in_flight: PositiveInt | None = Field(
