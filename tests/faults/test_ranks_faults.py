@@ -61,7 +61,8 @@ def cohort_of(ranks, *runs):
     return cohort
 
 def told(reports):
-    return {{key: getattr(report, "kind", "trained") + " " + getattr(report, "message", "") for key, report in reports.items()}}
+    words = lambda report: getattr(report, "kind", "trained") + " " + getattr(report, "message", "")
+    return {{key: words(report) for key, report in reports.items()}}
 """
 ALONE = """
 import resource
@@ -168,7 +169,7 @@ def torchrun(tmp_path: Path, postgres_url: str, repository: Path) -> Iterator["s
     study = tmp_path / "hurt.toml"
     study.write_text(STUDY)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    command += [str(repository / "search" / "worker.py"), "--study", str(study), "--stall", "4", "--ttl", "600"]
+    command += [str(repository / "search" / "worker.py"), "--study", str(study), "--stall", "15", "--ttl", "600"]
     command += ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), "--ranks-per-trial", "2"]
     environment = os.environ | {"OPTUNA_STORAGE": postgres_url, "PYTHONPATH": str(repository)}
     with (tmp_path / "log").open("w") as log:
