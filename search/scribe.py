@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -23,15 +24,24 @@ LAST = 6.0
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@dataclass(frozen=True)
+class Child:
+    """A process that writes the notes."""
+
+    process: "subprocess.Popen[bytes]"
+    complaints: IO[bytes]
+    began: float
+    """Monotonic seconds."""
+
+
 class Scribe:
     """Used by the database thread alone."""
 
     def __init__(self, search: Search, every: float, folder: Path | None) -> None:
         """every: seconds between two writings, over all leads. folder: of the dashboard's files; None: tables alone."""
         self._search, self._every, self._folder = search, every, folder
-        self._child: subprocess.Popen[bytes] | None = None
-        self._complaints: IO[bytes] | None = None
-        self._began = 0.0
+        self.children: list[Child] = []
+        """At work: one, or for a moment two at the end."""
         self._due = 0.0
         self._said = ""
 
@@ -50,7 +60,13 @@ class Scribe:
         if take_last_turn(search.opened.engine, search.search_id, list(search.arms)):
             # A child that is at work still finds that another set out after it, and leaves the notes to that one.
             self._begin(time.monotonic())
-        self._wait(time.monotonic() + LAST)
+        self.wait(LAST)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until no child is at work, for at most so many seconds."""
+        end = time.monotonic() + seconds
+        while self._writing(time.monotonic()) and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _begin(self, now: float) -> None:
         # The URL may hold a password: it travels in the environment, never in the arguments.
@@ -59,48 +75,39 @@ class Scribe:
         environment = {**os.environ, "OPTUNA_STORAGE": url, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         folder = [] if self._folder is None else ["--artifacts", str(self._folder)]
         words = [sys.executable, "-m", "search", "note", "--in-background", *folder, "--", self._search.spec.name]
-        if self._complaints is not None:
-            self._complaints.close()
         try:
-            self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - the child writes into it while this goes on
+            complaints = tempfile.TemporaryFile()  # noqa: SIM115 - the child writes into it while this goes on
             # A session of its own: Ctrl-C and the end of this process leave the last notes to be finished.
-            self._child = subprocess.Popen(
+            process = subprocess.Popen(
                 words,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._complaints,
+                stderr=complaints,
                 start_new_session=True,
             )
+            self.children.append(Child(process, complaints, now))
         except OSError as error:
-            self._complaints = None
             self._complain(error.strerror or type(error).__name__)
-        self._began = now
 
     def _writing(self, now: float) -> bool:
-        """Whether a child is at work; one that has ended is seen off."""
-        child = self._child
-        if child is None:
-            return False
-        if child.poll() is None and now - self._began > PATIENCE:
-            child.kill()
-            child.wait()
-        if child.returncode is None:
-            return True
-        if self._complaints is not None:
-            self._complaints.seek(0)
-            lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-            self._complaints.close()
-            if child.returncode != 0:
-                self._complain(lines[-1] if lines else f"exit code {child.returncode}")
-        self._child = self._complaints = None
-        return False
+        """Whether a child is at work; those that have ended are seen off."""
+        for child in list(self.children):
+            process = child.process
+            if process.poll() is None and now - child.began > PATIENCE:
+                process.kill()
+                process.wait()
+            if process.returncode is None:
+                continue
+            with child.complaints as file:
+                file.seek(0)
+                lines = file.read().decode(errors="replace").strip().splitlines()
+            if process.returncode != 0:
+                self._complain(lines[-1] if lines else f"exit code {process.returncode}")
+            self.children.remove(child)
+        return bool(self.children)
 
     def _complain(self, why: str) -> None:
         if why != self._said:  # the same trouble each minute is said once
             logger.warning("note for the dashboard not written: {}", why)
             self._said = why
-
-    def _wait(self, end: float) -> None:
-        while self._writing(time.monotonic()) and time.monotonic() < end:
-            time.sleep(0.05)

@@ -121,7 +121,16 @@ def _best(figures: Mapping[str, Any], studies: Mapping[str, int]) -> str:
         return f"**Best {metric} so far**: no trial was trained to its end yet."
     said = [f"{code(name)} **{best['score']:.4f}** ({_trial(studies[name], best['trial'])})" for name, best in found]
     teacher = f", teacher {figures['teacher']:.4f}" if figures["teacher"] is not None else ""
-    return f"**Best validation {metric} so far, unconfirmed**: {', '.join(said)}{teacher}."
+    return f"**Best validation {metric} so far, unconfirmed**: {', '.join(said)}{teacher}.{_unequal(figures)}"
+
+
+def _unequal(figures: Mapping[str, Any]) -> str:
+    """A warning where the arms' best scores are of very different numbers of trials."""
+    tried = {name: arm["complete"] + arm["pruned"] for name, arm in figures["arms"].items()}
+    if max(tried.values()) <= 1.5 * min(tried.values()):
+        return ""
+    counts = ", ".join(f"{code(name)} {count}" for name, count in tried.items())
+    return f" These do not compare: the arms finished unequal numbers of trials ({counts}); the best of more is higher."
 
 
 def _arms(figures: Mapping[str, Any], studies: Mapping[str, int]) -> list[str]:

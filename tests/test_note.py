@@ -264,25 +264,26 @@ def test_a_lead_has_the_notes_written_by_a_child_that_shows_no_secret(
     search = open_again(url, "note", STUDY)
     scribe = Scribe(search, 60.0, tmp_path / "artifacts")
     scribe.look()
-    child = scribe._child
-    assert child is not None
-    arguments = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+    (child,) = scribe.children
+    arguments = Path(f"/proc/{child.process.pid}/cmdline").read_bytes()
     assert word.encode() not in arguments
-    assert b"OPTUNA_STORAGE" in Path(f"/proc/{child.pid}/environ").read_bytes()
+    assert b"OPTUNA_STORAGE" in Path(f"/proc/{child.process.pid}/environ").read_bytes()
     scribe.look()
-    assert scribe._child is child, "one at a time"
-    assert child.wait(60) == 0
+    assert scribe.children == [child], "one at a time"
+    assert child.process.wait(120) == 0
     assert "0 of 9 trials finished" in get_note(studies_of(search)[0])
     scribe.look()
-    assert scribe._child is None, "not again within a minute"
+    assert scribe.children == [], "not again within a minute"
 
 
 def test_a_worker_leaves_the_last_state_in_the_notes(sqlite_url: str, open_again: Join, tmp_path: Path) -> None:
     search = open_again(sqlite_url, "note", STUDY)
-    scribe = train(search, tmp_path / "runs", note_every=3600.0)._scribe
+    desk = train(search, tmp_path / "runs", note_every=3600.0)
+    desk._thread.join(60)
+    scribe = desk._scribe
     assert scribe is not None
-    assert scribe._child is not None or noted(search.opened.engine, search.search_id) is not None
-    scribe._wait(time.monotonic() + 60)  # a lead that ends waits some seconds alone
+    scribe.wait(120)  # a lead that ends waits for some seconds alone
+    assert scribe.children == []
     body = get_note(studies_of(search)[0])
     assert "The search ended: 9 of 9 trials finished" in body
     assert "No figures" in body
@@ -296,8 +297,8 @@ def test_a_child_that_fails_is_one_line_of_the_log(
     scribe = Scribe(search, 0.0, None)
     for _ in range(3):
         scribe.look()
-        assert scribe._child is not None
-        scribe._wait(time.monotonic() + 30)
+        assert len(scribe.children) == 1
+        scribe.wait(30)
     assert [line for line in log if "note" in line] == ["WARNING note for the dashboard not written: exit code 1"]
 
 
