@@ -22,6 +22,7 @@ import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard import save_note
+from sqlalchemy import make_url
 
 from search.storage import open_storage
 
@@ -395,3 +396,59 @@ def test_the_browser_would_have_told(marker: tuple[int, list[str]], tmp_path: Pa
     assert "<title>taken</title>" in look(page.as_uri(), tmp_path / "profile", seconds=2)
     assert "/control" in asked
     asked.clear()
+
+
+def test_the_database_s_password_is_in_no_argument_log_or_answer(postgres_url: str, tmp_path: Path) -> None:
+    hidden = "geheim-and-long"
+    url = make_url(postgres_url).set(password=hidden).render_as_string(hide_password=False)
+    open_storage(url).engine.dispose()
+    file, log = tmp_path / "storage_url", tmp_path / "log"
+    file.write_text(url)
+    port = free_port()
+    words = [sys.executable, "-m", "search", "dashboard", "--port", str(port)]
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=os.environ | {"OPTUNA_STORAGE_FILE": str(file)}, stdout=written, stderr=written
+        )
+    try:
+        until_it_listens(port, process)
+        seen = Path(f"/proc/{process.pid}/cmdline").read_text()
+        for path in ("/dashboard", "/api/meta", "/api/studies", "/api/studies/7", "/nowhere"):
+            answer = ask(port, path)
+            seen += str(answer.headers) + answer.content.decode()  # type: ignore[attr-defined]
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        listening = [
+            local for _, local, _, state, *_ in sockets[1:] if state == "0A" and local.endswith(f":{port:04X}")
+        ]
+        assert listening == [f"0100007F:{port:04X}"]  # 127.0.0.1, and no other address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert process.returncode == 0
+    assert ":***@" in log.read_text()
+    assert hidden not in seen + log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--port", "70000"], "--port = 70000"),
+        (["--artifacts", "nowhere"], "--artifacts nowhere: no such folder"),
+        (["--storage", "sqlite:///nowhere.db"], "nowhere.db"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], expected: str) -> None:
+    command = [sys.executable, "-m", "search", "dashboard", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_line(sqlite_url: str, marker: tuple[int, list[str]]) -> None:
+    open_storage(sqlite_url).engine.dispose()
+    command = [sys.executable, "-m", "search", "dashboard", "--storage", sqlite_url, "--port", str(marker[0])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot listen: Address already in use" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
