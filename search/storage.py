@@ -1,6 +1,7 @@
 """The one place where a storage is built: engine, tables, fence, and the checks that a database can be used at all."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +238,8 @@ class OptunaTables:
 
     def upgrade(self) -> None:
         """Bring them to this Optuna's version."""
+        # Where nobody listens to `logging`, alembic's own settings would make it talk, and silence other loggers.
+        logging.getLogger().addHandler(logging.NullHandler())
         self._rdb.upgrade()
         self._rdb.engine.dispose()
 
