@@ -34,6 +34,7 @@ from search.places import add_storage, storage_url
 from search.spec import StudySpec, find, identity, load, record
 from search.storage import Opened, open_storage, patient
 from trainer.errors import UserError, guard, one_line
+from trainer.words import CommandLine
 
 MISTAKE = 2
 """Exit code where the user has to mend something, such as a file of the data."""
@@ -45,7 +46,7 @@ SAME_STOP_SECONDS = 3.0
 
 def arguments() -> argparse.Namespace:
     """The worker's flags."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description=__doc__,
         epilog="example: torchrun --standalone --nproc-per-node=2 search/worker.py --study polyp-kd --slots 4",
     )

@@ -148,12 +148,15 @@ def loose(folder: Path) -> None:
     pictures(folder, 3)
     for path in (folder / "images").iterdir():
         path.rename(folder / path.name)
+    (folder / "images").rmdir()
 
 
 def dark(folder: Path) -> None:
     pictures(folder, 10)
     for path in (folder / "masks").iterdir():
-        Image.fromarray(np.zeros((100, 100), np.uint8)).save(path)
+        with Image.open(path) as mask:
+            shape = (mask.height, mask.width)
+        Image.fromarray(np.zeros(shape, np.uint8)).save(path)
 
 
 LACKING: dict[str, tuple[Callable[[Path], None], list[str]]] = {
@@ -163,7 +166,7 @@ LACKING: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         lambda f: pictures(f, 0),
         ["images: the set is empty", ".jpg"],
     ),
-    "pictures in no folder": (loose, ["found: 3 pictures that lie in no folder and folders images, masks"]),
+    "pictures in no folder": (loose, ["found: 3 pictures that lie in no folder and folders masks"]),
     "a mask too few": (
         lambda f: (pictures(f, 10), (f / "masks" / "IMG_003.png").unlink())[1],
         ["1 images without a mask", "IMG_003.jpg"],

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     top = CommandLine(
         prog="python -m trainer",
         description="Train, score and use single segmentation networks, with or without a teacher.",
-        epilog="example: python -m trainer teach studies/demo.toml --set teach.epochs=2\n\n"
+        epilog="example: python -m trainer teach studies/polyp-kd.toml\n\n"
         "exit codes: 0 done, 1 not as promised, 2 your mistake (in one line), 130 interrupted",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -29,7 +29,7 @@ class CommandLine(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
     # The ancestor's overloads name its own namespace alone; nobody here gives another.
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """All words as a namespace. Raises UserError, also for words that no argument takes."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
