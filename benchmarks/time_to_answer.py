@@ -155,8 +155,8 @@ def _pruner(way: Way, arm: Arm) -> BasePruner:
 
 def _suggest(trial: Trial, parameter: object) -> Scalar:
     if isinstance(parameter, Choices):
-        chosen: Scalar = trial.suggest_categorical(parameter.name, list(parameter.choices))
-        return chosen
+        chosen = trial.suggest_categorical(parameter.name, list(parameter.choices))
+        return next(choice for choice in parameter.choices if choice == chosen)
     if isinstance(parameter, FloatRange):
         return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
     raise TypeError(f"{parameter!r} is not in the spaces of this benchmark")
