@@ -47,7 +47,7 @@ def examine(spec: StudySpec, cache: Path | None) -> Found:
         "streams": _streams(spec),
         "arms": [_arm(spec, arm, [cost for cost in built if cost.arm == arm.name]) for arm in spec.arms],
         "budget": spec.budget.model_dump(exclude_none=True),
-        "notes": [*_notes(spec)],
+        "notes": [*_notes(spec), *_stored(spec, data)],
         "problems": problems,
     }
 
@@ -155,6 +155,18 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     classes_are_two = spec.run.data.name in ("blobs", "polyp")
     if classes_are_two and any("dist" in run.methods() for _, run in probe_runs(spec)):
         yield "losses.dist: with two classes only the relation within a class teaches"
+
+
+def _stored(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
+    """What the teacher's logits take on disk where the images have fixed views."""
+    if data is None or spec.run.data.views is None:
+        return
+    from trainer.views import stored_bytes
+
+    listening = [run for _, run in probe_runs(spec) if run.methods()]
+    kinds = {(stream_key(run), run.teacher, run.precision): run for run in listening}
+    size = sum(stored_bytes(run, data) for run in kinds.values())
+    yield f"data.views: the teacher's logits take {size / 1e9:.3g} GB of each machine's cache folder, computed once"
 
 
 def _notes_of(arm: Arm) -> Iterator[str]:

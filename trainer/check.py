@@ -12,6 +12,7 @@ from models.output import Segmenter
 from trainer.config import BlobsData, Pictures, RunConfig
 from trainer.data.augment import check_preset
 from trainer.data.dataset import DataError
+from trainer.views import refuse_taps
 
 CHANNELS: Mapping[str, int] = {"blobs": 3, "polyp": 3}
 """Of each data set's images, as its `channels` says once it is open."""
@@ -46,15 +47,18 @@ def check(run: RunConfig) -> Facts:
     student = _network(run.student, run.data, "student", channels, classes)
     taught = run.teacher if run.methods() else None
     teacher = None if taught is None else _network(taught, run.data, "teacher", channels, classes)
+    taps = frozenset[str]()
     for name, term in run.live_terms().items():
         with torch.device("meta"):
-            losses.build(
+            loss = losses.build(
                 name,
                 term,
                 student=student.tap_channels,
                 teacher=None if teacher is None else teacher.tap_channels,
                 classes=classes,
             )
+        taps |= loss.taps() if loss.needs_teacher else frozenset()
+    refuse_taps(run, taps)
     size = {"in_channels": channels, "classes": classes, "size": run.data.size}
     return Facts(
         params=models.parameters(student),

@@ -21,6 +21,7 @@ from trainer.scores import POOLED, SCORES, Scores, validate
 from trainer.shelf import Counters, Shelf
 from trainer.stopwatch import Stopwatch
 from trainer.student import Student
+from trainer.views import refuse_taps
 
 CASES = 3
 """Images of each kind in a member's picture: the worst, and those around the median."""
@@ -83,6 +84,7 @@ class Cohort:
             ranks=self._ranks,
             monitor=self._monitor,
         )
+        refuse_taps(run, member.student.teacher_taps)
         if resume is not None and resume.checkpoint is not None:
             state = checkpoint.load(resume.checkpoint)
             member.student.load(state, resume.checkpoint)

@@ -22,6 +22,11 @@ class Pictures(Frozen):
         default="letterbox", description="letterbox keeps the sides' ratio and pads; stretch fills the square"
     )
     augment: str = Field(default="standard", description="a named preset of changes to the training images")
+    views: PositiveInt | None = Field(
+        default=None,
+        description="fixed augmentations of each image, one an epoch in turn, whose teacher logits are stored; none: "
+        "new ones in every epoch",
+    )
 
 
 class BlobsData(Pictures):

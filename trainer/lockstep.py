@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -71,6 +72,7 @@ class Lockstep:
             raise RuntimeError("a member without a stream cannot train")
         for member in self.members:
             member.trained.begin_epoch()
+        self._prepare()
         batches = stream.epoch(self.epoch)
         try:
             for _ in range(stream.steps):
@@ -81,14 +83,12 @@ class Lockstep:
             self._heed(behind=0)
             self._agree()
         finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
+            batches.close()
         return self.failures
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        images, target = self._fetch(batches)
-        heard = self._ask(images)
+        indices, images, target = self._fetch(batches)
+        heard = self._ask(indices, images)
         flags = {}
         for member in self.members:
             student = member.trained
@@ -100,7 +100,7 @@ class Lockstep:
             self.counters.student_steps += 1
         self._flags.append(flags)
 
-    def _fetch(self, batches: Iterator[Batch]) -> tuple[Tensor | None, Tensor | None]:
+    def _fetch(self, batches: Iterator[Batch]) -> tuple[tuple[int, ...], Tensor | None, Tensor | None]:
         """The next batch on the device; a batch that cannot be had is every member's fault."""
         try:
             with self.watch.part("data", self._keys()):
@@ -110,28 +110,44 @@ class Lockstep:
         except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
             for member in self.members:
                 member.trained.fail(error)
-            return None, None
+            return (), None, None
         self.counters.batches += 1
-        return images, target
+        return batch.indices, images, target
 
-    def _ask(self, images: Tensor | None) -> dict[Hashable, Output | None]:
+    def _prepare(self) -> None:
+        """Stored logits of this epoch's view, where the members have views."""
+        for listeners in self._listeners().values():
+            with self._teaching(listeners):
+                self.shelf.prepare(listeners[0].run, self.epoch)
+
+    def _ask(self, indices: tuple[int, ...], images: Tensor | None) -> dict[Hashable, Output | None]:
         """Each teacher that a member still needs, once."""
         heard: dict[Hashable, Output | None] = {}
         if images is None or not len(images):
             return heard
+        for name, listeners in self._listeners().items():
+            with self._teaching(listeners):
+                taps = frozenset[str]().union(*(member.trained.teacher_taps for member in listeners))
+                heard[name] = self.shelf.ask(listeners[0].run, self.epoch, indices, images, taps)
+        return heard
+
+    def _listeners(self) -> dict[Hashable, list[Member]]:
+        """Those who still need a teacher, by what they hear."""
         classes: dict[Hashable, list[Member]] = {}
         for member in self.members:
             if member.trained.fault is None and member.trained.needs_teacher:
                 classes.setdefault(lesson(member.run), []).append(member)
-        for name, listeners in classes.items():
-            try:
-                with self.watch.part("teacher", [member.key for member in listeners]):
-                    taps = frozenset().union(*(member.trained.teacher_taps for member in listeners))
-                    heard[name] = self.shelf.ask(listeners[0].run, images, taps)
-            except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
-                for member in listeners:
-                    member.trained.fail(error)
-        return heard
+        return classes
+
+    @contextmanager
+    def _teaching(self, listeners: list[Member]) -> Iterator[None]:
+        """A teacher's work for these members; where it fails, that is their fault."""
+        try:
+            with self.watch.part("teacher", [member.key for member in listeners]):
+                yield
+        except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
+            for member in listeners:
+                member.trained.fail(error)
 
     def _heed(self, behind: int) -> None:
         """Read the flags of all steps but the last `behind`: drop who failed, stop where a rank wishes to."""

@@ -91,6 +91,8 @@ class RunFile:
                 )
         student = self.run.teacher.model_dump(exclude={"checkpoint", "min_dice"})
         table = self.run.model_dump(mode="json", exclude_unset=True) | {"method": "none", "teacher": None}
+        # Views are stored for students; the teacher itself sees new augmentations in every epoch.
+        table["data"] = {name: value for name, value in table["data"].items() if name != "views"}
         table["student"] = student
         _merge(table, self.teach)
         return _run(table, str(self.path), "teach")

@@ -1,19 +1,23 @@
 """What all trials of a process share: data, streams of batches and teachers, brought into memory once and kept."""
 
+import os
 from collections.abc import Hashable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.output import Output, Segmenter
-from trainer.config import RunConfig
+from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
-from trainer.data.stream import Stream
+from trainer.data.stream import Stream, normalise
 from trainer.ranks import Ranks
 from trainer.scores import autocast
 from trainer.student import whole
+from trainer.views import Views
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Shelf:
         self._data: dict[str, DataSet] = {}
         self._streams: dict[Hashable, Stream] = {}
         self._teachers: dict[Hashable, Segmenter] = {}
+        self._views: dict[Hashable, Views] = {}
 
     def data(self, run: RunConfig) -> DataSet:
         """The data of a run. Raises DataError."""
@@ -71,20 +76,73 @@ class Shelf:
         """The frozen teacher of a run that needs one. Raises what loading raises."""
         if run.teacher is None or not run.methods():
             return None
-        name = (run.teacher.model_dump_json(), run.data.model_dump_json())
+        name = (run.teacher.model_dump_json(), run.data.model_dump_json(), run.precision)
         if name not in self._teachers:
             from trainer import teacher
 
-            self._teachers[name] = teacher.load(run, self.data(run), device=self._ranks.device)
+            network = teacher.load(run, self.data(run), device=self._ranks.device)
+            self._teachers[name] = halved(network, run.precision)
             self._counters.opened += 1
         return self._teachers[name]
 
-    @torch.no_grad()
-    def ask(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
-        """The teacher's logits and these taps of it on normalised images (N, C, *S), in float32.
+    def prepare(self, run: RunConfig, epoch: int) -> None:
+        """Make what is missing of the logits that a stream epoch needs, where the run's views are stored.
+
+        Ranks and workers of a machine share the work. Asked to stop, it leaves the rest to `ask`. Raises DataError and
+        what loading raises.
+        """
+        views = self._views_of(run)
+        if views is None:
+            return
+        stream, ranks = self.stream(run), self._ranks
+        place = (ranks.group * ranks.world + ranks.rank) / (ranks.groups * ranks.world)
+        # Workers that started together begin at different places, so that none repeats what another does just now.
+        first = int(place * views.chunks) + os.getppid()
+        with closing(stream.pictures(stream.view(epoch), views.missing(stream.view(epoch), first))) as batches:
+            for batch in batches:
+                ranks.pulse.beat()
+                if ranks.stop_asked:
+                    return
+                views.make(stream.view(epoch), batch.indices, batch.images)
+
+    def ask(
+        self, run: RunConfig, epoch: int, indices: tuple[int, ...], images: Tensor, taps: frozenset[str]
+    ) -> Output | None:
+        """The teacher's logits and these taps of it, in float32, on a batch of a stream epoch: training indices and
+        normalised images (N, C, *S).
 
         It runs in the precision of the run, so that a neighbour of another precision changes nothing.
         """
+        views, view = self._views_of(run), self.stream(run).view(epoch)
+        if views is None:
+            return self._pass(run, images, taps)
+        return Output(views.heard(view, indices, partial(self._pictures, run, view)), {})
+
+    def _pictures(self, run: RunConfig, view: int, indices: tuple[int, ...]) -> Tensor:
+        with closing(self.stream(run).pictures(view, [indices])) as batches:
+            return next(batches).images
+
+    def _views_of(self, run: RunConfig) -> Views | None:
+        """The stored logits that a run listens to; None where its teacher is asked for each batch."""
+        if run.data.views is None or run.teacher is None or not run.methods():
+            return None
+        name = (stream_key(run), lesson(run))
+        if name not in self._views:
+            from trainer import teacher
+
+            sha256 = teacher.fingerprint(teacher.located(run.teacher))
+            ask = partial(self._said, run)
+            self._views[name] = Views(self._cache, run, self.data(run), sha256, self._ranks.device, ask)
+        return self._views[name]
+
+    def _said(self, run: RunConfig, pixels: Tensor) -> Tensor:
+        output = self._pass(run, normalise(pixels.to(self._ranks.device, non_blocking=True)), frozenset())
+        if output is None:
+            raise RuntimeError("a run without a teacher asked for its logits")
+        return output.logits
+
+    @torch.no_grad()
+    def _pass(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
         network = self.teacher(run)
         if network is None:
             return None
@@ -93,6 +151,16 @@ class Shelf:
         with autocast(self._ranks.device, run.precision):
             output = network(images)
         return whole(output, taps)
+
+
+def halved(network: Segmenter, precision: Precision) -> Segmenter:
+    """A frozen network whose convolutions and matrices lie in the precision that autocast would bring them to in every
+    pass; its outputs are the same bit for bit."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    for module in network.modules():
+        if kind is not None and isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            module.weight.data = module.weight.data.to(kind)
+    return network
 
 
 def lesson(run: RunConfig) -> Hashable:

@@ -7,8 +7,9 @@ or who listens. `Batch` and `ScoredBatch` stay on the CPU with 8 bits a channel;
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -98,21 +99,27 @@ class Stream:
         self._idle: SimpleQueue[augment.Augment] = SimpleQueue()
         augment.check_preset(data.config.augment)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int) -> Generator[Batch]:
         """The batches of stream epoch `number` (from 0). Raises DataError where a file turns out bad."""
-        shares = self._shares(number)
+        return self.pictures(self.view(number), self._shares(number))
+
+    def view(self, number: int) -> int:
+        """Which of the augmentations of an image stream epoch `number` shows."""
+        views = self._data.config.views
+        return number if views is None else number % views
+
+    def pictures(self, view: int, shares: Iterable[tuple[int, ...]]) -> Generator[Batch]:
+        """These training images in one of their augmentations, a batch a share; shares are asked for a little ahead."""
+        todo = iter(shares)
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="stream")
         try:
-            for share in shares[: self._threads + _AHEAD]:
-                waiting.append(pool.submit(self._batch, number, share))
-            for step in range(self.steps):
+            waiting.extend(pool.submit(self._batch, view, share) for share in islice(todo, self._threads + _AHEAD))
+            while waiting:
                 start = time.perf_counter()
                 batch = waiting.popleft().result()
                 self.seconds_waited += time.perf_counter() - start
-                following = step + self._threads + _AHEAD
-                if following < self.steps:
-                    waiting.append(pool.submit(self._batch, number, shares[following]))
+                waiting.extend(pool.submit(self._batch, view, share) for share in islice(todo, 1))
                 yield batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -124,7 +131,7 @@ class Stream:
         mine = np.array_split(np.arange(self._batch_size), self._world)[self._rank]
         return [tuple(batch[mine].tolist()) for batch in batches]
 
-    def _batch(self, number: int, share: tuple[int, ...]) -> Batch:
+    def _batch(self, view: int, share: tuple[int, ...]) -> Batch:
         size = self._data.config.size
         shape = (len(share), size, size)
         images = torch.empty((*shape, self._data.channels), dtype=torch.uint8, pin_memory=self._pinned)
@@ -135,13 +142,13 @@ class Stream:
         except Empty:
             change = augment.build(self._data.config.augment)
         for at, index in enumerate(share):
-            pixels[at], labels[at] = self._one(change, number, index)
+            pixels[at], labels[at] = self._one(change, view, index)
         self._idle.put(change)
         return Batch(images, masks, share)
 
-    def _one(self, change: augment.Augment, number: int, index: int) -> tuple[Pixels, Pixels]:
+    def _one(self, change: augment.Augment, view: int, index: int) -> tuple[Pixels, Pixels]:
         try:
-            return change(*self._data.fitted("train", index), derive(self._seed, "augment", number, index))
+            return change(*self._data.fitted("train", index), derive(self._seed, "augment", view, index))
         except DataError:
             raise
         except (
