@@ -84,8 +84,8 @@ def _trainer(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 def _worker(study: Path, url: str, *words: str) -> "subprocess.Popen[str]":
     folder = study.parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "search" / "worker.py"), "--study", str(study), "--storage", url, "--ttl", "4", "--note-every", "0"]
-    command += ["--runs", str(folder / "runs"), "--cache", str(folder / "cache"), *words]
+    command += [str(ROOT / "search" / "worker.py"), "--study", str(study), "--storage", url, "--ttl", "4"]
+    command += ["--note-every", "0", "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), *words]
     return subprocess.Popen(
         command, text=True, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
