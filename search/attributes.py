@@ -16,8 +16,10 @@ from trainer.config import RunConfig
 if TYPE_CHECKING:
     from trainer.check import Facts
 
-LONGEST = 300
+LONGEST = 200
 """Characters of a text."""
+_ABREAST = 4
+"""Scores in one line."""
 _PASSWORD = re.compile(r"(\w+://)\S*@")
 
 
@@ -85,7 +87,10 @@ def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any
     """The best epoch and all its scores; nothing before the first validation."""
     if best_epoch is None:
         return {}
-    return {"best.epoch": best_epoch, "best.scores": plain(", ".join(f"{n} {s:.4f}" for n, s in scores.items()))}
+    words = [f"{name} {score:.4f}" for name, score in scores.items()]
+    # The page of a trial breaks no line: a long one makes it wider than a screen.
+    lines = {"best.scores": words[:_ABREAST], "best.scores_more": words[_ABREAST:]}
+    return {"best.epoch": best_epoch} | {name: plain(", ".join(part)) for name, part in lines.items() if part}
 
 
 def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:

@@ -226,7 +226,11 @@ class Confirm(Frozen):
 class Dashboard(Frozen):
     """What optuna-dashboard may show."""
 
-    images: Literal["off", "validation"] = Field(default="off", description="validation only for data declared public")
+    images: Literal["off", "validation"] = Field(
+        default="off",
+        description="validation only for data that may be seen by all who see the dashboard: each trial that completes "
+        "brings a picture of its worst and median validation images; pruned ones have none",
+    )
 
 
 class StudyTables(Frozen):

@@ -251,7 +251,7 @@ def test_a_trial_that_is_withdrawn_says_why(join: Join, database_url: str) -> No
         ("first\nsecond", "first"),
         ("Traceback (most recent call last):\n  File\nKeyError: 'a'\n", "KeyError: 'a'"),
         ("", "bug"),
-        ("x" * 1000, "x" * 297 + "..."),
+        ("x" * 1000, "x" * 197 + "..."),
     ],
 )
 def test_a_failure_is_one_short_line(message: str, line: str) -> None:
