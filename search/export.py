@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
     parser.add_argument("--top", type=int, default=5, help="how many configurations (default 5)")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
+    parser.add_argument("--json", action="store_true", help="with -o: what was written, as one JSON document")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -39,6 +40,12 @@ def main(args: argparse.Namespace) -> int:
     write_beside(args.output, text)
     best = document["best"][0]
     metric = document["study"]["metric"]
+    if args.json:
+        facts = {key: document[key] for key in ("schema", "confirmed", "counts", "arms_ended_together", "gpu_hours")}
+        first = {key: best[key] for key in ("trial", "value", "epoch", "size")}
+        said = {"file": str(args.output), "study": name, "configurations": len(document["best"]), "first": first}
+        print(json.dumps(said | facts, allow_nan=False, sort_keys=True))
+        return 0
     print(
         f"{args.output}  {len(document['best'])} configurations of {document['counts']['kd']['complete']} finished; "
         f"first: trial {best['trial']}, {metric} {best['value']:.4f}, {best['size']['params']:,} parameters"

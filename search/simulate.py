@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from loguru import logger
@@ -217,6 +218,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
+    parser.add_argument("--json", action="store_true", help="the outcome as one JSON document")
     parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -237,14 +239,22 @@ def main(args: argparse.Namespace) -> int:
     killed = _herd(args, search)
     seconds = time.monotonic() - began
     with patient("simulate"):
-        print(search.progress())
+        line = search.progress()
         counts = search.counts()
     done = sum(c.complete + c.pruned for c in counts.values())
     left = sum(c.running + c.waiting for c in counts.values())
-    print(
-        f"{done} trials in {seconds:.1f} s by {args.workers} workers, {killed} killed, {left} left running or waiting"
-    )
-    print(f"{seconds and done / seconds * 3600:.0f} trials an hour; storage {opened.label}")
+    if args.json:
+        arms = {name: asdict(count) for name, count in counts.items()}
+        figures = {"study": spec.name, "arms": arms, "trials": done, "left": left, "killed": killed}
+        figures |= {"seconds": seconds, "workers": args.workers, "storage": opened.label}
+        print(json.dumps(figures, allow_nan=False, sort_keys=True))
+    else:
+        print(line)
+        print(
+            f"{done} trials in {seconds:.1f} s by {args.workers} workers, {killed} killed, "
+            f"{left} left running or waiting"
+        )
+        print(f"{seconds and done / seconds * 3600:.0f} trials an hour; storage {opened.label}")
     return 0 if left == 0 else 1
 
 

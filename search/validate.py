@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from search import disk
 from search.findings import Found, examine
 from search.spec import find, load
 
@@ -26,6 +27,7 @@ def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
     spec = load(find(args.study), args.set, name=args.name)
     found = examine(spec, None if args.no_data else args.cache)
+    found["cost"] = disk.forecast(spec, found["arms"])
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return 2 if found["problems"] else 0
 
@@ -51,6 +53,7 @@ def lines(found: Found) -> list[str]:
         printed.append(_line("enqueued", f"{len(kd['enqueued'])} first"))
     for i, arm in enumerate(controls):
         printed += _control_lines(arm, kd, "arms" if i == 0 else "")
+    printed.append(_line("cost", _cost(found["cost"])))
     printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(found["notes"])]
     if found["problems"]:
         return [*printed, *(_line("error", problem) for problem in found["problems"])]
@@ -131,6 +134,11 @@ def _budget(budget: Mapping[str, Any]) -> str:
     words = [f"{budget['trials']} trials an arm", f"at most {budget['max_failed']} failed"]
     words += [f"{budget['gpu_hours']:g} GPU-hours"] if "gpu_hours" in budget else []
     return ", ".join(words + ([f"{budget['wall']} from the first trial"] if "wall" in budget else []))
+
+
+def _cost(cost: Mapping[str, float]) -> str:
+    kept, running = disk.words(cost["kept_bytes"]), disk.words(cost["running_bytes"])
+    return f"at most {kept} of weights that stay and {running} of checkpoints while trials run; time is not forecast"
 
 
 def _count(number: int, word: str) -> str:

@@ -1,6 +1,7 @@
 """Every help text shows an example, and every example is true: it is run as it is written, or where this file says."""
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -213,6 +214,20 @@ def test_every_example_does_what_it_says(prepared: Path, capsys: pytest.CaptureF
             (prepared / "student.safetensors").write_bytes((prepared / "teachers" / "small.safetensors").read_bytes())
         if "splits/mine.csv" in example:
             (prepared / "splits" / "mine.csv").unlink()
+
+
+def test_where_a_script_reads_there_is_one_json_document(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = {
+        "validate": ["demo", "--no-data"],
+        "simulate": ["demo", "--workers", "1", "--slots", "2"],
+        "status": ["demo"],
+        "export": ["demo", "-o", "demo.json"],
+        "close": ["demo"],
+    }
+    for name, words in commands.items():
+        assert search_main.main([name, *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["study"] == "demo", name
+    assert json.loads((prepared / "demo.json").read_text())["schema"] == 1
 
 
 @pytest.mark.parametrize(

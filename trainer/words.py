@@ -31,6 +31,7 @@ class CommandLine(argparse.ArgumentParser):
     # The ancestor's overloads name its own namespace alone; nobody here gives another.
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """All words as a namespace. Raises UserError, also for words that no argument takes."""
+        found: argparse.Namespace
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             command = self._chosen(found)
