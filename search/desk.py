@@ -13,12 +13,13 @@ from loguru import logger
 
 from search.events import Fell, Settings, Told
 from search.fence import Refused
-from search.leases import Seen, Watch
+from search.leases import Seen
 from search.members import Members, on_hand
 from search.schema import HELD
 from search.scribe import Scribe
 from search.storage import AWAY
 from search.study import Search
+from search.watch import Watch
 
 CLOSING = 8.0
 """Seconds that giving everything back may take: siblings that were asked to stop wait no longer than 10."""

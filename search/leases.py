@@ -1,12 +1,12 @@
 """Who runs which trial: the statements on our own tables that stand outside Optuna's transactions.
 
 Expiry is never judged by a clock: a held lease may be taken by someone who has watched its beat stand still for one
-time-to-live of uninterrupted contact (`Watch`). Lock order: study, trial, lease, search.
+time-to-live of uninterrupted contact (`search.watch`). Lock order: study, trial, lease, search.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,33 +48,6 @@ class Seen:
 def shortened(message: str, most: int = 4000) -> str:
     """Head and tail of a long message: what failed stands first, and a traceback names its error last."""
     return message if len(message) <= most else f"{message[: most // 2]}\n...\n{message[-most // 2 :]}"
-
-
-@dataclass
-class Watch:
-    """Whose beat stood still, on the watcher's own monotonic clock; an interruption of contact begins anew."""
-
-    ttl: float
-    _since: dict[int, tuple[int, int, float]] = field(default_factory=dict)
-    _contact: float | None = None
-
-    def stale(self, rows: Sequence[Seen], now: float) -> list[Seen]:
-        """The held leases whose beat stood still for a whole time-to-live; `now` in monotonic seconds."""
-        if self._contact is not None and now - self._contact > self.ttl / 2:
-            self._since.clear()
-        self._contact = now
-        seen: dict[int, tuple[int, int, float]] = {}
-        for row in rows:
-            if row.state == HELD:
-                before = self._since.get(row.trial_id)
-                same = before is not None and before[:2] == (row.token, row.beat)
-                seen[row.trial_id] = before if same and before is not None else (row.token, row.beat, now)
-        self._since = seen
-        return [row for row in rows if row.trial_id in seen and now - seen[row.trial_id][2] >= self.ttl]
-
-    def interrupt(self) -> None:
-        """Contact with the database was lost: what was seen before proves nothing."""
-        self._since.clear()
 
 
 class Leases:
@@ -304,4 +277,4 @@ def _lock_arms(connection: sa.Connection, search_id: int) -> None:
     connection.execute(query.with_for_update())
 
 
-__all__ = ["Held", "LeaseLost", "Leases", "Owner", "Seen", "Watch"]
+__all__ = ["Held", "LeaseLost", "Leases", "Owner", "Seen"]

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from search import storage as storage_file
 from search.events import Settings
 from search.fence import Owner, Refused
-from search.leases import Held, Seen, Watch
+from search.leases import Held, Seen
 from search.members import Members
 from search.places import disk_kind
 from search.schema import attempts, leases, searches, version_row
 from search.storage import creation_lock, label_of, open_storage
 from search.study import Claim, Search
+from search.watch import Watch
 from trainer.errors import UserError
 
 STUDY = """
