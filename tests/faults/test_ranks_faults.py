@@ -69,7 +69,7 @@ import resource
 ranks = Ranks.join(stall=8, device="cpu")
 cohort = cohort_of(ranks, make(), make(size=256, batch_size=16, student={"name": "unet", "width": 96}))
 size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (size + 1024 * 2**20, resource.RLIM_INFINITY))
 found = [told(cohort.epoch())]
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 found.append(told(cohort.epoch()))
@@ -131,6 +131,7 @@ def test_memory_that_runs_out_costs_one_member_and_a_rank_that_is_stuck_alone_en
     """The address space of the process is limited for real; the loop without end is met by the watch on progress."""
     process = play(ALONE)
     _, err = process.communicate(timeout=200)
+    assert (tmp_path / "found.json").exists(), err
     first, second = json.loads((tmp_path / "found.json").read_text())
     assert first["1"].startswith("out_of_memory out of memory: unet of width 96, batch_size 16, size 256"), first
     assert "try batch_size 8" in first["1"]
