@@ -2,7 +2,10 @@
 
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -11,10 +14,12 @@ from loguru import logger
 from search.desk import Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told
 from trainer.errors import one_line
-from trainer.reports import EpochReport, Failure, FailureKind, Stopped, Students
+from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students
 
 T = TypeVar("T")
 
+WRITERS = 4
+"""Checkpoints that are written at the same time."""
 PREEMPTED = "asked to stop"
 """Why a group ends that was asked to."""
 PATIENCE = 20.0
@@ -133,18 +138,28 @@ class Lead:
             self._fell(key, failure)
 
     def take(self, reports: dict[int, EpochReport | Failure]) -> None:
-        """Write the checkpoints of an epoch and hand everything to the database thread."""
-        for key, report in reports.items():
-            if isinstance(report, Failure):
-                self._fell(key, report)
-            else:
-                self._trained(key, report)
+        """Write the checkpoints of an epoch, several at once, and hand everything to the database thread."""
+        # Hashing, writing and waiting for the disk leave the interpreter free, so members do not add up.
+        with ThreadPoolExecutor(WRITERS, thread_name_prefix="checkpoint") as pool:
+            saves = {
+                key: pool.submit(self._save, key, report)
+                for key, report in reports.items()
+                if isinstance(report, EpochReport)
+            }
+            for key, report in reports.items():
+                if isinstance(report, Failure):
+                    self._fell(key, report)
+                else:
+                    self._trained(key, report, saves[key].result)
 
-    def _trained(self, key: int, report: EpochReport) -> None:
+    def _save(self, key: int, report: EpochReport) -> Saved:
+        return self._students.save(key, self._training[key].folder / f"epoch-{report.epoch}.pt")
+
+    def _trained(self, key: int, report: EpochReport, save: Callable[[], Saved]) -> None:
         token, folder = self._training[key].token, self._training[key].folder
         saved, weights = None, None
         try:
-            saved = self._students.save(key, folder / f"epoch-{report.epoch}.pt")
+            saved = save()
             weights = self._students.export(key, folder / WEIGHTS).path if report.final else None
         except OSError as error:
             self._refused(error, folder)
@@ -174,7 +189,7 @@ class Lead:
         """Write what the disk refused before."""
         owed, self._owed = self._owed, {}
         for key, report in owed.items():
-            self._trained(key, report)
+            self._trained(key, report, partial(self._save, key, report))
 
     def _refused(self, error: OSError, folder: Path) -> None:
         """A full or read-only disk costs no trial: the last checkpoints stand, and each epoch tries again."""

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from trainer.reports import Saved
 
+# A checkpoint's sha256 covers all of it, so the sums inside would only be computed a second time.
+torch.serialization.set_crc32_options(False)
+
 SHOWN = 3
 """Keys that a message lists before it counts the rest."""
 
