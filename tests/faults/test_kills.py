@@ -102,8 +102,10 @@ def test_all_workers_gone_and_one_new_one_takes_everything_over(herd: Any, tools
     herd.finish()
     ends = herd.check()
     assert ends == {"finished": tools.TRIALS, "lost": len(left)}
+    first = min(attempt.began for attempt in herd.attempts() if new.owner in attempt.owner)
     for attempt in herd.attempts():
         if attempt.token == 2:
+            assert attempt.began - first < 4 * tools.TTL  # two where nothing else runs on the machine
             assert attempt.first_epoch == left[attempt.trial_id].epoch + 1
             assert new.owner in attempt.owner
     assert herd.orphans() == []
