@@ -147,9 +147,7 @@ def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str,
         draw_data(folder, parts)
         for encoder in {WORKLOADS[w].encoder for w in args.workloads} | {"resnet18"}:
             teacher_file(folder, encoder)
-        equality.check(folder)
-        for arm in (Arm("plain-fp32"), Arm("ours-fp32-2")) if not args.quick else ():
-            measure(arm, args.workloads[0], folder, seed=0)  # fills the caches of disk and decoder; not kept
+        equality.check(folder)  # which also brings every library and file into the disk's cache
         store_views(chosen, args.workloads, folder)
         for row in blocks(chosen, args.workloads, folder, parts, args.blocks, first, args.minutes):
             known.append({**row, "parts": [parts.train, parts.validation]})
