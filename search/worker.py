@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from loguru import logger
 
+from search import measured
 from search.artifacts import Artifacts
 from search.attributes import teller
 from search.desk import Desk
@@ -29,6 +30,7 @@ from search.identity import arm_identity
 from search.joining import Identity, open_search
 from search.lead import BAD_DATA, run_group
 from search.limits import breach, costs, refuse_hopeless
+from search.measured import AUTO
 from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.spec import StudySpec, find, identity, load, record
@@ -70,13 +72,30 @@ def arguments() -> argparse.Namespace:
         help="how often the studies' notes for the dashboard are written, over all workers (default 60; 0: never)",
     )
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded data, one a host")
-    parser.add_argument("--slots", type=int, default=4, help="students side by side in a group of ranks (default 4)")
+    parser.add_argument(
+        "--slots",
+        type=_slots,
+        default=4,
+        metavar="N|auto",
+        help="students side by side in a group of ranks (default 4); auto: as many as a few timed steps say, with a "
+        "forecast of the search",
+    )
     parser.add_argument("--ranks-per-trial", type=int, help="default: as many as leave each 8 images of a batch")
     parser.add_argument(
         "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
     )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
     return parser.parse_args()
+
+
+def _slots(text: str) -> int | str:
+    """A whole number or `auto`."""
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number and not {AUTO}") from None
 
 
 def main() -> int:
@@ -87,8 +106,8 @@ def main() -> int:
 
     args = arguments()
     _log(int(os.environ.get("RANK", "0")) == 0)
-    if args.slots < 1:
-        raise UserError(f"--slots = {args.slots}: at least 1")
+    if args.slots != AUTO and args.slots < 1:
+        raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = load(find(args.study), args.set, name=args.name)
@@ -117,18 +136,19 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     from trainer.cohort import Cohort
 
     who, teacher_dice = _contents(args, spec, ranks)
+    slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else args.slots
     desk, trouble = None, None
     if ranks.leads:
         try:
-            desk = _desk(args, spec, who, ranks, teacher_dice)
+            desk = _desk(args, spec, who, ranks, slots, teacher_dice)
         except UserError as error:
             trouble = str(error)
     trouble = ranks.share(trouble)
     if trouble is not None:
         raise UserError(trouble)
-    students = Cohort(ranks, slots=args.slots, cache=args.cache, monitor=spec.objective.metric)
+    students = Cohort(ranks, slots=slots, cache=args.cache, monitor=spec.objective.metric)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
-    logger.info("{}: {}, {} slots", spec.name, place, args.slots)
+    logger.info("{}: {}, {} slots", spec.name, place, slots)
     return run_group(ranks, students, desk)
 
 
@@ -159,6 +179,7 @@ def _desk(
     spec: StudySpec,
     who: Identity,
     ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
+    slots: int,
     teacher_dice: float | None,
 ) -> Desk:
     import torch
@@ -184,7 +205,7 @@ def _desk(
     runs = args.runs.resolve()
     settings = Settings(
         this_owner(ranks.group),
-        args.slots,
+        slots,
         runs,
         ranks.world,
         environment,

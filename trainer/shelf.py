@@ -115,7 +115,7 @@ class Shelf:
         """
         views, view = self._views_of(run), self.stream(run).view(epoch)
         if views is None:
-            return self._pass(run, images, taps)
+            return self.hear(run, images, taps)
         return Output(views.heard(view, indices, partial(self._pictures, run, view)), {})
 
     def _pictures(self, run: RunConfig, view: int, indices: tuple[int, ...]) -> Tensor:
@@ -136,13 +136,14 @@ class Shelf:
         return self._views[name]
 
     def _said(self, run: RunConfig, pixels: Tensor) -> Tensor:
-        output = self._pass(run, normalise(pixels.to(self._ranks.device, non_blocking=True)), frozenset())
+        output = self.hear(run, normalise(pixels.to(self._ranks.device, non_blocking=True)), frozenset())
         if output is None:
             raise RuntimeError("a run without a teacher asked for its logits")
         return output.logits
 
     @torch.no_grad()
-    def _pass(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
+    def hear(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
+        """One pass of the run's teacher over normalised images, whatever is stored of it; None without a teacher."""
         network = self.teacher(run)
         if network is None:
             return None

@@ -1,0 +1,106 @@
+"""How many students train side by side: a rule over what a few timed steps found, and what follows from it.
+
+A cohort of K students shares one teacher pass and one batch a step, so a step takes `data + teacher + K students`. The
+rule takes the smallest K at which the shared part is at most a tenth of that: beyond it another student saves little,
+and each trial takes longer to answer. Memory, the trials that may be in flight, and `MOST` bound it.
+"""
+
+import math
+from dataclasses import dataclass
+
+SHARED = 0.1
+"""The part of a step that teacher and data may take."""
+MOST = 16
+"""A worker that dies costs its students the rest of an epoch each."""
+FILLED = 0.8
+"""The part of the free memory that students may take; the rest is for what was not measured."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found on one rank. Pairs are of the smallest and the largest student of a space."""
+
+    data: float
+    """Seconds until the next batch, when batches are taken as fast as they come."""
+    teacher: float
+    """Seconds of a teacher's pass over a batch; 0 where no run has a teacher, or its logits are stored."""
+    student: tuple[float, float]
+    """Seconds of a step."""
+    validation: tuple[float, float]
+    """Seconds of a validation pass."""
+    member_bytes: tuple[int, int]
+    """What a student keeps between steps, on the device."""
+    step_bytes: int
+    """What the largest student's step takes beyond that; steps follow one another, so one such room serves all."""
+    free_bytes: int
+    """Memory that was free on the device before."""
+    checkpoint_bytes: tuple[int, int]
+    steps: int
+    """Batches of an epoch."""
+
+    @property
+    def shared(self) -> float:
+        """Seconds of a step that do not grow with the number of students."""
+        return self.data + self.teacher
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A number of students, and what bound it."""
+
+    slots: int
+    because: str
+
+
+def choose(found: Measured, *, in_flight: int) -> Chosen:
+    """The rule. in_flight: trials that may run at once, over all arms and workers. At least 1, whatever was found."""
+    student = max(_middle(found.student), 1e-9)
+    wished = max(1, math.ceil(found.shared * (1 - SHARED) / SHARED / student - 1e-9))
+    room = found.free_bytes * FILLED - found.step_bytes
+    fits = int(room // max(found.member_bytes[1], 1))
+    bounds = {
+        f"teacher and data are then {share(found, wished):.0%} of a step": wished,
+        "more do not fit into memory": fits,
+        "no more trials may be in flight": in_flight,
+        f"never more than {MOST}": MOST,
+    }
+    because = min(bounds, key=bounds.__getitem__)
+    return Chosen(max(1, bounds[because]), because)
+
+
+def share(found: Measured, slots: int) -> float:
+    """The part of a step that teacher and data take with so many students, 0 to 1."""
+    return found.shared / max(found.shared + slots * _middle(found.student), 1e-9)
+
+
+def epoch_seconds(found: Measured, slots: int) -> tuple[float, float]:
+    """Wall time of an epoch of so many students, all of the smallest and all of the largest kind, with validation."""
+    small, large = (
+        found.steps * (found.shared + slots * step) + slots * scored
+        for step, scored in zip(found.student, found.validation, strict=True)
+    )
+    return small, large
+
+
+def forecast(found: Measured, slots: int, *, epochs: int, trials: int, ranks: int) -> list[str]:
+    """What a search of so many trials costs, a line each, if none were pruned and all ran through."""
+    small, large = epoch_seconds(found, slots)
+    hours = [seconds * epochs * trials / slots * ranks / 3600 for seconds in (small, large)]
+    kept = [size * slots / 1e6 for size in found.checkpoint_bytes]
+    return [
+        f"a step: data {found.data * 1e3:.1f} ms, teacher {found.teacher * 1e3:.1f} ms, student "
+        f"{_range(found.student[0] * 1e3, found.student[1] * 1e3)} ms; validation "
+        f"{_range(*found.validation)} s a student",
+        f"{slots} at a time: an epoch of {found.steps} steps takes {_range(small, large)} s, of which teacher and data "
+        f"{share(found, slots):.0%} of the steps; {_range(*hours)} device-hours for {trials} trials without pruning; "
+        f"checkpoints {_range(*kept)} MB",
+    ]
+
+
+def _middle(pair: tuple[float, float]) -> float:
+    return (pair[0] + pair[1]) / 2
+
+
+def _range(low: float, high: float) -> str:
+    ends = f"{low:.3g}", f"{high:.3g}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
