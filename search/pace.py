@@ -14,7 +14,8 @@ class Pace:
     """A search's speed."""
 
     trials_an_hour: float | None
-    """Over the newest finished trials, in the time in which somebody worked; None while there are too few."""
+    """Over the newest finished trials (all, where none is left), in the time in which somebody worked; None while there
+    are too few."""
     eta_seconds: float | None
     """Until all is done at this rate; None where that cannot be said."""
     unknown: str | None
@@ -33,8 +34,8 @@ def pace_of(
         why = f"{len(ended)} of {FEWEST} finished trials that a rate needs" if left else None
         return Pace(None, None if left else 0.0, why)
     in_order = sorted(ended)
-    recent = in_order[-LATEST:]
-    start = in_order[-LATEST - 1] if len(in_order) > LATEST else min(began for began, _ in attempts)
+    recent = in_order[-LATEST:] if left else in_order  # what is over is told as a whole
+    start = in_order[-LATEST - 1] if len(in_order) > len(recent) else min(began for began, _ in attempts)
     busy = _covered([(max(began, start), now if end is None else end) for began, end in attempts])
     rate = 3600 * len(recent) / max(busy, 1e-3)
     if left == 0:
