@@ -20,8 +20,8 @@ def test_four_workers_outlive_an_outage_of_three_times_to_live(herd: Any, proxy:
     away = proxy(herd.url)
     workers = [herd.start(away.url, epoch=0.8) for _ in range(4)]
     tools.until(lambda: sum(bool(herd.held_by(worker)) for worker in workers) >= 3)
-    before = {row.trial_id: row.owner for row in herd.rows()}
     away.go()
+    before = {row.trial_id: row.owner for row in herd.rows()}
     time.sleep(3 * tools.TTL)
     assert all(worker.popen.poll() is None for worker in workers)
     assert {row.trial_id: row.owner for row in herd.rows()}.items() <= before.items()
