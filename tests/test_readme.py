@@ -1,5 +1,6 @@
 """The README is true: every command in it is run, as it is written and in its order, here or where this file says."""
 
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from trainer.data.blobs import draw
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs/operating.md").read_text()
 
 MAKE = "make"
 """A target of the Makefile; .ci/run or the workflow runs it."""
@@ -80,13 +82,10 @@ SMALLER = {
 """What `search init`'s study is changed to, so that it ends in a minute on two cores."""
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-
-
-def readme_commands() -> list[str]:
+def readme_commands(page: str = README) -> list[str]:
     """The commands of all console blocks in order, with continued lines joined."""
-    joined = "".join(blocks("console")).replace("\\\n", " ")
+    blocks = re.findall(r"^```console\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    joined = "".join(blocks).replace("\\\n", " ")
     return [re.sub(r"\s+", " ", line[2:]).strip() for line in joined.splitlines() if line.startswith("$ ")]
 
 
@@ -198,11 +197,18 @@ def test_own_data_and_a_shared_database_work_as_written(home, clone):
         raise_budget(study, clone, environment)
         for command in commands(HAND):
             type_in(command, clone, environment)
-        started = False
+        assert (clone / "mine.dump").stat().st_size > 0
+        (clone / "mine.dump").unlink()
+        # The operators' page: looking, and moving house.
+        type_in(commands(SHARED)[0], clone, environment)
+        for command in readme_commands(OPERATING):
+            environment |= type_in(command, clone, environment)
+        type_in("python -m search status mine --json > moved.json", clone, environment)
+        assert json.loads((clone / "moved.json").read_text())["arms"]["kd"]["complete"] > 0
     finally:
         if started:
-            type_in("python -m search db stop --dir $HOME/kd-database", clone, environment)
-    assert (clone / "mine.dump").stat().st_size > 0
+            for folder in ("kd-database", "kd-database-2"):
+                type_in(f"python -m search db stop --dir $HOME/{folder} || true", clone, environment)
 
 
 def raise_budget(study: Path, clone: Path, environment: dict[str, str]) -> None:
