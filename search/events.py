@@ -51,6 +51,8 @@ class Told:
     """The best epoch's weights, with the last report."""
     picture: Path | None = None
     """Of the worst and median validation cases, with the last report, where one was drawn."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """The member's share of the seconds between two epochs: checkpoint, database."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,13 +102,17 @@ class Lead:
         self._owed: dict[int, EpochReport] = {}
         """Last epochs whose weights the disk refused; it is asked again before each epoch."""
         self._disk_refuses = False
+        self._settled = 0.0
+        """Seconds that the last plan waited for the database."""
         self.bad_data: str | None = None
         """The file that no trial can be trained with; None while there is none."""
 
     def plan(self) -> Plan:
         """The next epoch, after everything reported so far was stored and judged (or the database is away)."""
         self._pay()
+        began = time.monotonic()
         self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
+        self._settled = time.monotonic() - began
         dismiss, begins = list(self._over), []
         self._over = []
         while not self.desk.inbox.empty():
@@ -140,22 +144,26 @@ class Lead:
     def take(self, reports: dict[int, EpochReport | Failure]) -> None:
         """Write the checkpoints of an epoch, several at once, and hand everything to the database thread."""
         # Hashing, writing and waiting for the disk leave the interpreter free, so members do not add up.
+        began = time.monotonic()
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="checkpoint") as pool:
             saves = {
                 key: pool.submit(self._save, key, report)
                 for key, report in reports.items()
                 if isinstance(report, EpochReport)
             }
+            wait(saves.values())
+            spent = {"checkpoint": time.monotonic() - began, "database": self._settled}
+            beside = {part: seconds / max(len(saves), 1) for part, seconds in spent.items()}
             for key, report in reports.items():
                 if isinstance(report, Failure):
                     self._fell(key, report)
                 else:
-                    self._trained(key, report, saves[key].result)
+                    self._trained(key, report, saves[key].result, beside)
 
     def _save(self, key: int, report: EpochReport) -> Saved:
         return self._students.save(key, self._training[key].folder / f"epoch-{report.epoch}.pt")
 
-    def _trained(self, key: int, report: EpochReport, save: Callable[[], Saved]) -> None:
+    def _trained(self, key: int, report: EpochReport, save: Callable[[], Saved], beside: Mapping[str, float]) -> None:
         token, folder = self._training[key].token, self._training[key].folder
         saved, weights = None, None
         try:
@@ -171,7 +179,7 @@ class Lead:
                 self._disk_refuses = False
                 logger.info("disk: checkpoints are written again")
         picture = self._picture(key) if report.final and self.desk.settings.draws else None
-        self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights, picture))
+        self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights, picture, beside))
         if report.final:
             self._training.pop(key)
             self._over.append(key)
@@ -189,7 +197,7 @@ class Lead:
         """Write what the disk refused before."""
         owed, self._owed = self._owed, {}
         for key, report in owed.items():
-            self._trained(key, report, partial(self._save, key, report))
+            self._trained(key, report, partial(self._save, key, report), {})
 
     def _refused(self, error: OSError, folder: Path) -> None:
         """A full or read-only disk costs no trial: the last checkpoints stand, and each epoch tries again."""

@@ -208,13 +208,12 @@ class Members:
     def _after(self, member: Member, item: Told) -> Member:
         """The member once this epoch is stored; a try that fails leaves the member as it was."""
         report = item.report
-        seconds = {part: member.seconds.get(part, 0.0) for part in {*member.seconds, *report.seconds}}
-        for part, spent in report.seconds.items():
-            seconds[part] += spent
+        parts = {**report.seconds, **item.beside}
+        seconds = {**member.seconds, **{part: member.seconds.get(part, 0.0) + spent for part, spent in parts.items()}}
         gpu_seconds = member.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks
         checkpoint = member.checkpoint if item.saved is None else item.saved.path
         after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=checkpoint)
-        here = {part: member.here.get(part, 0.0) + spent for part, spent in report.seconds.items()}
+        here = {**member.here, **{part: member.here.get(part, 0.0) + spent for part, spent in parts.items()}}
         after = replace(after, here=here, epochs=member.epochs + 1)
         score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
         if score is not None and self._better(score, member.best_score):

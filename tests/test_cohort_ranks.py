@@ -25,7 +25,7 @@ from trainer.student import Student
 
 out = Path({out!r})
 ranks = Ranks.join(2, stall={stall}, grace=2, device="cpu")
-DATA = {{"name": "blobs", "size": 32, "train": 16, "validation": 5}}
+DATA = {{"name": "blobs", "size": 32, "train": 16, "validation": 12}}
 
 def make(**changes):
     plain = {{"epochs": 2, "batch_size": 4, "data": DATA, "student": {{"name": "unet", "width": 4}},

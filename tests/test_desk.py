@@ -1,5 +1,6 @@
 """A group of ranks and its database thread, in one process: outages, lost leases, lost answers, bugs and limits."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -141,6 +142,7 @@ def test_a_worker_trains_the_budget_and_leaves_only_the_best_weights(
         assert Path(row.weights).is_file()
         assert row.checkpoint is None
         assert row.gpu_seconds == pytest.approx(0.04)
+        assert json.loads(row.seconds).keys() == {"student", "checkpoint", "database"}
     assert not list(tmp_path.rglob("epoch-*"))
     assert not [line for line in log if line.startswith(("WARNING", "ERROR"))]
 

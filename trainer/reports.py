@@ -36,7 +36,7 @@ class EpochReport:
     losses: Mapping[str, float]
     """Unweighted mean of each live term over the epoch."""
     seconds: Mapping[str, float]
-    """The member's share of the wall time by part: data, teacher, student, validation, other."""
+    """The member's share of the epoch's wall time by part: data, teacher, student, validation, other."""
     final: bool
     """Whether this was the run's last epoch."""
 
