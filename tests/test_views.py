@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from models.output import Output
+from search.findings import examine
+from search.spec import load
+from trainer import teacher as teachers
 from trainer.check import check
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
@@ -19,12 +22,33 @@ from trainer.data import open_data
 from trainer.fit import fit
 from trainer.ranks import Ranks
 from trainer.reports import EpochReport, Failure, FailureKind, Resume
+from trainer.runfile import read
 from trainer.shelf import Counters, Shelf, halved
-from trainer.teacher import load
 from trainer.views import CHUNK, Views, stored_bytes
 
 SIZE, TRAIN, VIEWS, STEPS = 32, 18, 2, 4
 DATA = {"name": "blobs", "size": SIZE, "train": TRAIN, "validation": 3, "views": VIEWS}
+STUDY = """
+[objective]
+maximize = "dice"
+[run]
+method = "kl"
+epochs = 2
+batch_size = 4
+data = {{ name = "blobs", size = 32, train = 18, validation = 3, views = 2 }}
+teacher = {{ name = "{name}", width = {width}, checkpoint = "{checkpoint}" }}
+student = {{ name = "unet", width = 4 }}
+losses = {{ ce = {{}}, kl = {{}} }}
+[space]
+"optim.lr" = {{ low = 1e-4, high = 1e-2, log = true }}
+[budget]
+trials = 4
+[pruner]
+name = "none"
+[[arms]]
+name = "no-kd"
+set = {{ method = "none" }}
+"""
 CHUNKS = 2
 """Passes of the teacher over a view: 16 images and 2."""
 
@@ -220,6 +244,33 @@ def test_who_was_slower_hears_what_the_faster_one_stored(teacher, tmp_path):
     assert second.heard(0, (3, 7), lambda _: pixels).eq(1.0).all()
 
 
+def test_a_damaged_file_is_computed_again(teacher, tmp_path, log):
+    run = make(teacher, epochs=1)
+    reports, _ = alone(run, tmp_path)
+    whole = files(tmp_path)
+    path = next(tmp_path.glob("views-*/000-00001.f16"))
+    path.write_bytes(path.read_bytes()[:-2])
+    again, cohort = alone(run, tmp_path)
+    assert again == reports
+    assert cohort.counters.teacher_forwards == 1
+    assert files(tmp_path) == whole
+    assert any("000-00001.f16 is damaged" in line for line in log)
+
+
+def test_what_they_take_on_disk_is_said_beforehand(teacher, tmp_path):
+    """18 images of 2 views, 2 classes, 32 x 32, two bytes each; a control arm without KD takes nothing."""
+    path = tmp_path / "stored.toml"
+    path.write_text(STUDY.format(**teacher))
+    notes = examine(load(path), tmp_path)["notes"]
+    assert notes == ["data.views: the teacher's logits take 0.000147 GB of each machine's cache folder, computed once"]
+
+
+def test_the_teacher_itself_is_trained_without_views(teacher, tmp_path):
+    path = tmp_path / "stored.toml"
+    path.write_text(STUDY.format(**teacher))
+    assert read(path, sets=[]).teacher_run().data.views is None
+
+
 def test_a_wish_to_stop_ends_the_making_of_views(teacher, tmp_path):
     ranks = Ranks("cpu")
     shelf = Shelf(ranks, tmp_path, Counters())
@@ -242,7 +293,7 @@ def test_a_teacher_of_halved_weights_says_the_same_bit_for_bit(teacher, tmp_path
     images = torch.randn(2, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     for change in (lambda network: network, lambda network: halved(network, precision)):
-        network = change(load(run, data, device=torch.device("cpu")))
+        network = change(teachers.load(run, data, device=torch.device("cpu")))
         with torch.no_grad(), torch.autocast("cpu", dtype=kinds[precision]):
             outputs.append(network(images))
     assert torch.equal(outputs[0].logits, outputs[1].logits)

@@ -12,6 +12,7 @@ waits for anybody.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -120,8 +121,19 @@ class Views:
         return self.folder / f"{view:03d}-{chunk:05d}.f16"
 
     def _found(self, view: int, chunk: int) -> bool:
-        """Whether a chunk lies there whole; names are given to whole files alone."""
-        return (view, chunk) in self._open or self._path(view, chunk).exists()
+        """Whether a chunk lies there. Names are given to whole files alone; one of another size was hurt since."""
+        if (view, chunk) in self._open:
+            return True
+        path, images = self._path(view, chunk), min(self.count - chunk * CHUNK, CHUNK)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return False
+        if size == images * math.prod(self._shape) * np.dtype(np.float16).itemsize:
+            return True
+        logger.warning("{} is damaged; the teacher is asked again", path)
+        path.unlink(missing_ok=True)
+        return False
 
     def _write(self, content: bytes, path: Path) -> None:
         """Give the name to these bytes, once they are on the disk, unless another process was faster."""
