@@ -49,7 +49,22 @@ def _of_workload(workload: str, rows: Sequence[Row]) -> str:
         "short against plain, CPU | wall | teacher passes a step | peak MB | target |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    return "\n".join([*lines, *(_line(workload, name, mine) for name in names)])
+    lines += [_line(workload, name, mine) for name in names]
+    return "\n".join([*lines, "", *_parts([name for name in names if name.startswith("ours")], mine)])
+
+
+def _parts(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Shares of the wall time of whole runs, by the product's own account; what no part claims is outside."""
+    if not names:
+        return []
+    kinds = ("data", "teacher", "student", "validation", "other")
+    lines = [f"| share of the wall time | {' | '.join(kinds)} | outside of epochs |", f"| --- |{' ---: |' * 6}"]
+    for name in names:
+        own = [row for row in rows if row["arm"] == name]
+        whole = sum(row["trial"]["wall"] * row["counts"]["trials"] for row in own)
+        told = [sum(row["facts"]["seconds"].get(kind, 0.0) for row in own) / whole for kind in kinds]
+        lines.append(f"| {' | '.join([name, *(f'{share:.1%}' for share in (*told, 1 - sum(told)))])} |")
+    return lines
 
 
 def _line(workload: str, name: str, rows: Sequence[Row]) -> str:

@@ -140,7 +140,7 @@ def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str,
     if unknown:
         raise SystemExit(f"--arms {unknown[0]}: unknown; known: {', '.join(every)}")
     chosen = [every[name] for name in names]
-    parts = TINY if args.quick else FULL
+    parts = TINY if args.quick else Parts(args.train, args.train // 8)
     first = max((row["block"] for row in known), default=0) + 1
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
         folder = Path(name)
@@ -168,6 +168,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["r101-16", "r101-8", "r18-32"])
     parser.add_argument("--arms", nargs="+", help="some of the arms (default: all)")
+    parser.add_argument("--train", type=int, default=FULL.train, help="training pictures; an eighth as many validate")
     parser.add_argument("--minutes", type=float, default=600.0, help="after so many, no further arm is begun")
     parser.add_argument("--json", type=Path, help="raw values, kept and added to")
     parser.add_argument("--table", type=Path, help="print the tables of such a file and measure nothing")

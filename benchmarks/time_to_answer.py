@@ -169,7 +169,16 @@ def ways(epochs: int) -> list[Way]:
     found = [Way("plain TPE + median, one at a time", slots=1, plain=True)]
     found += [Way(f"ours, {k} in flight in 1 worker", slots=k, pruner=chosen) for k in (1, 2, 4, 8, 16, 24)]
     found += [Way("ours, 24 in flight in 3 workers", slots=8, workers=3, pruner=chosen)]
-    for startup, warmup in ((5, 0), (3, tenth), (10, tenth), (5, quarter)):
+    for startup, warmup in (
+        (5, 0),
+        (1, tenth),
+        (2, tenth),
+        (3, tenth),
+        (10, tenth),
+        (2, 0),
+        (2, quarter),
+        (5, quarter),
+    ):
         settings: dict[str, object] = {"name": "median", "startup": startup, "warmup_epochs": warmup}
         found.append(Way(f"ours, 8, median startup {startup}, warm-up {warmup} of {epochs}", pruner=settings))
     found.append(Way("ours, 8, no pruner", pruner={"name": "none"}))
