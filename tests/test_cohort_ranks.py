@@ -114,6 +114,16 @@ cohort.admit(0, A, Resume(out / "state.pt", ((1, 0),)))
 cohort.admit(1, C, Resume(out / ("state.pt" if ranks.leads else "missing.pt"), ((1, 0),)))
 found["resumed"] = {"told": first + told(cohort, 1), "weights": weights(cohort, 0)}
 
+cohort = cohort_of(A)
+cohort.epoch()
+if ranks.leads:
+    cohort.export(0, out / "teacher.safetensors")
+ranks.share(None)
+teacher = {"name": "unet", "width": 4, "checkpoint": str(out / "teacher.safetensors")}
+cohort = cohort_of(make(method="kl", losses={"ce": {}, "kl": {}}, teacher=teacher, data=DATA | {"views": 2}))
+found["views"] = {"told": told(cohort), "weights": weights(cohort, 0)}
+found["forwards"] = cohort.counters.teacher_forwards
+
 cohort = cohort_of(make(epochs=9), B)
 cohort.epoch()
 if ranks.rank == 1:
@@ -168,7 +178,7 @@ def scenes(tmp_path_factory, repository, command) -> list[dict]:
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("scene", ["whole", "backward", "update", "validation", "resumed"])
+@pytest.mark.parametrize("scene", ["whole", "backward", "update", "validation", "resumed", "views"])
 def test_both_ranks_end_with_equal_weights_and_reports(scenes, scene):
     assert same(scenes[0][scene], scenes[1][scene])
 
@@ -179,6 +189,12 @@ def test_the_ranks_train_each_its_share_of_one_batch(scenes):
     assert torch.equal(gradients[2], scenes[1]["gradients"][2])
     assert gradients[1].abs().max() > 1e-3
     torch.testing.assert_close(gradients[2], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_share_the_making_of_views(scenes):
+    """One chunk a view, two views; where both ranks begin with the same chunk, one of the two is kept."""
+    assert 2 <= sum(scene["forwards"] for scene in scenes) <= 4
+    assert all(epoch[0]["losses"]["kl"] > 0 for epoch in scenes[0]["views"]["told"])
 
 
 def test_a_member_that_fails_in_backward_on_one_rank_ends_alone(scenes):
