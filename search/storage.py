@@ -29,6 +29,8 @@ DRIVERS = {
 """What a URL may begin with, and the driver that serves it."""
 CALL_SECONDS = 30
 """No single statement may take longer."""
+CREATION_SECONDS = 120
+"""Many workers that start at once make tables and studies one after the other."""
 _ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
 
 
@@ -152,18 +154,27 @@ def _lock_on_begin(engine: sa.Engine) -> None:
 @contextlib.contextmanager
 def _creation_lock(url: sa.URL) -> Iterator[None]:
     """One process at a time creates tables and studies: concurrent CREATE TABLE fails on PostgreSQL."""
-    if url.get_backend_name() == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            yield
+    try:
+        if url.get_backend_name() == "sqlite":
+            if url.database in (None, "", ":memory:"):
+                yield
+                return
+            with filelock.FileLock(f"{url.database}.lock", timeout=CREATION_SECONDS):
+                yield
             return
-        with filelock.FileLock(f"{url.database}.lock", timeout=CALL_SECONDS):
+        engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+        # The lock is a transaction's: that of a session would stay behind in a connection that a pooler keeps.
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{CREATION_SECONDS}s'"))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
             yield
-        return
-    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
-    with engine.connect() as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
-        yield
-    engine.dispose()
+    except (filelock.Timeout, sa.exc.OperationalError) as error:
+        if isinstance(error, sa.exc.OperationalError) and "lock timeout" not in str(error):
+            raise
+        raise UserError(
+            f"storage: {label_of(url.render_as_string(hide_password=False))}: another process has been making tables "
+            f"or studies for {CREATION_SECONDS} s; see whether it hangs, then repeat"
+        ) from None
 
 
 def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:

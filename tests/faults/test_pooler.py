@@ -1,0 +1,92 @@
+"""A connection pooler in transaction mode between the workers and PostgreSQL."""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from search import storage
+from trainer.errors import UserError
+
+INI = """\
+[databases]
+{name} = {where} dbname={name}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+ignore_startup_parameters = options, extra_float_digits
+logfile = {folder}/log
+"""
+
+
+@pytest.fixture
+def pooler(postgres_url, tmp_path_factory):
+    """The URL of a real pgbouncer in transaction mode before a fresh database, and its log."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed (Debian: apt install pgbouncer)")
+    url = sa.make_url(postgres_url)
+    folder = tmp_path_factory.mktemp("pooler")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    host = url.query.get("host") or url.host
+    where = f"host={host} user={url.username}" + (f" port={url.port}" if url.port else "")
+    where += f" password={url.password}" if url.password else ""
+    (folder / "pooler.ini").write_text(INI.format(name=url.database, where=where, port=port, folder=folder))
+    user = None
+    if os.getuid() == 0:  # it does not run as root
+        user = Path(host).owner() if str(host).startswith("/") else "nobody"  # whoever may reach the server's socket
+        shutil.chown(folder, user)
+        for parent in (folder.parent, folder.parent.parent):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    server = subprocess.Popen([program, str(folder / "pooler.ini")], user=user, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.05)
+        name = url.username or getpass.getuser()
+        yield f"postgresql+psycopg2://{name}@127.0.0.1:{port}/{url.database}", folder / "log"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
+
+
+def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
+    """Locks are those of transactions: one of a session would stay in the pooler's connection and block everybody."""
+    url, log = pooler
+    words = ["--name", "pooled", "--workers", "2", "--ttl", "2", "--runs", str(tmp_path), "--set", "budget.trials=6"]
+    done = subprocess.run(
+        [sys.executable, "-m", "search", "simulate", "demo", *words],
+        cwd=repository,
+        env=os.environ | {"OPTUNA_STORAGE": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr}\n{log.read_text()}"
+    assert log.read_text().count("login attempt") >= 3, "the statements went another way"
+    assert "0 left running or waiting" in done.stdout
+
+
+def test_who_waits_too_long_for_the_creation_lock_is_told_so(database_url, monkeypatch):
+    storage.open_storage(database_url).engine.dispose()
+    monkeypatch.setattr(storage, "CREATION_SECONDS", 1)
+    with storage.creation_lock(database_url), pytest.raises(UserError, match="another process has been making tables"):
+        storage.open_storage(database_url)
