@@ -24,7 +24,13 @@ COMMANDS = {
 }
 """Name to (what it does, an example). Each command's module has `add_arguments(parser)` and `main(args) -> int`."""
 
-MODULES = {"enqueue": "search.steer", "stop": "search.steer"}
+MODULES = {
+    "dashboard": "search.board.dashboard",
+    "db": "search.db.command",
+    "enqueue": "search.steer",
+    "note": "search.board.note",
+    "stop": "search.steer",
+}
 """Commands whose module has another name."""
 
 

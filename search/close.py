@@ -7,7 +7,7 @@ from collections import Counter
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search.attributes import failure
+from search.board.attributes import failure
 from search.fence import LeaseLost
 from search.places import add_storage, storage_url
 from search.schema import FREE, HELD, PAUSED

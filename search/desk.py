@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from loguru import logger
 
+from search.board.scribe import Scribe
 from search.events import Fell, Settings, Told
 from search.fence import Refused
 from search.leases import Seen
 from search.members import Members, on_hand
 from search.schema import HELD
-from search.scribe import Scribe
 from search.storage import AWAY
 from search.study import Search
 from search.watch import Watch

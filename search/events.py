@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.artifacts import Artifacts
-from search.attributes import Attempt, nothing_known
+from search.board.artifacts import Artifacts
+from search.board.attributes import Attempt, nothing_known
 from search.fence import Owner
 from search.leases import Held
 from trainer.config import RunConfig

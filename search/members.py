@@ -11,11 +11,11 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.attributes import Attempt, attempts, pace
+from search.board.attributes import Attempt, attempts, pace
+from search.board.pictured import ending, upload
 from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
 from search.fence import LeaseLost
 from search.leases import Seen
-from search.pictured import ending, upload
 from search.rows import after_epoch, figures
 from search.storage import AWAY
 from search.study import Claim, Search

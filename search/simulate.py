@@ -20,8 +20,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.artifacts import Artifacts
-from search.attributes import nothing_known, teller
+from search.board.artifacts import Artifacts
+from search.board.attributes import nothing_known, teller
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.attributes import failure
+from search.board.attributes import failure
+from search.board.turns import clock
 from search.pace import Pace, pace_of
 from search.schema import FINISHED, HELD
 from search.storage import Opened
 from search.tables import flatten
-from search.turns import clock
 from trainer.errors import UserError, nearest
 
 PARAMS, TEACHER = "model.params_m", "teacher.dice"
@@ -181,7 +181,7 @@ def _front(rows: Rows, pick: Any) -> list[dict[str, Any]]:
             line["complete"] += 1
             line["best"][arm] = pick(line["best"].get(arm, lease.best_score), lease.best_score)
             line["params_m"] = sizes.get(lease.trial_id, line["params_m"])
-    return sorted(table.values(), key=lambda line: (str(type(line["choice"])), line["choice"]))
+    return sorted(table.values(), key=lambda line: (line["choice"] is None, str(type(line["choice"])), line["choice"]))
 
 
 def _sum(leases: Sequence[Any]) -> dict[str, float]:

@@ -168,5 +168,5 @@ def _front(figures: dict[str, Any]) -> list[str]:
     for line in figures["front"]:
         size = "" if line["params_m"] is None else f"{line['params_m']:.3g} M"
         cells = "".join(f"{line['best'][name]:>18.4f}" if name in line["best"] else f"{'':>18}" for name in names)
-        text.append(f"{line['choice']!s:<14}{line['complete']:>9}{size:>10}{cells}")
+        text.append(f"{'-' if line['choice'] is None else line['choice']!s:<14}{line['complete']:>9}{size:>10}{cells}")
     return text

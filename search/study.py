@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
 from search.arms import Arm
-from search.attributes import failure
+from search.board.attributes import failure
 from search.fence import Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
 from search.schema import FINISHED

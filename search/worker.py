@@ -22,8 +22,8 @@ from collections.abc import Callable
 from loguru import logger
 
 from search import measured
-from search.artifacts import Artifacts
-from search.attributes import teller
+from search.board.artifacts import Artifacts
+from search.board.attributes import teller
 from search.desk import Desk
 from search.events import Settings
 from search.identity import arm_identity

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial
 from optuna_dashboard import wsgi
 from PIL import Image
 
-from search.artifacts import Artifacts
-from search.attributes import Attempt, attempts, failure, plain, teller
+from search.board.artifacts import Artifacts
+from search.board.attributes import Attempt, attempts, failure, plain, teller
 from search.close import close
 from search.desk import Desk
 from search.events import Fell, Settings, Told

@@ -22,13 +22,13 @@ import pytest
 import sqlalchemy as sa
 
 from search import schema
-from search.binaries import SERVER, usable
-from search.db import ACTIONS, add_arguments, main
+from search.db.binaries import SERVER, usable
+from search.db.command import ACTIONS, add_arguments, main
+from search.db.upgrade import STEPS
 from search.joining import open_search
 from search.simulate import simulated_identity
 from search.spec import load
 from search.storage import open_storage
-from search.upgrade import STEPS
 from trainer.errors import UserError, guard
 
 ROOT = Path(__file__).resolve().parents[1]

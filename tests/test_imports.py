@@ -14,9 +14,9 @@ ROOMS = ("search", "trainer", "losses", "models")
 
 CONFINED = {
     "optuna": (
-        "search/artifacts.py",
-        "search/dashboard.py",
-        "search/note.py",  # writes what the dashboard shows of a study
+        "search/board/artifacts.py",
+        "search/board/dashboard.py",
+        "search/board/note.py",  # writes what the dashboard shows of a study
         "search/pruners.py",
         "search/samplers/",
         "search/close.py",  # ends trials that no worker holds
@@ -26,13 +26,13 @@ CONFINED = {
     ),
     "torch.distributed": ("trainer/ranks.py",),
     "sqlalchemy": (
-        "search/backup.py",
+        "search/db/backup.py",
         "search/fence.py",
         "search/leases.py",
         "search/schema.py",
         "search/storage.py",
-        "search/turns.py",
-        "search/upgrade.py",
+        "search/board/turns.py",
+        "search/db/upgrade.py",
         "search/upserts.py",
     ),
     "albumentations": ("trainer/data/augment.py",),
@@ -41,9 +41,9 @@ CONFINED = {
 """Package -> the only places that import it.
 
 search/storage.py builds the one storage and its engine; search/study.py knows what a call raises while the database is
-away; search/calls.py bounds every wait of the driver; search/backup.py counts rows in the snapshot that it dumps, and
-search/upgrade.py changes tables before any of them can be used; search/upserts.py holds the inserts that leases and
-fence share; search/artifacts.py writes what the dashboard shows of a study, and search/dashboard.py serves it.
+away; search/calls.py bounds every wait of the driver; search/db/backup.py counts rows in the snapshot that it dumps;
+search/db/upgrade.py changes tables before any of them can be used; search/upserts.py holds the inserts that leases and
+fence share; search/board/artifacts.py writes what the dashboard shows of a study, search/board/dashboard.py serves it.
 """
 
 NO_TORCH = (

@@ -25,23 +25,23 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import get_note, save_note, wsgi
 from PIL import Image
 
-from search.curves import Curve, curves_figure
+from search.board.curves import Curve, curves_figure
+from search.board.drawing import Scale
+from search.board.figures import Dot, best_figure, size_figure
+from search.board.markdown import code, table
+from search.board.note import MARK, write
+from search.board.scribe import Scribe
+from search.board.turns import noted, take_last_turn, take_turn
 from search.desk import Desk
-from search.drawing import Scale
 from search.events import Settings
 from search.fence import Owner
-from search.figures import Dot, best_figure, size_figure
 from search.lead import Alone, run_group
-from search.markdown import code, table
-from search.note import MARK, write
 from search.pace import FEWEST, pace_of
 from search.schema import leases
-from search.scribe import Scribe
 from search.simulate import Curves, SimulatedStudents
 from search.standing import standing
 from search.storage import open_storage
 from search.study import Search
-from search.turns import noted, take_last_turn, take_turn
 
 STUDY = """
 [objective]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.curves import Curve, curves_figure
-from search.drawing import Scale
-from search.figures import Dot, best_figure, size_figure
+from search.board.curves import Curve, curves_figure
+from search.board.drawing import Scale
+from search.board.figures import Dot, best_figure, size_figure
 from search.schema import FINISHED
 from search.standing import Rows
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from search.drawing import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
+from search.board.drawing import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
 
 PANELS = 6
 """Choices that are shown at most."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.markdown import code, table
+from search.board.markdown import code, table
 from search.pace import an_hour, told
 
 RUNNING = 16
@@ -153,7 +153,7 @@ def _front(figures: Mapping[str, Any]) -> list[str]:
     for line in figures["front"][:CHOICES]:
         size = [] if not sized else ["" if line["params_m"] is None else f"{line['params_m']:.3g} M"]
         best = [f"{line['best'][name]:.4f}" if name in line["best"] else "" for name in names]
-        rows.append([code(line["choice"]), *size, str(line["complete"]), *best])
+        rows.append(["-" if line["choice"] is None else code(line["choice"]), *size, str(line["complete"]), *best])
     heads = [code(figures["along"]), *(["parameters"] if sized else []), "complete"]
     heads += [f"best {figures['metric']}, {code(name)}" for name in names]
     return [f"**Best by {code(figures['along'])}**", table(heads, rows), _more(len(figures["front"]), CHOICES)]

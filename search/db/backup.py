@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from loguru import logger
 
 from search import schema
-from search.binaries import CLIENT, REMEDY, Binaries, usable
+from search.db.binaries import CLIENT, REMEDY, Binaries, usable
 from search.storage import OptunaTables, bare_engine, creation_lock, label_of
 from trainer.errors import UserError, one_line
 

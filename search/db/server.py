@@ -19,9 +19,9 @@ from pathlib import Path
 import filelock
 from loguru import logger
 
-from search.address import LOOPBACK, NAME, Address, check_host, free_port, is_free
-from search.binaries import REMEDY, SERVER, Binaries, usable
-from search.cluster import last, make, run, write
+from search.db.address import LOOPBACK, NAME, Address, check_host, free_port, is_free
+from search.db.binaries import REMEDY, SERVER, Binaries, usable
+from search.db.cluster import last, make, run, write
 from search.places import NETWORK_DISKS, disk_kind
 from trainer.errors import UserError, one_line
 

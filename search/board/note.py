@@ -16,13 +16,13 @@ from optuna import Study, load_study
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
-from search.artifacts import Artifacts
-from search.gallery import Picture, draw
+from search.board.artifacts import Artifacts
+from search.board.gallery import Picture, draw
+from search.board.story import Shown, attributes, story
+from search.board.turns import noted
 from search.places import add_storage, storage_url
 from search.standing import Rows, figures, read
 from search.storage import Opened, open_storage, patient
-from search.story import Shown, attributes, story
-from search.turns import noted
 
 WITHIN = 60
 """Seconds after which a process in the background gives up."""

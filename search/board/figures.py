@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
-from search.drawing import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, shown, span
+from search.board.drawing import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, shown, span
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from loguru import logger
 
-from search.attributes import attempts, pace, result
+from search.board.attributes import attempts, pace, result
 from search.events import Member, Settings
 from search.study import Search
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.address import NAME
-from search.binaries import Binaries
+from search.db.address import NAME
+from search.db.binaries import Binaries
 from trainer.errors import UserError, one_line
 
 MAKE_SECONDS = 120

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from search import account, binaries
-from search.address import LOOPBACK
+from search.db import account, binaries
+from search.db.address import LOOPBACK
+from search.db.server import Server
 from search.places import add_storage, storage_url
-from search.server import Server
 from trainer.errors import UserError
 
 
@@ -68,7 +68,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _backup(args: argparse.Namespace) -> int:
-    from search.backup import backup
+    from search.db.backup import backup
     from search.storage import label_of, patient
 
     url = _url(args)
@@ -80,7 +80,7 @@ def _backup(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
-    from search.backup import restore
+    from search.db.backup import restore
     from search.storage import label_of, patient
 
     url = _url(args)
@@ -91,8 +91,8 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _upgrade(args: argparse.Namespace) -> int:
+    from search.db.upgrade import upgrade
     from search.storage import label_of, patient
-    from search.upgrade import upgrade
 
     url = _url(args)
     with patient("db upgrade"):

@@ -4,6 +4,7 @@ Drawing and writing in this process would hold up training: Python runs one thre
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,14 @@ from typing import IO
 
 from loguru import logger
 
+from search.board.turns import take_last_turn, take_turn
 from search.study import Search
-from search.turns import take_last_turn, take_turn
 
 PATIENCE = 90.0
 """Seconds that a child may take; it gives up by itself before."""
 LAST = 6.0
 """Seconds that a lead that ends waits for the last notes; they are finished without it."""
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Scribe:
                 file.seek(0)
                 lines = file.read().decode(errors="replace").strip().splitlines()
             if process.returncode != 0:
-                self._complain(lines[-1] if lines else f"exit code {process.returncode}")
+                gave_up = process.returncode in (-signal.SIGALRM, -signal.SIGKILL)
+                self._complain("it took too long" if gave_up else lines[-1] if lines else f"exit {process.returncode}")
             self.children.remove(child)
         return bool(self.children)
 

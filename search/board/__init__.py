@@ -1,0 +1,1 @@
+"""What optuna-dashboard shows of a search: attributes, pictures, notes, figures, and the server itself."""

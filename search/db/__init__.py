@@ -1,0 +1,1 @@
+"""A PostgreSQL without an administrator: start, stop, backup, restore, upgrade."""
