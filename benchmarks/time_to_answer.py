@@ -89,7 +89,8 @@ class Running:
 class Simulation:
     """One search, by the clock of what epochs cost."""
 
-    def __init__(self, world: World, way: Way, cost: Cost, trials: int, seed: int) -> None:
+    def __init__(self, world: World, way: Way, cost: Cost, trials: int, seed: int, within: float = WITHIN) -> None:
+        self._within = within
         self.world, self.way, self.cost, self.left = world, way, cost, trials
         arm = world.arm
         self._widest = max(float(w) for w in widths_of(arm))
@@ -144,7 +145,7 @@ class Simulation:
     def _completed(self, value: float, width: Scalar, time: float) -> None:
         self._best = max(self._best, value)
         for key in {width, None}:
-            if value >= self.world.best(key) - WITHIN:
+            if value >= self.world.best(key) - self._within:
                 self.found.answers.setdefault(key, time)
 
 
@@ -198,10 +199,10 @@ def _shown(times: Sequence[float]) -> str:
     return f"{middle:.0f} ({reached}/{len(times)})" if math.isfinite(middle) else f"> all ({reached}/{len(times)})"
 
 
-def compare(world: World, cost: Cost, trials: int, seeds: int) -> None:
+def compare(world: World, cost: Cost, trials: int, seeds: int, within: float) -> None:
     """Print one table."""
     arm = world.arm
-    print(f"\n### {world.name}: {trials} trials of {arm.epochs} epochs, {seeds} sampler seeds\n")
+    print(f"\n### {world.name}: {trials} trials of {arm.epochs} epochs, {seeds} sampler seeds, within {within:g}\n")
     print(
         "| search | answer over all widths (reached) | x plain | worst width answered (reached) | x plain |"
         " budget spent | x plain | share of epochs | regret |"
@@ -209,7 +210,7 @@ def compare(world: World, cost: Cost, trials: int, seeds: int) -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     base: tuple[float, ...] = ()
     for way in ways(arm.epochs):
-        every = [Simulation(world, way, cost, trials, seed).run() for seed in range(seeds)]
+        every = [Simulation(world, way, cost, trials, seed, within).run() for seed in range(seeds)]
         overall = [found.answers.get(None, math.inf) for found in every]
         worst = [max(found.answers.get(width, math.inf) for width in widths_of(arm)) for found in every]
         ended = [found.ended for found in every]
@@ -232,6 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=7)
+    parser.add_argument("--within", type=float, default=WITHIN, help="of the best: what counts as an answer")
     parser.add_argument("--worlds", nargs="+", choices=("recorded", "formula"), default=["recorded", "formula"])
     parser.add_argument("--shared", type=float, default=Cost.shared, help="seconds of teacher and data a step")
     parser.add_argument("--widest", type=float, default=Cost.widest, help="seconds of the widest student a step")
@@ -239,7 +241,7 @@ def main() -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in args.worlds:
         world: World = Recorded() if name == "recorded" else Formula()
-        compare(world, Cost(args.shared, args.widest), args.trials, args.seeds)
+        compare(world, Cost(args.shared, args.widest), args.trials, args.seeds, args.within)
     return 0
 
 
