@@ -154,7 +154,7 @@ def main_arm(tables: StudyTables, run: Table, space: Sequence[Parameter], study_
         space=parameters,
         front=front,
         trials=tables.budget.trials,
-        in_flight=tables.budget.in_flight,
+        in_flight=tables.budget.in_flight or in_flight_of(tables.budget.trials),
         sampler=tables.sampler,
         pruner=tables.pruner,
         enqueue=(),
@@ -162,6 +162,11 @@ def main_arm(tables: StudyTables, run: Table, space: Sequence[Parameter], study_
         base=base,
         fixed=fixed,
     )
+
+
+def in_flight_of(trials: int) -> int:
+    """How many trials run at a time: with more the sampler is blind (`benchmarks/RESULTS.md`, time to an answer)."""
+    return max(8, trials // 8)
 
 
 def control_arm(main: Arm, entry: ArmEntry, where: str) -> Arm:

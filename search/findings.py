@@ -176,7 +176,7 @@ def _notes_of(arm: Arm) -> Iterator[str]:
         unused = [m for m in methods if steps[1:] and steps[1] not in m.split("+")]
         if steps[0] == "losses" and steps[1] in NEEDS_TEACHER and unused and "method" not in dict(p.when):
             yield f"{arm.name}: {p.name} is drawn without effect where method is {' or '.join(unused)}; add when"
-    if isinstance(arm.pruner, MedianConfig) and arm.pruner.warmup_epochs >= arm.epochs:
+    if isinstance(arm.pruner, MedianConfig) and arm.pruner.warmup(arm.epochs) >= arm.epochs:
         yield f"{arm.name}: pruner.warmup_epochs = {arm.pruner.warmup_epochs}: nothing is pruned in {arm.epochs} epochs"
     front = next((p for p in arm.space if p.path == arm.front), None)
     if isinstance(front, Choices) and arm.trials < len(front.choices):

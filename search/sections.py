@@ -109,7 +109,13 @@ class MedianConfig(Frozen):
 
     name: Literal["median"]
     startup: NonNegativeInt = Field(default=5, description="trials that must be COMPLETE before any is pruned")
-    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs, from 1, in which no trial is pruned")
+    warmup_epochs: NonNegativeInt | None = Field(
+        default=None, description="epochs, from 1, in which no trial is pruned; default: a tenth of the run's"
+    )
+
+    def warmup(self, epochs: int) -> int:
+        """The epochs without verdicts of runs of so many epochs (`benchmarks/RESULTS.md`, time to an answer)."""
+        return epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
 
 
 class RungsConfig(Frozen):
@@ -149,7 +155,10 @@ class Budget(Frozen):
 
     trials: PositiveInt = Field(description="trials of an arm that COMPLETE or PRUNED; failed ones do not count")
     max_failed: PositiveInt = Field(default=16, description="failed trials over all arms that end the search")
-    in_flight: PositiveInt = Field(default=24, description="trials of an arm that run at a time, over all workers")
+    in_flight: PositiveInt | None = Field(
+        default=None,
+        description="trials of an arm that run at a time, over all workers; default: an eighth of them, at least 8",
+    )
     gpu_hours: float | None = Field(
         default=None,
         gt=0.0,

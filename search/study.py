@@ -19,6 +19,7 @@ from search.board.attributes import failure
 from search.fence import Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
 from search.schema import FINISHED
+from search.sections import MedianConfig
 from search.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.spec import StudySpec
 from search.storage import Opened
@@ -279,6 +280,8 @@ def _front(arm: Arm) -> samplers.FrontChoice | None:
 
 def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
     given = arm.pruner.model_dump()
+    if isinstance(arm.pruner, MedianConfig):
+        given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
     return pruners.PrunerSettings(epochs=arm.epochs, **given)
 
 
