@@ -23,6 +23,8 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
 
 def storage_url(given: str | None) -> str:
     """The database URL: the flag's, the environment's, or a SQLite file in the folder of the runs. Raises UserError."""
+    if given is not None and not given.strip():
+        raise UserError("--storage is empty; give a database URL, such as sqlite:///FILE, or leave the flag out")
     url = given or _from_environment()
     if url:
         return url
@@ -32,7 +34,7 @@ def storage_url(given: str | None) -> str:
 
 def _from_environment() -> str | None:
     """$OPTUNA_STORAGE, or the one word in the file that $OPTUNA_STORAGE_FILE names, as secrets are mounted."""
-    url, file = os.environ.get("OPTUNA_STORAGE"), os.environ.get("OPTUNA_STORAGE_FILE")
+    url, file = _variable("OPTUNA_STORAGE"), _variable("OPTUNA_STORAGE_FILE")
     if not file:
         return url
     if url:
@@ -45,6 +47,14 @@ def _from_environment() -> str | None:
     if len(words) != 1:
         raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {len(words)} words, not one; write the database URL into it")
     return words[0]
+
+
+def _variable(name: str) -> str | None:
+    """What a variable holds. Empty, it is what `export NAME=$(...)` leaves of a failed command: raises UserError."""
+    value = os.environ.get(name)
+    if value is not None and not value.strip():
+        raise UserError(f"{name} is set and empty, as a failed command leaves it; set it again, or: unset {name}")
+    return value
 
 
 def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:

@@ -42,10 +42,12 @@ class Counts:
         return f"{self.studies} studies, {self.trials} trials"
 
 
-def backup(url: str, target: Path, bin_folder: Path | None) -> Counts:
-    """Write a backup of a database to a file, which is replaced where it exists. Raises UserError."""
+def backup(url: str, target: Path, bin_folder: Path | None, *, force: bool = False) -> Counts:
+    """Write a backup of a database to a file; one that exists is replaced with `force` alone. Raises UserError."""
     if target.is_dir():
         raise UserError(f"--output {target}: a folder; name a file in it")
+    if target.exists() and not force:
+        raise UserError(f"--output {target}: exists, and may be the only backup; name another file, or give --force")
     if not target.absolute().parent.is_dir():
         raise UserError(f"--output {target}: the folder {target.absolute().parent} does not exist; create it first")
     engine = bare_engine(url)
