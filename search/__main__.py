@@ -13,6 +13,7 @@ COMMANDS = {
     "init": ("a commented study file for a folder of images and masks", "init $POLYP_ROOT/Kvasir-SEG --name mine"),
     "validate": ("check a study file, its data and its teacher; writes nothing", "validate polyp-kd"),
     "simulate": ("the whole service with curves in place of training", "simulate demo --workers 4"),
+    "work": ("a worker on this machine: trains trials until none is left", "work polyp-kd --ranks 2 --slots 4"),
     "status": ("trials, pace, workers and failures of a search", "status polyp-kd --watch"),
     "note": ("write where a search stands into its studies' notes now", "note polyp-kd --artifacts runs/artifacts"),
     "export": ("the best configurations as JSON", "export polyp-kd --top 6 -o best.json"),
@@ -20,7 +21,7 @@ COMMANDS = {
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
     "close": ("the study is over: nothing begins any more, for good", "close polyp-kd"),
     "db": ("a PostgreSQL of your own, backups, upgrades", "db start --dir $HOME/kd-database"),
-    "stop": ("let all workers end after their trials (--now: at once)", "stop polyp-kd"),
+    "stop": ("let all workers end after their trials (--now: at once)", "stop polyp-kd --now --wait"),
 }
 """Name to (what it does, an example). Each command's module has `add_arguments(parser)` and `main(args) -> int`."""
 
@@ -29,7 +30,6 @@ MODULES = {
     "db": "search.db.command",
     "enqueue": "search.steer",
     "note": "search.board.note",
-    "stop": "search.steer",
 }
 """Commands whose module has another name."""
 

@@ -35,11 +35,12 @@ def main(args: argparse.Namespace) -> int:
         row = known_search(opened, args.study, args.name)
         found = close(opened, url, row.search_id)
     if args.json:
-        print(json.dumps({"study": row.name, "before": bool(row.closed), **found}, sort_keys=True))
+        whose = {"study": row.name, "storage": opened.label, "before": bool(row.closed)}
+        print(json.dumps({**whose, **found}, sort_keys=True))
         return 0
     print(
         f"{row.name}: closed{' before' if row.closed else ''}; waiting trials withdrawn {found['withdrawn']}, "
-        f"paused trials pruned {found['pruned']}"
+        f"paused trials pruned {found['pruned']}  [{opened.label}]"
     )
     left = found["held"] + found["free"]
     if left:

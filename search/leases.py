@@ -163,8 +163,12 @@ class Leases:
             return why_closed(connection, search, now), search.stop
 
     def ask_to_stop(self, search_id: int, wish: str | None) -> None:
-        """Write a stop wish (`drain`, `now`) for all workers of a search; None takes it back."""
+        """Write a stop wish (`drain`, `now`) for all workers of a search; None takes it back.
+
+        Admissions that are under way hold the row of their arm: they are over when this returns.
+        """
         with self.engine.begin() as connection:
+            _lock_arms(connection, search_id)
             connection.execute(searches.update().where(searches.c.search_id == search_id).values(stop=wish))
 
     def close(self, search_id: int) -> None:

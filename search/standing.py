@@ -101,7 +101,7 @@ def read(opened: Opened, name: str) -> Rows:
 
 def standing(opened: Opened, name: str) -> dict[str, Any]:
     """All figures of a search as a script reads them. Raises UserError where the study is unknown."""
-    return figures(read(opened, name), opened.leases.closed)
+    return {"storage": opened.label, **figures(read(opened, name), opened.leases.closed)}
 
 
 def figures(rows: Rows, closed_of: Callable[[int], tuple[str | None, str | None]]) -> dict[str, Any]:

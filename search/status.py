@@ -102,9 +102,9 @@ class Screen:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures as a person reads them."""
+    """The figures of `standing.standing` as a person reads them."""
     text = [
-        f"{figures['study']}  {figures['identity'][:8]}"
+        f"{figures['study']}  {figures['identity'][:8]}  [{figures['storage']}]"
         + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")
         + ("  ended" if figures["ended"] else "")
     ]

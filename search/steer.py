@@ -1,4 +1,4 @@
-"""`python -m search enqueue` and `stop`: a person's hand on a running search."""
+"""`python -m search enqueue`: trials of a person's own in a running search, and how commands name a search."""
 
 import argparse
 import tomllib
@@ -15,33 +15,20 @@ from trainer.errors import UserError, nearest, received
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of both commands."""
+    """The flags of the command."""
     parser.add_argument("study", help="a study's name or file")
     add_storage(parser)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as the workers had it")
     parser.add_argument("--name", help="as the workers had it")
-    if parser.prog.endswith("enqueue"):
-        parser.add_argument("params", nargs="+", metavar="PARAMETER=VALUE", help="what is not given is sampled")
-        parser.add_argument("--arm", default="kd", help="the arm it belongs to (default: kd, the main search)")
-    else:
-        parser.add_argument("--now", action="store_true", help="do not wait for running trials: give them back")
-        parser.add_argument("--undo", action="store_true", help="take the wish back: workers may be started again")
+    parser.add_argument("params", nargs="+", metavar="PARAMETER=VALUE", help="what is not given is sampled")
+    parser.add_argument("--arm", default="kd", help="the arm it belongs to (default: kd, the main search)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Do what was asked of the database and say so."""
-    with patient(args.command):
+    """Put the trial into the queue and say so."""
+    with patient("enqueue"):
         opened = open_storage(storage_url(args.storage), create=False)
-        if args.command == "enqueue":
-            return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)))
-        # The database knows the search by name: stopping must not need its file.
-        row = known_search(opened, args.study, args.name)
-        opened.leases.ask_to_stop(row.search_id, None if args.undo else "now" if args.now else "drain")
-    if args.undo and row.closed:
-        print(f"{row.name}: closed for good; workers may finish its trials, and begin none")
-    else:
-        print(f"{row.name}: {'workers may begin trials again' if args.undo else 'no worker begins another trial'}")
-    return 0
+        return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)), opened.label)
 
 
 def known_search(opened: Opened, study: str, name: str | None = None) -> Any:
@@ -54,7 +41,7 @@ def known_search(opened: Opened, study: str, name: str | None = None) -> Any:
     return row
 
 
-def _enqueue(args: argparse.Namespace, search: Search) -> int:
+def _enqueue(args: argparse.Namespace, search: Search, label: str) -> int:
     arm = search.spec.arm(args.arm)
     params: dict[str, Scalar] = {}
     for word in args.params:
@@ -67,7 +54,8 @@ def _enqueue(args: argparse.Namespace, search: Search) -> int:
             raise UserError(f"enqueue: {name} = {received(value)}: outside the space of arm {arm.name}")
         params[name] = value
     search.enqueue(arm, params)
-    print(f"{search.spec.name}: one trial waits in arm {arm.name}")
+    waiting = search.counts()[arm.name].waiting
+    print(f"{search.spec.name}: queued in arm {arm.name}, where {waiting} now wait  [{label}]")
     return 0
 
 

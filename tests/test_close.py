@@ -217,7 +217,9 @@ def test_running_workers_end_with_0_and_so_does_one_that_comes_later(database_ur
     if not database_url.startswith("sqlite"):
         return  # what is printed afterwards is the same on both
     again = run("close", "over")
-    assert again.stdout == "over: closed before; waiting trials withdrawn 0, paused trials pruned 0\n"
+    words_of_it = "over: closed before; waiting trials withdrawn 0, paused trials pruned 0"
+    assert again.stdout == f"{words_of_it}  [{database_url}]\n"
+    assert run("stop", "over").stdout.startswith("over: closed for good already")
     late = run(*words)
     assert late.returncode == 0
     assert f"ends: {CLOSED}" in late.stderr

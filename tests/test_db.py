@@ -322,7 +322,12 @@ def test_stopped_and_started_by_two_at_once_it_keeps_data_port_and_password(mine
     spec = load(study, name="stays")
     open_search(opened, mine.url, spec, simulated_identity(spec))
     opened.engine.dispose()
-    assert mine.db("stop").stdout == f"{mine.folder}: stopped\n"
+    with sa.create_engine(mine.url, poolclass=sa.NullPool).connect() as other:
+        other.execute(sa.text("SELECT 1"))
+        stopped = mine.db("stop")
+        other.invalidate()
+    assert stopped.stdout == f"{mine.folder}: stopped\n"
+    assert "that end with it: 1;" in stopped.stderr
     again = mine.db("stop")
     assert (again.returncode, again.stdout) == (0, f"{mine.folder}: was not running\n")
     assert listening(mine.port) == []
@@ -423,6 +428,9 @@ def test_sqlite_is_copied_whole_while_somebody_has_it_open_and_put_back(
     assert "1 studies, 0 trials" in done.stdout
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(p.name for p in study.parent.glob("*one.backup*")) == ["one.backup"]
+    again = ("backup", "-o", str(file), "--storage", sqlite_url)
+    assert one_line(inside(*again), "one.backup: exists", "--force")
+    assert inside(*again, "--force").returncode == 0
     words = ("restore", str(file), "--storage", f"sqlite:///{target}")
     assert inside(*words).returncode == 0
     assert one_line(inside(*words), "holds 1 studies", "'kept'")

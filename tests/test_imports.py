@@ -24,9 +24,13 @@ CONFINED = {
         "search/study.py",
         "search/view.py",
     ),
-    "torch.distributed": ("trainer/ranks.py",),
+    "torch.distributed": (
+        "trainer/agent.py",  # starts the ranks, without being one
+        "trainer/ranks.py",
+    ),
     "sqlalchemy": (
         "search/db/backup.py",
+        "search/db/clients.py",
         "search/fence.py",
         "search/leases.py",
         "search/schema.py",
@@ -42,8 +46,9 @@ CONFINED = {
 
 search/storage.py builds the one storage and its engine; search/study.py knows what a call raises while the database is
 away; search/calls.py bounds every wait of the driver; search/db/backup.py counts rows in the snapshot that it dumps;
-search/db/upgrade.py changes tables before any of them can be used; search/upserts.py holds the inserts that leases and
-fence share; search/board/artifacts.py writes what the dashboard shows of a study, search/board/dashboard.py serves it.
+search/db/clients.py asks a server who is connected; search/db/upgrade.py changes tables before any of them can be
+used; search/upserts.py holds the inserts that leases and fence share; search/board/artifacts.py writes what the
+dashboard shows of a study, search/board/dashboard.py serves it.
 """
 
 NO_TORCH = (

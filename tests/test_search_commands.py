@@ -14,9 +14,11 @@ import pytest
 
 from search.__main__ import COMMANDS
 from search.joining import open_search
+from search.places import storage_url
 from search.simulate import simulated_identity
 from search.spec import load
 from search.storage import open_storage
+from trainer.errors import UserError
 
 STUDY = """
 [objective]
@@ -92,6 +94,7 @@ def test_status_shows_arms_choices_workers_and_hours(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("tiny  ")
+    assert lines[0].split()[2] == f"[sqlite:///{folder / 'search.db'}]"
     assert lines[1].split()[:6] == ["arm", "complete", "pruned", "running", "waiting", "of"]
     arms = {line.split()[0]: line.split() for line in lines[2:4]}
     assert arms["kd"][1:6] == ["6", "0", "0", "0", "6"]
@@ -108,6 +111,7 @@ def test_status_as_json_holds_the_same_figures(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     figures = strict(done.stdout)
     assert figures["study"] == "tiny"
+    assert figures["storage"] == f"sqlite:///{folder / 'search.db'}"
     assert figures["arms"]["kd"] | {"best": None} == {
         "complete": 6,
         "pruned": 0,
@@ -172,10 +176,11 @@ def running(tmp_path: Path) -> Path:
 
 
 def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path) -> None:
+    url = f"sqlite:///{running / 'search.db'}"
     done = search(running, "enqueue", "tiny.toml", "student.width=8", "optim.lr=1e-2")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "tiny: one trial waits in arm kd\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"tiny: queued in arm kd, where 1 now wait  [{url}]\n", "")
     done = search(running, "enqueue", "tiny.toml", "optim.lr=0.02", "--arm", "fixed")
-    assert (done.returncode, done.stdout) == (0, "tiny: one trial waits in arm fixed\n")
+    assert (done.returncode, done.stdout) == (0, f"tiny: queued in arm fixed, where 1 now wait  [{url}]\n")
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["waiting"] for name in ("kd", "fixed")] == [1, 1]
     assert search(running, "simulate", "tiny.toml", "--workers", "1").returncode == 0
@@ -207,7 +212,8 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
             assert time.monotonic() < end
             time.sleep(0.05)
         done = search(running, "stop", "tiny")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "tiny: no worker begins another trial\n", "")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("tiny: no worker begins another trial; those that run go on")
         assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
@@ -224,16 +230,40 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
     assert idle.returncode == 0
     assert strict(search(running, "status", "tiny", "--json").stdout)["arms"]["kd"]["running"] == 0
     done = search(running, "stop", "tiny", "--undo")
-    assert (done.returncode, done.stdout) == (0, "tiny: workers may begin trials again\n")
+    assert (done.returncode, done.stdout) == (0, f"tiny: workers may begin trials again  [{url}]\n")
     assert search(running, "simulate", "tiny.toml", "--workers", "1").returncode == 0
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["complete"] for name in ("kd", "fixed")] == [6, 2]
 
 
+def test_stop_of_an_ended_search_says_so_and_has_nothing_to_wait_for(folder: Path) -> None:
+    try:
+        for flags in ([], ["--now", "--wait"]):
+            done = search(folder, "stop", "tiny", *flags)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "tiny: has ended already" in done.stdout
+            assert "held: " not in done.stdout
+    finally:
+        assert search(folder, "stop", "tiny", "--undo").returncode == 0
+
+
 # ---- mistakes
 
 
+@pytest.mark.parametrize("name", ["OPTUNA_STORAGE", "OPTUNA_STORAGE_FILE"])
+def test_a_storage_that_is_set_and_empty_is_never_another_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is what `export OPTUNA_STORAGE=$(...)` leaves when the command in it failed."""
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    monkeypatch.setenv(name, " ")
+    with pytest.raises(UserError, match=f"{name} is set and empty.*unset {name}"):
+        storage_url(None)
+    with pytest.raises(UserError, match="--storage is empty"):
+        storage_url("")
+    assert storage_url("sqlite:///given.db") == "sqlite:///given.db"
+
+
 MISTAKES = {
+    "stop that waits for an undo": (["stop", "tiny", "--undo", "--wait"], ["--wait", "not with --undo"]),
     "status of an unknown study": (["status", "tinny"], ["'tinny' is not in", "nearest: tiny"]),
     "export of an unknown study": (["export", "tinny"], ["'tinny' is not in", "nearest: tiny"]),
     "stop of an unknown study": (["stop", "tinny.toml"], ["'tinny' is not in", "nearest: tiny"]),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from loguru import logger
+
 from search.db import account, binaries
 from search.db.address import LOOPBACK
 from search.db.server import Server
@@ -44,9 +46,18 @@ def _start(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
+    from search.db.clients import connected
+
     known = binaries.folders()
     folder = _folder(args.dir)
+    server = Server(folder)
+    count = connected(server.url()) if server.exists and server.pid() is not None else 0  # before it becomes another
     account.become(folder, None, create=False)
+    if count:
+        logger.warning(
+            "connections that end with it: {}; workers train on and wait until it is back, dashboards show nothing",
+            count,
+        )
     ran = Server(folder).stop(args.bin, known)
     print(f"{args.dir}: stopped" if ran else f"{args.dir}: was not running")
     return 0
@@ -73,7 +84,7 @@ def _backup(args: argparse.Namespace) -> int:
 
     url = _url(args)
     with patient("db backup"):
-        counts = backup(url, args.output, args.bin)
+        counts = backup(url, args.output, args.bin, force=args.force)
     size = args.output.stat().st_size
     print(f"{args.output}: {size / 1e6:.1f} MB, {counts}, read back whole; of {label_of(url)}")
     return 0
@@ -149,6 +160,7 @@ def _stop_flags(parser: argparse.ArgumentParser) -> None:
 def _backup_flags(parser: argparse.ArgumentParser) -> None:
     _add_database(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="file to write")
+    parser.add_argument("--force", action="store_true", help="replace the file where it exists")
     _add_bin(parser)
 
 
