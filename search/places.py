@@ -25,15 +25,16 @@ def storage_url(given: str | None) -> str:
     """The database URL: the flag's, the environment's, or a SQLite file in the folder of the runs. Raises UserError."""
     if given is not None and not given.strip():
         raise UserError("--storage is empty; give a database URL, such as sqlite:///FILE, or leave the flag out")
-    url = given or _from_environment()
+    url = given or from_environment()
     if url:
         return url
     DEFAULT.parent.mkdir(exist_ok=True)
     return f"sqlite:///{DEFAULT}"
 
 
-def _from_environment() -> str | None:
-    """$OPTUNA_STORAGE, or the one word in the file that $OPTUNA_STORAGE_FILE names, as secrets are mounted."""
+def from_environment() -> str | None:
+    """$OPTUNA_STORAGE, or the one word in the file that $OPTUNA_STORAGE_FILE names, as secrets are mounted; None where
+    neither is set. Raises UserError."""
     url, file = _variable("OPTUNA_STORAGE"), _variable("OPTUNA_STORAGE_FILE")
     if not file:
         return url

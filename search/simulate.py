@@ -11,8 +11,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,14 +23,14 @@ from search.board.attributes import nothing_known, teller
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
+from search.herd import herd
 from search.identity import arm_identity, digest
 from search.joining import Identity, open_search
 from search.lead import Alone, run_group
-from search.owner import owner_of, this_owner
-from search.schema import HELD
+from search.owner import this_owner
+from search.places import from_environment, storage_url
 from search.spec import StudySpec, find, load, record
 from search.storage import open_storage, patient
-from search.study import Search
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
 from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
@@ -198,7 +196,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="a study's name or file")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value of the file")
     parser.add_argument("--name", help="another study name")
-    parser.add_argument("--storage", help="database URL (default: a SQLite file under --runs)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--storage",
+        help="database URL; default: the SQLite file simulated.db in --runs. $OPTUNA_STORAGE is not used, so that no "
+        "made-up trial comes into a real database",
+    )
+    where.add_argument(
+        "--shared", action="store_true", help="use what $OPTUNA_STORAGE or $OPTUNA_STORAGE_FILE names after all"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/simulated"), help="folder of the small checkpoints")
     parser.add_argument("--workers", type=int, default=4, help="worker processes (default 4)")
     parser.add_argument("--slots", type=int, default=4, help="trials side by side in a worker (default 4)")
@@ -228,7 +234,7 @@ def main(args: argparse.Namespace) -> int:
     if args.curves is not None and not args.as_worker:
         Curves.read(args.curves)  # a mistake in it is said once, not by every worker
     args.runs.mkdir(parents=True, exist_ok=True)
-    args.storage = args.storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{args.runs / 'simulated.db'}"
+    args.storage = _storage(args)
     if args.as_worker:
         logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec))
         return 0
@@ -236,7 +242,7 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(args.storage)
         search = open_search(opened, args.storage, spec, simulated_identity(spec))
     began = time.monotonic()
-    killed = _herd(args, search)
+    killed = herd(args, search)
     seconds = time.monotonic() - began
     with patient("simulate"):
         line = search.progress()
@@ -258,42 +264,15 @@ def main(args: argparse.Namespace) -> int:
     return 0 if left == 0 else 1
 
 
-def _herd(args: argparse.Namespace, search: Search) -> int:
-    """Keep the workers running until all have ended by themselves; returns how many were killed."""
-    draw = random.Random(args.seed)  # noqa: S311 - no secret
-    # The URL may hold a password: it travels in the environment, never in the arguments.
-    environment = {**os.environ, "OPTUNA_STORAGE": args.storage}
-    command = [sys.executable, "-m", "search", "simulate", args.study, *_passed_on(args), "--as-worker"]
-    workers = [subprocess.Popen(command, env=environment) for _ in range(args.workers)]
-    killed = 0
-    next_kill = time.monotonic() + args.kill_every
-    while any(worker.poll() is None for worker in workers):
-        time.sleep(0.05)
-        if killed >= args.kills or time.monotonic() < next_kill:
-            continue
-        if victims := _holders(search, workers):
-            victim = draw.choice(victims)
-            workers[victim].kill()
-            workers[victim].wait()
-            workers[victim] = subprocess.Popen(command, env=environment)
-            killed += 1
-            next_kill = time.monotonic() + draw.expovariate(1 / args.kill_every)
-    failed = [worker.returncode for worker in workers if worker.returncode != 0]
-    if failed:
-        raise UserError(f"simulate: {len(failed)} workers ended with exit codes {failed}; their messages are above")
-    return killed
-
-
-def _holders(search: Search, workers: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
-    """The workers that hold trials now: killing one that has just begun or ended would show nothing."""
-    owners = {row.owner for row in search.leases.of_studies(list(search.arms)) if row.state == HELD}
-    return [i for i, w in enumerate(workers) if w.poll() is None and owner_of(w.pid, 0).name in owners]
-
-
-def _passed_on(args: argparse.Namespace) -> list[str]:
-    words = [word for text in args.set for word in ("--set", text)]
-    words += ["--name", args.name] if args.name else []
-    words += ["--curves", str(args.curves)] if args.curves else []
-    for flag in ("runs", "slots", "epoch_seconds", "ttl", "fail_share", "note_every"):
-        words += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
-    return words
+def _storage(args: argparse.Namespace) -> str:
+    """The URL: as told, or a file of its own. A worker gets it by its environment: it may hold a password, and
+    arguments can be read by everybody.
+    """
+    if args.storage is not None:
+        return storage_url(args.storage)
+    url = from_environment() if args.shared or args.as_worker else None
+    if args.shared and url is None:
+        raise UserError(
+            "--shared: neither OPTUNA_STORAGE nor OPTUNA_STORAGE_FILE is set; set one, or leave --shared out"
+        )
+    return url or f"sqlite:///{args.runs / 'simulated.db'}"

@@ -219,7 +219,7 @@ def test_every_example_does_what_it_says(prepared: Path, capsys: pytest.CaptureF
 def test_where_a_script_reads_there_is_one_json_document(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = {
         "validate": ["demo", "--no-data"],
-        "simulate": ["demo", "--workers", "1", "--slots", "2"],
+        "simulate": ["demo", "--shared", "--workers", "1", "--slots", "2"],
         "status": ["demo"],
         "export": ["demo", "-o", "demo.json"],
         "close": ["demo"],

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a study file and a database in which its search has ended."""
     place = tmp_path_factory.mktemp("commands")
     (place / "tiny.toml").write_text(STUDY)
-    done = search(place, "simulate", "tiny.toml", "--workers", "1", "--slots", "3")
+    done = search(place, "simulate", "tiny.toml", "--shared", "--workers", "1", "--slots", "3")
     assert done.returncode == 0, done.stderr
     assert "8 trials in " in done.stdout
     assert "0 killed, 0 left running or waiting" in done.stdout
@@ -178,12 +178,16 @@ def running(tmp_path: Path) -> Path:
 def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path) -> None:
     url = f"sqlite:///{running / 'search.db'}"
     done = search(running, "enqueue", "tiny.toml", "student.width=8", "optim.lr=1e-2")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"tiny: queued in arm kd, where 1 now wait  [{url}]\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"tiny: queued in arm kd, where 1 now wait  [{url}]\n",
+        "",
+    )
     done = search(running, "enqueue", "tiny.toml", "optim.lr=0.02", "--arm", "fixed")
     assert (done.returncode, done.stdout) == (0, f"tiny: queued in arm fixed, where 1 now wait  [{url}]\n")
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["waiting"] for name in ("kd", "fixed")] == [1, 1]
-    assert search(running, "simulate", "tiny.toml", "--workers", "1").returncode == 0
+    assert search(running, "simulate", "tiny.toml", "--shared", "--workers", "1").returncode == 0
     opened = open_storage(f"sqlite:///{running / 'search.db'}")
     row = opened.leases.search("tiny")
     assert row is not None
@@ -226,12 +230,12 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
     assert {r.epoch for r in rows} == {3}
     opened.engine.dispose()
     assert "no new trials: the search was asked to stop (drain)" in search(running, "status", "tiny").stdout
-    idle = search(running, "simulate", *words[:2])
+    idle = search(running, "simulate", "tiny.toml", "--as-worker")
     assert idle.returncode == 0
     assert strict(search(running, "status", "tiny", "--json").stdout)["arms"]["kd"]["running"] == 0
     done = search(running, "stop", "tiny", "--undo")
     assert (done.returncode, done.stdout) == (0, f"tiny: workers may begin trials again  [{url}]\n")
-    assert search(running, "simulate", "tiny.toml", "--workers", "1").returncode == 0
+    assert search(running, "simulate", "tiny.toml", "--shared", "--workers", "1").returncode == 0
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["complete"] for name in ("kd", "fixed")] == [6, 2]
 
@@ -287,8 +291,12 @@ MISTAKES = {
     "export to a folder": (["export", "tiny", "-o", "."], ["--output .: a folder; name a file in it"]),
     "simulate without a file": (["simulate", "tinny.toml"], ["tinny.toml"]),
     "simulate with curves that are none": (["simulate", "tiny.toml", "--curves", "tiny.toml"], ["--curves tiny.toml"]),
+    "simulate in two places": (
+        ["simulate", "tiny.toml", "--shared", "--storage", "sqlite:///a.db"],
+        ["--shared", "--storage"],
+    ),
     "simulate of a changed study": (
-        ["simulate", "tiny.toml", "--set", "run.epochs=9"],
+        ["simulate", "tiny.toml", "--shared", "--set", "run.epochs=9"],
         ["run.epochs", "--name"],
     ),
 }

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from search import __main__ as search_main
 from search.joining import attach_search
 from search.spec import load
 from search.storage import open_storage
 from search.study import Search
+from trainer.errors import UserError
 
 TRIALS, EPOCHS = 30, 5
 STUDY = f"""
@@ -73,7 +75,7 @@ def attached(study: Path, environment: str) -> Iterator[Search]:
 
 
 def words(study: Path, tmp_path: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "search", "simulate", str(study), "--runs", str(tmp_path / "runs"), *more]
+    return [sys.executable, "-m", "search", "simulate", str(study), "--shared", "--runs", str(tmp_path / "runs"), *more]
 
 
 def whole_curve(trial: FrozenTrial) -> bool:
@@ -101,6 +103,22 @@ def checked(search: Search) -> Counter[str]:
     tries = search.leases.attempts_of(list(search.arms))
     assert all(attempt.ended is not None for attempt in tries)
     return states
+
+
+def test_made_up_trials_stay_out_of_the_database_of_real_ones(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless they are sent there by a word of their own."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    real = tmp_path / "real.db"
+    monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{real}")
+    few = ["simulate", str(study), "--runs", str(tmp_path / "runs"), "--workers", "1", "--set", "budget.trials=1"]
+    assert search_main.main(few) == 0
+    assert str(tmp_path / "runs" / "simulated.db") in capsys.readouterr().out
+    assert not real.exists()
+    monkeypatch.delenv("OPTUNA_STORAGE")
+    with pytest.raises(UserError, match="--shared: neither OPTUNA_STORAGE nor"):
+        search_main.main([*few, "--shared"])
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
     url, log = pooler
     words = ["--name", "pooled", "--workers", "2", "--ttl", "2", "--runs", str(tmp_path), "--set", "budget.trials=6"]
     done = subprocess.run(
-        [sys.executable, "-m", "search", "simulate", "demo", *words],
+        [sys.executable, "-m", "search", "simulate", "demo", "--shared", *words],
         cwd=repository,
         env=os.environ | {"OPTUNA_STORAGE": url},
         capture_output=True,
