@@ -62,8 +62,8 @@ WHERE = {
     "python -m search enqueue mine student.width=16": HAND,
     "python -m search stop mine": HAND,
     "python -m search stop mine --undo": HAND,
-    "python -m search close mine": HAND,
     "python -m search db backup -o mine.dump": HAND,
+    "python -m search close mine": HAND,
     "python -m search db stop --dir $HOME/kd-database": HAND,
     "python -m search simulate demo --workers 2 --kills 1": SIMULATE,
 }

@@ -189,7 +189,8 @@ class Server:
         if now is not None and (host not in (None, now.host) or port not in (None, now.port)):
             raise UserError(
                 f"--dir {self.folder}: already listens at {now.host}:{now.port}; "
-                f"to change that: python -m search db stop --dir {self.folder}"
+                f"to change that: python -m search db stop --dir {self.folder}, then this start again "
+                "(workers and dashboards need the new URL)"
             )
 
     def _wait_ready(self) -> None:
