@@ -29,6 +29,10 @@ COARSE = 20
 STEPS = 3000
 """Optimizer steps that a student gets at least, within the bounds of EPOCHS."""
 EPOCHS = (60, 200)
+TRIALS = 40
+GPU = Path("/dev/nvidia0")
+SHORT = "--size 128 --epochs 20 --trials 9"
+"""Flags that make a first try short."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Places:
     name: str
     split: Path
     teacher: Path
+    written: tuple[Path, ...]
+    """What the command makes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("-o", "--output", type=Path, metavar="FILE", help="the study file (default: studies/NAME.toml)")
     target.add_argument("--name", help="the study's name (default: that of the folder)")
     parser.add_argument("--size", type=int, help=f"side of the network's input, a multiple of {STRIDE} (default: fits)")
+    parser.add_argument(
+        "--epochs", type=int, help="of a run; first scored and first pruned epoch follow from it (default: fits)"
+    )
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of each arm (default: %(default)s)")
     parser.add_argument("--split", type=Path, metavar="FILE", help="a split file that exists (default: one is written)")
     parser.add_argument("--groups", type=Path, metavar="FILE", help="CSV image,group: the patient of each image")
     parser.add_argument("--seed", type=int, default=1, help="of the split's draw (default: %(default)s)")
@@ -60,6 +70,10 @@ def main(args: argparse.Namespace) -> int:
     if args.size is not None and (args.size < STRIDE or args.size % STRIDE):
         near = max(STRIDE, round(args.size / STRIDE) * STRIDE)
         raise UserError(f"--size = {args.size}: a multiple of {STRIDE}, for the networks' strides; try {near}")
+    for name in ("epochs", "trials"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} = {value}: at least 1")
     if args.groups is not None and args.split is not None:
         raise UserError(f"--groups {args.groups}: has no effect on --split {args.split}, which is drawn already")
     root = Path(args.root).expanduser().absolute()
@@ -85,12 +99,17 @@ def _places(args: argparse.Namespace, root: Path) -> Places:
     if not f"{study}{split}".isprintable():
         raise UserError(f"--output {str(study)!r}: has characters that cannot be printed; choose another name")
     if study.exists():
-        raise UserError(f"{study}: exists, and is never overwritten; give another --name, or -o FILE")
+        anew = f"{study} and {split}" if args.split is None and split.exists() else str(study)
+        raise UserError(
+            f"{study}: exists, and is never overwritten; give another --name or -o FILE, or delete {anew} to begin anew"
+        )
     if args.split is None and split.exists():
         raise UserError(
-            f"{split}: exists, and is never overwritten; use it with --split {split}, or give another --name"
+            f"{split}: exists, and is never overwritten; use it with --split {split}, give another --name, or delete "
+            f"{study} and {split} to begin anew"
         )
-    return Places(study, name, split, Path("teachers", f"{name}.safetensors"))
+    written = (study, split) if args.split is None else (study,)
+    return Places(study, name, split, Path("teachers", f"{name}.safetensors"), written)
 
 
 def _split(args: argparse.Namespace, root: Path, places: Places) -> tuple[list[Row], list[Examined]]:
@@ -100,10 +119,22 @@ def _split(args: argparse.Namespace, root: Path, places: Places) -> tuple[list[R
             raise DataError(f"{root}: no such folder")
         rows = read_split(args.split, root)
         return rows, examined(rows, root)
-    folders = find_sets(root)
+    folders = _sets(root)
     shares = (0.8, 0.1, 0.1) if _pictures(folders) >= FEW else (0.6, 0.2, 0.2)
     fractions = dict(zip(PARTS, shares, strict=True))
     return split_folders(folders, root, places.split, groups=args.groups, seed=args.seed, fractions=fractions)
+
+
+def _sets(root: Path) -> list[Path]:
+    """The data sets in the folder. Raises DataError, which asks for the folder above where that is meant."""
+    try:
+        return find_sets(root)
+    except DataError as error:
+        try:
+            above = find_sets(root.parent)
+        except DataError:
+            raise error from None
+        raise DataError(f"{error}; did you mean {root.parent}?" if above == [root.parent] else str(error)) from None
 
 
 def _pictures(folders: Sequence[Path]) -> int:
@@ -128,7 +159,7 @@ def _draft(
     while batch < 16 and 2 * batch <= counts["train"] / 3:
         batch *= 2
     steps = counts["train"] // batch
-    epochs = min(max(-(-STEPS // steps // 10) * 10, EPOCHS[0]), EPOCHS[1])
+    epochs = args.epochs or min(max(-(-STEPS // steps // 10) * 10, EPOCHS[0]), EPOCHS[1])
     return Draft(
         name=places.name,
         root=str(root),
@@ -138,6 +169,7 @@ def _draft(
         size=size,
         batch_size=batch,
         epochs=epochs,
+        trials=args.trials,
         command=_named(places),
     )
 
@@ -157,9 +189,13 @@ def _say(draft: Draft, places: Places, found: Sequence[Examined]) -> None:
     few = {part: draft.counts[part] for part in ("validation", "test") if draft.counts[part] < COARSE}
     if few:
         words = " and ".join(f"{count} {part}" for part, count in few.items())
-        print(f"warning: {words} images: scores over so few are coarse, and small differences between students chance")
-    if not Path("/dev/nvidia0").exists():
-        print("no GPU is seen here: on a CPU, --size 128, fewer epochs and fewer trials make a first try short")
+        print(
+            f"warning: {words} images: scores over so few are coarse, and small differences between students chance; "
+            "give --epochs and --trials for a try, and more pictures for an answer"
+        )
+    if not GPU.exists():
+        anew = " and ".join(str(path) for path in places.written)
+        print(f"no GPU is seen here: for a first try that is short on a CPU, delete {anew} and repeat with {SHORT}")
     print("next:")
     for command in draft.next_commands():
         print(f"  {command}")

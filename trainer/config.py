@@ -171,5 +171,8 @@ class RunConfig(Frozen):
         if not any(term.weight > 0 for term in self.live_terms().values()):
             raise ValueError("losses: no term with a weight above 0 is live; add ce or dice")
         if self.validation.from_ > self.epochs:
-            raise ValueError(f"validate.from: {self.validation.from_} is after the last epoch {self.epochs}")
+            raise ValueError(
+                f"validate.from: {self.validation.from_} is after the last epoch {self.epochs}; "
+                f"set it to 1..{self.epochs}, or raise epochs"
+            )
         return self
