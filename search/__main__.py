@@ -4,10 +4,15 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from loguru import logger
+from trainer.installed import absent
 
-from trainer.errors import guard
-from trainer.words import CommandLine
+try:
+    from loguru import logger
+
+    from trainer.errors import guard
+    from trainer.words import CommandLine
+except ModuleNotFoundError as error:
+    sys.exit(absent(error))
 
 COMMANDS = {
     "init": ("a commented study file for a folder of images and masks", "init $POLYP_ROOT/Kvasir-SEG --name mine"),
@@ -41,6 +46,7 @@ EXIT_CODES = {
     3: "max_failed: so many trials failed that the search ended",
     130: "interrupted",
     141: "whoever read the output went away first, such as head",
+    143: "TERM, USR1 or HUP told a worker to stop, and its trials were given back",
 }
 """Of every command and of the workers."""
 

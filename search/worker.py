@@ -2,7 +2,8 @@
 
 Each torchrun's ranks are cut into groups; each group trains several students of the study side by side, taking trials
 from the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's
-mistake; 3 max_failed.
+mistake; 3 max_failed. torchrun itself ends with 1 and a report of its own where they are not 0;
+`python -m search work NAME` starts the same ranks, ends with their code and says what they say.
 """
 
 import sys
@@ -19,7 +20,12 @@ import time
 import traceback
 from collections.abc import Callable
 
-from loguru import logger
+from trainer.installed import absent
+
+try:
+    from loguru import logger
+except ModuleNotFoundError as error:
+    sys.exit(absent(error))
 
 from search import measured
 from search.board.artifacts import Artifacts
@@ -35,6 +41,8 @@ from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.spec import StudySpec, find, identity, load, record
 from search.storage import Opened, open_storage, patient
+from trainer import agent
+from trainer.agent import SAME_STOP_SECONDS
 from trainer.errors import UserError, guard, one_line
 from trainer.words import CommandLine
 
@@ -42,8 +50,8 @@ MISTAKE = 2
 """Exit code where the user has to mend something, such as a file of the data."""
 MAX_FAILED = 3
 """Exit code where too many trials failed."""
-SAME_STOP_SECONDS = 3.0
-"""Within which a further signal is the same wish: schedulers tell every process, and torchrun passes it on besides."""
+ASKED = "asked to stop: writing checkpoints, giving the trials back; a second signal ends at once, without"
+STUDY_HELP = "a study's name (a file in studies/) or the path of its file"
 
 
 def arguments() -> argparse.Namespace:
@@ -52,7 +60,13 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         epilog="example: torchrun --standalone --nproc-per-node=2 search/worker.py --study polyp-kd --slots 4",
     )
-    parser.add_argument("--study", required=True, help="a study's name (a file in studies/) or the path of its file")
+    parser.add_argument("--study", required=True, help=STUDY_HELP)
+    add_flags(parser)
+    return parser.parse_args()
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """All flags but the study's name."""
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value of the file")
     parser.add_argument("--name", help="another study name; needed where --set changes what a trial is")
     add_storage(parser)
@@ -85,7 +99,6 @@ def arguments() -> argparse.Namespace:
         "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
     )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
-    return parser.parse_args()
 
 
 def _slots(text: str) -> int | str:
@@ -238,17 +251,20 @@ def _obey_signals(ask: Callable[[], None]) -> None:
         if not asked:
             asked.append(time.monotonic())
             ask()
+            if os.environ.get("RANK", "0") == "0":
+                # Written past the logger: the signal may have come while that holds its lock.
+                os.write(2, f"{time.strftime('%H:%M:%S')} {ASKED}\n".encode())
         elif time.monotonic() - asked[0] > SAME_STOP_SECONDS:
             os._exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, obey)
 
 
 def _leave_at_once() -> None:
     # Threads and process groups that wait for a lost sibling must not hold the process: torchrun restarts it.
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(agent.lost())
 
 
 def _log(leads: bool) -> None:
@@ -257,4 +273,4 @@ def _log(leads: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(agent.leave(guard(main, agent.say)))

@@ -51,6 +51,7 @@ ELSEWHERE = {
     "trainer fit best.json": "test_readme.py trains an export again; an export of simulated trials cannot be",
     "trainer predict best.json": "test_readme.py draws the grid of a student that was trained",
     "search/worker.py": "test_readme.py runs it",
+    "work": "test_work.py runs it, and stops it",
     "status polyp-kd --watch": "test_status.py watches a search; it would not end here",
 }
 """Beginning of an example -> what runs it. All others are run here; the words of these are parsed."""

@@ -1,6 +1,5 @@
 """docker-compose.yml, Dockerfile and .env.example without an engine: what they name exists, and nothing is open."""
 
-import importlib
 import os
 import re
 import shutil
@@ -59,10 +58,10 @@ def test_commands_of_services_are_commands_of_the_program():
     assert set(parsed) == {"tables", "dashboard"}
 
 
-def test_the_worker_s_flags_are_the_worker_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_s_flags_are_those_of_work() -> None:
     service = SERVICES["worker"]
-    monkeypatch.setattr(sys, "argv", ["worker.py", *service["command"]])
-    args = importlib.import_module("search.worker").arguments()
+    words = ["work", *service["command"]]
+    args = parser(words).parse_args(words)
     assert (args.study, str(args.runs), str(args.cache)) == ("polyp-kd", "/runs", "/cache")
     assert service["entrypoint"] == ["/app/deploy/worker.sh"]
     assert os.access(ROOT / "deploy/worker.sh", os.X_OK)

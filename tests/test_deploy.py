@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from search.__main__ import parser
 from search.schema import FREE, attempts, leases
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +105,7 @@ def job(tmp_path: Path, scheduler: dict[str, str], sqlite_url: str) -> "Iterator
     study.write_text(STUDY)
     url = tmp_path / "url"
     url.write_text(f"{sqlite_url}\n")
-    words = ["--study", str(study), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
+    words = [str(study), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]
     started = subprocess.Popen(
         ["bash", str(BATCH), *words],
         env=scheduler | {"OPTUNA_STORAGE_FILE": str(url)},
@@ -178,25 +179,20 @@ def test_an_echo_of_a_stop_is_the_same_stop_and_a_later_one_ends_at_once(pause: 
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == code
 
 
-def test_the_worker_script_tells_its_own_stop_from_a_failure(tmp_path: Path) -> None:
-    """An interpreter of the test's own takes torchrun's place; it answers TERM with 1, as torchrun does."""
+def test_the_worker_script_becomes_work_with_the_settings_of_the_environment(tmp_path: Path) -> None:
+    """An interpreter of the test's own shows its words; it has the script's own process, so signals reach it."""
     stand_in = tmp_path / "python"
-    stand_in.write_text(
-        '#!/bin/bash\necho "$@"\n[[ $* == *--fail* ]] && exit 1\n'
-        "trap 'exit 1' TERM\nwhile true; do sleep 0.05; done\n"
-    )
+    stand_in.write_text('#!/bin/bash\necho "$$ $*"\nexit 3\n')
     stand_in.chmod(0o755)
-    command = [str(DEPLOY / "worker.sh"), "--study", "x"]
-    environment = os.environ | {"KD_PYTHON": str(stand_in)}
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        worker = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
-        assert worker.stdout is not None
-        assert "--standalone --nproc-per-node=gpu" in worker.stdout.readline()
-        worker.send_signal(number)
-        worker.communicate(timeout=20)
-        assert worker.returncode == 143
-    done = subprocess.run([*command, "--fail"], env=environment, stdout=subprocess.PIPE, check=False)
-    assert done.returncode == 1
+    environment = os.environ | {"KD_PYTHON": str(stand_in), "KD_RANKS": "2", "KD_STOP_SECONDS": "7"}
+    words = [str(DEPLOY / "worker.sh"), "polyp-kd", "--slots", "8"]
+    script = subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE)
+    out, _ = script.communicate(timeout=20)
+    assert script.returncode == 3
+    pid, _, module, *given = out.split()
+    assert (int(pid), module, given[0]) == (script.pid, "search", "work")
+    args = parser(given).parse_args(given)
+    assert (args.study, args.slots, args.ranks, args.restarts, args.stop_seconds) == ("polyp-kd", 8, "2", 3, 7)
 
 
 def test_the_batch_script_asks_for_the_warning_and_the_queue_that_it_relies_on():

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from trainer.errors import guard
-from trainer.scores import BATCH
-from trainer.words import CommandLine
+from trainer.installed import absent
+
+try:
+    from trainer.errors import guard
+    from trainer.scores import BATCH
+    from trainer.words import CommandLine
+except ModuleNotFoundError as error:
+    sys.exit(absent(error))
 
 COMMANDS = {
     "teach": "trainer.teach",

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from models.config import Frozen
 from models.nearest import nearest as listed
+from trainer.installed import remedy
 
 SHOWN = 80
 """Characters of a received value that a message repeats."""
@@ -24,8 +25,13 @@ class UserError(Exception):
     """A mistake of the user, in one line; a command that meets one ends with exit code 2."""
 
 
-def guard(main: Callable[[], int | None]) -> int:
-    """Run a command to its exit code: mistakes of the user are one line on stderr and 2, an interrupt is 130, and 141
+def on_stderr(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr)
+
+
+def guard(main: Callable[[], int | None], say: Callable[[str], None] = on_stderr) -> int:
+    """Run a command to its exit code: mistakes of the user are one line by `say` and 2, an interrupt is 130, and 141
     says that nobody reads the output any more.
 
     Anything else is a bug and keeps its traceback.
@@ -40,12 +46,15 @@ def guard(main: Callable[[], int | None]) -> int:
             raise
         return UNREAD
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
+    except ModuleNotFoundError as error:
+        say(f"error: {remedy(error)}")
+        return 2
     except Exception as error:
         if not isinstance(error, known_mistakes()):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        say(f"error: {one_line(error)}")
         return 2
 
 
