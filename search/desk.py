@@ -139,6 +139,7 @@ class Desk:
     def _away(self, error: Exception) -> None:
         self._watch.interrupt()
         self._stale = []
+        self._beat_due = 0.0  # the first sign after it comes back
         # What is connected may stay what it is, such as read-only after a failover: the next try connects anew.
         self.search.opened.engine.dispose()
         if self._away_since is None:
@@ -226,5 +227,7 @@ class Desk:
 
     def _flush(self) -> None:
         while self._outbox:
+            # After an outage much may wait, longer than others may wait for a beat.
+            self._beat()
             self._members.store(self._outbox[0])
             self._outbox.popleft()
