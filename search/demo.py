@@ -19,10 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(".demo")
 STUDY = "demo"
 STORAGE = f"sqlite:///{FOLDER}/study.db"
+DASHBOARD = f"python -m search dashboard --storage {STORAGE} --artifacts {FOLDER}/runs/artifacts"
+"""What shows the finished search."""
 WIDTH = 118
 """Columns of a line of the demo."""
 TAIL = 25
 """Lines of a failed step's log that are repeated."""
+PROGRESS = 30.0
+"""Seconds after which a step's newest line is printed where the output is no terminal."""
 _POLL = 0.5
 _GRACE = 60.0
 """Seconds that an interrupted step has to save its work."""
@@ -45,7 +49,7 @@ STEPS = (
     Step(
         "search",
         (
-            *("torchrun", "--standalone", "--nproc-per-node=2", "search/worker.py", "--study", STUDY),
+            *("python", "-m", "search", "work", STUDY, "--ranks", "2"),
             *(*_STORED, "--runs", f"{FOLDER}/runs", *_CACHE),
         ),
         3,
@@ -80,13 +84,15 @@ def main() -> int:
         log = FOLDER / f"{number}-{step.name}.log"
         print(f"\n[{number}/{total}] {step.name:<11}  $ {shlex.join(step.words)}", flush=True)
         seconds = _run(step, log)
-        for line in _said(log)[-step.lines :]:
+        for line in _lines(log)[-step.lines :]:
             print(f"      {line}")
         _say(number, total, step.name, f"done; all of it: {log}", seconds)
     print(
         f"\nWhole search in {_clock(time.monotonic() - started)}. Everything lies in {FOLDER}/ (make clean removes it)."
     )
-    print(f"Picture: {FOLDER}/predictions.png   trials, curves, importances: .venv/bin/optuna-dashboard {STORAGE}")
+    print(f"Picture: {FOLDER}/predictions.png")
+    print("Trials, curves, notes (each new shell first needs: source .venv/bin/activate):")
+    print(f"  {DASHBOARD}")
     print('Next: your own images; README.md, "Your own data"')
     return 0
 
@@ -104,6 +110,9 @@ def _run(step: Step, log: Path) -> float:
             _watch(child, log)
         except KeyboardInterrupt:
             # The terminal told the step too: it saves its work and ends; a second Ctrl-C does not wait for that.
+            print(
+                f"\n      {step.name} is asked to stop and saves its work; the same command goes on there", flush=True
+            )
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_GRACE)
             raise
@@ -119,16 +128,20 @@ def _run(step: Step, log: Path) -> float:
 
 
 def _watch(child: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Wait for the end; on a terminal, the newest line is shown meanwhile."""
-    shown = ""
+    """Wait for the end; meanwhile the newest line is shown, at once on a terminal, elsewhere now and then."""
+    shown, begun = "", time.monotonic()
+    terminal, due = sys.stdout.isatty(), begun + PROGRESS
     while True:
         try:
             child.wait(_POLL)
         except subprocess.TimeoutExpired:
-            newest = next(iter(_said(log)[-1:]), "")[: WIDTH - 6]
-            if sys.stdout.isatty() and newest != shown:
+            newest, now = next(iter(_lines(log)[-1:]), ""), time.monotonic()
+            if terminal and newest != shown:
                 shown = newest
-                print(f"\r      {shown:<{WIDTH - 6}}", end="", flush=True)
+                print(f"\r      {newest[: WIDTH - 6]:<{WIDTH - 6}}", end="", flush=True)
+            elif not terminal and now >= due:
+                due += PROGRESS
+                print(f"      {_clock(now - begun)}  {newest}"[:WIDTH], flush=True)
         else:
             if shown:
                 print(f"\r{'':<{WIDTH}}\r", end="", flush=True)
@@ -137,11 +150,6 @@ def _watch(child: "subprocess.Popen[bytes]", log: Path) -> None:
 
 def _lines(log: Path) -> list[str]:
     return [line.rstrip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-
-
-def _said(log: Path) -> list[str]:
-    """What the program said, without torchrun's own notes, which begin as in "W1120 21:30:11.000 ... run.py:792]"."""
-    return [line for line in _lines(log) if not (line[:1] in "WIE" and line[1:5].isdigit())]
 
 
 def _say(number: int, total: int, name: str, what: str, seconds: float | None) -> None:

@@ -1,5 +1,7 @@
 """The demo shows what its steps say, keeps all of it, and ends at the first step that fails."""
 
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -32,10 +34,35 @@ def test_steps_run_on_one_thread_each(tmp_path):
     assert log.read_text() == "1\n"
 
 
-def test_torchruns_own_notes_are_kept_but_not_shown(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("W1120 21:30:11.000 77 torch/distributed/run.py:792] note\n21:30:12 trial 3 complete\n\n")
-    assert demo._said(log) == ["21:30:12 trial 3 complete"]
+def test_where_the_output_is_no_terminal_a_long_step_says_now_and_then_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "PROGRESS", 0.6)
+    demo._run(step("import time; print('epoch 3 of 9'); time.sleep(1.5)"), tmp_path / "1-try.log")
+    lines = capsys.readouterr().out.splitlines()
+    assert 1 <= len(lines) <= 2
+    assert lines[-1].split() == ["0:01", "epoch", "3", "of", "9"]
+
+
+def test_the_last_words_are_the_readme_s():
+    assert f"$ {demo.DASHBOARD}\n" in (demo.ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_installation_says_so_first_and_leaves_no_stamp_where_it_fails(tmp_path, fails):
+    """A stand-in for the interpreter makes a `.venv` in which pip does nothing, or fails."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(demo.ROOT / name, tmp_path)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p .venv/bin\ncp {tmp_path}/pip .venv/bin/python\n')
+    (tmp_path / "pip").write_text(f"#!/bin/sh\necho pip works\nexit {3 if fails else 0}\n")
+    for program in ("python", "pip"):
+        (tmp_path / program).chmod(0o755)
+    words = ["make", "venv", f"PYTHON={python}"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=10, check=False)
+    assert (done.returncode != 0) == fails, done.stderr
+    first, second, *_ = done.stdout.splitlines()
+    assert first.startswith("installing torch and the rest into .venv (")
+    assert second == "pip works"
+    assert (tmp_path / ".venv/installed").is_file() != fails
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61.9, "1:01"), (3605.0, "60:05")])
