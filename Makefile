@@ -7,6 +7,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run the tests; each starts a PostgreSQL of its own.
+PROCESSES ?= 2
 PACKAGES := search trainer models losses
 
 # Small networks train fastest with one thread a process, and the demo runs two processes.
@@ -18,7 +20,7 @@ demo: venv
 	$(BIN)/python -m search.demo
 
 test: venv
-	$(BIN)/python -m pytest --durations=10 $(PYTEST)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --durations=25 $(PYTEST)
 
 check: venv
 	$(BIN)/ruff check .
