@@ -1,5 +1,6 @@
 """What can be known of a study before its first trial, as JSON values: costs, data, teacher, streams, arms."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from trainer.progress import Counting
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
-_TEACH = "train it with python -m trainer teach"
 
 
 def examine(spec: StudySpec, cache: Path | None) -> Found:
@@ -58,7 +58,8 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     try:
         data = open_data(spec.run.data, cache=cache, progress=Counting("decoding pictures"))
     except DataError as error:
-        problems.append(f"{spec.source}: run.{one_line(error)}")
+        text = one_line(error)
+        problems.append(f"{spec.source}: {'run.' if text.startswith('data.') else 'run.data: '}{text}")
         return None, None
     hashes = {part: data.image_hashes(part) for part in PARTS}
     everything = [image for part in PARTS for image in hashes[part]]
@@ -73,17 +74,21 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
 def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Found | None:
     """The teacher on the data; None where it cannot be used, or where the data could not be opened."""
     from trainer.checkpoint import CheckpointError
-    from trainer.teacher import floor, located
+    from trainer.teacher import TEACH, floor, located
 
+    command = f"python -m trainer teach {shlex.quote(str(spec.source))}"
     try:
         if data is None:
             path = located(spec.run.teacher)
             if not path.is_file():
-                problems.append(f"{spec.source}: run.teacher.checkpoint = {str(path)!r}: no such file; {_TEACH}")
+                problems.append(
+                    f"{spec.source}: run.teacher.checkpoint = {str(path)!r}: no such file; train it: {command}"
+                )
             return None
         facts = floor(spec.run, data)
     except CheckpointError as error:
-        problems.append(f"{spec.source}: {one_line(error)}")
+        named = one_line(error).replace(TEACH, command)
+        problems.append(f"{spec.source}: {named}")
         return None
     return {
         "file": str(facts.path),

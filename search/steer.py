@@ -7,7 +7,7 @@ from typing import Any
 
 from search.joining import attach_search
 from search.places import add_storage, storage_url
-from search.space import Scalar
+from search.space import Scalar, shown
 from search.spec import find, load
 from search.storage import Opened, open_storage, patient
 from search.study import Search
@@ -51,9 +51,14 @@ def _enqueue(args: argparse.Namespace, search: Search, label: str) -> int:
             raise UserError(f"enqueue: {word!r}: write PARAMETER=VALUE, such as student.width=16")
         value = _value(text)
         if not parameter.contains(value):
-            raise UserError(f"enqueue: {name} = {received(value)}: outside the space of arm {arm.name}")
+            raise UserError(
+                f"enqueue: {name} = {received(value)}: outside the space of arm {arm.name}; known: {shown(parameter)}"
+            )
         params[name] = value
+    queue = [t.system_attrs.get("fixed_params") for t in search.trials(arm) if t.state.name == "WAITING"]
     search.enqueue(arm, params)
+    if same := queue.count(params):
+        print(f"{search.spec.name}: {same} with the same parameters wait already; this is one more")
     waiting = search.counts()[arm.name].waiting
     print(f"{search.spec.name}: queued in arm {arm.name}, where {waiting} now wait  [{label}]")
     return 0

@@ -1,4 +1,7 @@
-"""`python -m search validate`: everything that can be known of a study before its first trial. Nothing is stored."""
+"""`python -m search validate`: everything that can be known of a study before its first trial. Nothing is stored.
+
+Where a database is named, or the default one is there, its study of that name is compared.
+"""
 
 import argparse
 import json
@@ -8,13 +11,17 @@ from typing import Any
 
 from search import disk
 from search.findings import Found, examine
-from search.spec import find, load
+from search.identity import difference
+from search.places import add_storage
+from search.spec import StudySpec, find, load, record
+from search.stored import stored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("study", help="name of a file in studies/, or a path")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a value of the file")
+    add_storage(parser)
     parser.add_argument("--name", help="another study name; needed where --set changes what the study is")
     parser.add_argument(
         "--cache", type=Path, default=Path("cache"), help="folder for decoded pictures (default: cache)"
@@ -28,8 +35,35 @@ def main(args: argparse.Namespace) -> int:
     spec = load(find(args.study), args.set, name=args.name)
     found = examine(spec, None if args.no_data else args.cache)
     found["cost"] = disk.forecast(spec, found["arms"])
+    found["stored"] = _stored(args.storage, spec, found)
     print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
     return 2 if found["problems"] else 0
+
+
+def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
+    """Whether a worker would find the study under its name; another one stands in the way, and is a problem."""
+    there = stored(given, spec.name)
+    if there is None:
+        return None
+    words = {"storage": there.label, "study": "absent" if there.why is None else f"unknown: {there.why}"}
+    if there.record is not None:
+        contents = {}
+        if found["contents"]:
+            teacher = found["teacher"]
+            contents = {
+                "data_hash": found["data"]["content"],
+                "teacher_hash": None if teacher is None else teacher["sha256"],
+            }
+        changed = difference(there.record, record(spec, **contents))
+        changed = [line for line in changed if contents or not line.startswith("content.")]
+        words["study"] = "another" if changed else "the same"
+        if changed:
+            more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+            found["problems"].append(
+                f"study {spec.name!r} is in {there.label} with another identity: {'; '.join(changed[:5])}{more}; "
+                "use another name (--name), or another --storage"
+            )
+    return words
 
 
 def lines(found: Found) -> list[str]:
@@ -54,6 +88,8 @@ def lines(found: Found) -> list[str]:
     for i, arm in enumerate(controls):
         printed += _control_lines(arm, kd, "arms" if i == 0 else "")
     printed.append(_line("cost", _cost(found["cost"])))
+    if found["stored"] is not None:
+        printed.append(_line("stored", f"in {found['stored']['storage']}: {found['stored']['study']}"))
     printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(found["notes"])]
     if found["problems"]:
         return [*printed, *(_line("error", problem) for problem in found["problems"])]

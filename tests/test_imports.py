@@ -35,6 +35,7 @@ CONFINED = {
         "search/leases.py",
         "search/schema.py",
         "search/storage.py",
+        "search/stored.py",
         "search/board/turns.py",
         "search/db/upgrade.py",
         "search/upserts.py",
@@ -46,7 +47,8 @@ CONFINED = {
 
 search/storage.py builds the one storage and its engine; search/study.py knows what a call raises while the database is
 away; search/calls.py bounds every wait of the driver; search/db/backup.py counts rows in the snapshot that it dumps;
-search/db/clients.py asks a server who is connected; search/db/upgrade.py changes tables before any of them can be
+search/db/clients.py asks a server who is connected; search/stored.py reads one row and writes nothing, not even what
+search/storage.py sets on every connection; search/db/upgrade.py changes tables before any of them can be
 used; search/upserts.py holds the inserts that leases and fence share; search/board/artifacts.py writes what the
 dashboard shows of a study, search/board/dashboard.py serves it.
 """

@@ -187,6 +187,9 @@ def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"tiny: queued in arm fixed, where 1 now wait  [{url}]\n")
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["waiting"] for name in ("kd", "fixed")] == [1, 1]
+    again = search(running, "enqueue", "tiny.toml", "optim.lr=0.02", "--arm", "fixed").stdout.splitlines()
+    assert again[0] == "tiny: 1 with the same parameters wait already; this is one more"
+    assert again[1].startswith("tiny: queued in arm fixed, where 2 now wait")
     assert search(running, "simulate", "tiny.toml", "--shared", "--workers", "1").returncode == 0
     opened = open_storage(f"sqlite:///{running / 'search.db'}")
     row = opened.leases.search("tiny")
@@ -271,14 +274,18 @@ MISTAKES = {
     "status of an unknown study": (["status", "tinny"], ["'tinny' is not in", "nearest: tiny"]),
     "export of an unknown study": (["export", "tinny"], ["'tinny' is not in", "nearest: tiny"]),
     "stop of an unknown study": (["stop", "tinny.toml"], ["'tinny' is not in", "nearest: tiny"]),
-    "enqueue without a file": (["enqueue", "tinny.toml", "optim.lr=1e-2"], ["tinny.toml"]),
+    "enqueue without a file": (["enqueue", "tinny.toml", "optim.lr=1e-2"], ["study tinny.toml"]),
+    "validate of a name without a file": (
+        ["validate", "tinny"],
+        ["study tinny: no such file in studies/", "search init"],
+    ),
     "enqueue into an unknown study": (
         ["enqueue", "tiny.toml", "optim.lr=1e-2", "--name", "tinny"],
         ["'tinny' is not in", "nearest: tiny", "start a worker"],
     ),
     "enqueue outside the space": (
         ["enqueue", "tiny.toml", "optim.lr=5.0"],
-        ["optim.lr = 5.0", "outside the space of arm kd"],
+        ["optim.lr = 5.0", "outside the space of arm kd; known: 0.0001..0.1 log"],
     ),
     "enqueue of an unknown parameter": (["enqueue", "tiny.toml", "optim.lrr=1e-2"], ["optim.lrr", "nearest: optim.lr"]),
     "enqueue into an unknown arm": (

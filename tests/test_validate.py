@@ -10,8 +10,11 @@ import torch
 import models
 from search import validate
 from search.findings import examine
+from search.joining import open_search
 from search.limits import breach, costs, refuse_hopeless
+from search.simulate import simulated_identity
 from search.spec import find, load, probe_runs, resolve
+from search.storage import open_storage
 from trainer import checkpoint
 from trainer.errors import UserError, guard
 
@@ -183,12 +186,40 @@ def test_overrides_are_shown_and_may_need_another_name(study, capsys):
     assert "set: run.seed=3" in text
 
 
+class TestStored:
+    """What the database holds under the same name is compared, and nothing is written there."""
+
+    def test_another_study_of_the_name_stands_in_the_way(self, study, sqlite_url, capsys):
+        path, file = study(), Path(sqlite_url.removeprefix("sqlite:///"))
+        flags = ("--no-data", "--storage", sqlite_url)
+        code, text = printed(path, capsys, *flags)
+        assert (code, file.exists()) == (0, False)
+        assert f"stored    in {sqlite_url}: absent" in text
+        opened = open_storage(sqlite_url)
+        open_search(opened, sqlite_url, load(path), simulated_identity(load(path)))
+        opened.engine.dispose()
+        before = file.read_bytes()
+        assert "the same" in printed(path, capsys, *flags)[1]
+        path.write_text(path.read_text().replace("epochs = ", "epochs = 1"))
+        code, text = printed(path, capsys, *flags)
+        assert code == 2
+        assert "with another identity: run.epochs: " in text
+        assert "another name (--name)" in text
+        assert file.read_bytes() == before
+
+    def test_a_database_that_does_not_answer_is_said_and_stops_nothing(self, study, monkeypatch, capsys):
+        monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://u:s3cret@127.0.0.1:9/db")
+        code, text = printed(study(), capsys, "--no-data")
+        assert code == 0
+        assert "in postgresql://u:***@127.0.0.1:9/db: unknown: " in text
+
+
 class TestProblems:
     def test_a_missing_teacher_is_named_with_the_remedy(self, study, capsys):
         code, text = printed(study(), capsys)
         assert code == 2
         assert "ok " not in text
-        assert "no such file; train it" in text
+        assert f"no such file; train it: python -m trainer teach {study()}" in text
 
     def test_a_teacher_below_its_floor_is_refused(self, study, teacher, capsys):
         path = study(floor=0.99)
@@ -205,6 +236,13 @@ class TestProblems:
         assert "run.data.root = '$NO_SUCH_ROOT': the variable NO_SUCH_ROOT is not set" in text
         assert "dropped: run.data.train" in text
         assert "teacher.safetensors': no such file" in text
+
+    def test_a_split_that_is_not_found_says_from_where_it_was_looked_for(self, study, tmp_path, capsys):
+        sets = [f"run.data.{text}" for text in ("name=polyp", f"root={tmp_path}", "split=splits/none.csv")]
+        code, text = printed(study(), capsys, "--name", "other", *[word for one in sets for word in ("--set", one)])
+        assert code == 2
+        assert f"run.data.split = 'splits/none.csv': no such file {Path('splits/none.csv').absolute()}" in text
+        assert "starts at the current folder" in text
 
     @pytest.mark.parametrize(
         ("parts", "words"),

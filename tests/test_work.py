@@ -111,7 +111,7 @@ def test_the_code_of_max_failed_comes_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["nope"], "--study nope"),
+        (["nope"], "study nope"),
         (["demo", "--ranks", "two"], "--ranks two: expected a number of processes, gpu or auto"),
         (["demo", "--restarts", "-1"], "--restarts -1"),
         (["demo", "--set", "run.epoch=2"], "epochs"),

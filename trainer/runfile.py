@@ -133,7 +133,11 @@ def _parse(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a study file, an export or a run") from error
+        study = Path("studies", f"{path.name}.toml")
+        meant = f"; nearest: {study}" if study.is_file() else ""
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give a study file, an export or a run{meant}"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is no text ({error.reason}); give a study file, an export or a run") from error
     try:

@@ -51,7 +51,13 @@ class Polyps:
         self._root = expand(config.root, "data.root")
         if not self._root.is_dir():
             raise DataError(f"data.root = {config.root!r}: no such folder {self._root}")
-        rows = read_split(expand(config.split, "data.split"), self._root)
+        split = expand(config.split, "data.split")
+        if not split.is_file():
+            raise DataError(
+                f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the "
+                "current folder; `python -m trainer data split` writes one"
+            )
+        rows = read_split(split, self._root)
         named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
         self._samples: dict[Part, tuple[Sample, ...]] = {
