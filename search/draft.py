@@ -37,7 +37,7 @@ class Draft:
         return (
             f"python -m trainer teach {file}",
             f"python -m search validate {self.command}",
-            f"torchrun --standalone --nproc-per-node=1 search/worker.py --study {self.command}",
+            f"python -m search work {self.command}",
             f"python -m search status {shlex.quote(self.name)}",
         )
 

@@ -70,7 +70,7 @@ def test_twenty_pictures_in_natural_folders_become_a_study(tmp_path: Path, run: 
     assert commands == [
         "python -m trainer teach studies/mine.toml",
         "python -m search validate mine",
-        "torchrun --standalone --nproc-per-node=1 search/worker.py --study mine",
+        "python -m search work mine",
         "python -m search status mine",
     ]
 
@@ -118,7 +118,7 @@ def test_what_follows_from_epochs_and_trials_follows(tmp_path: Path, run: Run) -
     assert (spec.run.epochs, spec.run.validation.from_) == (3, 1)
     assert (spec.pruner.model_dump()["warmup_epochs"], spec.budget.trials, spec.budget.max_failed) == (0, 4, 2)
     assert [arm.trials for arm in spec.arms] == [4, 4]
-    with pytest.raises(UserError, match=r"validate\.from: 5 is after the last epoch 3; set it to 1\.\.3, or raise epochs"):
+    with pytest.raises(UserError, match=r"from: 5 is after the last epoch 3; set it to 1\.\.3, or raise epochs"):
         load(Path("studies/mine.toml"), ["run.validate.from=5"])
 
 

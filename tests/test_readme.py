@@ -49,7 +49,7 @@ WHERE = {
     "python -m search init $HOME/polyps --name mine": OWN_DATA,
     "python -m trainer teach studies/mine.toml": OWN_DATA,
     "python -m search validate mine": OWN_DATA,
-    "torchrun --standalone --nproc-per-node=1 search/worker.py --study mine": OWN_DATA,
+    "python -m search work mine": OWN_DATA,
     "python -m search status mine": OWN_DATA,
     "python -m search export mine --top 3 -o best.json": OWN_DATA,
     "python -m trainer fit best.json -o student.safetensors": OWN_DATA,
@@ -124,8 +124,6 @@ def test_links_and_named_files_exist():
 def test_a_demo_step_takes_the_words_it_is_given(step):
     """The flags of each step are known to its command; argparse says so before anything is done."""
     words = [sys.executable if word == "python" else word for word in step.words]
-    if words[0] == "torchrun":
-        words = [sys.executable, *words[3:]]
     done = subprocess.run([*words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     flags = {word for word in words if word.startswith("--")}
