@@ -248,7 +248,9 @@ def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None
     if search.closed:
         return CLOSED
     if search.stop is not None:
-        return f"the search was asked to stop ({search.stop})"
+        return (
+            f"the search was asked to stop ({'now' if search.stop == 'now' else 'running trials go on to their end'})"
+        )
     of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
     failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
     if connection.execute(failed).scalar_one() >= search.max_failed:

@@ -164,9 +164,19 @@ def _arms(figures: dict[str, Any]) -> list[str]:
 
 def _front(figures: dict[str, Any]) -> list[str]:
     names = list(figures["arms"])
-    text = [f"{'choice':<14}{'complete':>9}{'params':>10}" + "".join(f"{'best ' + name:>18}" for name in names)]
+    text = [
+        f"{_shortened(str(figures['along'])):<14}{'complete':>9}{'params':>10}"
+        + "".join(f"{'best ' + name:>18}" for name in names)
+    ]
     for line in figures["front"]:
         size = "" if line["params_m"] is None else f"{line['params_m']:.3g} M"
         cells = "".join(f"{line['best'][name]:>18.4f}" if name in line["best"] else f"{'':>18}" for name in names)
         text.append(f"{'-' if line['choice'] is None else line['choice']!s:<14}{line['complete']:>9}{size:>10}{cells}")
     return text
+
+
+def _shortened(path: str, most: int = 13) -> str:
+    """A path within a column: its last words, as many as fit."""
+    while len(path) > most and "." in path:
+        path = path.partition(".")[2]
+    return path if len(path) <= most else f"{path[: most - 1]}~"

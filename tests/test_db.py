@@ -508,6 +508,17 @@ def test_a_mistake_is_one_line_and_makes_nothing(mistaken: Path, inside: Inside,
     assert not (mistaken / "x" / "data").exists()
 
 
+def test_a_port_that_is_taken_leaves_no_database_behind(mistaken: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = ME.search("db", "start", "--dir", str(mistaken / "taken"), "--port", str(port))
+    assert said.returncode == 2
+    assert f"port {port} of 127.0.0.1 is taken" in said.stderr
+    assert not (mistaken / "taken" / "data").exists()
+
+
 def test_without_programs_both_remedies_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no PostgreSQL programs.*--bin FOLDER.*pip install \"kd-search\[db\]\""):
         usable(None, SERVER, [tmp_path])

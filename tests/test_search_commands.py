@@ -99,7 +99,7 @@ def test_status_shows_arms_choices_workers_and_hours(folder: Path) -> None:
     arms = {line.split()[0]: line.split() for line in lines[2:4]}
     assert arms["kd"][1:6] == ["6", "0", "0", "0", "6"]
     assert arms["fixed"][1:6] == ["2", "0", "0", "0", "2"]
-    assert lines[4].split()[:2] == ["choice", "complete"]
+    assert lines[4].split()[:2] == ["student.width", "complete"]
     assert [line.split()[0] for line in lines[5:7]] == ["4", "8"]
     assert sum(int(line.split()[1]) for line in lines[5:7]) == 8
     assert any(line.startswith("device hours 0.000 of 5") for line in lines)
@@ -232,7 +232,7 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
     assert {r.state for r in rows} == {"finished"}
     assert {r.epoch for r in rows} == {3}
     opened.engine.dispose()
-    assert "no new trials: the search was asked to stop (drain)" in search(running, "status", "tiny").stdout
+    assert "no new trials: the search was asked to stop (running trials go on to their end)" in search(running, "status", "tiny").stdout
     idle = search(running, "simulate", "tiny.toml", "--as-worker")
     assert idle.returncode == 0
     assert strict(search(running, "status", "tiny", "--json").stdout)["arms"]["kd"]["running"] == 0

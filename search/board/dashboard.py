@@ -5,8 +5,10 @@ Trials belong to workers: what would change one behind a worker's back (tell, de
 """
 
 import argparse
+import logging
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,8 +19,8 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
 from search.places import add_storage, storage_url
-from search.storage import open_storage, patient
-from trainer.errors import UserError
+from search.storage import AWAY, open_storage, patient
+from trainer.errors import UserError, one_line
 
 Headers = list[tuple[str, str]]
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -32,6 +34,29 @@ ARTIFACT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-i
 """Content-Security-Policy of a file that somebody uploaded: it shows, it never runs in the dashboard's name."""
 
 
+class Words(logging.Handler):
+    """Says once that the database is away, and once that it is back; other errors with all that is known of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._away = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called while the error that the record tells of is still handled."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, AWAY):
+            logger.log(record.levelname, "{}", record.getMessage())
+        elif not self._away:
+            self._away = True
+            logger.warning("the database does not answer: {}", one_line(str(error.__cause__ or error))[:160])
+
+    def back(self) -> None:
+        """An answer came from the database."""
+        if self._away:
+            self._away = False
+            logger.info("the database is back")
+
+
 class Guarded:
     """The dashboard's WSGI application behind what it lacks by itself.
 
@@ -41,6 +66,10 @@ class Guarded:
 
     def __init__(self, application: Application, edits: str) -> None:
         self._application, self._edits = application, edits
+        self._words = Words()
+        # What optuna-dashboard says of an error is the traceback of a bug, or of a database that is away.
+        theirs = logging.getLogger("optuna_dashboard")
+        theirs.handlers, theirs.propagate = [self._words], False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = str(environ.get("PATH_INFO", ""))
@@ -50,6 +79,8 @@ class Guarded:
             return [text]
 
         def begin(status: str, headers: Headers, *rest: object) -> object:
+            if path.startswith("/api/") and status.startswith("2"):
+                self._words.back()
             return start_response(status, guarded_headers(path, headers), *rest)
 
         return self._application(environ, begin)

@@ -125,8 +125,8 @@ class Server:
                 self.folder,
                 kind,
             )
+        address = self._choose(host, port)  # before anything is made: a taken port leaves nothing behind
         programs = self._make(found[0]) if not self.exists else self._fitting(found)
-        address = self._choose(host, port)
         self._configure(address)
         self._forget_before_boot()
         write(self._holder, json.dumps({"host": socket.gethostname(), "boot": _boot()}))
