@@ -130,7 +130,9 @@ def _torchrun(ranks: int, threads: int | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "trainer"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
-        child = subprocess.Popen([sys.executable, *words, *sys.argv[1:], "--outcome", folder], env=environment)
+        command = [sys.executable, *words, *sys.argv[1:], "--outcome", folder]
+        # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
         _wait(child, Path(folder))
         known = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("*.json"))]
     outcomes = [Outcome(tuple(each["lines"]), each["code"], each["error"]) for each in known]
