@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--modes", nargs="+", choices=["refused", "silent"], default=["refused", "silent"])
     args = parser.parse_args()
     print(
-        "| database | for | workers alive | trials finished | failed | adopted | taken back | from its return to the search's end |"
+        "| database | for | workers alive | trials finished | failed | adopted | taken back | from return to the end |"
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     with tempfile.TemporaryDirectory(prefix="outage-") as name:
