@@ -66,14 +66,15 @@ class _Smp(Segmenter):
 
 
 class SmpUNet(_Smp):
-    """U-Net (arXiv 1505.04597) on a classification encoder; decoder of 256, 128, 64, 32, 16 channels."""
+    """U-Net (the `smp` extra, arXiv 1505.04597) on a classification encoder; decoder of 256, 128, 64, 32, 16 channels."""
 
     architecture = "Unet"
     last = "dec1"
 
 
 class SmpDeepLabV3Plus(_Smp):
-    """DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611) at output stride 16: `mid` is at 1/16, `dec3` the decoder's map.
+    """DeepLabV3+ (the `smp` extra, Chen et al. 2018, arXiv 1802.02611) at output stride 16:
+    `mid` is at 1/16, `dec3` the decoder's map.
 
     In training mode the pooled branch normalises one value an image: a rank needs two images at least.
     """

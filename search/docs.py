@@ -122,7 +122,7 @@ def _losses() -> Iterator[str]:
 
 def _names() -> Iterator[str]:
     """What the literal tables of the program hold, with the first sentence of the file behind each name."""
-    yield from _listing("Networks", ((name, _module(place)) for name, place in MODELS.items()))
+    yield from _listing("Networks", ((name, _behind(place)) for name, place in MODELS.items()))
     yield from _listing("Losses", ((name, _module(place)) for name, place in LOSSES.items()))
     settings = dict(_named(variants(RunConfig.model_fields["data"].annotation)))
     yield from _listing("Data sets", ((name, settings[name]) for name in DATASETS))
@@ -142,6 +142,15 @@ def _named(models: Iterable[type[BaseModel]]) -> Iterator[tuple[str, str]]:
 def _listing(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     yield f"### {title}"
     yield _rows(("name", "what it is"), [(f"`{name}`", words) for name, words in rows])
+
+
+def _behind(place: str) -> str:
+    """What a network is: its file says it, or its class where several share a file."""
+    module, _, name = place.partition(":")
+    if sum(other.partition(":")[0] == module for other in MODELS.values()) == 1:
+        return _module(place)
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    return next(_first(ast.get_docstring(n)) for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
 
 
 def _module(place: str) -> str:

@@ -129,7 +129,7 @@ weight_decay = 1e-4          # against fitting few pictures too closely; seldom 
 
 [pruner]                     # hopeless trials end early
 name          = "median"     # median | halving | hyperband | none
-startup       = 5            # finished trials of the same width before any is pruned
+startup       = 5            # trials of the same width that must be complete before any is pruned
 warmup_epochs = {warmup:<4}         # nothing is pruned in the first tenth, when ranks still change
 
 [budget]

@@ -108,7 +108,9 @@ class MedianConfig(Frozen):
     """Stop a trial that is worse than the median of finished trials at the same epoch."""
 
     name: Literal["median"]
-    startup: NonNegativeInt = Field(default=5, description="trials that must be COMPLETE before any is pruned")
+    startup: NonNegativeInt = Field(
+        default=5, description="complete trials, of the same choice of [front] if there is one, before any is pruned"
+    )
     warmup_epochs: NonNegativeInt | None = Field(
         default=None, description="epochs, from 1, in which no trial is pruned; default: a tenth of the run's"
     )
@@ -119,9 +121,9 @@ class MedianConfig(Frozen):
 
 
 class RungsConfig(Frozen):
-    """Successive halving (Li et al. 2020) or its brackets, hyperband (Li et al. 2018), up to the run's last epoch."""
+    """Verdicts at rungs: epochs that lie further and further apart, up to the run's last."""
 
-    name: Literal["hyperband", "halving"]
+    name: Literal["halving", "hyperband"]
     min_epochs: PositiveInt = Field(default=1, description="epochs up to the first rung")
     warmup_epochs: NonNegativeInt = Field(default=0, description="epochs, from 1, in which no trial is pruned")
     reduction: int = Field(default=3, ge=2, description="one in so many trials passes a rung")
@@ -132,13 +134,25 @@ class RungsConfig(Frozen):
         return max(self.min_epochs, self.warmup_epochs + 1)
 
 
+class HalvingConfig(RungsConfig):
+    """Asynchronous successive halving (Li et al. 2020): at each rung one trial in `reduction` goes on."""
+
+    name: Literal["halving"]
+
+
+class HyperbandConfig(RungsConfig):
+    """Halving in several brackets, of which the more patient have their first rung later (Li et al. 2018)."""
+
+    name: Literal["hyperband"]
+
+
 class NoPruning(Frozen):
     """Every trial runs to its last epoch."""
 
     name: Literal["none"]
 
 
-PrunerConfig = Annotated[MedianConfig | RungsConfig | NoPruning, Field(discriminator="name")]
+PrunerConfig = Annotated[MedianConfig | HalvingConfig | HyperbandConfig | NoPruning, Field(discriminator="name")]
 
 
 def seconds(text: str) -> float:

@@ -16,7 +16,8 @@ class Pictures(Frozen):
     """What every data set has. Images are brought to size x size for the network; scores are taken at native size."""
 
     size: PositiveInt = Field(
-        default=352, description="side of the network's input in pixels, a multiple of the networks' strides"
+        default=352,
+        description="side of the network's input in pixels, a multiple of the networks' strides: 32 suits all",
     )
     fit: Literal["letterbox", "stretch"] = Field(
         default="letterbox", description="letterbox keeps the sides' ratio and pads; stretch fills the square"
@@ -45,7 +46,7 @@ class PolypData(Pictures):
 
     name: Literal["polyp"]
     root: str = Field(description="folder that the split file's paths start from; $VARIABLES come from the environment")
-    split: str = Field(description="the split file, written by `trainer data split`")
+    split: str = Field(description="the split file, written by `search init` or `trainer data split`")
 
 
 DataConfig = Annotated[BlobsData | PolypData, Field(discriminator="name")]
