@@ -66,7 +66,7 @@ class _Smp(Segmenter):
 
 
 class SmpUNet(_Smp):
-    """U-Net (the `smp` extra, arXiv 1505.04597) on a classification encoder; decoder of 256, 128, 64, 32, 16 channels."""
+    """U-Net (the `smp` extra, arXiv 1505.04597) on a classification encoder; decoder of 256 to 16 channels."""
 
     architecture = "Unet"
     last = "dec1"

@@ -232,7 +232,7 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
     assert {r.state for r in rows} == {"finished"}
     assert {r.epoch for r in rows} == {3}
     opened.engine.dispose()
-    assert "no new trials: the search was asked to stop (running trials go on to their end)" in search(running, "status", "tiny").stdout
+    assert "no new trials: the search was asked to stop (running" in search(running, "status", "tiny").stdout
     idle = search(running, "simulate", "tiny.toml", "--as-worker")
     assert idle.returncode == 0
     assert strict(search(running, "status", "tiny", "--json").stdout)["arms"]["kd"]["running"] == 0
