@@ -273,7 +273,7 @@ CLOSINGS: dict[str, tuple[Callable[[Search], None], str]] = {
     "max_failed": (fail_two, "max_failed: 2 trials failed"),
     "wall": (lambda s: age(s, began=1.0), "wall: 1.00 h are over"),
     "gpu_hours": (use_up, "gpu_hours: 2.0 are used"),
-    "stop": (lambda s: s.leases.ask_to_stop(s.search_id, "drain"), r"the search was asked to stop \(running trials go on"),
+    "stop": (lambda s: s.leases.ask_to_stop(s.search_id, "drain"), r"the search was asked to stop \(running"),
 }
 
 
