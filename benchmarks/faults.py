@@ -32,7 +32,7 @@ from trainer.errors import guard
 
 PATIENCE = 180.0
 """Seconds without a finished epoch, and without a fault in progress, after which a search is called stuck."""
-TOGETHER = 2
+TOGETHER = 3
 """Faults that may be in progress at the same time."""
 
 

@@ -178,7 +178,7 @@ def by_workers(url: sa.URL, folder: Path, counts: Sequence[int], epoch_seconds: 
     print("| workers | trials an hour | of what epochs allow | most connections a worker | memory MB: first, last |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     for count in counts:
-        name, budget = f"workers-{count}", 12 * count * slots
+        name, budget = f"workers-{count}", 6 * count * slots
         sets = [f"budget.trials={budget}", f"run.epochs={epochs}", "budget.in_flight=512", "pruner.name=none"]
         words = [w for text in [*sets, "arms.no-kd.trials=1"] for w in ("--set", text)]
         common = ["--name", name, "--runs", str(folder), "--slots", str(slots), "--epoch-seconds", str(epoch_seconds)]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import sqlalchemy as sa
+
 from benchmarks.campaign.herd import Herd, Worker, kill, state_of
 
 Steps = Generator[float, None, str]
@@ -161,7 +163,7 @@ def fill_disk(scene: Scene) -> Steps:
 
 def stop_now(scene: Scene) -> Steps:
     """`search stop --now` drains all workers; the wish is taken back when all have left."""
-    scene.stop("now")
+    yield from _wish(scene, "now")
     began = time.monotonic()
     for worker in scene.herd.workers:
         worker.back_at = began + 60
@@ -170,8 +172,17 @@ def stop_now(scene: Scene) -> Steps:
     left = sum(w.alive for w in scene.herd.workers)
     for worker in scene.herd.workers:
         worker.back_at = 0.0
-    scene.stop(None)
+    yield from _wish(scene, None)
     return f"{left} workers still there" if left else f"all workers left within {time.monotonic() - began:.1f} s"
+
+
+def _wish(scene: Scene, wish: str | None) -> Generator[float, None, None]:
+    """Write a wish as soon as the database takes it: another fault may have it down just now."""
+    while True:
+        try:
+            return scene.stop(wish)
+        except sa.exc.OperationalError:
+            yield 0.2
 
 
 def kill_rank(scene: Scene) -> Steps:
