@@ -1,12 +1,16 @@
 """Parameters of a module as views of one tensor, their gradients of another: one reduction, one step, few kernels."""
 
+import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 ALIGN = 16
 """Elements: each parameter starts at a multiple of 64 bytes, as a tensor of its own would."""
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def _laid(vector: Tensor, shape: torch.Size) -> Tensor:
@@ -17,35 +21,51 @@ def _laid(vector: Tensor, shape: torch.Size) -> Tensor:
     return vector.view(filters, height, width, channels).permute(0, 3, 1, 2)
 
 
-def flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, list[int]]:
-    """Move parameters into one new tensor, as views of it. Returns it with the place where each one starts."""
+def _starts(parameters: Sequence[nn.Parameter]) -> tuple[list[int], int]:
+    """The place where each parameter starts, and the length of all."""
     starts, length = [], 0
     for parameter in parameters:
         starts.append(length)
         length += -(-parameter.numel() // ALIGN) * ALIGN
-    weights = torch.zeros(length, device=parameters[0].device if parameters else None)
-    for parameter, start in zip(parameters, starts, strict=True):
-        view = _laid(weights[start : start + parameter.numel()], parameter.shape)
-        view.copy_(parameter.detach())
-        parameter.data = view
-    return weights, starts
+    return starts, length
 
 
 class Flat:
     """The trainable parameters of a module, moved into `weights`; their gradients lie in `gradient`.
 
-    sums: the gradient with two flags behind it, in one tensor, so that one reduction carries both.
+    sums: the gradient with two flags behind it, in one tensor, so that one reduction carries both. Nobody has written
+    to it before the first `clear`.
     """
 
     def __init__(self, module: nn.Module) -> None:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.weights, starts = flatten(parameters)
-        length = len(self.weights)
-        self.sums = torch.zeros(length + ALIGN, device=self.weights.device)
+        starts, length = _starts(parameters)
+        # Memory is not filled before it is written: for a wide network that is much of what its start costs.
+        self.weights = torch.empty(length, device=parameters[0].device if parameters else None)
+        self.sums = torch.empty(length + ALIGN, device=self.weights.device)
         self.gradient = self.sums[:length]
         self.flags = self.sums[length : length + 2]
         for parameter, start in zip(parameters, starts, strict=True):
-            parameter.grad = _laid(self.gradient[start : start + parameter.numel()], parameter.shape)
+            end = start + parameter.numel()
+            view = _laid(self.weights[start:end], parameter.shape)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            parameter.grad = _laid(self.gradient[start:end], parameter.shape)
+            self.weights[end : end + -end % ALIGN].zero_()
+
+    def copied(self, module: M) -> tuple[M, Tensor]:
+        """A frozen copy of a module whose parameters are the first of these, and the one tensor that its own lie in."""
+        parameters = list(module.parameters())
+        starts, length = _starts(parameters)
+        weights = self.weights[:length].clone()
+        # What deepcopy finds in its memo it takes as it is: the weights are copied once, not twice.
+        memo = {
+            id(parameter): nn.Parameter(
+                _laid(weights[start : start + parameter.numel()], parameter.shape), requires_grad=False
+            )
+            for parameter, start in zip(parameters, starts, strict=True)
+        }
+        return copy.deepcopy(module, memo), weights
 
     def clear(self) -> None:
         """Gradient and flags to zero; autograd then adds to the views in place."""

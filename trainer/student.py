@@ -1,6 +1,5 @@
 """One member of a cohort: its network, losses, optimizer, schedule, random state and fate."""
 
-import copy
 import math
 import os
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
 from trainer.draws import Draws
 from trainer.faults import Fault, fault
-from trainer.flat import Flat, flatten, pack, unpack
+from trainer.flat import Flat, pack, unpack
 from trainer.optim import Average, Optimizer, Schedule
 from trainer.ranks import Later, Ranks
 from trainer.reports import Saved
@@ -72,7 +71,7 @@ class Student:
         self.scale = Scale(run.precision, ranks.device)
         self._weights = {name: term.weight for name, term in run.live_terms().items()}
         # The network that is scored and exported: the trained one, or the average of its weights.
-        self.judged = copy.deepcopy(self.network).requires_grad_(False) if run.optim.ema else self.network
+        self.judged = self.network
         self._average = self._averaging() if run.optim.ema else None
         self.epoch = 0
         """Own epochs that are over."""
@@ -97,7 +96,7 @@ class Student:
 
     def _averaging(self) -> Average:
         # The network's parameters come first in the flat weights, and a copy of it has the same layout: one kernel.
-        mean, _ = flatten(list(self.judged.parameters()))
+        self.judged, mean = self.flat.copied(self.network)
         self._followed = {"": self.flat.weights[: len(mean)], **dict(self.network.named_buffers())}
         return Average({"": mean, **dict(self.judged.named_buffers())}, self.schedule.total)
 
