@@ -52,7 +52,7 @@ class Told:
     picture: Path | None = None
     """Of the worst and median validation cases, with the last report, where one was drawn."""
     beside: Mapping[str, float] = field(default_factory=dict)
-    """The member's share of the seconds between two epochs: checkpoint, database."""
+    """The member's share of the seconds between two epochs: checkpoint, database, idle."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Member:
     """Seconds by part that this holder spent."""
     epochs: int = 0
     """Epochs that this holder trained."""
+    passes: float | None = None
+    """Sum over them of the teacher's passes a student step; None where nobody counted."""
     pictured: bool = False
     """Whether its picture was uploaded, or cannot be."""
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from loguru import logger
 
+from search.beside import Beside
 from search.desk import Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told
 from trainer.errors import one_line
@@ -102,8 +103,7 @@ class Lead:
         self._owed: dict[int, EpochReport] = {}
         """Last epochs whose weights the disk refused; it is asked again before each epoch."""
         self._disk_refuses = False
-        self._settled = 0.0
-        """Seconds that the last plan waited for the database."""
+        self._beside = Beside()
         self.bad_data: str | None = None
         """The file that no trial can be trained with; None while there is none."""
 
@@ -112,7 +112,7 @@ class Lead:
         self._pay()
         began = time.monotonic()
         self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
-        self._settled = time.monotonic() - began
+        self._beside.waited(time.monotonic() - began)
         dismiss, begins = list(self._over), []
         self._over = []
         while not self.desk.inbox.empty():
@@ -133,11 +133,13 @@ class Lead:
             end = None if self._owed else self.desk.ended
             if end is None:
                 time.sleep(IDLE)
+            self._beside.anew()
         # Who ends builds nothing first: what was just claimed is given back.
         return Plan(tuple(dismiss), tuple(begins) if end is None else (), members, end)
 
     def admitted(self, failures: dict[int, Failure]) -> None:
-        """Some members could not begin: build or resume failed on a rank."""
+        """The epoch begins; some members could not: build or resume failed on a rank."""
+        self._beside.training()
         for key, failure in failures.items():
             self._fell(key, failure)
 
@@ -152,8 +154,8 @@ class Lead:
                 if isinstance(report, EpochReport)
             }
             wait(saves.values())
-            spent = {"checkpoint": time.monotonic() - began, "database": self._settled}
-            beside = {part: seconds / max(len(saves), 1) for part, seconds in spent.items()}
+            beside = self._beside.shares(time.monotonic() - began, len(saves))
+            self._beside.anew()
             for key, report in reports.items():
                 if isinstance(report, Failure):
                     self._fell(key, report)

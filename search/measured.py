@@ -1,6 +1,7 @@
 """`--slots auto`: how many students a group trains side by side, from a few timed steps of what the space holds."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from loguru import logger
 from search.limits import costs
 from search.spec import StudySpec
 from trainer.errors import one_line
-from trainer.slots import choose, forecast
+from trainer.slots import choose, epoch_seconds, forecast
 
 if TYPE_CHECKING:
     from trainer.ranks import Ranks
@@ -19,13 +20,22 @@ FALLBACK = 4
 """Students side by side where nothing could be measured."""
 
 
-def slots(spec: StudySpec, *, cache: Path, ranks: "Ranks") -> int:
+@dataclass(frozen=True)
+class Slots:
+    """Students side by side."""
+
+    count: int
+    forecast: tuple[float, float] | None = None
+    """Seconds of an epoch of so many of the smallest and of the largest kind; None where nothing was measured."""
+
+
+def slots(spec: StudySpec, *, cache: Path, ranks: "Ranks") -> Slots:
     """What the rule of `trainer.slots` says for this study on this machine, with its forecast in the log.
 
     Every rank calls it; the lead measures. What cannot be measured, such as a student that needs more memory than there
     is, is said aloud and ends in `FALLBACK`: its trial will say more.
     """
-    chosen = FALLBACK
+    chosen = Slots(FALLBACK)
     if ranks.leads:
         try:
             chosen = _measured(spec, cache, ranks)
@@ -35,7 +45,7 @@ def slots(spec: StudySpec, *, cache: Path, ranks: "Ranks") -> int:
     return ranks.share(chosen)
 
 
-def _measured(spec: StudySpec, cache: Path, ranks: "Ranks") -> int:
+def _measured(spec: StudySpec, cache: Path, ranks: "Ranks") -> Slots:
     from trainer.timing import measure
 
     built = sorted(costs(spec), key=lambda cost: cost.facts.flops)
@@ -48,4 +58,4 @@ def _measured(spec: StudySpec, cache: Path, ranks: "Ranks") -> int:
     trials = sum(arm.trials for arm in spec.arms)
     for line in forecast(found, chosen.slots, epochs=spec.run.epochs, trials=trials, ranks=ranks.world):
         logger.info("forecast: {}", line)
-    return chosen.slots
+    return Slots(chosen.slots, epoch_seconds(found, chosen.slots))

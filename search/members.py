@@ -11,8 +11,9 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.board.attributes import Attempt, attempts, pace
-from search.board.pictured import ending, upload
+from search import foreseen
+from search.board.attributes import Attempt, attempts
+from search.board.pictured import cost, ending, upload
 from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
 from search.fence import LeaseLost
 from search.leases import Seen
@@ -86,7 +87,8 @@ class Members:
             return member
         mine, before = dict(self.settings.environment), json.loads(row.environment or "{}")
         # Where part of the epochs ran elsewhere, no replay on one machine can promise the same bits.
-        now = mine if resume is None or mine == before else {**before, "device": "mixed"}
+        same = foreseen.without(mine) == foreseen.without(before)
+        now = mine if resume is None or same else {**before, "device": "mixed"}
         said = {"host": self.settings.owner.host, "attempts": attempts(member.holders)}
         self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)}, attributes=said)
         member = replace(member, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)
@@ -139,7 +141,7 @@ class Members:
         value = None if report.scores is None else report.scores[metric]
         # Where the finish below fails and all is tried again, the epoch is in the sums already.
         after = member if member.epoch == report.epoch else self._after(member, item)
-        said = pace(after.here, after.epochs) if after.epochs == 1 else {}
+        said = cost(after) if after.epochs == 1 else {}
         self.search.report(member.held, report.epoch, value, after_epoch(after, item), said)
         if member.checkpoint != after.checkpoint:
             _remove(member.checkpoint)  # the row names the new one now
@@ -214,7 +216,8 @@ class Members:
         checkpoint = member.checkpoint if item.saved is None else item.saved.path
         after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=checkpoint)
         here = {**member.here, **{part: member.here.get(part, 0.0) + spent for part, spent in parts.items()}}
-        after = replace(after, here=here, epochs=member.epochs + 1)
+        passes = None if report.passes is None else (member.passes or 0.0) + report.passes
+        after = replace(after, here=here, epochs=member.epochs + 1, passes=passes)
         score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
         if score is not None and self._better(score, member.best_score):
             return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))

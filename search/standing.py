@@ -8,14 +8,16 @@ from typing import Any
 
 from search.board.attributes import failure
 from search.board.turns import clock
+from search.foreseen import compared
 from search.pace import Pace, pace_of
 from search.schema import FINISHED, HELD
 from search.storage import Opened
 from search.tables import flatten
 from trainer.errors import UserError, nearest
 
-PARAMS, TEACHER = "model.params_m", "teacher.dice"
-"""Attributes of trials that hold the student's parameters in millions, and the teacher's validation Dice."""
+PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_step"
+"""Attributes of trials that hold the student's parameters in millions, the teacher's validation Dice, and its passes a
+student step."""
 MESSAGES = 20
 """Messages of failed trials that are told at most, the newest."""
 
@@ -60,6 +62,12 @@ class Rows:
         """The teacher's score where trials name one and it is told in the search's own metric."""
         found = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
         return next((float(score) for score in found if score is not None and self.metric == "dice"), None)
+
+    @property
+    def passes(self) -> float | None:
+        """The teacher's passes a student step, mean over the trials that tell it; None where none does."""
+        told = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
+        return sum(map(float, told)) / len(told) if told else None
 
     @property
     def every(self) -> list[Any]:
@@ -120,6 +128,8 @@ def figures(rows: Rows, closed_of: Callable[[int], tuple[str | None, str | None]
         "along": rows.along,
         "front": _front(rows, pick),
         "teacher": rows.teacher,
+        "teacher_passes": rows.passes,
+        "forecast": compared(rows.every),
         "seconds": _sum(rows.every),
         "gpu_hours": sum(lease.gpu_seconds for lease in rows.every) / 3600,
         "gpu_hours_of": rows.search.gpu_hours,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from search import foreseen
 from search.pace import an_hour, told
 from search.places import add_storage, storage_url
 from search.standing import standing
@@ -114,10 +115,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     text.append(progress(figures))
     if figures["teacher"] is not None:
         text.append(f"teacher {figures['metric']} {figures['teacher']:.4f}")
-    total = sum(figures["seconds"].values())
-    parts = ", ".join(f"{part} {spent / total:.0%}" for part, spent in sorted(figures["seconds"].items()) if total)
-    of = "" if figures["gpu_hours_of"] is None else f" of {figures['gpu_hours_of']:g}"
-    text.append(f"device hours {figures['gpu_hours']:.3f}{of}  {parts}")
+    text += _cost(figures)
     for name, ends in figures["workers"].items():
         text.append(f"worker {name}: " + ", ".join(f"{count} {why}" for why, count in sorted(ends.items())))
     text += [running_line(trial, figures["metric"]) for trial in figures["running"][:RUNNING]]
@@ -125,6 +123,17 @@ def lines(figures: dict[str, Any]) -> list[str]:
         text.append(f"running: {len(figures['running']) - RUNNING} more")
     text += [f"failed {one['arm']} #{one['trial']} ({one['class']}): {one['message']}" for one in figures["failures"]]
     return text
+
+
+def _cost(figures: dict[str, Any]) -> list[str]:
+    """Where the time went, how well the teacher was shared, and what was foreseen."""
+    total = sum(figures["seconds"].values())
+    parts = ", ".join(f"{part} {spent / total:.0%}" for part, spent in sorted(figures["seconds"].items()) if total)
+    of = "" if figures["gpu_hours_of"] is None else f" of {figures['gpu_hours_of']:g}"
+    passes = figures["teacher_passes"]
+    shared = "" if passes is None else f"  {passes:.3g} teacher passes a student step"
+    text = [f"device hours {figures['gpu_hours']:.3f}{of}  {parts}{shared}"]
+    return text if figures["forecast"] is None else [*text, foreseen.line(figures["forecast"])]
 
 
 def progress(figures: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from trainer.installed import absent
 
@@ -27,7 +28,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import measured
+from search import foreseen, measured
 from search.board.artifacts import Artifacts
 from search.board.attributes import teller
 from search.desk import Desk
@@ -36,7 +37,7 @@ from search.identity import arm_identity
 from search.joining import Identity, open_search
 from search.lead import BAD_DATA, run_group
 from search.limits import breach, costs, refuse_hopeless
-from search.measured import AUTO
+from search.measured import AUTO, Slots
 from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.spec import StudySpec, find, identity, load, record
@@ -149,7 +150,7 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     from trainer.cohort import Cohort
 
     who, teacher_dice = _contents(args, spec, ranks)
-    slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else args.slots
+    slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
     desk, trouble = None, None
     if ranks.leads:
         try:
@@ -159,9 +160,9 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     trouble = ranks.share(trouble)
     if trouble is not None:
         raise UserError(trouble)
-    students = Cohort(ranks, slots=slots, cache=args.cache, monitor=spec.objective.metric)
+    students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=spec.objective.metric)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
-    logger.info("{}: {}, {} slots", spec.name, place, slots)
+    logger.info("{}: {}, {} slots", spec.name, place, slots.count)
     return run_group(ranks, students, desk)
 
 
@@ -192,7 +193,7 @@ def _desk(
     spec: StudySpec,
     who: Identity,
     ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
-    slots: int,
+    slots: Slots,
     teacher_dice: float | None,
 ) -> Desk:
     import torch
@@ -203,12 +204,14 @@ def _desk(
     with patient("worker"):
         opened = open_storage(url)
         search = open_search(opened, url, spec, who)
-    environment = {
+    environment: dict[str, Any] = {
         "ranks": ranks.world,
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "torch": str(torch.__version__),
     }
+    if slots.forecast is not None:
+        environment[foreseen.FORECAST] = foreseen.kept(*slots.forecast, slots.count)
     try:
         args.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,7 +221,7 @@ def _desk(
     runs = args.runs.resolve()
     settings = Settings(
         this_owner(ranks.group),
-        slots,
+        slots.count,
         runs,
         ranks.world,
         environment,

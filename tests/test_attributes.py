@@ -348,6 +348,7 @@ def test_a_trial_that_completes_brings_a_picture_that_the_dashboard_serves(
             assert picture.width > 4 * 200  # image, truth, teacher and student
             assert picture.height > 6 * 200
     (shown, _) = json.loads(ask(application, f"/api/studies/{study_id}"))["trials"]
+    assert [trial.user_attrs["teacher.passes_per_step"] for trial in trials] == [0.5] * 2
     assert {a["key"] for a in shown["user_attrs"]} > {"host", "attempts", "best.scores", "seconds.parts"}
     assert len(shown["artifacts"]) == 1
     assert not list((tmp_path / "runs").rglob("*.png"))

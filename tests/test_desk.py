@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from search.beside import Beside
 from search.desk import Desk
 from search.events import Settings, Told
 from search.fence import Owner
@@ -142,9 +143,25 @@ def test_a_worker_trains_the_budget_and_leaves_only_the_best_weights(
         assert Path(row.weights).is_file()
         assert row.checkpoint is None
         assert row.gpu_seconds == pytest.approx(0.04)
-        assert json.loads(row.seconds).keys() == {"student", "checkpoint", "database"}
+        assert json.loads(row.seconds).keys() == {"student", "checkpoint", "database", "idle"}
     assert not list(tmp_path.rglob("epoch-*"))
     assert not [line for line in log if line.startswith(("WARNING", "ERROR"))]
+
+
+def test_time_between_two_epochs_is_shared_by_those_who_train_next() -> None:
+    """The wait for the database is no idle time, and time without anybody to train belongs to no trial."""
+    beside = Beside()
+    time.sleep(0.05)
+    began = time.monotonic()
+    beside.anew()
+    time.sleep(0.05)
+    beside.waited(0.01)
+    beside.training()
+    passed = time.monotonic() - began
+    time.sleep(0.05)
+    found = beside.shares(0.5, 2)
+    assert (found["checkpoint"], found["database"]) == (0.25, 0.005)
+    assert 0.02 <= found["idle"] <= (passed - 0.01) / 2
 
 
 # ---- the database away

@@ -123,6 +123,8 @@ def test_status_as_json_holds_the_same_figures(folder: Path) -> None:
     }
     assert 0 < figures["arms"]["kd"]["best"]["score"] <= 1
     assert (figures["closed"], figures["gpu_hours_of"], figures["holding"]) == (None, 5.0, {})
+    assert figures["seconds"].keys() == {"student", "checkpoint", "database", "idle"}
+    assert (figures["teacher_passes"], figures["forecast"]) == (None, None)
     assert [line["choice"] for line in figures["front"]] == [4, 8]
 
 

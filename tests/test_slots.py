@@ -1,13 +1,15 @@
 """`--slots auto`: the rule, its forecast, and what is measured for it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search import measured
+from search import foreseen, measured
 from search.spec import load
 from trainer.ranks import Ranks
 from trainer.slots import MOST, SHARED, Measured, choose, epoch_seconds, forecast, share
@@ -117,7 +119,9 @@ def test_a_study_is_measured_and_its_largest_student_costs_more(tmp_path: Path, 
     assert found.checkpoint_bytes[1] > 0.8 * found.member_bytes[1]
     assert found.free_bytes > 2**20
     slots = measured.slots(spec, cache=tmp_path, ranks=Ranks("cpu"))
-    assert 1 <= slots <= 3
+    assert 1 <= slots.count <= 3
+    assert slots.forecast is not None
+    assert 0 < slots.forecast[0] < slots.forecast[1]
     assert any("forecast: a step: data" in line for line in log)
 
 
@@ -129,5 +133,26 @@ def test_what_cannot_be_measured_is_said_and_ends_in_a_number(tmp_path: Path, lo
         raise MemoryError("no room")
 
     monkeypatch.setattr("trainer.timing.measure", full)
-    assert measured.slots(load(path), cache=tmp_path, ranks=Ranks("cpu")) == measured.FALLBACK
+    assert measured.slots(load(path), cache=tmp_path, ranks=Ranks("cpu")) == measured.Slots(measured.FALLBACK)
     assert any("WARNING --slots auto: not measured (MemoryError: no room); 4 students at a time" in x for x in log)
+
+
+def test_what_happened_stands_beside_the_forecast_of_those_who_made_one() -> None:
+    """Three at a time in 36 to 72 s, on two ranks: 12 to 24 s for one trial's epoch, and twice that of devices."""
+
+    def lease(environment: dict[str, object], epoch: int, gpu_seconds: float) -> SimpleNamespace:
+        return SimpleNamespace(environment=json.dumps(environment), epoch=epoch, gpu_seconds=gpu_seconds)
+
+    auto = {"ranks": 2, foreseen.FORECAST: foreseen.kept(36.0, 72.0, 3)}
+    others = [lease({"ranks": 2}, 50, 9.0), lease(auto, 0, 0.0), SimpleNamespace(environment=None, epoch=0)]
+    found = foreseen.compared([lease(auto, 10, 300.0), lease(auto, 20, 780.0), *others])
+    assert found is not None
+    assert found["epochs"] == 30
+    assert found["epoch_seconds"] == {"forecast": pytest.approx([12.0, 24.0]), "took": pytest.approx(18.0)}
+    assert found["device_hours"] == {"forecast": pytest.approx([0.2, 0.4]), "took": pytest.approx(0.3)}
+    assert foreseen.line(found) == (
+        "forecast of --slots auto for 30 epochs: 12 to 24 s a trial's epoch, 0.2 to 0.4 device hours; "
+        "took 18 s, 0.3 device hours"
+    )
+    assert foreseen.compared(others) is None
+    assert foreseen.without(auto) == {"ranks": 2}

@@ -103,6 +103,7 @@ class Cohort:
     def _epoch(self) -> dict[int, EpochReport | Failure]:
         watch = Stopwatch(self._ranks)
         self._shelf.count_pictures()
+        forwards, steps = self.counters.teacher_forwards, self.counters.student_steps
         told: dict[int, EpochReport | Failure] = {**self._meet()}
         stands = self._positions()
         groups: dict[tuple[Hashable, int], list[Member]] = {}
@@ -122,8 +123,9 @@ class Cohort:
         for key in [key for key, report in told.items() if isinstance(report, Failure)]:
             del self._members[key]
         if reports:
+            passes = (self.counters.teacher_forwards - forwards) / max(self.counters.student_steps - steps, 1)
             for key, seconds in watch.shares(list(reports)).items():
-                told[key] = replace(reports[key], seconds=seconds)
+                told[key] = replace(reports[key], seconds=seconds, passes=passes)
         return told
 
     def _meet(self) -> dict[int, Failure]:

@@ -1,7 +1,7 @@
 """What a cohort says about its members. Free of torch: the search reads it, and the simulation makes it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -39,6 +39,11 @@ class EpochReport:
     """The member's share of the epoch's wall time by part: data, teacher, student, validation, other."""
     final: bool
     """Whether this was the run's last epoch."""
+    passes: float | None = field(default=None, compare=False)
+    """Passes of teachers a student step in this epoch of the process: 1 / K where all K members listen to one.
+
+    None: not counted. Like `seconds` it tells of the neighbours, not of the member.
+    """
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,13 @@ def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
     }
 
 
+def listening(run: RunConfig, passes: float | None, epochs: int) -> dict[str, Any]:
+    """The teacher's passes a student step, from their sum over some epochs; nothing where nobody listens or counts."""
+    if passes is None or not run.methods():
+        return {}
+    return {"teacher.passes_per_step": _short(passes / max(epochs, 1))}
+
+
 def failure(kind: str, message: str) -> dict[str, Any]:
     """Why a trial failed, by class and in one line: the first, or the error that ends a traceback."""
     lines = [line for line in message.splitlines() if line.strip()] or [kind]
