@@ -14,6 +14,8 @@ from psycopg2 import OperationalError, extensions  # type: ignore[import-untyped
 
 GRACE_SECONDS = 2.0
 """How much later than the server the client gives up: where the server still answers, its words are better."""
+CONNECT_SECONDS = 12.0
+"""For a server that takes a connection and then says nothing."""
 _LIMIT = re.compile(r"statement_timeout=(\d+)s")
 
 
@@ -27,6 +29,8 @@ def _wait(connection: Any) -> None:
     connection."""
     found = _LIMIT.search(connection.dsn)
     seconds = None if found is None else int(found[1]) + GRACE_SECONDS
+    if seconds is None and connection.status == extensions.STATUS_SETUP:
+        seconds = CONNECT_SECONDS  # libpq's own connect_timeout does not count when we wait ourselves
     end = None if seconds is None else time.monotonic() + seconds
     while True:
         state = connection.poll()

@@ -96,6 +96,8 @@ class Desk:
         self._thread.join(patience)
         if self._thread.is_alive():
             logger.warning("the database did not answer in time: leases run out by themselves, others adopt the trials")
+        elif self.error is not None:
+            logger.error("the database thread ended, leases run out by themselves: {!r}", self.error)
 
     # ---- the thread
 
@@ -153,11 +155,13 @@ class Desk:
             logger.info("database back after {:.0f} s", time.monotonic() - self._away_since)
             self._away_since = None
 
-    def _beat(self) -> None:
+    def _beat(self, *, forget: bool = True) -> None:
+        """A sign of life for all that is held. forget: drop what turns out to be lost; else who stores finds out."""
         now = time.monotonic()
         if now < self._beat_due:
             return
-        for key in self.search.leases.beat([m.held for m in self._members.held.values()]):
+        lost = self.search.leases.beat([m.held for m in self._members.held.values()])
+        for key in lost if forget else ():
             self._members.forget(key, "lost to another worker")
         self._beat_due = now + self.settings.ttl / 6
 
@@ -181,6 +185,7 @@ class Desk:
     def _claim(self) -> None:
         """Fill the free slots; where nothing may begin, find out whether that is the end."""
         while len(self._members.held) < self.settings.slots and self.ended is None:
+            self._beat()  # claiming reads checkpoints and asks the sampler, which takes its time
             closed = self._closed()
             self._retake()
             if len(self._members.held) >= self.settings.slots:
@@ -194,7 +199,9 @@ class Desk:
                 claim = self.search.claim(self.settings.owner, on_hand, self._stale)
             except Refused as refused:
                 # Trials in other hands may still fall free: this worker stays until all are finished.
-                if not self.search.leases.of_studies(list(self.search.arms)):
+                nobody = not self.search.leases.of_studies(list(self.search.arms))
+                # The last one in flight may have ended since the refusal: then there is room now.
+                if nobody and (closed is not None or self._exhausted()):
                     self.ended = closed or refused.reason
                 return
             self._members.begin(claim)
@@ -206,8 +213,15 @@ class Desk:
         """
         for claim in self.search.retake(self.settings.owner, on_hand, self._members.held):
             self._members.begin(claim)
+            self._beat()
             if len(self._members.held) >= self.settings.slots:
                 return
+
+    def _exhausted(self) -> bool:
+        """Whether every arm has admitted its whole budget, by the database's figures, and nothing waits."""
+        budgets = {row.name: row.trials for row in self.search.leases.arms_of(self.search.search_id)}
+        counts = self.search.counts()
+        return all(c.admitted >= budgets.get(name, 0) and not c.waiting for name, c in counts.items())
 
     def _release(self, rows: Sequence[Seen]) -> None:
         """Free what we hold beyond our slots, a claim that was repeated: nobody beats for it."""
@@ -227,7 +241,8 @@ class Desk:
 
     def _flush(self) -> None:
         while self._outbox:
-            # After an outage much may wait, longer than others may wait for a beat.
-            self._beat()
+            # After an outage much may wait, longer than others may wait for a beat. What is lost stays a member until
+            # its reports were kept as orphans.
+            self._beat(forget=False)
             self._members.store(self._outbox[0])
             self._outbox.popleft()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -15,6 +14,7 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
 
 from search import calls, schema
+from search.creation import one_at_a_time
 from search.fence import Fence
 from search.leases import Leases
 from search.places import NETWORK_DISKS, disk_kind
@@ -29,9 +29,6 @@ DRIVERS = {
 """What a URL may begin with, and the driver that serves it."""
 CALL_SECONDS = 30
 """No single statement may take longer."""
-CREATION_SECONDS = 120
-"""Many workers that start at once make tables and studies one after the other."""
-_ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
 
 
 UPGRADE = "to bring them up: python -m search db backup -o FILE, then: python -m search db upgrade"
@@ -99,7 +96,7 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
     try:
         if not create:
             _check_present(parsed, label)
-        with _creation_lock(parsed):
+        with one_at_a_time(parsed, label):
             _check_own_version(parsed, label)
             rdb = RDBStorage(_template(parsed), engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
@@ -151,35 +148,9 @@ def _lock_on_begin(engine: sa.Engine) -> None:
     engine.dispose()  # connections made before the listeners go
 
 
-@contextlib.contextmanager
-def _creation_lock(url: sa.URL) -> Iterator[None]:
-    """One process at a time creates tables and studies: concurrent CREATE TABLE fails on PostgreSQL."""
-    try:
-        if url.get_backend_name() == "sqlite":
-            if url.database in (None, "", ":memory:"):
-                yield
-                return
-            with filelock.FileLock(f"{url.database}.lock", timeout=CREATION_SECONDS):
-                yield
-            return
-        engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
-        # The lock is a transaction's: that of a session would stay behind in a connection that a pooler keeps.
-        with engine.begin() as connection:
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{CREATION_SECONDS}s'"))
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-            yield
-    except (filelock.Timeout, sa.exc.OperationalError) as error:
-        if isinstance(error, sa.exc.OperationalError) and "lock timeout" not in str(error):
-            raise
-        raise UserError(
-            f"storage: {label_of(url.render_as_string(hide_password=False))}: another process has been making tables "
-            f"or studies for {CREATION_SECONDS} s; see whether it hangs, then repeat"
-        ) from None
-
-
 def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
     """The lock under which studies are created."""
-    return _creation_lock(_with_driver(url))
+    return one_at_a_time(_with_driver(url), label_of(url))
 
 
 def _template(url: sa.URL) -> str:

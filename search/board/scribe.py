@@ -73,7 +73,8 @@ class Scribe:
         # The URL may hold a password: it travels in the environment, never in the arguments.
         url = self._search.opened.engine.url.render_as_string(hide_password=False)
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "OPTUNA_STORAGE": url, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        bare = {name: value for name, value in os.environ.items() if name != "OPTUNA_STORAGE_FILE"}
+        environment = {**bare, "OPTUNA_STORAGE": url, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         folder = [] if self._folder is None else ["--artifacts", str(self._folder)]
         words = [sys.executable, "-m", "search", "note", "--in-background", *folder, "--", self._search.spec.name]
         try:
@@ -96,8 +97,7 @@ class Scribe:
         for child in list(self.children):
             process = child.process
             if process.poll() is None and now - child.began > PATIENCE:
-                process.kill()
-                process.wait()
+                process.kill()  # seen off at a later look: one that hangs in a disk must not hold up this thread
             if process.returncode is None:
                 continue
             with child.complaints as file:

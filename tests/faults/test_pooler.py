@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from search import storage
+from search import creation, storage
 from trainer.errors import UserError
 
 INI = """\
@@ -87,6 +87,6 @@ def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
 
 def test_who_waits_too_long_for_the_creation_lock_is_told_so(database_url, monkeypatch):
     storage.open_storage(database_url).engine.dispose()
-    monkeypatch.setattr(storage, "CREATION_SECONDS", 1)
+    monkeypatch.setattr(creation, "CREATION_SECONDS", 1)
     with storage.creation_lock(database_url), pytest.raises(UserError, match="another process has been making tables"):
         storage.open_storage(database_url)

@@ -1,0 +1,143 @@
+"""What a review of the database thread found: outages, refusals that pass, messages that no database holds."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from search.board.scribe import Scribe
+from search.desk import Desk
+from search.events import Settings, Told
+from search.fence import Owner, Refused
+from search.schema import leases, orphans
+from search.storage import creation_lock
+from search.study import Search
+from trainer.reports import EpochReport, Saved
+
+STUDY = """
+[objective]
+maximize = "dice"
+[run]
+method = "none"
+epochs = 4
+batch_size = 4
+data = { name = "blobs", size = 32, train = 8, validation = 4 }
+student = { name = "unet", width = 4 }
+losses = { ce = {} }
+optim = { lr = 1e-3 }
+[space]
+"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
+[sampler]
+name = "random"
+[budget]
+trials = 4
+in_flight = 4
+"""
+ME, OTHER = Owner("me", "here"), Owner("other", "there")
+
+Join = Callable[..., Search]
+
+
+@pytest.fixture
+def join(database_url: str, open_again: Join) -> Join:
+    return partial(open_again, database_url, "desk", STUDY)
+
+
+@pytest.fixture
+def desk(join: Join, tmp_path: Path) -> Desk:
+    """A desk that holds one trial; its thread is not started, its passes are the test's."""
+    values: dict[str, Any] = dict(owner=ME, slots=1, runs=tmp_path, ranks=1, environment={}, breach=lambda _: None)
+    desk = Desk(join(), Settings(**values))
+    desk._claim()
+    return desk
+
+
+def told(desk: Desk, folder: Path, epoch: int) -> Told:
+    """A report of the trial that the desk holds, with its checkpoint on disk."""
+    ((key, member),) = desk._members.held.items()
+    path = folder / f"epoch-{epoch}.pt"
+    path.write_text("weights")
+    report = EpochReport(epoch, epoch - 1, {"dice": 0.5}, {}, {"student": 1.0}, False)
+    return Told(key, member.held.token, report, Saved(path, "0" * 64, 7), ((1, 0),), None)
+
+
+def steal(search: Search) -> None:
+    """Another worker takes the trial."""
+    (row,) = search.leases.of_studies(list(search.arms))
+    assert search.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True) is not None
+
+
+def test_reports_that_waited_for_the_database_are_kept_when_the_trial_was_adopted_meanwhile(desk, join, tmp_path):
+    desk.tell(told(desk, tmp_path, 1))
+    steal(join())
+    desk._away(sa.exc.OperationalError("SELECT", None, Exception("gone")))
+    desk._flush()
+    with desk.search.opened.engine.connect() as connection:
+        assert [row.epoch for row in connection.execute(sa.select(orphans))] == [1]
+    assert desk._members.held == {}
+
+
+def test_a_file_that_the_row_names_stays_though_its_member_is_gone(desk, join, tmp_path):
+    """The report's answer was lost: the adopter resumes from the very file."""
+    item = told(desk, tmp_path, 1)
+    desk.tell(item)
+    desk._flush()
+    steal(join())
+    desk._members.forget(item.key, None)
+    desk.tell(item)
+    desk._flush()
+    assert item.saved.path.exists()
+    with desk.search.opened.engine.connect() as connection:
+        assert connection.execute(sa.select(leases.c.checkpoint)).scalar_one() == str(item.saved.path)
+
+
+def test_a_worker_stays_when_the_last_trial_in_flight_ends_right_after_it_was_refused(join, tmp_path, monkeypatch):
+    others = join("budget.in_flight=1")
+    held = others.claim(OTHER, lambda _: 0, ()).held
+    values: dict[str, Any] = dict(owner=ME, slots=1, runs=tmp_path, ranks=1, environment={}, breach=lambda _: None)
+    desk = Desk(join("budget.in_flight=1"), Settings(**values))
+    real = desk.search.claim
+
+    def claim(*arguments: Any) -> Any:
+        try:
+            return real(*arguments)
+        except Refused:
+            others.complete(held, 0.5, {})
+            raise
+
+    monkeypatch.setattr(desk.search, "claim", claim)
+    desk._claim()
+    assert desk.ended is None
+    desk._claim()
+    assert len(desk._members.held) == 1
+
+
+def test_notes_are_written_where_a_file_names_the_database(desk, tmp_path, monkeypatch, log, database_url):
+    """The child gets the URL itself, and would refuse to be given both."""
+    file = tmp_path / "url"
+    file.write_text(database_url)
+    file.chmod(0o600)
+    monkeypatch.setenv("OPTUNA_STORAGE_FILE", str(file))
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    scribe = Scribe(desk.search, 0.001, None)
+    scribe.look()
+    assert scribe.children
+    scribe.wait(60)
+    assert not scribe.children
+    assert [line for line in log if "not written" in line] == []
+
+
+def test_a_message_that_no_database_holds_as_text_ends_its_trial_all_the_same(desk):
+    (member,) = desk._members.held.values()
+    desk.search.fail(member.held, "bug", "a\x00b\udc80c")
+    row = desk.search.leases.row(member.held.trial_id)
+    assert row is not None
+    assert (row.failure, row.message) == ("bug", "a?b?c")
+
+
+def test_what_fails_under_the_creation_lock_is_not_taken_for_the_lock(database_url):
+    with pytest.raises(sa.exc.OperationalError, match="lock timeout"), creation_lock(database_url):
+        raise sa.exc.OperationalError("UPDATE", None, Exception("canceling statement due to lock timeout"))
