@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from trainer.config import BlobsData, RunConfig
 from trainer.data import DataError, DataSet, Opening, Pixels, open_data, stream_key
 from trainer.data.blobs import Blobs
-from trainer.data.stream import MEAN, STD, Batch, Stream, normalise, scored, scored_order
+from trainer.data.stream import MEAN, STD, Batch, Stream, Workers, normalise, scored, scored_order
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")
 
@@ -23,11 +24,7 @@ def blobs(**changes: object) -> DataSet:
 
 
 def stream(data: DataSet | None = None, *, rank: int = 0, world: int = 1, seed: int = 1, threads: int = 2) -> Stream:
-    return Stream(data or blobs(), batch_size=5, seed=seed, rank=rank, world=world, threads=threads)
-
-
-def stream_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("stream")]
+    return Stream(data or blobs(), batch_size=5, seed=seed, rank=rank, world=world, workers=Workers(threads))
 
 
 def equal(one: Batch, other: Batch) -> bool:
@@ -119,30 +116,85 @@ def test_wrong_sizes_are_refused() -> None:
         stream(rank=2, world=2)
 
 
-def test_threads_end_with_the_epoch_or_when_it_is_left() -> None:
-    """Exhausted, closed early, dropped, or left by an exception of the listener."""
-    made = stream()
-    list(made.epoch(0))
-    assert stream_threads() == []
+class Counted(Blobs):
+    """Counts the pictures that are asked for, and by which threads."""
+
+    def __init__(self, train: int) -> None:
+        super().__init__(BlobsData(name="blobs", size=32, train=train))
+        self.asked: list[int] = []
+        self.by: set[int] = set()
+
+    def fitted(self, part: str, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+        self.asked.append(index)
+        self.by.add(threading.get_ident())
+        return super().fitted("train", index, opening)
+
+
+def settled(data: Counted) -> int:
+    """How many pictures were asked for, once no more are."""
+    before = -1
+    while before != len(data.asked):
+        before = len(data.asked)
+        time.sleep(0.1)
+    return before
+
+
+def test_the_same_threads_serve_all_epochs_of_all_streams_and_end_with_them() -> None:
+    """They are started once, however often an epoch is over or left."""
+    data, workers = Counted(20), Workers(2)
+    streams = [Stream(data, batch_size=5, seed=seed, rank=0, world=1, workers=workers) for seed in (1, 2)]
+    for number in range(3):
+        for made in streams:
+            list(made.epoch(number))
+    assert 1 <= len(data.by) <= 2
+    there = [thread for thread in threading.enumerate() if thread.ident in data.by]
+    del streams, made, workers
+    gc.collect()
+    for thread in there:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_no_batch_is_begun_for_an_epoch_that_was_left() -> None:
+    """Closed early, dropped, or left by an exception of the listener: a few batches of 40 were ahead."""
+    data = Counted(200)
+    made = Stream(data, batch_size=5, seed=1, rank=0, world=1, workers=Workers(2))
     early = made.epoch(1)
     next(early)
-    assert stream_threads()
-    early.close()  # type: ignore[attr-defined]  # an Iterator that is a generator
-    assert stream_threads() == []
+    early.close()
+    assert settled(data) <= 6 * 5
     dropped = made.epoch(2)
     next(dropped)
     del dropped
     gc.collect()
-    assert stream_threads() == []
+    assert settled(data) <= 12 * 5
     with pytest.raises(KeyError):
         leave(made)
     gc.collect()
-    assert stream_threads() == []
+    assert settled(data) <= 18 * 5
 
 
 def leave(made: Stream) -> None:
     for batch in made.epoch(3):
         raise KeyError(batch.indices)
+
+
+def test_an_epoch_that_was_prepared_is_the_same_and_not_made_twice() -> None:
+    """Whether it is then asked for, or another one is."""
+    data, wished = Counted(60), {number: list(stream(blobs(train=60)).epoch(number)) for number in (0, 1, 4)}
+    made = Stream(data, batch_size=5, seed=1, rank=0, world=1, workers=Workers(2))
+    made.prepare(0)
+    assert 0 < settled(data) <= 4 * 5
+    for one, other in zip(made.epoch(0), wished[0], strict=True):
+        assert equal(one, other)
+    assert settled(data) == 60
+    made.prepare(1)
+    for one, other in zip(made.epoch(4), wished[4], strict=True):
+        assert equal(one, other)
+    made.prepare(1)
+    made.let_go()
+    for one, other in zip(made.epoch(1), wished[1], strict=True):
+        assert equal(one, other)
 
 
 class Broken(Blobs):
@@ -169,13 +221,12 @@ class Broken(Blobs):
     ],
 )
 def test_a_bad_picture_reaches_the_listener_with_its_name(error: Exception, message: str) -> None:
-    """As DataError, whatever was raised, and the threads end."""
+    """As DataError, whatever was raised, and the threads go on with other pictures."""
     config = BlobsData(name="blobs", size=32, train=20)
-    made = Stream(Broken(config, error), batch_size=5, seed=1, rank=0, world=1, threads=2)
+    made = Stream(Broken(config, error), batch_size=5, seed=1, rank=0, world=1, workers=Workers(2))
     with pytest.raises(DataError, match=message):
         list(made.epoch(0))
-    gc.collect()
-    assert stream_threads() == []
+    assert len(next(made.pictures(0, [(1, 2)])).images) == 2
 
 
 def test_waiting_is_counted() -> None:

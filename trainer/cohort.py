@@ -110,8 +110,10 @@ class Cohort:
         for member in sorted(self._members.values(), key=lambda member: member.slot):
             if member.key in stands:
                 groups.setdefault((stream_key(member.run), stands[member.key]), []).append(member)
+        self._shelf.let_go_but({name for name, _ in groups})
         for (_, position), members in groups.items():
             told |= Lockstep(self._ranks, members, position, self._shelf, watch, self.counters).run()
+            self._prepare(members, position + 1)
         reports: dict[int, EpochReport] = {}
         for (_, position), members in groups.items():
             for member in members:
@@ -127,6 +129,11 @@ class Cohort:
             for key, seconds in watch.shares(list(reports)).items():
                 told[key] = replace(reports[key], seconds=seconds, passes=passes)
         return told
+
+    def _prepare(self, members: list[Member], position: int) -> None:
+        """Threads make the first batches of a stream's next epoch while this thread validates and the lead reports."""
+        if any(member.trained.epoch + 1 < member.run.epochs for member in members):
+            self._shelf.stream(members[0].run).prepare(position)
 
     def _meet(self) -> dict[int, Failure]:
         """Agree on who was admitted since the last epoch; those that some rank could not build have failed."""

@@ -1,7 +1,7 @@
 """What all trials of a process share: data, streams of batches and teachers, brought into memory once and kept."""
 
 import os
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.output import Output, Segmenter
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
-from trainer.data.stream import Stream, normalise
+from trainer.data.stream import Stream, Workers, normalise, threads
 from trainer.ranks import Ranks
 from trainer.scores import autocast
 from trainer.student import whole
@@ -43,6 +43,7 @@ class Shelf:
         self._ranks, self._cache, self._counters = ranks, cache, counters
         self._data: dict[str, DataSet] = {}
         self._streams: dict[Hashable, Stream] = {}
+        self._workers = Workers(threads(ranks.world))
         self._teachers: dict[Hashable, Segmenter] = {}
         self._views: dict[Hashable, Views] = {}
 
@@ -64,9 +65,16 @@ class Shelf:
                 seed=run.seed,
                 rank=self._ranks.rank,
                 world=self._ranks.world,
+                workers=self._workers,
                 pinned=self._ranks.device.type == "cuda",
             )
         return self._streams[name]
+
+    def let_go_but(self, used: Collection[Hashable]) -> None:
+        """Forget what was prepared for other streams than these."""
+        for name, stream in self._streams.items():
+            if name not in used:
+                stream.let_go()
 
     def count_pictures(self) -> None:
         """Bring `decoded` up to date; data sets draw when they are asked."""

@@ -7,7 +7,7 @@ or who listens. `Batch` and `ScoredBatch` stay on the CPU with 8 bits a channel;
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -55,12 +55,49 @@ class ScoredBatch(NamedTuple):
     """Where the batch begins in the order of `scored_order`."""
 
 
+class Workers:
+    """Threads that make batches, for any number of streams; they wait between epochs and end with this object."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="stream")
+
+
+class _Making:
+    """Batches in the making, a little ahead of who takes them."""
+
+    def __init__(
+        self, workers: Workers, make: Callable[[tuple[int, ...]], Batch], shares: Iterable[tuple[int, ...]]
+    ) -> None:
+        self._pool, self._make, self._todo = workers.pool, make, iter(shares)
+        self.waiting: deque[Future[Batch]] = deque()
+        self._submit(workers.threads + _AHEAD)
+
+    def _submit(self, most: int) -> None:
+        self.waiting.extend(self._pool.submit(self._make, share) for share in islice(self._todo, most))
+
+    def next(self) -> Batch:
+        """Wait for the next batch."""
+        batch = self.waiting.popleft().result()
+        self._submit(1)
+        return batch
+
+    def stop(self) -> None:
+        """Begin nothing more; the few batches at work are finished and dropped.
+
+        It does not wait for them: garbage collection may call this from the very thread that makes one.
+        """
+        for future in self.waiting:
+            future.cancel()
+        self.waiting.clear()
+
+
 class Stream:
     """Augmented training batches, epoch by epoch, for one rank.
 
-    Batches are made ahead by `threads` threads (default: this rank's part of its host's cores, 8 at most), which end
-    with the epoch or when its iterator is closed. pinned: batches lie in memory that a GPU fetches by itself. Raises
-    DataError with fewer images than a batch, ValueError for a world larger than the batch.
+    Batches are made ahead by the threads of `workers` (default: own ones, which end with the stream), where no
+    batch is begun once an epoch is over or its iterator closed. pinned: batches lie in memory that a GPU fetches by
+    itself. Raises DataError with fewer images than a batch, ValueError for a world larger than the batch.
     """
 
     steps: int
@@ -76,7 +113,7 @@ class Stream:
         seed: int,
         rank: int,
         world: int,
-        threads: int | None = None,
+        workers: Workers | None = None,
         pinned: bool = False,
     ) -> None:
         self._count = len(data.samples("train"))
@@ -94,14 +131,31 @@ class Stream:
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world = rank, world
-        self._threads = threads or _threads(world)
+        self._workers = workers or Workers(threads(world))
+        self._ahead: tuple[int, _Making] | None = None
         self._pinned = pinned
         self._idle: SimpleQueue[augment.Augment] = SimpleQueue()
         augment.check_preset(data.config.augment)
 
     def epoch(self, number: int) -> Generator[Batch]:
         """The batches of stream epoch `number` (from 0). Raises DataError where a file turns out bad."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == number:
+            return self._taken(lambda: ahead[1])
+        if ahead is not None:
+            ahead[1].stop()
         return self.pictures(self.view(number), self._shares(number))
+
+    def prepare(self, number: int) -> None:
+        """Begin with the first batches of the stream epoch that will probably be asked for next."""
+        self.let_go()
+        self._ahead = number, self._making(self.view(number), self._shares(number))
+
+    def let_go(self) -> None:
+        """Forget what was prepared and not asked for."""
+        if self._ahead is not None:
+            self._ahead[1].stop()
+            self._ahead = None
 
     def view(self, number: int) -> int:
         """Which of the augmentations of an image stream epoch `number` shows."""
@@ -110,19 +164,22 @@ class Stream:
 
     def pictures(self, view: int, shares: Iterable[tuple[int, ...]]) -> Generator[Batch]:
         """These training images in one of their augmentations, a batch a share; shares are asked for a little ahead."""
-        todo = iter(shares)
-        waiting: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="stream")
+        return self._taken(lambda: self._making(view, shares))
+
+    def _making(self, view: int, shares: Iterable[tuple[int, ...]]) -> _Making:
+        make: Callable[[tuple[int, ...]], Batch] = lambda share: self._batch(view, share)  # noqa: E731  one line says it
+        return _Making(self._workers, make, shares)
+
+    def _taken(self, begin: Callable[[], _Making]) -> Generator[Batch]:
+        making = begin()
         try:
-            waiting.extend(pool.submit(self._batch, view, share) for share in islice(todo, self._threads + _AHEAD))
-            while waiting:
+            while making.waiting:
                 start = time.perf_counter()
-                batch = waiting.popleft().result()
+                batch = making.next()
                 self.seconds_waited += time.perf_counter() - start
-                waiting.extend(pool.submit(self._batch, view, share) for share in islice(todo, 1))
                 yield batch
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            making.stop()
 
     def _shares(self, number: int) -> list[tuple[int, ...]]:
         """Training indices of this rank by step."""
@@ -192,8 +249,11 @@ def normalise(images: Tensor) -> Tensor:
     return out
 
 
-def _threads(world: int) -> int:
-    """torchrun says how many ranks share the host, which may be more than those of this group."""
+def threads(world: int) -> int:
+    """This rank's part of its host's cores, 8 at most.
+
+    torchrun says how many ranks share the host, which may be more than those of this group.
+    """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // local))
 
