@@ -36,7 +36,7 @@ def teacher(tmp_path_factory) -> dict[str, object]:
     return {"name": "unet", "width": 6, "checkpoint": str(path)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runs(teacher) -> list[RunConfig]:
     """Four members of one stream that differ in everything else; the first three listen to the teacher."""
     kd = {"teacher": teacher, "method": "kl"}
@@ -105,6 +105,12 @@ def alone(run: RunConfig, cache: Path, epochs: int | None = None):
     return train(cohort, epochs or run.epochs)[0], state(cohort)
 
 
+@pytest.fixture(scope="module")
+def solo(runs, tmp_path_factory):
+    """Reports and state of each of the four runs in a cohort of its own, trained once for all tests."""
+    return [alone(run, tmp_path_factory.mktemp("solo")) for run in runs]
+
+
 class Breaks(torch.nn.Module):
     """A loss that works for some calls and then raises, or returns what breaks in backward."""
 
@@ -135,19 +141,18 @@ def sabotage(cohort: Cohort, key: int, after: int, error: Exception, backward: b
     terms[name] = Breaks(terms[name], after, error, backward)
 
 
-def test_a_member_among_four_equals_the_same_run_alone_bit_for_bit(cohort, runs, tmp_path):
+def test_a_member_among_four_equals_the_same_run_alone_bit_for_bit(cohort, runs, solo):
     for key, run in enumerate(runs):
         cohort.admit(key, run)
     told = train(cohort, 3)
-    for key, run in enumerate(runs):
-        reports, final = alone(run, tmp_path)
+    for key, (reports, final) in enumerate(solo):
         assert told[key] == reports
         assert same(state(cohort, key), final)
     assert len({tuple(reports[0].losses.values()) for reports in told.values()}) == 4
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_neighbour_that_fails_in_the_middle_of_an_epoch_changes_nothing(cohort, runs, tmp_path, backward):
+def test_a_neighbour_that_fails_in_the_middle_of_an_epoch_changes_nothing(cohort, runs, solo, backward):
     cohort.admit(0, runs[0])
     cohort.admit(1, runs[2])
     cohort.admit(2, make(optim={"name": "sgd", "lr": 1e30, "schedule": {"name": "constant"}}))
@@ -158,8 +163,7 @@ def test_a_neighbour_that_fails_in_the_middle_of_an_epoch_changes_nothing(cohort
     assert (nan.kind, nan.epoch) == (FailureKind.NOT_FINITE, 1)
     assert (bug.kind, bug.epoch, bug.message) == (FailureKind.BUG, 2, "ValueError: the loss broke")
     assert "Traceback" in bug.detail
-    for key, run in ((0, runs[0]), (3, runs[1])):
-        reports, final = alone(run, tmp_path)
+    for key, (reports, final) in ((0, solo[0]), (3, solo[1])):
         assert told[key] == reports
         assert same(state(cohort, key), final)
     with pytest.raises(KeyError):
@@ -282,21 +286,22 @@ def test_data_and_teacher_are_brought_into_memory_once_for_many_trials(cohort, t
     assert cohort.counters.opened == 2
 
 
-def test_a_resumed_run_equals_one_that_was_never_interrupted(runs, tmp_path):
-    for number, run in enumerate(runs):
-        whole, final = alone(run, tmp_path)
-        first = Cohort(Ranks("cpu"), slots=1, cache=tmp_path)
-        first.admit(0, run)
-        train(first, 1)
-        saved = first.save(0, tmp_path / f"epoch-{number}.pt")
-        second = Cohort(Ranks("cpu"), slots=2, cache=tmp_path)
-        second.admit(5, run, Resume(saved.path, first.replay(0)))
-        second.admit(6, runs[3])
-        told = train(second, run.epochs - 1)
-        assert told[5] == whole[1:]
-        assert same(state(second, 5), final)
-        assert second.replay(5) == ((1, 0),)
-        assert second.replay(6) == ((1, 1),)
+def test_a_resumed_run_equals_one_that_was_never_interrupted(cohort, runs, solo, tmp_path):
+    """Whatever its losses, optimizer, schedule, average and precision, and beside a neighbour that begins later."""
+    for key, run in enumerate(runs):
+        cohort.admit(key, run)
+    train(cohort, 1)
+    second = Cohort(Ranks("cpu"), slots=5, cache=tmp_path)
+    for key, run in enumerate(runs):
+        saved = cohort.save(key, tmp_path / f"epoch-{key}.pt")
+        second.admit(key, run, Resume(saved.path, cohort.replay(key)))
+    second.admit(6, runs[3])
+    told = train(second, 2)
+    for key, (whole, final) in enumerate(solo):
+        assert told[key] == whole[1:]
+        assert same(state(second, key), final)
+        assert second.replay(key) == ((1, 0),)
+    assert second.replay(6) == ((1, 1),)
 
 
 def test_a_run_that_jumps_in_the_stream_is_repeated_from_its_replay(cohort, runs, tmp_path):
@@ -323,17 +328,12 @@ def test_a_run_that_jumps_in_the_stream_is_repeated_from_its_replay(cohort, runs
 def test_a_restarted_cohort_goes_on_like_the_uninterrupted_one(tmp_path):
     early, late = make(epochs=5), make(epochs=5, student={"name": "unet", "width": 8})
 
-    def begin():
-        cohort = Cohort(Ranks("cpu"), slots=3, cache=tmp_path)
-        cohort.admit(0, early)
-        train(cohort, 2)
-        cohort.admit(1, late)
-        train(cohort, 1)
-        return cohort
-
-    whole = begin()
-    crashed = begin()
-    saved = {key: (crashed.save(key, tmp_path / f"{key}.pt"), crashed.replay(key)) for key in (0, 1)}
+    whole = Cohort(Ranks("cpu"), slots=3, cache=tmp_path)
+    whole.admit(0, early)
+    train(whole, 2)
+    whole.admit(1, late)
+    train(whole, 1)
+    saved = {key: (whole.save(key, tmp_path / f"{key}.pt"), whole.replay(key)) for key in (0, 1)}
     restarted = Cohort(Ranks("cpu"), slots=3, cache=tmp_path)
     for key, run in ((1, late), (0, early)):
         restarted.admit(key, run, Resume(saved[key][0].path, saved[key][1]))
