@@ -46,7 +46,8 @@ def supervise(script: Path, words: Sequence[str], *, ranks: str, restarts: int, 
         os.environ[_OUTCOMES] = folder
         options = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--shutdown-timeout={stop_seconds}"]
         died = _torchrun([*options, str(script), *words], stops)
-        left = max(_codes(Path(folder)), default=0)
+        # Agents that give up do so with the last start there may be; else the last one that left a code counts.
+        left = max(_codes(Path(folder), restarts if died else None), default=0)
     if left:
         return left
     if stops.code is not None:
@@ -59,19 +60,23 @@ def supervise(script: Path, words: Sequence[str], *, ranks: str, restarts: int, 
 def leave(code: int) -> int:
     """What a rank is to end with: under `supervise` its code is kept there, and torchrun, told 0, reports nothing.
 
-    Elsewhere the code itself.
+    Elsewhere the code itself, and where it cannot be kept.
     """
     folder = os.environ.get(_OUTCOMES)
     if folder is None:
         return code
-    (Path(folder) / f"code-{os.environ['RANK']}").write_text(str(code))
+    try:
+        (Path(folder) / f"code-{_start()}-{os.environ['RANK']}").write_text(str(code))
+    except OSError as error:
+        on_stderr(f"the exit code {code} cannot be kept in {folder}: {error.strerror}")
+        return code
     return 0
 
 
 def lost() -> int:
     """What a rank without its siblings is to end with: 1, to be started again, or 0 where one of them knows better."""
     folder = os.environ.get(_OUTCOMES)
-    return 0 if folder is not None and any(_codes(Path(folder))) else 1
+    return 0 if folder is not None and any(_codes(Path(folder), _start())) else 1
 
 
 def say(line: str) -> None:
@@ -82,11 +87,21 @@ def say(line: str) -> None:
             (Path(folder) / f"said-{sha256(line.encode()).hexdigest()}").touch(exist_ok=False)
         except FileExistsError:
             return
+        except OSError as error:  # a full disk: better said by each than by nobody
+            logger.debug("{}: {}", folder, error.strerror)
     on_stderr(line)
 
 
-def _codes(folder: Path) -> list[int]:
-    return [int(text) for file in folder.glob("code-*") if (text := file.read_text())]
+def _start() -> int:
+    """How often the ranks were started again before this start."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _codes(folder: Path, start: int | None) -> list[int]:
+    """The codes that ranks left in one start; None: the last one in which any did."""
+    files = [(int(file.name.split("-")[1]), file) for file in folder.glob("code-*")]
+    wanted = max((number for number, _ in files), default=0) if start is None else start
+    return [int(text) for number, file in files if number == wanted and (text := file.read_text())]
 
 
 def _count(ranks: str) -> int:
