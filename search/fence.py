@@ -15,11 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, leases, searches
+from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, leases, orphans, searches
 from search.upserts import NOTHING, Values, insert_once, put_attributes
 
 CLOSED = "the search is closed for good"
 """Why nothing begins in a search that a person has closed."""
+DELETED = "the study was deleted"
+"""Why nothing begins in a study that Optuna no longer has."""
 
 
 class LeaseLost(Exception):
@@ -202,31 +204,31 @@ class Fence:
         put_attributes(session.connection(), self._dialect, end.trial_id, end.attributes)
 
     def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
-        arm = session.execute(
-            sa.select(arms).where(arms.c.study_id == admission.study_id).with_for_update()
-        ).one_or_none()
+        of_study = sa.select(arms).where(arms.c.study_id == admission.study_id)
+        arm = session.execute(of_study.with_for_update()).one_or_none()
         if arm is None:
-            raise Refused("the study was deleted", final=True)
+            raise Refused(DELETED, final=True)
         # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
         if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
             raise Refused(CLOSED, final=True)
         table = self._trial.__table__
         mine = table.c.study_id == admission.study_id
-        failed = type(trial.state).FAIL
-        count = session.execute(sa.select(sa.func.count()).where(mine, table.c.state != failed)).scalar_one()
-        if count > arm.trials:
+        counted = sa.select(sa.func.count()).where(mine, table.c.state != type(trial.state).FAIL)
+        if session.execute(counted).scalar_one() > arm.trials:
             raise Refused(f"arm {arm.name}: all {arm.trials} trials are taken")
         if admission.owner is None:
             return
         self._check_search(session, arm.search_id)
-        flying = sa.select(sa.func.count()).where(
-            leases.c.study_id == admission.study_id, leases.c.state.in_([HELD, FREE])
-        )
+        flies = (leases.c.study_id == admission.study_id) & leases.c.state.in_([HELD, FREE])
+        flying = sa.select(sa.func.count()).where(flies)
         if session.execute(flying).scalar_one() >= arm.in_flight:
             raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
         owner = admission.owner
         lease = dict(study_id=admission.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
         fresh = dict(trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
+        # SQLite gives out the ids of deleted rows again: what a deleted study left of this one must not be in the way.
+        other = (leases.c.study_id != admission.study_id) | (leases.c.number != trial.number)
+        forget_leases(session.connection(), (leases.c.trial_id == trial.trial_id) & other)
         inserted = session.connection().execute(insert_once(self._dialect, leases, **fresh, **lease))
         if inserted.rowcount != 1:
             raise Refused(f"trial {trial.trial_id} has a lease already")
@@ -248,9 +250,8 @@ def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None
     if search.closed:
         return CLOSED
     if search.stop is not None:
-        return (
-            f"the search was asked to stop ({'now' if search.stop == 'now' else 'running trials go on to their end'})"
-        )
+        how = "now" if search.stop == "now" else "running trials go on to their end"
+        return f"the search was asked to stop ({how})"
     of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
     failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
     if connection.execute(failed).scalar_one() >= search.max_failed:
@@ -262,6 +263,13 @@ def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None
         if used >= search.gpu_hours * 3600:
             return f"gpu_hours: {search.gpu_hours} are used"
     return None
+
+
+def forget_leases(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Delete some leases, and what was written down of their attempts."""
+    trial_ids = sa.select(leases.c.trial_id).where(which)
+    for table in (attempts, orphans, leases):
+        connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
 
 
 def begin_attempt(

@@ -11,7 +11,7 @@ from loguru import logger
 from search.identity import difference
 from search.spec import MAIN, StudySpec, record
 from search.storage import Opened, creation_lock
-from search.study import Search, has_study, study_id_of
+from search.study import Search, study_id_of
 from trainer.errors import UserError, nearest
 
 
@@ -28,7 +28,8 @@ class Identity:
 def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -> Search:
     """Create the search or join it. Raises UserError with the difference where the stored one is another."""
     with creation_lock(url):
-        found = _known(opened, spec.name)
+        _forget_deleted(opened)
+        found = opened.leases.search(spec.name)
         if found is not None:
             _check_same(opened, spec, found, identity)
             for line in difference(json.loads(found.settings), settings(spec)):
@@ -65,22 +66,28 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
     return search
 
 
-def _known(opened: Opened, name: str) -> Any | None:
-    """The search's row; what Optuna deleted in the meantime is forgotten first."""
-    found = opened.leases.search(name)
-    if found is None:
-        return None
-    arms = opened.leases.arms_of(found.search_id)
-    gone = [arm for arm in arms if not has_study(opened, arm.study_name, arm.study_id)]
-    # Without its main study a search is no more: a new one under its name starts with nothing.
-    everything = any(arm.name == MAIN for arm in gone)
-    opened.leases.forget([arm.study_id for arm in (arms if everything else gone)])
-    for arm in arms:
-        if everything and arm not in gone:
-            aside = f"{arm.study_name}.{found.uuid[:8]}"
-            opened.leases.rename(arm.study_id, aside)
-            logger.warning("the main study of {} was deleted: trials of its arm {} stay as {}", name, arm.name, aside)
-    return None if everything else found
+def _forget_deleted(opened: Opened) -> None:
+    """Forget what Optuna deleted in the meantime, of every search in this database.
+
+    SQLite gives out the ids of deleted studies and trials again: what is left of them would bind their successors.
+    """
+    for name in opened.leases.names():
+        found = opened.leases.search(name)
+        if found is None:
+            continue
+        arms, gone = opened.leases.arms_of(found.search_id), opened.leases.gone_arms(found.search_id)
+        if not gone:
+            continue
+        # Without its main study a search is no more: a new one under its name starts with nothing.
+        everything = any(arm.name == MAIN for arm in arms if arm.study_id in gone)
+        opened.leases.forget([arm.study_id for arm in arms] if everything else list(gone))
+        for arm in arms:
+            if everything and arm.study_id not in gone:
+                aside = f"{arm.study_name}.{found.uuid[:8]}"
+                opened.leases.rename(arm.study_id, aside)
+                kept = f"trials of its arm {arm.name} stay as {aside}"
+                logger.warning("the main study of {} was deleted: {}", name, kept)
+    opened.leases.forget_leftovers()
 
 
 def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> None:

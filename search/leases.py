@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, now_of, why_closed
+from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, forget_leases, now_of, why_closed
 from search.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
 from search.upserts import NOTHING, Values, put_attributes
 
@@ -46,7 +46,11 @@ class Seen:
 
 
 def shortened(message: str, most: int = 4000) -> str:
-    """Head and tail of a long message: what failed stands first, and a traceback names its error last."""
+    """Head and tail of a long message: what failed stands first, and a traceback names its error last.
+
+    What a database cannot hold as text (NUL, half of a surrogate pair) becomes a question mark.
+    """
+    message = message.replace("\x00", "?").encode("utf-8", "replace").decode()
     return message if len(message) <= most else f"{message[: most // 2]}\n...\n{message[-most // 2 :]}"
 
 
@@ -134,8 +138,9 @@ class Leases:
         """Change a held lease outside Optuna's transactions, and user attributes of its trial with it: checkpoint, run,
         give back. Raises LeaseLost."""
         with self.engine.begin() as connection:
-            apply(connection, self.dialect, held.trial_id, held.token, changes, ends)
+            # Trial before lease, as everywhere; a lost lease takes the attributes back.
             put_attributes(connection, self.dialect, held.trial_id, attributes)
+            apply(connection, self.dialect, held.trial_id, held.token, changes, ends)
 
     def give_back(self, held: Held, why: str = "preempted", attributes: Values = NOTHING) -> None:
         """Free a held trial for anybody, uncharged. Raises LeaseLost."""
@@ -213,8 +218,8 @@ class Leases:
                 if known.one_or_none() is None:
                     connection.execute(arms.insert().values(search_id=search_id, **row))
                 else:
-                    changeable = {k: row[k] for k in ("trials", "in_flight", "identity")}
-                    connection.execute(arms.update().where(arms.c.study_id == row["study_id"]).values(**changeable))
+                    mine = arms.update().where(arms.c.study_id == row["study_id"])
+                    connection.execute(mine.values(search_id=search_id, **row))
         return search_id
 
     def states(self, study_ids: Sequence[int]) -> dict[tuple[int, str], int]:
@@ -242,14 +247,25 @@ class Leases:
 
     def forget(self, study_ids: Sequence[int]) -> None:
         """Delete what is known of studies that Optuna no longer has, and searches that have no arm left."""
-        gone = leases.c.study_id.in_(study_ids)
-        trial_ids = sa.select(leases.c.trial_id).where(gone)
         with self.engine.begin() as connection:
-            for table in (attempts, orphans):
-                connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
-            connection.execute(leases.delete().where(gone))
+            forget_leases(connection, leases.c.study_id.in_(study_ids))
             connection.execute(arms.delete().where(arms.c.study_id.in_(study_ids)))
             connection.execute(searches.delete().where(searches.c.search_id.not_in(sa.select(arms.c.search_id))))
+
+    def forget_leftovers(self) -> None:
+        """Delete the leases of trials that Optuna no longer has, or whose id is another trial's by now."""
+        trials = self._tables["trials"]
+        same = (trials.c.trial_id == leases.c.trial_id) & (trials.c.study_id == leases.c.study_id)
+        with self.engine.begin() as connection:
+            forget_leases(connection, ~sa.exists().where(same, trials.c.number == leases.c.number))
+
+    def gone_arms(self, search_id: int) -> set[int]:
+        """The study ids of a search's arms that Optuna no longer has, or that are another study's by now."""
+        studies = self._tables["studies"]
+        same = (studies.c.study_id == arms.c.study_id) & (studies.c.study_name == arms.c.study_name)
+        query = sa.select(arms.c.study_id).where(arms.c.search_id == search_id, ~sa.exists().where(same))
+        with self.engine.begin() as connection:
+            return set(connection.execute(query).scalars())
 
     def rename(self, study_id: int, name: str) -> None:
         """Give one of Optuna's studies another name, so that its own is free."""

@@ -42,8 +42,12 @@ class Members:
         """Write what happened to a member; a member that was lost leaves an orphan record."""
         member = self.held.get(item.key)
         if member is None or member.held.token != item.token:
-            # Pruned or lost while its last epoch was trained; no row names that epoch's file.
-            _discard(item)
+            # Pruned or lost while its last epoch was trained. A report whose answer was lost may have named its file.
+            row = self.search.leases.row(item.key)
+            if not (
+                isinstance(item, Told) and item.saved and row is not None and row.checkpoint == str(item.saved.path)
+            ):
+                _discard(item)
             return
         try:
             self._store(member, item)
@@ -66,7 +70,7 @@ class Members:
             member = Member(held, f"{claim.arm.name} #{held.number}", run, holders=self._holders(claim))
             resume = None
             if seen is not None and seen.run is not None:
-                resume = resume_of(seen)
+                resume = resume_of(seen, claim.resume_epoch)
                 member = self._as_stored(member, resume)
                 if resume is not None and resume.checkpoint is not None and seen.epoch >= run.epochs:
                     # Its holder vanished between the last report and the end: nothing is left to train.
@@ -283,9 +287,9 @@ def on_hand(row: Seen) -> int:
     return row.epoch if digest == row.checkpoint_sha256 else 0
 
 
-def resume_of(row: Seen) -> Resume | None:
-    """Where a taken trial goes on; None: from the beginning."""
-    if on_hand(row) == 0 or row.checkpoint is None:
+def resume_of(row: Seen, epoch: int) -> Resume | None:
+    """Where a taken trial goes on, its checkpoint having been judged good for `epoch`; None: from the beginning."""
+    if epoch == 0 or row.checkpoint is None:
         return None
     replay = tuple((own, stream) for own, stream in json.loads(row.replay or "[]"))
     return Resume(Path(row.checkpoint), replay)

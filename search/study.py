@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import pruners, samplers
 from search.arms import Arm
 from search.board.attributes import failure
-from search.fence import Owner, Refused
+from search.fence import DELETED, Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
 from search.schema import FINISHED
 from search.sections import MedianConfig
@@ -40,6 +40,8 @@ class Claim:
     """The lease as it was found, where the trial was taken over."""
     lost: bool = False
     """Whether it was taken from a holder that vanished."""
+    resume_epoch: int = 0
+    """The epoch after which it goes on: as judged, once, when it was taken."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ class Search:
         rows = self.leases.of_studies(list(self.arms))
         for row in [r for r in rows if r.state == "free"] + [r for r in rows if r in stale]:
             lost = row.state == "held"
-            held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=lost)
+            epoch = on_hand(row)
+            held = self.leases.take(row, owner, resume_epoch=epoch, lost=lost)
             if held is not None:
-                return Claim(held, self.arms[row.study_id], row, lost)
+                return Claim(held, self.arms[row.study_id], row, lost, epoch)
         refused: Refused | None = None
         for study_id in self._by_need(rows):
             try:
@@ -125,9 +128,10 @@ class Search:
         """
         for row in self.leases.of_studies(list(self.arms)):
             if row.state == "held" and row.owner == owner.name and row.trial_id not in known:
-                held = self.leases.take(row, owner, resume_epoch=on_hand(row), lost=False)
+                epoch = on_hand(row)
+                held = self.leases.take(row, owner, resume_epoch=epoch, lost=False)
                 if held is not None:
-                    yield Claim(held, self.arms[row.study_id], row)
+                    yield Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
 
     def suggest(self, claim: Claim) -> dict[str, Scalar]:
         """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
@@ -177,7 +181,8 @@ class Search:
 
     def prune(self, held: Held, changes: Values, said: Values = NOTHING) -> None:
         """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
-        trial = self.opened.storage.get_trial(held.trial_id)
+        with self.opened.fence.write(held.trial_id, held.token):
+            trial = self.opened.storage.get_trial(held.trial_id)
         last = trial.last_step
         values = None if last is None else [trial.intermediate_values[last]]
         self._finish(held, TrialState.PRUNED, values, changes, "pruned", said)
@@ -238,11 +243,14 @@ class Search:
     def _ask(self, study_id: int, owner: Owner) -> Claim:
         arm = self.arms[study_id]
         study = self._study_of[arm.name]
-        with self.opened.fence.admit(study_id, owner):
-            trial_id = study._pop_waiting_trial_id()
-            if trial_id is None:
-                trial_id = self.opened.storage.create_new_trial(study_id)
-        number = self.opened.storage.get_trial_number_from_id(trial_id)
+        try:
+            with self.opened.fence.admit(study_id, owner):
+                trial_id = study._pop_waiting_trial_id()
+                if trial_id is None:
+                    trial_id = self.opened.storage.create_new_trial(study_id)
+            number = self.opened.storage.get_trial_number_from_id(trial_id)
+        except KeyError:
+            raise Refused(DELETED, final=True) from None
         return Claim(Held(trial_id, number, study_id, 1), arm, None)
 
     def _by_need(self, rows: Sequence[Seen]) -> Iterator[int]:
@@ -289,11 +297,3 @@ def study_id_of(opened: Opened, name: str, direction: Literal["maximize", "minim
     """The id of an Optuna study, created where it is missing; call it under `creation_lock`."""
     study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
     return study._study_id
-
-
-def has_study(opened: Opened, name: str, study_id: int) -> bool:
-    """Whether Optuna has this very study still."""
-    try:
-        return opened.storage.get_study_id_from_name(name) == study_id
-    except KeyError:
-        return False

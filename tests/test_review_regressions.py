@@ -1,0 +1,216 @@
+"""What holds in databases from which studies were deleted, for owners in containers, and for ranks started again."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy as sa
+
+from search.events import Settings, Told
+from search.fence import LeaseLost, Owner, Refused
+from search.leases import Seen
+from search.members import Members, on_hand
+from search.owner import owner_of
+from search.schema import arms, attempts, leases
+from search.study import Search
+from trainer import agent
+from trainer.reports import EpochReport, Saved
+
+STUDY = """
+[objective]
+maximize = "dice"
+[run]
+method = "none"
+epochs = 4
+batch_size = 4
+data = { name = "blobs", size = 32, train = 8, validation = 4 }
+student = { name = "unet", width = 4 }
+losses = { ce = {} }
+optim = { lr = 1e-3 }
+[space]
+"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
+[sampler]
+name = "random"
+[budget]
+trials = 4
+in_flight = 4
+"""
+ME, OTHER = Owner("me", "here"), Owner("other", "there")
+ROOT = Path(__file__).resolve().parents[1]
+
+Open = Callable[..., Search]
+
+
+def settings(tmp_path: Path, owner: Owner = ME) -> Settings:
+    return Settings(owner, 2, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
+
+
+def delete(search: Search) -> None:
+    """As the dashboard does: Optuna's rows go, ours stay."""
+    optuna.delete_study(study_name=search.spec.name, storage=search.opened.storage)
+
+
+def all_of(search: Search, table: sa.Table) -> list[Any]:
+    with search.opened.engine.begin() as connection:
+        return list(connection.execute(sa.select(table)))
+
+
+# ---- deleted studies
+
+
+def test_a_search_goes_on_after_another_one_was_deleted(database_url: str, open_again: Open) -> None:
+    """A new trial may get the id of one that was deleted: its old lease does not stand in the way."""
+    first, second = open_again(database_url, "first", STUDY), open_again(database_url, "second", STUDY)
+    first.claim(ME, on_hand, ())
+    old = second.claim(OTHER, on_hand, ())
+    delete(second)
+    new = first.claim(ME, on_hand, ())
+    if database_url.startswith("sqlite"):
+        assert new.held.trial_id == old.held.trial_id
+    row = first.leases.row(new.held.trial_id)
+    assert row is not None
+    assert (row.study_id, row.number, row.owner, row.token) == (new.held.study_id, 1, "me", 1)
+    assert [a.owner for a in first.leases.attempts_of([new.held.study_id])] == ["me", "me"]
+
+
+def test_a_study_that_gets_a_deleted_one_s_id_is_its_own(database_url: str, open_again: Open) -> None:
+    """Nothing of the deleted one is left, whichever search comes next, and the others keep theirs."""
+    first, second = open_again(database_url, "first", STUDY), open_again(database_url, "second", STUDY)
+    kept = first.claim(ME, on_hand, ()).held
+    second.claim(OTHER, on_hand, ())
+    delete(second)
+    third = open_again(database_url, "third", STUDY.replace("epochs = 4", "epochs = 5"))
+    if database_url.startswith("sqlite"):
+        assert list(third.arms) == list(second.arms)
+    assert [arm.study_id for arm in third.leases.arms_of(third.search_id)] == list(third.arms)
+    assert third.leases.names() == ["first", "third"]
+    assert [row.trial_id for row in all_of(third, leases)] == [kept.trial_id]
+    assert [row.trial_id for row in all_of(third, attempts)] == [kept.trial_id]
+    claim = third.claim(ME, on_hand, ())
+    assert (claim.held.study_id, claim.held.number, claim.seen) == (*third.arms, 0, None)
+
+
+def test_an_arm_s_row_under_another_search_s_id_is_taken_over(sqlite_url: str, open_again: Open) -> None:
+    """Even where an old row stands under the id of a new study, the study belongs to the search that opened it."""
+    first, second = open_again(sqlite_url, "first", STUDY), open_again(sqlite_url, "second", STUDY)
+    (study_id,) = second.arms
+    with first.opened.engine.begin() as connection:
+        connection.execute(arms.update().where(arms.c.study_id == study_id).values(search_id=first.search_id))
+    again = open_again(sqlite_url, "second", STUDY)
+    assert [arm.study_id for arm in again.leases.arms_of(again.search_id)] == [study_id]
+    assert [arm.study_id for arm in again.leases.arms_of(first.search_id)] == list(first.arms)
+
+
+def test_a_claim_from_a_deleted_study_is_refused_for_good(database_url: str, open_again: Open) -> None:
+    search = open_again(database_url, "first", STUDY)
+    delete(open_again(database_url, "first", STUDY))
+    with pytest.raises(Refused, match="the study was deleted") as refused:
+        search._ask(*search.arms, ME)
+    assert refused.value.final
+
+
+def test_a_trial_of_a_deleted_study_is_lost_to_who_prunes_it(database_url: str, open_again: Open) -> None:
+    search = open_again(database_url, "first", STUDY)
+    held = search.claim(ME, on_hand, ()).held
+    delete(open_again(database_url, "first", STUDY))
+    with pytest.raises(LeaseLost):
+        search.prune(held, {})
+
+
+# ---- checkpoints
+
+
+def test_a_checkpoint_is_judged_once(sqlite_url: str, open_again: Open, tmp_path: Path) -> None:
+    """What is kept of a trial and where its training goes on come from the same look at its file."""
+    search = open_again(sqlite_url, "first", STUDY)
+    members = Members(search, settings(tmp_path))
+    claim = search.claim(ME, on_hand, ())
+    members.begin(claim)
+    report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
+    saved = Saved(tmp_path / "one.pt", "0" * 64, 7)
+    members.store(Told(claim.held.trial_id, 1, report, saved, ((1, 0),), None))
+    looks: list[Seen] = []
+
+    def vanishes_behind(row: Seen) -> int:
+        looks.append(row)
+        return row.epoch
+
+    (again,) = search.retake(ME, vanishes_behind)
+    assert (len(looks), again.resume_epoch) == (1, 1)
+    others = Members(search, settings(tmp_path))
+    others.begin(again)
+    begin = others.inbox.get_nowait()
+    assert begin.resume.checkpoint == saved.path  # it is not there: the failure to read it is told, not passed over
+    row = search.leases.row(claim.held.trial_id)
+    assert row is not None
+    assert (row.epoch, row.checkpoint) == (1, str(saved.path))
+
+
+# ---- who a worker is
+
+
+def test_an_owner_has_one_name_inside_and_outside_and_another_in_another_pid_namespace() -> None:
+    code = "import os; from search.owner import this_owner; print(this_owner(3).name, flush=True); input()"
+    environment = {k: v for k, v in os.environ.items() if k != "TORCHELASTIC_RUN_ID"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdin=-1, stdout=-1, text=True
+    ) as inside:
+        assert inside.stdin is not None
+        assert inside.stdout is not None
+        name = inside.stdout.readline().strip()
+        assert name == owner_of(inside.pid, 3).name
+        inside.stdin.write("\n")
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    assert name.split(":")[1] == str(namespace)
+    apart = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may make no pid namespaces")
+    done = subprocess.run(
+        [*apart, sys.executable, "-c", code], cwd=ROOT, env=environment, input="\n", capture_output=True, text=True
+    )
+    assert done.stdout.split(":")[2] == "1"
+    assert done.stdout.split(":")[1] != str(namespace)
+
+
+# ---- ranks that are started again
+
+
+@pytest.fixture
+def outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], Path]:
+    """Be rank `rank` in the `start`-th start of the ranks."""
+
+    def at(start: int, rank: int) -> Path:
+        monkeypatch.setenv("KD_OUTCOMES", str(tmp_path))
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
+        monkeypatch.setenv("RANK", str(rank))
+        return tmp_path
+
+    return at
+
+
+def test_a_code_of_an_earlier_start_ends_no_later_one(outcomes: Callable[[int, int], Path]) -> None:
+    folder = outcomes(0, 0)
+    assert agent.leave(2) == 0
+    outcomes(0, 1)
+    assert agent.lost() == 0  # its sibling knows better
+    outcomes(1, 1)
+    assert agent.lost() == 1
+    outcomes(10, 0)
+    assert agent.leave(0) == 0
+    assert (agent._codes(folder, None), agent._codes(folder, 0), agent._codes(folder, 5)) == ([0], [2], [])
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_code_that_cannot_be_kept_is_the_rank_s_own(
+    outcomes: Callable[[int, int], Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    """A finished search stays one where the folder of outcomes takes no file."""
+    monkeypatch.setenv("KD_OUTCOMES", str(outcomes(0, 0) / "gone"))
+    assert agent.leave(code) == code
+    agent.say("the last words")
+    assert "the last words" in capfd.readouterr().err
