@@ -14,7 +14,6 @@ from search.findings import Found, examine
 from search.identity import difference
 from search.places import add_storage
 from search.spec import StudySpec, find, load, record
-from search.stored import stored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +41,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
     """Whether a worker would find the study under its name; another one stands in the way, and is a problem."""
+    from search.stored import stored  # with Optuna, which a look at a study file alone does not need
+
     there = stored(given, spec.name)
     if there is None:
         return None

@@ -158,7 +158,7 @@ def test_variables_are_taken_from_the_environment(tmp_path: Path, monkeypatch: p
             opened(tmp_path, tmp_path / "cache", root="$KD_TEST_ROOT")
     with pytest.raises(DataError, match=r"data\.root = .*gone': no such folder"):
         opened(tmp_path, tmp_path / "cache", root=str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"gone\.csv: no such split file"):
+    with pytest.raises(DataError, match=r"data\.split = .*gone\.csv': no such file"):
         opened(tmp_path, tmp_path / "cache", split=str(tmp_path / "gone.csv"))
 
 

@@ -46,8 +46,9 @@ CONFINED = {
 }
 """Package -> the only places that import it.
 
-search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/study.py knows what
-a call raises while the database is away; search/calls.py bounds every wait of the driver; search/db/backup.py counts rows in the snapshot that it dumps;
+search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/study.py knows
+what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/db/backup.py
+counts rows in the snapshot that it dumps;
 search/db/clients.py asks a server who is connected; search/stored.py reads one row and writes nothing, not even what
 search/storage.py sets on every connection; search/db/upgrade.py changes tables before any of them can be
 used; search/upserts.py holds the inserts that leases and fence share; search/board/artifacts.py writes what the

@@ -105,7 +105,9 @@ class Scribe:
                 lines = file.read().decode(errors="replace").strip().splitlines()
             if process.returncode != 0:
                 gave_up = process.returncode in (-signal.SIGALRM, -signal.SIGKILL)
-                self._complain("it took too long" if gave_up else lines[-1] if lines else f"exit {process.returncode}")
+                self._complain(
+                    "it took too long" if gave_up else lines[-1] if lines else f"exit code {process.returncode}"
+                )
             self.children.remove(child)
         return bool(self.children)
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,13 +32,13 @@ logfile = {folder}/log
 
 
 @pytest.fixture
-def pooler(postgres_url, tmp_path_factory):
+def pooler(postgres_url):
     """The URL of a real pgbouncer in transaction mode before a fresh database, and its log."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed (Debian: apt install pgbouncer)")
     url = sa.make_url(postgres_url)
-    folder = tmp_path_factory.mktemp("pooler")
+    folder = Path(tempfile.mkdtemp(prefix="kd-pooler-", dir="/tmp"))  # pytest's own folders are closed to other users
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,8 +50,6 @@ def pooler(postgres_url, tmp_path_factory):
     if os.getuid() == 0:  # it does not run as root
         user = Path(host).owner() if str(host).startswith("/") else "nobody"  # whoever may reach the server's socket
         shutil.chown(folder, user)
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(parent.stat().st_mode | 0o011)
     server = subprocess.Popen([program, str(folder / "pooler.ini")], user=user, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
@@ -65,6 +64,7 @@ def pooler(postgres_url, tmp_path_factory):
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(20)
+        shutil.rmtree(folder)
 
 
 def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
