@@ -45,14 +45,14 @@ trials = 2
 """
 
 ELSEWHERE = {
-    "dashboard": "test_dashboard.py starts it and asks for its page",
+    "dashboard": "test_readme.py starts it and asks for its page, test_proxy.py too",
     "db": "test_db.py starts, stops, saves and restores a server",
     "note": "test_note.py writes notes with figures",
     "trainer fit best.json": "test_readme.py trains an export again; an export of simulated trials cannot be",
     "trainer predict best.json": "test_readme.py draws the grid of a student that was trained",
     "search/worker.py": "test_readme.py runs it",
     "work": "test_work.py runs it, and stops it",
-    "status polyp-kd --watch": "test_status.py watches a search; it would not end here",
+    "status polyp-kd --watch": "test_note.py watches a search; it would not end here",
 }
 """Beginning of an example -> what runs it. All others are run here; the words of these are parsed."""
 
@@ -113,6 +113,12 @@ def words_of(example: str) -> tuple[str, list[str]]:
     """The package and its words, with the variables filled in."""
     _, _, package, *words = shlex.split(os.path.expandvars(example))
     return package, words
+
+
+def test_what_runs_the_other_examples_exists() -> None:
+    named = [re.findall(r"test_\w+\.py", who) for who in ELSEWHERE.values()]
+    assert all(named)
+    assert [file for files in named for file in files if not (Path(__file__).parent / file).is_file()] == []
 
 
 @pytest.mark.parametrize("prog", PARSERS)
