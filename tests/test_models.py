@@ -76,6 +76,13 @@ def test_backward_reaches_every_parameter(config):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
+def test_narrow_networks_have_no_strided_1x1_convolution():
+    """Some processors' kernels for it corrupt memory where it has fewer than 16 input channels (oneDNN issue 6035)."""
+    for name in ("unet", "resunet"):
+        found = [m for m in seeded(PlainNetwork(name=name, width=3)).modules() if isinstance(m, torch.nn.Conv2d)]
+        assert not [m for m in found if m.kernel_size == (1, 1) and m.stride != (1, 1)], name
+
+
 def test_on_meta_a_network_has_the_same_parameters_without_memory(config):
     network, real = on_meta(config), seeded(config)
     assert {p.device.type for p in network.parameters()} == {"meta"}
