@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 
 from loguru import logger
 
+from search import away
 from search.board.scribe import Scribe
 from search.events import Fell, Settings, Told
 from search.fence import Refused
 from search.leases import Seen
 from search.members import Members, on_hand
 from search.schema import HELD
-from search.storage import AWAY
 from search.study import Search
 from search.watch import Watch
+from trainer.errors import UserError
 
 CLOSING = 8.0
 """Seconds that giving everything back may take: siblings that were asked to stop wait no longer than 10."""
@@ -86,6 +87,11 @@ class Desk:
                 ):
                     break
         if self.error is not None:
+            if away.refused(self.error):
+                raise UserError(
+                    f"the database refuses this worker ({away.words(self.error)}); see that URL and rights are right, "
+                    "then start it again: its trials go on from their checkpoints"
+                ) from self.error
             raise RuntimeError("the database thread ended") from self.error
 
     def close(self, why: str, patience: float = CLOSING) -> None:
@@ -128,7 +134,9 @@ class Desk:
             if self._scribe is not None:
                 self._scribe.look()
             self._back()
-        except AWAY as error:
+        except Exception as error:
+            if not away.passes(error):
+                raise
             self._away(error)
         with self._lock:
             self._served = max(self._served, serving) if self._away_since is None else self._served
@@ -146,9 +154,7 @@ class Desk:
         self.search.opened.engine.dispose()
         if self._away_since is None:
             self._away_since = time.monotonic()
-            cause = error.__cause__ or error
-            first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-            logger.warning("database away ({}): training goes on, reports wait", first)
+            logger.warning("database away ({}): training goes on, reports wait", away.words(error))
 
     def _back(self) -> None:
         if self._away_since is not None:
@@ -244,5 +250,10 @@ class Desk:
             # After an outage much may wait, longer than others may wait for a beat. What is lost stays a member until
             # its reports were kept as orphans.
             self._beat(forget=False)
-            self._members.store(self._outbox[0])
+            try:
+                self._members.store(self._outbox[0])
+            except away.DATABASE as error:
+                if away.passes(error):
+                    raise
+                self._members.spoil(self._outbox[0].key, error)
             self._outbox.popleft()

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from loguru import logger
 
-from search import foreseen
+from search import away, foreseen
 from search.board.attributes import Attempt, attempts
 from search.board.pictured import cost, ending, upload
 from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
 from search.fence import LeaseLost
 from search.leases import Seen
 from search.rows import after_epoch, figures
-from search.storage import AWAY
 from search.study import Claim, Search
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
@@ -53,6 +52,20 @@ class Members:
             self._store(member, item)
         except LeaseLost:
             self._keep_orphan(member, item)
+
+    def spoil(self, key: int, error: Exception) -> None:
+        """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
+        member = self.held.get(key)
+        if member is None:
+            return
+        text = "".join(traceback.format_exception(error))
+        logger.error("{} failed, the database does not take its report: {}", member.label, away.words(error))
+        try:
+            self.search.fail(member.held, "bug", text, ending(member, "bug"))
+            self._sweep(member)
+        except LeaseLost:
+            logger.warning("{}: lost to another worker", member.label)
+        self.forget(key, None)
 
     def begin(self, claim: Claim) -> None:
         """From a claim to a member: complete its parameters, check its limits, store its run."""
@@ -121,9 +134,11 @@ class Members:
             run = claim.arm.resolve(self.search.suggest(claim))
             breach = self.settings.breach(run)
             said = {**self.settings.known(run), "host": self.settings.owner.host}
-        except (*AWAY, LeaseLost):
+        except LeaseLost:
             raise
-        except Exception:  # noqa: BLE001 - a bug before training ends this trial, with its traceback, not the worker
+        except Exception as error:  # a bug before training ends this trial, with its traceback, not the worker
+            if away.passes(error):
+                raise
             self.search.fail(held, "bug", traceback.format_exc())
             logger.error("{} #{} failed before training:\n{}", claim.arm.name, held.number, traceback.format_exc())
             return None
@@ -205,9 +220,11 @@ class Members:
     def _judge(self, member: Member) -> bool:
         try:
             return self.search.pruned(member.held)
-        except (*AWAY, LeaseLost):
+        except LeaseLost:
             raise
-        except Exception:  # noqa: BLE001 - a pruner's bug must not end trials: it is said aloud, the trial goes on
+        except Exception as error:  # a pruner's bug must not end trials: it is said aloud, the trial goes on
+            if away.passes(error):
+                raise
             logger.error("{}: the pruner raised, the trial goes on:\n{}", member.label, traceback.format_exc())
             return False
 

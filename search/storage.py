@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
 
-from search import calls, schema
+from search import away, calls, schema
 from search.creation import one_at_a_time
 from search.fence import Fence
 from search.leases import Leases
@@ -103,9 +103,7 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
                 _lock_on_begin(rdb.engine)
             _create_own_tables(rdb.engine)
     except sa.exc.SQLAlchemyError as error:
-        raise UserError(
-            f"storage: {label} does not answer: {_first_line(error)}; is the server up, is the URL right?"
-        ) from None
+        raise _not_opened(label, error) from None
     except RuntimeError:  # Optuna's own check of its tables
         found = OptunaTables(url)
         raise UserError(
@@ -250,9 +248,13 @@ def _check_local_file(url: sa.URL, label: str) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or getattr(error, "orig", None) or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+def _not_opened(label: str, error: Exception) -> UserError:
+    # A name that nobody resolves is a mistake here: it was never the name of this database.
+    if away.passes(error, unknown_host=False):
+        return away.DatabaseAway(
+            f"storage: {label} does not answer: {away.words(error)}; is the server up, is the URL right?"
+        )
+    return UserError(f"storage: {label} cannot be used: {away.words(error)}; see that URL and rights are right")
 
 
 @contextlib.contextmanager
@@ -260,9 +262,13 @@ def patient(what: str) -> Iterator[None]:
     """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
     try:
         yield
-    except AWAY as error:
-        cause = error.__cause__ or error
-        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-        raise UserError(
-            f"{what}: the database does not answer ({first}); check the URL and the server, then repeat"
-        ) from None
+    except away.DATABASE as error:
+        if away.passes(error):
+            raise away.DatabaseAway(
+                f"{what}: the database does not answer ({away.words(error)}); check the URL and the server, then repeat"
+            ) from None
+        if away.refused(error):
+            raise UserError(
+                f"{what}: the database refuses this ({away.words(error)}); see that URL and rights are right"
+            ) from None
+        raise

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
 
 from search.board.scribe import Scribe
 from search.desk import Desk
@@ -141,3 +142,24 @@ def test_a_message_that_no_database_holds_as_text_ends_its_trial_all_the_same(de
 def test_what_fails_under_the_creation_lock_is_not_taken_for_the_lock(database_url):
     with pytest.raises(sa.exc.OperationalError, match="lock timeout"), creation_lock(database_url):
         raise sa.exc.OperationalError("UPDATE", None, Exception("canceling statement due to lock timeout"))
+
+
+def test_a_report_that_the_database_never_takes_costs_its_trial_alone(desk, tmp_path, monkeypatch, log):
+    """It was waited for as if the database were away, for ever, and everything behind it, too."""
+    ((key, _),) = desk._members.held.items()
+    desk.tell(told(desk, tmp_path, 1))
+
+    def refuse(*_: object) -> None:
+        raise StorageInternalError("An exception is raised during the commit.") from sa.exc.DataError(
+            "INSERT", None, ValueError("too long")
+        )
+
+    monkeypatch.setattr(desk.search, "report", refuse)
+    desk._pass()
+    assert desk._away_since is None
+    (row,) = desk.search.leases.details(list(desk.search.arms))[:1]
+    assert (row.trial_id, row.failure) == (key, "bug")
+    assert "too long" in row.message
+    assert any("does not take its report" in line for line in log)
+    assert key not in desk._members.held
+    assert len(desk._members.held) == 1  # the free slot was filled in the same pass
