@@ -16,7 +16,8 @@ from search.board.scribe import Scribe
 from search.events import Fell, Settings, Told
 from search.fence import Refused
 from search.leases import Seen
-from search.members import Members, on_hand
+from search.members import Members
+from search.resuming import on_hand
 from search.schema import HELD
 from search.study import Search
 from search.watch import Watch

@@ -1,6 +1,5 @@
 """The trials in one worker's hands: from a claim to a member, from an epoch to the database, and out again."""
 
-import hashlib
 import json
 import math
 import queue
@@ -16,7 +15,7 @@ from search.board.attributes import Attempt, attempts
 from search.board.pictured import cost, ending, upload
 from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
 from search.fence import LeaseLost
-from search.leases import Seen
+from search.resuming import resume_of
 from search.rows import after_epoch, figures
 from search.study import Claim, Search
 from trainer.config import RunConfig
@@ -290,23 +289,3 @@ def _remove(path: Path | None) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("{} stays on disk: {}", path, error.strerror)
-
-
-def on_hand(row: Seen) -> int:
-    """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0."""
-    if row.checkpoint is None or row.checkpoint_sha256 is None:
-        return 0
-    try:
-        with Path(row.checkpoint).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return 0  # another host's disk, or the file is gone: the trial starts again, visibly
-    return row.epoch if digest == row.checkpoint_sha256 else 0
-
-
-def resume_of(row: Seen, epoch: int) -> Resume | None:
-    """Where a taken trial goes on, its checkpoint having been judged good for `epoch`; None: from the beginning."""
-    if epoch == 0 or row.checkpoint is None:
-        return None
-    replay = tuple((own, stream) for own, stream in json.loads(row.replay or "[]"))
-    return Resume(Path(row.checkpoint), replay)

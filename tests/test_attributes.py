@@ -28,7 +28,8 @@ from search.events import Fell, Settings, Told
 from search.fence import Owner
 from search.lead import Alone, run_group
 from search.limits import costs
-from search.members import Members, on_hand
+from search.members import Members
+from search.resuming import on_hand
 from search.study import Claim, Search
 from trainer.cohort import Cohort
 from trainer.config import RunConfig

@@ -14,6 +14,7 @@ ROOMS = ("search", "trainer", "losses", "models")
 
 CONFINED = {
     "optuna": (
+        "search/away.py",
         "search/board/artifacts.py",
         "search/board/dashboard.py",
         "search/board/note.py",  # writes what the dashboard shows of a study
@@ -29,6 +30,7 @@ CONFINED = {
         "trainer/ranks.py",
     ),
     "sqlalchemy": (
+        "search/away.py",
         "search/creation.py",
         "search/db/backup.py",
         "search/db/clients.py",
@@ -46,7 +48,7 @@ CONFINED = {
 }
 """Package -> the only places that import it.
 
-search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/study.py knows
+search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/away.py knows
 what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/db/backup.py
 counts rows in the snapshot that it dumps;
 search/db/clients.py asks a server who is connected; search/stored.py reads one row and writes nothing, not even what

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from search.events import Settings, Told
 from search.fence import LeaseLost, Owner, Refused
 from search.leases import Seen
-from search.members import Members, on_hand
+from search.members import Members
 from search.owner import owner_of
+from search.resuming import on_hand
 from search.schema import arms, attempts, leases
 from search.study import Search
 from trainer import agent
@@ -214,3 +215,22 @@ def test_a_code_that_cannot_be_kept_is_the_rank_s_own(
     assert agent.leave(code) == code
     agent.say("the last words")
     assert "the last words" in capfd.readouterr().err
+
+
+def test_a_disk_that_fails_is_no_reason_to_begin_anew(sqlite_url: str, open_again: Open, tmp_path: Path, log) -> None:
+    """Reading where no process has memory fails as a broken disk does (EIO), and the file is no less there."""
+    search = open_again(sqlite_url, "first", STUDY)
+    members = Members(search, settings(tmp_path))
+    claim = search.claim(ME, on_hand, ())
+    members.begin(claim)
+    broken = tmp_path / "broken.pt"
+    broken.symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error"):
+        broken.read_bytes()
+    report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
+    members.store(Told(claim.held.trial_id, 1, report, Saved(broken, "0" * 64, 7), ((1, 0),), None))
+    (row,) = search.leases.of_studies(list(search.arms))
+    assert on_hand(row) == 1
+    assert any("Input/output error" in line for line in log)
+    broken.unlink()
+    assert on_hand(row) == 0

@@ -18,7 +18,8 @@ from search.events import Begin, Drop, Fell, Settings, Told
 from search.fence import Owner
 from search.lead import Alone, Lead, run_group
 from search.leases import Held, Seen
-from search.members import Members, on_hand
+from search.members import Members
+from search.resuming import on_hand
 from search.schema import attempts, orphans, searches
 from search.simulate import Curves, SimulatedStudents
 from search.space import Scalar
