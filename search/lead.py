@@ -7,17 +7,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from loguru import logger
 
 from search.beside import Beside
 from search.desk import Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told
+from search.group import Group
 from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students
-
-T = TypeVar("T")
 
 WRITERS = 4
 """Checkpoints that are written at the same time."""
@@ -29,53 +27,6 @@ BAD_DATA = "bad data"
 """What the reason begins with where a group ends because of a file that cannot be used."""
 IDLE = 0.5
 """Seconds between looks for work while there is none."""
-
-
-class Group(Protocol):
-    """The ranks of one group: `trainer.ranks.Ranks`, and `Alone` in the simulation."""
-
-    @property
-    def leads(self) -> bool:
-        """Whether this rank does what is done once."""
-
-    @property
-    def stop_asked(self) -> bool:
-        """Whether this rank wishes to stop."""
-
-    def share(self, value: T) -> T:
-        """The lead's value on every rank; other ranks' values are not looked at."""
-
-    def gather(self, value: T) -> list[T]:
-        """Every rank's value, on every rank, in the order of ranks."""
-
-    def ask_to_stop(self) -> None:
-        """Wish that all ranks of the group stop; safe in a signal handler."""
-
-
-class Alone:
-    """A group of one process that needs no torch."""
-
-    leads = True
-
-    def __init__(self) -> None:
-        self._stop = False
-
-    @property
-    def stop_asked(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self._stop
-
-    def share(self, value: T) -> T:
-        """The value itself."""
-        return value
-
-    def gather(self, value: T) -> list[T]:
-        """The value alone."""
-        return [value]
-
-    def ask_to_stop(self) -> None:
-        """Stop at the next epoch boundary."""
-        self._stop = True
 
 
 @dataclass(frozen=True)
@@ -111,7 +62,8 @@ class Lead:
         """The next epoch, after everything reported so far was stored and judged (or the database is away)."""
         self._pay()
         began = time.monotonic()
-        self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
+        with self._group.pulse.waits():
+            self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
         self._beside.waited(time.monotonic() - began)
         dismiss, begins = list(self._over), []
         self._over = []
@@ -132,7 +84,8 @@ class Lead:
         if end is None and members == 0:
             end = None if self._owed else self.desk.ended
             if end is None:
-                time.sleep(IDLE)
+                with self._group.pulse.waits():
+                    time.sleep(IDLE)
             self._beside.anew()
         # Who ends builds nothing first: what was just claimed is given back.
         return Plan(tuple(dismiss), tuple(begins) if end is None else (), members, end)
@@ -161,6 +114,7 @@ class Lead:
                     self._fell(key, report)
                 else:
                     self._trained(key, report, saves[key].result, beside)
+                self._group.pulse.beat()
 
     def _save(self, key: int, report: EpochReport) -> Saved:
         return self._students.save(key, self._training[key].folder / f"epoch-{report.epoch}.pt")
@@ -200,6 +154,7 @@ class Lead:
         owed, self._owed = self._owed, {}
         for key, report in owed.items():
             self._trained(key, report, partial(self._save, key, report), {})
+            self._group.pulse.beat()
 
     def _refused(self, error: OSError, folder: Path) -> None:
         """A full or read-only disk costs no trial: the last checkpoints stand, and each epoch tries again."""
@@ -226,12 +181,14 @@ def run_group(group: Group, students: Students, desk: Desk | None) -> str:
     Failures that all ranks agree on end their member. Anything else is raised: the process ends, torchrun restarts it.
     """
     if desk is None:
-        return _follow(group, students)
+        with group.pulse.expected():
+            return _follow(group, students)
     lead = Lead(desk, students, group)
     desk.start()
     # Where anything is raised from here on, the leases stay: the restarted lead takes them back, or others adopt them.
     try:
-        why = _lead(group, students, lead)
+        with group.pulse.expected():
+            why = _lead(group, students, lead)
     except Exception:
         if group.stop_asked:  # nobody restarts these ranks: a sibling that hangs must not keep the trials waiting
             desk.close("preempted")
@@ -281,6 +238,7 @@ def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[
     """Take new members on every rank, or on none."""
     failures: dict[int, Failure] = {}
     for begin in begins:
+        group.pulse.beat()
         mine: Failure | None = None
         try:
             students.admit(begin.key, begin.run, begin.resume)

@@ -26,7 +26,8 @@ from search.close import close
 from search.desk import Desk
 from search.events import Fell, Settings, Told
 from search.fence import Owner
-from search.lead import Alone, run_group
+from search.group import Alone
+from search.lead import run_group
 from search.limits import costs
 from search.members import Members
 from search.resuming import on_hand

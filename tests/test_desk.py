@@ -16,7 +16,8 @@ from search.beside import Beside
 from search.desk import Desk
 from search.events import Settings, Told
 from search.fence import Owner
-from search.lead import Alone, run_group
+from search.group import Alone
+from search.lead import run_group
 from search.members import Members
 from search.schema import leases, orphans
 from search.simulate import Curves, SimulatedStudents

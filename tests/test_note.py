@@ -35,7 +35,8 @@ from search.board.turns import noted, take_last_turn, take_turn
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
-from search.lead import Alone, run_group
+from search.group import Alone
+from search.lead import run_group
 from search.pace import FEWEST, pace_of
 from search.schema import leases
 from search.simulate import Curves, SimulatedStudents

@@ -16,7 +16,8 @@ from search.arms import Arm
 from search.desk import Desk
 from search.events import Begin, Drop, Fell, Settings, Told
 from search.fence import Owner
-from search.lead import Alone, Lead, run_group
+from search.group import Alone
+from search.lead import Lead, run_group
 from search.leases import Held, Seen
 from search.members import Members
 from search.resuming import on_hand

@@ -21,15 +21,28 @@ class Pulse:
 
     @contextmanager
     def expected(self) -> Iterator[None]:
-        """Work whose every part calls `beat` in time."""
-        self._armed = -math.inf
-        self.beat()
+        """Work whose every part calls `beat` in time. Inside of other such work it is a part of that."""
+        if self._armed is not None:
+            self.beat()
+            yield
+            return
+        self._arm()
         try:
             yield
         finally:
-            self._armed = None
-            if self.limit < math.inf:
-                faulthandler.cancel_dump_traceback_later()
+            self._disarm()
+
+    @contextmanager
+    def waits(self) -> Iterator[None]:
+        """Inside of expected work: a wait that may take any time, such as one for something to do."""
+        if self._armed is None:
+            yield
+            return
+        self._disarm()
+        try:
+            yield
+        finally:
+            self._arm()
 
     def beat(self) -> None:
         """Something was done."""
@@ -37,3 +50,12 @@ class Pulse:
         if self._armed is not None and self.limit < math.inf and time.monotonic() - self._armed > self.limit / 10:
             self._armed = time.monotonic()
             faulthandler.dump_traceback_later(self.limit * 1.1, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def _arm(self) -> None:
+        self._armed = -math.inf
+        self.beat()
+
+    def _disarm(self) -> None:
+        self._armed = None
+        if self.limit < math.inf:
+            faulthandler.cancel_dump_traceback_later()

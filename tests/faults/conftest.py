@@ -25,8 +25,9 @@ import sqlalchemy as sa
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
+from search.group import Alone
 from search.joining import attach_search
-from search.lead import Alone, run_group
+from search.lead import run_group
 from search.schema import orphans
 from search.simulate import Curves, SimulatedStudents
 from search.spec import load

@@ -1,0 +1,70 @@
+"""A rank alone that hangs is ended wherever it hangs: there is no sibling to notice it, and its beat would go on."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from search.study import Search
+from trainer.pulse import Pulse
+
+LIMIT = 0.5
+"""Seconds without a sign of work."""
+HANGS = ("admit", "save", "export", "replay", "epoch")
+"""What the lead asks of its students."""
+
+
+def test_a_hang_ends_the_process_whatever_the_students_were_asked_for(
+    open_again: Callable[..., Search], sqlite_url: str, tmp_path: Path, tools: SimpleNamespace
+) -> None:
+    for where in HANGS:
+        pid = os.fork()
+        if pid == 0:
+            hang(open_again, sqlite_url, tmp_path, tools, where)
+        end = time.monotonic() + 20
+        while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > end:
+                os.kill(pid, 9)
+            time.sleep(0.02)
+        said = (tmp_path / where).read_text()
+        assert os.waitstatus_to_exitcode(found[1]) == 1, f"{where}: {said}"
+        assert f"in {where}_that_hangs" in said
+
+
+def hang(open_again: Callable[..., Search], url: str, folder: Path, tools: SimpleNamespace, where: str) -> None:
+    """In a process of its own: one of the calls sleeps; before it, waits for work do not count."""
+    os.dup2(os.open(folder / where, os.O_WRONLY | os.O_CREAT), 2)
+    worker = tools.InProcess(open_again(url, where, tools.STUDY), folder)
+    worker.group.pulse = Pulse(LIMIT)
+    names = {}
+    exec(f"def {where}_that_hangs(*_):\n    import time; time.sleep(60)", names)  # noqa: S102 - a name for the traceback
+    setattr(worker.students, where, names[f"{where}_that_hangs"])
+    worker.run()
+    os._exit(7)
+
+
+def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_them() -> None:
+    pid = os.fork()
+    if pid == 0:
+        pulse = Pulse(0.2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with pulse.expected():
+            with pulse.waits():
+                time.sleep(0.6)
+            with pulse.expected():
+                pulse.beat()
+            time.sleep(5)
+        os._exit(7)
+    began = time.monotonic()
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert 0.6 < time.monotonic() - began < 4
+
+
+def test_without_a_limit_nothing_is_watched() -> None:
+    pulse = Pulse()
+    with pytest.raises(ZeroDivisionError), pulse.expected(), pulse.waits():
+        _ = 1 // 0
