@@ -42,7 +42,13 @@ _UNKNOWN_HOST = ("could not translate host name", "Name or service not known", "
 
 
 class DatabaseAway(UserError):
-    """The database cannot be opened now; later it may."""
+    """The database does not answer now; later it may."""
+
+    def __init__(self, text: str, error: BaseException) -> None:
+        super().__init__(text)
+        self.why = words(error)
+        self.unknown_host = not passes(error, unknown_host=False)
+        """Whether that is because nobody knows a host of that name."""
 
 
 def passes(error: BaseException, *, unknown_host: bool = True) -> bool:

@@ -18,19 +18,22 @@ from pathlib import Path
 
 from loguru import logger
 
+from search import opening
 from search.board.artifacts import Artifacts
 from search.board.attributes import nothing_known, teller
 from search.desk import Desk
 from search.events import Settings
 from search.fence import Owner
+from search.group import Alone
 from search.herd import herd
 from search.identity import arm_identity, digest
 from search.joining import Identity, open_search
-from search.lead import Alone, run_group
+from search.lead import PREEMPTED, run_group
 from search.owner import this_owner
 from search.places import from_environment, storage_url
 from search.spec import StudySpec, find, load, record
-from search.storage import open_storage, patient
+from search.storage import Opened, label_of, open_storage, patient
+from search.study import Search
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
 from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
@@ -162,12 +165,21 @@ def simulated_identity(spec: StudySpec) -> Identity:
 
 def work(args: argparse.Namespace, spec: StudySpec) -> str:
     """One simulated worker in this process; returns why it ended."""
-    with patient("simulate"):
-        opened = open_storage(args.storage)
-        search = open_search(opened, args.storage, spec, simulated_identity(spec))
     group = Alone()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda *_: group.ask_to_stop())
+
+    def opens() -> tuple[Opened, Search]:
+        with patient("simulate"):
+            opened = open_storage(args.storage)
+            return opened, open_search(opened, args.storage, spec, simulated_identity(spec))
+
+    try:
+        found = opening.opened(group, opens, place=label_of(args.storage), patience=opening.WAIT)
+    except opening.AskedToStopError:
+        return PREEMPTED
+    assert found is not None  # noqa: S101 - who opens finds
+    opened, search = found
     curves = Curves.read(args.curves) if args.curves else Curves()
     metric = spec.objective.metric
     students = SimulatedStudents(

@@ -249,11 +249,9 @@ def _check_local_file(url: sa.URL, label: str) -> None:
 
 
 def _not_opened(label: str, error: Exception) -> UserError:
-    # A name that nobody resolves is a mistake here: it was never the name of this database.
-    if away.passes(error, unknown_host=False):
-        return away.DatabaseAway(
-            f"storage: {label} does not answer: {away.words(error)}; is the server up, is the URL right?"
-        )
+    if away.passes(error):
+        text = f"storage: {label} does not answer: {away.words(error)}; is the server up, is the URL right?"
+        return away.DatabaseAway(text, error)
     return UserError(f"storage: {label} cannot be used: {away.words(error)}; see that URL and rights are right")
 
 
@@ -264,9 +262,8 @@ def patient(what: str) -> Iterator[None]:
         yield
     except away.DATABASE as error:
         if away.passes(error):
-            raise away.DatabaseAway(
-                f"{what}: the database does not answer ({away.words(error)}); check the URL and the server, then repeat"
-            ) from None
+            text = f"the database does not answer ({away.words(error)}); check the URL and the server, then repeat"
+            raise away.DatabaseAway(f"{what}: {text}", error) from None
         if away.refused(error):
             raise UserError(
                 f"{what}: the database refuses this ({away.words(error)}); see that URL and rights are right"

@@ -14,11 +14,13 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import functools
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainer.installed import absent
@@ -28,20 +30,20 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import foreseen, measured
+from search import foreseen, measured, opening
 from search.board.artifacts import Artifacts
 from search.board.attributes import teller
 from search.desk import Desk
 from search.events import Settings
 from search.identity import arm_identity
 from search.joining import Identity, open_search
-from search.lead import BAD_DATA, run_group
+from search.lead import BAD_DATA, PREEMPTED, run_group
 from search.limits import breach, costs, refuse_hopeless
 from search.measured import AUTO, Slots
 from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.spec import StudySpec, find, identity, load, record
-from search.storage import Opened, open_storage, patient
+from search.storage import Opened, label_of, open_storage, patient
 from trainer import agent
 from trainer.agent import SAME_STOP_SECONDS
 from trainer.errors import UserError, guard, one_line
@@ -100,6 +102,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
     )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
+    opening.add_wait(parser)
 
 
 def _slots(text: str) -> int | str:
@@ -122,6 +125,8 @@ def main() -> int:
     _log(int(os.environ.get("RANK", "0")) == 0)
     if args.slots != AUTO and args.slots < 1:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
+    if args.database_wait < 0:
+        raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = load(find(args.study), args.set, name=args.name)
@@ -151,15 +156,13 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
 
     who, teacher_dice = _contents(args, spec, ranks)
     slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
-    desk, trouble = None, None
-    if ranks.leads:
-        try:
-            desk = _desk(args, spec, who, ranks, slots, teacher_dice)
-        except UserError as error:
-            trouble = str(error)
-    trouble = ranks.share(trouble)
-    if trouble is not None:
-        raise UserError(trouble)
+    known = functools.cache(partial(_costs, spec))  # once, however often the database is tried
+    opens = partial(_desk, args, spec, who, ranks, slots, teacher_dice, known) if ranks.leads else None
+    url = storage_url(args.storage)
+    try:
+        desk = opening.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
+    except opening.AskedToStopError:
+        return PREEMPTED
     students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=spec.objective.metric)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots.count)
@@ -195,11 +198,11 @@ def _desk(
     ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
     slots: Slots,
     teacher_dice: float | None,
+    known: Callable[[], Any],
 ) -> Desk:
     import torch
 
-    found = costs(spec)
-    refuse_hopeless(spec, found)
+    found = known()
     url = storage_url(args.storage)
     with patient("worker"):
         opened = open_storage(url)
@@ -233,6 +236,12 @@ def _desk(
         note_every=args.note_every or None,
     )
     return Desk(search, settings)
+
+
+def _costs(spec: StudySpec) -> Any:
+    found = costs(spec)
+    refuse_hopeless(spec, found)
+    return found
 
 
 def _artifacts(folder: Path, opened: Opened) -> Artifacts | None:

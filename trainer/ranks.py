@@ -65,23 +65,21 @@ class Ranks:
     """The ranks that train one cohort together. `Ranks()` is one process alone: the same calls, nothing to wait for.
 
     rank, world: this process's place in its group, and how many the group has.
-    group, groups: which of the torchrun's groups this is, and how many there are; groups never talk to each other.
+    group, groups: which of the torchrun's groups this is, and how many there are; they meet in `everyone` alone.
     leads: whether this rank does what is done once.
     """
 
     _joins: ClassVar[Iterator[int]] = count()
 
     def __init__(self, device: torch.device | str | None = None) -> None:
-        self.rank, self.world = 0, 1
-        self.group, self.groups = 0, 1
+        self.rank, self.world, self.group, self.groups = 0, 1, 0, 1
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)  # events and streams are those of the current device
-        self._wish = [False]
+        self._wish, self._first = [False], 0
         self._stall, self._grace = float("inf"), float("inf")
-        self._first = 0
         self.pulse = Pulse()
-        """Called at every sum, value on the host and batch scored; ends this process where an epoch hangs."""
+        """Called at every sum, value on the host and batch scored; ends this process where its work hangs."""
         self._host: dist.ProcessGroup | None = None
         self._tensors: dist.ProcessGroup | None = None
 
@@ -159,17 +157,23 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks, on every rank."""
-        if self.world == 1:
+        return self._gather(value, self.world, self._host)
+
+    def everyone(self, value: T) -> list[T]:
+        """The same over the ranks of all groups; all of them call it."""
+        return self._gather(value, self.world * self.groups, None)
+
+    def _gather(self, value: T, world: int, group: dist.ProcessGroup | None) -> list[T]:
+        if world == 1:
             return [value]
         packed = _bytes(pickle.dumps(value))
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
         length = torch.tensor([packed.numel()], dtype=torch.int64)
-        self._run("gather", lambda: dist.all_gather(lengths, length, group=self._host, async_op=True))
+        self._run("gather", lambda: dist.all_gather(lengths, length, group=group, async_op=True))
         longest = max(int(length.item()) for length in lengths)
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: packed.numel()] = packed
-        contents = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
-        self._run("gather", lambda: dist.all_gather(contents, padded, group=self._host, async_op=True))
+        padded = torch.nn.functional.pad(packed, (0, longest - packed.numel()))
+        contents = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
+        self._run("gather", lambda: dist.all_gather(contents, padded, group=group, async_op=True))
         return [_unpack(content[: int(length.item())]) for content, length in zip(contents, lengths, strict=True)]
 
     def sum(self, tensor: Tensor) -> Tensor:
