@@ -12,11 +12,12 @@ from trainer.cases import drawn, masks, with_weights
 from trainer.config import Replay, RunConfig
 from trainer.data import stream_key
 from trainer.errors import nearest
+from trainer.examine import Examination, examine
 from trainer.faults import Fault, fault
 from trainer.lockstep import Lockstep, Member
 from trainer.pictures import chosen
 from trainer.ranks import Ranks
-from trainer.reports import EpochReport, Failure, Resume, Saved
+from trainer.reports import EpochReport, Failure, Measured, Resume, Saved
 from trainer.scores import POOLED, SCORES, Scores, validate
 from trainer.shelf import Counters, Shelf
 from trainer.stopwatch import Stopwatch
@@ -40,13 +41,24 @@ class Cohort:
 
     cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
     counters: what this process has done so far.
+    examination: measure the best epoch's weights on these parts after a run's last epoch. Then runs are to be compared
+    in pairs: each goes through its stream from epoch 0, whenever it joins, as if admitted with `follow`.
     """
 
-    def __init__(self, ranks: Ranks, *, slots: int, cache: Path, monitor: str = "dice") -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        *,
+        slots: int,
+        cache: Path,
+        monitor: str = "dice",
+        examination: Examination | None = None,
+    ) -> None:
         if monitor not in {*SCORES, *POOLED}:
             raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, {*SCORES, *POOLED})}")
         self.counters = Counters()
         self._ranks, self._slots, self._monitor = ranks, slots, monitor
+        self._examination = examination
         self._members: dict[int, Member] = {}
         self._shelf = Shelf(ranks, cache, self.counters)
 
@@ -64,6 +76,8 @@ class Cohort:
             raise ValueError(f"key {key}: no free slot, all {self._slots} are taken; dismiss a member first")
         if follow is not None and (not follow or follow[0][0] != 1):
             raise ValueError(f"replay: {list(follow)} does not begin at own epoch 1")
+        if follow is None and self._examination is not None:
+            follow = ((1, 0),)
         member = Member(key, run, free[0], follow)
         self._members[key] = member
         try:
@@ -184,7 +198,19 @@ class Cohort:
                 return Failure(found.kind, found.message, epoch, found.detail)
             means = found.means
             student.scored(found)
-        return EpochReport(epoch, position, means, losses, {}, student.finished)
+        seen = self._examined(member, watch) if student.finished else None
+        if isinstance(seen, Fault):
+            return Failure(seen.kind, seen.message, epoch, seen.detail)
+        return EpochReport(epoch, position, means, losses, {}, student.finished, measured=seen)
+
+    def _examined(self, member: Member, watch: Stopwatch) -> tuple[Measured, ...] | Fault | None:
+        """The best epoch's weights on every part; None where nothing is examined."""
+        best = member.trained.best
+        if self._examination is None or best is None:
+            return None
+        with watch.part("examination", [member.key]):
+            network = with_weights(member.trained.judged, best["weights"])
+            return examine(network, member.run, self._shelf.data(member.run), self._examination, self._ranks)
 
     def _score(self, member: Member, ranks: Ranks) -> Scores:
         data = self._shelf.data(member.run)

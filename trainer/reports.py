@@ -1,10 +1,11 @@
 """What a cohort says about its members. Free of torch: the search reads it, and the simulation makes it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from trainer.config import Replay, RunConfig
 
@@ -21,6 +22,41 @@ class FailureKind(StrEnum):
     BAD_DATA = "bad_data"
     BUG = "bug"
     STORAGE = "storage"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one network did on each image of one part of the data; `trainer.examine` says what the columns are."""
+
+    part: str
+    """validation, test, or the name of a source that no split names."""
+    threshold: float
+    """Of the foreground's probability, chosen on validation."""
+    images: tuple[str, ...]
+    """Paths below the data root; names where there are no files."""
+    sources: tuple[str, ...]
+    groups: tuple[str, ...]
+    """Patient or sequence; an image without one is its own."""
+    columns: Mapping[str, tuple[float, ...]]
+    """One value an image; nan where it has none."""
+    calibration: tuple[tuple[float, float, float], ...]
+    """By bin of confidence: pixels, sum of their confidence, pixels that are right."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds it: nan is null."""
+        columns = {name: [None if math.isnan(v) else v for v in values] for name, values in self.columns.items()}
+        return {**vars(self), "columns": columns}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave, read from JSON."""
+        columns = {
+            name: tuple(math.nan if value is None else float(value) for value in column)
+            for name, column in values["columns"].items()
+        }
+        names = {key: tuple(values[key]) for key in ("images", "sources", "groups")}
+        calibration = tuple((float(n), float(c), float(r)) for n, c, r in values["calibration"])
+        return cls(values["part"], float(values["threshold"]), columns=columns, calibration=calibration, **names)
 
 
 @dataclass(frozen=True)
@@ -44,6 +80,8 @@ class EpochReport:
 
     None: not counted. Like `seconds` it tells of the neighbours, not of the member.
     """
+    measured: tuple[Measured, ...] | None = None
+    """With the last epoch, where runs are examined: the best epoch's weights on each part."""
 
 
 @dataclass(frozen=True)

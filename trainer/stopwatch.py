@@ -10,6 +10,7 @@ import torch
 from trainer.ranks import Ranks
 
 PARTS = ("data", "teacher", "student", "validation")
+"""Of every epoch; a run's last one may have more."""
 
 Mark = float | torch.cuda.Event
 
@@ -44,7 +45,7 @@ class Stopwatch:
             length = _between(before, after)
             claimed += length
             for key in users:
-                seconds[key][name] += length / len(users)
+                seconds[key][name] = seconds[key].get(name, 0.0) + length / len(users)
         rest = max(time.perf_counter() - self._started - claimed, 0.0)
         return {key: {**seconds[key], "other": rest / len(keys)} for key in keys}
 

@@ -26,6 +26,8 @@ class Sample:
     source: str
     group: str
     """Patient or sequence; never in two parts."""
+    image: str = ""
+    """Its file below the data root; empty where there is none."""
 
 
 class Placement(NamedTuple):
@@ -57,6 +59,8 @@ class DataSet(Protocol):
     """At least 2; the labels of a mask are 0..classes-1, 255 is ignored."""
     content_hash: str
     """sha256 over every image, mask, part and group; places are not part of it."""
+    near_duplicates: int
+    """Pairs of near-identical pictures in two parts that the settings accept."""
     decoded: int
     """Pictures that this process decoded (or drew) so far; those found decoded on disk do not count."""
 

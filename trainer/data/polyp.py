@@ -13,6 +13,7 @@ from trainer.data.cache import Decoded, decoded
 from trainer.data.check import Progress, threads
 from trainer.data.dataset import DataError, Opening, Part, Pixels, Placement, Sample
 from trainer.data.files import file_hash, read_pair
+from trainer.data.likeness import kept_looks, refuse_crossing, twins
 from trainer.data.openings import require_opening
 from trainer.data.split import PARTS, Row, read_split, samples
 
@@ -22,9 +23,25 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = None) -> "Polyps":
     """Read the split file, hash every file it names, and decode what is not in the cache. Raises DataError.
 
-    Test rows are hashed here and decoded only when they are opened.
+    Test rows are hashed here and looked at for leaks; they are decoded only when they are opened. Identical pictures in
+    two parts are refused, near-identical ones too unless the settings accept them.
     """
-    return Polyps(config, cache, progress)
+    root = data_root(config)
+    split = expand(config.split, "data.split")
+    if not split.is_file():
+        raise DataError(
+            f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the "
+            "current folder; `python -m trainer data split` writes one"
+        )
+    return Polyps(config, root, read_split(split, root), cache, progress)
+
+
+def data_root(config: PolypData) -> Path:
+    """The folder that all paths start from. Raises DataError."""
+    root = expand(config.root, "data.root")
+    if not root.is_dir():
+        raise DataError(f"data.root = {config.root!r}: no such folder {root}")
+    return root
 
 
 def expand(text: str, field: str) -> Path:
@@ -40,24 +57,16 @@ def expand(text: str, field: str) -> Path:
 
 
 class Polyps:
-    """The `DataSet` of a split file."""
+    """The `DataSet` of some rows, as a split file has them, below a root."""
 
     channels = 3
     classes = 2
 
-    def __init__(self, config: PolypData, cache: Path, progress: Progress | None = None) -> None:
-        self.config: Pictures = config
-        self._cache = cache
-        self._root = expand(config.root, "data.root")
-        if not self._root.is_dir():
-            raise DataError(f"data.root = {config.root!r}: no such folder {self._root}")
-        split = expand(config.split, "data.split")
-        if not split.is_file():
-            raise DataError(
-                f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the "
-                "current folder; `python -m trainer data split` writes one"
-            )
-        rows = read_split(split, self._root)
+    def __init__(
+        self, config: Pictures, root: Path, rows: Sequence[Row], cache: Path, progress: Progress | None = None
+    ) -> None:
+        self.config = config
+        self._cache, self._root = cache, root
         named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
         self._samples: dict[Part, tuple[Sample, ...]] = {
@@ -65,6 +74,7 @@ class Polyps:
         }
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
+        self._sketches = self._refuse_leaks(config, split, progress)
         self.decoded = 0
         self._decoded: dict[Part, Decoded] = {part: self._decode(part, progress) for part in ("train", "validation")}
 
@@ -76,6 +86,10 @@ class Polyps:
     def image_hashes(self, part: Part) -> Sequence[str]:
         """See `DataSet`."""
         return [self._hashes[row.image] for row in self._rows[part]]
+
+    def sketches(self, part: Part) -> Sequence[bytes]:
+        """See `DataSet`."""
+        return self._sketches[part]
 
     def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
         """See `DataSet`; views into the cache, read-only."""
@@ -111,6 +125,21 @@ class Polyps:
 
     def _paths(self, row: Row) -> tuple[Path, Path]:
         return self._root / row.image, self._root / row.mask
+
+    def _refuse_leaks(self, config: PolypData, split: Path, progress: Progress | None) -> dict[Part, tuple[bytes, ...]]:
+        """The sketches of each part's pictures, where no picture is in two parts."""
+        rows = [row for part in PARTS for row in self._rows[part]]
+        files = [(self._hashes[row.image], self._root / row.image) for row in rows]
+        looks = kept_looks(self._cache, files, progress)
+        self.near_duplicates = refuse_crossing(
+            twins(rows, looks),
+            f"data.split = {config.split!r}",
+            accept=config.near_duplicates == "accept",
+            remedy=f"`python -m trainer data check {split}` lists them; `trainer data split` keeps them in one part, and "
+            'data.near_duplicates = "accept" lets them pass',
+        )
+        sketches = dict(zip((row.image for row in rows), (look.sketch for look in looks), strict=True))
+        return {part: tuple(sketches[row.image] for row in self._rows[part]) for part in PARTS}
 
     def _hash_files(self) -> dict[str, str]:
         names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]

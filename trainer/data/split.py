@@ -87,7 +87,7 @@ def samples(rows: Sequence[Row]) -> list[Sample]:
             raise DataError(f"{name}: two images have this name ({seen[name].image} and {row.image}); rename one")
         seen[name] = row
     return [
-        Sample(name=name, source=row.source, group=row.group_key if row.group else name)
+        Sample(name=name, source=row.source, group=row.group_key if row.group else name, image=row.image)
         for name, row in zip(names, rows, strict=True)
     ]
 
