@@ -163,7 +163,8 @@ def test_variables_are_taken_from_the_environment(tmp_path: Path, monkeypatch: p
 
 
 def test_a_bad_file_ends_the_opening_with_its_name_and_leaves_no_cache(tmp_path: Path) -> None:
-    """A cut image in training, a mis-sized mask in validation; a bad test file shows when the rows are opened."""
+    """A cut image in training, a mis-sized mask in validation; test images are looked at for leaks, and
+    a bad mask shows when the rows are opened."""
     make_set(tmp_path)
     bad = tmp_path / "S" / "images" / "8.png"
     good = bad.read_bytes()
@@ -177,9 +178,15 @@ def test_a_bad_file_ends_the_opening_with_its_name_and_leaves_no_cache(tmp_path:
         opened(tmp_path, tmp_path / "other")
     assert folders(tmp_path / "other") == []
     make_set(tmp_path)
-    (tmp_path / "S" / "images" / "10.png").write_bytes(b"x")
-    data = opened(tmp_path, tmp_path / "cache")
+    image = tmp_path / "S" / "images" / "10.png"
+    good = image.read_bytes()
+    image.write_bytes(b"x")
     with pytest.raises(DataError, match=r"S/images/10\.png: damaged"):
+        opened(tmp_path, tmp_path / "cache")
+    image.write_bytes(good)
+    (tmp_path / "S" / "masks" / "10.png").write_bytes(b"x")
+    data = opened(tmp_path, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"S/masks/10\.png: damaged"):
         data.fitted("test", 0, OPENING)
 
 
@@ -195,13 +202,13 @@ def test_a_set_without_training_rows_can_be_opened(tmp_path: Path) -> None:
 
 
 def test_the_second_opening_decodes_nothing(tmp_path: Path) -> None:
-    """Files are hashed, not decoded; another size or fit is another entry."""
+    """Files are hashed, not decoded or looked at for leaks; another size or fit is another entry."""
     make_set(tmp_path)
     calls: list[tuple[int, int]] = []
     config = PolypData(name="polyp", root=str(tmp_path), split=str(tmp_path / "s.csv"), size=32)
     for _ in range(2):
         open_data(config, cache=tmp_path / "cache", progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(n, 6) for n in range(1, 7)] + [(n, 3) for n in range(1, 4)]
+    assert calls == [(n, 6) for n in range(1, 7)] + [(n, 3) for n in range(1, 4)] + [(n, 11) for n in range(1, 12)]
     opened(tmp_path, tmp_path / "cache", size=16)
     opened(tmp_path, tmp_path / "cache", fit="stretch")
     opened(tmp_path, tmp_path / "cache", augment="none")

@@ -47,6 +47,10 @@ class PolypData(Pictures):
     name: Literal["polyp"]
     root: str = Field(description="folder that the split file's paths start from; $VARIABLES come from the environment")
     split: str = Field(description="the split file, written by `search init` or `trainer data split`")
+    near_duplicates: Literal["refuse", "accept"] = Field(
+        default="refuse",
+        description="near-identical pictures in two parts: an error, or a leak that you know of and that is said",
+    )
 
 
 DataConfig = Annotated[BlobsData | PolypData, Field(discriminator="name")]

@@ -20,6 +20,7 @@ from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
 from trainer.data.files import pixel_hash
 from trainer.data.fit import fit_image, fit_mask, place
 from trainer.data.openings import require_opening
+from trainer.data.sketch import sketch
 from trainer.data.split import PARTS
 from trainer.seeds import derive
 
@@ -63,6 +64,7 @@ class Blobs:
 
     channels = 3
     classes = 2
+    near_duplicates = 0
 
     def __init__(self, config: BlobsData) -> None:
         self.config: Pictures = config
@@ -73,6 +75,7 @@ class Blobs:
             f"{part} {counts[part]}" for part in PARTS
         )
         self.content_hash = hashlib.sha256(f"blobs\x1f{drawn}".encode()).hexdigest()
+        self._sketches: dict[Part, tuple[bytes, ...]] = {}
         self._native: dict[tuple[Part, int], tuple[Pixels, Pixels]] = {}
         self._fitted: dict[tuple[Part, int], tuple[Pixels, Pixels]] = {}
         self._drawing = threading.Lock()
@@ -90,6 +93,12 @@ class Blobs:
     def image_hashes(self, part: Part) -> Sequence[str]:
         """See `DataSet`; draws the whole part."""
         return [pixel_hash(self._draw(part, index)[0]) for index in range(len(self._samples[part]))]
+
+    def sketches(self, part: Part) -> Sequence[bytes]:
+        """See `DataSet`; draws the whole part."""
+        if part not in self._sketches:
+            self._sketches[part] = tuple(sketch(self._draw(part, i)[0]) for i in range(len(self._samples[part])))
+        return self._sketches[part]
 
     def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
         """See `DataSet`; read-only."""

@@ -70,7 +70,7 @@ def decoded(
     if found is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{key}.lock", place_of):
+            with locked(folder / f".{key}.lock", place_of):
                 found = _open(place_of, len(pairs), config)
                 if found is None:
                     _build(place_of, pairs, config, progress)
@@ -86,8 +86,9 @@ def decoded(
 
 
 @contextmanager
-def _locked(path: Path, what: Path) -> Iterator[None]:
-    """Hold the lock. The system frees it when its holder dies."""
+def locked(path: Path, what: Path) -> Iterator[None]:
+    """Hold the lock, and say which `what` another process makes while it is waited for. The system frees it when its
+    holder dies."""
     lock = FileLock(path)
     start = said = time.monotonic()
     while True:

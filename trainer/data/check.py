@@ -4,14 +4,14 @@ Reading a test file to see whether it is whole opens no test rows: nothing is sc
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.dataset import DataError
-from trainer.data.files import orientation, pixel_hash, read_pair
-from trainer.data.split import Row
+from trainer.data.files import orientation, read_pair
+from trainer.data.sketch import Look, look
 
 Progress = Callable[[int, int], None]
 
@@ -24,30 +24,17 @@ class Examined:
     width: int
     foreground: float
     """Share of the mask's pixels, 0 to 1."""
-    pixels: str
-    """sha256 of what the image shows."""
+    look: Look
+    """Of the image."""
     orientation: int
     """EXIF orientation of the image; it is not obeyed."""
-
-
-@dataclass(frozen=True)
-class Identical:
-    """Two rows that show the same pixels."""
-
-    first: Row
-    second: Row
-
-    @property
-    def crosses(self) -> bool:
-        """Whether the two are in different parts."""
-        return self.first.part != self.second.part
 
 
 def examine(image: Path, mask: Path) -> Examined:
     """Read one pair. Raises DataError."""
     pixels, labels = read_pair(image, mask)
     height, width = labels.shape
-    return Examined(height, width, float(labels.mean()), pixel_hash(pixels), orientation(image))
+    return Examined(height, width, float(labels.mean()), look(pixels), orientation(image))
 
 
 def examine_all(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[Examined | DataError]:
@@ -66,18 +53,6 @@ def examine_all(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = 
             if progress:
                 progress(len(found), len(pairs))
     return found
-
-
-def identical(rows: Sequence[Row], found: Iterable[Examined | DataError]) -> list[Identical]:
-    """Each row that shows the same pixels as an earlier one, with the first such."""
-    first: dict[str, Row] = {}
-    pairs = []
-    for row, entry in zip(rows, found, strict=True):
-        if isinstance(entry, Examined):
-            known = first.setdefault(entry.pixels, row)
-            if known is not row:
-                pairs.append(Identical(known, row))
-    return pairs
 
 
 def threads() -> int:

@@ -1,27 +1,26 @@
 """`python -m trainer data split` and `data check`."""
 
 import argparse
-import csv
-import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.data.account import drawn as drawn_words
+from trainer.data.account import print_bad, print_pictures, print_sources, print_twins, write_record, write_twins
 from trainer.data.assign import Fractions, assign, read_groups
-from trainer.data.check import Examined, Identical, examine_all, identical
+from trainer.data.check import Examined, examine_all
 from trainer.data.dataset import DataError
-from trainer.data.durable import write_text
-from trainer.data.files import inside
+from trainer.data.files import file_hash, inside
 from trainer.data.layout import Pair, find_pairs
+from trainer.data.likeness import refuse_crossing, twins
 from trainer.data.polyp import expand
 from trainer.data.split import PARTS, Row, read_split, samples, write_split
 from trainer.progress import Counting
 from trainer.words import CommandLine
 
-FEWEST_GROUPS = 10
-"""Test groups below which no interval is given."""
+ACCEPT = "--near-duplicates"
 
 _RAW = argparse.RawDescriptionHelpFormatter
 
@@ -53,6 +52,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
         "--fractions", default="0.8,0.1,0.1", metavar="T,V,T", help="train, validation, test (default: %(default)s)"
     )
     split.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
+    _add_near_duplicates(split)
     split.set_defaults(data_command="split")
     check = subparsers.add_parser(
         "check",
@@ -63,7 +63,17 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
     )
     check.add_argument("split", type=Path, metavar="FILE", help="the split file")
     check.add_argument("--root", default="$POLYP_ROOT", help="folder that its paths start from (default: %(default)s)")
+    _add_near_duplicates(check)
     check.set_defaults(data_command="check")
+
+
+def _add_near_duplicates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        ACCEPT,
+        choices=["refuse", "accept"],
+        default="refuse",
+        help="near-identical pictures in two parts of a given split (default: %(default)s)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -87,45 +97,63 @@ def _split(args: argparse.Namespace) -> int:
         if args.root
         else Path(os.path.commonpath([folder.parent for folder in folders]))
     )
-    split_folders(folders, root, args.output, groups=args.groups, seed=args.seed, fractions=fractions)
+    accept = args.near_duplicates == "accept"
+    split_folders(folders, root, args.output, groups=args.groups, seed=args.seed, fractions=fractions, accept=accept)
     return 0
 
 
 def split_folders(
-    folders: Sequence[Path], root: Path, output: Path, *, groups: Path | None, seed: int, fractions: Fractions
+    folders: Sequence[Path],
+    root: Path,
+    output: Path,
+    *,
+    groups: Path | None,
+    seed: int,
+    fractions: Fractions,
+    accept: bool = False,
 ) -> tuple[list[Row], list[Examined]]:
-    """Write the split file of data sets below a root, and print what is in it; its rows, and what each pair holds.
+    """Write the split file of data sets below a root and how it was drawn, and print what is in it; returns its rows,
+    and what each pair of files holds. Pictures that show the same go into one part.
 
-    Raises DataError; bad files are named on stderr before.
+    Raises DataError, also where a given split has such in two parts; `accept` lets near-identical ones pass. Bad files
+    are named on stderr before.
     """
-    rows, drawn = _rows(folders, root)
+    given, drawn = _rows(folders, root)
     if groups:
-        rows = read_groups(groups, rows)
-    found = examined(rows, root)
-    twins = identical(rows, found)
-    at = {row.image: number for number, row in enumerate(rows)}
-    links = [(at[twin.first.image], at[twin.second.image]) for twin in twins]
-    rows = _assigned(rows, drawn, links, seed, fractions)
+        given = read_groups(groups, given)
+    found = examined(given, root)
+    looks = [entry.look for entry in found]
+    at = {row.image: number for number, row in enumerate(given)}
+    links = [(at[pair.first.image], at[pair.second.image]) for pair in twins(given, looks)]
+    rows = _assigned(given, drawn, links, seed, fractions)
     samples(rows)  # names must differ before the file is written
     _refuse_crossing(rows)
-    crossing = [Identical(rows[one], rows[other]) for one, other in links if rows[one].part != rows[other].part]
-    if crossing:
-        raise DataError(
-            f"identical pictures in two parts of a given split, {_pair(crossing[0])}; "
-            f"{len(crossing)} in all: remove one of each"
-        )
+    pairs = twins(rows, looks)
+    refuse_crossing(pairs, "the given split", accept=accept, remedy=f"remove one of each, or {ACCEPT} accept")
     write_split(output, rows)
-    _print_sources(rows)
-    if twins:
-        _write_twins(output.with_suffix(".duplicates.csv"), [Identical(rows[one], rows[other]) for one, other in links])
-    print(f"{output}  {len(rows)} images; paths start at {root}")
+    print_sources(rows)
+    listed = output.with_suffix(".duplicates.csv")
+    listed.unlink(missing_ok=True)
+    if pairs:
+        write_twins(listed, pairs)
+        print_twins(pairs, accept=accept)
+        print(f"{listed}  all of them; those that were not in a given split are kept in one part")
+    how = {
+        "seed": seed,
+        "fractions": dict(fractions),
+        "sources": [folder.name for folder in folders],
+        "groups": None if groups is None else file_hash(groups),
+        "near_duplicates": "accept" if accept else "refuse",
+    }
+    digest = write_record(output, rows, pairs, how)
+    print(f"{output}  {len(rows)} images, seed {seed}, sha256 {digest[:8]}...; paths start at {root}")
     return rows, found
 
 
 def examined(rows: Sequence[Row], root: Path) -> list[Examined]:
     """What each pair of files holds. Raises DataError where one is bad; all bad ones are named on stderr before."""
     found = _read_all(rows, root)
-    bad = _print_bad(found)
+    bad = print_bad(found)
     if bad:
         raise DataError(f"{bad} of {len(rows)} pairs are bad; mend or remove them")
     return [entry for entry in found if isinstance(entry, Examined)]
@@ -142,19 +170,15 @@ def _check(args: argparse.Namespace) -> int:
     rows = read_split(args.split, root)
     samples(rows)
     found = _read_all(rows, root)
-    bad = _print_bad(found)
+    bad = print_bad(found)
     if bad:
         print(f"{bad} of {len(rows)} pairs are bad", file=sys.stderr)
-    _print_sources(rows)
-    _print_pictures(found)
-    twins = identical(rows, found)
-    crossing = [twin for twin in twins if twin.crosses]
-    for twin in crossing:
-        print(f"bad: identical pictures in two parts, {_pair(twin)}", file=sys.stderr)
-    if twins:
-        print(f"identical pictures: {len(twins)}, of which {len(crossing)} across parts")
-    verdict = f"{bad} bad files" + (f", {len(crossing)} identical pictures across parts" if crossing else "")
-    print(f"{args.split}  {len(rows)} images; {verdict}; no group in two parts")
+    print_sources(rows)
+    print_pictures(found)
+    looks = [entry.look if isinstance(entry, Examined) else None for entry in found]
+    crossing = print_twins(twins(rows, looks), accept=args.near_duplicates == "accept")
+    verdict = f"{bad} bad files" + (f", {crossing} pairs of the same picture across parts" if crossing else "")
+    print(f"{args.split}  {len(rows)} images; {verdict}; no group in two parts; {drawn_words(args.split)}")
     return 2 if bad or crossing else 0
 
 
@@ -213,59 +237,3 @@ def _refuse_crossing(rows: Sequence[Row]) -> None:
                 f"group {row.group!r} of {row.source} is in two parts of the given split: {known.image} ({known.part}) "
                 f"and {row.image} ({row.part}); move one, or give the set as one folder"
             )
-
-
-def _print_bad(found: Sequence[Examined | DataError]) -> int:
-    bad = [entry for entry in found if isinstance(entry, DataError)]
-    for entry in bad:
-        print(f"bad: {entry}", file=sys.stderr)
-    return len(bad)
-
-
-def _print_sources(rows: Sequence[Row]) -> None:
-    """One line a source, then what is wrong with how few groups there are."""
-    warnings = []
-    for source in sorted({row.source for row in rows}):
-        own = [row for row in rows if row.source == source]
-        counts = " / ".join(str(sum(row.part == part for row in own)) for part in PARTS)
-        if not any(row.group for row in own):
-            print(f"{source:20} {len(own):6} images, no groups known (each image its own)  {counts}")
-            continue
-        groups = {part: len({row.group_key for row in own if row.part == part}) for part in PARTS}
-        shares = " / ".join(str(groups[part]) for part in PARTS)
-        print(f"{source:20} {len(own):6} images in {sum(groups.values())} groups  {counts}  ({shares} groups)")
-        if 0 < groups["test"] < FEWEST_GROUPS:
-            warnings.append(
-                f"{groups['test']} test groups in {source}: no interval will be given for that source alone"
-            )
-    for warning in warnings:
-        print(f"warning: {warning}")
-
-
-def _print_pictures(found: Sequence[Examined | DataError]) -> None:
-    good = [entry for entry in found if isinstance(entry, Examined)]
-    if not good:
-        return
-    heights, widths = [entry.height for entry in good], [entry.width for entry in good]
-    sizes = len({(entry.height, entry.width) for entry in good})
-    print(f"sizes     {min(widths)}-{max(widths)} x {min(heights)}-{max(heights)} (width x height), {sizes} different")
-    shares = sorted(entry.foreground for entry in good)
-    empty = sum(share == 0 for share in shares)
-    spread = f"{shares[0]:.1%} to {shares[-1]:.1%}, median {shares[len(shares) // 2]:.1%}"
-    print(f"masks     {empty} empty ({empty / len(good):.1%}); foreground {spread}")
-    turned = sum(entry.orientation != 1 for entry in good)
-    if turned:
-        print(f"warning: {turned} images carry an EXIF orientation, which is not obeyed; look whether their masks fit")
-
-
-def _pair(twin: Identical) -> str:
-    return f"{twin.first.image} ({twin.first.part}) and {twin.second.image} ({twin.second.part})"
-
-
-def _write_twins(path: Path, twins: Sequence[Identical]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("first", "second", "split"))
-    writer.writerows((twin.first.image, twin.second.image, twin.first.part) for twin in twins)
-    write_text(path, text.getvalue())
-    print(f"identical pictures: {len(twins)} pairs, kept in one part (listed in {path})")

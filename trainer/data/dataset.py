@@ -70,6 +70,9 @@ class DataSet(Protocol):
     def image_hashes(self, part: Part) -> Sequence[str]:
         """sha256 of each image file (or drawn picture) of a part, in the order of `samples`; hashes open nothing."""
 
+    def sketches(self, part: Part) -> Sequence[bytes]:
+        """The sketch (`trainer.data.sketch`) of each picture of a part, in the order of `samples`; opens nothing."""
+
     def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
         """Image (size, size, channels) RGB and mask (size, size) as the network sees them."""
 

@@ -15,6 +15,7 @@ from trainer.data.dataset import DataError, Opening, Part, Pixels, Placement, Sa
 from trainer.data.files import file_hash, read_pair
 from trainer.data.likeness import kept_looks, refuse_crossing, twins
 from trainer.data.openings import require_opening
+from trainer.data.sketch import Look
 from trainer.data.split import PARTS, Row, read_split, samples
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
@@ -33,7 +34,9 @@ def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = No
             f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the "
             "current folder; `python -m trainer data split` writes one"
         )
-    return Polyps(config, root, read_split(split, root), cache, progress)
+    data = Polyps(config, root, read_split(split, root), cache, progress)
+    data.refuse_leaks(config, progress)
+    return data
 
 
 def data_root(config: PolypData) -> Path:
@@ -74,7 +77,8 @@ class Polyps:
         }
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
-        self._sketches = self._refuse_leaks(config, split, progress)
+        self._known_looks: dict[str, Look] | None = None
+        self.near_duplicates = 0
         self.decoded = 0
         self._decoded: dict[Part, Decoded] = {part: self._decode(part, progress) for part in ("train", "validation")}
 
@@ -89,7 +93,21 @@ class Polyps:
 
     def sketches(self, part: Part) -> Sequence[bytes]:
         """See `DataSet`."""
-        return self._sketches[part]
+        looks = self._looks(None)
+        return [looks[row.image].sketch for row in self._rows[part]]
+
+    def refuse_leaks(self, config: PolypData, progress: Progress | None = None) -> None:
+        """Raise DataError where the same picture is in two parts; near-identical ones pass where the settings say so,
+        and are counted."""
+        looks = self._looks(progress)
+        rows = [row for part in PARTS for row in self._rows[part]]
+        self.near_duplicates = refuse_crossing(
+            twins(rows, [looks[row.image] for row in rows]),
+            f"data.split = {config.split!r}",
+            accept=config.near_duplicates == "accept",
+            remedy="`python -m trainer data check` lists them; `python -m trainer data split` "
+            'keeps them in one part, and data.near_duplicates = "accept" lets them pass',
+        )
 
     def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
         """See `DataSet`; views into the cache, read-only."""
@@ -126,20 +144,13 @@ class Polyps:
     def _paths(self, row: Row) -> tuple[Path, Path]:
         return self._root / row.image, self._root / row.mask
 
-    def _refuse_leaks(self, config: PolypData, split: Path, progress: Progress | None) -> dict[Part, tuple[bytes, ...]]:
-        """The sketches of each part's pictures, where no picture is in two parts."""
-        rows = [row for part in PARTS for row in self._rows[part]]
-        files = [(self._hashes[row.image], self._root / row.image) for row in rows]
-        looks = kept_looks(self._cache, files, progress)
-        self.near_duplicates = refuse_crossing(
-            twins(rows, looks),
-            f"data.split = {config.split!r}",
-            accept=config.near_duplicates == "accept",
-            remedy=f"`python -m trainer data check {split}` lists them; `trainer data split` keeps them in one part, and "
-            'data.near_duplicates = "accept" lets them pass',
-        )
-        sketches = dict(zip((row.image for row in rows), (look.sketch for look in looks), strict=True))
-        return {part: tuple(sketches[row.image] for row in self._rows[part]) for part in PARTS}
+    def _looks(self, progress: Progress | None) -> dict[str, Look]:
+        """By image, of all parts."""
+        if self._known_looks is None:
+            names = [row.image for part in PARTS for row in self._rows[part]]
+            files = [(self._hashes[name], self._root / name) for name in names]
+            self._known_looks = dict(zip(names, kept_looks(self._cache, files, progress), strict=True))
+        return self._known_looks
 
     def _hash_files(self) -> dict[str, str]:
         names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]
