@@ -4,7 +4,8 @@
 
 First table: latency of taking a trial (claim, suggest, store its run), of a report and of the pruner's verdict, and the
 statements that they cost, in a study of 100, 1,000 and 5,000 finished trials with 50 reports each; alone and beside
-eight workers. The first hundred trials are simulated, the rest are copies of them with other numbers.
+eight workers. The first hundred trials are simulated, the rest are copies of them with other numbers. The first look
+is a new worker's: it reads all trials once.
 Second table: simulated workers on one database, their trials an hour against what their epochs allow, connections and
 memory. Training is simulated (`search simulate`); the database work is the real one.
 """
@@ -74,6 +75,13 @@ class Probe:
                 search.pruned(claim.held)
         search.fail(claim.held, "bug", "a probe of the benchmark")
 
+    def first_look(self) -> float:
+        """Seconds of a first trial: a worker reads all trials of its study once, then only what is new."""
+        began = time.perf_counter()
+        self.trial(epochs=1)
+        self.calls = Calls()
+        return time.perf_counter() - began
+
     def _statement(self, *_: object) -> None:
         self._count += 1
 
@@ -140,8 +148,10 @@ def copies(engine: sa.Engine, study_id: int, times: int) -> None:
 
 def by_finished(url: sa.URL, folder: Path, sizes: Sequence[int], probes: int) -> None:
     """Print the first table."""
-    print("| finished | beside | ask ms: p50, p95 | statements | report ms | statements | prune ms | statements |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    heads = ["finished", "workers beside", "first look s", "ask ms: p50, p95", "statements"]
+    heads += ["report ms", "statements", "prune ms", "statements"]
+    print(f"| {' | '.join(heads)} |")
+    print("| ---: " * len(heads) + "|")
     for size in sizes:
         spec = spec_of(f"scale-{size}", 100, "pruner.name=none", "arms.no-kd.trials=1")
         text = url.render_as_string(hide_password=False)
@@ -163,13 +173,14 @@ def by_finished(url: sa.URL, folder: Path, sizes: Sequence[int], probes: int) ->
                 time.sleep(15)
             opened = open_storage(text)
             probe = Probe(opened, open_search(opened, text, spec, simulated_identity(spec)))
+            first = probe.first_look()
             for _ in range(probes):
                 probe.trial(epochs=10)
             opened.engine.dispose()
             for worker in workers:
                 worker.kill()
                 worker.wait()
-            print(f"| {size} | {beside} workers | {' | '.join(probe.calls.cells())} |", flush=True)
+            print(f"| {size} | {beside} | {first:.1f} | {' | '.join(probe.calls.cells())} |", flush=True)
 
 
 def by_workers(url: sa.URL, folder: Path, counts: Sequence[int], epoch_seconds: float) -> None:
