@@ -21,6 +21,7 @@ COMMANDS = {
     "work": ("a worker on this machine: trains trials until none is left", "work polyp-kd --ranks 2 --slots 4"),
     "status": ("trials, pace, workers and failures of a search", "status polyp-kd --watch"),
     "note": ("write where a search stands into its studies' notes now", "note polyp-kd --artifacts runs/artifacts"),
+    "report": ("what a search found, as one page, with JSON, CSV and LaTeX", "report polyp-kd -o report"),
     "export": ("the best configurations as JSON", "export polyp-kd --top 6 -o best.json"),
     "dashboard": ("optuna-dashboard, with the database from the environment", "dashboard --artifacts runs/artifacts"),
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
@@ -35,6 +36,7 @@ MODULES = {
     "db": "search.db.command",
     "enqueue": "search.steer",
     "note": "search.board.note",
+    "report": "search.report.command",
 }
 """Commands whose module has another name."""
 

@@ -66,6 +66,7 @@ ORDER = (
     "search validate",
     "search simulate",
     "search status",
+    "search report",
     "search export",
     "search enqueue",
     "search stop",

@@ -19,6 +19,7 @@ CONFINED = {
         "search/board/dashboard.py",
         "search/board/note.py",  # writes what the dashboard shows of a study
         "search/pruners.py",
+        "search/report/importance.py",  # asks which settings decide
         "search/samplers/",
         "search/close.py",  # ends trials that no worker holds
         "search/storage.py",

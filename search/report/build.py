@@ -1,0 +1,82 @@
+"""report.json from the database: one study after the other, and side by side where there are several."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from search.report.document import Report, Side, Study
+from search.report.search_part import search_part
+from search.report.words import control_of, limits, unconfirmed
+from search.standing import read
+from search.storage import Opened
+
+
+def report(opened: Opened, names: Sequence[str], *, refresh: int | None = None, now: float | None = None) -> Report:
+    """The document. Raises UserError where a study is unknown. refresh: seconds, for a page that reads itself again."""
+    studies = tuple(study(opened, name) for name in names)
+    stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if now is None else now))
+    return Report(
+        written=stamp,
+        program=_program(),
+        studies=studies,
+        sides=tuple(map(side, studies)) if len(studies) > 1 else (),
+        refresh=refresh,
+    )
+
+
+def study(opened: Opened, name: str) -> Study:
+    """One study. Raises UserError where it is unknown."""
+    rows = read(opened, name)
+    searched = search_part(rows, opened.leases.closed, margin=None)
+    headline, answer = unconfirmed(name, searched)
+    return Study(
+        name=name,
+        identity=rows.search.identity,
+        headline=headline,
+        answer=answer,
+        verdict="not_shown" if control_of(searched) is not None else "not estimable",
+        search=searched,
+        confirmed=None,
+        limits=limits(searched, confirmed=False),
+        pictures=(),
+        without_pictures=None,
+        commands=commands(name, confirmed=False),
+    )
+
+
+def side(study: Study) -> Side:
+    """A study's line beside others."""
+    search = study.search
+    ours, control = search.arms[0].best, control_of(search)
+    theirs = None if control is None else control.best
+    return Side(
+        study=study.name,
+        data=next((str(fact.value) for fact in search.data if fact.name == "name"), None),
+        network=None if ours is None else ours.network,
+        params_m=None if ours is None else ours.params_m,
+        share_of_teacher=None if ours is None else ours.share_of_teacher,
+        teacher=None if search.teacher is None else search.teacher.score,
+        without_kd=None if theirs is None else theirs.score,
+        with_kd=None if ours is None else ours.score,
+        difference=None if ours is None or theirs is None else ours.score - theirs.score,
+        low=None,
+        high=None,
+        verdict=study.verdict,
+        part="validation, unconfirmed",
+    )
+
+
+def commands(name: str, *, confirmed: bool) -> tuple[str, ...]:
+    """What leads to this report again, in order."""
+    word = shlex.quote(name)
+    steps = [f"python -m search validate {word}", f"python -m search work {word}"]
+    steps += [f"python -m search confirm {word}"] if confirmed else []
+    return (*steps, f"python -m search report {word}", f"python -m search export {word} --top 1 -o best.json")
+
+
+def _program() -> str:
+    try:
+        return f"kd-search {version('kd-search')}"
+    except PackageNotFoundError:
+        return "kd-search"

@@ -1,0 +1,97 @@
+"""`python -m search report`: what a search found, as one page that needs no other file, and as JSON, CSV and LaTeX."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from search.places import add_storage, storage_url
+from search.report.build import report
+from search.report.document import Report
+from search.report.files import slug, write
+from search.storage import AWAY, Opened, open_storage, patient
+from trainer.errors import UserError, one_line
+
+EVERY = 30.0
+"""Seconds between two looks of --watch."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("study", help="a study's name")
+    parser.add_argument("other", nargs="*", help="further studies of the same database, shown side by side")
+    add_storage(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="folder for report.html, report.json and tables/, or the page itself, a name that ends with .html "
+        "(default: the folder STUDY-report)",
+    )
+    parser.add_argument("--json", action="store_true", help="what was written, as one JSON document")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=EVERY,
+        metavar="SECONDS",
+        help=f"write again every so many seconds (default {EVERY:g}) until the search has ended; an open page reads "
+        "itself again; Ctrl-C leaves",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the report, once or again and again."""
+    if args.watch is not None and not 1 <= args.watch <= 86400:
+        raise UserError(f"--watch {args.watch:g}: give seconds from 1 to 86400")
+    names = [args.study, *args.other]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise UserError(f"study {twice!r} is named twice; name each once")
+    output = args.output or Path(f"{slug(args.study)}-report")
+    refresh = None if args.watch is None else max(1, round(args.watch))
+    with patient("report"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        made = report(opened, names, refresh=refresh)
+    if args.watch is None or _ended(made):
+        _tell(made, output, as_json=args.json)
+        return 0
+    return _watch(opened, names, output, args.watch, made, as_json=args.json)
+
+
+def _watch(opened: Opened, names: list[str], output: Path, every: float, made: Report, *, as_json: bool) -> int:
+    """Write again until the searches have ended; a database that is away is waited for."""
+    try:
+        while True:
+            _tell(made, output, as_json=as_json)
+            if _ended(made):
+                return 0
+            time.sleep(every)
+            try:
+                made = report(opened, names, refresh=made.refresh)
+            except AWAY as error:
+                print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _ended(made: Report) -> bool:
+    return all(study.search.state == "ended" for study in made.studies)
+
+
+def _tell(made: Report, output: Path, *, as_json: bool) -> None:
+    """Write, and say the answer and where it is. A page of searches that ended does not read itself again."""
+    if _ended(made):
+        made = made.model_copy(update={"refresh": None})
+    files = write(made, output)
+    if as_json:
+        said = {study.name: {"verdict": study.verdict, "answer": study.answer} for study in made.studies}
+        html, json_file, tables = map(str, files)
+        document = {"page": html, "json": json_file, "tables": tables, "studies": said}
+        print(json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True), flush=True)
+        return
+    for study in made.studies:
+        print(f"{study.name}  distillation: {study.verdict.replace('_', ' ')}  ({study.headline})")
+        print("\n".join(f"  {sentence}" for sentence in study.answer))
+    print("  ".join(map(str, files)), flush=True)

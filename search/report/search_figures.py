@@ -1,0 +1,297 @@
+"""The figures of a search, from the document alone."""
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+
+from search.board.drawing import Scale, columns_of, shown, span
+from search.report.document import Arm, Dot, Search
+from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, named_axes, quiet, style_of, svg
+
+SIZES: dict[str, tuple[str, str, Callable[[Dot], float | None]]] = {
+    "params": ("parameters of the student (millions)", "parameters", lambda dot: dot.params_m),
+    "gflops": ("GFLOP of one image", "floating-point operations", lambda dot: dot.gflops),
+    "latency": ("latency of one image (ms)", "latency", lambda dot: dot.latency_ms),
+}
+"""Measures of cost -> (label, words, of a dot)."""
+BARS = 10
+"""Settings whose importance is drawn at most."""
+
+
+def figures(search: Search) -> list[Drawn]:
+    """All figures for which there are numbers."""
+    found: list[Drawn | None] = [_front(search, name) for name in SIZES]
+    found += [_expected(search), _importance(search), _rungs(search), _pruned(search), _cost(search), _shares(search)]
+    return [figure for figure in found if figure is not None]
+
+
+def _names(search: Search) -> list[str]:
+    return [arm.name for arm in search.arms]
+
+
+def _front(search: Search, measure: str) -> Drawn | None:
+    label, words, of = SIZES[measure]
+    known = [(of(dot), dot) for dot in search.dots]
+    points = [(size, dot) for size, dot in known if size is not None and size > 0]
+    if not points:
+        return None
+    arms = _names(search)
+    teacher = None if search.teacher is None else search.teacher.score
+    scale = Scale(search.metric, search.maximize, teacher)
+    low, high = span([dot.score for _, dot in points], scale)
+    with canvas() as figure:
+        axes = figure.subplots()
+        for arm in arms:
+            mine = sorted(((x, dot.score) for x, dot in points if dot.arm == arm), key=lambda p: p[0])
+            if mine:
+                _arm_front(axes, mine, arm, arms, scale, (low, high))
+        _teacher_lines(axes, search)
+        axes.set_ylim(low, high)
+        _size_axis(axes, sorted({size for size, _ in points}))
+        quiet(axes)
+        named_axes(axes, label, f"validation {scale.title}, unconfirmed")
+        legend(axes, "lower right" if search.maximize else "upper right")
+        data = svg(figure)
+    alt = f"Scatter of validation {scale.title} against {words}, one dot a trial, with each arm's front as a line"
+    note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size."
+    hidden = "Trials far off are drawn at the axis as open triangles."
+    outside = any(not low <= dot.score <= high for _, dot in points)
+    return Drawn(
+        f"front-{measure}", f"{scale.title} against {words}", alt, data, f"{note} {hidden}" if outside else note
+    )
+
+
+def _arm_front(
+    axes: Axes,
+    mine: Sequence[tuple[float, float]],
+    arm: str,
+    arms: Sequence[str],
+    scale: Scale,
+    shown_part: tuple[float, float],
+) -> None:
+    low, high = shown_part
+    colour, marker = style_of(arms, arm)
+    shift = 1.012 ** (2 * list(arms).index(arm) - len(arms) + 1)  # arms share their sizes: side by side, all are seen
+    moved = [(x * shift, y) for x, y in mine]
+    inside = [(x, y) for x, y in moved if low <= y <= high]
+    axes.plot(*columns_of(inside), marker, color=colour, ms=4, alpha=0.4, mec="none")
+    outside = [(x, low if scale.maximize else high) for x, y in moved if not low <= y <= high]
+    axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=5, clip_on=False)
+    front = _best_up_to(moved, maximize=scale.maximize)
+    axes.step(*columns_of(front), where="post", color=colour, lw=1.7)
+    axes.plot(*columns_of(front), marker, color=colour, mfc=PAPER, mew=1.6, ms=7, label=shown(arm))
+
+
+def _best_up_to(points: Sequence[tuple[float, float]], *, maximize: bool) -> list[tuple[float, float]]:
+    """The points that none of at most their size surpasses, rising in size."""
+    sign = -1 if maximize else 1
+    front: list[tuple[float, float]] = []
+    for size, score in sorted(points, key=lambda p: (p[0], sign * p[1])):
+        if not front or sign * score < sign * front[-1][1]:
+            front.append((size, score))
+    return front
+
+
+def _teacher_lines(axes: Axes, search: Search) -> None:
+    if search.teacher is None or search.teacher.score is None:
+        return
+    axes.axhline(search.teacher.score, color=INK, lw=1.2, ls=":", label="teacher")
+    if search.margin is not None:
+        bound = search.teacher.score - (search.margin if search.maximize else -search.margin)
+        axes.axhspan(min(bound, search.teacher.score), max(bound, search.teacher.score), color=GRID, alpha=0.6, lw=0)
+        axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
+
+
+def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+    if sizes[-1] <= 2 * sizes[0]:
+        axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.2)
+        return
+    axes.set_xscale("log")
+    ticks: list[float] = []
+    for size in sizes:
+        if not ticks or size > 1.25 * ticks[-1]:
+            ticks.append(float(f"{size:.3g}"))
+    axes.set_xticks(ticks, minor=False)
+    formatter = ScalarFormatter()
+    formatter.set_scientific(False)
+    axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
+
+
+def _expected(search: Search) -> Drawn | None:
+    arms = _names(search)
+    known = [arm for arm in search.arms if arm.expected]
+    if not known:
+        return None
+    scale = Scale(search.metric, search.maximize)
+    with canvas() as figure:
+        axes = figure.subplots()
+        for arm in known:
+            colour, marker = style_of(arms, arm.name)
+            points = [(float(point.n), point.score) for point in arm.expected]
+            axes.plot(*columns_of(points), color=colour, lw=2)
+            axes.plot(*columns_of(points[-1:]), marker, color=colour, ms=7, label=shown(arm.name))
+        fewest = min(arm.expected[-1].n for arm in known)
+        if len(known) > 1:
+            axes.axvline(fewest, color=MUTED, lw=1, ls="--", label="as many as each arm finished")
+        axes.set_xscale("log")
+        formatter = ScalarFormatter()
+        formatter.set_scientific(False)
+        axes.xaxis.set_major_formatter(formatter)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        later = [p.score for arm in known for p in arm.expected if p.n >= min(3, fewest)]
+        room = 0.05 * max(max(later) - min(later), 1e-4)
+        axes.set_ylim(min(later) - room, max(later) + room)
+        quiet(axes)
+        named_axes(axes, "finished trials of the arm", f"expected best validation {scale.title}")
+        legend(axes, "lower right" if search.maximize else "upper right")
+        data = svg(figure)
+    alt = f"Expected best {scale.title} after a number of finished trials, one line an arm"
+    note = (
+        "Mean best of n of the arm's finished trials, drawn without replacement (Tang et al., ACL; after Dodge et al., "
+        "EMNLP): compare arms at the same n. Pruned trials count with the best that they reached."
+    )
+    return Drawn("expected-best", "Expected best after n trials", alt, data, note)
+
+
+def _importance(search: Search) -> Drawn | None:
+    known = [arm for arm in search.arms if arm.importance]
+    if not known:
+        return None
+    arms = _names(search)
+    drawn = [(arm, [i for i in arm.importance if i.high >= 0.005][:BARS]) for arm in known]
+    drawn = [(arm, bars) for arm, bars in drawn if bars]
+    if not drawn:
+        return None
+    total = sum(len(bars) for _, bars in drawn)
+    with canvas(1.0 + 0.27 * total + 0.35 * len(drawn)) as figure:
+        panels = figure.subplots(
+            len(drawn),
+            1,
+            squeeze=False,
+            sharex=True,
+            gridspec_kw={"height_ratios": [len(bars) + 0.6 for _, bars in drawn]},
+        )[:, 0]
+        for axes, (arm, bars) in zip(panels, drawn, strict=True):
+            colour, _ = style_of(arms, arm.name)
+            ups = list(range(len(bars)))[::-1]
+            axes.barh(ups, [bar.share for bar in bars], color=colour, alpha=0.75, height=0.62)
+            axes.hlines(ups, [bar.low for bar in bars], [bar.high for bar in bars], color=INK, lw=1.3)
+            axes.set_yticks(ups, [shown(bar.parameter) for bar in bars], parse_math=False)
+            axes.set_title(shown(arm.name), fontsize=9.5, loc="left", parse_math=False)
+            axes.set_ylim(-0.6, len(bars) - 0.4)
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            quiet(axes)
+            axes.grid(visible=False, axis="y")
+        panels[-1].set_xlabel("share of the importance")
+        data = svg(figure)
+    within = "" if search.along is None else " among networks of the same size"
+    note = (
+        f"How far the settings of the best tenth differ from those of all trials{within} (PED-ANOVA of Optuna). Lines: "
+        "the middle eight tenths over trials drawn anew. Long lines mean that the order is not known yet; a bar off "
+        "its own line rests on few trials."
+    )
+    alt = "Bars of the importance of each setting, by arm, with the spread over redrawn trials"
+    return Drawn("importance", "Which settings decide", alt, data, note)
+
+
+def _rungs(search: Search) -> Drawn | None:
+    known = [arm for arm in search.arms if arm.rungs]
+    if not known:
+        return None
+    arms = _names(search)
+    with canvas(3.0) as figure:
+        axes = figure.subplots()
+        for arm in known:
+            colour, marker = style_of(arms, arm.name)
+            points = [(float(rung.epoch), rung.correlation) for rung in arm.rungs]
+            axes.plot(*columns_of(points), f"-{marker}", color=colour, ms=4, lw=1.5, label=shown(arm.name))
+        axes.axhline(0, color=MUTED, lw=0.8)
+        axes.set_ylim(min(-0.05, *(rung.correlation for arm in known for rung in arm.rungs)), 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        quiet(axes)
+        named_axes(axes, "epoch", "rank correlation with the end")
+        legend(axes, "lower right")
+        data = svg(figure)
+    note = (
+        "Spearman's correlation of the scores at an epoch with the final ones, over trials trained to their end"
+        f"{'' if search.along is None else ', within each size'}. Where it is low, pruning there is a guess. Pruned "
+        "trials have no end and are not in it: among all trials it would be higher."
+    )
+    return Drawn("rungs", "How early the end can be told", "Rank correlation by epoch, one line an arm", data, note)
+
+
+def _pruned(search: Search) -> Drawn | None:
+    known = [arm for arm in search.arms if arm.pruned_at]
+    if not known:
+        return None
+    arms = _names(search)
+    last = max(search.epochs, *(epoch for arm in known for epoch, _ in arm.pruned_at))
+    with canvas(2.6) as figure:
+        axes = figure.subplots()
+        for arm in known:
+            _left(axes, arm, last, *style_of(arms, arm.name))
+        axes.set_ylim(0, 1.03)
+        axes.set_xlim(0, last)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        quiet(axes)
+        named_axes(axes, "epoch", "trials still trained")
+        legend(axes, "lower left")
+        data = svg(figure)
+    alt = "Share of each arm's trials that were still trained after an epoch, falling where trials were pruned"
+    return Drawn(
+        "pruned", "Where trials were pruned", alt, data, "Trials that completed or were pruned; failed ones left out."
+    )
+
+
+def _left(axes: Axes, arm: Arm, last: int, colour: str, _marker: str) -> None:
+    total = arm.complete + arm.pruned
+    left = total
+    points = [(0.0, 1.0)]
+    for epoch, count in arm.pruned_at:
+        left -= count
+        points.append((float(epoch), left / total))
+    points.append((float(last), left / total))
+    axes.step(*columns_of(points), where="post", color=colour, lw=1.8, label=shown(arm.name))
+
+
+def _cost(search: Search) -> Drawn | None:
+    parts = sorted(search.cost.part_shares.items(), key=lambda item: -item[1])
+    if not parts:
+        return None
+    with canvas(0.8 + 0.28 * len(parts)) as figure:
+        axes = figure.subplots()
+        ups = list(range(len(parts)))[::-1]
+        axes.barh(ups, [share for _, share in parts], color=MUTED, height=0.62)
+        axes.set_yticks(ups, [shown(name) for name, _ in parts], parse_math=False)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        quiet(axes)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("share of the hours of all trials")
+        data = svg(figure)
+    return Drawn("cost", "Where the time went", "Bars of the share of hours by part", data)
+
+
+def _shares(search: Search) -> Drawn | None:
+    rows = [(arm.name, share) for arm in search.arms for share in arm.shares]
+    if not rows:
+        return None
+    arms = _names(search)
+    with canvas(0.9 + 0.26 * len(rows)) as figure:
+        axes = figure.subplots()
+        ups = list(range(len(rows)))[::-1]
+        colours = [style_of(arms, arm)[0] for arm, _ in rows]
+        axes.barh(ups, [share.median for _, share in rows], color=colours, alpha=0.8, height=0.62)
+        axes.set_yticks(ups, [shown(f"{share.term} ({arm})") for arm, share in rows], parse_math=False)
+        axes.axvline(0.01, color=INK, lw=1, ls="--")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        quiet(axes)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("median share of the gradient's norm at the end")
+        data = svg(figure)
+    note = "Norm of each weighted term's gradient over the sum of all. Left of the dashed line a term is dead."
+    return Drawn("loss-terms", "What each loss term moves", "Bars of the share of each loss term", data, note)

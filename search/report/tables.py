@@ -1,0 +1,240 @@
+"""The tables of a report, from its document alone: page, CSV and LaTeX show the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.report.document import Arm, Fact, Report, Search, Study
+
+Cell = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. kind: of `numbers.KINDS`, or "text"; numbers in a text column stand as they are."""
+
+    title: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values with their columns; the first column heads its row."""
+
+    name: str
+    """Of its files: letters, digits and -."""
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def tables(study: Study) -> list[Table]:
+    """All tables of one study that have a row."""
+    search = study.search
+    found = [
+        _arms(search),
+        _front(search),
+        _at_equal_budget(search),
+        *(_settings(arm) for arm in search.arms if arm.best is not None),
+        *(_importance(arm) for arm in search.arms),
+        _edges(search),
+        _shares(search),
+        _rungs(search),
+        _cost_by_arm(search),
+        _cost_by_part(search),
+        _failures(search),
+        _facts("data", "Data", search.data),
+        _facts("space", "What the search varied", search.space),
+        _facts("limits", "Limits of the student", search.limits),
+    ]
+    return [table for table in found if table.rows]
+
+
+def across(report: Report) -> list[Table]:
+    """Several studies side by side; nothing for one."""
+    columns = (
+        Column("study"),
+        Column("data"),
+        Column("network"),
+        Column("parameters (M)", "short"),
+        Column("of the teacher's", "percent"),
+        Column("teacher", "score"),
+        Column("without KD", "score"),
+        Column("with KD", "score"),
+        Column("difference", "signed"),
+        Column("from", "signed"),
+        Column("to", "signed"),
+        Column("verdict"),
+        Column("scores on"),
+    )
+    rows = tuple(
+        (
+            side.study,
+            side.data,
+            side.network,
+            side.params_m,
+            side.share_of_teacher,
+            side.teacher,
+            side.without_kd,
+            side.with_kd,
+            side.difference,
+            side.low,
+            side.high,
+            side.verdict,
+            side.part,
+        )
+        for side in report.sides
+    )
+    return [Table("studies", "Studies side by side", columns, rows)] if rows else []
+
+
+def _arms(search: Search) -> Table:
+    columns = (
+        Column("arm"),
+        Column("differs in"),
+        Column("budget", "count"),
+        Column("complete", "count"),
+        Column("pruned", "count"),
+        Column("failed", "count"),
+        Column("running", "count"),
+        Column(f"best {search.metric}", "score"),
+        Column("trial", "plain"),
+        Column("network"),
+        Column("parameters (M)", "short"),
+    )
+    return Table("arms", "Arms of the search", columns, tuple(_arm(arm) for arm in search.arms))
+
+
+def _arm(arm: Arm) -> tuple[Cell, ...]:
+    sets = ", ".join(f"{path} = {value}" for path, value in arm.sets.items()) or "\N{EN DASH}"
+    best = arm.best
+    facts = (None,) * 4 if best is None else (best.score, best.trial, best.network, best.params_m)
+    return (arm.name, sets, arm.of, arm.complete, arm.pruned, arm.failed, arm.running, *facts)
+
+
+def _front(search: Search) -> Table:
+    arms = [arm.name for arm in search.arms]
+    sized = search.along is not None
+    columns = (
+        Column(search.along if search.along is not None else "size"),
+        Column("parameters (M)", "short"),
+        Column("GFLOP", "short"),
+        Column("complete", "count"),
+        *(Column(f"best {search.metric}, {name}", "score") for name in arms),
+    )
+    rows = tuple(
+        (
+            str(line.choice) if sized and line.choice is not None else _network_of(search, line.best),
+            line.params_m,
+            line.gflops,
+            line.complete,
+            *(line.best.get(name) for name in arms),
+        )
+        for line in search.front
+    )
+    return Table("front", "Best score by size", columns, rows)
+
+
+def _network_of(search: Search, best: dict[str, float]) -> str:
+    """The network of an arm that has no choice of the front."""
+    return next((a.best.network for a in search.arms if a.name in best and a.best is not None), "\N{EN DASH}")
+
+
+def _at_equal_budget(search: Search) -> Table:
+    """The expected best of each arm at the sizes of all arms' budgets, where all of them can be compared."""
+    arms = [arm.name for arm in search.arms]
+    columns = (Column("trials", "count"), *(Column(f"expected best {search.metric}, {name}", "score") for name in arms))
+    rows = tuple((equal.n, *(equal.expected.get(name) for name in arms)) for equal in search.equal)
+    return Table("equal-budget", "Expected best after the same number of trials", columns, rows)
+
+
+def _settings(arm: Arm) -> Table:
+    best = arm.best
+    rows = () if best is None else tuple(best.settings.items())
+    return Table(
+        f"settings-{arm.name}", f"Settings of the best trial of {arm.name}", (Column("setting"), Column("value")), rows
+    )
+
+
+def _importance(arm: Arm) -> Table:
+    columns = (Column("parameter"), Column("share", "percent"), Column("from", "percent"), Column("to", "percent"))
+    rows = tuple((each.parameter, each.share, each.low, each.high) for each in arm.importance)
+    return Table(f"importance-{arm.name}", f"Importance of settings in {arm.name}", columns, rows)
+
+
+def _edges(search: Search) -> Table:
+    rows = tuple(
+        (arm.name, edge.parameter, edge.end, edge.which, edge.hits, edge.of)
+        for arm in search.arms
+        for edge in arm.edges
+    )
+    columns = (
+        Column("arm"),
+        Column("parameter"),
+        Column("end", "short"),
+        Column("which"),
+        Column("of the best, there", "count"),
+        Column("of the best, all", "count"),
+    )
+    return Table("edges", "Ends of the space that the best trials hit", columns, rows)
+
+
+def _shares(search: Search) -> Table:
+    rows = tuple(
+        (arm.name, s.term, s.median, s.dead, s.trials, "dead" if 2 * s.dead > s.trials else "")
+        for arm in search.arms
+        for s in arm.shares
+    )
+    columns = (
+        Column("arm"),
+        Column("loss term"),
+        Column("median share", "percent"),
+        Column("trials where dead", "count"),
+        Column("trials", "count"),
+        Column(""),
+    )
+    return Table("loss-terms", "Share of each loss term in the gradient", columns, rows)
+
+
+def _rungs(search: Search) -> Table:
+    epochs = sorted({rung.epoch for arm in search.arms for rung in arm.rungs})
+    at = {(arm.name, rung.epoch): rung.correlation for arm in search.arms for rung in arm.rungs}
+    cut = {(arm.name, epoch): count for arm in search.arms for epoch, count in arm.pruned_at}
+    epochs = sorted({*epochs, *(epoch for _, epoch in cut)})
+    columns = (
+        Column("epoch", "plain"),
+        *(Column(f"rank correlation, {arm.name}", "short") for arm in search.arms),
+        *(Column(f"pruned, {arm.name}", "count") for arm in search.arms),
+    )
+    names = [arm.name for arm in search.arms]
+    rows = tuple((e, *(at.get((n, e)) for n in names), *(cut.get((n, e), 0) for n in names)) for e in epochs)
+    return Table("rungs", "Early scores and the end", columns, rows)
+
+
+def _cost_by_arm(search: Search) -> Table:
+    columns = (
+        Column("arm"),
+        Column("device hours", "short"),
+        *(Column(word, "percent") for word in ("complete", "pruned", "failed", "unfinished")),
+    )
+    rows = []
+    for name, cost in [*((arm.name, arm.cost) for arm in search.arms), ("all", search.cost)]:
+        shares = [cost.outcome_shares.get(column.title) for column in columns[2:]]
+        rows.append((name, cost.hours, *shares))
+    return Table("cost-by-arm", "Device hours by how trials ended", columns, tuple(rows))
+
+
+def _cost_by_part(search: Search) -> Table:
+    cost = search.cost
+    rows = tuple((part, hours, cost.part_shares.get(part)) for part, hours in cost.by_part.items())
+    columns = (Column("part"), Column("hours", "short"), Column("share", "percent"))
+    return Table("cost-by-part", "Hours of all trials by part", columns, rows)
+
+
+def _failures(search: Search) -> Table:
+    columns = (Column("arm"), Column("trial", "plain"), Column("class"), Column("message"))
+    return Table("failures", "The newest failed trials", columns, search.failures)
+
+
+def _facts(name: str, title: str, facts: Sequence[Fact]) -> Table:
+    rows = tuple((fact.name, fact.value) for fact in facts)
+    return Table(name, title, (Column("what"), Column("value")), rows)

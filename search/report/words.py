@@ -1,0 +1,119 @@
+"""The four sentences of a study that was not confirmed, and what its numbers do not say."""
+
+from search.report.document import Arm, Search
+from search.report.numbers import shown
+
+Four = tuple[str, str, str, str]
+
+
+def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
+    """(headline, which network to ship, whether distillation was the reason, how sure, what it costs)."""
+    main = search.arms[0]
+    headline = "Unconfirmed: scores on the validation images that also chose the winner"
+    if main.best is None:
+        return headline, (
+            "Unconfirmed: no trial has been trained to its end yet, so there is no network to ship.",
+            "Whether distillation helps is not shown: there is nothing to compare yet.",
+            f"So far {_finished(search)} trials have finished; every number below will change.",
+            f"The next step is to let workers go on: python -m search work {name}.",
+        )
+    control = control_of(search)
+    return headline, (
+        _which(search, main),
+        _why(main, control),
+        _sure(search, main, control),
+        _cost(name, search),
+    )
+
+
+def control_of(search: Search) -> Arm | None:
+    """The first arm that trains without distillation."""
+    return next((arm for arm in search.arms[1:] if arm.sets.get("method") == "none"), None)
+
+
+def _which(search: Search, main: Arm) -> str:
+    best = main.best
+    if best is None:
+        raise ValueError("no best trial")
+    size = "" if best.params_m is None else f" with {shown(best.params_m, 'short')} M parameters"
+    share = "" if best.share_of_teacher is None else f" ({shown(best.share_of_teacher, 'percent')} of the teacher's)"
+    teacher = "" if search.teacher is None or search.teacher.score is None else _against(search.teacher.score)
+    return (
+        f"Unconfirmed: the candidate is trial {best.trial}, {best.network}{size}{share}, with a validation "
+        f"{search.metric} of {shown(best.score, 'score')}{teacher}."
+    )
+
+
+def _against(score: float) -> str:
+    return f", where the teacher has {shown(score, 'score')}"
+
+
+def _why(main: Arm, control: Arm | None) -> str:
+    if control is None:
+        return "Whether distillation was the reason is not estimable: no arm searched without it."
+    if control.best is None or main.best is None:
+        return f"Whether distillation was the reason is not shown: the arm {control.name} has no finished network yet."
+    return (
+        f"Whether distillation was the reason is not shown: the best without it ({control.name}, trial "
+        f"{control.best.trial}) has {shown(control.best.score, 'score')}, and both are the best of many on the same "
+        "validation images, each with a single seed."
+    )
+
+
+def _sure(search: Search, main: Arm, control: Arm | None) -> str:
+    finished = main.complete + main.pruned
+    equal = next(
+        (e for e in search.equal if control is not None and {main.name, control.name} <= set(e.expected)), None
+    )
+    fair = ""
+    both = [e for e in search.equal if control is not None and {main.name, control.name} <= set(e.expected)]
+    if equal is not None and control is not None:
+        equal = both[-1]
+        fair = (
+            f"; after the same {equal.n} trials each, {shown(equal.expected[main.name], 'score')} would be expected of "
+            f"{main.name} and {shown(equal.expected[control.name], 'score')} of {control.name}"
+        )
+    return f"How sure: not at all yet, since the best of {finished} trials is likely to be too high{fair}."
+
+
+def _cost(name: str, search: Search) -> str:
+    hours = f"{shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else "no measured device hours"
+    flops = search.arms[0].best.gflops if search.arms[0].best is not None else None
+    image = "" if flops is None else f"the candidate takes {shown(flops, 'short')} GFLOP an image; "
+    return (
+        f"Cost and limits: {image}the search took {hours} for {_finished(search)} finished trials; what confirms or "
+        f"refutes it on fresh seeds and test images is: python -m search confirm {name}."
+    )
+
+
+def _finished(search: Search) -> int:
+    return sum(arm.complete + arm.pruned for arm in search.arms)
+
+
+def limits(search: Search, *, confirmed: bool) -> tuple[str, ...]:
+    """What the numbers do not say, in sentences."""
+    found = []
+    if not confirmed:
+        found.append(
+            "All scores are of validation images that also chose epochs and trials; no test image has been read. They "
+            "are higher than what new images will give, and by how much is not known before confirmation."
+        )
+        found.append("Every trial has one seed: what a second seed would give is not known.")
+    short = [arm.name for arm in search.arms if arm.complete + arm.pruned < arm.of]
+    if short:
+        found.append(f"The budgets of {', '.join(short)} are not used up.")
+    counts = [arm.complete + arm.pruned for arm in search.arms]
+    if max(counts) > min(counts):
+        found.append(
+            "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
+        )
+    found.append(
+        "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
+        "not, so the curve describes these trials and promises nothing of the next ones."
+    )
+    if search.metric == "dice":
+        found.append(
+            "Dice is taken per image at native size and averaged over images; an image whose truth and prediction are "
+            "both empty has Dice 1."
+        )
+    return tuple(found)
