@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from search.counts import Counts
 from search.sections import ArmEntry, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
 from search.space import Parameter, Scalar, active, condition, ordered, shown, worlds
 from search.tables import Table, flatten, known_paths, replace, unknown_path
@@ -43,6 +44,9 @@ class Arm:
     """The arm's run, validated, defaults filled in."""
     fixed: Mapping[str, Scalar]
     """The single values of `base` by path."""
+    planned: bool = False
+    """Whether its trials are those of its queue alone: in a confirmation nothing is proposed, and what was trained is
+    examined."""
     identity: str = ""
     """sha256 over resolved run and space; `search.identity.arm_identity` adds the contents of data and teacher."""
 
@@ -60,6 +64,13 @@ class Arm:
     def values(self, chosen: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """What conditions are judged by: the run's values with the chosen ones (by parameter name) on top."""
         return {**self.fixed, **chosen}
+
+    def share(self, counts: Counts) -> float:
+        """How much of its budget an arm has had: the one that is furthest behind is served first.
+
+        Planned trials count once they have begun, so that planned arms go through their queues side by side.
+        """
+        return ((counts.begun + counts.failed) if self.planned else counts.admitted) / self.trials
 
     def parameter(self, name: str) -> Parameter:
         """A parameter by name. Raises UserError."""

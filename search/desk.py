@@ -228,7 +228,10 @@ class Desk:
         """Whether every arm has admitted its whole budget, by the database's figures, and nothing waits."""
         budgets = {row.name: row.trials for row in self.search.leases.arms_of(self.search.search_id)}
         counts = self.search.counts()
-        return all(c.admitted >= budgets.get(name, 0) and not c.waiting for name, c in counts.items())
+        planned = {arm.name for arm in self.search.arms.values() if arm.planned}
+        return all(
+            (name in planned or c.admitted >= budgets.get(name, 0)) and not c.waiting for name, c in counts.items()
+        )
 
     def _release(self, rows: Sequence[Seen]) -> None:
         """Free what we hold beyond our slots, a claim that was repeated: nobody beats for it."""

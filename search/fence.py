@@ -7,7 +7,7 @@ IntegrityError in reports and attributes and retries others, so the statements h
 """
 
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, leases, orphans, searches
-from search.upserts import NOTHING, Values, insert_once, put_attributes
+from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, findings, leases, orphans, searches
+from search.upserts import NOTHING, Values, insert_once, now_of, put_attributes, put_findings
 
 CLOSED = "the search is closed for good"
 """Why nothing begins in a search that a person has closed."""
@@ -52,6 +52,7 @@ class _Write:
     changes: Mapping[str, Any]
     ends: str | None
     attributes: Values
+    findings: Sequence[Values]
     applied: bool = False
 
 
@@ -68,13 +69,6 @@ class _Withdrawal:
     paused: bool
     lease: Mapping[str, Any]
     attributes: Values
-
-
-def now_of(dialect: str) -> sa.ColumnElement[float]:
-    """Seconds since 1970 by the database's clock."""
-    if dialect == "sqlite":
-        return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Float)
-    return sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Float)
 
 
 class Fence:
@@ -108,12 +102,14 @@ class Fence:
         *,
         ends: str | None = None,
         attributes: Values = NOTHING,
+        findings: Sequence[Values] = (),
     ) -> Iterator[None]:
         """Every commit inside checks that `token` still holds the trial; the first one applies `changes` to its lease.
 
-        `ends` closes the attempt with that reason; `attributes` become the trial's user attributes. Raises LeaseLost.
+        `ends` closes the attempt with that reason; `attributes` become the trial's user attributes, `findings` rows of
+        that table. Raises LeaseLost.
         """
-        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes))
+        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes, findings))
         try:
             yield
         except self._gone as error:
@@ -189,6 +185,7 @@ class Fence:
         if not write.applied:
             apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
             put_attributes(session.connection(), self._dialect, write.trial_id, write.attributes)
+            put_findings(session.connection(), self._dialect, write.findings)
             write.applied = True
 
     def _end_unheld(self, session: orm.Session, end: _Withdrawal) -> None:
@@ -268,7 +265,7 @@ def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None
 def forget_leases(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
     """Delete some leases, and what was written down of their attempts."""
     trial_ids = sa.select(leases.c.trial_id).where(which)
-    for table in (attempts, orphans, leases):
+    for table in (attempts, orphans, findings, leases):
         connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
 
 

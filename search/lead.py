@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from search import measures
 from search.beside import Beside
 from search.desk import Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told
@@ -125,6 +126,8 @@ class Lead:
         try:
             saved = save()
             weights = self._students.export(key, folder / WEIGHTS).path if report.final else None
+            if report.measured is not None:
+                measures.keep(folder, report.measured)
         except OSError as error:
             self._refused(error, folder)
             if report.final:

@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, forget_leases, now_of, why_closed
+from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, forget_leases, why_closed
 from search.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
-from search.upserts import NOTHING, Values, put_attributes
+from search.upserts import NOTHING, Values, now_of, put_attributes
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
-from search import away, foreseen
+from search import away, foreseen, measures
 from search.board.attributes import Attempt, attempts
 from search.board.pictured import cost, ending, upload
 from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
@@ -91,6 +92,9 @@ class Members:
                     self._complete(member, folder / WEIGHTS, picture if picture.is_file() else None)
                     return
         except LeaseLost:
+            return
+        except measures.Unreadable as error:
+            self.search.fail(held, FailureKind.STORAGE.value, str(error))
             return
         self.held[held.trial_id] = member
         folder = self._place(claim.arm.name, held.number) / str(held.token)
@@ -179,8 +183,11 @@ class Members:
         if key in self.held:
             self.held[key] = member
         best = member.best_score if member.best_score is not None else math.nan
-        changes = {"weights": str(weights), "checkpoint": None}
-        self.search.complete(member.held, best, changes, ending(member, "finished"))
+        changes = {"weights": str(weights), "weights_sha256": measures.sha256_of(weights), "checkpoint": None}
+        found: list[dict[str, Any]] = []
+        if self.search.arms[member.held.study_id].planned and weights is not None:
+            found = measures.kept(weights.parent, self.search.folder, key)
+        self.search.complete(member.held, best, changes, ending(member, "finished"), found)
         self._sweep(member)
         metric = self.search.spec.objective.metric
         logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)

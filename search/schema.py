@@ -5,8 +5,8 @@ Optuna's rows hold numbers, parameters and values; these hold the life of a tria
 
 import sqlalchemy as sa
 
-VERSION = 2
-"""Raised with every change of these tables. 2: kd_search.noted."""
+VERSION = 3
+"""Raised with every change of these tables. 2: kd_search.noted. 3: kd_lease.weights_sha256, kd_opening, kd_finding."""
 
 metadata = sa.MetaData()
 
@@ -75,6 +75,7 @@ leases = sa.Table(
     sa.Column("gpu_seconds", sa.Float, nullable=False, default=0.0),
     sa.Column("environment", sa.Text),
     sa.Column("weights", sa.Text),
+    sa.Column("weights_sha256", sa.String(64)),
     sa.Column("failure", sa.String(32)),
     sa.Column("message", sa.Text),
     sa.CheckConstraint("state IN ('held', 'free', 'paused', 'finished')", name="kd_lease_state"),
@@ -101,5 +102,32 @@ orphans = sa.Table(
     sa.Column("trial_id", sa.Integer, nullable=False),
     sa.Column("token", sa.Integer, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("record", sa.Text, nullable=False),
+)
+
+# Who opened the test rows for a study, when and for what: kept for ever, whatever becomes of the study.
+openings = sa.Table(
+    "kd_opening",
+    metadata,
+    # Of the search whose winners were confirmed; a name that is used again inherits what was seen under it.
+    sa.Column("study", sa.String(128), primary_key=True),
+    # Of the confirmation.
+    sa.Column("uuid", sa.String(32), primary_key=True),
+    sa.Column("who", sa.String(200), primary_key=True),
+    # Seconds since 1970 by the database's clock.
+    sa.Column("opened", sa.Float, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("configurations", sa.Text, nullable=False),
+)
+
+# What a trained network did on each image of one part of the data; written with the end of its trial.
+findings = sa.Table(
+    "kd_finding",
+    metadata,
+    # Of the confirmation: ids of deleted trials are given out again, this is not.
+    sa.Column("uuid", sa.String(32), primary_key=True),
+    # 0: the teacher.
+    sa.Column("trial_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("part", sa.String(128), primary_key=True),
     sa.Column("record", sa.Text, nullable=False),
 )

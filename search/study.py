@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import pruners, samplers
 from search.arms import Arm
 from search.board.attributes import failure
+from search.counts import Counts
 from search.fence import DELETED, Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
 from search.schema import FINISHED
@@ -42,22 +43,6 @@ class Claim:
     """Whether it was taken from a holder that vanished."""
     resume_epoch: int = 0
     """The epoch after which it goes on: as judged, once, when it was taken."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The trials of one arm by state."""
-
-    complete: int
-    pruned: int
-    failed: int
-    running: int
-    waiting: int
-
-    @property
-    def admitted(self) -> int:
-        """What counts against the budget: every trial that did not fail."""
-        return self.complete + self.pruned + self.running + self.waiting
 
 
 class Search:
@@ -175,9 +160,11 @@ class Search:
 
     # ---- ending
 
-    def complete(self, held: Held, value: float, changes: Values, said: Values = NOTHING) -> None:
-        """The run reached its last epoch. Raises LeaseLost."""
-        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", said)
+    def complete(
+        self, held: Held, value: float, changes: Values, said: Values = NOTHING, found: Sequence[Values] = ()
+    ) -> None:
+        """The run reached its last epoch; `found`: rows of its findings. Raises LeaseLost."""
+        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", said, found)
 
     def prune(self, held: Held, changes: Values, said: Values = NOTHING) -> None:
         """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
@@ -193,11 +180,18 @@ class Search:
         self._finish(held, TrialState.FAIL, None, changes, kind, {**said, **failure(kind, message)})
 
     def _finish(
-        self, held: Held, state: TrialState, values: list[float] | None, changes: Values, why: str, said: Values
+        self,
+        held: Held,
+        state: TrialState,
+        values: list[float] | None,
+        changes: Values,
+        why: str,
+        said: Values,
+        found: Sequence[Values] = (),
     ) -> None:
         # The storage's own call rather than Study.tell: one transaction, in which the lease ends too.
         ended = {**changes, "state": FINISHED}
-        with self.opened.fence.write(held.trial_id, held.token, ended, ends=why, attributes=said):
+        with self.opened.fence.write(held.trial_id, held.token, ended, ends=why, attributes=said, findings=found):
             self.opened.storage.set_trial_state_values(held.trial_id, state, values)
 
     # ---- looking
@@ -247,6 +241,8 @@ class Search:
             with self.opened.fence.admit(study_id, owner):
                 trial_id = study._pop_waiting_trial_id()
                 if trial_id is None:
+                    if arm.planned:
+                        raise Refused(f"arm {arm.name}: every planned trial was begun")
                     trial_id = self.opened.storage.create_new_trial(study_id)
             number = self.opened.storage.get_trial_number_from_id(trial_id)
         except KeyError:
@@ -257,7 +253,7 @@ class Search:
         """Arms with room, the one that is furthest behind its share first."""
         flying = {study_id: sum(row.study_id == study_id for row in rows) for study_id in self.arms}
         counts = self.counts()
-        ratio = {study_id: counts[arm.name].admitted / arm.trials for study_id, arm in self.arms.items()}
+        ratio = {study_id: arm.share(counts[arm.name]) for study_id, arm in self.arms.items()}
         waiting = {study_id: counts[arm.name].waiting > 0 for study_id, arm in self.arms.items()}
         room = [s for s, arm in self.arms.items() if flying[s] < arm.in_flight and (ratio[s] < 1 or waiting[s])]
         yield from sorted(room, key=lambda s: (ratio[s], s))

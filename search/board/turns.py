@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from search.fence import now_of
+from search.upserts import now_of
 from search.schema import HELD, attempts, leases, searches
 
 

@@ -23,6 +23,17 @@ class Step:
 
 STEPS: Mapping[int, Step] = {
     1: Step("kd_search.noted: when the notes were last written", ("ALTER TABLE kd_search ADD COLUMN noted FLOAT",)),
+    2: Step(
+        "what confirmations leave: kd_opening, kd_finding, the hash of a trial's weights",
+        (
+            "ALTER TABLE kd_lease ADD COLUMN weights_sha256 VARCHAR(64)",
+            "CREATE TABLE kd_opening (study VARCHAR(128) NOT NULL, uuid VARCHAR(32) NOT NULL, "
+            "who VARCHAR(200) NOT NULL, opened FLOAT NOT NULL, purpose TEXT NOT NULL, configurations TEXT NOT NULL, "
+            "PRIMARY KEY (study, uuid, who))",
+            "CREATE TABLE kd_finding (uuid VARCHAR(32) NOT NULL, trial_id INTEGER NOT NULL, "
+            "part VARCHAR(128) NOT NULL, record TEXT NOT NULL, PRIMARY KEY (uuid, trial_id, part))",
+        ),
+    ),
 }
 """Version -> the step that leads from it to the next."""
 
