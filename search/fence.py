@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from search.once import refuse_twice
 from search.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, findings, leases, orphans, searches
 from search.upserts import NOTHING, Values, insert_once, now_of, put_attributes, put_findings
 
@@ -60,6 +61,8 @@ class _Write:
 class _Admission:
     study_id: int
     owner: Owner | None
+    search_id: int
+    once: str | None
     seen: list[Any] = field(default_factory=list)
 
 
@@ -120,9 +123,9 @@ class Fence:
             self._write.reset(token_of_context)
 
     @contextmanager
-    def admit(self, study_id: int, owner: Owner | None) -> Iterator[None]:
-        """A trial created or popped inside is counted and leased to `owner`; None: it only waits. Raises Refused."""
-        token_of_context = self._admission.set(_Admission(study_id, owner))
+    def admit(self, study_id: int, owner: Owner | None, search_id: int, *, once: str | None = None) -> Iterator[None]:
+        """A trial created or popped inside is counted and leased, if to anybody. Raises Refused, AlreadyQueuedError."""
+        token_of_context = self._admission.set(_Admission(study_id, owner, search_id, once))
         try:
             yield
         finally:
@@ -203,8 +206,9 @@ class Fence:
     def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
         of_study = sa.select(arms).where(arms.c.study_id == admission.study_id)
         arm = session.execute(of_study.with_for_update()).one_or_none()
-        if arm is None:
+        if arm is None or arm.search_id != admission.search_id:  # an id that SQLite gave out again
             raise Refused(DELETED, final=True)
+        refuse_twice(session.connection(), trial.trial_id, admission.once)
         # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
         if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
             raise Refused(CLOSED, final=True)
@@ -213,14 +217,13 @@ class Fence:
         counted = sa.select(sa.func.count()).where(mine, table.c.state != type(trial.state).FAIL)
         if session.execute(counted).scalar_one() > arm.trials:
             raise Refused(f"arm {arm.name}: all {arm.trials} trials are taken")
-        if admission.owner is None:
+        if (owner := admission.owner) is None:
             return
         self._check_search(session, arm.search_id)
         flies = (leases.c.study_id == admission.study_id) & leases.c.state.in_([HELD, FREE])
         flying = sa.select(sa.func.count()).where(flies)
         if session.execute(flying).scalar_one() >= arm.in_flight:
             raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
-        owner = admission.owner
         lease = dict(study_id=admission.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
         fresh = dict(trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
         # SQLite gives out the ids of deleted rows again: what a deleted study left of this one must not be in the way.

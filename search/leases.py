@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, forget_leases, why_closed
+from search.once import insert_search
 from search.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
 from search.upserts import NOTHING, Values, now_of, put_attributes
 
@@ -206,8 +207,7 @@ class Leases:
         with self.engine.begin() as connection:
             found = connection.execute(sa.select(searches).where(searches.c.name == values["name"])).one_or_none()
             if found is None:
-                key = connection.execute(searches.insert().values(**values)).inserted_primary_key
-                search_id = int(key[0]) if key is not None else 0
+                search_id = insert_search(connection, values)
             else:
                 search_id = found.search_id
                 _lock_arms(connection, search_id)

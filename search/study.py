@@ -5,6 +5,7 @@ its resolved run, which makes it exist for training, `report` stores an epoch, `
 Every write carries the token; `said` are attributes of the trial that are written with it.
 """
 
+import uuid
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from search.board.attributes import failure
 from search.counts import Counts
 from search.fence import DELETED, Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
+from search.once import QUEUED_AS, AlreadyQueuedError
 from search.schema import FINISHED
 from search.sections import MedianConfig
 from search.space import Choices, FloatRange, Parameter, Scalar, active, same
@@ -76,10 +78,13 @@ class Search:
 
     def enqueue(self, arm: Arm, params: Mapping[str, Scalar]) -> None:
         """Put one trial into an arm's queue. Raises UserError where the arm's budget is taken."""
-        study = self._study_of[arm.name]
+        study, name = self._study_of[arm.name], uuid.uuid4().hex
+        queued = {"fixed_params": dict(params), QUEUED_AS: name}
         try:
-            with self.opened.fence.admit(study._study_id, None):
-                study.enqueue_trial(dict(params))
+            with self.opened.fence.admit(study._study_id, None, self.search_id, once=name):
+                study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=queued))
+        except AlreadyQueuedError:
+            return  # Optuna repeats what broke, and only the answer had been lost
         except Refused as refused:
             remedy = "start a study of another name (--name)" if refused.final else "raise budget.trials to make room"
             raise UserError(f"enqueue: {refused.reason}; {remedy}") from None
@@ -238,7 +243,7 @@ class Search:
         arm = self.arms[study_id]
         study = self._study_of[arm.name]
         try:
-            with self.opened.fence.admit(study_id, owner):
+            with self.opened.fence.admit(study_id, owner, self.search_id):
                 trial_id = study._pop_waiting_trial_id()
                 if trial_id is None:
                     if arm.planned:

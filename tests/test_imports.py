@@ -37,6 +37,7 @@ CONFINED = {
         "search/db/clients.py",
         "search/fence.py",
         "search/leases.py",
+        "search/once.py",
         "search/schema.py",
         "search/storage.py",
         "search/stored.py",

@@ -11,6 +11,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
+from search.desk import Desk
 from search.events import Settings, Told
 from search.fence import LeaseLost, Owner, Refused
 from search.leases import Seen
@@ -234,3 +235,27 @@ def test_a_disk_that_fails_is_no_reason_to_begin_anew(sqlite_url: str, open_agai
     assert any("Input/output error" in line for line in log)
     broken.unlink()
     assert on_hand(row) == 0
+
+
+def test_who_works_for_a_deleted_study_writes_nothing_into_its_successor(
+    sqlite_url: str, open_again: Open, tmp_path: Path
+) -> None:
+    """SQLite gives out ids of studies and trials again; a report under them would be another trial's."""
+    old = open_again(sqlite_url, "first", STUDY)
+    desk = Desk(old, settings(tmp_path))
+    desk._claim()
+    ((key, member),) = [*desk._members.held.items()][:1]
+    delete(open_again(sqlite_url, "first", STUDY))
+    new = open_again(sqlite_url, "first", STUDY)
+    held = new.claim(OTHER, on_hand, ()).held
+    assert (held.trial_id, held.token, list(new.arms)) == (key, member.held.token, list(old.arms))  # the same ids
+    assert new.search_id != old.search_id
+    report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
+    desk.tell(Told(key, member.held.token, report, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),), None))
+    desk._flush()
+    row = new.leases.row(held.trial_id)
+    assert row is not None
+    assert (row.epoch, row.owner) == (0, OTHER.name)
+    assert desk._members.held == {}
+    with pytest.raises(Refused, match="deleted"):
+        old._ask(*old.arms, ME)

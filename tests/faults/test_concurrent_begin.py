@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from search.fence import Owner, Refused
@@ -117,3 +118,20 @@ def test_each_enqueued_trial_is_handed_out_once_while_others_are_enqueued(
     assert len(found) == 5 * half
     with eye.opened.engine.begin() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM kd_lease")).scalar_one() == 5 * half
+
+
+def test_an_answer_that_is_lost_queues_a_trial_once(
+    join: Callable[..., Search], postgres_url: str, proxy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna repeats a creation whose answer did not come; the server had it each time."""
+    monkeypatch.setattr("random.random", lambda: 0.02)  # Optuna waits twice as long, in seconds, between its tries
+    away = proxy(postgres_url)
+    search = join(url=away.url)
+    search.opened.engine.dispose()
+    away.lose_every = 2
+    for _ in range(5):
+        search.enqueue(search.spec.main, {"optim.lr": 1e-2})
+    away.lose_every = None
+    assert away.lost_answers >= 1
+    search.opened.engine.dispose()
+    assert len(search.trials(search.spec.main)) == 5
