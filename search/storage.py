@@ -27,6 +27,8 @@ DRIVERS = {
     "postgresql+psycopg2": "postgresql+psycopg2",
 }
 """What a URL may begin with, and the driver that serves it."""
+SECRET_WORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+"""What of a URL's query nobody but the database may see."""
 CALL_SECONDS = 30
 """No single statement may take longer."""
 
@@ -58,8 +60,10 @@ class Opened:
 
 
 def label_of(url: str) -> str:
-    """The URL as it may be shown: without its password. Raises UserError for what is no URL."""
-    return _parsed(url).render_as_string(hide_password=True)
+    """The URL as it may be shown: without its password, and other secrets. Raises UserError for what is no URL."""
+    parsed = _parsed(url)
+    hidden = {name: "***" for name in SECRET_WORDS if name in parsed.query}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _parsed(url: str) -> sa.URL:

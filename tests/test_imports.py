@@ -35,6 +35,7 @@ CONFINED = {
         "search/creation.py",
         "search/db/backup.py",
         "search/db/clients.py",
+        "search/db/conninfo.py",
         "search/fence.py",
         "search/leases.py",
         "search/once.py",
@@ -53,7 +54,8 @@ CONFINED = {
 search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/away.py knows
 what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/db/backup.py
 counts rows in the snapshot that it dumps;
-search/db/clients.py asks a server who is connected; search/stored.py reads one row and writes nothing, not even what
+search/db/clients.py asks a server who is connected;
+search/db/conninfo.py takes secrets out of a URL; search/stored.py reads one row and writes nothing, not even what
 search/storage.py sets on every connection; search/db/upgrade.py changes tables before any of them can be
 used; search/upserts.py holds the inserts that leases and fence share; search/board/artifacts.py writes what the
 dashboard shows of a study, search/board/dashboard.py serves it.

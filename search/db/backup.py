@@ -19,6 +19,7 @@ from loguru import logger
 
 from search import schema
 from search.db.binaries import CLIENT, REMEDY, Binaries, usable
+from search.db.conninfo import without_secrets
 from search.storage import OptunaTables, bare_engine, creation_lock, label_of
 from trainer.errors import UserError, one_line
 
@@ -186,7 +187,7 @@ def _dump(engine: sa.Engine, target: Path, bin_folder: Path | None) -> Counts:
         snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
         counts = _count(connection)
         words = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"]
-        _work([programs.path("pg_dump"), *words, f"--dbname={_conninfo(engine.url)}"], engine.url, target)
+        _work([programs.path("pg_dump"), *words], engine.url, target)
     held = _rows(target, programs)
     if held != counts:
         raise UserError(f"{target.name}: holds {held}, and the database {counts}; repeat the backup")
@@ -209,7 +210,7 @@ def _fill_postgres(file: Path, engine: sa.Engine, bin_folder: Path | None) -> Co
     programs = min(usable(bin_folder, CLIENT), key=lambda b: (b.major < server, abs(b.major - server)))
     held = _rows(file, programs)
     words = ["--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner", "--no-privileges"]
-    _work([programs.path("pg_restore"), *words, f"--dbname={_conninfo(engine.url)}", str(file)], engine.url, None)
+    _work([programs.path("pg_restore"), *words, str(file)], engine.url, None)
     return held
 
 
@@ -222,32 +223,32 @@ def _rows(file: Path, programs: Binaries) -> Counts:
     counts = dict.fromkeys(COUNTED, 0)
     table: str | None = None
     with _spoken() as said:
-        reader = subprocess.Popen(
-            [programs.path("pg_restore"), "--file=-", str(file)], stdout=subprocess.PIPE, stderr=said.fileno()
-        )
-        assert reader.stdout is not None  # noqa: S101 - a pipe was asked for
-        for line in reader.stdout:
-            if table is None:
-                words = line.split(maxsplit=2)
-                table = words[1].decode().rpartition(".")[2] if words[:1] == [b"COPY"] else None
-            elif line == b"\\.\n":
-                table = None
-            elif table in counts:
-                counts[table] += 1
-        if reader.wait() != 0:
+        words = [programs.path("pg_restore"), "--file=-", str(file)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said.fileno()) as reader:
+            assert reader.stdout is not None  # noqa: S101 - a pipe was asked for
+            for line in reader.stdout:
+                if table is None:
+                    parts = line.split(maxsplit=2)
+                    table = parts[1].decode().rpartition(".")[2] if parts[:1] == [b"COPY"] else None
+                elif line == b"\\.\n":
+                    table = None
+                elif table in counts:
+                    counts[table] += 1
+        if reader.returncode != 0:
             raise UserError(f"{file}: pg_restore {programs} cannot read it: {said.last()}")
     return Counts(**counts)
 
 
 def _work(words: Sequence[str], url: sa.URL, growing: Path | None) -> None:
-    """Run a client program to its end, and say now and then how far it is. The password is in its environment alone."""
+    """Run a client program to its end, and say now and then how far it is. No secret is among its arguments."""
     environment = {k: v for k, v in os.environ.items() if k != "OPTUNA_STORAGE"}
     password = url.password if url.password is not None else url.query.get("password")
     if isinstance(password, str):
         environment["PGPASSWORD"] = password
     name = Path(words[0]).name
-    with _spoken() as said:
-        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stderr=said.fileno())
+    with _spoken() as said, without_secrets(url) as (conninfo, more):
+        command = [words[0], f"--dbname={conninfo}", *words[1:]]
+        process = subprocess.Popen(command, env={**environment, **more}, stdin=subprocess.DEVNULL, stderr=said.fileno())
         try:
             while True:
                 try:
@@ -262,12 +263,6 @@ def _work(words: Sequence[str], url: sa.URL, growing: Path | None) -> None:
             raise
         if code != 0:
             raise UserError(f"{name} failed: {said.last()}")
-
-
-def _conninfo(url: sa.URL) -> str:
-    """The URL as PostgreSQL's programs take it, without the password: arguments can be read by everybody."""
-    bare = url.difference_update_query(["password"])._replace(drivername="postgresql", password=None)
-    return bare.render_as_string(hide_password=False)
 
 
 class _Said:

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from search.db.backup import backup
+from search.db.conninfo import without_secrets
 from search.spec import load
+from search.storage import label_of
 from trainer.errors import UserError
 
 SECRET = "p{0}%q'; DROP TABLE trials; --"  # noqa: S105 - it opens nothing
@@ -87,3 +90,22 @@ def test_a_password_is_nowhere_but_in_the_environment(herd: Any, proxy: Any, too
             rows = connection.execute(sa.text(f"SELECT * FROM {table}")).all()  # noqa: S608 - names of this list
             assert SECRET not in str(rows)
             assert encoded.decode() not in str(rows)
+
+
+def test_no_secret_of_a_url_is_an_argument_or_shown(postgres_url: str, join: Any, tmp_path: Path) -> None:
+    """The password of a client certificate stands in the query; PostgreSQL's programs get it by a private file."""
+    engine = join().opened.engine
+    engine.dispose()
+    url = sa.make_url(postgres_url).update_query_dict({"sslpassword": SECRET, "password": SECRET})
+    with without_secrets(url) as (conninfo, environment):
+        assert SECRET[:4] not in sa.make_url(conninfo).render_as_string(hide_password=False)
+        file = Path(environment["PGSERVICEFILE"])
+        assert f"sslpassword={SECRET}\n" in file.read_text()
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert not file.exists()
+    shown = label_of(url.render_as_string(hide_password=False))
+    assert "p%7B0%7D" not in shown
+    assert SECRET[:4] not in shown
+    assert "sslpassword=%2A%2A%2A" in shown or "sslpassword=***" in shown
+    counts = backup(url.render_as_string(hide_password=False), tmp_path / "some.dump", None)
+    assert counts.studies == 1
