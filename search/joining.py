@@ -8,6 +8,7 @@ from typing import Any
 
 from loguru import logger
 
+from search.budgets import changes, stored, superseded
 from search.identity import difference
 from search.spec import MAIN, StudySpec, record
 from search.storage import Opened, creation_lock
@@ -30,10 +31,11 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
     with creation_lock(url):
         _forget_deleted(opened)
         found = opened.leases.search(spec.name)
+        old = False
         if found is not None:
             _check_same(opened, spec, found, identity)
-            for line in difference(json.loads(found.settings), settings(spec)):
-                logger.info("{}: changed since the last worker joined: {}", spec.name, line)
+            old = superseded(spec, found.settings)
+            _say_changes(spec, found.settings, old=old)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
         rows = [
             dict(
@@ -52,18 +54,36 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
             uuid=uuid.uuid4().hex if found is None else found.uuid,
             identity=identity.search,
             spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
-            settings=json.dumps(settings(spec), allow_nan=False, sort_keys=True),
+            settings=stored(spec, None if found is None else found.settings),
             closed=False,
             max_failed=budget.max_failed,
             gpu_hours=budget.gpu_hours,
             wall_seconds=budget.wall_seconds,
         )
+        if found is not None and old:
+            present = {row.study_id for row in opened.leases.arms_of(found.search_id)}
+            rows = [row for row in rows if row["study_id"] not in present]
+            values |= {name: getattr(found, name) for name in ("settings", "max_failed", "gpu_hours", "wall_seconds")}
         search_id = opened.leases.add_search(values, rows)
         search = Search(opened, spec, search_id, str(values["uuid"]), studies)
         if found is None or not found.closed:
             for arm in spec.arms:
                 search.enqueue_all(arm)
     return search
+
+
+def _say_changes(spec: StudySpec, before: str, *, old: bool) -> None:
+    lines = changes(spec, before)
+    if old and lines:
+        logger.warning(
+            "{}: {} is an older file, and the database keeps the newer settings ({}); to have its own again, change "
+            "it in any way, if only by a comment",
+            spec.name,
+            spec.source,
+            "; ".join(lines),
+        )
+    for line in () if old else lines:
+        logger.info("{}: changed since the last worker joined: {}", spec.name, line)
 
 
 def _forget_deleted(opened: Opened) -> None:
@@ -99,13 +119,6 @@ def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity)
                 f"study {spec.name!r}: its arm {arm.name!r} exists with another run or space; "
                 "give the arm another name, or the study (--name)"
             )
-
-
-def settings(spec: StudySpec) -> dict[str, Any]:
-    """What may change while a study goes on."""
-    tables = {"sampler": spec.sampler, "pruner": spec.pruner, "budget": spec.budget, "dashboard": spec.dashboard}
-    arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
-    return {**{name: table.model_dump(mode="json") for name, table in tables.items()}, "arms": arms}
 
 
 def attach_search(opened: Opened, spec: StudySpec) -> Search:

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,12 @@ from search.schema import searches
 QUEUED_AS = "queued_as"
 """The system attribute of an enqueued trial that names the call which put it there."""
 _ATTRIBUTES = sa.table("trial_system_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json"))
+
+
+def named(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A new name for a call that queues a trial, and the system attributes of that trial."""
+    name = uuid.uuid4().hex
+    return name, {"fixed_params": dict(params), QUEUED_AS: name}
 
 
 class AlreadyQueuedError(Exception):

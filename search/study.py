@@ -5,7 +5,7 @@ its resolved run, which makes it exist for training, `report` stores an epoch, `
 Every write carries the token; `said` are attributes of the trial that are written with it.
 """
 
-import uuid
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,10 +17,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import pruners, samplers
 from search.arms import Arm
 from search.board.attributes import failure
+from search.budgets import with_budgets
 from search.counts import Counts
 from search.fence import DELETED, Owner, Refused
 from search.leases import Held, Leases, Seen, shortened
-from search.once import QUEUED_AS, AlreadyQueuedError
+from search.once import AlreadyQueuedError, named
 from search.schema import FINISHED
 from search.sections import MedianConfig
 from search.space import Choices, FloatRange, Parameter, Scalar, active, same
@@ -78,8 +79,7 @@ class Search:
 
     def enqueue(self, arm: Arm, params: Mapping[str, Scalar]) -> None:
         """Put one trial into an arm's queue. Raises UserError where the arm's budget is taken."""
-        study, name = self._study_of[arm.name], uuid.uuid4().hex
-        queued = {"fixed_params": dict(params), QUEUED_AS: name}
+        study, (name, queued) = self._study_of[arm.name], named(params)
         try:
             with self.opened.fence.admit(study._study_id, None, self.search_id, once=name):
                 study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=queued))
@@ -256,11 +256,11 @@ class Search:
 
     def _by_need(self, rows: Sequence[Seen]) -> Iterator[int]:
         """Arms with room, the one that is furthest behind its share first."""
-        flying = {study_id: sum(row.study_id == study_id for row in rows) for study_id in self.arms}
-        counts = self.counts()
-        ratio = {study_id: arm.share(counts[arm.name]) for study_id, arm in self.arms.items()}
-        waiting = {study_id: counts[arm.name].waiting > 0 for study_id, arm in self.arms.items()}
-        room = [s for s, arm in self.arms.items() if flying[s] < arm.in_flight and (ratio[s] < 1 or waiting[s])]
+        flying, counts = Counter(row.study_id for row in rows), self.counts()
+        arms = with_budgets(self.arms, self.leases.arms_of(self.search_id))
+        ratio = {study_id: arm.share(counts[arm.name]) for study_id, arm in arms.items()}
+        wanted = {study_id for study_id, arm in arms.items() if ratio[study_id] < 1 or counts[arm.name].waiting}
+        room = [study_id for study_id in wanted if flying[study_id] < arms[study_id].in_flight]
         yield from sorted(room, key=lambda s: (ratio[s], s))
 
 
