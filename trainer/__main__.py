@@ -1,4 +1,7 @@
-"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, data. What is heavy is imported inside the command."""
+"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, profile, data.
+
+What is heavy is imported inside the command.
+"""
 
 import argparse
 import sys
@@ -21,6 +24,8 @@ COMMANDS = {
     "fit": "trainer.rerun",
     "evaluate": "trainer.evaluate",
     "predict": "trainer.predict",
+    "package": "trainer.package",
+    "profile": "trainer.profile",
     "data": "trainer.data.commands",
 }
 """Command -> the module whose `main(args)` returns the exit code."""
@@ -42,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_package(commands)
+    _add_profile(commands)
     _add_data(commands)
     return top
 
@@ -172,13 +179,62 @@ def _add_predict(commands: "Commands[CommandLine]") -> None:
         description="Masks as PNG at native size with overlays, or with --grid one picture of the 4 worst and 4 median "
         "validation cases: image, truth, teacher, student.",
         example="python -m trainer predict student.safetensors photographs/ -o masks/\n"
+        "  python -m trainer predict ship/ photographs/ -o masks/\n"
         "  python -m trainer predict best.json --grid -o predictions.png",
     )
-    _add_weights(predict, "a weights file, or an export whose weights are still there")
+    _add_weights(predict, "a package, a weights file, or an export whose weights are still there")
     predict.add_argument("images", nargs="?", type=Path, metavar="FOLDER", help="pictures to segment")
     predict.add_argument("--grid", action="store_true", help="draw validation cases beside truth and teacher")
+    predict.add_argument(
+        "--threshold", type=float, metavar="P", help="foreground above it (default: that of the package, else 0.5)"
+    )
     predict.add_argument("--rank", type=int, metavar="N", help="which configuration of an export (default: 1)")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="folder, or the grid's PNG")
+
+
+def _add_package(commands: "Commands[CommandLine]") -> None:
+    package = _command(
+        commands,
+        "package",
+        words="pack trained weights with an ONNX file, preprocessing, run, card and checksums",
+        description="Write a folder with all that is needed to use a trained network elsewhere. The ONNX file is "
+        "compared with torch on validation images; nothing is written where they differ, or over what is there.",
+        example="python -m trainer package student.safetensors ship/",
+    )
+    package.add_argument("weights", type=Path, metavar="WEIGHTS", help="a file of `trainer fit -o` or a search")
+    package.add_argument("folder", type=Path, metavar="DIR", help="the package; must not be there")
+    package.add_argument(
+        "--data", type=Path, metavar="FILE", help="a study or run whose data is used (default: that of the weights)"
+    )
+    package.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=f"with --data: {_SET}")
+    package.add_argument(
+        "--threshold", type=float, metavar="P", help="a pixel is foreground above this probability (default: 0.5)"
+    )
+    package.add_argument(
+        "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: %(default)s)"
+    )
+
+
+def _add_profile(commands: "Commands[CommandLine]") -> None:
+    from trainer.profile import add_measuring
+
+    profile = _command(
+        commands,
+        "profile",
+        words="measure time and memory of a network on this machine",
+        description="Measure latency, throughput and peak memory of a package, an ONNX file, weights or a run on this "
+        "machine; with -o as a row of the table that [limits] latency_ms reads. The network alone is measured: "
+        "pictures are neither read nor resized.",
+        example="python -m trainer profile student.safetensors --threads 1 -o latency.csv",
+    )
+    profile.add_argument("file", type=Path, metavar="FILE", help="a package, .onnx, .safetensors, study or run")
+    profile.add_argument("--size", type=int, metavar="N", help="side of the input (default: that of the run)")
+    profile.add_argument(
+        "--runtime",
+        choices=["torch", "onnxruntime"],
+        help="(default: onnxruntime for what has an ONNX file, else torch)",
+    )
+    add_measuring(profile)
 
 
 def _add_data(commands: "Commands[CommandLine]") -> None:

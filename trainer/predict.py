@@ -1,4 +1,7 @@
-"""`python -m trainer predict`: masks for a folder of pictures, or a grid of validation cases beside the teacher's."""
+"""`python -m trainer predict`: masks for a folder of pictures, or a grid of validation cases beside the teacher's.
+
+A package runs through onnxruntime; torch is then neither needed nor imported.
+"""
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -6,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from trainer.cases import drawn, labels
 from trainer.data.dataset import DataSet, Pixels
 from trainer.errors import UserError
 from trainer.evaluate import run_of
+from trainer.folder import segment
 from trainer.launch import device, writable
-from trainer.pictures import chosen, overlay
+from trainer.packed import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
+from trainer.packed import labels as thresholded
+from trainer.pictures import chosen
 from trainer.progress import Counting
 from trainer.runfile import Entry, read
 
@@ -26,22 +31,36 @@ if TYPE_CHECKING:
     from trainer.scores import Scores
     from trainer.weights import Ready
 
-BATCH = 8
-
 
 def main(args: Namespace) -> int:
-    """Write masks and overlays, or the grid. Raises UserError, CheckpointError, DataError."""
+    """Write masks and overlays, or the grid; 2 where a picture could not be used. Raises UserError, CheckpointError,
+    DataError."""
+    if args.grid == (args.images is not None):
+        raise UserError("predict: give a folder of pictures or --grid, one of the two")
+    if args.threshold is not None and not 0 < args.threshold < 1:
+        raise UserError(f"--threshold {args.threshold:g}: a probability between 0 and 1, without both")
+    if args.weights.is_dir() and not args.grid:
+        return _package(args)
     import torch
 
     from trainer.weights import ready
 
-    if args.grid == (args.images is not None):
-        raise UserError("predict: give a folder of pictures or --grid, one of the two")
     where = torch.device(device(args.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
-    made = ready(_weights(args), device=where)
+    made = ready(args.weights / WEIGHTS if args.weights.is_dir() else _weights(args), device=where)
     if args.grid:
         return _grid(args, made, where)
-    return _folder(args, made, where)
+    return _network(args, made, where)
+
+
+def _package(args: Namespace) -> int:
+    for flag, value in (("--data", args.data), ("--precision", args.precision), ("--rank", args.rank)):
+        if value is not None:
+            raise UserError(f"{flag} {value}: a package says itself how it computes; leave it out")
+    packed = open_package(args.weights, device=args.device)
+    if args.threshold is not None:
+        packed = with_threshold(packed, args.threshold)
+    classes = len(packed.preprocessing.classes)
+    return segment(args.images, args.output, packed.masks, classes=classes, by=str(args.weights))
 
 
 def _weights(args: Namespace) -> Path:
@@ -70,39 +89,26 @@ def _places(path: Path, entry: Entry) -> Iterator[Path]:
         yield Path(entry.weights)
 
 
-def _folder(args: Namespace, made: "Ready", where: "torch.device") -> int:
-    from trainer.data.files import SUFFIXES, read_image
+def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
+    """Masks by the trained weights themselves."""
     from trainer.data.fit import fit_image, place
     from trainer.scores import native_logits
 
-    if not args.images.is_dir():
-        raise UserError(f"{args.images}: no such folder; give one that holds pictures")
-    files = sorted(file for file in args.images.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"{args.images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}")
-    writable(args.output / "masks" / files[0].name)
     config = made.run.data
     precision = args.precision or made.run.precision
-    names = _names(files)
-    for start in range(0, len(files), BATCH):
-        images = [read_image(file) for file in files[start : start + BATCH]]
-        placements = [place(image.shape[0], image.shape[1], config.size, config.fit) for image in images]
-        fitted = [fit_image(image, at, config.size) for image, at in zip(images, placements, strict=True)]
+    two = made.classes == 2
+    if args.threshold is not None and not two:
+        raise UserError(f"--threshold {args.threshold:g}: {made.path} has {made.classes} classes; leave it out")
+    threshold = args.threshold if args.threshold is not None or not two else DEFAULT_THRESHOLD
+
+    def masks(images: Sequence[Pixels]) -> list[Pixels]:
+        places = [place(image.shape[0], image.shape[1], config.size, config.fit) for image in images]
+        fitted = [fit_image(image, at, config.size) for image, at in zip(images, places, strict=True)]
         logits = _logits(made.network, np.stack(fitted), where, precision)
-        for offset, (image, at) in enumerate(zip(images, placements, strict=True)):
-            mask = labels(native_logits(logits[offset : offset + 1], at)[0])
-            name = names[start + offset]
-            # Two classes as other programs expect a mask: black and white.
-            _save(args.output / "masks" / name, mask * 255 if made.classes == 2 else mask)
-            _save(args.output / "overlays" / name, overlay(image, mask))
-    print(f"{args.output}  {len(files)} masks and overlays at native size, by {made.path}")
-    return 0
+        natives = [native_logits(logits[row : row + 1], at)[0] for row, at in enumerate(places)]
+        return [thresholded(each.cpu().numpy(), threshold) for each in natives]
 
-
-def _names(files: Sequence[Path]) -> list[str]:
-    """A PNG's name for each picture; the old suffix stays in where two would get the same."""
-    stems = [file.stem for file in files]
-    return [f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files]
+    return segment(args.images, args.output, masks, classes=made.classes, by=str(made.path))
 
 
 def _logits(network: "Segmenter", fitted: Pixels, where: "torch.device", precision: "Precision") -> "Tensor":
@@ -158,8 +164,3 @@ def _masks(
 
     scores = validate(network, data, "validation", ranks=Ranks(where), precision=precision, keep=keep)
     return scores, kept
-
-
-def _save(path: Path, pixels: Pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, format="PNG")

@@ -1,0 +1,80 @@
+"""onnxruntime (the `onnx` extra): a network.onnx as a function from images to logits. Free of torch."""
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.errors import UserError, one_line, received
+
+Floats = NDArray[np.float32]
+
+INPUT, OUTPUT = "images", "logits"
+"""The names in the network file: float32 (N, channels, size, size) to float32 (N, classes, size, size), any N."""
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Device -> onnxruntime's name for what computes there."""
+ERRORS = 3
+"""onnxruntime's level below which it is silent: its warnings concern devices that nobody asked for."""
+
+
+def need(*modules: str) -> list[Any]:
+    """The modules of the `onnx` extra. Raises UserError where one is not installed."""
+    try:
+        return [import_module(name) for name in modules]
+    except ModuleNotFoundError as error:
+        raise UserError(f'needs {error.name!r}, which is not installed; pip install ".[onnx]"') from error
+
+
+class Session:
+    """A network file, loaded. threads: of one pass, default: the cores that this process may use."""
+
+    def __init__(self, path: Path, *, device: str | None = None, threads: int | None = None) -> None:
+        """Raises UserError where the file is no network that onnxruntime can load, or the device is not there."""
+        (runtime,) = need("onnxruntime")
+        self.provider = _provider(runtime, device or "cpu")
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.version = str(runtime.__version__)
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = ERRORS
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give a network.onnx")
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=[self.provider])
+        except Exception as error:  # its exceptions share no class of their own
+            raise UserError(f"{path}: onnxruntime cannot load it: {one_line(error)[:200]}") from error
+        self.shape = self._shape(path)
+
+    def _shape(self, path: Path) -> tuple[int, int]:
+        """(channels, size) of the input. Raises UserError for another kind of network."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        names = [each.name for each in (*inputs, *outputs)]
+        shape = inputs[0].shape if inputs else []
+        square = len(shape) == 4 and all(isinstance(side, int) for side in shape[1:]) and shape[2] == shape[3]
+        if names != [INPUT, OUTPUT] or not square:
+            raise UserError(
+                f"{path}: takes and gives {received(names)} with an input of shape {shape}; expected {INPUT} "
+                f"(N, channels, size, size) and {OUTPUT}, as `trainer package` writes it"
+            )
+        return int(shape[1]), int(shape[2])
+
+    def __call__(self, images: Floats) -> Floats:
+        """Normalised images (N, channels, size, size) to logits (N, classes, size, size)."""
+        logits: Floats = self._session.run([OUTPUT], {INPUT: images})[0]
+        return logits
+
+
+Network = Callable[[Floats], Floats]
+
+
+def _provider(runtime: Any, device: str) -> str:
+    here = [name for name, provider in PROVIDERS.items() if provider in runtime.get_available_providers()]
+    kind = device.partition(":")[0]
+    if kind not in here:
+        raise UserError(f"--device {device}: this onnxruntime has it not; known: {', '.join(here)}")
+    return PROVIDERS[kind]
