@@ -24,6 +24,7 @@ COMMANDS = {
     "report": ("what a search found, as one page, with JSON, CSV and LaTeX", "report polyp-kd -o report"),
     "export": ("the best configurations as JSON", "export polyp-kd --top 6 -o best.json"),
     "dashboard": ("optuna-dashboard, with the database from the environment", "dashboard --artifacts runs/artifacts"),
+    "confirm": ("winners and controls on fresh seeds, and the one opening of the test rows", "confirm polyp-kd"),
     "enqueue": ("put a trial of your own into the queue", "enqueue polyp-kd student.width=16 optim.lr=1e-3"),
     "close": ("the study is over: nothing begins any more, for good", "close polyp-kd"),
     "db": ("a PostgreSQL of your own, backups, upgrades", "db start --dir $HOME/kd-database"),

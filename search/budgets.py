@@ -23,9 +23,9 @@ _MOST = 500
 
 def settings(spec: StudySpec) -> dict[str, Any]:
     """What may change while a study goes on."""
-    tables = {"sampler": spec.sampler, "pruner": spec.pruner, "budget": spec.budget, "dashboard": spec.dashboard}
+    names = ("sampler", "pruner", "budget", "confirm", "dashboard")
     arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
-    return {**{name: table.model_dump(mode="json") for name, table in tables.items()}, "arms": arms}
+    return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms}
 
 
 def stored(spec: StudySpec, before: str | None) -> str:
@@ -67,6 +67,8 @@ def _files(before: str) -> list[str]:
 
 def _key(spec: StudySpec) -> str:
     """A file as somebody wrote it, and what --set changed: a comment more is another file, so that one can go back."""
+    if spec.confirms is not None:
+        return "planned"  # once, in the database
     try:
         text = hashlib.sha256(spec.source.read_bytes()).hexdigest()
     except OSError as error:

@@ -63,6 +63,8 @@ class StudySpec(Frozen):
     """The main search first, then [[arms]] in the file's order."""
     confirm: Confirm
     dashboard: Dashboard
+    confirms: Any = None
+    """The `search.confirm_plan.Plan` of a confirmation; None for a study file."""
 
     @property
     def main(self) -> Arm:

@@ -4,10 +4,11 @@ The ranks are those of `torchrun search/worker.py`; see trainer/agent.py for wha
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from search import worker
-from search.spec import find, load
+from search.confirm_data import specification
 from trainer.agent import supervise
 from trainer.words import CommandLine
 
@@ -36,20 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
-    load(find(args.study), args.set, name=args.name)  # a mistake is said once, before any rank begins
-    words = ["--study", args.study, *_flags(args)]
+    specification(args)  # a mistake is said once, before any rank begins
+    words = ["--study", args.study, *flags(args)]
     script = Path(worker.__file__)
     return supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
 
 
-def _flags(args: argparse.Namespace) -> list[str]:
+def flags(args: argparse.Namespace, without: Collection[str] = ()) -> list[str]:
     """The worker's own flags among the arguments, as words again."""
     own = CommandLine(add_help=False)
     worker.add_flags(own)
     words: list[str] = []
     for name, default in vars(own.parse_args([])).items():
         value = getattr(args, name)
-        if value != default:
+        if value != default and name not in without:
             flag = f"--{name.replace('_', '-')}"
             words += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
     return words

@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import foreseen, measured, opening
+from search import confirm_data, foreseen, measured, opening
 from search.board.artifacts import Artifacts
 from search.board.attributes import teller
 from search.desk import Desk
@@ -42,7 +42,7 @@ from search.limits import breach, costs, refuse_hopeless
 from search.measured import AUTO, Slots
 from search.owner import this_owner
 from search.places import add_storage, storage_url
-from search.spec import StudySpec, find, identity, load, record
+from search.spec import StudySpec, identity, record
 from search.storage import Opened, label_of, open_storage, patient
 from trainer import agent
 from trainer.agent import SAME_STOP_SECONDS
@@ -129,7 +129,7 @@ def main() -> int:
         raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
-    spec = load(find(args.study), args.set, name=args.name)
+    spec = confirm_data.specification(args)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
     try:
@@ -154,7 +154,11 @@ def main() -> int:
 def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # type: ignore[name-defined]  # noqa: F821
     from trainer.cohort import Cohort
 
-    who, teacher_dice = _contents(args, spec, ranks)
+    if spec.confirms is None:
+        who, teacher_dice, examination = *_contents(args, spec, ranks), None
+    else:
+        who, facts, examination = confirm_data.contents(args, spec, ranks)
+        teacher_dice = None if facts is None else facts.dice
     slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
     known = functools.cache(partial(_costs, spec))  # once, however often the database is tried
     opens = partial(_desk, args, spec, who, ranks, slots, teacher_dice, known) if ranks.leads else None
@@ -163,7 +167,8 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
         desk = opening.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
     except opening.AskedToStopError:
         return PREEMPTED
-    students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=spec.objective.metric)
+    metric = spec.objective.metric
+    students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots.count)
     return run_group(ranks, students, desk)
