@@ -1,7 +1,119 @@
-"""What training again on fresh seeds showed, as values of report.json."""
+"""What training again on fresh seeds showed, as values of report.json.
+
+Scores are means over images, then over seeds, unless a name says otherwise. None: not known or not estimable.
+"""
+
+from typing import Literal
+
+from pydantic import Field
 
 from models.config import Frozen
 
+Verdict = Literal["shown", "not_shown", "worse", "not estimable"]
+
+
+class Claim(Frozen):
+    """One comparison with its interval."""
+
+    name: str
+    part: str = Field(description="the images: test, or an unseen source")
+    minuend: str
+    subtrahend: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+    p: float | None
+    p_holm: float | None = Field(description="after Holm's correction over the claims; None: outside of that family")
+    unit: str
+    images: int
+    groups: int
+    seeds: int
+    margin: float | None = Field(description="what the interval is compared with where that is not zero")
+    verdict: Verdict
+    reason: str | None
+    words: str
+
+
+class Network(Frozen):
+    """One configuration that was trained again."""
+
+    name: str
+    role: Literal["winner", "control", "ablation", "defaults", "teacher"]
+    arm: str
+    of: str | None = Field(description="of an ablation: the winner whose KD weight is zero in it")
+    rank: int
+    trial: int | None
+    words: str
+    searched: float | None = Field(description="its validation score in the search")
+    validation: float | None = Field(description="on validation, with the fresh seeds")
+    test: float | None
+    low: float | None = Field(description="of the interval of the test score")
+    high: float | None
+    by_seed: tuple[tuple[int, float], ...] = Field(description="(seed, test score)")
+    params_m: float
+    gflops: float
+    latency_ms: float | None
+    share_of_teacher: float | None
+    chosen: bool
+
+
+class Scores(Frozen):
+    """What one network did on some images."""
+
+    network: str
+    part: str
+    by: Literal["all", "source", "size"]
+    stratum: str
+    images: int
+    groups: int
+    seeds: int
+    dice: float | None
+    low: float | None
+    high: float | None
+    iou: float | None
+    precision: float | None
+    recall: float | None
+    hd95: float | None = Field(description="pixels at native size; over images where truth and prediction have an area")
+    brier: float | None
+    ece: float | None = Field(description="expected calibration error, of all pixels; for the whole part alone")
+    polyps: int | None
+    missed: float | None = Field(description="share of polyps none of whose pixels was predicted")
+    negatives: int | None = Field(description="images without a polyp")
+    false_positives: float | None = Field(description="predicted areas an image without a polyp")
+
+
+class Reliability(Frozen):
+    """How often a network was right at each confidence."""
+
+    network: str
+    part: str
+    ece: float | None
+    bins: tuple[tuple[float, float, float], ...] = Field(
+        description="(mean confidence, share right, share of the pixels) of each bin that has pixels"
+    )
+
+
+class Opening(Frozen):
+    """Who opened the test rows."""
+
+    who: str
+    when: str
+    purpose: str
+    configurations: tuple[str, ...]
+
 
 class ConfirmedPart(Frozen):
-    """To be filled from what was confirmed."""
+    """All of it."""
+
+    networks: tuple[Network, ...]
+    claims: tuple[Claim, ...]
+    scores: tuple[Scores, ...]
+    reliability: tuple[Reliability, ...]
+    thresholds: tuple[tuple[str, float], ...] = Field(description="(network, chosen threshold of the foreground)")
+    chosen: str | None = Field(description="the network to ship; None where none is near enough to the teacher")
+    choice: str = Field(description="how it was chosen")
+    margin: float
+    confidence: float
+    openings: tuple[Opening, ...]
+    missing: tuple[str, ...]

@@ -157,6 +157,7 @@ class Search(Frozen):
     along: str | None
     state: Literal["ended", "running", "waits for workers"]
     closed: str | None
+    simulated: bool = Field(description="nothing was trained: its scores are a formula's")
     teacher: Teacher | None
     margin: float | None = Field(description="how far below the teacher a student may be; known once confirmed")
     arms: tuple[Arm, ...]

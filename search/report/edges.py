@@ -7,8 +7,8 @@ from typing import Any, Literal
 SHARE = 0.1
 """The best tenth of the trials trained to their end, and not fewer than FEWEST."""
 FEWEST = 5
-NEAR = 0.05
-"""Within a twentieth of the range, on its own scale."""
+NEAR = 0.1
+"""Within a tenth of the range, on its own scale."""
 
 Hit = tuple[str, Any, Literal["lowest", "highest"], int, int, str]
 
@@ -17,7 +17,7 @@ def edges_of(trials: Sequence[Any], *, maximize: bool, along: str | None) -> Ite
     """(parameter, end, lowest or highest, hits, of, words) for each range of which at least half of the best trials lie
     at one end; of the front's parameter, where the very best trial has its first or last number.
 
-    Chance alone puts one trial in twenty there.
+    Chance alone puts one trial in ten there.
     """
     done = [t for t in trials if t.state.name == "COMPLETE" and t.values and math.isfinite(t.values[0])]
     done.sort(key=lambda t: t.values[0], reverse=maximize)

@@ -11,7 +11,8 @@ from search.export import write_beside
 from search.report.document import Report
 from search.report.latex import latex
 from search.report.page import page
-from search.report.tables import Table, across, tables
+from search.report.table import Table
+from search.report.tables import across, tables
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula at the beginning of a text."""

@@ -3,7 +3,7 @@
 import re
 
 from search.report.numbers import MINUS, shown
-from search.report.tables import Cell, Column, Table
+from search.report.table import Cell, Column, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -8,11 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from search.report import search_figures
+from search.report import confirmed_figures, search_figures
 from search.report.document import Report, Study
 from search.report.numbers import shown
 from search.report.svg import Drawn
-from search.report.tables import Cell, Table, across, tables
+from search.report.table import Cell, Table
+from search.report.tables import across, tables
 
 HERE = Path(__file__).resolve().parent
 ABSENT = "\N{EN DASH}"
@@ -36,13 +37,19 @@ def page(report: Report) -> str:
             study,
             f"s{place}",
             {table.name: table for table in tables(study)},
-            {figure.name: figure for figure in search_figures.figures(study.search)},
+            {figure.name: figure for figure in drawn(study)},
         )
         for place, study in enumerate(report.studies, 1)
     ]
     template = _environment().get_template("page.html.j2")
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of the program's own
     return template.render(report=report, studies=studies, across=across(report), style=style)
+
+
+def drawn(study: Study) -> list[Drawn]:
+    """All figures of a study."""
+    found = [] if study.confirmed is None else confirmed_figures.figures(study.search, study.confirmed)
+    return [*found, *search_figures.figures(study.search)]
 
 
 @lru_cache(1)

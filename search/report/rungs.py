@@ -11,7 +11,7 @@ from search.schema import FINISHED
 
 FEWEST = 8
 """Trials trained to their end that a correlation needs."""
-POINTS = 24
+POINTS = 12
 """Epochs that are told at most."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from search.board.drawing import Scale, columns_of, shown, span
 from search.report.document import Arm, Dot, Search
@@ -113,9 +113,7 @@ def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
         if not ticks or size > 1.25 * ticks[-1]:
             ticks.append(float(f"{size:.3g}"))
     axes.set_xticks(ticks, minor=False)
-    formatter = ScalarFormatter()
-    formatter.set_scientific(False)
-    axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
     axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
@@ -138,9 +136,7 @@ def _expected(search: Search) -> Drawn | None:
         if len(known) > 1:
             axes.axvline(fewest, color=MUTED, lw=1, ls="--", label="as many as each arm finished")
         axes.set_xscale("log")
-        formatter = ScalarFormatter()
-        formatter.set_scientific(False)
-        axes.xaxis.set_major_formatter(formatter)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         later = [p.score for arm in known for p in arm.expected if p.n >= min(3, fewest)]
         room = 0.05 * max(max(later) - min(later), 1e-4)

@@ -52,6 +52,7 @@ def search_part(rows: Rows, closed_of: Closed, *, margin: float | None) -> Searc
         along=rows.along,
         state="ended" if told["ended"] else "running" if told["holding"] else "waits for workers",
         closed=told["closed"],
+        simulated=any(json.loads(lease.environment or "{}").get("simulated") for lease in rows.every),
         teacher=_teacher(rows, base),
         margin=margin,
         arms=arms,

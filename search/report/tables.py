@@ -1,40 +1,22 @@
 """The tables of a report, from its document alone: page, CSV and LaTeX show the same ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from search.report.confirmed_tables import confirmed_tables
 from search.report.document import Arm, Fact, Report, Search, Study
-
-Cell = bool | int | float | str | None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column. kind: of `numbers.KINDS`, or "text"; numbers in a text column stand as they are."""
-
-    title: str
-    kind: str = "text"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Values with their columns; the first column heads its row."""
-
-    name: str
-    """Of its files: letters, digits and -."""
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+from search.report.table import Cell, Column, Table
+from search.report.words import title_of
 
 
 def tables(study: Study) -> list[Table]:
     """All tables of one study that have a row."""
     search = study.search
-    found = [
+    found = [] if study.confirmed is None else confirmed_tables(search, study.confirmed)
+    found += [
         _arms(search),
         _front(search),
         _at_equal_budget(search),
-        *(_settings(arm) for arm in search.arms if arm.best is not None),
+        _settings(search),
         *(_importance(arm) for arm in search.arms),
         _edges(search),
         _shares(search),
@@ -96,7 +78,7 @@ def _arms(search: Search) -> Table:
         Column("pruned", "count"),
         Column("failed", "count"),
         Column("running", "count"),
-        Column(f"best {search.metric}", "score"),
+        Column(f"best {title_of(search)}", "score"),
         Column("trial", "plain"),
         Column("network"),
         Column("parameters (M)", "short"),
@@ -119,7 +101,7 @@ def _front(search: Search) -> Table:
         Column("parameters (M)", "short"),
         Column("GFLOP", "short"),
         Column("complete", "count"),
-        *(Column(f"best {search.metric}, {name}", "score") for name in arms),
+        *(Column(f"best of {name}", "score") for name in arms),
     )
     rows = tuple(
         (
@@ -131,7 +113,7 @@ def _front(search: Search) -> Table:
         )
         for line in search.front
     )
-    return Table("front", "Best score by size", columns, rows)
+    return Table("front", f"Best validation {title_of(search)} by size, unconfirmed", columns, rows)
 
 
 def _network_of(search: Search, best: dict[str, float]) -> str:
@@ -142,17 +124,18 @@ def _network_of(search: Search, best: dict[str, float]) -> str:
 def _at_equal_budget(search: Search) -> Table:
     """The expected best of each arm at the sizes of all arms' budgets, where all of them can be compared."""
     arms = [arm.name for arm in search.arms]
-    columns = (Column("trials", "count"), *(Column(f"expected best {search.metric}, {name}", "score") for name in arms))
+    columns = (Column("trials", "count"), *(Column(f"expected of {name}", "score") for name in arms))
     rows = tuple((equal.n, *(equal.expected.get(name) for name in arms)) for equal in search.equal)
-    return Table("equal-budget", "Expected best after the same number of trials", columns, rows)
+    return Table("equal-budget", f"Expected best {title_of(search)} after the same number of trials", columns, rows)
 
 
-def _settings(arm: Arm) -> Table:
-    best = arm.best
-    rows = () if best is None else tuple(best.settings.items())
-    return Table(
-        f"settings-{arm.name}", f"Settings of the best trial of {arm.name}", (Column("setting"), Column("value")), rows
-    )
+def _settings(search: Search) -> Table:
+    arms = [arm for arm in search.arms if arm.best is not None]
+    settings = {arm.name: arm.best.settings for arm in arms if arm.best is not None}
+    names = sorted({name for each in settings.values() for name in each})
+    columns = (Column("setting"), *(Column(arm.name) for arm in arms))
+    rows = tuple((name, *(settings[arm.name].get(name) for arm in arms)) for name in names)
+    return Table("settings", "Settings of the best trial of each arm", columns, rows)
 
 
 def _importance(arm: Arm) -> Table:
@@ -202,8 +185,8 @@ def _rungs(search: Search) -> Table:
     epochs = sorted({*epochs, *(epoch for _, epoch in cut)})
     columns = (
         Column("epoch", "plain"),
-        *(Column(f"rank correlation, {arm.name}", "short") for arm in search.arms),
-        *(Column(f"pruned, {arm.name}", "count") for arm in search.arms),
+        *(Column(f"correlation in {arm.name}", "short") for arm in search.arms),
+        *(Column(f"pruned in {arm.name}", "count") for arm in search.arms),
     )
     names = [arm.name for arm in search.arms]
     rows = tuple((e, *(at.get((n, e)) for n in names), *(cut.get((n, e), 0) for n in names)) for e in epochs)

@@ -10,6 +10,8 @@ def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
     """(headline, which network to ship, whether distillation was the reason, how sure, what it costs)."""
     main = search.arms[0]
     headline = "Unconfirmed: scores on the validation images that also chose the winner"
+    if search.simulated:
+        headline = "Simulated and unconfirmed: nothing was trained, every score is a formula's"
     if main.best is None:
         return headline, (
             "Unconfirmed: no trial has been trained to its end yet, so there is no network to ship.",
@@ -26,6 +28,11 @@ def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
     )
 
 
+def title_of(search: Search) -> str:
+    """The metric as a label."""
+    return search.metric[:1].upper() + search.metric[1:]
+
+
 def control_of(search: Search) -> Arm | None:
     """The first arm that trains without distillation."""
     return next((arm for arm in search.arms[1:] if arm.sets.get("method") == "none"), None)
@@ -40,7 +47,7 @@ def _which(search: Search, main: Arm) -> str:
     teacher = "" if search.teacher is None or search.teacher.score is None else _against(search.teacher.score)
     return (
         f"Unconfirmed: the candidate is trial {best.trial}, {best.network}{size}{share}, with a validation "
-        f"{search.metric} of {shown(best.score, 'score')}{teacher}."
+        f"{title_of(search)} of {shown(best.score, 'score')}{teacher}."
     )
 
 
@@ -73,15 +80,15 @@ def _sure(search: Search, main: Arm, control: Arm | None) -> str:
             f"; after the same {equal.n} trials each, {shown(equal.expected[main.name], 'score')} would be expected of "
             f"{main.name} and {shown(equal.expected[control.name], 'score')} of {control.name}"
         )
-    return f"How sure: not at all yet, since the best of {finished} trials is likely to be too high{fair}."
+    return f"Nobody can be sure yet, since the best of {finished} trials is likely to be too high{fair}."
 
 
 def _cost(name: str, search: Search) -> str:
     hours = f"{shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else "no measured device hours"
     flops = search.arms[0].best.gflops if search.arms[0].best is not None else None
-    image = "" if flops is None else f"the candidate takes {shown(flops, 'short')} GFLOP an image; "
+    image = "The" if flops is None else f"The candidate takes {shown(flops, 'short')} GFLOP an image; the"
     return (
-        f"Cost and limits: {image}the search took {hours} for {_finished(search)} finished trials; what confirms or "
+        f"{image} search took {hours} for {_finished(search)} finished trials; what confirms or "
         f"refutes it on fresh seeds and test images is: python -m search confirm {name}."
     )
 
@@ -93,6 +100,8 @@ def _finished(search: Search) -> int:
 def limits(search: Search, *, confirmed: bool) -> tuple[str, ...]:
     """What the numbers do not say, in sentences."""
     found = []
+    if search.simulated:
+        found.append("This search was simulated: its scores come from a formula and say nothing of any network.")
     if not confirmed:
         found.append(
             "All scores are of validation images that also chose epochs and trials; no test image has been read. They "

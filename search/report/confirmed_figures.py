@@ -1,0 +1,218 @@
+"""The figures of what was confirmed, from the document alone."""
+
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from search.board.drawing import COLOURS, MARKERS, shown
+from search.report.confirmed_part import Claim, ConfirmedPart, Network, Scores
+from search.report.document import Search
+from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, named_axes, quiet, svg
+from search.report.words import title_of
+
+SHOWN_NETWORKS = 4
+"""Networks that a figure with several panels or lines compares at most."""
+ROLES = {"winner": 0, "control": 1, "ablation": 2, "defaults": 3, "teacher": 6}
+"""Role -> place among the colours and markers."""
+MEASURES: dict[str, tuple[str, str, Callable[[Network], float | None]]] = {
+    "params": ("parameters (millions)", "parameters", lambda n: n.params_m),
+    "gflops": ("GFLOP of one image", "floating-point operations", lambda n: n.gflops),
+    "latency": ("latency of one image (ms)", "latency", lambda n: n.latency_ms),
+}
+"""Measures of cost -> (label, words, of a network)."""
+
+
+def figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
+    """All figures for which there are numbers."""
+    found = [
+        *(_size(search, part, measure) for measure in MEASURES),
+        _forest(part),
+        _strata(search, part, "source"),
+        _strata(search, part, "size"),
+        _reliability(part),
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def compared(part: ConfirmedPart) -> list[Network]:
+    """The networks that figures compare: the chosen one or the best winner, the best control, the ablation of the
+    first, and the teacher."""
+    winners = sorted((n for n in part.networks if n.role == "winner"), key=lambda n: (not n.chosen, n.rank))
+    first = winners[:1]
+    controls = sorted((n for n in part.networks if n.role == "control"), key=lambda n: (n.rank, n.name))[:1]
+    without = [n for n in part.networks if n.role == "ablation" and first and n.of == first[0].name][:1]
+    teacher = [n for n in part.networks if n.role == "teacher"][:1]
+    return [*first, *controls, *without, *teacher][:SHOWN_NETWORKS]
+
+
+def _look(network: Network) -> tuple[str, str]:
+    place = ROLES[network.role]
+    return COLOURS[place], MARKERS[place]
+
+
+def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
+    label, words, of = MEASURES[measure]
+    sized = [(of(n), n) for n in part.networks if n.test is not None and n.role != "teacher"]
+    points = sorted(((x, n) for x, n in sized if x is not None and x > 0), key=lambda p: (p[0], p[1].name))
+    if not points:
+        return None
+    teacher = next((n for n in part.networks if n.role == "teacher"), None)
+    with canvas() as figure:
+        axes = figure.subplots()
+        _dots(axes, points)
+        if teacher is not None and teacher.test is not None:
+            bound = teacher.test - (part.margin if search.maximize else -part.margin)
+            axes.axhspan(min(bound, teacher.test), max(bound, teacher.test), color=GRID, alpha=0.6, lw=0)
+            axes.axhline(teacher.test, color=INK, lw=1.2, ls=":", label="teacher")
+            axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
+        _log_sizes(axes, sorted({x for x, _ in points}))
+        quiet(axes)
+        named_axes(axes, label, f"test {title_of(search)}")
+        legend(axes, "lower right" if search.maximize else "upper right")
+        data = svg(figure)
+    note = (
+        "Mean over test images and fresh seeds; bars are intervals of the mean, small dots single seeds. The ring is "
+        "the network to ship."
+    )
+    alt = f"Test {title_of(search)} of the confirmed networks against {words}, with intervals, teacher and margin"
+    return Drawn(f"confirmed-{measure}", f"Confirmed {title_of(search)} against {words}", alt, data, note)
+
+
+def _dots(axes: Axes, points: Sequence[tuple[float, Network]]) -> None:
+    named: set[str] = set()
+    seen: dict[float, int] = {}
+    for size, network in points:
+        if network.test is None:
+            continue
+        colour, marker = _look(network)
+        # Networks of one size stand side by side.
+        place = seen.get(size, 0)
+        seen[size] = place + 1
+        x = size * 1.035**place
+        label = None if network.role in named else network.role
+        named.add(network.role)
+        axes.plot(
+            [x] * len(network.by_seed), [score for _, score in network.by_seed], ".", color=colour, ms=4, alpha=0.5
+        )
+        if network.low is not None and network.high is not None:
+            axes.vlines(x, network.low, network.high, color=colour, lw=1.6)
+        axes.plot([x], [network.test], marker, color=colour, mfc=PAPER, mew=1.6, ms=7, ls="", label=label)
+        if network.chosen:
+            axes.plot([x], [network.test], "o", mfc="none", mec=INK, ms=14, mew=1.3)
+
+
+def _log_sizes(axes: Axes, sizes: Sequence[float]) -> None:
+    if sizes[-1] <= 2 * sizes[0]:
+        axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.25)
+        return
+    axes.set_xscale("log")
+    ticks: list[float] = []
+    for size in sizes:
+        if not ticks or size > 1.25 * ticks[-1]:
+            ticks.append(float(f"{size:.3g}"))
+    axes.set_xticks(ticks, minor=False)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.35)
+
+
+def _forest(part: ConfirmedPart) -> Drawn | None:
+    rows = [claim for claim in part.claims if claim.estimate is not None]
+    if not rows:
+        return None
+    with canvas(1.0 + 0.42 * len(rows)) as figure:
+        axes = figure.subplots()
+        for up, claim in zip(range(len(rows))[::-1], rows, strict=True):
+            _row(axes, up, claim)
+        axes.axvline(0, color=INK, lw=1)
+        labels = [shown(f"{claim.name} ({claim.part})", 34) for claim in rows]
+        axes.set_yticks(range(len(rows))[::-1], labels, parse_math=False)
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        quiet(axes)
+        axes.grid(visible=False, axis="y")
+        named_axes(axes, f"difference, {rows[0].unit}", "")
+        data = svg(figure)
+    note = (
+        "Estimates with their intervals. Filled: shown or worse, the interval keeps clear of what it is compared with; "
+        "open: not shown. A dashed tick is the margin where the comparison is not with zero."
+    )
+    return Drawn("claims", "Comparisons", "Forest plot of the comparisons with their intervals", data, note)
+
+
+def _row(axes: Axes, up: int, claim: Claim) -> None:
+    firm = claim.verdict in ("shown", "worse")
+    colour = {"shown": COLOURS[2], "worse": COLOURS[1]}.get(claim.verdict, MUTED)
+    if claim.low is not None and claim.high is not None:
+        axes.hlines(up, claim.low, claim.high, color=colour, lw=2)
+    axes.plot([claim.estimate or 0.0], [up], "o", color=colour, mfc=colour if firm else PAPER, mew=1.6, ms=7)
+    if claim.margin:
+        axes.vlines(-claim.margin, up - 0.32, up + 0.32, color=INK, lw=1.2, ls="--")
+
+
+def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
+    networks = compared(part)
+    names = {network.name for network in networks}
+    mine = [s for s in part.scores if s.by == by and s.network in names and s.dice is not None]
+    strata = list(dict.fromkeys((s.part, s.stratum) for s in mine))
+    if not strata:
+        return None
+    with canvas(1.1 + (0.18 * len(networks) + 0.22) * len(strata)) as figure:
+        axes = figure.subplots()
+        for place, network in enumerate(networks):
+            colour, marker = _look(network)
+            shift = 0.3 - 0.6 * place / max(len(networks) - 1, 1)
+            _stratum_rows(axes, [s for s in mine if s.network == network.name], strata, shift, (colour, marker))
+            axes.plot([], [], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, label=shown(network.name))
+        ups = range(len(strata))[::-1]
+        axes.set_yticks(ups, [shown(f"{stratum} ({part_name})", 30) for part_name, stratum in strata], parse_math=False)
+        axes.set_ylim(-0.6, len(strata) - 0.4)
+        quiet(axes)
+        axes.grid(visible=False, axis="y")
+        named_axes(axes, title_of(search), "")
+        legend(axes, "best")
+        data = svg(figure)
+    title = "By source, and on sources that nothing has seen" if by == "source" else "By size of the polyp"
+    note = "Means with intervals; without an interval there are too few groups for one."
+    alt = f"{title_of(search)} of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
+    return Drawn(f"by-{by}", title, alt, data, note)
+
+
+def _stratum_rows(
+    axes: Axes, rows: Sequence[Scores], strata: Sequence[tuple[str, str]], shift: float, style: tuple[str, str]
+) -> None:
+    colour, marker = style
+    for row in rows:
+        up = len(strata) - 1 - list(strata).index((row.part, row.stratum)) + shift
+        if row.low is not None and row.high is not None:
+            axes.hlines(up, row.low, row.high, color=colour, lw=1.5)
+        if row.dice is not None:
+            axes.plot([row.dice], [up], marker, color=colour, mfc=PAPER, mew=1.4, ms=6)
+
+
+def _reliability(part: ConfirmedPart) -> Drawn | None:
+    networks = {network.name: network for network in compared(part)}
+    curves = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
+    if not curves:
+        return None
+    with canvas(4.2) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+        upper.plot([0.5, 1], [0.5, 1], color=MUTED, lw=1, ls="--")
+        for curve in curves:
+            colour, marker = _look(networks[curve.network])
+            xs, ys = [x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins]
+            upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=shown(curve.network))
+            lower.plot(xs, [share for _, _, share in curve.bins], f"-{marker}", color=colour, ms=3, lw=1.2)
+        lower.set_yscale("log")
+        quiet(upper)
+        quiet(lower)
+        named_axes(upper, "", "share of pixels right")
+        named_axes(lower, "confidence of the network", "share of pixels")
+        legend(upper, "lower right")
+        data = svg(figure)
+    note = (
+        "Above: pixels of the test images by confidence, and how many of them were right; on the dashed line a network "
+        "is as sure as it is right, below it too sure. Below: how many pixels each confidence has."
+    )
+    return Drawn("reliability", "Calibration", "Reliability diagram of the compared networks", data, note)

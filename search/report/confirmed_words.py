@@ -1,0 +1,126 @@
+"""The four sentences of a study that was confirmed."""
+
+from search.report.confirmed_part import Claim, ConfirmedPart, Network, Verdict
+from search.report.document import Search
+from search.report.numbers import shown
+from search.report.words import Four, title_of
+
+GAIN, TERM, TEACHER = "gain", "kd_term_effect", "not_below_teacher"
+"""Names of the claims that the sentences speak of."""
+
+
+def confirmed(name: str, search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
+    """(headline, the four sentences, verdict on distillation)."""
+    verdict = distillation(part)
+    headline = "Confirmed: trained again on fresh seeds and scored once on test images that chose nothing"
+    return headline, (_which(search, part), _why(part, verdict), _sure(part), _cost(name, search, part)), verdict
+
+
+def distillation(part: ConfirmedPart) -> Verdict:
+    """Whether distillation is the reason, on test: shown where both comparisons show it, with the tuned control and
+    with the same network without its KD term; worse where one of them is worse."""
+    verdicts = [c.verdict for name in (GAIN, TERM) if (c := claim(part, name)) is not None]
+    if "worse" in verdicts:
+        return "worse"
+    if not verdicts or set(verdicts) == {"not estimable"}:
+        return "not estimable"
+    return "shown" if set(verdicts) == {"shown"} else "not_shown"
+
+
+def claim(part: ConfirmedPart, name: str) -> Claim | None:
+    """The claim of a name on test, of the network to ship where there are several."""
+    found = [c for c in part.claims if c.name == name and c.part == "test"]
+    mine = [c for c in found if c.minuend == part.chosen]
+    return next(iter([*mine, *found]), None)
+
+
+def _which(search: Search, part: ConfirmedPart) -> str:
+    title = title_of(search)
+    margin = shown(part.margin, "plain")
+    network = next((n for n in part.networks if n.name == part.chosen), None)
+    if network is not None:
+        return (
+            f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}, the smallest network that "
+            f"is shown not to lie more than {margin} below the teacher."
+        )
+    best = _best(search, part)
+    if best is None:
+        return "Nothing was confirmed: no winner has a test score, so there is no network to ship."
+    return (
+        f"No network is shown to lie within {margin} {title} of the teacher; the best is {best.name}: "
+        f"{_network(best)}, test {title} {_interval(best)}."
+    )
+
+
+def _best(search: Search, part: ConfirmedPart) -> Network | None:
+    scored = [(n.test, n) for n in part.networks if n.role == "winner" and n.test is not None]
+    sign = 1 if search.maximize else -1
+    return max(scored, key=lambda pair: (sign * pair[0], -pair[1].rank))[1] if scored else None
+
+
+def _network(network: Network) -> str:
+    share = (
+        "" if network.share_of_teacher is None else f", {shown(network.share_of_teacher, 'percent')} of the teacher's"
+    )
+    return f"{network.words} with {shown(network.params_m, 'short')} M parameters{share}"
+
+
+def _interval(network: Network) -> str:
+    if network.test is None:
+        return "not known"
+    if network.low is None or network.high is None:
+        return shown(network.test, "score")
+    return f"{shown(network.test, 'score')} [{shown(network.low, 'score')}, {shown(network.high, 'score')}]"
+
+
+def _why(part: ConfirmedPart, verdict: Verdict) -> str:
+    said = {
+        "shown": "Distillation was a reason",
+        "worse": "Distillation was not the reason, it did harm",
+        "not_shown": "That distillation was the reason is not shown",
+        "not estimable": "Whether distillation was the reason is not estimable",
+    }[verdict]
+    gain, term = claim(part, GAIN), claim(part, TERM)
+    parts = []
+    if gain is not None:
+        parts.append(f"over the best search without it {_told(gain)}")
+    if term is not None:
+        parts.append(f"over the same network with its KD term off {_told(term)}")
+    return f"{said}: {' and '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
+
+
+def _told(claim: Claim) -> str:
+    if claim.estimate is None:
+        return f"the gain is not estimable ({claim.reason or 'no numbers'})"
+    text = f"the gain is {shown(claim.estimate, 'signed')}"
+    if claim.low is None or claim.high is None:
+        return f"{text} without an interval ({claim.reason or 'too few groups'})"
+    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}], {claim.verdict.replace('_', ' ')}"
+
+
+def _sure(part: ConfirmedPart) -> str:
+    first = claim(part, GAIN) or claim(part, TERM) or next(iter(part.claims), None)
+    gone = f"; {len(part.missing)} trainings are missing" if part.missing else ""
+    if first is None:
+        return f"No comparison could be made{gone}."
+    level = shown(first.confidence, "percent")
+    return (
+        f"The intervals hold {level} and vary {first.groups} groups of {first.images} images and {first.seeds} seeds, "
+        f"paired, with Holm's correction over the claims{gone}."
+    )
+
+
+def _cost(name: str, search: Search, part: ConfirmedPart) -> str:
+    network = next((n for n in part.networks if n.name == part.chosen), None) or _best(search, part)
+    parts = []
+    if network is not None:
+        time = "" if network.latency_ms is None else f" and {shown(network.latency_ms, 'short')} ms"
+        parts.append(f"An image takes {shown(network.gflops, 'short')} GFLOP{time}")
+    hours = shown(search.cost.hours, "short")
+    parts.append(
+        f"the search took {hours} device hours" if search.cost.hours > 0 else "the search's hours are not known"
+    )
+    unseen = sorted({s.part for s in part.scores if s.part not in ("validation", "test")})
+    what = f"on {', '.join(unseen)} and data like the test images" if unseen else "on data like the test images alone"
+    parts.append(f"all this holds {what}; what it leaves open stands below")
+    return f"{', '.join(parts)}; the package: python -m search export {name} --confirmed --package ship."

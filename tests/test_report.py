@@ -1,0 +1,411 @@
+"""A report: every number from its JSON, nothing from outside, honest words, and what users wrote stays inert."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import mean
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+import search.__main__ as search_main
+from search.board.attributes import teller
+from search.desk import Desk
+from search.events import Settings
+from search.fence import Owner
+from search.group import Alone
+from search.joining import open_search
+from search.lead import run_group
+from search.report.build import report
+from search.report.document import Report
+from search.report.edges import edges_of
+from search.report.expected import curve, expected_best
+from search.report.files import csv_text, named, slug, text_of
+from search.report.importance import importance_of
+from search.report.latex import escaped, latex
+from search.report.numbers import KINDS, MINUS, shown
+from search.report.page import page
+from search.report.rungs import rungs_of
+from search.report.table import Column, Table
+from search.simulate import Curves, SimulatedStudents, simulated_identity
+from search.spec import load
+from search.storage import Opened, open_storage
+from trainer.errors import guard
+
+STUDY = """
+[objective]
+maximize = "dice"
+[front]
+along = "student.width"
+[limits]
+params_m = 1.0
+[run]
+method = "kl"
+epochs = 4
+batch_size = 4
+data = { name = "blobs", size = 32, train = 8, validation = 4 }
+student = { name = "unet" }
+teacher = { name = "unet", width = 24, checkpoint = "none.safetensors" }
+losses = { ce = {}, kl = {} }
+optim = { lr = 1e-3 }
+[space]
+"student.width" = { choices = [4, 8] }
+"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
+"losses.kl.weight" = { low = 0.1, high = 10, log = true }
+[sampler]
+name = "random"
+[pruner]
+name = "median"
+startup = 3
+warmup_epochs = 1
+[budget]
+trials = 16
+in_flight = 8
+[[arms]]
+name = "no-kd"
+set = { method = "none" }
+trials = 12
+"""
+HOSTILE = '<script>alert(1)</script> =cmd|"/c calc"!A0 \\input{/etc/passwd} $x^2$ {{ 7*7 }} %s & _'
+
+
+def simulated(folder: Path, name: str, trials: int | None = None) -> Opened:
+    """A database in which a simulated search was run, to its end or until so many trials were begun."""
+    path = folder / f"{name}.toml"
+    path.write_text(STUDY)
+    spec = load(path)
+    url = f"sqlite:///{folder / 'study.db'}"
+    opened = open_storage(url)
+    found = open_search(opened, url, spec, simulated_identity(spec))
+    students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.05)
+    made = Settings(
+        Owner("me", "here"),
+        4,
+        folder / "runs",
+        1,
+        {"simulated": True},
+        breach=lambda _: None,
+        ttl=60.0,
+        known=teller((), None),
+    )
+    run_group(Alone(), students, Desk(found, made))
+    return opened
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    found = simulated(tmp_path_factory.mktemp("report"), "polyps")
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def made(opened: Opened) -> Report:
+    return report(opened, ["polyps"])
+
+
+@pytest.fixture(scope="module")
+def html(made: Report) -> str:
+    return page(made)
+
+
+class Reader(HTMLParser):
+    """What a page shows and names: numbers with their values, other text, tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.numbers: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._inside: list[str] = []
+        self._value: str | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+        self._value = dict(attrs)["value"] if tag == "data" else self._value
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "data" in self._inside:
+            assert self._value is not None
+            self.numbers.append((self._value, data))
+        elif "style" not in self._inside:
+            self.text.append(data)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)
+    else:
+        yield value
+
+
+def unaccounted(html: str, text: str) -> list[str]:
+    """Numbers of the page that the JSON does not hold: values that are no number of it, digits that are not those of
+    the value, and digits in words that stand in no text of it."""
+    known = list(leaves(json.loads(text)))
+    numbers = {repr(value) for value in known if isinstance(value, int | float) and not isinstance(value, bool)}
+    words = [str(value) for value in known if isinstance(value, str)]
+    reader = Reader(html)
+    assert reader.numbers
+    found = [value for value, _ in reader.numbers if value not in numbers]
+    found += [f"{v} as {s}" for v, s in reader.numbers if s not in {shown(float(v), kind) for kind in KINDS}]
+    digits = [token for part in reader.text for token in re.findall(r"\d[\d.,]*\d|\d", part)]
+    return found + [token for token in digits if not any(token in word for word in words)]
+
+
+def test_every_number_of_the_page_is_in_its_json(made: Report, html: str) -> None:
+    assert unaccounted(html, text_of(made)) == []
+
+
+def test_a_number_that_is_not_in_the_json_is_found() -> None:
+    assert unaccounted('<data value="0.5">0.5000</data> and 17', '{"a": 0.5}') == ["17"]
+    assert unaccounted('<data value="0.5">0.6000</data>', '{"a": 0.5}') == ["0.5 as 0.6000"]
+    assert unaccounted('<data value="0.4">0.4000</data>', '{"a": 0.5}') == ["0.4"]
+
+
+def test_the_page_is_a_function_of_the_json_alone(made: Report, html: str) -> None:
+    assert page(Report.model_validate_json(text_of(made))) == html
+
+
+def test_the_page_brings_everything_and_runs_nothing(html: str) -> None:
+    reader = Reader(html)
+    names = [tag for tag, _ in reader.tags]
+    assert not {"script", "iframe", "object", "embed", "form", "link", "base"} & set(names)
+    assert [v for _, attrs in reader.tags for k, v in attrs.items() if k.startswith("on")] == []
+    sources = [attrs["src"] or "" for tag, attrs in reader.tags if tag == "img"]
+    assert len(sources) >= 5
+    assert all(source.startswith("data:image/") for source in sources)
+    assert all(len(attrs["alt"] or "") > 20 for tag, attrs in reader.tags if tag == "img")
+    targets = {f"#{attrs['id']}" for _, attrs in reader.tags if "id" in attrs}
+    assert {attrs["href"] for tag, attrs in reader.tags if tag == "a"} <= targets
+    assert names.count("caption") == names.count("table") >= 6
+    assert all("scope" in attrs for tag, attrs in reader.tags if tag == "th")
+
+
+def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> None:
+    study = made.studies[0]
+    assert study.answer[0].startswith("Unconfirmed")
+    assert study.verdict == "not_shown"
+    assert "not shown" in study.answer[1]
+    assert "python -m search confirm polyps" in study.answer[3]
+    assert "Simulated" in study.headline
+
+
+def test_the_document_tells_what_the_search_did(made: Report) -> None:
+    search = made.studies[0].search
+    main, control = search.arms
+    assert (main.complete + main.pruned, control.complete + control.pruned) == (16, 12)
+    assert control.sets == {"method": "none"}
+    assert main.best is not None
+    assert main.best.score == max(dot.score for dot in search.dots if dot.arm == "kd")
+    assert main.best.network == f"unet width {main.best.settings['student.width']}"
+    assert [equal.n for equal in search.equal] == [12, 16]
+    assert set(search.equal[0].expected) == {"kd", "no-kd"}
+    assert sum(count for _, count in main.pruned_at) == main.pruned > 0
+    assert {line.choice for line in search.front} == {4, 8}
+    assert all(line.params_m for line in search.front)
+    assert search.cost.part_shares == {} or sum(search.cost.part_shares.values()) == pytest.approx(1)
+
+
+# ---- the statistics of a search
+
+
+@given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=1, max_size=7), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_expected_best_is_the_mean_over_all_draws(scores: list[float], maximize: bool) -> None:
+    pick = max if maximize else min
+    for n in range(1, len(scores) + 1):
+        every = mean(pick(draw) for draw in itertools.combinations(scores, n))
+        assert expected_best(scores, n, maximize=maximize) == pytest.approx(every, abs=1e-9)
+
+
+def test_the_curve_of_the_expected_best_rises_from_the_mean_to_the_best() -> None:
+    scores = [0.8 + 0.1 * math.sin(7.0 * i) for i in range(300)]
+    points = curve(scores)
+    assert points[0] == (1, pytest.approx(mean(scores)))
+    assert points[-1] == (300, pytest.approx(max(scores)))
+    assert [y for _, y in points] == sorted(y for _, y in points)
+    with pytest.raises(ValueError, match="n = 301: from 1 to 300"):
+        expected_best(scores, 301)
+
+
+def trials(count: int, value: Callable[[float, str, int], float]) -> list[FrozenTrial]:
+    """Complete trials over a learning rate, a word and a width."""
+    lr, name = FloatDistribution(1e-4, 1e-1, log=True), CategoricalDistribution(("adam", "sgd"))
+    width = CategoricalDistribution((4, 8))
+    found = []
+    for i in range(count):
+        x = 10 ** (-4 + 3 * ((i * 0.618034) % 1))
+        params = {"optim.lr": x, "optim.name": ("adam", "sgd")[i % 2], "student.width": (4, 8)[i // 2 % 2]}
+        score = value(x, params["optim.name"], params["student.width"])
+        distributions = {"optim.lr": lr, "optim.name": name, "student.width": width}
+        trial = create_trial(state=TrialState.COMPLETE, value=score, params=params, distributions=distributions)
+        trial.number = trial._trial_id = i
+        found.append(trial)
+    return found
+
+
+def test_importance_names_what_decides_and_how_firmly() -> None:
+    done = trials(80, lambda lr, name, width: -((math.log10(lr) + 2) ** 2) + width)
+    found, judged = importance_of(done, maximize=True, along="student.width")
+    assert judged == 80
+    assert found[0][0] == "optim.lr"
+    assert {name for name, *_ in found} == {"optim.lr", "optim.name"}, "the front's own parameter is left out"
+    assert sum(share for _, share, _, _ in found) == pytest.approx(1)
+    assert all(0 <= low <= high <= 1 for _, _, low, high in found)
+    assert found[0][2] > found[1][3], "what decides is told apart from what does not"
+    assert importance_of(done[:10], maximize=True, along=None) == ([], 10)
+
+
+def test_an_end_of_the_space_that_the_best_trials_hit_is_named() -> None:
+    found = {
+        name: (end, which)
+        for name, end, which, *_ in edges_of(
+            trials(100, lambda lr, name, width: math.log10(lr) + width / 100), maximize=True, along="student.width"
+        )
+    }
+    assert found == {"optim.lr": (0.1, "highest"), "student.width": (8, "highest")}
+    inside = trials(100, lambda lr, name, width: -((math.log10(lr) + 2.5) ** 2))
+    assert [name for name, *_ in edges_of(inside, maximize=True, along=None)] == []
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
+def test_rank_correlation_is_taken_within_a_size(sign: int, expected: float) -> None:
+    """Two sizes whose scores differ by far: only the order within each counts."""
+    early = {i: (i % 5) * sign + 100 * (i // 5) for i in range(10)}
+    leases = [
+        SimpleNamespace(trial_id=i, state="finished", failure=None, weights="w", best_score=i % 5 + 100 * (i // 5))
+        for i in range(10)
+    ]
+    told = [SimpleNamespace(_trial_id=i, intermediate_values={1: early[i]}) for i in range(10)]
+    found = rungs_of(leases, told, {i: i // 5 for i in range(10)})
+    assert found == [(1, 10, pytest.approx(expected))]
+
+
+# ---- what users wrote
+
+
+def test_hostile_texts_stay_text(made: Report) -> None:
+    document = json.loads(text_of(made))
+    study = document["studies"][0]
+    study["name"] = study["answer"][0] = study["search"]["arms"][0]["name"] = HOSTILE
+    study["search"]["failures"] = [[HOSTILE, 1, HOSTILE, HOSTILE]]
+    study["search"]["data"] = [{"name": HOSTILE, "value": HOSTILE}]
+    study["commands"] = study["limits"] = [HOSTILE]
+    for dot in study["search"]["dots"]:
+        dot["arm"] = HOSTILE if dot["arm"] == "kd" else dot["arm"]
+    spoilt = Report.model_validate(document)
+    shown_page = page(spoilt)
+    assert "<script" not in shown_page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown_page
+    assert "{{ 7*7 }}" in shown_page
+    for name, table in named(spoilt):
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,180}", name)
+        assert not re.search(
+            r"\\input|(?<!\\)[&%$#_](?![^ ]*\\\\)", re.sub(r"[^\n]*% needs[^\n]*", "", latex(table)).replace(" & ", "")
+        ), name
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1"])
+def test_no_text_of_a_csv_is_a_formula(text: str) -> None:
+    made = csv_text(Table("t", "t", (Column("a"), Column("b", "signed")), ((text, -1.5),)))
+    assert made.splitlines()[1].startswith("'")
+    assert made.splitlines()[1].endswith(",-1.5"), "numbers stay numbers"
+
+
+def test_latex_is_escaped_and_numbers_are_as_on_the_page() -> None:
+    table = Table("a_b", "Ends & 50 %", (Column("what"), Column("x", "signed")), (("a_b\\c{}", -0.0123), (None, None)))
+    text = latex(table)
+    assert r"Ends \& 50 \%" in text
+    assert r"a\_b\textbackslash{}c\{\} & $-$0.0123 \\" in text
+    assert "-- & -- \\\\" in text
+    assert r"\label{tab:a-b}" in text
+    assert escaped("a\nb \u202e \U0001f600") == "a b ? ?"
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "", ".", "x" * 300, "caf\u00e9 \u202e"])
+def test_names_of_files_are_never_paths(name: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,80}", slug(name))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (0.91234, "score", "0.9123"),
+        (-0.01234, "signed", f"{MINUS}0.0123"),
+        (0.01234, "signed", "+0.0123"),
+        (12345.0, "count", "12,345"),
+        (0.0001, "p", "< 0.001"),
+        (0.0421, "p", "0.042"),
+        (0.042, "percent", "4.2 %"),
+        (0.42, "percent", "42 %"),
+        (1.41e-5, "short", "1.41e-05"),
+        (4.858, "short", "4.86"),
+    ],
+)
+def test_numbers_are_written_one_way(value: float, kind: str, text: str) -> None:
+    assert shown(value, kind) == text
+
+
+# ---- the command
+
+
+def run(*words: str) -> tuple[int, list[str]]:
+    lines: list[str] = []
+    return guard(lambda: search_main.main(list(words)), lines.append), lines
+
+
+def test_the_command_writes_page_json_csv_and_latex(
+    opened: Opened, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = run("report", "polyps", "--storage", str(opened.engine.url), "-o", str(tmp_path / "out"))
+    assert code == 0
+    assert "polyps  distillation: not shown" in capsys.readouterr().out
+    written = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert (tmp_path / "out" / "report.html").read_text() == page(written)
+    assert written.refresh is None
+    names = {path.name for path in (tmp_path / "out" / "tables").iterdir()}
+    assert {"arms.csv", "arms.tex", "front.csv", "equal-budget.tex"} <= names
+    code, _ = run("report", "polyps", "--storage", str(opened.engine.url), "-o", str(tmp_path / "one.html"), "--json")
+    said = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one-tables", "one.html", "one.json", "out"]
+    assert said["page"] == str(tmp_path / "one.html")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["polips"], "error: study 'polips' is not in sqlite"),
+        (["polyps", "polyps"], "error: study 'polyps' is named twice; name each once"),
+        (["polyps", "--watch", "0"], "error: --watch 0: give seconds from 1 to 86400"),
+        (["polyps", "-o", "FILE/x"], "error: --output"),
+    ],
+)
+def test_mistakes_are_one_line(opened: Opened, tmp_path: Path, words: list[str], told: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    words = [word.replace("FILE", str(tmp_path / "file")) for word in words]
+    code, lines = run("report", *words, "--storage", str(opened.engine.url))
+    assert code == 2
+    assert len(lines) == 1
+    assert lines[0].startswith(told)
