@@ -11,7 +11,7 @@ from typing import Any
 
 from loguru import logger
 
-from search import away, foreseen, measures
+from search import away, foreseen, measures, version
 from search.board.attributes import Attempt, attempts
 from search.board.pictured import cost, ending, upload
 from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
@@ -108,7 +108,7 @@ class Members:
         mine, before = dict(self.settings.environment), json.loads(row.environment or "{}")
         # Where part of the epochs ran elsewhere, no replay on one machine can promise the same bits.
         same = foreseen.without(mine) == foreseen.without(before)
-        now = mine if resume is None or same else {**before, "device": "mixed"}
+        now = mine if resume is None or same else {**before, "device": "mixed", **version.both(before, mine)}
         said = {"host": self.settings.owner.host, "attempts": attempts(member.holders)}
         self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)}, attributes=said)
         member = replace(member, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)

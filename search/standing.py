@@ -13,6 +13,7 @@ from search.pace import Pace, pace_of
 from search.schema import FINISHED, HELD
 from search.storage import Opened
 from search.tables import flatten
+from search.version import versions
 from trainer.errors import UserError, nearest
 
 PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_step"
@@ -130,6 +131,7 @@ def figures(rows: Rows, closed_of: Callable[[int], tuple[str | None, str | None]
         "teacher": rows.teacher,
         "teacher_passes": rows.passes,
         "forecast": compared(rows.every),
+        "versions": versions(rows.every),
         "seconds": _sum(rows.every),
         "gpu_hours": sum(lease.gpu_seconds for lease in rows.every) / 3600,
         "gpu_hours_of": rows.search.gpu_hours,

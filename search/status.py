@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from search import foreseen
+from search import foreseen, version
 from search.pace import an_hour, told
 from search.places import add_storage, storage_url
 from search.standing import standing
@@ -116,6 +116,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     if figures["teacher"] is not None:
         text.append(f"teacher {figures['metric']} {figures['teacher']:.4f}")
     text += _cost(figures)
+    told = version.line(figures["versions"])
+    text += [] if told is None else [told]
     for name, ends in figures["workers"].items():
         text.append(f"worker {name}: " + ", ".join(f"{count} {why}" for why, count in sorted(ends.items())))
     text += [running_line(trial, figures["metric"]) for trial in figures["running"][:RUNNING]]

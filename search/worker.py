@@ -30,7 +30,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import confirm_data, foreseen, measured, opening
+from search import confirm_data, foreseen, measured, opening, version
 from search.board.artifacts import Artifacts
 from search.board.attributes import teller
 from search.desk import Desk
@@ -212,11 +212,13 @@ def _desk(
     with patient("worker"):
         opened = open_storage(url)
         search = open_search(opened, url, spec, who)
+        version.warn_of_others(spec.name, search.leases.details(list(search.arms)))
     environment: dict[str, Any] = {
         "ranks": ranks.world,
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "torch": str(torch.__version__),
+        version.CODE: version.code_of(),
     }
     if slots.forecast is not None:
         environment[foreseen.FORECAST] = foreseen.kept(*slots.forecast, slots.count)
