@@ -66,6 +66,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     found: Found = {"name": spec.run.data.name, "content": data.content_hash, "images": len(everything)}
     found["parts"] = {part: len(hashes[part]) for part in PARTS}
     found["twice"] = len(everything) - len(set(everything))
+    found["near_duplicates"] = data.near_duplicates
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
     return data, found

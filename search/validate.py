@@ -107,7 +107,9 @@ def _data_lines(found: Found) -> list[str]:
     if data is not None:
         parts = " / ".join(f"{part} {count}" for part, count in data["parts"].items())
         twice = f"{data['twice']} images twice" if data["twice"] else "no image twice"
-        checked = f"no group in two parts, {twice}; content {data['content'][:8]}"
+        near = data["near_duplicates"]
+        alike = f"{_count(near, 'near-identical pair')} accepted" if near else "no near-identical pictures"
+        checked = f"no group and {alike} in two parts, {twice}; content {data['content'][:8]}"
         printed.append(_line("data", f"{data['name']}  {data['images']} images  {parts}; {checked}"))
     if teacher is not None:
         train = "" if teacher["train_dice"] is None else f"  train {teacher['train_dice']:.3f}"
@@ -128,8 +130,12 @@ def _space_lines(found: Found, kd: Found) -> list[str]:
     for p in kd["space"]:
         when = f"  when {p['when']}" if p["when"] else ""
         printed.append(_line("", f"{p['name']:<{width}}  {p['kind']:<7}  {p['range']}{when}"))
-    bounds = ", ".join(f"{name} {value:g}" for name, value in found["limits"].items()) or "none"
+    bounds = ", ".join(_bound(name, value) for name, value in found["limits"].items()) or "none"
     return [*printed, _line("limits", bounds), *(_size_line(kd, size) for size in kd["sizes"])]
+
+
+def _bound(name: str, value: Any) -> str:
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value['max']:g} by {value['table']}"
 
 
 def _size_line(arm: Found, size: Found) -> str:

@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
 
 from search import confirm_data, foreseen, measured, opening, version
 from search.board.artifacts import Artifacts
-from search.board.attributes import teller
+from search.board.attributes import Judged, teller
 from search.desk import Desk
 from search.events import Settings
 from search.identity import arm_identity
@@ -155,13 +155,13 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     from trainer.cohort import Cohort
 
     if spec.confirms is None:
-        who, teacher_dice, examination = *_contents(args, spec, ranks), None
+        who, judged, examination = *_contents(args, spec, ranks), None
     else:
         who, facts, examination = confirm_data.contents(args, spec, ranks)
-        teacher_dice = None if facts is None else facts.dice
+        judged = None if facts is None else Judged(facts.dice, facts.seen_words())
     slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
     known = functools.cache(partial(_costs, spec))  # once, however often the database is tried
-    opens = partial(_desk, args, spec, who, ranks, slots, teacher_dice, known) if ranks.leads else None
+    opens = partial(_desk, args, spec, who, ranks, slots, judged, known) if ranks.leads else None
     url = storage_url(args.storage)
     try:
         desk = opening.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
@@ -178,22 +178,22 @@ def _contents(
     args: argparse.Namespace,
     spec: StudySpec,
     ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
-) -> tuple[Identity, float | None]:
+) -> tuple[Identity, Judged | None]:
     """Open data and teacher, refuse a teacher below its floor, and name what the study is by its contents.
 
-    Also returns the teacher's validation Dice.
+    Also returns what is known of the teacher.
     """
     from trainer import teacher
     from trainer.data import open_data
 
     data = open_data(spec.run.data, cache=args.cache)
-    teacher_hash, teacher_dice = None, None
+    teacher_hash, judged = None, None
     if spec.run.teacher is not None:
         facts = teacher.floor(spec.run, data, ranks=ranks)
-        teacher_hash, teacher_dice = teacher.fingerprint(facts.path), facts.dice
+        teacher_hash, judged = teacher.fingerprint(facts.path), Judged(facts.dice, facts.seen_words())
     contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
     arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
-    return Identity(identity(spec, **contents), arms, record(spec, **contents)), teacher_dice
+    return Identity(identity(spec, **contents), arms, record(spec, **contents)), judged
 
 
 def _desk(
@@ -202,7 +202,7 @@ def _desk(
     who: Identity,
     ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
     slots: Slots,
-    teacher_dice: float | None,
+    judged: Judged | None,
     known: Callable[[], Any],
 ) -> Desk:
     import torch
@@ -237,7 +237,7 @@ def _desk(
         environment,
         breach=breach(spec.limits),
         ttl=args.ttl,
-        known=teller(found, teacher_dice),
+        known=teller(found, judged),
         artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
         images=spec.dashboard.images == "validation",
         note_every=args.note_every or None,

@@ -21,7 +21,7 @@ from optuna_dashboard import wsgi
 from PIL import Image
 
 from search.board.artifacts import Artifacts
-from search.board.attributes import Attempt, attempts, failure, plain, teller
+from search.board.attributes import Attempt, Judged, attempts, failure, plain, teller
 from search.close import close
 from search.desk import Desk
 from search.events import Fell, Settings, Told
@@ -130,7 +130,7 @@ def begun(search: Search, tmp_path: Path, owner: Owner = ME, **changes: Any) -> 
 def test_a_trial_says_what_it_is_from_the_start_and_what_it_reached_at_its_end(join: Join, tmp_path: Path) -> None:
     search = join()
     found = costs(search.spec)
-    one = begun(search, tmp_path, known=teller(found, 0.9))
+    one = begun(search, tmp_path, known=teller(found, Judged(0.9, "unknown")))
     facts = found[0].facts
     assert one.said == {
         "attempts": "1: here (running)",

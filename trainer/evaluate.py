@@ -32,9 +32,10 @@ def main(args: Namespace) -> int:
     """Print the scores; write them where asked. Raises UserError, CheckpointError, DataError."""
     import torch
 
-    from trainer.data import open_data, record_opening
+    from trainer.data import open_data, read_openings, record_opening
     from trainer.ranks import Ranks
     from trainer.scores import validate
+    from trainer.teacher import alike, overlap_words, seen
     from trainer.weights import ready
 
     for path in (args.per_image, args.json):
@@ -49,8 +50,11 @@ def main(args: Namespace) -> int:
     opening = None
     if args.open_test:
         folder = args.openings or args.weights.parent
-        opening = record_opening(folder, f"evaluate {args.weights.name}, sha256 {made.file.sha256}")
-        print(f"opening the test rows ({len(data.samples('test', opening))} images): recorded in {folder}")
+        before = len(read_openings(folder))
+        purpose = f"evaluate {args.weights.name}, sha256 {made.file.sha256}, data {data.content_hash}"
+        opening = record_opening(folder, purpose)
+        images = len(data.samples("test", opening))
+        print(f"opening the test rows ({images} images): recorded in {folder}, opened {before} times before")
     second = None if args.no_second_opinion else SecondOpinion(data, part, opening)
     with torch.no_grad():
         scores = validate(
@@ -64,6 +68,8 @@ def main(args: Namespace) -> int:
             keep=second.hear if second else None,
         )
     words = facts(args.weights, made.file.sha256, part, data, scores)
+    overlap = {"identical": seen(made.file, data), "near_identical": alike(made.file, data)}
+    words["trained_on"] = {how: None if found is None else found[part] for how, found in overlap.items()}
     agrees = True
     if second:
         words["torchmetrics"], agrees = second.compare(scores)
@@ -72,6 +78,7 @@ def main(args: Namespace) -> int:
     if args.json is not None:
         _write(args.json, json.dumps(words, indent=1, sort_keys=True) + "\n")
     _print(words, scores)
+    print(f"{args.weights}  {overlap_words(*overlap.values())}")
     return 0 if agrees else 1
 
 

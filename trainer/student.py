@@ -17,6 +17,7 @@ from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
 from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
+from trainer.data.likeness import packed
 from trainer.draws import Draws
 from trainer.faults import Fault, fault
 from trainer.flat import Flat, pack, unpack
@@ -273,7 +274,8 @@ class Student:
 
     def export(self, path: Path) -> Saved:
         """Write the weights of the best epoch as safetensors, with words: network (its options), channels, classes,
-        data (content hash), train_images (sha256 of each), scores, epoch, run.
+        data (content hash), train_images (sha256 of each), train_sketches (of each, as
+        `trainer.data.likeness.packed` writes them), scores, epoch, run.
 
         Raises ValueError before the first validation.
         """
@@ -285,6 +287,7 @@ class Student:
             "classes": self._data.classes,
             "data": self._data.content_hash,
             "train_images": list(self._data.image_hashes("train")),
+            "train_sketches": packed(self._data.sketches("train")),
             "scores": self.best["scores"],
             "epoch": self.best["epoch"],
             "run": self.run.model_dump(mode="json"),

@@ -175,11 +175,12 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
 
 def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
     """The facts that a finished file holds, and what they mean on the data."""
-    from trainer.teacher import seen
+    from trainer.teacher import alike, seen
 
     dice, train = file.word("scores")["dice"], file.word("train")["dice"]
     first = f"validation dice {dice:.3f} @ {file.word('epoch')}  train dice {train:.3f}"
-    bad = ", ".join(f"{count} of them {part}" for part, count in (seen(file, data) or {}).items() if count)
+    counts = ((seen(file, data), "of them"), (alike(file, data), "near-identical to"))
+    bad = ", ".join(f"{count} {how} {part}" for found, how in counts for part, count in (found or {}).items() if count)
     images = f"trained on {len(file.word('train_images'))} images, {bad or 'none of them validation or test'}"
     size = f"{file.word('params') / 1e6:.2f} M"
     return first, f"{output}  {size}  sha256 {file.sha256[:8]}...  {images}"

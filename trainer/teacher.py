@@ -13,8 +13,10 @@ from models.config import TeacherConfig
 from models.output import Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Weights
-from trainer.config import RunConfig
+from trainer.config import PolypData, RunConfig
 from trainer.data.dataset import DataSet, Part
+from trainer.data.likeness import unpacked
+from trainer.data.sketch import alike as alike_pairs
 from trainer.errors import received
 from trainer.ranks import Ranks
 from trainer.scores import validate
@@ -29,8 +31,10 @@ _ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights"})
 class Facts:
     """What is known of a teacher on some data."""
 
-    path: Path
+    name: str
+    """Its file, or those of its members."""
     sha256: str
+    """Over all that it is read from."""
     dice: float
     """Foreground Dice on validation."""
     measured: bool
@@ -39,26 +43,18 @@ class Facts:
     """Dice on its own training images as recorded; None where unknown."""
     seen: Mapping[str, int] | None
     """How many validation and test images it was trained on; None where the file does not say."""
+    alike: Mapping[str, int] | None
+    """How many others are near-identical to one it was trained on; None where the file does not say."""
+    calibration: float | None
+    """Expected calibration error on validation; None where the file has a Dice without it."""
+    entropy: float | None
+    """Of its class probabilities on validation, nats, mean over pixels; None as above."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how its files were read."""
 
     def seen_words(self) -> str:
         """One phrase on the images that must be new to it."""
-        if self.seen is None:
-            return "unknown which images it was trained on"
-        return "trained on no validation or test image"
-
-
-def located(config: TeacherConfig | None) -> Path:
-    """Where the teacher's file lies; $VARIABLES and ~ are filled in. Raises CheckpointError where none is named."""
-    if config is None:
-        raise CheckpointError("teacher: missing; add [run.teacher] or set method to none")
-    if config.checkpoint is None:
-        raise CheckpointError(f"teacher.checkpoint: missing; name the file that `{TEACH}` writes")
-    return Path(os.path.expandvars(config.checkpoint)).expanduser()
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 of the file. Raises CheckpointError where there is none."""
-    return checkpoint.digest(path)
+        return overlap_words(self.seen, self.alike)
 
 
 def load(run: RunConfig, data: DataSet, *, device: torch.device) -> Segmenter:
@@ -66,97 +62,99 @@ def load(run: RunConfig, data: DataSet, *, device: torch.device) -> Segmenter:
 
     Raises CheckpointError in one line where its file is missing or was made for another network or other classes.
     """
-    return _network(run, _weights(run), data, device)
+    return opened(run, data, device=device).network
 
 
-def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None) -> Facts:
+def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: bool = False) -> Facts:
     """What is known of the run's teacher on the data; its Dice is measured where the file has none for the same data,
-    size and fit. Every rank calls it. Raises CheckpointError, also where the file does not fit the network."""
-    file, group = _weights(run), ranks or Ranks()
-    network = _network(run, file, data, group.device)
-    recorded = _recorded_dice(file, run, data)
-    dice = recorded if recorded is not None else _measure(run, network, data, group)
-    train = (file.word("train") or {}).get("dice")
+    size and fit. Every rank calls it. Raises CheckpointError, also where the file does not fit the network.
+
+    whole: measure what is not recorded of the training images and of its confidence, too.
+    """
+    group, config = ranks or Ranks(), wanted(run)
+    found = opened(run, data, device=group.device)
+    file = found.files[0] if len(found.files) == 1 else None
+    recorded = None if file is None else _recorded(file, run, data)
+    known = recorded
+    if known is None or (whole and known.entropy is None):
+        known = judge(found.network, run, data, group)
+    trained = None if file is None else (file.word("train") or {}).get("dice")
+    if trained is None and whole:
+        trained = train_dice(found.network, run, data, group)
     return Facts(
-        path=located(run.teacher),
-        sha256=file.sha256,
-        dice=dice,
-        measured=recorded is None,
-        train_dice=float(train) if train is not None else None,
-        seen=seen(file, data),
+        name=called(config),
+        sha256=content(config),
+        dice=known.dice,
+        measured=known is not recorded,
+        calibration=known.calibration,
+        entropy=known.entropy,
+        train_dice=float(trained) if trained is not None else None,
+        seen=_together([None if file is None else seen(file, data) for file in found.files]),
+        alike=_together([None if file is None else alike(file, data) for file in found.files]),
+        notes=found.notes,
     )
+
+
+def _together(members: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    """Images that some member was trained on, at least; None where none is known and some member does not say."""
+    told = [counts for counts in members if counts is not None]
+    most = {part: max((counts[part] for counts in told), default=0) for part in _UNSEEN}
+    return most if any(most.values()) or len(told) == len(members) else None
 
 
 def floor(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None) -> Facts:
     """The facts of a teacher that may be used. Every rank calls it.
 
     Raises CheckpointError where its validation Dice is below `min_dice`, or where it was trained on validation or test
-    images of the data.
+    images of the data, or on near-identical ones that the data's settings do not accept.
     """
     known = facts(run, data, ranks=ranks)
     if known.seen is not None and any(known.seen.values()):
-        counts = " and ".join(f"{count} {part}" for part, count in known.seen.items() if count)
         raise CheckpointError(
-            f"{known.path}: was trained on {counts} images of this data, so its scores there mean nothing; "
-            f"train one on this split: {TEACH}"
+            f"{known.name}: was trained on {_counts(known.seen)} images of this data, so its scores there mean "
+            f"nothing; train one on this split: {TEACH}"
+        )
+    accepted = isinstance(run.data, PolypData) and run.data.near_duplicates == "accept"
+    if known.alike is not None and any(known.alike.values()) and not accepted:
+        raise CheckpointError(
+            f"{known.name}: was trained on pictures near-identical to {_counts(known.alike)} images of this data, so "
+            f"its scores there mean little; train one on this split: {TEACH}"
         )
     least = run.teacher.min_dice if run.teacher else 0.0
     if known.dice < least:
         how = "measured" if known.measured else "recorded"
         raise CheckpointError(
-            f"teacher.min_dice = {least:g}: {known.path} has validation Dice {known.dice:.4f} ({how}); "
+            f"teacher.min_dice = {least:g}: {known.name} has validation Dice {known.dice:.4f} ({how}); "
             f"train a better one: {TEACH}, or lower min_dice"
         )
     return known
 
 
-def _weights(run: RunConfig) -> Weights:
-    path = located(run.teacher)
-    if not path.is_file():
-        raise CheckpointError(f"teacher.checkpoint = {str(path)!r}: no such file; train it: {TEACH}")
-    return checkpoint.weights(path)
-
-
-def _network(run: RunConfig, file: Weights, data: DataSet, device: torch.device) -> Segmenter:
-    config, path = run.teacher, located(run.teacher)
-    if config is None:
-        raise CheckpointError("teacher: missing; add [run.teacher] or set method to none")
-    _same(path, "network", _options(config.model_dump(mode="json")), _options(file.word("network")))
-    _same(path, "classes", data.classes, file.word("classes"))
-    _same(path, "channels", data.channels, file.word("channels"))
-    try:
-        network = models.build(config, in_channels=data.channels, classes=data.classes)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    checkpoint.fill(network, file.tensors, path)
-    return network.requires_grad_(False).eval().to(device)
-
-
-def _options(network: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if network is None:
-        return None
-    return {name: value for name, value in network.items() if name not in _ELSEWHERE}
-
-
-def _same(path: Path, what: str, expected: object, found: object) -> None:
-    """Raise CheckpointError where the file says something else; a file that says nothing is judged by its tensors."""
-    if found is not None and found != expected:
-        raise CheckpointError(
-            f"{path}: {what} is {received(found)}, but the run has {received(expected)}; "
-            f"change [run.teacher] or train it anew: {TEACH}"
-        )
-
-
-def _recorded_dice(file: Weights, run: RunConfig, data: DataSet) -> float | None:
-    """The validation Dice in the file, where it was taken on the same images at the same size and fit."""
+def _recorded(file: Weights, run: RunConfig, data: DataSet) -> Judgement | None:
+    """What the file says of validation, where that was taken on the same images at the same size and fit."""
     settings = (file.word("run") or {}).get("data", {})
     same = (settings.get("size"), settings.get("fit")) == (run.data.size, run.data.fit)
     dice = (file.word("scores") or {}).get("dice")
-    return float(dice) if dice is not None and same and file.word("data") == data.content_hash else None
+    if dice is None or not same or file.word("data") != data.content_hash:
+        return None
+    return Judgement(float(dice), file.word("calibration"), file.word("entropy"))
 
 
-def _measure(run: RunConfig, network: Segmenter, data: DataSet, ranks: Ranks) -> float:
-    return validate(network, data, "validation", ranks=ranks, precision=run.precision).means["dice"]
+def overlap_words(seen: Mapping[str, int] | None, alike: Mapping[str, int] | None) -> str:
+    """One phrase on how many validation and test images weights were trained on, or near-identical ones."""
+    if seen is None:
+        return "unknown which images it was trained on"
+    if any(seen.values()):
+        return f"trained on {_counts(seen)} images"
+    if alike is None:
+        return "trained on no validation or test image, unknown whether on near-identical ones"
+    if any(alike.values()):
+        return f"trained on no validation or test image, but on near-identical ones of {_counts(alike)}"
+    return "trained on no validation or test image, nor on near-identical ones"
+
+
+def _counts(images: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} {part}" for part, count in images.items() if count)
 
 
 def seen(file: Weights, data: DataSet) -> dict[str, int] | None:
@@ -166,3 +164,25 @@ def seen(file: Weights, data: DataSet) -> dict[str, int] | None:
         return None
     known = set(trained)
     return {part: sum(image in known for image in data.image_hashes(part)) for part in _UNSEEN}
+
+
+def alike(file: Weights, data: DataSet) -> dict[str, int] | None:
+    """How many validation and test images of the data are near-identical to one that the weights were trained on,
+    without being the same file; None where the file does not say. Raises CheckpointError where it says nonsense."""
+    trained = file.word("train_sketches")
+    if trained is None:
+        return None
+    try:
+        sketches = unpacked(trained)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"train_sketches: damaged ({error}); train it anew: {TEACH}") from error
+    known = set(file.word("train_images") or ())
+    found: dict[str, int] = {}
+    for part in _UNSEEN:
+        new = [
+            sketch
+            for sketch, image in zip(data.sketches(part), data.image_hashes(part), strict=True)
+            if image not in known
+        ]
+        found[part] = len({pair.second for pair in alike_pairs(sketches, new)})
+    return found

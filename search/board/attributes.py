@@ -8,7 +8,7 @@ a number, the rest stands in short texts of one line.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.limits import Cost
 from trainer.config import RunConfig
@@ -34,23 +34,30 @@ class Attempt:
     """How it ended; None while it goes on."""
 
 
-def known_before(
-    run: RunConfig, facts: "Facts", teacher_params: int | None, teacher_dice: float | None
-) -> dict[str, Any]:
+class Judged(NamedTuple):
+    """What is known of a search's teacher."""
+
+    dice: float
+    """On validation."""
+    seen: str
+    """On which images that judge students it was trained."""
+
+
+def known_before(run: RunConfig, facts: "Facts", teacher_params: int | None, teacher: Judged | None) -> dict[str, Any]:
     """What is known of a run before it is trained.
 
-    teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher_dice: its
-    validation Dice, told only where the run listens to it.
+    teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher: told only
+    where the run listens to it.
     """
     found = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
     if compared := facts.teacher_params or teacher_params:
         found["model.percent_of_teacher"] = _short(100 * facts.params / compared)
-    if teacher_dice is not None and run.methods():
-        found["teacher.dice"] = _short(teacher_dice)
+    if teacher is not None and run.methods():
+        found |= {"teacher.dice": _short(teacher.dice), "teacher.seen": teacher.seen}
     return found
 
 
-def teller(costs: Sequence[Cost], teacher_dice: float | None) -> Callable[[RunConfig], dict[str, Any]]:
+def teller(costs: Sequence[Cost], teacher: Judged | None) -> Callable[[RunConfig], dict[str, Any]]:
     """`known_before` for the runs of a search whose networks were built; one that was not is built when it comes."""
     built = {_networks(cost.run): cost.facts for cost in costs}
     teacher_params = next((cost.facts.teacher_params for cost in costs if cost.facts.teacher_params), None)
@@ -61,7 +68,7 @@ def teller(costs: Sequence[Cost], teacher_dice: float | None) -> Callable[[RunCo
         name = _networks(run)
         if name not in built:
             built[name] = check(run)
-        return known_before(run, built[name], teacher_params, teacher_dice)
+        return known_before(run, built[name], teacher_params, teacher)
 
     return known
 

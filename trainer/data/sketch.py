@@ -16,7 +16,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn
 
 from trainer.data.dataset import Pixels
 from trainer.data.files import pixel_hash
@@ -131,7 +130,7 @@ def _frequencies(grey: Brightness) -> NDArray[np.int8]:
     small = cv2.resize(small, (_MINIATURE, _MINIATURE), interpolation=cv2.INTER_LINEAR)
     if float(small.std()) < _FLAT:
         return np.zeros((SIDE, SIDE), np.int8)
-    weighted = dctn(small, norm="ortho")[:SIDE, :SIDE] * _FREQUENCY
+    weighted = cv2.dct(small)[:SIDE, :SIDE] * _FREQUENCY
     scaled: NDArray[np.int8] = np.rint(weighted * (127 / np.abs(weighted).max())).astype(np.int8)
     return scaled
 
