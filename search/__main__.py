@@ -18,6 +18,7 @@ COMMANDS = {
     "init": ("a commented study file for a folder of images and masks", "init $POLYP_ROOT/Kvasir-SEG --name mine"),
     "validate": ("check a study file, its data and its teacher; writes nothing", "validate polyp-kd"),
     "simulate": ("the whole service with curves in place of training", "simulate demo --workers 4"),
+    "profile": ("time and memory of every student of a study, on this machine", "profile demo -o latency.csv"),
     "work": ("a worker on this machine: trains trials until none is left", "work polyp-kd --ranks 2 --slots 4"),
     "status": ("trials, pace, workers and failures of a search", "status polyp-kd --watch"),
     "note": ("write where a search stands into its studies' notes now", "note polyp-kd --artifacts runs/artifacts"),

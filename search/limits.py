@@ -7,6 +7,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from search.arms import Arm
+from search.latency import milliseconds, refuse_unmeasured
 from search.sections import Limits
 from search.space import Choices, Parameter, Scalar
 from search.spec import StudySpec
@@ -95,11 +96,11 @@ def breach(limits: Limits) -> Callable[[RunConfig], str | None]:
     """A function that says which limit a run breaks, in words; None where it keeps them all."""
 
     def broken(run: RunConfig) -> str | None:
-        if limits.params_m is None and limits.gflops is None:
+        if limits == Limits():
             return None
         # What the student costs does not depend on its teacher, and building one takes long.
         bare = run.model_copy(update={"method": "none", "teacher": None})
-        return _words(limits, *_sizes(bare.model_dump_json()))
+        return _words(limits, *_sizes(bare.model_dump_json()), run)
 
     return broken
 
@@ -112,22 +113,26 @@ def _sizes(run: str) -> tuple[float, float]:
     return facts.params / 1e6, facts.flops / 1e9
 
 
-def _words(limits: Limits, params_m: float, gflops: float) -> str | None:
+def _words(limits: Limits, params_m: float, gflops: float, run: RunConfig) -> str | None:
     broken = []
     if limits.params_m is not None and params_m > limits.params_m:
         broken.append(f"{params_m:.3g} M parameters of at most {limits.params_m:g} M")
     if limits.gflops is not None and gflops > limits.gflops:
         broken.append(f"{gflops:.3g} GFLOP of at most {limits.gflops:g}")
+    if limits.latency_ms is not None and (time := milliseconds(limits.latency_ms, run)) > limits.latency_ms.max:
+        broken.append(f"{time:.3g} ms of at most {limits.latency_ms.max:g} ms")
     return ", ".join(broken) or None
 
 
 def verdict(limits: Limits, cost: Cost) -> str | None:
     """The limit that a network breaks, in words; None where it keeps them all."""
-    return _words(limits, cost.params_m, cost.gflops)
+    return _words(limits, cost.params_m, cost.gflops, cost.run)
 
 
 def refuse_hopeless(spec: StudySpec, found: list[Cost]) -> None:
-    """Raise UserError for an arm, or a choice in its space, with which no network keeps the limits."""
+    """Raise UserError for an arm, or a choice in its space, with which no network keeps the limits, and for a network
+    whose time is bounded and was not measured."""
+    refuse_unmeasured(spec)
     for arm in spec.arms:
         mine = [cost for cost in found if cost.arm == arm.name]
         if all(verdict(spec.limits, cost) for cost in mine):

@@ -332,11 +332,7 @@ BAD_TABLES = [
     ({}, '[pruner]\nname = "medium"', ["pruner.name = 'medium'", "nearest: median"]),
     ({}, '[pruner]\nname = "median"\nmin_epochs = 2', ["pruner.min_epochs = 2", "unknown key", "warmup_epochs"]),
     ({}, '[pruner]\nname = "hyperband"\nmin_epochs = 20', ["pruner.min_epochs = 20", "within 10 epochs"]),
-    (
-        {},
-        "[limits]\nlatency_ms = { max = 15.0, table = 'x.csv' }",
-        ["limits.latency_ms", "measured table", "not available yet"],
-    ),
+    ({}, "[limits]\nlatency_ms = { max = 0.0, table = 'x.csv' }", ["limits.latency_ms.max = 0.0"]),
     ({}, "[limits]\nparams_m = -1", ["limits.params_m = -1"]),
     ({}, '[front]\nalong = "student.width"', ["front.along = 'student.width'", "not in [space]", "known: optim.lr"]),
     ({}, '[front]\nalong = "optim.lr"', ["front.along = 'optim.lr'", "choices"]),

@@ -4,9 +4,13 @@ import argparse
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -88,13 +92,26 @@ def way_of(args: Namespace) -> Way:
 
 
 def measure(target: Target, way: Way) -> Row:
-    """Time passes over a fixed random picture. Raises UserError, CheckpointError."""
-    if target.runtime == "onnxruntime" and (target.file is None or target.file.suffix != ".onnx"):
-        with TemporaryDirectory(prefix="profile-") as folder:
-            return _onnxruntime(target, way, _exported(target, Path(folder) / NETWORK))
-    if target.runtime == "onnxruntime" and target.file is not None:
-        return _onnxruntime(target, way, target.file)
-    return _torch(target, way)
+    """Time passes over a fixed random picture, in a process of their own. Raises UserError, CheckpointError."""
+    if target.runtime == "torch":
+        return _apart(_torch, target, way)
+    if target.file is not None and target.file.suffix == ".onnx":
+        return _apart(_onnxruntime, target, way)
+    with TemporaryDirectory(prefix="profile-") as folder:
+        made = _exported(target, Path(folder) / NETWORK)
+        return _apart(_onnxruntime, replace(target, file=made), way)
+
+
+def _apart(passes: Callable[[Target, Way], Row], target: Target, way: Way) -> Row:
+    """Call a function in a fresh process: memory that this one once took and gave back would hide what passes take."""
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=signal, initargs=(SIGINT, SIG_IGN)) as pool:
+        try:
+            return pool.submit(passes, target, way).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{target.network} {target.options}: the process that measured was ended; perhaps by lack of memory"
+            ) from error
 
 
 def said(row: Row) -> str:
@@ -180,9 +197,11 @@ def _network(target: Target) -> "Segmenter":
     return network.requires_grad_(False).eval()
 
 
-def _onnxruntime(target: Target, way: Way, path: Path) -> Row:
+def _onnxruntime(target: Target, way: Way) -> Row:
     from trainer.session import Session
 
+    path = target.file or Path(NETWORK)
+    Session.runtime()  # its own code is no memory of the network's
     peak = Peak()
     session = Session(path, device=way.device, threads=way.threads)
     channels, size = session.shape
@@ -197,24 +216,23 @@ def _onnxruntime(target: Target, way: Way, path: Path) -> Row:
 def _torch(target: Target, way: Way) -> Row:
     import torch
 
+    import models  # noqa: F401 - what is imported before the peak is no memory of the network's
+    from trainer.weights import ready  # noqa: F401 - as above
+
     where = torch.device(checked_device(way.device) or "cpu")
-    before = torch.get_num_threads()
     torch.set_num_threads(way.threads)
-    try:
-        peak = Peak(where.type)
-        network = _network(target).to(where)
-        images = torch.from_numpy(_images(way.batch, 3, target.size)).to(where, memory_format=torch.channels_last)
+    peak = Peak(where.type)
+    network = _network(target).to(where)
+    images = torch.from_numpy(_images(way.batch, 3, target.size)).to(where, memory_format=torch.channels_last)
 
-        def once() -> None:
-            with torch.no_grad():
-                network(images)
-            if where.type == "cuda":
-                torch.cuda.synchronize(where)
+    def once() -> None:
+        with torch.no_grad():
+            network(images)
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
 
-        times = _timed(once, way.seconds)
-        megabytes = peak.megabytes()
-    finally:
-        torch.set_num_threads(before)
+    times = _timed(once, way.seconds)
+    megabytes = peak.megabytes()
     name = f" {torch.cuda.get_device_name(where)}" if where.type == "cuda" else ""
     return _row(target, way, target.size, times, megabytes, f"torch {torch.__version__}{name}", way.threads)
 

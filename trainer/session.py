@@ -34,7 +34,7 @@ class Session:
 
     def __init__(self, path: Path, *, device: str | None = None, threads: int | None = None) -> None:
         """Raises UserError where the file is no network that onnxruntime can load, or the device is not there."""
-        (runtime,) = need("onnxruntime")
+        runtime = self.runtime()
         self.provider = _provider(runtime, device or "cpu")
         self.threads = threads or len(os.sched_getaffinity(0))
         self.version = str(runtime.__version__)
@@ -49,6 +49,11 @@ class Session:
         except Exception as error:  # its exceptions share no class of their own
             raise UserError(f"{path}: onnxruntime cannot load it: {one_line(error)[:200]}") from error
         self.shape = self._shape(path)
+
+    @staticmethod
+    def runtime() -> Any:
+        """The module. Raises UserError where it is not installed."""
+        return need("onnxruntime")[0]
 
     def _shape(self, path: Path) -> tuple[int, int]:
         """(channels, size) of the input. Raises UserError for another kind of network."""
