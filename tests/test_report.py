@@ -389,7 +389,7 @@ def test_the_command_writes_page_json_csv_and_latex(
     code, _ = run("report", "polyps", "--storage", str(opened.engine.url), "-o", str(tmp_path / "one.html"), "--json")
     said = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one-tables", "one.html", "one.json", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one-figures", "one-tables", "one.html", "one.json", "out"]
     assert said["page"] == str(tmp_path / "one.html")
 
 

@@ -5,16 +5,27 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from search.report.document import Report, Side, Study
+from search.report.document import Report, Search, Side, Study
+from search.report.pictures import Wanted, pictures
 from search.report.search_part import search_part
 from search.report.words import control_of, limits, unconfirmed
-from search.standing import read
+from search.standing import Rows, read
 from search.storage import Opened
 
 
-def report(opened: Opened, names: Sequence[str], *, refresh: int | None = None, now: float | None = None) -> Report:
-    """The document. Raises UserError where a study is unknown. refresh: seconds, for a page that reads itself again."""
-    studies = tuple(study(opened, name) for name in names)
+def report(
+    opened: Opened,
+    names: Sequence[str],
+    *,
+    wanted: Wanted | None = None,
+    refresh: int | None = None,
+    now: float | None = None,
+) -> Report:
+    """The document. Raises UserError where a study is unknown.
+
+    wanted: pictures; None leaves them out. refresh: seconds, for a page that reads itself again.
+    """
+    studies = tuple(study(opened, name, wanted) for name in names)
     stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if now is None else now))
     return Report(
         written=stamp,
@@ -25,11 +36,12 @@ def report(opened: Opened, names: Sequence[str], *, refresh: int | None = None, 
     )
 
 
-def study(opened: Opened, name: str) -> Study:
+def study(opened: Opened, name: str, wanted: Wanted | None) -> Study:
     """One study. Raises UserError where it is unknown."""
     rows = read(opened, name)
     searched = search_part(rows, opened.leases.closed, margin=None)
     headline, answer = unconfirmed(name, searched)
+    drawn, without = pictures(rows, _weights(rows, searched), wanted)
     return Study(
         name=name,
         identity=rows.search.identity,
@@ -39,10 +51,19 @@ def study(opened: Opened, name: str) -> Study:
         search=searched,
         confirmed=None,
         limits=limits(searched, confirmed=False),
-        pictures=(),
-        without_pictures=None,
+        pictures=drawn,
+        without_pictures=without,
         commands=commands(name, confirmed=False),
     )
+
+
+def _weights(rows: Rows, searched: Search) -> str | None:
+    """The file of the candidate's weights."""
+    main = searched.arms[0]
+    if main.best is None:
+        return None
+    trial = main.best.trial
+    return next((lease.weights for lease in rows.leases[main.name] if lease.number == trial), None)
 
 
 def side(study: Study) -> Side:

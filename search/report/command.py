@@ -10,6 +10,7 @@ from search.places import add_storage, storage_url
 from search.report.build import report
 from search.report.document import Report
 from search.report.files import slug, write
+from search.report.pictures import Wanted
 from search.storage import AWAY, Opened, open_storage, patient
 from trainer.errors import UserError, one_line
 
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for report.html, report.json and tables/, or the page itself, a name that ends with .html "
         "(default: the folder STUDY-report)",
     )
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="draw the worst validation images although [dashboard] images is off: only where all readers may see them",
+    )
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded pictures (default: cache)")
     parser.add_argument("--json", action="store_true", help="what was written, as one JSON document")
     parser.add_argument(
         "--watch",
@@ -51,22 +58,26 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"study {twice!r} is named twice; name each once")
     output = args.output or Path(f"{slug(args.study)}-report")
     refresh = None if args.watch is None else max(1, round(args.watch))
+    wanted = Wanted(args.pictures, args.cache)
     with patient("report"):
         opened = open_storage(storage_url(args.storage), create=False)
-        made = report(opened, names, refresh=refresh)
-    if args.watch is None or _ended(made):
+        made = report(opened, names, wanted=wanted if refresh is None else None, refresh=refresh)
+    if args.watch is None:
         _tell(made, output, as_json=args.json)
         return 0
-    return _watch(opened, names, output, args.watch, made, as_json=args.json)
+    return _watch(opened, names, output, args.watch, made, wanted, as_json=args.json)
 
 
-def _watch(opened: Opened, names: list[str], output: Path, every: float, made: Report, *, as_json: bool) -> int:
-    """Write again until the searches have ended; a database that is away is waited for."""
+def _watch(
+    opened: Opened, names: list[str], output: Path, every: float, made: Report, wanted: Wanted, *, as_json: bool
+) -> int:
+    """Write again until the searches have ended; a database that is away is waited for. Pictures come at the end."""
     try:
         while True:
-            _tell(made, output, as_json=as_json)
             if _ended(made):
+                _tell(report(opened, names, wanted=wanted), output, as_json=as_json)
                 return 0
+            _tell(made, output, as_json=as_json)
             time.sleep(every)
             try:
                 made = report(opened, names, refresh=made.refresh)
@@ -81,14 +92,11 @@ def _ended(made: Report) -> bool:
 
 
 def _tell(made: Report, output: Path, *, as_json: bool) -> None:
-    """Write, and say the answer and where it is. A page of searches that ended does not read itself again."""
-    if _ended(made):
-        made = made.model_copy(update={"refresh": None})
+    """Write, and say the answer and where it is."""
     files = write(made, output)
     if as_json:
         said = {study.name: {"verdict": study.verdict, "answer": study.answer} for study in made.studies}
-        html, json_file, tables = map(str, files)
-        document = {"page": html, "json": json_file, "tables": tables, "studies": said}
+        document = {**{name: str(path) for name, path in files._asdict().items()}, "studies": said}
         print(json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True), flush=True)
         return
     for study in made.studies:

@@ -13,7 +13,7 @@ from search.report.words import title_of
 
 SHOWN_NETWORKS = 4
 """Networks that a figure with several panels or lines compares at most."""
-ROLES = {"winner": 0, "control": 1, "ablation": 2, "defaults": 3, "teacher": 6}
+ROLES = {"winner": 0, "control": 1, "ablation": 2, "defaults": 3, "teacher": 4}
 """Role -> place among the colours and markers."""
 MEASURES: dict[str, tuple[str, str, Callable[[Network], float | None]]] = {
     "params": ("parameters (millions)", "parameters", lambda n: n.params_m),
@@ -40,7 +40,9 @@ def compared(part: ConfirmedPart) -> list[Network]:
     first, and the teacher."""
     winners = sorted((n for n in part.networks if n.role == "winner"), key=lambda n: (not n.chosen, n.rank))
     first = winners[:1]
-    controls = sorted((n for n in part.networks if n.role == "control"), key=lambda n: (n.rank, n.name))[:1]
+    against = next((c.subtrahend for c in part.claims if c.name == "gain" and c.minuend in {n.name for n in first}), "")
+    controls = [n for n in part.networks if n.role == "control"]
+    controls = sorted(controls, key=lambda n: (n.name != against, n.rank, n.name))[:1]
     without = [n for n in part.networks if n.role == "ablation" and first and n.of == first[0].name][:1]
     teacher = [n for n in part.networks if n.role == "teacher"][:1]
     return [*first, *controls, *without, *teacher][:SHOWN_NETWORKS]
@@ -54,7 +56,8 @@ def _look(network: Network) -> tuple[str, str]:
 def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
     label, words, of = MEASURES[measure]
     sized = [(of(n), n) for n in part.networks if n.test is not None and n.role != "teacher"]
-    points = sorted(((x, n) for x, n in sized if x is not None and x > 0), key=lambda p: (p[0], p[1].name))
+    points = [(x, n) for x, n in sized if x is not None and x > 0]
+    points.sort(key=lambda p: (ROLES[p[1].role], p[0], p[1].name))
     if not points:
         return None
     teacher = next((n for n in part.networks if n.role == "teacher"), None)
@@ -188,7 +191,7 @@ def _stratum_rows(
         if row.low is not None and row.high is not None:
             axes.hlines(up, row.low, row.high, color=colour, lw=1.5)
         if row.dice is not None:
-            axes.plot([row.dice], [up], marker, color=colour, mfc=PAPER, mew=1.4, ms=6)
+            axes.plot([row.dice], [up], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, clip_on=False)
 
 
 def _reliability(part: ConfirmedPart) -> Drawn | None:

@@ -116,7 +116,9 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
         Column("Brier", "score"),
         Column("ECE", "score"),
     )
-    rows = tuple(_score_row(s, by) for s in part.scores if s.by == by)
+    order = {name: place for place, name in enumerate(dict.fromkeys((s.part, s.stratum) for s in part.scores))}
+    mine = sorted((s for s in part.scores if s.by == by), key=lambda s: order[s.part, s.stratum])
+    rows = tuple(_score_row(s, by) for s in mine)
     return Table(f"scores-{by}", title, columns, rows)
 
 

@@ -9,11 +9,11 @@ GAIN, TERM, TEACHER = "gain", "kd_term_effect", "not_below_teacher"
 """Names of the claims that the sentences speak of."""
 
 
-def confirmed(name: str, search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
+def confirmed(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
     """(headline, the four sentences, verdict on distillation)."""
     verdict = distillation(part)
     headline = "Confirmed: trained again on fresh seeds and scored once on test images that chose nothing"
-    return headline, (_which(search, part), _why(part, verdict), _sure(part), _cost(name, search, part)), verdict
+    return headline, (_which(search, part), _why(part, verdict), _sure(part), _cost(search, part)), verdict
 
 
 def distillation(part: ConfirmedPart) -> Verdict:
@@ -86,7 +86,7 @@ def _why(part: ConfirmedPart, verdict: Verdict) -> str:
         parts.append(f"over the best search without it {_told(gain)}")
     if term is not None:
         parts.append(f"over the same network with its KD term off {_told(term)}")
-    return f"{said}: {' and '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
+    return f"{said}: {', and '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
 
 
 def _told(claim: Claim) -> str:
@@ -95,12 +95,12 @@ def _told(claim: Claim) -> str:
     text = f"the gain is {shown(claim.estimate, 'signed')}"
     if claim.low is None or claim.high is None:
         return f"{text} without an interval ({claim.reason or 'too few groups'})"
-    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}], {claim.verdict.replace('_', ' ')}"
+    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}] ({claim.verdict.replace('_', ' ')})"
 
 
 def _sure(part: ConfirmedPart) -> str:
     first = claim(part, GAIN) or claim(part, TERM) or next(iter(part.claims), None)
-    gone = f"; {len(part.missing)} trainings are missing" if part.missing else ""
+    gone = "" if not part.missing else f"; missing: {len(part.missing)} of what was to be trained"
     if first is None:
         return f"No comparison could be made{gone}."
     level = shown(first.confidence, "percent")
@@ -110,17 +110,14 @@ def _sure(part: ConfirmedPart) -> str:
     )
 
 
-def _cost(name: str, search: Search, part: ConfirmedPart) -> str:
+def _cost(search: Search, part: ConfirmedPart) -> str:
     network = next((n for n in part.networks if n.name == part.chosen), None) or _best(search, part)
-    parts = []
+    hours = f"the search took {shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else ""
+    image = ""
     if network is not None:
         time = "" if network.latency_ms is None else f" and {shown(network.latency_ms, 'short')} ms"
-        parts.append(f"An image takes {shown(network.gflops, 'short')} GFLOP{time}")
-    hours = shown(search.cost.hours, "short")
-    parts.append(
-        f"the search took {hours} device hours" if search.cost.hours > 0 else "the search's hours are not known"
-    )
+        image = f"it takes {shown(network.gflops, 'short')} GFLOP{time} an image"
+    cost = " and ".join(filter(None, [image, hours])) or "what it costs is not known"
     unseen = sorted({s.part for s in part.scores if s.part not in ("validation", "test")})
-    what = f"on {', '.join(unseen)} and data like the test images" if unseen else "on data like the test images alone"
-    parts.append(f"all this holds {what}; what it leaves open stands below")
-    return f"{', '.join(parts)}; the package: python -m search export {name} --confirmed --package ship."
+    beyond = f"data like the test images and {', '.join(unseen)}" if unseen else "data like the test images"
+    return f"{cost[:1].upper()}{cost[1:]}; the numbers speak of {beyond}, and of nothing else."

@@ -4,13 +4,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from search.export import write_beside
-from search.report.document import Report
+from search.report.document import Report, Study
 from search.report.latex import latex
-from search.report.page import page
+from search.report.page import drawn, page
+from search.report.svg import Drawn
 from search.report.table import Table
 from search.report.tables import across, tables
 
@@ -18,22 +19,34 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula at the beginning of a text."""
 
 
-def places(output: Path) -> tuple[Path, Path, Path]:
-    """(page, JSON, folder of tables) for what -o names: a folder, or the page itself."""
+class Places(NamedTuple):
+    """Where a report is written."""
+
+    page: Path
+    json: Path
+    tables: Path
+    figures: Path
+
+
+def places(output: Path) -> Places:
+    """The places for what -o names: a folder, or the page itself."""
     if output.suffix.lower() in (".html", ".htm"):
-        return output, output.with_suffix(".json"), output.with_name(f"{output.stem}-tables")
-    return output / "report.html", output / "report.json", output / "tables"
+        beside = [output.with_name(f"{output.stem}-{kind}") for kind in ("tables", "figures")]
+        return Places(output, output.with_suffix(".json"), *beside)
+    return Places(output / "report.html", output / "report.json", output / "tables", output / "figures")
 
 
-def write(report: Report, output: Path) -> tuple[Path, Path, Path]:
-    """Write all files; returns `places`. Raises UserError where one cannot be written."""
-    html, json_file, folder = places(output)
-    write_beside(json_file, text_of(report))
+def write(report: Report, output: Path) -> Places:
+    """Write all files, the page last. Raises UserError where one cannot be written."""
+    at = places(output)
+    write_beside(at.json, text_of(report))
     for name, table in named(report):
-        write_beside(folder / f"{name}.csv", csv_text(table))
-        write_beside(folder / f"{name}.tex", latex(table))
-    write_beside(html, page(report))
-    return html, json_file, folder
+        write_beside(at.tables / f"{name}.csv", csv_text(table))
+        write_beside(at.tables / f"{name}.tex", latex(table))
+    for name, figure in drawings(report):
+        write_beside(at.figures / f"{name}.svg", figure.svg.decode())
+    write_beside(at.page, page(report))
+    return at
 
 
 def text_of(report: Report) -> str:
@@ -44,10 +57,19 @@ def text_of(report: Report) -> str:
 def named(report: Report) -> list[tuple[str, Table]]:
     """Every table with the name of its files; those of several studies begin with the study."""
     found = [(slug(table.name), table) for table in across(report)]
-    for place, study in enumerate(report.studies, 1):
-        prefix = "" if len(report.studies) == 1 else f"{place}-{slug(study.name)}-"
+    for prefix, study in _prefixed(report):
         found += [(f"{prefix}{slug(table.name)}", table) for table in tables(study)]
     return found
+
+
+def drawings(report: Report) -> list[tuple[str, Drawn]]:
+    """Every figure with the name of its file."""
+    return [(f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)]
+
+
+def _prefixed(report: Report) -> list[tuple[str, Study]]:
+    one = len(report.studies) == 1
+    return [("" if one else f"{i}-{slug(study.name)}-", study) for i, study in enumerate(report.studies, 1)]
 
 
 def slug(name: str) -> str:
@@ -70,8 +92,3 @@ def inert(cell: object) -> object:
         line = " ".join(cell.split())
         return f"'{line}" if line.startswith(_FORMULA) or cell.startswith(_FORMULA) else line
     return cell
-
-
-def listed(files: Sequence[Path]) -> str:
-    """Paths in one line."""
-    return "  ".join(map(str, files))

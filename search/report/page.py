@@ -29,6 +29,23 @@ class Shown:
     tables: dict[str, Table]
     figures: dict[str, Drawn]
 
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """(anchor, words) of the parts."""
+        confirmed = [("confirmed", "Confirmed"), ("where", "Where it holds")]
+        pictures = [("pictures", "Pictures")]
+        return [
+            ("answer", "Answer"),
+            *(confirmed if self.study.confirmed is not None else []),
+            *(pictures if self.study.pictures else []),
+            ("size", "Score against size"),
+            ("arms", "Arms"),
+            ("search", "The search"),
+            ("cost", "Cost"),
+            ("limits", "Limits"),
+            ("again", "Data and commands"),
+        ]
+
 
 def page(report: Report) -> str:
     """The page as HTML, without outside files."""
