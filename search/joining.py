@@ -31,11 +31,7 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
     with creation_lock(url):
         _forget_deleted(opened)
         found = opened.leases.search(spec.name)
-        old = False
-        if found is not None:
-            _check_same(opened, spec, found, identity)
-            old = superseded(spec, found.settings)
-            _say_changes(spec, found.settings, old=old)
+        old = found is not None and _joins_with_older(opened, spec, found, identity)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
         rows = [
             dict(
@@ -72,8 +68,10 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
     return search
 
 
-def _say_changes(spec: StudySpec, before: str, *, old: bool) -> None:
-    lines = changes(spec, before)
+def _joins_with_older(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> bool:
+    """Whether another file was given since this one held; says what differs. Raises UserError for another study."""
+    _check_same(opened, spec, found, identity)
+    old, lines = superseded(spec, found.settings), changes(spec, found.settings)
     if old and lines:
         logger.warning(
             "{}: {} is an older file, and the database keeps the newer settings ({}); to have its own again, change "
@@ -84,6 +82,7 @@ def _say_changes(spec: StudySpec, before: str, *, old: bool) -> None:
         )
     for line in () if old else lines:
         logger.info("{}: changed since the last worker joined: {}", spec.name, line)
+    return old
 
 
 def _forget_deleted(opened: Opened) -> None:
