@@ -63,12 +63,13 @@ def flops(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: i
     multiply-adds.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    from models.counting import Flops
+
+    with torch.device("meta"), torch.no_grad(), Flops() as counter:
         network = build(config, in_channels=in_channels, classes=classes).eval()
         network(torch.empty(1, in_channels, size, size))
-    return int(counter.get_total_flops())
+    return int(counter.total)
 
 
 def _role(config: NetworkConfig | TeacherConfig) -> str:

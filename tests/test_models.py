@@ -3,14 +3,17 @@
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import models
 from models.config import NetworkConfig, PlainNetwork, PlainTeacher, SmpNetwork, SmpTeacher
 
+ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "tu-mobilenetv3_small_050"
 SMALL = {
     "unet": PlainNetwork(name="unet", width=3),
@@ -148,12 +151,24 @@ def test_flops_of_a_unet_are_twice_its_multiply_adds():
     assert models.flops(config, in_channels=3, classes=2, size=size) == 2 * adds
 
 
-def test_flops_build_no_weights_and_draw_nothing(config):
+def test_flops_are_those_of_torch_and_building_for_them_draws_nothing(config):
     state = torch.get_rng_state()
     count = models.flops(config, in_channels=3, classes=2, size=64)
-    assert count > 0
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        models.build(config, in_channels=3, classes=2).eval()(torch.empty(1, 3, 64, 64))
+    assert count == counter.get_total_flops() > 0
     assert models.flops(config, in_channels=3, classes=2, size=128) > 3 * count
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_counting_the_flops_of_a_unet_loads_no_compiler():
+    """torch's compiler takes a second of each process that loads it; every worker and `validate` count operations."""
+    code = (
+        "import sys, models; from models.config import PlainNetwork\n"
+        "models.flops(PlainNetwork(name='unet', width=4), in_channels=3, classes=2, size=32)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(0, 2), (3, 1)])

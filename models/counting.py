@@ -1,0 +1,62 @@
+"""Operations counted as they are dispatched, by the formulas of `torch.utils.flop_counter`.
+
+torch's own `FlopCounterMode` brings its compiler along at the first operation, a second of every process that counts;
+a mode that is no business of the compiler's does not, as long as torch gets by without Python of its own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+def _normalised(image: torch.Tensor, *_: object) -> tuple[torch.Tensor, ...]:
+    return torch.empty_like(image), image.new_empty(0), image.new_empty(0)
+
+
+def _joined(images: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    size = list(images[0].shape)
+    size[dim] = sum(image.shape[dim] for image in images)
+    return images[0].new_empty(size)
+
+
+_SIZES: Mapping[object, Callable[..., object]] = {
+    torch.ops.aten.native_batch_norm: _normalised,
+    torch.ops.aten.cat: _joined,
+}
+"""Operation that counts nothing -> an empty result: torch works out its size with code that brings the compiler.
+
+They suffice for the U-Net; other networks are counted alike, and with the compiler.
+"""
+
+
+class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes untyped
+    """Adds up the floating-point operations of what runs inside it on the meta device, outside of inference mode."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here: torch need not load its compiler to keep it out."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        sizes = _SIZES.get(func._overloadpacket)
+        if sizes is not None:
+            return sizes(*args, **given)
+        out = func(*args, **given)
+        formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **given, out_val=out)
+        return out
