@@ -18,9 +18,10 @@ from search.confirmed import Confirmed, confirmed
 from search.joining import Identity, open_search
 from search.places import storage_url
 from search.sections import Dashboard
-from search.standing import figures, read
+from search.standing import figures, read, standing
 from search.steer import known_search
 from search.storage import Opened, open_storage, patient
+from search.study import Search
 from trainer.agent import supervise
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study, what may be said about the plan, and the flags of a worker."""
     parser.add_argument("--plan", action="store_true", help="print what would be trained, and open nothing")
     parser.add_argument("--anyway", action="store_true", help="plan although the search has not ended")
+    parser.add_argument("--again", action="store_true", help="train once more what failed, such as for want of memory")
     parser.add_argument(
         "--second-opening",
         action="store_true",
@@ -44,20 +46,26 @@ def main(args: argparse.Namespace) -> int:
     with patient("confirm"):
         opened = open_storage(url, create=False)
         study = known_search(opened, args.study, args.name).name
-        found = the_plan(opened, study, args)
-        known = found.name in opened.leases.names()
+        plan = the_plan(opened, study, args)
+        known = plan.name in opened.leases.names()
     if args.plan:
-        print("\n".join(lines(found)))
+        print("\n".join(lines(plan)))
         return 0
     if not known:
-        _create(opened, url, found, args.cache)
+        _create(opened, url, plan, args.cache)
+    with patient("confirm"):
+        if args.again and known:
+            _queue_again(opened, url, plan)
+        left = not standing(opened, plan.name)["ended"]
     opened.engine.dispose()
-    words = ["--study", found.name, *work.flags(args, without=("set", "name"))]
-    script = Path(worker.__file__)
-    code = supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+    code = 0
+    if left:
+        words = ["--study", plan.name, *work.flags(args, without=("set", "name"))]
+        script = Path(worker.__file__)
+        code = supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
     if code == 0:
         with patient("confirm"):
-            print("\n".join(outcome(confirmed(open_storage(url, create=False), study))))
+            print("\n".join(outcome(confirmed(opened, study))))
     return code
 
 
@@ -111,9 +119,25 @@ def _create(opened: Opened, url: str, plan: Plan, cache: Path) -> None:
     from trainer.ranks import Ranks
 
     checked(plan, cache=cache, ranks=Ranks("cpu"))
-    spec = plan.spec()
     with patient("confirm"):
-        open_search(opened, url, spec, Identity(plan.identity, identities(plan, spec), plan.record()))
+        opened_as(opened, url, plan)
+
+
+def opened_as(opened: Opened, url: str, plan: Plan) -> Search:
+    """The confirmation in the database, made where it is not there."""
+    spec = plan.spec()
+    return open_search(opened, url, spec, Identity(plan.identity, identities(plan, spec), plan.record()))
+
+
+def _queue_again(opened: Opened, url: str, plan: Plan) -> None:
+    """Queue every seed of which no trial is left but failed ones. One that was not finite would be so again."""
+    search = opened_as(opened, url, plan)
+    for arm in search.arms.values():
+        seeds: dict[bool, set[int]] = {True: set(), False: set()}
+        for trial in search.trials(arm):
+            seeds[trial.state.name == "FAIL"].add(trial.system_attrs["fixed_params"]["seed"])
+        for seed in sorted(seeds[True] - seeds[False]):
+            search.enqueue(arm, {"seed": seed})
 
 
 def lines(plan: Plan) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from search.storage import Opened, label_of, open_storage, patient
 from search.study import Search
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
-from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
+from trainer.reports import EpochReport, Failure, FailureKind, Measured, Resume, Saved
 from trainer.seeds import derive
 
 
@@ -85,6 +85,9 @@ def plateau(run: RunConfig) -> float:
 class SimulatedStudents:
     """`trainer.reports.Students` whose epochs come from curves and whose checkpoints are small files."""
 
+    measure: Callable[[RunConfig], tuple[Measured, ...]] | None = None
+    """What an examination after the last epoch finds; None: there is none."""
+
     def __init__(self, curves: Curves, *, slots: int, metric: str, epoch_seconds: float, fail_share: float) -> None:
         self._curves, self._slots, self._metric = curves, slots, metric
         self._seconds, self._fail_share = epoch_seconds, fail_share
@@ -124,7 +127,9 @@ class SimulatedStudents:
             due = run.validation.due(epoch, run.epochs)
             scores = {self._metric: self._curves.score(run, epoch)} if due else None
             seconds = {"student": self._seconds}
-            reports[key] = EpochReport(epoch, self._stream_epoch, scores, {}, seconds, epoch == run.epochs)
+            final = epoch == run.epochs
+            found = self.measure(run) if final and self.measure is not None else None
+            reports[key] = EpochReport(epoch, self._stream_epoch, scores, {}, seconds, final, measured=found)
             self._members[key] = (run, epoch, replay)
         self._stream_epoch += 1
         return reports

@@ -156,8 +156,8 @@ def _arm(rows: Rows, arm: Any, pick: Any) -> dict[str, Any]:
         "running": states["RUNNING"],
         "waiting": states["WAITING"],
         "failed": dict(Counter(r.failure for r in leases if r.failure is not None)),
-        # A planned trial that failed is not made up for by another one.
-        "of": arm.trials - (states["FAIL"] if rows.record.get("confirm") else 0),
+        # A planned trial that failed is not made up for by another one, unless somebody queues it again.
+        "of": sum(states.values()) - states["FAIL"] if rows.record.get("confirm") else arm.trials,
         "best": None if best is None else {"score": best.best_score, "trial": best.number},
     }
 

@@ -33,6 +33,7 @@ CONFINED = {
     "sqlalchemy": (
         "search/away.py",
         "search/creation.py",
+        "search/evidence.py",
         "search/db/backup.py",
         "search/db/clients.py",
         "search/db/conninfo.py",
@@ -54,6 +55,7 @@ CONFINED = {
 search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/away.py knows
 what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/db/backup.py
 counts rows in the snapshot that it dumps;
+search/evidence.py holds the statements on openings and findings, which stand outside of trials;
 search/db/clients.py asks a server who is connected;
 search/db/conninfo.py takes secrets out of a URL; search/stored.py reads one row and writes nothing, not even what
 search/storage.py sets on every connection; search/db/upgrade.py changes tables before any of them can be

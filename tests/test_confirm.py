@@ -1,0 +1,379 @@
+"""Confirmation: which configurations, exactly the planned trials, findings with their end, refusals, and the lock."""
+
+import argparse
+import ast
+import json
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import confirm
+from search.confirm_data import checked
+from search.confirm_plan import Plan, confirmations, is_confirmation, made, plan_of
+from search.confirmed import confirmed
+from search.desk import Desk
+from search.events import Begin, Settings
+from search.evidence import Evidence
+from search.fence import LeaseLost, Owner
+from search.group import Alone
+from search.lead import Lead, run_group
+from search.measures import FILE
+from search.members import Members
+from search.resuming import on_hand
+from search.sections import Dashboard
+from search.simulate import Curves, SimulatedStudents, plateau
+from search.standing import read, standing
+from search.study import Search
+from trainer.config import RunConfig
+from trainer.data.dataset import DataError
+from trainer.errors import UserError
+from trainer.ranks import Ranks
+from trainer.reports import Measured
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STUDY = """
+[objective]
+maximize = "dice"
+[front]
+along = "student.width"
+[run]
+method = "kl"
+epochs = 2
+batch_size = 4
+data = { name = "blobs", size = 32, train = 8, validation = 4, test = 6 }
+teacher = { name = "unet", width = 8, checkpoint = "teacher.safetensors" }
+student = { name = "unet", width = 4 }
+losses = { ce = {}, kl = { weight = 1.0 } }
+optim = { lr = 1e-3 }
+[space]
+"student.width" = { choices = [2, 4] }
+"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
+"losses.kl.temperature" = { low = 1.0, high = 8.0 }
+[sampler]
+name = "random"
+[budget]
+trials = 6
+in_flight = 6
+[[arms]]
+name = "no-kd"
+set = { method = "none" }
+[confirm]
+seeds = [11, 12, 13]
+top = 3
+"""
+SEEDS = (11, 12, 13)
+
+
+def measured(run: RunConfig) -> tuple[Measured, ...]:
+    """What a simulated network did on four images: its plateau, and nan where there is no surface."""
+    dice = tuple(plateau(run) - 0.01 * i for i in range(4))
+    columns = {"dice": dice, "hd95": (math.nan, 1.0, 2.0, 3.0)}
+    names = tuple(f"blobs/{i}" for i in range(4))
+    return tuple(
+        Measured(part, 0.5, names, ("blobs",) * 4, names, columns, ((4.0, 2.0, 1.0),))
+        for part in ("validation", "test")
+    )
+
+
+def train(search: Search, folder: Path, owner: str = "me", ttl: float = 600.0, fail_share: float = 0.0) -> str:
+    """One whole worker in this thread, but for its process and the training."""
+    students = SimulatedStudents(Curves(), slots=3, metric="dice", epoch_seconds=0.0, fail_share=fail_share)
+    students.measure = measured if search.spec.confirms is not None else None
+    settings = Settings(Owner(owner, "here"), 3, folder, 1, {}, breach=lambda _: None, ttl=ttl)
+    return run_group(Alone(), students, Desk(search, settings))
+
+
+def plan_for(search: Search, **changes: Any) -> Plan:
+    rows = read(search.opened, search.spec.name)
+    table = search.spec.confirm.model_copy(update=changes)
+    name = f"{search.spec.name}.confirm"
+    return made(rows, table, confirm.sizes, name=name, dashboard=Dashboard(), early=False)
+
+
+Finish = Callable[[str], Search]
+
+
+@pytest.fixture
+def finish(tmp_path: Path, open_again: Callable[..., Search]) -> Finish:
+    """A search of two arms that has ended, in a database of the given URL."""
+
+    def finished(url: str) -> Search:
+        search = open_again(url, "tiny", STUDY)
+        train(search, tmp_path)
+        return search
+
+    return finished
+
+
+@pytest.fixture
+def ended(sqlite_url: str, finish: Finish) -> Search:
+    return finish(sqlite_url)
+
+
+def words(url: str, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    confirm.add_arguments(parser)
+    return parser.parse_args(["tiny", "--storage", url, *more])
+
+
+# ---- what is trained
+
+
+def test_the_winners_are_the_best_and_the_best_of_each_front_value_and_every_claim_has_its_control(ended: Search):
+    plan = plan_for(ended)
+    by_role: dict[str, list[Any]] = {}
+    for each in plan.configurations:
+        by_role.setdefault(each.role, []).append(each)
+    winners = by_role["winner"]
+    assert [each.name for each in winners] == ["kd-1", "kd-2", "kd-3"]
+    assert [each.searched for each in winners] == sorted((each.searched for each in winners), reverse=True)
+    assert winners[0].rank == 1
+    assert {each.run["student"]["width"] for each in winners} == {2, 4}
+    best = {w: max(each.searched for each in winners if each.run["student"]["width"] == w) for w in (2, 4)}
+    scores = {
+        w: max(
+            r.best_score for r in read(ended.opened, "tiny").leases["kd"] if json.loads(r.run)["student"]["width"] == w
+        )
+        for w in (2, 4)
+    }
+    assert best == scores
+    for winner in winners:
+        assert any(each.params <= winner.params for each in by_role["control"])
+    assert by_role["control"][0].rank == 1
+    (without,), (defaults,) = by_role["ablation"], by_role["defaults"]
+    assert (without.name, without.of, without.run["method"]) == ("kd-1-without", "kd-1", "none")
+    assert {**without.run, "method": "kl"} == winners[0].run
+    assert (defaults.run["method"], defaults.run["optim"]["lr"]) == ("none", 1e-3)
+    assert defaults.run["student"] == winners[0].run["student"]
+    assert defaults.run["teacher"]["checkpoint"] == "teacher.safetensors"
+
+
+def test_a_plan_comes_back_from_the_database_as_it_was_made(ended: Search, sqlite_url: str):
+    plan = plan_for(ended)
+    search = confirm.opened_as(ended.opened, sqlite_url, plan)
+    row = search.leases.search(plan.name)
+    again = plan_of(plan.name, json.loads(row.spec))
+    assert (again, again.identity) == (plan, row.identity)
+    assert [arm.study_name for arm in search.spec.arms] == [f"tiny.confirm.{each.name}" for each in plan.configurations]
+
+
+def test_names_of_confirmations_are_told_from_studies():
+    names = ["a", "a.confirm-2", "a.confirm", "a.confirm-10", "ab.confirm", "a.confirmed"]
+    assert confirmations("a", names) == ["a.confirm", "a.confirm-2", "a.confirm-10"]
+    assert is_confirmation("a.confirm")
+    assert not is_confirmation("a")
+    assert not is_confirmation("x/a.confirm.toml")
+
+
+# ---- exactly the planned trials
+
+
+def trials_of(search: Search) -> dict[str, list[tuple[str, int]]]:
+    return {arm.name: sorted((t.state.name, t.params["seed"]) for t in search.trials(arm)) for arm in search.spec.arms}
+
+
+def test_two_workers_train_exactly_the_planned_trials_and_a_dead_ones_trial_goes_on_under_its_number(
+    database_url: str, finish: Finish, tmp_path: Path
+):
+    ended = finish(database_url)
+    plan = plan_for(ended)
+    search = confirm.opened_as(ended.opened, database_url, plan)
+    # A worker that took a trial and is dead: nobody beats for it.
+    dead = search.claim(Owner("dead", "there"), lambda _: 0, [])
+    other = threading.Thread(
+        target=train, args=(confirm.opened_as(ended.opened, database_url, plan), tmp_path, "you", 1.0)
+    )
+    other.start()
+    train(search, tmp_path, "me", 1.0)
+    other.join(60)
+    assert trials_of(search) == {each.name: [("COMPLETE", seed) for seed in SEEDS] for each in plan.configurations}
+    assert dead.held.number == 0
+    lease = search.leases.row(dead.held.trial_id)
+    assert (lease.lost, lease.token, lease.state) == (1, 2, "finished")
+    assert standing(ended.opened, plan.name)["ended"]
+    found = confirmed(ended.opened, "tiny")
+    assert found.missing == ("teacher: not examined yet",)
+    assert len(found.findings) == 2 * 3 * len(plan.configurations)
+    one = next(each for each in found.findings if (each.configuration, each.seed, each.part) == ("kd-1", 12, "test"))
+    assert one.columns["dice"] == measured(RunConfig.model_validate(plan.configurations[0].run))[1].columns["dice"]
+    assert math.isnan(one.columns["hd95"][0])
+    assert found.budgets == {"kd": (6, 6), "no-kd": (6, 6)}
+    weights = search.leases.details(list(search.arms))
+    assert all(Path(row.weights).is_file() and len(row.weights_sha256) == 64 for row in weights)
+
+
+def test_trials_are_handed_out_seed_by_seed(ended: Search, sqlite_url: str):
+    """Configurations of one seed share batches and teacher passes, so they begin together."""
+    search = confirm.opened_as(ended.opened, sqlite_url, plan_for(ended))
+    count = len(search.spec.arms)
+    taken = [search.claim(Owner("me", "here"), lambda _: 0, []) for _ in range(2 * count)]
+    seeds = [search.suggest(claim)["seed"] for claim in taken]
+    assert seeds == [11] * count + [12] * count
+
+
+def test_a_failed_seed_is_missing_and_not_made_up_for_until_it_is_asked_for_again(
+    ended: Search, sqlite_url: str, tmp_path: Path
+):
+    plan = plan_for(ended, seeds=(11, 12))
+    search = confirm.opened_as(ended.opened, sqlite_url, plan)
+    claim = search.claim(Owner("me", "here"), lambda _: 0, [])
+    assert search.suggest(claim) == {"seed": 11}
+    run = claim.arm.resolve({"seed": 11}).model_dump_json(exclude_none=True)
+    search.commit(claim, run, "{}")
+    search.fail(claim.held, "out_of_memory", "too big")
+    train(search, tmp_path)
+    states = trials_of(search)["kd-1"]
+    assert states == [("COMPLETE", 12), ("FAIL", 11)]
+    assert standing(ended.opened, plan.name)["ended"]
+    assert "kd-1 seed 11: failed (out_of_memory)" in confirmed(ended.opened, "tiny").missing
+    confirm._queue_again(ended.opened, sqlite_url, plan)
+    assert not standing(ended.opened, plan.name)["ended"]
+    train(search, tmp_path)
+    assert ("COMPLETE", 11) in trials_of(search)["kd-1"]
+    assert confirmed(ended.opened, "tiny").missing == ("teacher: not examined yet",)
+
+
+# ---- findings and the end of a trial are one
+
+
+class Vanished(BaseException):
+    """The worker is gone."""
+
+
+def vanish(*_: object) -> None:
+    raise Vanished
+
+
+def test_a_worker_that_lost_its_trial_leaves_no_findings(ended: Search, sqlite_url: str):
+    plan = plan_for(ended)
+    search = confirm.opened_as(ended.opened, sqlite_url, plan)
+    claim = search.claim(Owner("me", "here"), lambda _: 0, [])
+    stale = replace(claim.held, token=7)
+    row = dict(uuid=search.folder, trial_id=claim.held.trial_id, part="test", record="{}")
+    with pytest.raises(LeaseLost):
+        search.complete(stale, 0.5, {}, {}, [row])
+    assert not Evidence(ended.opened.engine).has(search.folder, claim.held.trial_id)
+    search.complete(claim.held, 0.5, {}, {}, [row])
+    assert Evidence(ended.opened.engine).has(search.folder, claim.held.trial_id)
+
+
+def test_who_adopts_a_trial_after_its_last_epoch_finds_its_findings_beside_the_weights(
+    ended: Search, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The holder vanished between the last report and the end: nothing is trained or examined again."""
+    plan = plan_for(ended)
+    search = confirm.opened_as(ended.opened, sqlite_url, plan)
+    settings = Settings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None)
+    students = SimulatedStudents(Curves(), slots=1, metric="dice", epoch_seconds=0.0, fail_share=0.0)
+    students.measure = measured
+    desk = Desk(search, settings)
+    lead, members = Lead(desk, students, Alone()), desk._members
+    members.begin(search.claim(settings.owner, lambda _: 0, []))
+    begin = members.inbox.get()
+    assert isinstance(begin, Begin)
+    lead._training[begin.key] = begin
+    students.admit(begin.key, begin.run)
+    for _ in range(begin.run.epochs):
+        lead.take(students.epoch())
+    monkeypatch.setattr(search, "complete", vanish)
+    *before, last = desk._outbox
+    for item in before:
+        members.store(item)
+    with pytest.raises(Vanished):
+        members.store(last)
+    assert (begin.folder / FILE).is_file()
+    monkeypatch.undo()
+    heir = Members(search, replace(settings, owner=Owner("heir", "here")))
+    (claim,) = search.retake(settings.owner, on_hand)
+    heir.begin(claim)
+    assert (search.leases.row(begin.key).state, heir.held) == ("finished", {})
+    found = Evidence(ended.opened.engine).findings(search.folder)[begin.key]
+    assert [each.to_json() for each in found] == [each.to_json() for each in measured(begin.run)[::-1]]
+
+
+# ---- refusals
+
+
+def test_a_second_table_is_a_second_opening_and_has_to_be_asked_for(ended: Search, sqlite_url: str):
+    plan = plan_for(ended)
+    confirm.opened_as(ended.opened, sqlite_url, plan)
+    same = confirm.the_plan(ended.opened, "tiny", words(sqlite_url))
+    assert same == plan
+    more = ("--set", "confirm.seeds=[21, 22]")
+    with pytest.raises(UserError, match=r"confirmed with another \[confirm\] \(seeds.*--second-opening"):
+        confirm.the_plan(ended.opened, "tiny", words(sqlite_url, *more))
+    second = confirm.the_plan(ended.opened, "tiny", words(sqlite_url, *more, "--second-opening"))
+    assert (second.name, second.table.seeds) == ("tiny.confirm-2", (21, 22))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--set", "confirm.seeds=[1, 2]"), "trained with seed 1, so it is not fresh"),
+        (("--set", "run.epochs=5"), "a confirmation trains what the search found"),
+        (("--set", "confirm.tops=5"), "confirm.tops.*unknown"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_one_line(ended: Search, sqlite_url: str, more: Any, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        confirm.the_plan(ended.opened, "tiny", words(sqlite_url, *more))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_that_runs_or_found_nothing_is_not_confirmed(sqlite_url: str, open_again: Callable[..., Search]):
+    search = open_again(sqlite_url, "tiny", STUDY)
+    with pytest.raises(UserError, match=r"has not ended.*close tiny.*--anyway"):
+        confirm.the_plan(search.opened, "tiny", words(sqlite_url))
+    with pytest.raises(UserError, match=r"nothing to confirm.*status tiny"):
+        confirm.the_plan(search.opened, "tiny", words(sqlite_url, "--anyway"))
+    with pytest.raises(UserError, match="'other' is not in"):
+        confirm.the_plan(search.opened, "other", words(sqlite_url))
+
+
+def test_a_confirmation_is_not_confirmed(ended: Search, sqlite_url: str):
+    confirm.opened_as(ended.opened, sqlite_url, plan_for(ended))
+    with pytest.raises(UserError, match="is a confirmation itself"):
+        confirm.the_plan(ended.opened, "tiny.confirm", words(sqlite_url))
+
+
+def with_data(plan: Plan, **data: Any) -> Plan:
+    """The same plan, taught by nobody, on other data."""
+    runs = [{**each.run, "method": "none", "data": {**each.run["data"], **data}} for each in plan.configurations]
+    found = tuple(replace(each, run=run) for each, run in zip(plan.configurations, runs, strict=True))
+    return replace(plan, configurations=found, content={"data": None, "teacher": None})
+
+
+def test_data_without_test_rows_or_with_other_contents_is_refused_before_anything_is_opened(
+    ended: Search, tmp_path: Path
+):
+    plan, ranks = plan_for(ended), Ranks("cpu")
+    with pytest.raises(UserError, match=r"no test rows.*split = test"):
+        checked(with_data(plan, test=0), cache=tmp_path, ranks=ranks)
+    with pytest.raises(UserError, match="the data is another than the search had"):
+        checked(replace(with_data(plan), content={"data": "0" * 64}), cache=tmp_path, ranks=ranks)
+    unseen = replace(plan, table=plan.table.model_copy(update={"unseen": ("ETIS",)}))
+    with pytest.raises(DataError, match="unseen = 'ETIS': blobs has no other sources"):
+        checked(with_data(unseen), cache=tmp_path, ranks=ranks)
+    data, facts = checked(with_data(plan), cache=tmp_path, ranks=ranks)
+    assert (len(data.samples("validation")), facts) == (4, None)
+
+
+# ---- the lock
+
+
+def test_only_confirmation_and_evaluate_can_open_test_rows():
+    """Whoever may read test rows calls `record_opening`, and no other place makes an `Opening`."""
+    callers: set[str] = set()
+    for room in ("search", "trainer", "losses", "models"):
+        for path in (ROOT / room).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                name = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
+                if name in ("record_opening", "Opening"):
+                    callers.add(path.relative_to(ROOT).as_posix())
+    assert callers == {"search/confirm_data.py", "trainer/evaluate.py", "trainer/data/openings.py"}
