@@ -25,7 +25,8 @@ from search.fence import Owner
 from search.group import Alone
 from search.joining import open_search
 from search.lead import run_group
-from search.report.build import report
+from search.report import command
+from search.report.build import report, side
 from search.report.document import Report
 from search.report.edges import edges_of
 from search.report.expected import curve, expected_best
@@ -39,6 +40,7 @@ from search.report.table import Column, Table
 from search.simulate import Curves, SimulatedStudents, simulated_identity
 from search.spec import load
 from search.storage import Opened, open_storage
+from search.study import Search
 from trainer.errors import guard
 
 STUDY = """
@@ -78,32 +80,23 @@ trials = 12
 HOSTILE = '<script>alert(1)</script> =cmd|"/c calc"!A0 \\input{/etc/passwd} $x^2$ {{ 7*7 }} %s & _'
 
 
-def simulated(folder: Path, name: str, trials: int | None = None) -> Opened:
-    """A database in which a simulated search was run, to its end or until so many trials were begun."""
-    path = folder / f"{name}.toml"
-    path.write_text(STUDY)
-    spec = load(path)
-    url = f"sqlite:///{folder / 'study.db'}"
-    opened = open_storage(url)
-    found = open_search(opened, url, spec, simulated_identity(spec))
+def train(found: Search, runs: Path) -> None:
+    """One simulated worker, to the end of the search."""
     students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.05)
-    made = Settings(
-        Owner("me", "here"),
-        4,
-        folder / "runs",
-        1,
-        {"simulated": True},
-        breach=lambda _: None,
-        ttl=60.0,
-        known=teller((), None),
-    )
+    owner = Owner("me", "here")
+    known = teller((), None)
+    made = Settings(owner, 4, runs, 1, {"simulated": True}, breach=lambda _: None, ttl=60.0, known=known)
     run_group(Alone(), students, Desk(found, made))
-    return opened
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    found = simulated(tmp_path_factory.mktemp("report"), "polyps")
+    """A database in which a simulated search was run to its end."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "polyps.toml").write_text(STUDY)
+    spec, url = load(folder / "polyps.toml"), f"sqlite:///{folder / 'study.db'}"
+    found = open_storage(url)
+    train(open_search(found, url, spec, simulated_identity(spec)), folder / "runs")
     yield found
     found.engine.dispose()
 
@@ -389,7 +382,8 @@ def test_the_command_writes_page_json_csv_and_latex(
     code, _ = run("report", "polyps", "--storage", str(opened.engine.url), "-o", str(tmp_path / "one.html"), "--json")
     said = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one-figures", "one-tables", "one.html", "one.json", "out"]
+    beside = ["one-figures", "one-tables", "one.html", "one.json", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == beside
     assert said["page"] == str(tmp_path / "one.html")
 
 
@@ -409,3 +403,49 @@ def test_mistakes_are_one_line(opened: Opened, tmp_path: Path, words: list[str],
     assert code == 2
     assert len(lines) == 1
     assert lines[0].startswith(told)
+
+
+def test_studies_stand_side_by_side(opened: Opened, made: Report) -> None:
+    """The same network on several sets, or several networks on one: a line each, and everything of each below."""
+    first = made.studies[0]
+    other = first.model_copy(update={"name": "other/../x", "search": first.search.model_copy(update={"data": ()})})
+    two = made.model_copy(update={"studies": (first, other), "sides": (side(first), side(other))})
+    assert two.sides[0].data == "blobs"
+    best = {arm.name: arm.best for arm in first.search.arms}
+    assert best["kd"] is not None
+    assert best["no-kd"] is not None
+    assert two.sides[0].difference == best["kd"].score - best["no-kd"].score
+    shown_page = page(two)
+    assert unaccounted(shown_page, text_of(two)) == []
+    assert "Studies side by side" in shown_page
+    names = [name for name, _ in named(two)]
+    assert "studies" in names
+    assert {"1-polyps-arms", "2-other-x-arms"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_a_search_that_runs_is_written_again_until_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "polyps.toml").write_text(STUDY)
+    spec = load(tmp_path / "polyps.toml", ["budget.trials=3", "arms.no-kd.trials=2", "run.epochs=2"], name="short")
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    found = open_storage(url)
+    joined = open_search(found, url, spec, simulated_identity(spec))
+    out = tmp_path / "out"
+    looks: list[str] = []
+
+    def work(_seconds: float) -> None:
+        """What happens between two looks: the page of the first is there, and the search goes on to its end."""
+        looks.append((out / "report.html").read_text())
+        train(joined, tmp_path / "runs")
+
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=work))
+    assert run("report", "short", "--storage", url, "-o", str(out), "--watch", "7")[0] == 0
+    found.engine.dispose()
+    assert len(looks) == 1
+    assert '<meta http-equiv="refresh" content="7">' in looks[0]
+    assert "no trial has been trained to its end yet" in looks[0]
+    last = (out / "report.html").read_text()
+    assert 'http-equiv="refresh"' not in last
+    assert "no trial has been trained to its end yet" not in last
