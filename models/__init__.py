@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from models.config import NetworkConfig, Teacher, TeacherConfig
+from models.config import NetworkConfig, NetworkTeacher, Teacher
 from models.nearest import OptionError, nearest
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MODELS: Mapping[str, str] = {
 """Name in a study file -> module:class. Built with the options of its configuration, `in_channels` and `classes`."""
 
 
-def build(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: int) -> "Segmenter":
+def build(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int) -> "Segmenter":
     """A network in training mode on torch's default device, its weights drawn from torch's global generator.
 
     Weights of convolutions lie with their channels last, which is how they are fastest on CPU and GPU.
@@ -36,7 +36,7 @@ def build(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: i
         raise ValueError(f"{_role(config)}.name = {config.name!r}: unknown network{nearest(config.name, MODELS)}")
     if in_channels < 1 or classes < 2:
         raise ValueError(f"{_role(config)}: needs 1 channel and 2 classes at least, got {in_channels} and {classes}")
-    options = config.model_dump(exclude={"name", "checkpoint", "min_dice"})
+    options = config.model_dump(exclude={"name", "checkpoint", "min_dice", "keys"})
     if config.checkpoint is not None and "weights" in options:
         options["weights"] = None
     import torch
@@ -55,7 +55,7 @@ def parameters(network: "Segmenter") -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def flops(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: int, size: int) -> int:
+def flops(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, size: int) -> int:
     """Floating-point operations of one forward pass over one image of size x size, counted on the meta device.
 
     The convention is that of `torch.utils.flop_counter`: two operations for each multiply-add of a convolution or a
@@ -72,5 +72,5 @@ def flops(config: NetworkConfig | TeacherConfig, *, in_channels: int, classes: i
     return int(counter.total)
 
 
-def _role(config: NetworkConfig | TeacherConfig) -> str:
+def _role(config: NetworkConfig | NetworkTeacher) -> str:
     return "teacher" if isinstance(config, Teacher) else "student"

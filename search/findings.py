@@ -75,28 +75,28 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
 def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Found | None:
     """The teacher on the data; None where it cannot be used, or where the data could not be opened."""
     from trainer.checkpoint import CheckpointError
-    from trainer.teacher import TEACH, floor, located
+    from trainer.opened import TEACH, refuse_absent
+    from trainer.teacher import floor
 
     command = f"python -m trainer teach {shlex.quote(str(spec.source))}"
     try:
         if data is None:
-            path = located(spec.run.teacher)
-            if not path.is_file():
-                problems.append(
-                    f"{spec.source}: run.teacher.checkpoint = {str(path)!r}: no such file; train it: {command}"
-                )
+            refuse_absent(spec.run.teacher)
             return None
-        facts = floor(spec.run, data)
+        facts = floor(spec.run, data, whole=True)
     except CheckpointError as error:
         named = one_line(error).replace(TEACH, command)
-        problems.append(f"{spec.source}: {named}")
+        problems.append(f"{spec.source}: {'run.' if named.startswith('teacher.') else ''}{named}")
         return None
     return {
-        "file": str(facts.path),
+        "file": facts.name,
         "sha256": facts.sha256,
         "dice": facts.dice,
         "measured": facts.measured,
         "train_dice": facts.train_dice,
+        "calibration": facts.calibration,
+        "entropy": facts.entropy,
+        "notes": list(facts.notes),
         "min_dice": 0.0 if spec.run.teacher is None else spec.run.teacher.min_dice,
         "seen": facts.seen_words(),
     }
@@ -167,10 +167,11 @@ def _stored(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
     """What the teacher's logits take on disk where the images have fixed views."""
     if data is None or spec.run.data.views is None:
         return
+    from trainer.shelf import lesson
     from trainer.views import stored_bytes
 
     listening = [run for _, run in probe_runs(spec) if run.methods()]
-    kinds = {(stream_key(run), run.teacher, run.precision): run for run in listening}
+    kinds = {(stream_key(run), lesson(run)): run for run in listening}
     size = sum(stored_bytes(run, data) for run in kinds.values())
     yield f"data.views: the teacher's logits take {size / 1e9:.3g} GB of each machine's cache folder, computed once"
 

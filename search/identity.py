@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.config import EnsembleTeacher
 from search.arms import Arm
 from search.sections import Front, Limits, Objective
 from search.space import Parameter
@@ -55,6 +56,8 @@ def _arm_document(arm: Arm) -> Table:
 def run_document(run: RunConfig) -> Table:
     """A run with defaults filled in and without places."""
     table = run.model_dump(mode="json")
+    if isinstance(run.teacher, EnsembleTeacher):
+        table["teacher"]["members"] = [member.placeless() for member in run.teacher.members]
     flat = flatten(table)
     gone = {path: None for path in PLACES if path in flat}
     return replace(RunConfig, table, gone)[0]

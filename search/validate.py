@@ -112,10 +112,12 @@ def _data_lines(found: Found) -> list[str]:
         checked = f"no group and {alike} in two parts, {twice}; content {data['content'][:8]}"
         printed.append(_line("data", f"{data['name']}  {data['images']} images  {parts}; {checked}"))
     if teacher is not None:
-        train = "" if teacher["train_dice"] is None else f"  train {teacher['train_dice']:.3f}"
+        sure = {"train": teacher["train_dice"], "ECE": teacher["calibration"], "entropy": teacher["entropy"]}
+        more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
         how = "measured" if teacher["measured"] else "recorded"
         dice = f"validation dice {teacher['dice']:.3f} {how} (floor {teacher['min_dice']:g})"
-        printed.append(_line("teacher", f"{Path(teacher['file']).stem}  {dice}{train}  {teacher['seen']}"))
+        printed.append(_line("teacher", f"{Path(teacher['file']).stem}  {dice}{more}  {teacher['seen']}"))
+        printed += [_line("", note) for note in teacher["notes"]]
     return printed
 
 

@@ -190,7 +190,7 @@ def _contents(
     teacher_hash, judged = None, None
     if spec.run.teacher is not None:
         facts = teacher.floor(spec.run, data, ranks=ranks)
-        teacher_hash, judged = teacher.fingerprint(facts.path), Judged(facts.dice, facts.seen_words())
+        teacher_hash, judged = facts.sha256, Judged(facts.dice, facts.seen_words())
     contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
     arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
     return Identity(identity(spec, **contents), arms, record(spec, **contents)), judged

@@ -10,11 +10,12 @@ import torch
 
 import models
 from models.config import PlainNetwork
-from trainer import checkpoint, teacher
+from trainer import checkpoint, opened, teacher
 from trainer.calibration import Calibration
 from trainer.checkpoint import CheckpointError
 from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
+from trainer.data.likeness import packed
 from trainer.ranks import Ranks
 from trainer.scores import validate
 
@@ -60,7 +61,7 @@ def made(run: RunConfig, data: DataSet) -> Callable[..., Path]:
             "run": run.model_dump(mode="json"),
         }
         stay = {name: word for name, word in (known | words).items() if word is not None}
-        path = teacher.located(run.teacher)
+        path = opened.located(run.teacher)
         checkpoint.export(path, network.state_dict(), stay)
         return path
 
@@ -145,7 +146,7 @@ class TestFloor:
         known = teacher.floor(run, data)
         assert (known.dice, known.measured, known.train_dice) == (0.77, False, 0.9)
         assert known.seen == {"validation": 0, "test": 0}
-        assert known.sha256 == teacher.fingerprint(known.path)
+        assert known.sha256 == opened.content(run.teacher)
 
     @pytest.mark.parametrize("change", ["data", "size", "fit", "scores"])
     def test_the_dice_is_measured_for_anything_else(
@@ -179,6 +180,39 @@ class TestFloor:
         made(train_images=[*data.image_hashes("train"), *data.image_hashes(part)[:2]])
         assert f"trained on 2 {part} images" in message(lambda: teacher.floor(run, data))
 
+    @pytest.mark.parametrize("part", ["validation", "test"])
+    def test_a_teacher_of_near_identical_images_is_refused_with_their_count(
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path], part: Any
+    ) -> None:
+        """Found by sketches, where no file is the same."""
+        saw = [*data.sketches("train"), *data.sketches(part)[:2]]
+        made(train_sketches=packed(saw))
+        assert f"near-identical to 2 {part} images" in message(lambda: teacher.floor(run, data))
+        made(train_sketches=packed(data.sketches("train")))
+        known = teacher.floor(run, data)
+        assert known.alike == {"validation": 0, "test": 0}
+        assert known.seen_words() == "trained on no validation or test image, nor on near-identical ones"
+
+    def test_a_teacher_of_near_identical_images_may_be_used_where_the_split_accepts_them(
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path]
+    ) -> None:
+        """Its own split has them in two parts; what it saw is said nevertheless."""
+        made(train_sketches=packed(data.sketches("validation")[:1]))
+        table = run.model_dump(mode="json")
+        table["data"] = {"name": "polyp", "root": "r", "split": "s", "size": 32, "near_duplicates": "accept"}
+        known = teacher.floor(RunConfig.model_validate(table), data)
+        assert "but on near-identical ones of 1 validation" in known.seen_words()
+
+    def test_sketches_that_are_none_are_refused(self, run: RunConfig, data: DataSet, made: Callable[..., Path]) -> None:
+        made(train_sketches="AAAA")
+        assert "train_sketches: damaged" in message(lambda: teacher.floor(run, data))
+
+    def test_without_sketches_near_identical_images_are_unknown(
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path]
+    ) -> None:
+        made()
+        assert "unknown whether on near-identical ones" in teacher.floor(run, data).seen_words()
+
     def test_unknown_training_images_are_stated_and_not_taken_for_none(
         self, run: RunConfig, data: DataSet, made: Callable[..., Path]
     ) -> None:
@@ -189,9 +223,10 @@ class TestFloor:
 
     def test_the_fingerprint_is_that_of_the_content(self, run: RunConfig, made: Callable[..., Path]) -> None:
         path = made()
-        first = teacher.fingerprint(path)
+        assert run.teacher is not None
+        first = opened.content(run.teacher)
         made(train={"dice": 0.91})
-        assert teacher.fingerprint(path) != first
+        assert opened.content(run.teacher) != first
         assert json.loads(checkpoint.weights(path).words["train"]) == {"dice": 0.91}
 
 

@@ -153,7 +153,7 @@ def test_what_is_heard_is_the_teacher_within_the_rounding_of_float16(teacher, tm
     batch = next(iter(shelf.stream(run).epoch(0)))
     heard = shelf.ask(run, 0, batch.indices, torch.empty(0), frozenset())
     assert heard is not None
-    direct = shelf._said(run, batch.images)
+    direct = shelf._said(run, 0, batch.indices, batch.images)
     assert heard.logits.dtype == torch.float32
     assert not heard.taps
     torch.testing.assert_close(heard.logits, direct, rtol=2**-11, atol=1e-6)
@@ -233,7 +233,8 @@ def test_who_was_slower_hears_what_the_faster_one_stored(teacher, tmp_path):
 
     def views(value: float) -> Views:
         shape = (data.classes, SIZE, SIZE)
-        return Views(tmp_path, run, data, "0" * 64, torch.device("cpu"), lambda x: torch.full((len(x), *shape), value))
+        say = lambda _view, indices, _pixels: torch.full((len(indices), *shape), value)  # noqa: E731
+        return Views(tmp_path, run, data, "0" * 64, torch.device("cpu"), say)
 
     chunk = tuple(range(CHUNK))
     pixels = torch.zeros(CHUNK, SIZE, SIZE, 3, dtype=torch.uint8)

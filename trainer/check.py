@@ -7,7 +7,7 @@ import torch
 
 import losses
 import models
-from models.config import NetworkConfig, TeacherConfig
+from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher
 from models.output import Segmenter
 from trainer.config import BlobsData, Pictures, RunConfig
 from trainer.data.augment import check_preset
@@ -29,7 +29,7 @@ class Facts:
     flops: int
     """Floating-point operations of the student's forward pass over one image of data.size; 2 for each multiply-add."""
     teacher_params: int | None
-    """None for a run without a live KD term."""
+    """None for a run without a live KD term, and for a teacher that is no single network of ours."""
     teacher_flops: int | None
     live_terms: tuple[str, ...]
     """The losses that train the run, in the order of the file."""
@@ -46,7 +46,11 @@ def check(run: RunConfig) -> Facts:
         raise ValueError(f"batch_size = {run.batch_size}: more than the {run.data.train} images of data.train")
     student = _network(run.student, run.data, "student", channels, classes)
     taught = run.teacher if run.methods() else None
-    teacher = None if taught is None else _network(taught, run.data, "teacher", channels, classes)
+    teacher = _network(taught, run.data, "teacher", channels, classes) if isinstance(taught, NetworkTeacher) else None
+    members = taught.members if isinstance(taught, EnsembleTeacher) else ()
+    for member in members:
+        if isinstance(member, NetworkTeacher):
+            _network(member, run.data, "teacher", channels, classes)
     taps = frozenset[str]()
     for name, term in run.live_terms().items():
         with torch.device("meta"):
@@ -54,7 +58,8 @@ def check(run: RunConfig) -> Facts:
                 name,
                 term,
                 student=student.tap_channels,
-                teacher=None if teacher is None else teacher.tap_channels,
+                # A teacher without taps is refused below, in words of its own.
+                teacher=None if taught is None else student.tap_channels if teacher is None else teacher.tap_channels,
                 classes=classes,
             )
         taps |= loss.taps() if loss.needs_teacher else frozenset()
@@ -64,13 +69,13 @@ def check(run: RunConfig) -> Facts:
         params=models.parameters(student),
         flops=models.flops(run.student, **size),
         teacher_params=None if teacher is None else models.parameters(teacher),
-        teacher_flops=None if taught is None else models.flops(taught, **size),
+        teacher_flops=models.flops(taught, **size) if isinstance(taught, NetworkTeacher) else None,
         live_terms=tuple(run.live_terms()),
     )
 
 
 def _network(
-    config: NetworkConfig | TeacherConfig, pictures: Pictures, role: str, channels: int, classes: int
+    config: NetworkConfig | NetworkTeacher, pictures: Pictures, role: str, channels: int, classes: int
 ) -> Segmenter:
     with torch.device("meta"):
         network = models.build(config, in_channels=channels, classes=classes)

@@ -244,7 +244,7 @@ class Cohort:
             return None
         worst, median = chosen(np.array(best["dice"]), CASES)
         networks = {
-            "teacher": self._shelf.teacher(run),
+            "teacher": self._shelf.visible(run),
             "student": with_weights(member.trained.judged, best["weights"]),
         }
         found = {

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from models.config import TeacherConfig
     from models.output import Segmenter
     from trainer.config import Precision
     from trainer.scores import Scores
@@ -131,7 +132,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
     precision = args.precision or run.precision
     networks = {"student": made.network}
-    if run.teacher is not None and run.teacher.checkpoint is not None and teacher.located(run.teacher).is_file():
+    if run.teacher is not None and _here(run.teacher):
         networks = {"teacher": teacher.load(run, data, device=where), **networks}
     found = {name: _masks(network, data, where, precision) for name, network in networks.items()}
     dice = found["student"][0].images["dice"]
@@ -145,6 +146,18 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     if "teacher" not in found:
         print("without the teacher: " + _absent(run.teacher is not None))
     return 0
+
+
+def _here(config: "TeacherConfig") -> bool:
+    """Whether the teacher can be asked about a validation image: its files are here, and it is no folder of maps."""
+    from trainer.checkpoint import CheckpointError
+    from trainer.opened import refuse_absent
+
+    try:
+        refuse_absent(config)
+    except CheckpointError:
+        return False
+    return config.name != "maps"
 
 
 def _absent(named: bool) -> str:

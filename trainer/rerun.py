@@ -46,7 +46,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     if run.methods():
         judged = teacher.floor(run, data, ranks=ranks)
         how = "measured" if judged.measured else "recorded"
-        lines.append(f"teacher  {judged.path}  validation dice {judged.dice:.3f} ({how})  {judged.seen_words()}")
+        lines.append(f"teacher  {judged.name}  validation dice {judged.dice:.3f} ({how})  {judged.seen_words()}")
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         scores, epoch, took = _train(args, file, ranks, Path(folder))
     if not ranks.leads:

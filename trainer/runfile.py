@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from models.config import NetworkTeacher
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError, explain, nearest, received
 
@@ -83,13 +84,17 @@ class RunFile:
         UserError."""
         if self.run.teacher is None:
             raise UserError(f"{self.path}: run.teacher: missing; name the network to be trained as teacher")
+        if not isinstance(self.run.teacher, NetworkTeacher):
+            raise UserError(
+                f"{self.path}: run.teacher.name = {self.run.teacher.name!r}: was trained elsewhere; leave [teach] out"
+            )
         for name in ("student", "teacher", "method", "data"):
             if name in self.teach:
                 raise UserError(
                     f"{self.path}: teach.{name} = {received(self.teach[name])}: is not the recipe's to change; "
                     f"set run.{'teacher' if name == 'student' else name}"
                 )
-        student = self.run.teacher.model_dump(exclude={"checkpoint", "min_dice"})
+        student = self.run.teacher.model_dump(exclude={"checkpoint", "min_dice", "keys"})
         table = self.run.model_dump(mode="json", exclude_unset=True) | {"method": "none", "teacher": None}
         # Views are stored for students; the teacher itself sees new augmentations in every epoch.
         table["data"] = {name: value for name, value in table["data"].items() if name != "views"}

@@ -14,10 +14,11 @@ from models.output import Output, Segmenter
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
 from trainer.data.stream import Stream, Workers, normalise, threads
+from trainer.foreign.maps import Maps
 from trainer.ranks import Ranks
 from trainer.scores import autocast
 from trainer.student import whole
-from trainer.views import Views
+from trainer.views import UNSTORED, Views
 
 
 @dataclass
@@ -93,6 +94,11 @@ class Shelf:
             self._counters.opened += 1
         return self._teachers[name]
 
+    def visible(self, run: RunConfig) -> Segmenter | None:
+        """The teacher of a run where it can be asked about any image; None without one, and for stored maps."""
+        network = self.teacher(run)
+        return None if isinstance(network, Maps) else network
+
     def prepare(self, run: RunConfig, epoch: int) -> None:
         """Make what is missing of the logits that a stream epoch needs, where the run's views are stored.
 
@@ -136,14 +142,17 @@ class Shelf:
             return None
         name = (stream_key(run), lesson(run))
         if name not in self._views:
-            from trainer import teacher
+            from trainer.opened import content
 
-            sha256 = teacher.fingerprint(teacher.located(run.teacher))
+            sha256 = content(run.teacher)
             ask = partial(self._said, run)
             self._views[name] = Views(self._cache, run, self.data(run), sha256, self._ranks.device, ask)
         return self._views[name]
 
-    def _said(self, run: RunConfig, pixels: Tensor) -> Tensor:
+    def _said(self, run: RunConfig, view: int, indices: tuple[int, ...], pixels: Tensor) -> Tensor:
+        network = self.teacher(run)
+        if isinstance(network, Maps):
+            return network.warped(run.seed, view, indices)
         output = self.hear(run, normalise(pixels.to(self._ranks.device, non_blocking=True)), frozenset())
         if output is None:
             raise RuntimeError("a run without a teacher asked for its logits")
@@ -155,6 +164,8 @@ class Shelf:
         network = self.teacher(run)
         if network is None:
             return None
+        if isinstance(network, Maps):
+            raise ValueError(UNSTORED)
         self._counters.teacher_forwards += 1
         self._counters.teacher_taps += len(taps)
         with autocast(self._ranks.device, run.precision):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.config import NetworkTeacher
 from trainer.config import RunConfig
 from trainer.errors import UserError, one_line, received
 from trainer.launch import Outcome, launch, writable
@@ -16,6 +17,7 @@ from trainer.progress import Counting, Progress, spoken
 from trainer.runfile import PLACES, read
 
 if TYPE_CHECKING:
+    from models.config import TeacherConfig
     from trainer.checkpoint import Weights
     from trainer.data.dataset import DataSet
     from trainer.ranks import Ranks
@@ -27,8 +29,13 @@ FORMAT = 1
 def main(args: Namespace) -> int:
     """Train, resume or find the teacher. Raises UserError, CheckpointError, DataError."""
     file = read(args.file, sets=args.set)
+    config = file.run.teacher
+    if config is not None and _made_elsewhere(config):
+        if args.output is not None or args.again:
+            raise UserError(f"{args.file}: run.teacher: was trained elsewhere; leave --output and --again out")
+        return launch(args, lambda ranks: _judge(args, file.run, ranks), ranks=args.ranks or 1, threads=args.threads)
     run = file.teacher_run()
-    if args.output is None and (file.run.teacher is None or file.run.teacher.checkpoint is None):
+    if args.output is None and (not isinstance(config, NetworkTeacher) or config.checkpoint is None):
         raise UserError(f"{args.file}: run.teacher.checkpoint: missing; name the file to be written, or give -o FILE")
     return launch(
         args,
@@ -38,12 +45,32 @@ def main(args: Namespace) -> int:
     )
 
 
+def _made_elsewhere(config: "TeacherConfig") -> bool:
+    from trainer.opened import ours
+
+    return not ours(config)
+
+
+def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
+    """What a teacher of another program is worth on the data; nothing is trained."""
+    from trainer.data import open_data
+    from trainer.teacher import facts
+
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    known = facts(run, data, ranks=ranks, whole=True)
+    if not ranks.leads:
+        return Outcome(())
+    sure = f"train dice {known.train_dice:.3f}  ECE {known.calibration:.3f}  entropy {known.entropy:.3f}"
+    lines = (f"validation dice {known.dice:.3f}  {sure}", f"{known.name}  sha256 {known.sha256[:8]}...")
+    return Outcome((*lines, known.seen_words(), *known.notes, "nothing to do: trained elsewhere"))
+
+
 def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") -> Outcome:
     from trainer.check import check
     from trainer.data import open_data
     from trainer.fit import fit
+    from trainer.opened import located
     from trainer.reports import Resume
-    from trainer.teacher import located
 
     output: Path = args.output or located(study.teacher)
     try:
@@ -153,7 +180,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     calibration = Calibration(data, "validation", ranks)
     scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear).means
     train = validate(network, data, "train", ranks=ranks, precision=run.precision).means
-    error = calibration.error()
+    error, entropy = calibration.error(), calibration.entropy()
     if not ranks.leads:
         return Outcome(())
     words = {key: json.loads(text) for key, text in made.file.words.items()} | {
@@ -161,6 +188,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
         "identity": name,
         "train": train,
         "calibration": error,
+        "entropy": entropy,
         "params": models.parameters(network),
     }
     checkpoint.export(output, made.file.tensors, words)
@@ -168,7 +196,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     file = checkpoint.weights(output)
     first = (
         f"epoch {run.epochs}/{run.epochs}  validation dice {scores['dice']:.3f} @ {file.word('epoch')}  "
-        f"train dice {train['dice']:.3f}  ECE {error:.3f}  {took}"
+        f"train dice {train['dice']:.3f}  ECE {error:.3f}  entropy {entropy:.3f}  {took}"
     )
     return Outcome((first, *_summary(output, file, data)[1:]))
 
@@ -178,7 +206,9 @@ def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
     from trainer.teacher import alike, seen
 
     dice, train = file.word("scores")["dice"], file.word("train")["dice"]
-    first = f"validation dice {dice:.3f} @ {file.word('epoch')}  train dice {train:.3f}"
+    sure = {"ECE": file.word("calibration"), "entropy": file.word("entropy")}
+    more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
+    first = f"validation dice {dice:.3f} @ {file.word('epoch')}  train dice {train:.3f}{more}"
     counts = ((seen(file, data), "of them"), (alike(file, data), "near-identical to"))
     bad = ", ".join(f"{count} {how} {part}" for found, how in counts for part, count in (found or {}).items() if count)
     images = f"trained on {len(file.word('train_images'))} images, {bad or 'none of them validation or test'}"

@@ -1,30 +1,21 @@
 """The teacher that a run names: loaded frozen, and judged before anything listens to it."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-import models
-from models.config import TeacherConfig
 from models.output import Segmenter
-from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Weights
 from trainer.config import PolypData, RunConfig
 from trainer.data.dataset import DataSet, Part
 from trainer.data.likeness import unpacked
 from trainer.data.sketch import alike as alike_pairs
-from trainer.errors import received
+from trainer.judged import Judgement, judge, train_dice
+from trainer.opened import TEACH, called, content, opened, ours, wanted
 from trainer.ranks import Ranks
-from trainer.scores import validate
 
-TEACH = "python -m trainer teach FILE"
 _UNSEEN: tuple[Part, ...] = ("validation", "test")
-_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights"})
-"""Options that say where a network's weights come from, not what the network is."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,9 @@ class Facts:
     measured: bool
     """Whether the Dice was measured just now; else it is the one recorded with the file for the same data."""
     train_dice: float | None
-    """Dice on its own training images as recorded; None where unknown."""
+    """Dice on its own training images as recorded, or on those of the data; None where unknown."""
+    trained_on: frozenset[str]
+    """sha256 of the images that its files say it was trained on."""
     seen: Mapping[str, int] | None
     """How many validation and test images it was trained on; None where the file does not say."""
     alike: Mapping[str, int] | None
@@ -89,6 +82,7 @@ def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: b
         calibration=known.calibration,
         entropy=known.entropy,
         train_dice=float(trained) if trained is not None else None,
+        trained_on=frozenset(image for file in found.files if file for image in file.word("train_images") or ()),
         seen=_together([None if file is None else seen(file, data) for file in found.files]),
         alike=_together([None if file is None else alike(file, data) for file in found.files]),
         notes=found.notes,
@@ -98,17 +92,17 @@ def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: b
 def _together(members: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
     """Images that some member was trained on, at least; None where none is known and some member does not say."""
     told = [counts for counts in members if counts is not None]
-    most = {part: max((counts[part] for counts in told), default=0) for part in _UNSEEN}
+    most: dict[str, int] = {part: max((counts[part] for counts in told), default=0) for part in _UNSEEN}
     return most if any(most.values()) or len(told) == len(members) else None
 
 
-def floor(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None) -> Facts:
-    """The facts of a teacher that may be used. Every rank calls it.
+def floor(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: bool = False) -> Facts:
+    """The facts of a teacher that may be used, as `facts` finds them. Every rank calls it.
 
     Raises CheckpointError where its validation Dice is below `min_dice`, or where it was trained on validation or test
     images of the data, or on near-identical ones that the data's settings do not accept.
     """
-    known = facts(run, data, ranks=ranks)
+    known = facts(run, data, ranks=ranks, whole=whole)
     if known.seen is not None and any(known.seen.values()):
         raise CheckpointError(
             f"{known.name}: was trained on {_counts(known.seen)} images of this data, so its scores there mean "
@@ -125,7 +119,7 @@ def floor(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None) -> Facts
         how = "measured" if known.measured else "recorded"
         raise CheckpointError(
             f"teacher.min_dice = {least:g}: {known.name} has validation Dice {known.dice:.4f} ({how}); "
-            f"train a better one: {TEACH}, or lower min_dice"
+            f"{f'train a better one: {TEACH}' if ours(wanted(run)) else 'choose a better one'}, or lower min_dice"
         )
     return known
 

@@ -26,6 +26,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.config import MapsTeacher, NetworkTeacher
 from trainer.config import RunConfig
 from trainer.data.dataset import DataError, DataSet
 from trainer.data.durable import sync_folder
@@ -47,8 +48,22 @@ def stored_bytes(run: RunConfig, data: DataSet) -> int:
     return run.data.views * len(data.samples("train")) * data.classes * run.data.size**2 * 2
 
 
+UNSTORED = (
+    'teacher.name = "maps": needs data.views: maps are bent along with each fixed view of the images and stored; set '
+    "data.views = 1 or more"
+)
+
+
 def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
-    """Raise ValueError where a run with views reads taps of its teacher: they would take many times the room."""
+    """Raise ValueError where a run reads taps of a teacher that has none, or with views, where they would take many
+    times the room; and for stored maps without views."""
+    if run.methods() and isinstance(run.teacher, MapsTeacher) and run.data.views is None:
+        raise ValueError(UNSTORED)
+    if taps and run.teacher is not None and not isinstance(run.teacher, NetworkTeacher):
+        raise ValueError(
+            f"teacher.name = {run.teacher.name!r}: has logits alone, and method {run.method!r} reads a teacher's taps "
+            f"{', '.join(sorted(taps))}; choose another method or a network as teacher"
+        )
     if run.data.views is not None and taps:
         raise ValueError(
             f"data.views = {run.data.views}: the views keep a teacher's logits alone, and method {run.method!r} reads "
@@ -57,7 +72,7 @@ def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
 
 
 class Views:
-    """The stored logits of one teacher on one run's views. `ask` runs the teacher on images (n, S, S, C) uint8.
+    """The stored logits of one teacher on one run's views. `ask` asks the teacher of images of one view.
 
     Raises DataError where the folder has no room for what is missing.
     """
@@ -91,7 +106,7 @@ class Views:
         chunk = indices[0] // CHUNK
         if self._found(view, chunk):
             return
-        logits = self._ask(images).clamp(-LARGEST, LARGEST).to(torch.float16).cpu().numpy()
+        logits = self._ask(view, indices, images).clamp(-LARGEST, LARGEST).to(torch.float16).cpu().numpy()
         try:
             self._write(logits.tobytes(), self._path(view, chunk))
         except OSError as error:
@@ -172,13 +187,14 @@ class Views:
         )
 
 
-Ask = Callable[[Tensor], Tensor]
-"""Images (n, S, S, C) uint8 on the host to the teacher's logits (n, classes, S, S) float32."""
+Ask = Callable[[int, tuple[int, ...], Tensor], Tensor]
+"""A view, training indices and their images (n, S, S, C) uint8 on the host to the teacher's logits
+(n, classes, S, S) float32."""
 
 
 def _words(run: RunConfig, data: DataSet, teacher: str, device: torch.device) -> dict[str, object]:
     """All that the stored values depend on; `teacher` is the sha256 of its file."""
-    network = {} if run.teacher is None else run.teacher.model_dump(mode="json", exclude={"checkpoint", "min_dice"})
+    network = {} if run.teacher is None else run.teacher.placeless()
     return {
         "format": FORMAT,
         "chunk": CHUNK,

@@ -11,11 +11,14 @@ from importlib import import_module
 from types import ModuleType
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from trainer.data.dataset import DataError, Pixels
 from trainer.data.fit import IGNORED
 from trainer.errors import nearest
 
+Plane = NDArray[np.float32]
 Augment = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
 """(image (S, S, C), mask (S, S), seed) to the same shapes."""
 
@@ -46,6 +49,27 @@ def build(name: str) -> Augment:
         return out["image"], out["mask"]
 
     return augment
+
+
+def build_with_map(name: str) -> Callable[[Pixels, Pixels, Plane, int], Plane]:
+    """An instance of the preset that says where another plane (S, S) float32 of the same picture comes to lie.
+
+    It is bent as the mask is, from the same draws, and keeps its values otherwise; what comes from outside is
+    `IGNORED`. Raises DataError.
+    """
+    check_preset(name)
+    library = _albumentations()
+    steps = PRESETS[name](library)
+    if not steps:
+        return lambda _image, _mask, plane, _seed: plane
+    pipeline = library.Compose(steps, additional_targets={"plane": "mask"})
+
+    def bend(image: Pixels, mask: Pixels, plane: Plane, seed: int) -> Plane:
+        pipeline.set_random_seed(seed % 2**32)
+        bent: Plane = pipeline(image=image, mask=mask, plane=plane)["plane"]
+        return bent
+
+    return bend
 
 
 def _albumentations() -> ModuleType:
