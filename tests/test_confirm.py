@@ -4,12 +4,14 @@ import argparse
 import ast
 import json
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from search import confirm
@@ -30,6 +32,7 @@ from search.simulate import Curves, SimulatedStudents, plateau
 from search.standing import read, standing
 from search.study import Search
 from trainer.config import RunConfig
+from trainer.data.blobs import draw
 from trainer.data.dataset import DataError
 from trainer.errors import UserError
 from trainer.ranks import Ranks
@@ -342,38 +345,65 @@ def test_a_confirmation_is_not_confirmed(ended: Search, sqlite_url: str):
         confirm.the_plan(ended.opened, "tiny.confirm", words(sqlite_url))
 
 
-def with_data(plan: Plan, **data: Any) -> Plan:
+def on_data(plan: Plan, data: dict[str, Any], unseen: tuple[str, ...] = ()) -> Plan:
     """The same plan, taught by nobody, on other data."""
-    runs = [{**each.run, "method": "none", "data": {**each.run["data"], **data}} for each in plan.configurations]
+    runs = [{**each.run, "method": "none", "data": data} for each in plan.configurations]
     found = tuple(replace(each, run=run) for each, run in zip(plan.configurations, runs, strict=True))
-    return replace(plan, configurations=found, content={"data": None, "teacher": None})
+    table = plan.table.model_copy(update={"unseen": unseen})
+    return replace(plan, configurations=found, table=table, content={"data": None, "teacher": None})
 
 
-def test_data_without_test_rows_or_with_other_contents_is_refused_before_anything_is_opened(
-    ended: Search, tmp_path: Path
-):
-    plan, ranks = plan_for(ended), Ranks("cpu")
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two sets below one root: A with a split, of which B shares a picture."""
+    for source in ("A", "B", "C"):
+        for kind in ("images", "masks"):
+            (tmp_path / source / kind).mkdir(parents=True)
+        for index in range(6):
+            image, label = draw(100 * ord(source) + index, 32)
+            cv2.imwrite(str(tmp_path / source / "images" / f"{index}.png"), image)
+            cv2.imwrite(str(tmp_path / source / "masks" / f"{index}.png"), 255 * label)
+    for kind in ("images", "masks"):
+        shutil.copy(tmp_path / "A" / kind / "0.png", tmp_path / "B" / kind / "again.png")
+    return tmp_path
+
+
+def split(root: Path, *parts: str) -> dict[str, Any]:
+    rows = [f"A,A/images/{i}.png,A/masks/{i}.png,,{part}" for i, part in enumerate(parts)]
+    (root / "split.csv").write_text("\n".join(["source,image,mask,group,split", *rows, ""]))
+    return dict(name="polyp", root=str(root), split=str(root / "split.csv"), size=32)
+
+
+def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_opened(ended: Search, pictures: Path):
+    plan, ranks, cache = plan_for(ended), Ranks("cpu"), pictures / "cache"
+    parts = ("train", "train", "train", "train", "validation", "test")
+    blind = split(pictures, *parts[:5])
     with pytest.raises(UserError, match=r"no test rows.*split = test"):
-        checked(with_data(plan, test=0), cache=tmp_path, ranks=ranks)
+        checked(on_data(plan, blind), cache=cache, ranks=ranks)
+    data = split(pictures, *parts)
     with pytest.raises(UserError, match="the data is another than the search had"):
-        checked(replace(with_data(plan), content={"data": "0" * 64}), cache=tmp_path, ranks=ranks)
-    unseen = replace(plan, table=plan.table.model_copy(update={"unseen": ("ETIS",)}))
-    with pytest.raises(DataError, match="unseen = 'ETIS': blobs has no other sources"):
-        checked(with_data(unseen), cache=tmp_path, ranks=ranks)
-    data, facts = checked(with_data(plan), cache=tmp_path, ranks=ranks)
-    assert (len(data.samples("validation")), facts) == (4, None)
+        checked(replace(on_data(plan, data), content={"data": "0" * 64}), cache=cache, ranks=ranks)
+    with pytest.raises(DataError, match=r"unseen = 'D': no such folder"):
+        checked(on_data(plan, data, ("D",)), cache=cache, ranks=ranks)
+    with pytest.raises(UserError, match=r"unseen: B: some of its images are in the train part"):
+        checked(on_data(plan, data, ("B",)), cache=cache, ranks=ranks)
+    with pytest.raises(DataError, match="unseen = 'C': blobs has no other sources"):
+        checked(on_data(plan, plan.configurations[0].run["data"], ("C",)), cache=cache, ranks=ranks)
+    found, facts = checked(on_data(plan, data, ("C",)), cache=cache, ranks=ranks)
+    assert (len(found.samples("validation")), facts) == (1, None)
+    assert not list(pictures.rglob("openings.jsonl"))
 
 
 # ---- the lock
 
 
 def test_only_confirmation_and_evaluate_can_open_test_rows():
-    """Whoever may read test rows calls `record_opening`, and no other place makes an `Opening`."""
+    """Whoever may read test rows has called `record_opening`: no other place takes it or `Opening` to make one."""
     callers: set[str] = set()
-    for room in ("search", "trainer", "losses", "models"):
-        for path in (ROOT / room).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                name = getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
-                if name in ("record_opening", "Opening"):
-                    callers.add(path.relative_to(ROOT).as_posix())
+    for path in (path for room in ("search", "trainer", "losses", "models") for path in (ROOT / room).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        taken = {a.name for n in nodes if isinstance(n, ast.ImportFrom) and "trainer" in str(n.module) for a in n.names}
+        called = {getattr(node.func, "id", "") for node in nodes if isinstance(node, ast.Call)}
+        if taken & called & {"record_opening", "Opening"}:
+            callers.add(path.relative_to(ROOT).as_posix())
     assert callers == {"search/confirm_data.py", "trainer/evaluate.py", "trainer/data/openings.py"}
