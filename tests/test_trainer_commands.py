@@ -277,6 +277,7 @@ class TestEvaluate:
         done = trainer("evaluate", weights, "--cache", place / "cache", "--per-image", table, "--json", facts)
         known = json.loads(facts.read_text())
         assert known["part"] == "validation"
+        assert known["trained_on"] == {"identical": 0, "near_identical": 0}
         assert known["scores"] == checkpoint.weights(weights).word("scores")
         rows = list(csv.DictReader(table.read_text().splitlines()))
         assert len(rows) == known["images"] == 9
@@ -301,8 +302,14 @@ class TestEvaluate:
         assert read_openings(folder) == []
         done = trainer(*words, "--open-test")
         assert "test: 6 images" in done.stdout
+        assert "opened 0 times before" in done.stdout
+        assert "trained on no validation or test image, nor on near-identical ones" in done.stdout
         (opening,) = read_openings(folder)
         assert "teacher.safetensors" in opening.purpose
+        digest = checkpoint.weights(place / "teacher.safetensors")
+        assert f"sha256 {digest.sha256}, data {digest.word('data')}" in opening.purpose
+        assert opening.who
+        assert opening.when
 
     def test_weights_are_scored_on_the_data_of_another_file(self, weights: Path, place: Path, trainer: Trainer) -> None:
         words = ["--data", place / "small.toml", "--set", "data.validation=4", "--no-second-opinion"]

@@ -49,7 +49,7 @@ def known_before(run: RunConfig, facts: "Facts", teacher_params: int | None, tea
     teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher: told only
     where the run listens to it.
     """
-    found = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
+    found: dict[str, Any] = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
     if compared := facts.teacher_params or teacher_params:
         found["model.percent_of_teacher"] = _short(100 * facts.params / compared)
     if teacher is not None and run.methods():

@@ -141,7 +141,7 @@ def _unframed(grey: Brightness) -> Brightness:
     while True:
         # Lines are flat only once the frame on the other two sides is gone, and that of another colour around it.
         top, bottom = _inner(inner)
-        left, right = _inner(inner[top:bottom].T)
+        left, right = _inner(inner[top:bottom].T) if bottom > top else (0, 0)
         if 2 * (bottom - top) < grey.shape[0] or 2 * (right - left) < grey.shape[1]:
             return grey
         if (bottom - top, right - left) == inner.shape:
