@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from search.report.document import Report, Search, Side, Study
 from search.report.pictures import Wanted, pictures
 from search.report.search_part import search_part
+from search.report.times import times
 from search.report.words import control_of, limits, unconfirmed
 from search.standing import Rows, read
 from search.storage import Opened
@@ -18,14 +19,16 @@ def report(
     names: Sequence[str],
     *,
     wanted: Wanted | None = None,
+    latency: str | None = None,
     refresh: int | None = None,
     now: float | None = None,
 ) -> Report:
     """The document. Raises UserError where a study is unknown.
 
-    wanted: pictures; None leaves them out. refresh: seconds, for a page that reads itself again.
+    wanted: pictures; None leaves them out. latency: a table of measured times. refresh: seconds, for a page that reads
+    itself again.
     """
-    studies = tuple(study(opened, name, wanted) for name in names)
+    studies = tuple(study(opened, name, wanted, latency) for name in names)
     stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if now is None else now))
     return Report(
         written=stamp,
@@ -36,10 +39,11 @@ def report(
     )
 
 
-def study(opened: Opened, name: str, wanted: Wanted | None) -> Study:
+def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None) -> Study:
     """One study. Raises UserError where it is unknown."""
     rows = read(opened, name)
-    searched = search_part(rows, opened.leases.closed, margin=None)
+    time_of = times(rows.record.get("limits", {}), latency)
+    searched = search_part(rows, opened.leases.closed, time_of, margin=None)
     headline, answer = unconfirmed(name, searched)
     drawn, without = pictures(rows, _weights(rows, searched), wanted)
     return Study(

@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from search.places import add_storage, storage_url
@@ -11,7 +13,7 @@ from search.report.build import report
 from search.report.document import Report
 from search.report.files import slug, write
 from search.report.pictures import Wanted
-from search.storage import AWAY, Opened, open_storage, patient
+from search.storage import AWAY, open_storage, patient
 from trainer.errors import UserError, one_line
 
 EVERY = 30.0
@@ -35,7 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="draw the worst validation images although [dashboard] images is off: only where all readers may see them",
     )
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded pictures (default: cache)")
+    parser.add_argument(
+        "--latency",
+        metavar="TABLE",
+        help="times that `python -m search profile` measured; default: the table of [limits] latency_ms",
+    )
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="of decoded pictures (default: cache)")
     parser.add_argument("--json", action="store_true", help="what was written, as one JSON document")
     parser.add_argument(
         "--watch",
@@ -58,29 +65,31 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"study {twice!r} is named twice; name each once")
     output = args.output or Path(f"{slug(args.study)}-report")
     refresh = None if args.watch is None else max(1, round(args.watch))
-    wanted = Wanted(args.pictures, args.cache)
     with patient("report"):
         opened = open_storage(storage_url(args.storage), create=False)
-        made = report(opened, names, wanted=wanted if refresh is None else None, refresh=refresh)
-    if args.watch is None:
-        _tell(made, output, as_json=args.json)
-        return 0
-    return _watch(opened, names, output, args.watch, made, wanted, as_json=args.json)
+        look = partial(report, opened, names, latency=args.latency)
+        whole = partial(look, wanted=Wanted(args.pictures, args.cache))
+        if args.watch is None:
+            _tell(whole(), output, as_json=args.json)
+            return 0
+        first = look(refresh=refresh)
+    return _watch(first, look, whole, output, args.watch, as_json=args.json)
 
 
-def _watch(
-    opened: Opened, names: list[str], output: Path, every: float, made: Report, wanted: Wanted, *, as_json: bool
-) -> int:
+Look = Callable[..., Report]
+
+
+def _watch(made: Report, look: Look, whole: Look, output: Path, every: float, *, as_json: bool) -> int:
     """Write again until the searches have ended; a database that is away is waited for. Pictures come at the end."""
     try:
         while True:
             if _ended(made):
-                _tell(report(opened, names, wanted=wanted), output, as_json=as_json)
+                _tell(whole(), output, as_json=as_json)
                 return 0
             _tell(made, output, as_json=as_json)
             time.sleep(every)
             try:
-                made = report(opened, names, refresh=made.refresh)
+                made = look(refresh=made.refresh)
             except AWAY as error:
                 print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
     except KeyboardInterrupt:

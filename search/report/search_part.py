@@ -25,6 +25,7 @@ from search.report.expected import curve, expected_best
 from search.report.importance import importance_of
 from search.report.rungs import pruned_at, rungs_of
 from search.report.shares import shares_of
+from search.report.times import Times
 from search.schema import FINISHED
 from search.standing import Rows, figures
 from search.tables import flatten
@@ -37,11 +38,11 @@ NO_RUN = ("seed", "data.root", "data.split", "teacher.checkpoint", "teacher.min_
 Closed = Callable[[int], tuple[str | None, str | None]]
 
 
-def search_part(rows: Rows, closed_of: Closed, *, margin: float | None) -> Search:
+def search_part(rows: Rows, closed_of: Closed, time_of: Times, *, margin: float | None) -> Search:
     """All of it. closed_of: as `Leases.closed`. margin: how far below the teacher a student may be, where known."""
     told = figures(rows, closed_of)
     base = json.loads(rows.search.spec)["run"]
-    dots = dots_of(rows)
+    dots = dots_of(rows, time_of)
     arms = tuple(_arm(rows, arm, told["arms"][arm.name], dots) for arm in rows.arms)
     spent = sum(sum(json.loads(lease.seconds or "{}").values()) for lease in rows.every)
     epochs = sum(lease.epoch for lease in rows.every)
@@ -68,7 +69,7 @@ def search_part(rows: Rows, closed_of: Closed, *, margin: float | None) -> Searc
     )
 
 
-def dots_of(rows: Rows) -> list[Dot]:
+def dots_of(rows: Rows, time_of: Times) -> list[Dot]:
     """The trials that were trained to their end, in the order of their numbers."""
     attributes = {t._trial_id: t.user_attrs for trials in rows.trials.values() for t in trials}
     sizes = rows.params_m()
@@ -85,7 +86,7 @@ def dots_of(rows: Rows) -> list[Dot]:
                         choice=_scalar(rows.choice(lease)),
                         params_m=sizes.get(lease.trial_id),
                         gflops=None if flops is None else float(flops),
-                        latency_ms=None,
+                        latency_ms=time_of(json.loads(lease.run)),
                     )
                 )
     return found
