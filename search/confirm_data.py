@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,8 +16,8 @@ from search.joining import Identity
 from search.places import storage_url
 from search.spec import StudySpec, find, load
 from search.storage import Opened, open_storage, patient
-from trainer.config import RunConfig
-from trainer.data.dataset import DataError, DataSet, Opening
+from trainer.config import PolypData, RunConfig
+from trainer.data.dataset import DataError, DataSet, Opening, Part
 from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -72,28 +72,40 @@ def checked(plan: Plan, *, cache: Path, ranks: "Ranks") -> "tuple[DataSet, Facts
             "a split file needs rows with split = test"
         )
     unseen = {name: open_unseen(run.data, name, cache=cache) for name in plan.table.unseen}
-    known = {image: part for part in ("train", "validation", "test") for image in data.image_hashes(part)}
-    seen_by_teacher: frozenset[str] = frozenset()
     facts = None
     if run.teacher is not None and run.methods():
         facts = teacher.floor(run, data, ranks=ranks)
         _same(plan, "teacher", facts.sha256)
-        seen_by_teacher = facts.trained_on
     for name, source in unseen.items():
-        images = source.image_hashes("test")
-        found = next((known[image] for image in images if image in known), None)
-        if found is not None:
-            raise UserError(
-                f"confirm.unseen: {name}: some of its images are in the {found} part of the data; remove it"
-            )
-        if any(image in seen_by_teacher for image in images):
-            raise UserError(f"confirm.unseen: {name}: the teacher was trained on some of its images; remove it")
+        _refuse_seen(name, source, data, frozenset() if facts is None else facts.trained_on)
     return data, facts
 
 
-def contents(
-    args: argparse.Namespace, spec: StudySpec, ranks: "Ranks"
-) -> "tuple[Identity, Facts | None, Examination]":
+def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[str]) -> None:
+    """Raise UserError for a source of which something was seen: an image, or one that looks like it."""
+    from trainer.data.sketch import alike
+
+    images = source.image_hashes("test")
+    parts: tuple[Part, ...] = ("train", "validation", "test")
+    known = {image: part for part in parts for image in data.image_hashes(part)}
+    found = next((known[image] for image in images if image in known), None)
+    if found is not None:
+        raise UserError(f"confirm.unseen: {name}: some of its images are in the {found} part of the data; remove it")
+    if any(image in taught for image in images):
+        raise UserError(f"confirm.unseen: {name}: the teacher was trained on some of its images; remove it")
+    if isinstance(data.config, PolypData) and data.config.near_duplicates == "accept":
+        return
+    for part in parts[:2]:
+        pairs = alike(data.sketches(part), source.sketches("test"))
+        if pairs:
+            one = data.samples(part)[pairs[0].first].name
+            raise UserError(
+                f"confirm.unseen: {name}: {len({pair.second for pair in pairs})} of its images look like images of the "
+                f"{part} part, such as {one}; remove it"
+            )
+
+
+def contents(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> "tuple[Identity, Facts | None, Examination]":
     """What a worker needs of a confirmation beside its plan. The opening of the test rows is recorded here, before
     anything of them is read, and the teacher is examined where nobody has done it. Every rank calls it."""
     from trainer.examine import Examination

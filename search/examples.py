@@ -156,7 +156,8 @@ NOTES = {
     "search drifts to the widest.",
     "limits": "A trial that breaks one is PRUNED before it trains; a choice that always breaks one is refused by "
     "`validate`.",
-    "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started.",
+    "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started. "
+    "[Splits and leaks](splits.md) says what a split file holds and what is refused.",
     "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries the hashes of its training images: "
     "one that saw validation or test images is refused.",
     "run.losses": "The total loss is the sum of weight times term, over the terms without a teacher and those that "
@@ -168,6 +169,10 @@ NOTES = {
     "enqueue": "Keys are paths of `[space]`. `arm = NAME` puts an entry into another arm than the main search.",
     "arms": "Each is a search of its own with a budget of its own, in the study `NAME.ARM`. A path in `set` leaves the "
     "arm's space, and so do parameters that can no longer matter.",
+    "confirm": "Each winner is trained once on each seed, and so are the controls: of every arm the best and, for each "
+    "winner, the best with no more parameters; the best winner without its KD terms; and `[run]` as it is, without KD. "
+    "Runs of one seed start alike and see the same batches. Another `[confirm]` after the test rows were seen is a "
+    "second opening, which the report tells.",
     "names": "What the tables of the program hold. Adding one is one file and one line: see CONTRIBUTING.md.",
 }
 """By table: what a reader needs beside the meaning of its keys."""

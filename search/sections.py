@@ -231,9 +231,15 @@ class Confirm(Frozen):
         min_length=1,
         description="fresh seeds with which winners and controls are trained again",
     )
-    top: PositiveInt = Field(default=6, description="winners that are confirmed")
+    top: PositiveInt = Field(
+        default=6,
+        description="winners that are confirmed: the best, the best of each value of [front], then what is next best",
+    )
     choose: Choose = Field(default=Choose(), description="which of them is taken home")
-    unseen: tuple[str, ...] = Field(default=(), description="sources that no part of the search has seen")
+    unseen: tuple[str, ...] = Field(
+        default=(),
+        description="sources that no part of the search has seen: folders of images and masks below `data.root`",
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -274,6 +280,7 @@ class StudyTables(Frozen):
     )
     arms: tuple[ArmEntry, ...] = Field(default=(), description="control searches beside the main one")
     confirm: Confirm = Field(
-        default=Confirm(), description="what becomes of the winners; checked and kept, not used yet"
+        default=Confirm(),
+        description="what becomes of the winners: `search confirm` trains them again and opens the test rows",
     )
     dashboard: Dashboard = Field(default=Dashboard(), description="what optuna-dashboard may show")
