@@ -158,8 +158,8 @@ NOTES = {
     "`validate`.",
     "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started. "
     "[Splits and leaks](splits.md) says what a split file holds and what is refused.",
-    "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries the hashes of its training images: "
-    "one that saw validation or test images is refused.",
+    "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries hashes and sketches of its training "
+    "images: one that saw validation or test images, or near-identical ones, is refused.",
     "run.losses": "The total loss is the sum of weight times term, over the terms without a teacher and those that "
     "`method` names.",
     "teach": "Keys are those of `[run]`, without `data`, `method`, `student` and `teacher`.",
