@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
+import numpy as np
 import torch
 from loguru import logger
 
@@ -162,8 +163,8 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     count = min(PROBES, len(data.samples("validation")))
     if not count:
         return Opened(network, (None,))
-    images = torch.stack([torch.from_numpy(data.fitted("validation", index)[0]) for index in range(count)])
-    doubt = network.probe(normalise(images.to(device)))
+    images = np.stack([data.fitted("validation", index)[0] for index in range(count)])
+    doubt = network.probe(normalise(torch.from_numpy(images).to(device)))
     if doubt is not None:
         logger.warning("{}", doubt)
     sizes = "" if program.size is None else f"{path}: images are resized to its {program.size[0]} x {program.size[1]}"
