@@ -47,8 +47,9 @@ along = "student.width"
 """,
     "limits": """
 [limits]
-params_m = 5.0
-gflops   = 30.0
+params_m   = 5.0
+gflops     = 30.0
+latency_ms = { max = 20.0, table = "latency.csv" }   # written on the target by `python -m search profile`
 """,
     "run": """
 [run]
@@ -155,7 +156,8 @@ NOTES = {
     "front": "Then small students get their share of trials and are judged among their like; without it a "
     "search drifts to the widest.",
     "limits": "A trial that breaks one is PRUNED before it trains; a choice that always breaks one is refused by "
-    "`validate`.",
+    "`validate`. Times are looked up by network, options and size of the input, at one picture a pass: "
+    "[docs/package.md](package.md#how-fast-it-is-where-it-will-run).",
     "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started. "
     "[Splits and leaks](splits.md) says what a split file holds and what is refused.",
     "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries hashes and sketches of its training "

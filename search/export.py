@@ -1,4 +1,5 @@
-"""`python -m search export`: the best configurations of a search as strict JSON, each with the whole run behind it."""
+"""`python -m search export`: the best configurations of a search as strict JSON, each with the whole run behind it, or
+the confirmed student as a package."""
 
 import argparse
 import json
@@ -6,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from search import seed_results, ship, standing
+from search.confirmed import confirmed
 from search.places import add_storage, storage_url
 from search.storage import Opened, open_storage, patient
 from trainer.config import RunConfig
@@ -23,6 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, help="how many configurations (default 5)")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     parser.add_argument("--json", action="store_true", help="with -o: what was written, as one JSON document")
+    parser.add_argument(
+        "--format",
+        choices=["full", "seed"],
+        default="full",
+        help="seed: params, value and three counts, the keys of optuna_results.json (default %(default)s)",
+    )
+    parser.add_argument("--confirmed", action="store_true", help="with --package: what `search confirm` showed")
+    parser.add_argument("--package", type=Path, metavar="DIR", help="pack the chosen student; DIR must not be there")
+    parser.add_argument("--configuration", metavar="NAME", help="pack this one, whatever the rule of [confirm] says")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), metavar="DIR", help="decoded pictures (default %(default)s)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -30,8 +45,12 @@ def main(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top = {args.top}: at least 1")
     name = args.name or args.study
+    if args.package is not None or args.confirmed or args.configuration is not None:
+        return _package(args, name)
     with patient("export"):
         opened = open_storage(storage_url(args.storage), create=False)
+        if args.format == "seed":
+            return _seed(args, opened, name)
         document = exported(opened, name, args.top)
     text = json.dumps(document, allow_nan=False, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     if args.output is None:
@@ -51,6 +70,45 @@ def main(args: argparse.Namespace) -> int:
         f"first: trial {best['trial']}, {metric} {best['value']:.4f}, {best['size']['params']:,} parameters"
     )
     print("unconfirmed: chosen and scored on the same validation images; the best of several is likely to be too high")
+    return 0
+
+
+def _seed(args: argparse.Namespace, opened: Opened, name: str) -> int:
+    found = seed_results.seed_results(standing.read(opened, name))
+    text = seed_results.text(found)
+    if args.output is None:
+        print(text, end="")
+        return 0
+    write_beside(args.output, text)
+    counts = " ".join(f"{key} {found[key]}" for key in ("finished_trials", "pruned_trials", "completed_trials"))
+    print(f"{args.output}  value {found['value']:.4f}, unconfirmed; {counts}")
+    return 0
+
+
+def _package(args: argparse.Namespace, name: str) -> int:
+    from trainer.package import Wish, package
+
+    if args.package is None or not args.confirmed:
+        raise UserError(
+            "--confirmed and --package DIR go together; weights that were not confirmed are packed by: "
+            "python -m trainer package WEIGHTS DIR"
+        )
+    with patient("export"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        found, weights = confirmed(opened, name), ship.weights_of(opened, name)
+    chosen = ship.by_rule(found) if args.configuration is None else ship.by_hand(found, args.configuration)
+    what = ship.shipped(found, chosen, weights)
+    wish = Wish(
+        weights=what.weights,
+        folder=args.package,
+        cache=args.cache,
+        threshold=what.threshold,
+        threshold_from="validation",
+        confirmation=what.confirmation,
+    )
+    for line in package(wish):
+        print(line)
+    print(what.confirmation.why)
     return 0
 
 
