@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from search import work, worker
+from search.answer.answer import answer
+from search.answer.claims import metric_of
 from search.confirm_data import checked, stored_plan
 from search.confirm_plan import Plan, confirmations, identities, made, name_of, table_of
 from search.confirmed import Confirmed, confirmed
+from search.identity import difference
 from search.joining import Identity, open_search
 from search.places import storage_url
 from search.sections import Dashboard
@@ -96,9 +99,8 @@ def the_plan(opened: Opened, study: str, args: argparse.Namespace) -> Plan:
 
 
 def _difference(known: Plan, table: Any) -> str:
-    from search.identity import difference
-
-    return "; ".join(difference(known.table.model_dump(mode="json"), table.model_dump(mode="json"))[:3])
+    tables = ({"confirm": each.model_dump(mode="json")} for each in (known.table, table))
+    return "; ".join(difference(*tables)[:3])
 
 
 def sizes(run: RunConfig) -> tuple[int, float]:
@@ -164,17 +166,20 @@ def _unseen(names: Sequence[str]) -> str:
 
 
 def outcome(found: Confirmed) -> list[str]:
-    """Mean test score and its deviation over seeds, a line a configuration."""
-    text = [f"{'configuration':<20}{'params':>12}{'test ' + found.objective:>12}{'SD':>9}{'seeds':>7}   over seeds"]
+    """Mean test score and its deviation over seeds, a line a configuration; then what that shows."""
+    metric = metric_of(found)
+    text = [f"{'configuration':<20}{'params':>12}{'test ' + metric:>12}{'SD':>9}{'seeds':>7}   over seeds"]
     for each in found.configurations:
         means = [
-            statistics.fmean(one.columns[found.objective])
+            statistics.fmean(one.columns[metric])
             for one in found.findings
-            if one.configuration == each.name and one.part == "test" and found.objective in one.columns
+            if one.configuration == each.name and one.part == "test"
         ]
         spread = f"{statistics.stdev(means):>9.4f}" if len(means) > 1 else f"{'':>9}"
         mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
         text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}")
     text += [f"missing: {line}" for line in found.missing]
-    text.append(f"what it shows: python -m search report {found.study}")
+    if any(one.part == "test" for one in found.findings):
+        text += [f"{claim.verdict}: {claim.words}" for claim in answer(found).claims if claim.part == "test"]
+    text.append(f"more: python -m search report {found.study}")
     return text

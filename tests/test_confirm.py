@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import pytest
 
-from search import confirm
-from search.confirm_data import checked
+from search import confirm, worker
+from search.confirm_data import checked, specification
 from search.confirm_plan import Plan, confirmations, is_confirmation, made, plan_of
 from search.confirmed import confirmed
 from search.desk import Desk
@@ -29,9 +29,13 @@ from search.members import Members
 from search.resuming import on_hand
 from search.sections import Dashboard
 from search.simulate import Curves, SimulatedStudents, plateau
+from search.spec import load
 from search.standing import read, standing
+from search.storage import open_storage
 from search.study import Search
+from trainer.cohort import Cohort
 from trainer.config import RunConfig
+from trainer.data import read_openings
 from trainer.data.blobs import draw
 from trainer.data.dataset import DataError
 from trainer.errors import UserError
@@ -407,3 +411,83 @@ def test_only_confirmation_and_evaluate_can_open_test_rows():
         if taken & called & {"record_opening", "Opening"}:
             callers.add(path.relative_to(ROOT).as_posix())
     assert callers == {"search/confirm_data.py", "trainer/evaluate.py", "trainer/data/openings.py"}
+
+
+# ---- for real
+
+
+TAUGHT = """
+[objective]
+maximize = "dice"
+[run]
+method = "kl"
+epochs = 1
+batch_size = 4
+data = {{ name = "blobs", size = 32, train = 8, validation = 4, test = 5, augment = "flips" }}
+teacher = {{ name = "unet", width = 4, checkpoint = "{teacher}" }}
+student = {{ name = "unet", width = 2 }}
+losses = {{ ce = {{}}, kl = {{ weight = 1.0 }} }}
+[space]
+"optim.lr" = {{ low = 1e-4, high = 1e-1, log = true }}
+[budget]
+trials = 2
+[[arms]]
+name = "no-kd"
+set = {{ method = "none" }}
+trials = 1
+[confirm]
+seeds = [11, 12]
+top = 1
+"""
+
+
+def a_worker(study: str, url: str, folder: Path) -> str:
+    """All that a worker does but for its signals, in this process; why it ended."""
+    parser = argparse.ArgumentParser()
+    worker.add_flags(parser)
+    words = ["--storage", url, "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--note-every", "0"]
+    args = parser.parse_args([*words, "--slots", "2", "--ttl", "5"])
+    args.study = study
+    return worker._work(args, specification(args), Ranks("cpu"))
+
+
+def test_a_search_is_confirmed_from_its_database_by_workers_that_know_its_name_alone(
+    tmp_path: Path, sqlite_url: str, capsys: pytest.CaptureFixture[str]
+):
+    """Networks of the plan are trained and examined, the teacher too; who opened the test rows is on record."""
+    file = tmp_path / "real.toml"
+    file.write_text(TAUGHT.format(teacher=tmp_path / "teacher.safetensors"))
+    cohort = Cohort(Ranks("cpu"), slots=1, cache=tmp_path)
+    run = load(file).run.model_dump(mode="json") | {"method": "none", "teacher": None}
+    cohort.admit(1, RunConfig.model_validate({**run, "student": {"name": "unet", "width": 4}}))
+    cohort.epoch()
+    cohort.export(1, tmp_path / "teacher.safetensors")
+    a_worker(str(file), sqlite_url, tmp_path)
+    file.unlink()
+    flags = words(sqlite_url, "--cache", str(tmp_path / "cache"))
+    opened = open_storage(sqlite_url)
+    assert confirm.main(argparse.Namespace(**{**vars(flags), "study": "real", "plan": True})) == 0
+    assert "kd-1-without        ablation" in capsys.readouterr().out
+    assert not Evidence(opened.engine).openings("real")
+    plan = confirm.the_plan(opened, "real", flags)
+    confirm._create(opened, sqlite_url, plan, tmp_path / "cache")
+    a_worker("real.confirm", sqlite_url, tmp_path)
+    found = confirmed(opened, "real")
+    assert found.missing == ()
+    names = ["kd-1", "no-kd-1", "kd-1-without", "defaults"]
+    assert [each.name for each in found.configurations] == [*names, "teacher"]
+    parts = {(each.configuration, each.seed, each.part) for each in found.findings}
+    assert parts == {
+        *((name, seed, part) for name in names for seed in (11, 12) for part in ("validation", "test")),
+        *(("teacher", None, part) for part in ("validation", "test")),
+    }
+    assert {len(each.images) for each in found.findings if each.part == "test"} == {5}
+    (opening,) = found.openings
+    (line,) = read_openings(tmp_path / "runs")
+    assert (opening.who, opening.configurations) == (line.who, tuple(names))
+    assert "real.confirm: kd-1, no-kd-1, kd-1-without, defaults on seeds [11, 12]" in line.purpose
+    assert confirm.main(argparse.Namespace(**{**vars(flags), "study": "real"})) == 0
+    out = capsys.readouterr().out
+    assert "python -m search report real" in out
+    assert len(Evidence(opened.engine).openings("real")) == 1
+    opened.engine.dispose()
