@@ -5,8 +5,10 @@ import ast
 import json
 import math
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ from search.events import Begin, Settings
 from search.evidence import Evidence
 from search.fence import LeaseLost, Owner
 from search.group import Alone
+from search.joining import open_search
 from search.lead import Lead, run_group
 from search.measures import FILE
 from search.members import Members
 from search.resuming import on_hand
 from search.sections import Dashboard
-from search.simulate import Curves, SimulatedStudents, plateau
+from search.simulate import Curves, SimulatedStudents, plateau, simulated_identity
 from search.spec import load
 from search.standing import read, standing
 from search.storage import open_storage
@@ -118,9 +121,24 @@ def finish(tmp_path: Path, open_again: Callable[..., Search]) -> Finish:
     return finished
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a search of two arms that has ended."""
+    folder = tmp_path_factory.mktemp("ended")
+    (folder / "tiny.toml").write_text(STUDY)
+    spec, url = load(folder / "tiny.toml"), f"sqlite:///{folder / 'study.db'}"
+    opened = open_storage(url)
+    train(open_search(opened, url, spec, simulated_identity(spec)), folder)
+    opened.engine.dispose()
+    return folder / "study.db"
+
+
 @pytest.fixture
-def ended(sqlite_url: str, finish: Finish) -> Search:
-    return finish(sqlite_url)
+def ended(kept: Path, sqlite_url: str, open_again: Callable[..., Search]) -> Search:
+    """That search in a database of the test's own."""
+    with closing(sqlite3.connect(kept)) as source, closing(sqlite3.connect(sqlite_url[10:])) as copy:
+        source.backup(copy)
+    return open_again(sqlite_url, "tiny", STUDY)
 
 
 def words(url: str, *more: str) -> argparse.Namespace:
@@ -313,7 +331,7 @@ def test_a_second_table_is_a_second_opening_and_has_to_be_asked_for(ended: Searc
     same = confirm.the_plan(ended.opened, "tiny", words(sqlite_url))
     assert same == plan
     more = ("--set", "confirm.seeds=[21, 22]")
-    with pytest.raises(UserError, match=r"confirmed with another \[confirm\] \(seeds.*--second-opening"):
+    with pytest.raises(UserError, match=r"confirmed with another \[confirm\] \(confirm.seeds: .*--second-opening"):
         confirm.the_plan(ended.opened, "tiny", words(sqlite_url, *more))
     second = confirm.the_plan(ended.opened, "tiny", words(sqlite_url, *more, "--second-opening"))
     assert (second.name, second.table.seeds) == ("tiny.confirm-2", (21, 22))
