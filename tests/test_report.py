@@ -11,6 +11,7 @@ from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,15 +19,20 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import search.__main__ as search_main
+from search.answer.answer import answer
 from search.board.attributes import teller
+from search.confirm_choice import Configuration
+from search.confirmed import Confirmed, Findings
 from search.desk import Desk
 from search.events import Settings
+from search.evidence import OpeningRecord
 from search.fence import Owner
 from search.group import Alone
 from search.joining import open_search
 from search.lead import run_group
 from search.report import command
 from search.report.build import report, side
+from search.report.confirmed_words import confirmed_words
 from search.report.document import Report
 from search.report.edges import edges_of
 from search.report.expected import curve, expected_best
@@ -37,6 +43,7 @@ from search.report.numbers import KINDS, MINUS, shown
 from search.report.page import page
 from search.report.rungs import rungs_of
 from search.report.table import Column, Table
+from search.sections import Choose
 from search.simulate import Curves, SimulatedStudents, simulated_identity
 from search.spec import load
 from search.storage import Opened, open_storage
@@ -218,6 +225,135 @@ def test_the_document_tells_what_the_search_did(made: Report) -> None:
     assert {line.choice for line in search.front} == {4, 8}
     assert all(line.params_m for line in search.front)
     assert search.cost.part_shares == {} or sum(search.cost.part_shares.values()) == pytest.approx(1)
+
+
+# ---- what was confirmed
+
+SOURCES = ("Kvasir-SEG", "CVC-ClinicDB")
+
+
+def configuration(name: str, role: Any, score: float, width: int, of: str | None = None) -> Configuration:
+    run = {"method": "kl" if role == "winner" else "none", "student": {"name": "unet", "width": width}}
+    run["teacher"] = {"name": "unet", "width": 24, "checkpoint": None}
+    params = width * width * 8447
+    arm = "kd" if role in ("winner", "ablation") else "no-kd"
+    rank = 1 if role == "teacher" else int(re.findall(r"\d+", name)[0]) if re.search(r"\d", name) else 1
+    trial = rank if role in ("winner", "control") else None
+    return Configuration(name, role, arm, of, rank, trial, score + 0.02, params, params / 1.8e5, run)
+
+
+def measured(each: Configuration, seed: int | None, part: str, score: float, images: int) -> Findings:
+    """Images of very different difficulty, the same for all networks, with a little of the seed in each."""
+    draw = np.random.default_rng([7, len(part)])
+    area = draw.uniform(0.01, 0.3, images)
+    hard = draw.normal(0, 0.06, images) - 0.05 * (area < 0.08)
+    own = np.random.default_rng([seed or 0, len(each.name), each.params, len(part)])
+    dice = np.clip(score + hard + own.normal(0, 0.02, images) + own.normal(0, 0.003), 0, 1)
+    ones = np.ones(images)
+    columns = {"dice": dice, "iou": dice - 0.08, "precision": dice, "recall": dice, "hd95": 40 * (1 - dice)}
+    columns |= {
+        "brier": 0.1 * (1 - dice),
+        "area": area,
+        "polyps": ones,
+        "missed": dice < 0.75,
+        "false_positives": 0 * ones,
+    }
+    bins = [
+        (1000.0 * (i == 14) + 30, (1000.0 * (i == 14) + 30) * (i + 0.5) / 15, 1000.0 * (i == 14) + 30 * i / 16)
+        for i in range(8, 15)
+    ]
+    unseen = part not in ("validation", "test")
+    return Findings(
+        configuration=each.name,
+        seed=seed,
+        part=part,
+        threshold=0.5,
+        images=tuple(f"{part}/{i}.png" for i in range(images)),
+        sources=tuple(part if unseen else SOURCES[i % 2] for i in range(images)),
+        groups=tuple(f"{part}-{i // 2}" for i in range(images)),
+        columns={name: tuple(map(float, values)) for name, values in columns.items()},
+        calibration=tuple([(0.0, 0.0, 0.0)] * 8 + bins),
+    )
+
+
+def synthetic(gain: float) -> Confirmed:
+    """A confirmation in which distillation is worth so much, at every size, and the larger network is the better."""
+    rows = [
+        (configuration("kd-1", "winner", 0.90, 16), 0.885 + gain),
+        (configuration("kd-2", "winner", 0.89, 8), 0.875 + gain),
+        (configuration("no-kd-1", "control", 0.88, 16), 0.885),
+        (configuration("no-kd-2", "control", 0.87, 8), 0.875),
+        (configuration("kd-1-without", "ablation", 0.88, 16, of="kd-1"), 0.884),
+        (configuration("defaults", "defaults", 0.86, 16), 0.86),
+        (configuration("teacher", "teacher", 0.91, 24), 0.905),
+    ]
+    found = []
+    for each, score in rows:
+        for part, images, shift in (("validation", 40, 0.01), ("test", 80, 0.0), ("ETIS-LaribPolypDB", 60, -0.12)):
+            seeds = (None,) if each.role == "teacher" else (11, 12, 13, 14, 15)
+            found += [measured(each, seed, part, score + shift, images) for seed in seeds]
+    opening = OpeningRecord("anna@gpu1", 1.76e9, "confirm polyps", tuple(c.name for c, _ in rows), "u")
+    return Confirmed(
+        study="polyps",
+        objective="dice",
+        configurations=tuple(each for each, _ in rows),
+        findings=tuple(found),
+        budgets={"kd": (16, 16), "no-kd": (12, 12)},
+        choose=Choose(margin=0.02),
+        openings=(opening,),
+        missing=(),
+    )
+
+
+def confirmed_study(made: Report, found: Confirmed) -> Report:
+    """The report of the search with what was confirmed in the place of its own answer."""
+    first = made.studies[0]
+    part = answer(found, lambda each: None if each.role == "teacher" else 2.0 * each.gflops)
+    headline, sentences, verdict = confirmed_words(first.search, part)
+    changes = {"confirmed": part, "headline": headline, "answer": sentences, "verdict": verdict}
+    return made.model_copy(update={"studies": (first.model_copy(update=changes),)})
+
+
+@pytest.fixture(scope="module")
+def gained(made: Report) -> Report:
+    return confirmed_study(made, synthetic(0.02))
+
+
+def test_a_confirmed_gain_is_shown_with_its_interval(gained: Report) -> None:
+    study = gained.studies[0]
+    assert study.verdict == "shown"
+    assert study.answer[0].startswith("Ship kd-2: unet, width 8")
+    assert "Distillation was a reason" in study.answer[1]
+    assert re.search(r"the gain is \+0\.0\d+ \[\+0\.\d+, \+0\.\d+\] \(kd-1 less no-kd-1\), shown", study.answer[1])
+    assert "5 seeds" in study.answer[2]
+    assert "ETIS-LaribPolypDB" in study.answer[3]
+    assert "unconfirmed" not in " ".join(study.answer).lower()
+
+
+def test_no_gain_is_not_shown_and_harm_is_named(made: Report) -> None:
+    assert confirmed_study(made, synthetic(0.0)).studies[0].verdict == "not_shown"
+    harmed = confirmed_study(made, synthetic(-0.03)).studies[0]
+    assert harmed.verdict == "worse"
+    assert "did harm" in harmed.answer[1]
+
+
+def test_every_number_of_a_confirmed_page_is_in_its_json(gained: Report) -> None:
+    shown_page = page(gained)
+    assert unaccounted(shown_page, text_of(gained)) == []
+    assert page(Report.model_validate_json(text_of(gained))) == shown_page
+    reader = Reader(shown_page)
+    titles = {"Confirmed Dice against parameters", "Confirmed Dice against latency", "Comparisons", "Less the teacher"}
+    titles |= {"By size of the polyp", "Calibration", "Openings of the test rows"}
+    assert titles <= {text.strip() for text in reader.text}
+
+
+def test_a_confirmed_study_beside_an_unconfirmed_one(made: Report, gained: Report) -> None:
+    lines = [side(gained.studies[0]), side(made.studies[0])]
+    assert [line.part for line in lines] == ["test", "validation, unconfirmed"]
+    assert lines[0].low is not None
+    assert lines[0].difference is not None
+    assert lines[0].low < lines[0].difference
+    assert lines[1].low is None
 
 
 # ---- the statistics of a search

@@ -4,11 +4,18 @@ import shlex
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
+from search.answer.answer import answer
+from search.answer.claims import TEST
+from search.confirm_plan import confirmations
+from search.confirmed import confirmed
+from search.report.confirmed_part import ConfirmedPart, Verdict
+from search.report.confirmed_words import GAIN, chosen_or_best, claim, confirmed_words
 from search.report.document import Report, Search, Side, Study
 from search.report.pictures import Wanted, pictures
 from search.report.search_part import search_part
-from search.report.times import times
+from search.report.times import Times, times
 from search.report.words import control_of, limits, unconfirmed
 from search.standing import Rows, read
 from search.storage import Opened
@@ -43,53 +50,103 @@ def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None)
     """One study. Raises UserError where it is unknown."""
     rows = read(opened, name)
     time_of = times(rows.record.get("limits", {}), latency)
-    searched = search_part(rows, opened.leases.closed, time_of, margin=None)
-    headline, answer = unconfirmed(name, searched)
-    drawn, without = pictures(rows, _weights(rows, searched), wanted)
+    begun = confirmations(name, opened.leases.names())
+    part = _answered(opened, name, time_of) if begun else None
+    margin = None if part is None else part.margin
+    searched = search_part(rows, opened.leases.closed, time_of, margin=margin)
+    verdict: Verdict = "not_shown" if control_of(searched) is not None else "not estimable"
+    if part is None:
+        headline, answer = unconfirmed(name, searched)
+    else:
+        headline, answer, verdict = confirmed_words(searched, part)
+    weights = _weights(opened, rows, searched, None if part is None else (begun[-1], part))
+    drawn, without = pictures(rows, weights, wanted)
     return Study(
         name=name,
         identity=rows.search.identity,
         headline=headline,
         answer=answer,
-        verdict="not_shown" if control_of(searched) is not None else "not estimable",
+        verdict=verdict,
         search=searched,
-        confirmed=None,
-        limits=limits(searched, confirmed=False),
+        confirmed=part,
+        limits=limits(searched, confirmed=part is not None, begun=bool(begun)),
         pictures=drawn,
         without_pictures=without,
-        commands=commands(name, confirmed=False),
+        commands=commands(name, confirmed=part is not None),
     )
 
 
-def _weights(rows: Rows, searched: Search) -> str | None:
-    """The file of the candidate's weights."""
-    main = searched.arms[0]
-    if main.best is None:
+def _answered(opened: Opened, name: str, time_of: Times) -> ConfirmedPart | None:
+    """What was confirmed so far; None before the first network was scored on test."""
+    found = confirmed(opened, name)
+    if not any(each.part == TEST and each.seed is not None for each in found.findings):
         return None
-    trial = main.best.trial
-    return next((lease.weights for lease in rows.leases[main.name] if lease.number == trial), None)
+    # A table of times knows students.
+    return answer(found, lambda each: None if each.role == "teacher" else time_of(each.run))
+
+
+def _weights(
+    opened: Opened, rows: Rows, searched: Search, confirmation: tuple[str, ConfirmedPart] | None
+) -> str | None:
+    """The file of the weights of the network to ship, or of the candidate."""
+    if confirmation is not None:
+        name, part = confirmation
+        best = chosen_or_best(searched, part)
+        leases = () if best is None else read(opened, name).leases.get(best.name, ())
+        return next((lease.weights for lease in leases if lease.weights is not None), None)
+    main = searched.arms[0]
+    number = None if main.best is None else main.best.trial
+    return next((lease.weights for lease in rows.leases[main.name] if lease.number == number), None)
 
 
 def side(study: Study) -> Side:
-    """A study's line beside others."""
-    search = study.search
-    ours, control = search.arms[0].best, control_of(search)
-    theirs = None if control is None else control.best
-    return Side(
+    """A study's line beside others: what was confirmed on test, else the best of the search on validation."""
+    search, part = study.search, study.confirmed
+    line = Side(
         study=study.name,
         data=next((str(fact.value) for fact in search.data if fact.name == "name"), None),
-        network=None if ours is None else ours.network,
-        params_m=None if ours is None else ours.params_m,
-        share_of_teacher=None if ours is None else ours.share_of_teacher,
+        network=None,
+        params_m=None,
+        share_of_teacher=None,
         teacher=None if search.teacher is None else search.teacher.score,
-        without_kd=None if theirs is None else theirs.score,
-        with_kd=None if ours is None else ours.score,
-        difference=None if ours is None or theirs is None else ours.score - theirs.score,
+        without_kd=None,
+        with_kd=None,
+        difference=None,
         low=None,
         high=None,
-        verdict=study.verdict,
+        verdict=study.verdict.replace("_", " "),
         part="validation, unconfirmed",
     )
+    if part is not None:
+        return line.model_copy(update=_confirmed_side(part))
+    ours, control = search.arms[0].best, control_of(search)
+    theirs = None if control is None else control.best
+    known = ours is not None and theirs is not None
+    return line.model_copy(
+        update={
+            **({} if ours is None else _sizes(ours.network, ours.params_m, ours.share_of_teacher)),
+            "without_kd": None if theirs is None else theirs.score,
+            "with_kd": None if ours is None else ours.score,
+            "difference": ours.score - theirs.score if known and ours is not None and theirs is not None else None,
+        }
+    )
+
+
+def _confirmed_side(part: ConfirmedPart) -> dict[str, Any]:
+    gain = claim(part, GAIN)
+    networks = {network.name: network for network in part.networks}
+    teacher = next((network.test for network in part.networks if network.role == "teacher"), None)
+    found: dict[str, Any] = {"teacher": teacher, "part": TEST}
+    if gain is None or gain.minuend not in networks:
+        return found
+    ours, theirs = networks[gain.minuend], networks.get(gain.subtrahend)
+    found |= _sizes(ours.words, ours.params_m, ours.share_of_teacher)
+    found |= {"with_kd": ours.test, "without_kd": None if theirs is None else theirs.test}
+    return found | {"difference": gain.estimate, "low": gain.low, "high": gain.high}
+
+
+def _sizes(network: str, params_m: float | None, share: float | None) -> dict[str, Any]:
+    return {"network": network, "params_m": params_m, "share_of_teacher": share}
 
 
 def commands(name: str, *, confirmed: bool) -> tuple[str, ...]:

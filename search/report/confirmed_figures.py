@@ -8,7 +8,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from search.board.drawing import COLOURS, MARKERS, shown
 from search.report.confirmed_part import Claim, ConfirmedPart, Network, Scores
 from search.report.document import Search
-from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, named_axes, quiet, svg
+from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg
 from search.report.words import title_of
 
 SHOWN_NETWORKS = 4
@@ -27,7 +27,8 @@ def figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
     """All figures for which there are numbers."""
     found = [
         *(_size(search, part, measure) for measure in MEASURES),
-        _forest(part),
+        _claims(part),
+        _near(part),
         _strata(search, part, "source"),
         _strata(search, part, "size"),
         _reliability(part),
@@ -61,7 +62,7 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
     if not points:
         return None
     teacher = next((n for n in part.networks if n.role == "teacher"), None)
-    with canvas() as figure:
+    with canvas(4.0) as figure:
         axes = figure.subplots()
         _dots(axes, points)
         if teacher is not None and teacher.test is not None:
@@ -72,7 +73,7 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
         _log_sizes(axes, sorted({x for x, _ in points}))
         quiet(axes)
         named_axes(axes, label, f"test {title_of(search)}")
-        legend(axes, "lower right" if search.maximize else "upper right")
+        legend_below(figure, axes)
         data = svg(figure)
     note = (
         "Mean over test images and fresh seeds; bars are intervals of the mean, small dots single seeds. The ring is "
@@ -121,27 +122,41 @@ def _log_sizes(axes: Axes, sizes: Sequence[float]) -> None:
     axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.35)
 
 
-def _forest(part: ConfirmedPart) -> Drawn | None:
-    rows = [claim for claim in part.claims if claim.estimate is not None]
+def _claims(part: ConfirmedPart) -> Drawn | None:
+    rows = [(f"{c.name} ({c.part})", c) for c in part.claims if c.estimate is not None and c.margin is None]
+    note = (
+        "Estimates with their intervals. Filled: shown or worse, the corrected interval keeps clear of zero; open: not "
+        "shown or not estimable."
+    )
+    return _forest("claims", "Comparisons", "Forest plot of the comparisons with their intervals", rows, note)
+
+
+def _near(part: ConfirmedPart) -> Drawn | None:
+    rows = [(c.minuend, c) for c in part.claims if c.estimate is not None and c.margin is not None]
+    note = "Intervals of the difference. Filled green: shown not to lie below the teacher by more than the margin."
+    alt = "Forest plot of each network less the teacher, with the margin"
+    return _forest("near-teacher", "Less the teacher", alt, rows, note)
+
+
+def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Claim]], note: str) -> Drawn | None:
     if not rows:
         return None
-    with canvas(1.0 + 0.42 * len(rows)) as figure:
+    with canvas(0.9 + 0.33 * len(rows)) as figure:
         axes = figure.subplots()
-        for up, claim in zip(range(len(rows))[::-1], rows, strict=True):
+        for up, (_, claim) in zip(range(len(rows))[::-1], rows, strict=True):
             _row(axes, up, claim)
         axes.axvline(0, color=INK, lw=1)
-        labels = [shown(f"{claim.name} ({claim.part})", 34) for claim in rows]
-        axes.set_yticks(range(len(rows))[::-1], labels, parse_math=False)
+        margin = next((claim.margin for _, claim in rows if claim.margin is not None), None)
+        if margin is not None:
+            axes.axvline(-margin, color=INK, lw=1, ls="--", label="margin")
+            legend(axes)
+        axes.set_yticks(range(len(rows))[::-1], [shown(label, 34) for label, _ in rows], parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         quiet(axes)
         axes.grid(visible=False, axis="y")
-        named_axes(axes, f"difference, {rows[0].unit}", "")
+        named_axes(axes, f"difference of {rows[0][1].unit}", "")
         data = svg(figure)
-    note = (
-        "Estimates with their intervals. Filled: shown or worse, the interval keeps clear of what it is compared with; "
-        "open: not shown. A dashed tick is the margin where the comparison is not with zero."
-    )
-    return Drawn("claims", "Comparisons", "Forest plot of the comparisons with their intervals", data, note)
+    return Drawn(name, title, alt, data, note)
 
 
 def _row(axes: Axes, up: int, claim: Claim) -> None:
@@ -150,14 +165,15 @@ def _row(axes: Axes, up: int, claim: Claim) -> None:
     if claim.low is not None and claim.high is not None:
         axes.hlines(up, claim.low, claim.high, color=colour, lw=2)
     axes.plot([claim.estimate or 0.0], [up], "o", color=colour, mfc=colour if firm else PAPER, mew=1.6, ms=7)
-    if claim.margin:
-        axes.vlines(-claim.margin, up - 0.32, up + 0.32, color=INK, lw=1.2, ls="--")
 
 
 def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
     networks = compared(part)
     names = {network.name for network in networks}
-    mine = [s for s in part.scores if s.by == by and s.network in names and s.dice is not None]
+    mine = [s for s in part.scores if s.network in names and s.dice is not None and _drawn(s, by)]
+    if by == "source" and not any(s.part == "test" for s in mine):
+        mine = [s for s in part.scores if s.network in names and s.dice is not None and s.by == "all"]
+        mine = [s for s in mine if s.part != "validation"]
     strata = list(dict.fromkeys((s.part, s.stratum) for s in mine))
     if not strata:
         return None
@@ -169,17 +185,28 @@ def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
             _stratum_rows(axes, [s for s in mine if s.network == network.name], strata, shift, (colour, marker))
             axes.plot([], [], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, label=shown(network.name))
         ups = range(len(strata))[::-1]
-        axes.set_yticks(ups, [shown(f"{stratum} ({part_name})", 30) for part_name, stratum in strata], parse_math=False)
+        axes.set_yticks(ups, [_stratum(*where) for where in strata], parse_math=False)
         axes.set_ylim(-0.6, len(strata) - 0.4)
         quiet(axes)
         axes.grid(visible=False, axis="y")
         named_axes(axes, title_of(search), "")
-        legend(axes, "best")
+        legend_below(figure, axes)
         data = svg(figure)
     title = "By source, and on sources that nothing has seen" if by == "source" else "By size of the polyp"
     note = "Means with intervals; without an interval there are too few groups for one."
     alt = f"{title_of(search)} of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
     return Drawn(f"by-{by}", title, alt, data, note)
+
+
+def _drawn(scores: Scores, by: str) -> bool:
+    """Sources: of the test images and all images of unseen ones. Sizes: of the test images."""
+    if by == "size":
+        return scores.by == "size" and scores.part == "test"
+    return scores.part != "validation" and (scores.by == "source" if scores.part == "test" else scores.by == "all")
+
+
+def _stratum(part: str, stratum: str) -> str:
+    return shown(stratum.partition(" (")[0] if part == "test" else f"{part} (unseen)", 30)
 
 
 def _stratum_rows(

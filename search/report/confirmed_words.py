@@ -9,10 +9,14 @@ GAIN, TERM, TEACHER = "gain", "kd_term_effect", "not_below_teacher"
 """Names of the claims that the sentences speak of."""
 
 
-def confirmed(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
+def confirmed_words(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
     """(headline, the four sentences, verdict on distillation)."""
     verdict = distillation(part)
-    headline = "Confirmed: trained again on fresh seeds and scored once on test images that chose nothing"
+    headline = "Confirmed: trained again on fresh seeds and scored on test images that chose nothing"
+    if part.missing:
+        headline = "Being confirmed: some of the trainings on fresh seeds are missing, numbers may change"
+    if search.simulated:
+        headline = f"Simulated, so it says nothing of any network. {headline}"
     return headline, (_which(search, part), _why(part, verdict), _sure(part), _cost(search, part)), verdict
 
 
@@ -40,8 +44,8 @@ def _which(search: Search, part: ConfirmedPart) -> str:
     network = next((n for n in part.networks if n.name == part.chosen), None)
     if network is not None:
         return (
-            f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}, the smallest network that "
-            f"is shown not to lie more than {margin} below the teacher."
+            f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}, the smallest that is shown "
+            f"not to lie more than {margin} below the teacher."
         )
     best = _best(search, part)
     if best is None:
@@ -50,6 +54,12 @@ def _which(search: Search, part: ConfirmedPart) -> str:
         f"No network is shown to lie within {margin} {title} of the teacher; the best is {best.name}: "
         f"{_network(best)}, test {title} {_interval(best)}."
     )
+
+
+def chosen_or_best(search: Search, part: ConfirmedPart) -> Network | None:
+    """The network to ship; where there is none, the winner with the best score on test."""
+    chosen = next((network for network in part.networks if network.name == part.chosen), None)
+    return chosen or _best(search, part)
 
 
 def _best(search: Search, part: ConfirmedPart) -> Network | None:
@@ -86,16 +96,18 @@ def _why(part: ConfirmedPart, verdict: Verdict) -> str:
         parts.append(f"over the best search without it {_told(gain)}")
     if term is not None:
         parts.append(f"over the same network with its KD term off {_told(term)}")
-    return f"{said}: {', and '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
+    return f"{said}: {'; '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
 
 
 def _told(claim: Claim) -> str:
     if claim.estimate is None:
-        return f"the gain is not estimable ({claim.reason or 'no numbers'})"
+        return f"the gain is not estimable, {claim.reason or 'no numbers'}"
     text = f"the gain is {shown(claim.estimate, 'signed')}"
+    pair = f"({claim.minuend} less {claim.subtrahend})"
+    verdict = claim.verdict.replace("_", " ")
     if claim.low is None or claim.high is None:
-        return f"{text} without an interval ({claim.reason or 'too few groups'})"
-    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}] ({claim.verdict.replace('_', ' ')})"
+        return f"{text} {pair}, {verdict}: {claim.reason or 'too few groups'}"
+    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}] {pair}, {verdict}"
 
 
 def _sure(part: ConfirmedPart) -> str:
@@ -111,7 +123,7 @@ def _sure(part: ConfirmedPart) -> str:
 
 
 def _cost(search: Search, part: ConfirmedPart) -> str:
-    network = next((n for n in part.networks if n.name == part.chosen), None) or _best(search, part)
+    network = chosen_or_best(search, part)
     hours = f"the search took {shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else ""
     image = ""
     if network is not None:

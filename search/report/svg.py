@@ -111,6 +111,15 @@ def legend(axes: Axes, place: Place = "best") -> None:
             plain(text)
 
 
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend under the figure, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        box = figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        for text in box.get_texts():
+            plain(text)
+
+
 def style_of(arms: Sequence[str], arm: str) -> tuple[str, str]:
     """Colour and marker of an arm, the same in all figures."""
     return look(list(arms).index(arm))

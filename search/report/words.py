@@ -97,8 +97,8 @@ def _finished(search: Search) -> int:
     return sum(arm.complete + arm.pruned for arm in search.arms)
 
 
-def limits(search: Search, *, confirmed: bool) -> tuple[str, ...]:
-    """What the numbers do not say, in sentences."""
+def limits(search: Search, *, confirmed: bool, begun: bool) -> tuple[str, ...]:
+    """What the numbers do not say, in sentences. begun: whether a confirmation was begun."""
     found = []
     if search.simulated:
         found.append("This search was simulated: its scores come from a formula and say nothing of any network.")
@@ -107,6 +107,8 @@ def limits(search: Search, *, confirmed: bool) -> tuple[str, ...]:
             "All scores are of validation images that also chose epochs and trials; no test image has been read. They "
             "are higher than what new images will give, and by how much is not known before confirmation."
         )
+        if begun:
+            found.append("A confirmation was begun, and no network of it has been scored on test images yet.")
         found.append("Every trial has one seed: what a second seed would give is not known.")
     short = [arm.name for arm in search.arms if arm.complete + arm.pruned < arm.of]
     if short:
