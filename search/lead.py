@@ -30,6 +30,13 @@ IDLE = 0.5
 """Seconds between looks for work while there is none."""
 
 
+Tell = Callable[[str, EpochReport], None]
+
+
+def _nobody(_trial: str, _report: EpochReport) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What every rank does before and in the next epoch."""
@@ -45,8 +52,8 @@ class Plan:
 class Lead:
     """Plans epochs and reports them; the lead rank of a group has one."""
 
-    def __init__(self, desk: Desk, students: Students, group: Group) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk, students: Students, group: Group, tell: Tell = _nobody) -> None:
+        self.desk, self._tell = desk, tell
         self._students = students
         self._group = group
         self._training: dict[int, Begin] = {}
@@ -114,6 +121,7 @@ class Lead:
                 if isinstance(report, Failure):
                     self._fell(key, report)
                 else:
+                    self._tell(self._training[key].label.replace(" #", "-"), report)
                     self._trained(key, report, saves[key].result, beside)
                 self._group.pulse.beat()
 
@@ -178,15 +186,16 @@ class Lead:
         self.desk.tell(Fell(key, begin.token, failure))
 
 
-def run_group(group: Group, students: Students, desk: Desk | None) -> str:
-    """Train until nothing is left or somebody asks to stop; returns why. `desk`: on the lead rank alone.
+def run_group(group: Group, students: Students, desk: Desk | None, tell: Tell = _nobody) -> str:
+    """Train until nothing is left or somebody asks to stop; returns why. `desk`: on the lead rank alone. tell: hears of
+    every epoch of every trial, with the trial's name.
 
     Failures that all ranks agree on end their member. Anything else is raised: the process ends, torchrun restarts it.
     """
     if desk is None:
         with group.pulse.expected():
             return _follow(group, students)
-    lead = Lead(desk, students, group)
+    lead = Lead(desk, students, group, tell)
     desk.start()
     # Where anything is raised from here on, the leases stay: the restarted lead takes them back, or others adopt them.
     try:

@@ -44,7 +44,7 @@ from search.owner import this_owner
 from search.places import add_storage, storage_url
 from search.spec import StudySpec, identity, record
 from search.storage import Opened, label_of, open_storage, patient
-from trainer import agent
+from trainer import agent, mirrors
 from trainer.agent import SAME_STOP_SECONDS
 from trainer.errors import UserError, guard, one_line
 from trainer.words import CommandLine
@@ -103,6 +103,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
     opening.add_wait(parser)
+    mirrors.add_flags(parser)
 
 
 def _slots(text: str) -> int | str:
@@ -127,6 +128,7 @@ def main() -> int:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.database_wait < 0:
         raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
+    mirrors.check(args.log)
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = confirm_data.specification(args)
@@ -171,7 +173,8 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots.count)
-    return run_group(ranks, students, desk)
+    with mirrors.Mirrors(args.log if ranks.leads else (), args.log_dir, spec.name) as log:
+        return run_group(ranks, students, desk, log.tell)
 
 
 def _contents(

@@ -380,7 +380,9 @@ def test_validate_names_a_missing_file_and_no_command_that_would_not_make_it(stu
 def test_teach_judges_a_teacher_of_elsewhere_and_trains_nothing(study, tmp_path, capsys):
     path = write_onnx(tmp_path / "t.onnx")
     before = path.read_bytes()
-    words = dict(file=study, set=[], output=None, again=False, ranks=None, threads=None, cache=tmp_path, device="cpu")
+    words = dict(
+        file=study, set=[], output=None, again=False, ranks=None, threads=None, cache=tmp_path, device="cpu", log=[]
+    )
     args = argparse.Namespace(**words, outcome=None)
     assert teach.main(args) == 0
     out = capsys.readouterr().out

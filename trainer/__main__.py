@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.installed import absent
 
 try:
+    from trainer import mirrors
     from trainer.errors import guard
     from trainer.scores import BATCH
     from trainer.words import CommandLine
@@ -126,6 +127,7 @@ def _add_fit(commands: "Commands[CommandLine]") -> None:
 def _add_training(command: argparse.ArgumentParser, ranks: str) -> None:
     command.add_argument("--ranks", type=int, metavar="N", help=ranks)
     command.add_argument("--threads", type=int, metavar="N", help="threads of torch in each (default: as recorded)")
+    mirrors.add_flags(command)
     # Where the ranks of a torchrun that the command itself started leave their outcome.
     command.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
     command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=_SET)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, one_line
 from trainer.launch import Outcome, launch, writable
+from trainer.mirrors import Mirrors
+from trainer.mirrors import check as check_mirrors
 from trainer.progress import Counting, Progress, spoken
 from trainer.runfile import Entry, RunFile, read
 
@@ -25,6 +27,7 @@ def main(args: Namespace) -> int:
     threads = args.threads if args.threads is not None else recorded.threads if recorded else None
     if ranks > file.run.batch_size:
         raise UserError(f"--ranks {ranks}: more than the {file.run.batch_size} images of run.batch_size")
+    check_mirrors(args.log)
     writable(args.output)
     writable(args.runs / "run" if args.runs else None)
     return launch(args, lambda joined: _run(args, file, joined), ranks=ranks, threads=threads)
@@ -73,7 +76,7 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
     progress = Progress(file.run.epochs, file.metric)
     # The joins belong to the recorded run; what `--set` changes is another one and starts at stream epoch 0.
     replay = file.entry.replay if file.entry and not file.changed else None
-    for report in fit(
+    training = fit(
         file.run,
         cache=args.cache,
         ranks=ranks,
@@ -82,9 +85,13 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
         save=state if args.runs else None,
         monitor=file.metric,
         export=best,
-    ):
-        if ranks.leads:
-            progress.hear(report)
+    )
+    trial = f"fit-{file.entry.rank}" if file.entry else "fit"
+    with Mirrors(args.log if ranks.leads else (), args.log_dir, file.path.stem) as log:
+        for report in training:
+            if ranks.leads:
+                progress.hear(report)
+                log.tell(trial, report)
     if not ranks.leads:
         return {}, 0, ""
     words = checkpoint.weights(best)

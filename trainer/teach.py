@@ -13,6 +13,8 @@ from models.config import NetworkTeacher
 from trainer.config import RunConfig
 from trainer.errors import UserError, one_line, received
 from trainer.launch import Outcome, launch, writable
+from trainer.mirrors import Mirrors
+from trainer.mirrors import check as check_mirrors
 from trainer.progress import Counting, Progress, spoken
 from trainer.runfile import PLACES, read
 
@@ -28,6 +30,7 @@ FORMAT = 1
 
 def main(args: Namespace) -> int:
     """Train, resume or find the teacher. Raises UserError, CheckpointError, DataError."""
+    check_mirrors(args.log)
     file = read(args.file, sets=args.set)
     config = file.run.teacher
     if config is not None and _made_elsewhere(config):
@@ -86,16 +89,12 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     state = _prepare(work, name, ranks, again=args.again)
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
-    for report in fit(
-        run,
-        cache=args.cache,
-        ranks=ranks,
-        resume=resume,
-        save=work / "state.pt",
-        export=work / "best.safetensors",
-    ):
-        if ranks.leads:
-            progress.hear(report)
+    best = work / "best.safetensors"
+    with Mirrors(args.log if ranks.leads else (), args.log_dir, args.file.stem) as log:
+        for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / "state.pt", export=best):
+            if ranks.leads:
+                progress.hear(report)
+                log.tell("teach", report)
     took = spoken(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
     return _finish(work, output, run, name, data, ranks, took)
 

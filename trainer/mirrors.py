@@ -1,0 +1,216 @@
+"""Where else an epoch's figures go: CSV, TensorBoard or Weights & Biases, offline, beside what the program keeps.
+
+A mirror is a copy for people's own tools. It is written by a thread of its own, and what goes wrong with it is one
+warning and the end of that mirror: nothing that trains waits for it or fails by it.
+"""
+
+import argparse
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from queue import Full, SimpleQueue
+from threading import Semaphore, Thread
+from typing import Any, Protocol, Self
+
+from loguru import logger
+
+from trainer.errors import UserError, nearest
+from trainer.reports import EpochReport
+
+WAITING = 10_000
+"""Epochs that may wait for a mirror; more than that, and it is given up."""
+PATIENCE = 10.0
+"""Seconds that the end of the program waits for what is still to be written."""
+
+
+class Mirror(Protocol):
+    """One place where figures go. Both may raise anything."""
+
+    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+        """One epoch of one trial."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class CsvFiles:
+    """`FOLDER/TRIAL.csv` with the columns epoch, figure, value; a trial that goes on elsewhere goes on in its file.
+
+    An epoch that was trained twice, after a crash, stands there twice; the later rows count.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+        """Append a row for each figure."""
+        path = self._folder / f"{trial}.csv"
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            if new:
+                rows.writerow(("epoch", "figure", "value"))
+            rows.writerows((epoch, figure, repr(value)) for figure, value in figures.items())
+
+    def close(self) -> None:
+        """Every epoch closed its file."""
+
+
+class TensorBoard:
+    """Event files below `FOLDER/NAME`, a run a trial, for `tensorboard --logdir FOLDER`."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder / name
+        self._kind: Callable[..., Any] = import_module("torch.utils.tensorboard").SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+        """A scalar for each figure at this step, on disk at once."""
+        if trial not in self._writers:
+            self._writers[trial] = self._kind(log_dir=str(self._folder / trial))
+        for figure, value in figures.items():
+            self._writers[trial].add_scalar(figure, value, epoch)
+        self._writers[trial].flush()
+
+    def close(self) -> None:
+        """Close the files of all trials."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WandB:
+    """Runs of Weights & Biases, one a trial, of the project NAME, below `FOLDER/wandb`.
+
+    They stay on this machine (`wandb sync` sends them) unless WANDB_MODE says otherwise.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._name = folder, name
+        self._init: Callable[..., Any] = import_module("wandb").init
+        self._runs: dict[str, Any] = {}
+
+    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+        """The figures at this step."""
+        if trial not in self._runs:
+            mode = os.environ.get("WANDB_MODE", "offline")
+            self._runs[trial] = self._init(
+                project=self._name, name=trial, dir=str(self._folder), mode=mode, reinit="create_new"
+            )
+        self._runs[trial].log(dict(figures), step=epoch)
+
+    def close(self) -> None:
+        """Finish all runs."""
+        for run in self._runs.values():
+            run.finish()
+
+
+KINDS: Mapping[str, Callable[[Path, str], Mirror]] = {"csv": CsvFiles, "tensorboard": TensorBoard, "wandb": WandB}
+"""What `--log` may name -> how it is made of a folder and the name of the study or file."""
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """`--log` and `--log-dir`."""
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help=f"also write every epoch's scores, losses and seconds: {', '.join(KINDS)}; may be repeated",
+    )
+    parser.add_argument(
+        "--log-dir", type=Path, default=Path("logs"), metavar="DIR", help="folder of --log (default: %(default)s)"
+    )
+
+
+def check(kinds: Sequence[str]) -> None:
+    """Raise UserError in one line for a mirror that does not exist, or whose package is not installed."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"--log {kind}: no such mirror{nearest(kind, KINDS)}")
+        package = _PACKAGES.get(kind)
+        if package is not None and find_spec(package) is None:
+            raise UserError(
+                f'--log {kind}: needs the package {package!r}, which is not installed; pip install ".[{kind}]"'
+            )
+
+
+def figures(report: EpochReport) -> dict[str, float]:
+    """An epoch's figures by name: `score/dice`, `loss/kl`, `seconds/teacher`, ..."""
+    groups = {"score": report.scores or {}, "loss": report.losses, "seconds": report.seconds}
+    return {f"{group}/{name}": float(value) for group, values in groups.items() for name, value in values.items()}
+
+
+class Mirrors:
+    """Several mirrors, each written by a thread of its own. Made of no kinds, it does nothing."""
+
+    def __init__(self, kinds: Sequence[str], folder: Path, name: str) -> None:
+        self._pipes = [_Pipe(kind, KINDS[kind], folder, name) for kind in dict.fromkeys(kinds)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def tell(self, trial: str, report: EpochReport) -> None:
+        """One epoch of one trial; returns at once and never raises."""
+        for pipe in self._pipes:
+            pipe.put((trial, report.epoch, figures(report)))
+
+    def close(self) -> None:
+        """Wait a little for what is still to be written."""
+        for pipe in self._pipes:
+            pipe.close()
+
+
+class _Pipe:
+    """One mirror and its thread."""
+
+    def __init__(self, kind: str, made: Callable[[Path, str], Mirror], folder: Path, name: str) -> None:
+        self._kind, self._made, self._folder, self._name = kind, made, folder, name
+        self._queue: SimpleQueue[tuple[str, int, dict[str, float]] | None] = SimpleQueue()
+        self._room = Semaphore(WAITING)
+        self._broken = False
+        # A daemon: a disk that hangs must not keep the process.
+        self._thread = Thread(target=self._work, name=f"mirror-{kind}", daemon=True)
+        self._thread.start()
+
+    def put(self, epoch: tuple[str, int, dict[str, float]]) -> None:
+        """Hand over an epoch, unless the mirror was given up."""
+        if self._broken:
+            return
+        if self._room.acquire(blocking=False):
+            self._queue.put(epoch)
+        else:
+            self._give_up(Full(f"{WAITING} epochs wait to be written"))
+
+    def close(self) -> None:
+        """End the thread once all is written; say so where that takes too long."""
+        self._queue.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._give_up(TimeoutError(f"not written within {PATIENCE:g} s"))
+
+    def _work(self) -> None:
+        mirror: Mirror | None = None
+        try:
+            mirror = self._made(self._folder, self._name)
+            while (epoch := self._queue.get()) is not None:
+                self._room.release()
+                mirror.write(*epoch)
+            mirror.close()
+        except Exception as error:  # noqa: BLE001 - a copy of figures is worth no trial; whatever its library raises
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if self._broken:
+            return
+        self._broken = True
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        logger.warning("--log {}: {}; nothing more is written there, training goes on", self._kind, reason)
