@@ -47,6 +47,7 @@ trials = 2
 ELSEWHERE = {
     "dashboard": "test_readme.py starts it and asks for its page, test_proxy.py too",
     "db": "test_db.py starts, stops, saves and restores a server",
+    "confirm": "test_confirm.py confirms a search that was trained",
     "note": "test_note.py writes notes with figures",
     "trainer fit best.json": "test_readme.py trains an export again; an export of simulated trials cannot be",
     "trainer predict best.json": "test_readme.py draws the grid of a student that was trained",

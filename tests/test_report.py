@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean
@@ -19,6 +21,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import search.__main__ as search_main
+from search import confirm, confirm_plan
 from search.answer.answer import answer
 from search.board.attributes import teller
 from search.confirm_choice import Configuration
@@ -43,12 +46,15 @@ from search.report.numbers import KINDS, MINUS, shown
 from search.report.page import page
 from search.report.rungs import rungs_of
 from search.report.table import Column, Table
-from search.sections import Choose
-from search.simulate import Curves, SimulatedStudents, simulated_identity
+from search.sections import Choose, Confirm, Dashboard
+from search.simulate import Curves, SimulatedStudents, plateau, simulated_identity
 from search.spec import load
+from search.standing import read
 from search.storage import Opened, open_storage
 from search.study import Search
+from trainer.config import RunConfig
 from trainer.errors import guard
+from trainer.reports import Measured
 
 STUDY = """
 [objective]
@@ -88,8 +94,9 @@ HOSTILE = '<script>alert(1)</script> =cmd|"/c calc"!A0 \\input{/etc/passwd} $x^2
 
 
 def train(found: Search, runs: Path) -> None:
-    """One simulated worker, to the end of the search."""
+    """One simulated worker, to the end of the search or of its confirmation."""
     students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.05)
+    students.measure = examined if found.spec.confirms is not None else None
     owner = Owner("me", "here")
     known = teller((), None)
     made = Settings(owner, 4, runs, 1, {"simulated": True}, breach=lambda _: None, ttl=60.0, known=known)
@@ -354,6 +361,43 @@ def test_a_confirmed_study_beside_an_unconfirmed_one(made: Report, gained: Repor
     assert lines[0].difference is not None
     assert lines[0].low < lines[0].difference
     assert lines[1].low is None
+
+
+def examined(run: RunConfig) -> tuple[Measured, ...]:
+    """What a simulated network did on images: as good as its curve ends."""
+    facts = Configuration("n", "winner", "kd", None, 1, None, None, run.student.width, 1.0, {})
+    found = [
+        measured(facts, run.seed, part, plateau(run), images) for part, images in (("validation", 24), ("test", 40))
+    ]
+    return tuple(
+        Measured(**{name: value for name, value in vars(each).items() if name not in ("configuration", "seed")})
+        for each in found
+    )
+
+
+def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opened, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(str(opened.engine.url.database))) as source:
+        with closing(sqlite3.connect(tmp_path / "study.db")) as copy:
+            source.backup(copy)
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    found = open_storage(url)
+    rows = read(found, "polyps")
+    table = Confirm(seeds=(21, 22), top=2)
+    plan = confirm_plan.made(rows, table, confirm.sizes, name="polyps.confirm", dashboard=Dashboard(), early=False)
+    begun = confirm.opened_as(found, url, plan)
+    waiting = report(found, ["polyps"]).studies[0]
+    assert waiting.confirmed is None
+    assert any("A confirmation was begun" in words for words in waiting.limits)
+    train(begun, tmp_path / "runs")
+    study = report(found, ["polyps"]).studies[0]
+    assert study.confirmed is not None
+    assert {network.name for network in study.confirmed.networks} >= {"kd-1", "kd-2", "no-kd-1", "teacher"}
+    assert {each.name for each in study.confirmed.claims} >= {"gain", "kd_term_effect", "tuning_gain"}
+    assert study.answer[0].startswith("No network is shown to lie within 0.02 Dice of the teacher; the best is kd-")
+    assert study.headline.startswith("Simulated")
+    assert "missing: " in study.answer[2], "the teacher was not examined"
+    assert "python -m search confirm polyps" in study.commands
+    found.engine.dispose()
 
 
 # ---- the statistics of a search

@@ -129,7 +129,7 @@ def test_the_worker_s_flags_are_handed_on_as_they_were_given() -> None:
     words = ["work", "demo", "--ranks", "2", "--set", "run.epochs=3", "--set", "budget.trials=2", "--slots", "auto"]
     args = parser(words).parse_args([*words, "--note-every", "0", "--runs", "a b"])
     handed = ["--set=run.epochs=3", "--set=budget.trials=2", "--runs=a b", "--note-every=0.0", "--slots=auto"]
-    assert sorted(work._flags(args)) == sorted(handed)
+    assert sorted(work.flags(args)) == sorted(handed)
 
 
 @pytest.mark.parametrize("times", [[0.0], [0.0, 0.2, 0.2], [0.0, 3.5, 0.2]], ids=["once", "echoes", "a second wish"])
