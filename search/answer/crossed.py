@@ -3,9 +3,9 @@
 Every seed is scored on every image, so the two are crossed: a difference has a part that belongs to the seed, one that
 belongs to the group (patient, sequence) and one of both. The variance of the mean is V_seeds + V_groups - V_both, the
 two-way estimate of Cameron, Gelbach and Miller (2011, eq. 2.12), each part with its small-sample factor; the interval
-is Student's with Satterthwaite's degrees of freedom (1946, eq. 17). A bootstrap over groups and then seeds (Owen and
-Eckles 2012) estimates the same variance, but with five seeds its percentiles are far too narrow
-(`benchmarks/coverage.py` has both).
+is Student's with Satterthwaite's degrees of freedom (1946, eq. 17). A bootstrap over groups and seeds (Owen and Eckles
+2012) counts what belongs to one seed and one group several times and, with five seeds, what belongs to the seeds too
+little: too wide or too narrow, by which of them is larger (`benchmarks/coverage.py` has both).
 """
 
 import math

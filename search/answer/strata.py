@@ -44,7 +44,9 @@ def reliability(grid: Grid) -> Reliability:
 
 
 def _bins(grid: Grid) -> Floats:
-    return np.asarray([each.calibration for each in grid.by_seed.values()], dtype=np.float64).sum(axis=0)
+    every = np.asarray([each.calibration for each in grid.by_seed.values()], dtype=np.float64)
+    bins: Floats = every.sum(axis=0)
+    return bins
 
 
 def _ece(bins: Floats) -> float | None:
