@@ -376,9 +376,9 @@ def examined(run: RunConfig) -> tuple[Measured, ...]:
 
 
 def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opened, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(str(opened.engine.url.database))) as source:
-        with closing(sqlite3.connect(tmp_path / "study.db")) as copy:
-            source.backup(copy)
+    file = str(opened.engine.url.database)
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(tmp_path / "study.db")) as copy:
+        source.backup(copy)
     url = f"sqlite:///{tmp_path / 'study.db'}"
     found = open_storage(url)
     rows = read(found, "polyps")

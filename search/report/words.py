@@ -97,9 +97,14 @@ def _finished(search: Search) -> int:
     return sum(arm.complete + arm.pruned for arm in search.arms)
 
 
-def limits(search: Search, *, confirmed: bool, begun: bool) -> tuple[str, ...]:
-    """What the numbers do not say, in sentences. begun: whether a confirmation was begun."""
+def limits(search: Search, *, confirmed: bool, begun: int) -> tuple[str, ...]:
+    """What the numbers do not say, in sentences. begun: how many confirmations were begun."""
     found = []
+    if begun > 1:
+        found.append(
+            f"The test rows were opened for {begun} confirmations; this report tells of the newest, which what the "
+            "earlier ones showed may have guided."
+        )
     if search.simulated:
         found.append("This search was simulated: its scores come from a formula and say nothing of any network.")
     if not confirmed:
