@@ -169,6 +169,8 @@ def _kind(entry: Mapping[str, Any]) -> str:
         return ", ".join(f'`"{value}"`' for value in values)
     if entry.get("type") == "array":
         inside = entry.get("items", {})
+        if inside.get("type") == "array":
+            return "list of pairs"
         return (
             f"list of {_kind(inside)}s" if inside.get("type") in ("integer", "number", "string") else "list of tables"
         )

@@ -161,7 +161,14 @@ NOTES = {
     "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started. "
     "[Splits and leaks](splits.md) says what a split file holds and what is refused.",
     "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries hashes and sketches of its training "
-    "images: one that saw validation or test images, or near-identical ones, is refused.",
+    "images: one that saw validation or test images, or near-identical ones, is refused.\n\nA teacher of "
+    "elsewhere is named by what it is: another program's state dict for a network of ours "
+    '(`keys = [["module.", ""], ["segmentation_head.", "head."]]`), a whole network (`name = "onnx"` or `"export"`, '
+    'with one float input N x 3 x H x W), stored `"maps"`, or several as an `"ensemble"`, whose `members` are tables '
+    "like this one. `trainer teach` then trains nothing and tells how good it is; what it was trained on is unknown. "
+    "Where its size is fixed, images are resized to it and its output back. Methods that read taps need a network of "
+    "ours, alone. Maps tell what was said of the plain pictures: they are bent along with the picture, while changes "
+    "of colour leave them as they are.",
     "run.losses": "The total loss is the sum of weight times term, over the terms without a teacher and those that "
     "`method` names.",
     "teach": "Keys are those of `[run]`, without `data`, `method`, `student` and `teacher`.",

@@ -195,7 +195,7 @@ class TestExported:
     def test_a_fixed_size_is_met_by_resizing_and_said(self, data, images, tmp_path):
         run = make(table(write_onnx(tmp_path / "t.onnx", size=16)))
         found = opened.opened(run, data, device=CPU)
-        assert "resized to its 16 x 16" in found.notes[0]
+        assert "resized from 32 x 32 to its 16 x 16" in found.notes[0]
         logits = found.network(normalise(images)).logits
         assert logits.shape == (5, 2, SIZE, SIZE)
         rough = nn.functional.avg_pool2d(bytes_network(images)[:, None], 8)

@@ -167,7 +167,9 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     doubt = network.probe(normalise(torch.from_numpy(images).to(device)))
     if doubt is not None:
         logger.warning("{}", doubt)
-    sizes = "" if program.size is None else f"{path}: images are resized to its {program.size[0]} x {program.size[1]}"
+    size = data.config.size
+    other = program.size if program.size != (size, size) else None
+    sizes = "" if other is None else f"{path}: images are resized from {size} x {size} to its {other[0]} x {other[1]}"
     return Opened(network, (None,), tuple(filter(None, (doubt, sizes))))
 
 

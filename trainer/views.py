@@ -26,7 +26,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.config import MapsTeacher, NetworkTeacher
+from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
 from trainer.config import RunConfig
 from trainer.data.dataset import DataError, DataSet
 from trainer.data.durable import sync_folder
@@ -209,5 +209,11 @@ def _words(run: RunConfig, data: DataSet, teacher: str, device: torch.device) ->
         "seed": run.seed,
         "device": device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "versions": [torch.__version__, version("albumentations"), cv2.__version__],
+        "versions": [torch.__version__, version("albumentations"), cv2.__version__, *_runtime(run.teacher)],
     }
+
+
+def _runtime(config: TeacherConfig | None) -> list[str]:
+    """The version of onnxruntime where a teacher, or a member of it, runs there."""
+    members = config.members if isinstance(config, EnsembleTeacher) else (config,)
+    return [version("onnxruntime")] if any(member is not None and member.name == "onnx" for member in members) else []
