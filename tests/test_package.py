@@ -121,11 +121,13 @@ class TestFolder:
         scores = (
             Score("test", 162, "Dice, mean over images and 5 seeds", 0.899, (0.881, 0.912, 0.95)),
             Score("ETIS", 196, "Dice of these weights", 0.5),
+            Score("CVC", 9, "Dice", 0.8, (0.2, 1.4, 0.95)),
         )
         said = Confirmation("mine", "kd-1", 13, "It is the smallest.", scores, ("gain +0.016: shown.",))
         text = card(_facts(made, data, preprocessing, found), said)
         assert "| test | 162 | Dice, mean over images and 5 seeds | 0.8990 | 0.8810 to 0.9120 (95%) |" in text
         assert "| ETIS | 196 | Dice of these weights | 0.5000 | not known |" in text
+        assert "| 0.8000 | 0.2000 to 1.0000 (95%) |" in text
         assert "- gain +0.016: shown." in text
         assert "nconfirmed" not in text
 
@@ -222,7 +224,7 @@ class TestPredict:
         assert trainer("predict", "ship", str(tmp_path / "in"), "-o", str(tmp_path / "out")) == 2
         said = capsys.readouterr()
         assert len(said.err.splitlines()) == 1
-        assert "a.png: damaged or no picture" in said.err
+        assert "a.png: damaged or no picture (cannot identify image file; 8 bytes)" in said.err
         assert "1 masks and overlays" in said.out
         assert "1 of 2 pictures could not be read" in said.out
         assert [file.name for file in (tmp_path / "out" / "masks").iterdir()] == ["b.png"]

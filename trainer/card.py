@@ -143,6 +143,8 @@ def _table(scores: Sequence[Score]) -> str:
         interval = "not known"
         if each.interval is not None:
             low, high, confidence = each.interval
+            # Scores lie in [0, 1]; an interval of few seeds knows nothing of that.
+            low, high = max(low, 0.0), min(high, 1.0)
             interval = f"{low:.4f} to {high:.4f} ({confidence:.0%})"
         rows.append(f"| {each.part} | {each.images} | {each.words} | {each.value:.4f} | {interval} |")
     return "\n".join(rows)
@@ -163,8 +165,8 @@ def _training(run: RunConfig) -> str:
     if run.teacher is None or not run.methods():
         taught = "Without a teacher."
     else:
-        options = run.teacher.model_dump(exclude={"checkpoint", "min_dice", "weights"})
-        taught = f"Distilled with `{run.method}` from {', '.join(f'{value}' for value in options.values())}."
+        options = run.teacher.model_dump(include={"name", "width", "encoder"})
+        taught = f"Distilled with `{run.method}` from {', '.join(map(str, options.values()))}."
     return (
         f"{taught} {run.epochs} epochs, batch {run.batch_size}, {run.optim.name}, learning rate {run.optim.lr:g}, seed "
         f"{run.seed}, {run.precision}. All of it is in `{RUN}`; `python -m trainer fit {RUN}` trains it again."

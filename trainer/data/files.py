@@ -7,6 +7,7 @@ of CVC-ClinicDB say "grey" and hold three colours: Pillow refuses them and OpenC
 
 import hashlib
 import io
+import re
 import struct
 import zlib
 from pathlib import Path, PurePosixPath
@@ -126,7 +127,7 @@ def _decode(path: Path) -> Pixels:
             _tiff(path, data) if data[:4] in (b"II*\x00", b"MM\x00*") else _pillow(path, data, ("JPEG", "PNG", "BMP"))
         )
     except _BROKEN as error:
-        words = str(error).replace(str(io.BytesIO), "").split("\n")[0]
+        words = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).split("\n")[0]
         raise DataError(f"{path}: damaged or no picture ({words}; {len(data)} bytes)") from error
     if 0 in pixels.shape:
         raise DataError(f"{path}: the picture has no pixels")
