@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from losses.config import NEEDS_TEACHER
+from search.answer.forecast import forecast
 from search.arms import Arm
 from search.limits import Cost, costs, refuse_hopeless, verdict
 from search.sections import MedianConfig
@@ -44,6 +45,7 @@ def examine(spec: StudySpec, cache: Path | None) -> Found:
         "limits": spec.limits.model_dump(exclude_none=True),
         "data": data_found,
         "teacher": teacher,
+        "confirm": None if data is None else forecast(spec, data),
         "streams": _streams(spec),
         "arms": [_arm(spec, arm, [cost for cost in built if cost.arm == arm.name]) for arm in spec.arms],
         "budget": spec.budget.model_dump(exclude_none=True),

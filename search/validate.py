@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search import disk
+from search.answer.forecast import words
 from search.findings import Found, examine
 from search.identity import difference
 from search.places import add_storage
@@ -89,6 +90,8 @@ def lines(found: Found) -> list[str]:
     for i, arm in enumerate(controls):
         printed += _control_lines(arm, kd, "arms" if i == 0 else "")
     printed.append(_line("cost", _cost(found["cost"])))
+    if found["confirm"] is not None:
+        printed.append(_line("confirm", words(found["confirm"])))
     if found["stored"] is not None:
         printed.append(_line("stored", f"in {found['stored']['storage']}: {found['stored']['study']}"))
     printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(found["notes"])]

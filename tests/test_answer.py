@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from benchmarks.coverage import World, study
+from search.__main__ import main
 from search.answer.answer import answer
 from search.answer.claims import verdict
 from search.answer.crossed import estimate, holm
@@ -259,3 +260,19 @@ def test_seeds_that_saw_other_images_are_refused():
     other = replace(whole.findings[0], seed=99, images=("x",) * IMAGES)
     with pytest.raises(ValueError, match="seed 99 was measured on other images"):
         answer(replace(whole, findings=(*whole.findings, other)))
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [(60, f"confirm   a true gain of {smallest_gain(60, 5):.3f}"), (4, "confirm   no gain can be shown: 4 test")],
+)
+def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, capsys, repository):
+    study = tmp_path / "s.toml"
+    text = (repository / "studies" / "demo.toml").read_text()
+    assert "test       = 32" in text
+    text = text.replace("test       = 32", f"test       = {images}").replace(
+        "seeds = [11, 12]", "seeds = [1, 2, 3, 4, 5]"
+    )
+    study.write_text(text.replace(".demo/teacher", f"{tmp_path}/none"))
+    main(["validate", str(study), "--cache", str(tmp_path / "cache")])
+    assert said in capsys.readouterr().out
