@@ -128,7 +128,7 @@ def main() -> int:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.database_wait < 0:
         raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
-    mirrors.check(args.log)
+    mirrors.check(args.mirror)
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = confirm_data.specification(args)
@@ -173,7 +173,7 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots.count)
-    with mirrors.Mirrors(args.log if ranks.leads else (), args.log_dir, spec.name) as log:
+    with mirrors.Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
         return run_group(ranks, students, desk, log.tell)
 
 

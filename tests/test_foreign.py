@@ -381,7 +381,7 @@ def test_teach_judges_a_teacher_of_elsewhere_and_trains_nothing(study, tmp_path,
     path = write_onnx(tmp_path / "t.onnx")
     before = path.read_bytes()
     words = dict(
-        file=study, set=[], output=None, again=False, ranks=None, threads=None, cache=tmp_path, device="cpu", log=[]
+        file=study, set=[], output=None, again=False, ranks=None, threads=None, cache=tmp_path, device="cpu", mirror=[]
     )
     args = argparse.Namespace(**words, outcome=None)
     assert teach.main(args) == 0

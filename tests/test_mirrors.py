@@ -14,11 +14,14 @@ from search.fence import Owner
 from search.group import Alone
 from search.lead import run_group
 from search.simulate import Curves, SimulatedStudents
+from search.work import flags
+from search.worker import add_flags
 from trainer import mirrors
 from trainer.__main__ import main
 from trainer.errors import UserError
-from trainer.mirrors import Mirrors
+from trainer.mirrors import Mirrors, past_torchrun
 from trainer.reports import EpochReport
+from trainer.words import CommandLine
 
 STUDY = """
 [run]
@@ -185,3 +188,20 @@ def test_a_worker_writes_a_file_a_trial_of_its_own(tmp_path, sqlite_url, open_ag
     assert [file.name for file in files] == ["kd-0.csv", "kd-1.csv", "kd-2.csv"]
     for file in files:
         assert {row[0] for row in rows(file)[1:]} == {"1", "2", "3"}
+
+
+def test_torchrun_leaves_the_words_to_the_program():
+    """Its parser takes `--log` for several of its own options, wherever it stands."""
+    from torch.distributed.run import get_args_parser
+
+    worker = CommandLine()
+    add_flags(worker)
+    said = worker.parse_args(["--log", "csv", "--log=tensorboard", "--log-dir", "there"])
+    for words in (
+        flags(said),
+        past_torchrun(["fit", "mine.toml", "--log", "csv", "--log=wandb", "--log-dir", "there"]),
+    ):
+        given = get_args_parser().parse_args(["--standalone", "script.py", *words])
+        assert given.training_script_args == words
+    assert worker.parse_args(flags(said)).mirror == ["csv", "tensorboard"]
+    assert vars(worker.parse_args(flags(said)))["mirror_dir"] == Path("there")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, known_mistakes, one_line
+from trainer.mirrors import past_torchrun
 
 if TYPE_CHECKING:
     from trainer.ranks import Ranks
@@ -130,7 +131,7 @@ def _torchrun(ranks: int, threads: int | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "trainer"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
-        command = [sys.executable, *words, *sys.argv[1:], "--outcome", folder]
+        command = [sys.executable, *words, *past_torchrun(sys.argv[1:]), "--outcome", folder]
         # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         _wait(child, Path(folder))

@@ -115,17 +115,32 @@ _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """`--log` and `--log-dir`."""
+    """`--log` and `--log-dir`, also as `--mirror` and `--mirror-dir`: torchrun takes `--log` for an abbreviation of its
+    own options, even behind the name of the script."""
     parser.add_argument(
         "--log",
+        "--mirror",
+        dest="mirror",
         action="append",
         default=[],
         metavar="KIND",
-        help=f"also write every epoch's scores, losses and seconds: {', '.join(KINDS)}; may be repeated",
+        help=f"also write every epoch's scores, losses and seconds: {', '.join(KINDS)}; may be repeated (for a worker "
+        "under torchrun write --mirror)",
     )
     parser.add_argument(
-        "--log-dir", type=Path, default=Path("logs"), metavar="DIR", help="folder of --log (default: %(default)s)"
+        "--log-dir",
+        "--mirror-dir",
+        dest="mirror_dir",
+        type=Path,
+        default=Path("logs"),
+        metavar="DIR",
+        help="folder of --log (default: %(default)s)",
     )
+
+
+def past_torchrun(words: Sequence[str]) -> list[str]:
+    """A command's words with `--log` written so that torchrun leaves it alone."""
+    return ["--mirror" + word[5:] if word == "--log" or word.startswith("--log=") else word for word in words]
 
 
 def check(kinds: Sequence[str]) -> None:

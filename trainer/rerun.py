@@ -27,7 +27,7 @@ def main(args: Namespace) -> int:
     threads = args.threads if args.threads is not None else recorded.threads if recorded else None
     if ranks > file.run.batch_size:
         raise UserError(f"--ranks {ranks}: more than the {file.run.batch_size} images of run.batch_size")
-    check_mirrors(args.log)
+    check_mirrors(args.mirror)
     writable(args.output)
     writable(args.runs / "run" if args.runs else None)
     return launch(args, lambda joined: _run(args, file, joined), ranks=ranks, threads=threads)
@@ -87,7 +87,7 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
         export=best,
     )
     trial = f"fit-{file.entry.rank}" if file.entry else "fit"
-    with Mirrors(args.log if ranks.leads else (), args.log_dir, file.path.stem) as log:
+    with Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, file.path.stem) as log:
         for report in training:
             if ranks.leads:
                 progress.hear(report)

@@ -30,7 +30,7 @@ FORMAT = 1
 
 def main(args: Namespace) -> int:
     """Train, resume or find the teacher. Raises UserError, CheckpointError, DataError."""
-    check_mirrors(args.log)
+    check_mirrors(args.mirror)
     file = read(args.file, sets=args.set)
     config = file.run.teacher
     if config is not None and _made_elsewhere(config):
@@ -90,7 +90,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
     best = work / "best.safetensors"
-    with Mirrors(args.log if ranks.leads else (), args.log_dir, args.file.stem) as log:
+    with Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
         for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / "state.pt", export=best):
             if ranks.leads:
                 progress.hear(report)
