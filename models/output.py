@@ -16,6 +16,11 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]
 
 
+def whole(output: Output, taps: frozenset[str]) -> Output:
+    """Logits and these taps of an output in float32, so that every loss is computed in it; other taps are let go."""
+    return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items() if name in taps})
+
+
 class Network(Protocol):
     """The contract of a network: an `nn.Module` with these attributes.
 

@@ -88,6 +88,8 @@ class Member:
     """Epochs that this holder trained."""
     passes: float | None = None
     """Sum over them of the teacher's passes a student step; None where nobody counted."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of each loss term in the gradient, in the last epoch; nothing where that was not measured."""
     pictured: bool = False
     """Whether its picture was uploaded, or cannot be."""
 

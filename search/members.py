@@ -244,7 +244,7 @@ class Members:
         after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=checkpoint)
         here = {**member.here, **{part: member.here.get(part, 0.0) + spent for part, spent in parts.items()}}
         passes = None if report.passes is None else (member.passes or 0.0) + report.passes
-        after = replace(after, here=here, epochs=member.epochs + 1, passes=passes)
+        after = replace(after, here=here, epochs=member.epochs + 1, passes=passes, shares=report.shares)
         score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
         if score is not None and self._better(score, member.best_score):
             return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))

@@ -201,7 +201,7 @@ class Cohort:
         seen = self._examined(member, watch) if student.finished else None
         if isinstance(seen, Fault):
             return Failure(seen.kind, seen.message, epoch, seen.detail)
-        return EpochReport(epoch, position, means, losses, {}, student.finished, measured=seen)
+        return EpochReport(epoch, position, means, losses, {}, student.finished, measured=seen, shares=student.shares)
 
     def _examined(self, member: Member, watch: Stopwatch) -> tuple[Measured, ...] | Fault | None:
         """The best epoch's weights on every part; None where nothing is examined."""

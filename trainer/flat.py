@@ -1,7 +1,7 @@
 """Parameters of a module as views of one tensor, their gradients of another: one reduction, one step, few kernels."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -84,3 +84,8 @@ def unpack(vector: Tensor, tensors: list[Tensor]) -> None:
         part = vector[start : start + tensor.numel()].view(tensor.shape)
         tensor.detach().copy_(part if tensor.is_floating_point() else part.round())
         start += tensor.numel()
+
+
+def host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host, each with a storage of its own."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

@@ -82,6 +82,8 @@ class EpochReport:
     """
     measured: tuple[Measured, ...] | None = None
     """With the last epoch, where runs are examined: the best epoch's weights on each part."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Of each live term in the gradient, on the first batch of the epoch; nothing where that was not measured."""
 
 
 @dataclass(frozen=True)

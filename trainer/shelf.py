@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.output import Output, Segmenter
+from models.output import Output, Segmenter, whole
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
 from trainer.data.stream import Stream, Workers, normalise, threads
 from trainer.foreign.maps import Maps
 from trainer.ranks import Ranks
 from trainer.scores import autocast
-from trainer.student import whole
 from trainer.views import UNSTORED, Views
 
 

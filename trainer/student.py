@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import losses
 import models
 from losses.term import Loss, Taps, Term
-from models.output import Output, Segmenter
+from models.output import Output, Segmenter, whole
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
 from trainer.config import RunConfig
@@ -20,7 +20,8 @@ from trainer.data.dataset import DataSet
 from trainer.data.likeness import packed
 from trainer.draws import Draws
 from trainer.faults import Fault, fault
-from trainer.flat import Flat, pack, unpack
+from trainer.flat import Flat, host, pack, unpack
+from trainer.gradients import Shares, shares
 from trainer.optim import Average, Optimizer, Schedule
 from trainer.ranks import Later, Ranks
 from trainer.reports import Saved
@@ -30,11 +31,6 @@ from trainer.seeds import derive
 
 FORMAT = 2
 """Of the state of a member on disk."""
-
-
-def whole(output: Output, taps: frozenset[str]) -> Output:
-    """Logits and these taps of an output in float32, so that every loss is computed in it; other taps are let go."""
-    return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items() if name in taps})
 
 
 class Student:
@@ -71,6 +67,7 @@ class Student:
         self.schedule = Schedule(run.optim, epochs=run.epochs, steps=steps)
         self.scale = Scale(run.precision, ranks.device)
         self._weights = {name: term.weight for name, term in run.live_terms().items()}
+        self._shares = Shares(len(self._weights), self._device)
         # The network that is scored and exported: the trained one, or the average of its weights.
         self.judged = self.network
         self._average = self._averaging() if run.optim.ema else None
@@ -116,6 +113,7 @@ class Student:
         self._begin()
 
     def _begin(self) -> None:
+        self._shares.begin()
         self.fault: Fault | None = None
         self._terms: dict[str, Term] = {}
         self._dead = torch.zeros((), dtype=torch.bool, device=self._device)
@@ -141,6 +139,7 @@ class Student:
                     with autocast(self._device, self.run.precision):
                         output = self.network(images)
                     output = whole(output, self._taps)
+                    self._shares.listen(output, self.network, taps=bool(self._taps))
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
             except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)
@@ -168,13 +167,15 @@ class Student:
         return self.flat.sums
 
     def _descend(self, sums: Tensor) -> None:
-        values, total = [], sums.new_zeros(())
+        values, weighted, total = [], [], sums.new_zeros(())
         for index, (name, term) in enumerate(self._terms.items()):
             # A term without a single unit anywhere (every voxel ignored) is 0, not 0 / 0, and so is its gradient.
             value = torch.where(sums[index] > 0, term.total, 0.0) / sums[index].clamp(min=1.0)
             values.append(value.detach())
-            if self._weights[name] > 0:
-                total = total + self._weights[name] * value
+            weighted.append(self._weights[name] * value if self._weights[name] > 0 else None)
+            if weighted[-1] is not None:
+                total = total + weighted[-1]
+        self._shares.measure(weighted)
         if total.requires_grad:
             (total * self.scale.value).backward()  # type: ignore[no-untyped-call]
         self._values = torch.stack(values).double()
@@ -211,10 +212,12 @@ class Student:
         """
         modules = [self.network, self.losses] + ([self.judged] if self.judged is not self.network else [])
         buffers = [buffer for module in modules for buffer in module.buffers()]
-        sums = self._ranks.sum(pack([self._parts, *buffers]))
-        count = len(self._parts)
+        sums = self._ranks.sum(pack([self._shares.norms, self._parts, *buffers]))
+        count, terms = len(self._shares.norms) + len(self._parts), len(self._weights)
         unpack(sums[count:] / self._ranks.world, buffers)
         *totals, steps = self._ranks.later(sums[:count]).get()
+        norms, totals = totals[:terms], totals[terms:]
+        self.shares = dict(zip(self._weights, shares(norms), strict=False))
         steps /= self._ranks.world
         self.epoch += 1
         return {name: total / steps if steps else math.nan for name, total in zip(self._weights, totals, strict=True)}
@@ -293,8 +296,3 @@ class Student:
             "run": self.run.model_dump(mode="json"),
         }
         return checkpoint.export(path, self.best["weights"], words)
-
-
-def host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the host, each with a storage of its own."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

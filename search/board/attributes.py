@@ -1,8 +1,8 @@
 """What a trial says of itself in the dashboard: readable attributes, written in the transactions that it takes anyway.
 
-Names are dotted, so that they sort into groups: `attempts`, `best.*`, `failure*`, `host`, `limit`, `model.*`,
-`seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few: what people sort by is
-a number, the rest stands in short texts of one line.
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `failure*`, `gradient.*`, `host`, `limit`,
+`model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few: what people
+sort by is a number, the rest stands in short texts of one line.
 """
 
 import re
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 LONGEST = 200
 """Characters of a text."""
+SHARES = "gradient.shares"
+"""The attribute that holds the share of each loss term in the gradient, by name."""
+DEAD = 0.01
+"""A term with a smaller share of the gradient moves nothing."""
 _ABREAST = 4
 """Scores in one line."""
 _PASSWORD = re.compile(r"(\w+://)\S*@")
@@ -116,6 +120,15 @@ def listening(run: RunConfig, passes: float | None, epochs: int) -> dict[str, An
     if passes is None or not run.methods():
         return {}
     return {"teacher.passes_per_step": _short(passes / max(epochs, 1))}
+
+
+def moved(shares: Mapping[str, float]) -> dict[str, Any]:
+    """What each loss term moved in the last epoch: its share of the gradient, and the terms that moved nothing."""
+    if not shares:
+        return {}
+    dead = sorted(name for name, share in shares.items() if share < DEAD)
+    found: dict[str, Any] = {SHARES: {name: _short(share) for name, share in shares.items()}}
+    return found | ({"gradient.dead": plain(", ".join(dead))} if dead else {})
 
 
 def failure(kind: str, message: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from loguru import logger
 
-from search.board.attributes import attempts, listening, pace, result
+from search.board.attributes import attempts, listening, moved, pace, result
 from search.events import Member, Settings
 from search.study import Search
 
@@ -14,7 +14,7 @@ from search.study import Search
 def ending(member: Member, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
     reached = result(member.best_epoch, member.scores)
-    return {"attempts": attempts(member.holders, outcome), **reached, **cost(member)}
+    return {"attempts": attempts(member.holders, outcome), **reached, **moved(member.shares), **cost(member)}
 
 
 def cost(member: Member) -> dict[str, Any]:

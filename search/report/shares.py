@@ -5,12 +5,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
+from search.board.attributes import DEAD, SHARES
 from search.report.document import Share
-
-PREFIX = "gradient."
-"""Of the attributes of a trial that hold the share of one loss term at its last epoch."""
-DEAD = 0.01
-"""A smaller share than this moves nothing."""
 
 
 def shares_of(trials: Sequence[Any]) -> Iterator[Share]:
@@ -18,8 +14,7 @@ def shares_of(trials: Sequence[Any]) -> Iterator[Share]:
     found: dict[str, list[float]] = defaultdict(list)
     for trial in trials:
         if trial.state.name == "COMPLETE":
-            for name, value in trial.user_attrs.items():
-                if name.startswith(PREFIX) and isinstance(value, int | float):
-                    found[name.removeprefix(PREFIX)].append(float(value))
+            for name, value in trial.user_attrs.get(SHARES, {}).items():
+                found[name].append(float(value))
     for term, values in sorted(found.items()):
         yield Share(term=term, trials=len(values), median=median(values), dead=sum(v < DEAD for v in values))
