@@ -565,13 +565,14 @@ def version_1(database_url: str) -> str:
     """A database as version 1 left it: its own kd_search and version row, and Optuna's tables of 2022."""
     opened = open_storage(database_url)
     with opened.engine.begin() as connection:
-        kept = {"kd_search", "kd_schema"}
+        kept = {"kd_search", "kd_schema", "kd_opening", "kd_finding"}
         others = [table for name, table in schema.metadata.tables.items() if name not in kept]
         schema.metadata.drop_all(connection)
         serial = SERIAL[opened.engine.dialect.name]
         for statement in filter(str.strip, VERSION_1.format(serial=serial).split(";")):
             connection.exec_driver_sql(statement)
         schema.metadata.create_all(connection, tables=others)
+        connection.exec_driver_sql("ALTER TABLE kd_lease DROP COLUMN weights_sha256")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v3.0.0.d'")
     opened.engine.dispose()
     return database_url
