@@ -119,6 +119,12 @@ def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
         known = opened.leases.names()
         raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, known)}")
     record = json.loads(row.spec)
+    if record.get("confirm"):
+        study = record["confirm"]["study"]
+        raise UserError(
+            f"study {name!r}: is the confirmation of {study}; its student is packed by: "
+            f"python -m search export {study} --confirmed --package DIR"
+        )
     direction, metric = next(iter(record["objective"].items()))
     arms = opened.leases.arms_of(row.search_id)
     sign = -1 if direction == "maximize" else 1
