@@ -6,13 +6,20 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
+import contextlib
+import gc
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -173,3 +180,82 @@ def log() -> Iterator[list[str]]:
     sink = logger.add(lambda message: lines.append(str(message).strip()), format="{level} {message}", level="INFO")
     yield lines
     logger.remove(sink)
+
+
+class Child:
+    """A real process that was forked from that of the tests: it need not import torch and all else once more."""
+
+    def __init__(self, script: str, log: Path, variables: dict[str, str]) -> None:
+        self._log = log
+        self.returncode: int | None = None
+        """As of `subprocess.Popen`: negative for a signal."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _play(script, log, variables)
+
+    @property
+    def log(self) -> str:
+        """What it wrote to both of its outputs."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float = 60.0) -> int:
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout, self.log)
+            time.sleep(0.02)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _play(script: str, log: Path, variables: dict[str, str]) -> NoReturn:
+    """In the child: what an interpreter of its own would do with the script; nothing of pytest is left to run."""
+    code = 1
+    try:
+        gc.freeze()  # the parent's objects are not the child's to close
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for number in (1, 2):
+            os.dup2(file, number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        warnings.resetwarnings()
+        os.environ.update(variables)
+        exec(compile(script, "script", "exec"), {"__name__": "__main__"})  # noqa: S102 - a script of the tests
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 - shown as an interpreter shows it
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
+    """Start a script in a process forked from this one: `fork(script, NAME="value", ...)`, with variables."""
+    folder, children = tmp_path_factory.mktemp("forked"), []
+
+    def start(script: str, **variables: str) -> Child:
+        children.append(Child(script, folder / f"{len(children)}.log", variables))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()

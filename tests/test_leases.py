@@ -1,7 +1,6 @@
 """Who runs which trial: taking, watching, closing, opening a database by many, and what a user hears of a bad one."""
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -353,43 +352,34 @@ def test_two_arms_share_by_need(join: Join) -> None:
 
 
 OPENER = """
-import sys
+import os
 from pathlib import Path
 from search.joining import open_search
 from search.simulate import simulated_identity
 from search.spec import load
 from search.storage import open_storage
-url = sys.stdin.readline().strip()
-spec = load(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-search = open_search(open_storage(url), url, spec, simulated_identity(spec))
+spec = load(Path({path!r}))
+os.read({gate}, 1)
+search = open_search(open_storage({url!r}), {url!r}, spec, simulated_identity(spec))
 print(search.folder, sorted(search.arms))
 """
 
 
-@pytest.mark.slow
 def test_an_empty_database_opened_by_eight_processes_holds_one_search(
-    database_url: str, tmp_path: Path, repository: Path
+    database_url: str, tmp_path: Path, fork: Callable[..., Any]
 ) -> None:
     path = tmp_path / "leased.toml"
     path.write_text(STUDY + ARMS + '[[enqueue]]\n"optim.lr" = 1e-2\n')
-    words = [sys.executable, "-c", OPENER, str(path)]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    children = [subprocess.Popen(words, cwd=repository, **pipes) for _ in range(8)]  # type: ignore[call-overload]
-    for child in children:
-        child.stdin.write(f"{database_url}\n")
-        child.stdin.flush()
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
+    gate, opens = os.pipe()
+    script = OPENER.format(path=str(path), url=database_url, gate=gate)
+    children = [fork(script) for _ in range(8)]
+    os.write(opens, b"go go go")
     told = []
     for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        out, err = child.communicate(timeout=100)
-        assert child.returncode == 0, err
-        told.append(out)
+        assert child.wait(100) == 0, child.log
+        told.append(child.log)
+    os.close(gate)
+    os.close(opens)
     assert len(set(told)) == 1, told
     opened = open_storage(database_url)
     assert opened.leases.names() == ["leased"]

@@ -315,7 +315,8 @@ def test_whatever_workers_do_the_database_agrees_with_the_model(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            # The walks are the same on both; SQLite is the easier one, as its writers take turns.
+            max_examples=8 if database_url.startswith("sqlite") else 20,
             stateful_step_count=25,
             deadline=None,
             derandomize=True,

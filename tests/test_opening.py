@@ -1,13 +1,12 @@
 """A worker that begins while its database is away waits for it, within bounds; all groups begin together or none."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -96,9 +95,8 @@ def test_a_mistake_is_told_at_once(
 
 
 GROUPS = """
-import json, os, sys, time
+import json, time
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from search.opening import opened
 from trainer.errors import UserError
 from trainer.ranks import Ranks
@@ -120,14 +118,11 @@ ranks.leave()
 """
 
 
-def test_a_mistake_of_one_group_is_that_of_all(tmp_path: Path, repository: Path) -> None:
+def test_a_mistake_of_one_group_is_that_of_all(tmp_path: Path, fork: Callable[..., Any]) -> None:
     """Two groups of one rank each: neither goes on to train beside a device that stands idle."""
-    code = GROUPS.format(root=str(repository), out=str(tmp_path))
+    code = GROUPS.format(out=str(tmp_path))
     plain = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **plain, "RANK": str(index)})
-        for index in range(2)
-    ]
-    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    ranks = [fork(code, **plain, RANK=str(index)) for index in range(2)]
+    assert [rank.wait(60) for rank in ranks] == [0, 0], ranks[0].log + ranks[1].log
     found = [json.loads((tmp_path / str(group)).read_text()) for group in range(2)]
     assert found == [[2, 0, "the mistake of one"], [2, 1, "the mistake of one"]]

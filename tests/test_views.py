@@ -2,8 +2,6 @@
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,30 +195,22 @@ def test_views_that_do_not_fit_on_the_disk_are_refused_before_the_first(teacher,
 
 
 SCRIPT = """
-import sys
 from pathlib import Path
-import torch
-torch.set_num_threads(1)
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.ranks import Ranks
-cohort = Cohort(Ranks("cpu"), slots=1, cache=Path(sys.argv[2]))
-cohort.admit(0, RunConfig.model_validate_json(sys.argv[1]))
+cohort = Cohort(Ranks("cpu"), slots=1, cache=Path({cache!r}))
+cohort.admit(0, RunConfig.model_validate_json({run!r}))
 print(cohort.epoch()[0].scores["dice"], cohort.counters.teacher_forwards, flush=True)
 """
 
 
-def test_processes_that_start_together_store_the_same_and_leave_nothing_else(teacher, tmp_path, repository):
+def test_processes_that_start_together_store_the_same_and_leave_nothing_else(teacher, tmp_path, fork):
     """Nobody waits for a lock; what one makes, the other finds or makes equal."""
-    run = make(teacher, epochs=1).model_dump_json()
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, run, str(tmp_path)], cwd=repository, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    said = [job.communicate(timeout=120)[0].split() for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0]
+    script = SCRIPT.format(cache=str(tmp_path), run=make(teacher, epochs=1).model_dump_json())
+    jobs = [fork(script) for _ in range(2)]
+    assert [job.wait(120) for job in jobs] == [0, 0], jobs[0].log + jobs[1].log
+    said = [job.log.splitlines()[-1].split() for job in jobs]
     assert said[0][0] == said[1][0]
     assert CHUNKS <= sum(int(forwards) for _, forwards in said) <= 2 * CHUNKS
     names = {path.name for path in tmp_path.glob("views-*/*")}
