@@ -112,6 +112,15 @@ def _package(args: argparse.Namespace, name: str) -> int:
     return 0
 
 
+def _refuse_confirmation(name: str, record: dict[str, Any]) -> None:
+    if record.get("confirm"):
+        study = record["confirm"]["study"]
+        raise UserError(
+            f"study {name!r}: is the confirmation of {study}; its student is packed by: "
+            f"python -m search export {study} --confirmed --package DIR"
+        )
+
+
 def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
     """The document. Raises UserError where the study is unknown or no trial has finished."""
     row = opened.leases.search(name)
@@ -119,12 +128,7 @@ def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
         known = opened.leases.names()
         raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, known)}")
     record = json.loads(row.spec)
-    if record.get("confirm"):
-        study = record["confirm"]["study"]
-        raise UserError(
-            f"study {name!r}: is the confirmation of {study}; its student is packed by: "
-            f"python -m search export {study} --confirmed --package DIR"
-        )
+    _refuse_confirmation(name, record)
     direction, metric = next(iter(record["objective"].items()))
     arms = opened.leases.arms_of(row.search_id)
     sign = -1 if direction == "maximize" else 1
