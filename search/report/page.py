@@ -37,11 +37,11 @@ class Shown:
         return [
             ("answer", "Answer"),
             *(confirmed if self.study.confirmed is not None else []),
-            *(pictures if self.study.pictures else []),
             ("size", "Score against size"),
             ("arms", "Arms"),
             ("search", "The search"),
             ("cost", "Cost"),
+            *(pictures if self.study.pictures else []),
             ("limits", "Limits"),
             ("again", "Data and commands"),
         ]
