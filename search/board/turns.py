@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from search.upserts import now_of
 from search.schema import HELD, attempts, leases, searches
+from search.upserts import now_of
 
 
 def clock(engine: sa.Engine) -> float:
