@@ -248,11 +248,14 @@ def _play(script: str, log: Path, variables: dict[str, str]) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
-    """Start a script in a process forked from this one: `fork(script, NAME="value", ...)`, with variables."""
+    """Start a script in a process forked from this one: `fork(script, NAME="value", ...)`, with variables.
+
+    log: the file for what it writes; otherwise one of the fixture's own.
+    """
     folder, children = tmp_path_factory.mktemp("forked"), []
 
-    def start(script: str, **variables: str) -> Child:
-        children.append(Child(script, folder / f"{len(children)}.log", variables))
+    def start(script: str, *, log: Path | None = None, **variables: str) -> Child:
+        children.append(Child(script, log or folder / f"{len(children)}.log", variables))
         return children[-1]
 
     yield start

@@ -191,15 +191,28 @@ def proxy() -> Iterator[Callable[[str], Proxy]]:
         each.close()
 
 
-class Process:
-    """A simulated worker in a process of its own."""
+WORKER = """
+import runpy, sys, warnings
+warnings.simplefilter("ignore")  # that the package's main module is known already
+sys.argv = {words!r}
+runpy.run_module("search", run_name="__main__", alter_sys=True)
+"""
 
-    def __init__(self, words: Sequence[str], url: str, log: Path) -> None:
+
+class Process:
+    """A simulated worker in a process of its own: forked, or, where its own program is looked at, started anew."""
+
+    def __init__(self, words: Sequence[str], url: str, log: Path, fork: Callable[..., Any] | None) -> None:
         self._path = log
-        with log.open("w") as file:
-            environment = {**os.environ, "OPTUNA_STORAGE": url, "PYTHONPATH": str(REPOSITORY)}
-            command = [sys.executable, "-m", "search", "simulate", *words, "--as-worker"]
-            self.popen = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=file, stdout=file)
+        command = ["search", "simulate", *words, "--as-worker"]
+        self.popen: Any
+        if fork is not None:
+            self.popen = fork(WORKER.format(words=command), log=log, OPTUNA_STORAGE=url)
+        else:
+            with log.open("w") as file:
+                environment = {**os.environ, "OPTUNA_STORAGE": url, "PYTHONPATH": str(REPOSITORY)}
+                program = [sys.executable, "-m", *command]
+                self.popen = subprocess.Popen(program, cwd=REPOSITORY, env=environment, stderr=file, stdout=file)
         self.pid = self.popen.pid
 
     @property
@@ -239,6 +252,7 @@ class Herd:
 
     url: str
     folder: Path
+    fork: Callable[..., Any]
     processes: list[Process] = field(default_factory=list)
     _searches: list[Search] = field(default_factory=list)
 
@@ -250,11 +264,13 @@ class Herd:
         return path
 
     def start(
-        self, url: str = "", *, slots: int = 2, epoch: float = 0.1, ttl: float = TTL, more: Sequence[str] = ()
+        self, url: str = "", *, slots: int = 2, epoch: float = 0.1, ttl: float = TTL, anew: bool = False
     ) -> Process:
+        """anew: as a program with arguments and an environment of its own, which takes seconds to come up."""
         flags = ["--slots", str(slots), "--epoch-seconds", str(epoch), "--ttl", str(ttl)]
-        words = [str(self.study), "--runs", str(self.folder / "runs"), *flags, *more]
-        self.processes.append(Process(words, url or self.url, self.folder / f"worker-{len(self.processes)}.log"))
+        words = [str(self.study), "--runs", str(self.folder / "runs"), *flags]
+        log = self.folder / f"worker-{len(self.processes)}.log"
+        self.processes.append(Process(words, url or self.url, log, None if anew else self.fork))
         return self.processes[-1]
 
     def look(self) -> Search:
@@ -338,20 +354,20 @@ def checked(search: Search, trials: int) -> Counter[str]:
 
 
 @pytest.fixture
-def herd(postgres_url: str, tmp_path: Path) -> Iterator[Herd]:
+def herd(postgres_url: str, tmp_path: Path, fork: Callable[..., Any]) -> Iterator[Herd]:
     """Workers on a fresh PostgreSQL."""
-    made = Herd(postgres_url, tmp_path)
+    made = Herd(postgres_url, tmp_path, fork)
     yield made
     made.close()
 
 
 @pytest.fixture
-def herd_on(tmp_path: Path) -> Iterator[Callable[[str], Herd]]:
+def herd_on(tmp_path: Path, fork: Callable[..., Any]) -> Iterator[Callable[[str], Herd]]:
     """Workers on a given database."""
     made: list[Herd] = []
 
     def on(url: str) -> Herd:
-        made.append(Herd(url, tmp_path))
+        made.append(Herd(url, tmp_path, fork))
         return made[-1]
 
     yield on
@@ -413,7 +429,7 @@ def until(what: Callable[[], Any], seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(0.05)  # what is asked is often a question to the database, and workers need the processor
 
 
 @pytest.fixture

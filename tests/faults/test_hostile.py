@@ -69,7 +69,7 @@ def test_a_password_is_nowhere_but_in_the_environment(herd: Any, proxy: Any, too
     """Not in the arguments, the log, the files of the run or our own tables, also while the database is away."""
     away = proxy(herd.url)
     url = sa.make_url(away.url).set(password=SECRET).render_as_string(hide_password=False)
-    worker = herd.start(url, epoch=0.1)
+    worker = herd.start(url, epoch=0.1, anew=True)
     tools.until(lambda: any(row.epoch for row in herd.rows()), 60)
     words = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
     environment = Path(f"/proc/{worker.pid}/environ").read_bytes()

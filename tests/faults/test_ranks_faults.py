@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import albumentations  # noqa: F401 - here once, and not in each rank
 import pytest
 
 from search.leases import Seen
@@ -37,11 +38,9 @@ name = "random"
 trials = 2
 """
 HEAD = """
-import json, os, sys, time
+import json, os, time
 from pathlib import Path
-sys.path.insert(0, {root!r})
 import torch
-torch.set_num_threads(1)
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.ranks import Ranks, RanksLost
@@ -67,9 +66,9 @@ def told(reports):
 ALONE = """
 import resource
 ranks = Ranks.join(stall=8, device="cpu")
-cohort = cohort_of(ranks, make(), make(size=256, batch_size=16, student={"name": "unet", "width": 96}))
+cohort = cohort_of(ranks, make(), make(size=256, batch_size=16, student={"name": "unet", "width": 64}))
 size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-resource.setrlimit(resource.RLIMIT_AS, (size + 1024 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (size + 512 * 2**20, resource.RLIM_INFINITY))
 found = [told(cohort.epoch())]
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 found.append(told(cohort.epoch()))
@@ -108,32 +107,21 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def play(tmp_path: Path, repository: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def play(tmp_path: Path, fork: Callable[..., Any]) -> Callable[..., Any]:
     """Start a script as one process, with variables of its own."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(body: str, **variables: str) -> subprocess.Popen[str]:
-        path = tmp_path / "script.py"
-        path.write_text(HEAD.format(root=str(repository), out=str(tmp_path)) + body)
-        command = [sys.executable, str(path)]
-        started.append(subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return lambda body, **variables: fork(HEAD.format(out=str(tmp_path)) + body, **variables)
 
 
 def test_memory_that_runs_out_costs_one_member_and_a_rank_that_is_stuck_alone_ends_itself(
-    tmp_path: Path, play: Callable[..., "subprocess.Popen[str]"]
+    tmp_path: Path, play: Callable[..., Any]
 ) -> None:
     """The address space of the process is limited for real; the loop without end is met by the watch on progress."""
     process = play(ALONE)
-    _, err = process.communicate(timeout=200)
+    process.wait(200)
+    err = process.log
     assert (tmp_path / "found.json").exists(), err
     first, second = json.loads((tmp_path / "found.json").read_text())
-    assert first["1"].startswith("out_of_memory out of memory: unet of width 96, batch_size 16, size 256"), first
+    assert first["1"].startswith("out_of_memory out of memory: unet of width 64, batch_size 16, size 256"), first
     assert "try batch_size 8" in first["1"]
     assert first["0"].startswith("trained")
     assert second.keys() == {"0"}
@@ -144,7 +132,7 @@ def test_memory_that_runs_out_costs_one_member_and_a_rank_that_is_stuck_alone_en
 
 
 def test_a_number_that_is_none_on_one_rank_fails_that_member_on_both_and_ranks_out_of_step_end(
-    tmp_path: Path, play: Callable[..., "subprocess.Popen[str]"]
+    tmp_path: Path, play: Callable[..., Any]
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -152,8 +140,7 @@ def test_a_number_that_is_none_on_one_rank_fails_that_member_on_both_and_ranks_o
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     both = [play(TOGETHER, RANK=str(rank), **where) for rank in range(2)]
     for process in both:
-        _, err = process.communicate(timeout=200)
-        assert process.returncode != 0, err
+        assert process.wait(200) != 0, process.log
     found = [json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2)]
     assert found[0] == found[1]
     first, second = found[0]
