@@ -19,7 +19,7 @@ from search.storage import open_storage
 from search.study import Search
 from trainer.errors import UserError
 
-TRIALS, EPOCHS = 30, 5
+TRIALS, EPOCHS = 20, 5
 STUDY = f"""
 [objective]
 maximize = "dice"
@@ -125,16 +125,18 @@ def test_made_up_trials_stay_out_of_the_database_of_real_ones(
 def test_workers_that_are_killed_lose_nothing(
     study: Path, environment: str, tmp_path: Path, repository: Path, request: pytest.FixtureRequest
 ) -> None:
-    """kill -9 of several of eight processes: N trials come of it, none twice, none left, no curve with a gap."""
-    flags = ["--workers", "8", "--slots", "2", "--epoch-seconds", "0.1", "--ttl", "2"]
-    kills = ["--kills", "4", "--kill-every", "0.4", "--seed", "3"]
+    """kill -9 of several processes: N trials come of it, none twice, none left, no curve with a gap."""
+    # Each process takes seconds to come up; the writers of SQLite take turns, so that fewer show as much.
+    many, victims = (3, 2) if environment.startswith("sqlite") else (5, 3)
+    flags = ["--workers", str(many), "--slots", "2", "--epoch-seconds", "0.1", "--ttl", "2"]
+    kills = ["--kills", str(victims), "--kill-every", "0.4", "--seed", "3"]
     done = subprocess.run(
         words(study, tmp_path, *flags, *kills), cwd=repository, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = re.search(rf"^{TRIALS} trials in .* by 8 workers, (\d+) killed, 0 left", done.stdout, re.MULTILINE)
+    found = re.search(rf"^{TRIALS} trials in .* by {many} workers, (\d+) killed, 0 left", done.stdout, re.MULTILINE)
     assert found is not None, done.stdout
-    assert int(found[1]) == 4
+    assert int(found[1]) == victims
     search = request.getfixturevalue("attached")
     states = checked(search)
     assert states["FAIL"] == 0
