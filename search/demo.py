@@ -21,6 +21,7 @@ STUDY = "demo"
 STORAGE = f"sqlite:///{FOLDER}/study.db"
 DASHBOARD = f"python -m search dashboard --storage {STORAGE} --artifacts {FOLDER}/runs/artifacts"
 """What shows the finished search."""
+REPORT = f"{FOLDER}/report"
 WIDTH = 118
 """Columns of a line of the demo."""
 TAIL = 25
@@ -70,6 +71,15 @@ STEPS = (
         ),
         2,
     ),
+    Step(
+        "confirm",
+        (
+            *("python", "-m", "search", "confirm", STUDY, "--ranks", "2"),
+            *(*_STORED, "--runs", f"{FOLDER}/runs", *_CACHE),
+        ),
+        14,
+    ),
+    Step("report", ("python", "-m", "search", "report", STUDY, *_STORED, *_CACHE, "--pictures", "-o", REPORT), 6),
 )
 
 
@@ -90,6 +100,7 @@ def main() -> int:
     print(
         f"\nWhole search in {_clock(time.monotonic() - started)}. Everything lies in {FOLDER}/ (make clean removes it)."
     )
+    print(f"The answer, in a browser: {REPORT}/report.html")
     print(f"Picture: {FOLDER}/predictions.png")
     print("Trials, curves, notes (each new shell first needs: source .venv/bin/activate):")
     print(f"  {DASHBOARD}")

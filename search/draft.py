@@ -141,6 +141,10 @@ max_failed = {max_failed:<4}            # so many failures end the search: somet
 name = "no-kd"               # what the control is called in tables and in the dashboard
 set  = {{ method = "none" }}   # what differs from [run]; parameters that have no effect then are dropped
 
+[confirm]                    # after the search: what `python -m search confirm` trains again, and tests once
+seeds = [11, 12, 13, 14, 15] # fresh ones, the same for all that is compared; two at least
+top   = 3                    # winners that are confirmed, beside the controls
+
 # The worker may be started and stopped at any time, on any number of machines:
 #   {worker}
 """

@@ -13,7 +13,8 @@ SIZES = ("small", "middle", "large")
 
 
 def scores(grid: Grid, confidence: float) -> Iterator[Scores]:
-    """One row for all images, one a source where there are several, one a third of the images with a polyp by its area.
+    """One row for all images, one a source where there are several, one a third of the images with a polyp by its area,
+    `small (to 3.1%)` of the image, `middle (to 9.0%)`, `large (over 9.0%)`.
 
     Areas are shares of the image; the thirds have equal numbers of images of the part, so they are the same for all
     networks.
@@ -29,10 +30,10 @@ def scores(grid: Grid, confidence: float) -> Iterator[Scores]:
     if (area > 0).sum() >= len(SIZES):
         low, high = np.quantile(area[area > 0], (1 / 3, 2 / 3))
         thirds = ((area > 0) & (area <= low), (area > low) & (area <= high), area > high)
-        bounds = (f"up to {low:.1%}", f"{low:.1%} to {high:.1%}", f"over {high:.1%}")
+        bounds = (f"to {low:.1%}", f"to {high:.1%}", f"over {high:.1%}")
         for name, bound, third in zip(SIZES, bounds, thirds, strict=True):
             if third.any():
-                yield _row(grid, "size", f"{name} ({bound} of the image)", third, confidence)
+                yield _row(grid, "size", f"{name} ({bound})", third, confidence)
 
 
 def reliability(grid: Grid) -> Reliability:
