@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from search.identity import arm_identity
+from search.joining import Identity, open_search
+from search.spec import identity, load, record
 from search.standing import standing
 from search.storage import open_storage
+from trainer import checkpoint
+from trainer.data import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,8 +33,8 @@ batch_size = 16
 [run.data]
 name       = "blobs"
 size       = 32
-train      = 32
-validation = 8
+train      = 16
+validation = 4
 test       = 4
 augment    = "flips"
 [run.teacher]
@@ -81,9 +87,9 @@ def _trainer(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def _worker(study: Path, url: str, *words: str) -> "subprocess.Popen[str]":
+def _worker(study: Path, url: str, *words: str, ranks: int = 2) -> "subprocess.Popen[str]":
     folder = study.parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command += [str(ROOT / "search" / "worker.py"), "--study", str(study), "--storage", url, "--ttl", "4"]
     command += ["--note-every", "0", "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), *words]
     return subprocess.Popen(
@@ -100,28 +106,35 @@ def _figures(url: str, name: str = "tiny") -> dict[str, object]:
     return standing(open_storage(url, create=False), name)
 
 
-@pytest.fixture
-def taught(tmp_path: Path) -> Path:
-    """A study whose teacher is trained."""
-    study = _study(tmp_path)
-    done = _trainer("teach", str(study), "--cache", str(tmp_path / "cache"), cwd=tmp_path)
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a teacher, trained once for all tests; what they hold depends on no folder."""
+    folder = tmp_path_factory.mktemp("teacher")
+    done = _trainer("teach", str(_study(folder)), "--cache", str(folder / "cache"), cwd=folder)
     assert done.returncode == 0, done.stderr
-    return study
+    return folder / "teacher.safetensors"
+
+
+@pytest.fixture
+def taught(tmp_path: Path, teacher: Path) -> Path:
+    """A study whose teacher is trained."""
+    shutil.copy(teacher, tmp_path)
+    return _study(tmp_path)
 
 
 @pytest.mark.slow
 def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_bit(
-    taught: Path, database_url: str
+    taught: Path, postgres_url: str
 ) -> None:
-    out = _end(worker := _worker(taught, database_url, "--slots", "3"))
+    out = _end(worker := _worker(taught, postgres_url, "--slots", "3"))
     assert worker.returncode == 0, out
-    figures = _figures(database_url)
+    figures = _figures(postgres_url)
     arms = figures["arms"]
     assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
     assert all(arm["running"] == arm["waiting"] == 0 and not arm["failed"] for arm in arms.values())
     assert {line["choice"] for line in figures["front"]} == {2, 4}
     best = taught.parent / "best.json"
-    words = ["export", "tiny", "--storage", database_url, "-o", str(best)]
+    words = ["export", "tiny", "--storage", postgres_url, "-o", str(best)]
     command = [sys.executable, "-m", "search", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment(), check=False)
     assert done.returncode == 0, done.stderr
@@ -132,8 +145,18 @@ def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_
     assert again.returncode == 0, again.stdout + again.stderr
     assert "equal, bit for bit" in again.stdout + again.stderr
     # The same command on a finished search: nothing to do, exit code 0.
-    out = _end(worker := _worker(taught, database_url))
+    out = _end(worker := _worker(taught, postgres_url))
     assert worker.returncode == 0, out
+
+
+@pytest.mark.slow
+def test_one_rank_finishes_every_arm_exactly_in_an_sqlite_file(taught: Path, sqlite_url: str) -> None:
+    study = _study(taught.parent, epochs=1, trials=2)
+    out = _end(worker := _worker(study, sqlite_url, ranks=1))
+    assert worker.returncode == 0, out
+    arms = _figures(sqlite_url)["arms"]
+    assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 2, "no-kd": 2}
+    assert all(arm["running"] == arm["waiting"] == 0 and not arm["failed"] for arm in arms.values())
 
 
 @pytest.mark.slow
@@ -182,12 +205,21 @@ def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Pa
 
 @pytest.mark.slow
 def test_a_study_whose_identity_changed_is_refused_with_the_difference(taught: Path, sqlite_url: str) -> None:
-    out = _end(worker := _worker(taught, sqlite_url))
-    assert worker.returncode == 0, out
+    spec = load(taught, [])
+    data = open_data(spec.run.data, cache=taught.parent / "cache")
+    contents = {
+        "data_hash": data.content_hash,
+        "teacher_hash": checkpoint.weights(taught.parent / "teacher.safetensors").sha256,
+    }
+    arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
+    opened = open_storage(sqlite_url)
+    open_search(opened, sqlite_url, spec, Identity(identity(spec, **contents), arms, record(spec, **contents)))
+    opened.engine.dispose()
     changed = _study(taught.parent, epochs=4)
-    out = _end(worker := _worker(changed, sqlite_url))
+    out = _end(worker := _worker(changed, sqlite_url, ranks=1))
     assert worker.returncode != 0
     assert "run.epochs: 3 -> 4" in out
+    assert "content." not in out  # the difference is of the file alone
     assert 'search/worker.py", line' not in out  # torchrun prints a traceback of its own, the worker none
 
 
