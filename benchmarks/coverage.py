@@ -5,7 +5,8 @@
 Studies with a known truth are simulated: two searches (with KD and without) whose trials differ in true quality, are
 chosen by a noisy validation score, and are then trained again on fresh seeds and scored on test images, as
 `search confirm` does. Images belong to groups and are hard or easy for both networks; an image's Dice ends at 1, so
-the noise is skewed. The noise is that of a real confirmation, by default (`--seed-sd` and the others change it).
+the noise is skewed. How large it is is assumed (`search.answer.power`), given (`--seed-sd` and the others), or measured
+in a confirmed study of a database (`--study`).
 Beside the method of the program stand a bootstrap over groups and then seeds, and what is often done: the better of
 the two best trials, and a paired t test of one seed's images.
 """
@@ -20,9 +21,14 @@ import numpy as np
 from numpy.random import Generator
 from scipy.stats import t
 
+from search.answer.claims import TEST, metric_of, pairs
 from search.answer.crossed import Floats, estimate, holm
-from search.answer.power import ASSUMED, Noise
-from trainer.errors import guard
+from search.answer.grid import grids, shared
+from search.answer.power import ASSUMED, Noise, measured
+from search.confirmed import confirmed
+from search.places import storage_url
+from search.storage import open_storage
+from trainer.errors import UserError, guard
 
 OURS = "seeds x groups"
 
@@ -146,6 +152,25 @@ def rows(worlds: dict[str, World], studies: int, seed: int) -> Iterator[str]:
                 yield f"| {where} | {world.effect:g} | {claim} | {method} | {said} | {shown:.1%} | {false:.1%} |"
 
 
+def of_study(storage: str | None, study: str) -> Noise:
+    """The noise of the claims of a confirmed study on test, each printed; of each part the most. Raises UserError."""
+    opened = open_storage(storage_url(storage), create=False)
+    found = confirmed(opened, study)
+    opened.engine.dispose()
+    by_name, all_of = grids(found), []
+    for pair in pairs(found):
+        minuend, subtrahend = by_name.get((pair.minuend.name, TEST)), by_name.get((pair.subtrahend.name, TEST))
+        if minuend is not None and subtrahend is not None:
+            seeds = shared(minuend, subtrahend)
+            column = metric_of(found)
+            values = minuend.values(column, seeds) - subtrahend.values(column, seeds)
+            all_of.append(measured(values, minuend.one.groups))
+            print(f"{pair.name}: {pair.minuend.name} less {pair.subtrahend.name}: {all_of[-1]}")
+    if not all_of:
+        raise UserError(f"study {study!r}: has no claim whose noise could be measured")
+    return Noise(*(max(getattr(each, part) for each in all_of) for part in ("seed", "group", "both")))
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.splitlines()[0])
@@ -155,8 +180,12 @@ def main() -> int:
     parser.add_argument("--seed-sd", type=float, default=ASSUMED.seed, help="of the difference, by seed")
     parser.add_argument("--group-sd", type=float, default=ASSUMED.group, help="of the difference, by group")
     parser.add_argument("--both-sd", type=float, default=ASSUMED.both, help="of the difference, by seed and group")
+    parser.add_argument("--study", help="take the noise of the claims of this confirmed study in its place")
+    parser.add_argument("--storage", help="its database; default: as of python -m search")
     args = parser.parse_args()
     noise = Noise(args.seed_sd, args.group_sd, args.both_sd)
+    if args.study is not None:
+        noise = of_study(args.storage, args.study)
     worlds = {}
     for effect in (0.0, 0.02):
         worlds[f"60 groups, 160 and 160 trials, KD {effect:g}"] = World(effect, noise, seeds=args.seeds)

@@ -15,7 +15,7 @@ from search.__main__ import main
 from search.answer.answer import answer
 from search.answer.claims import verdict
 from search.answer.crossed import estimate, holm
-from search.answer.power import ASSUMED, Noise, smallest_gain
+from search.answer.power import ASSUMED, Noise, measured, smallest_gain
 from search.confirm_choice import Configuration
 from search.confirmed import Confirmed, Findings
 from search.sections import Choose
@@ -114,6 +114,17 @@ def test_the_smallest_gain_is_shown_four_times_of_five():
     assert smallest_gain(200, 5) < gain < smallest_gain(60, 3)
 
 
+def test_the_parts_of_the_noise_are_measured():
+    draw, noise = np.random.default_rng(0), Noise(0.02, 0.05, 0.09)
+    values = (
+        draw.normal(0, noise.seed, (200, 1)) + draw.normal(0, noise.group, 300) + draw.normal(0, noise.both, (200, 300))
+    )
+    found = measured(values, tuple(map(str, range(300))))
+    assert (found.seed, found.group, found.both) == pytest.approx((0.02, 0.05, 0.09), rel=0.15)
+    with pytest.raises(ValueError, match="1 seeds and 300 groups"):
+        measured(values[:1], tuple(map(str, range(300))))
+
+
 def configuration(name: str, role: str, arm: str, params: int, **more: Any) -> Configuration:
     run = {
         "method": "none" if role != "winner" else "kl",
@@ -208,12 +219,16 @@ def test_tuning_has_a_gain_of_its_own_and_unseen_sources_are_outside_of_the_corr
     assert claim(found, "gain", "ETIS").p_holm is None
 
 
-def test_winners_are_chosen_on_validation_and_never_on_test():
-    """kd-2 is better on test alone, so it is not taken for the winner."""
-    whole = confirmed()
-    better = findings("kd-2", 0.99, "test")
-    rest = tuple(f for f in whole.findings if (f.configuration, f.part) != ("kd-2", "test"))
-    assert claim(answer(replace(whole, findings=(*rest, *better))), "gain").minuend == "kd-1"
+def test_winners_are_the_searches_own_whatever_the_confirmation_says():
+    """kd-2 is far better on the fresh seeds: as one of several winners it has one more chance than the control."""
+    assert claim(answer(confirmed(levels=LEVELS | {"kd-2": 0.99})), "gain").minuend == "kd-1"
+
+
+def test_the_margin_is_of_the_metric_that_choose_names():
+    whole = confirmed(objective="iou", choose=Choose(metric="dice"))
+    near = [c for c in answer(whole).claims if c.name == "not_below_teacher"]
+    assert {c.unit for c in near} == {"dice, mean over images"}
+    assert claim(answer(whole), "gain").unit == "iou, mean over images"
 
 
 def test_the_smallest_network_near_the_teacher_is_shipped(found):

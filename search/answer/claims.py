@@ -1,8 +1,9 @@
 """The comparisons that a search exists for, and what may be said of each.
 
-`gain`: the winner with KD less the winner of a search without, at no more parameters. `kd_term_effect`: the winner
-less the same run with its KD weight zero. `tuning_gain`: the best without KD less the untuned one. All are on the
-fresh seeds, paired by seed and image; which network is a winner is decided on validation, never on test.
+`gain`: the winner of the search with KD less the winner of a search without, of those with no more parameters.
+`kd_term_effect`: a winner less the same run with its KD weight zero. `tuning_gain`: the winner without KD less the
+untuned network. All are on the fresh seeds, paired by seed and image. A winner is what the search itself found best on
+validation: choosing again among what was confirmed would favour the arm of which more was confirmed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,21 +46,20 @@ def on_validation(grids: Grids, configuration: Configuration, metric: str) -> fl
     return None if found is None else found.value
 
 
-def best(grids: Grids, among: Iterable[Configuration], metric: str) -> Configuration | None:
-    """The best on validation with fresh seeds; of equals the smaller, then the better ranked one."""
-    scored = [(value, each) for each in among if (value := on_validation(grids, each, metric)) is not None]
-    return max(scored, key=lambda pair: (pair[0], -pair[1].params, -pair[1].rank))[1] if scored else None
+def first(among: Iterable[Configuration]) -> Configuration | None:
+    """What its search ranked first."""
+    return min(among, key=lambda each: each.rank, default=None)
 
 
-def pairs(confirmed: Confirmed, grids: Grids, metric: str) -> list[Pair]:
+def pairs(confirmed: Confirmed) -> list[Pair]:
     """The comparisons that can be made, the main control first."""
-    winner = best(grids, (c for c in confirmed.configurations if c.role == "winner"), metric)
+    winner = first(c for c in confirmed.configurations if c.role == "winner")
     if winner is None:
         return []
     found = []
     for place, arm in enumerate(_control_arms(confirmed, winner)):
         controls = [c for c in confirmed.configurations if c.role == "control" and c.arm == arm]
-        control = best(grids, (c for c in controls if c.params <= winner.params), metric)
+        control = first(c for c in controls if c.params <= winner.params)
         if control is not None:
             name = "gain" if place == 0 and _without_kd(control) else f"gain over {arm}"
             found.append(Pair(name, winner, control, f"the best of {arm} with no more parameters"))
@@ -70,14 +70,21 @@ def pairs(confirmed: Confirmed, grids: Grids, metric: str) -> list[Pair]:
     defaults = next((c for c in confirmed.configurations if c.role == "defaults"), None)
     gain = next((p for p in found if p.name == "gain"), None)
     if defaults is not None and gain is not None:
-        found.append(Pair("tuning_gain", gain.subtrahend, defaults, "the same without tuning"))
+        found.append(
+            Pair(
+                "tuning_gain",
+                gain.subtrahend,
+                defaults,
+                "the untuned network of the KD winner's size",
+            )
+        )
     return found
 
 
 def claims(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confidence: float) -> list[Claim]:
     """Every comparison on test and, outside of the corrected family, on every unseen source."""
     metric = metric_of(confirmed)
-    compared = pairs(confirmed, grids, metric)
+    compared = pairs(confirmed)
     found = [c for pair in compared for part in parts if (c := _claim(grids, pair, part, metric, confidence))]
     found += _missing(confirmed, {c.name for c in found}, confidence)
     family = [i for i, c in enumerate(found) if c.part == TEST and c.name in FAMILY and c.p is not None]
@@ -170,7 +177,8 @@ def _sentence(claim: Claim, found: Verdict) -> str:
     said = f"{claim.minuend} less {claim.subtrahend} ({claim.words}) on {claim.part}: {claim.estimate:+.4f}"
     if claim.low is None or claim.high is None:
         return f"{said}; not estimable: {claim.reason}"
-    return f"{said} [{claim.low:+.4f}, {claim.high:+.4f}]: {found.replace('_', ' ')}"
+    p = "" if claim.p_holm is None else f", p {claim.p_holm:.3g} corrected over the claims"
+    return f"{said} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {found.replace('_', ' ')}"
 
 
 def near_teacher(
@@ -184,6 +192,7 @@ def near_teacher(
     choose = confirmed.choose
     teacher = next((c for c in confirmed.configurations if c.role == "teacher"), None)
     behind = None if teacher is None else grids.get((teacher.name, part))
+    metric = choose.metric if behind is not None and choose.metric in behind.one.columns else metric
     if teacher is None or behind is None:
         return [], None
     found: list[tuple[Configuration, Claim]] = []
