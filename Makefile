@@ -1,4 +1,4 @@
-# make demo    a whole search on drawn images; on two idle cores 1:00 to install (once), about 3:00 to run
+# make demo    a whole search on drawn images; on two idle cores 1:00 to install (once), a few minutes to run
 # make test    all tests, on a PostgreSQL and an SQLite of their own
 # make check   style, formatting and types
 # make venv    the environment alone, in .venv; the other words make it where it is missing or out of date
