@@ -14,7 +14,7 @@ from search.storage import Opened
 from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from search.report.confirmed_part import ConfirmedPart
+    from search.answer.part import ConfirmedPart
     from trainer.card import Confirmation, Score
 
 Weights = Mapping[tuple[str, int], Path]

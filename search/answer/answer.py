@@ -6,11 +6,11 @@ from typing import Any
 
 from search.answer.claims import TEST, Grids, claims, metric_of, near_teacher, on_validation
 from search.answer.grid import Grid, grids, level
+from search.answer.part import Claim, ConfirmedPart, Network, Opening
 from search.answer.strata import reliability, scores
 from search.confirm_choice import Configuration
 from search.confirmed import Confirmed
 from search.evidence import OpeningRecord
-from search.report.confirmed_part import Claim, ConfirmedPart, Network, Opening
 
 CONFIDENCE = 0.95
 """Of the intervals, and of the family of claims together."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from search.answer.crossed import Estimate, holm
 from search.answer.grid import Grid, difference, level
+from search.answer.part import Claim, Verdict
 from search.confirm_choice import Configuration
 from search.confirmed import Confirmed
-from search.report.confirmed_part import Claim, Verdict
 
 TEST = "test"
 Grids = dict[tuple[str, str], Grid]

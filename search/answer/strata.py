@@ -7,7 +7,7 @@ import numpy as np
 
 from search.answer.crossed import Floats, Mask
 from search.answer.grid import Grid, level
-from search.report.confirmed_part import Reliability, Scores
+from search.answer.part import Reliability, Scores
 
 SIZES = ("small", "middle", "large")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from search.answer.answer import answer
 from search.answer.claims import TEST
+from search.answer.part import ConfirmedPart, Verdict
 from search.confirm_plan import confirmations
 from search.confirmed import confirmed
-from search.report.confirmed_part import ConfirmedPart, Verdict
 from search.report.confirmed_words import GAIN, chosen_or_best, claim, confirmed_words
 from search.report.document import Report, Search, Side, Study
 from search.report.pictures import Wanted, pictures

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from search.answer.part import Claim, ConfirmedPart, Network, Scores
 from search.board.drawing import COLOURS, MARKERS, shown
-from search.report.confirmed_part import Claim, ConfirmedPart, Network, Scores
 from search.report.document import Search
+from search.report.search_figures import size_axis
 from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg
 from search.report.words import title_of
 
@@ -70,7 +70,7 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
             axes.axhspan(min(bound, teacher.test), max(bound, teacher.test), color=GRID, alpha=0.6, lw=0)
             axes.axhline(teacher.test, color=INK, lw=1.2, ls=":", label="teacher")
             axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
-        _log_sizes(axes, sorted({x for x, _ in points}))
+        size_axis(axes, sorted({x for x, _ in points}), room=1.35)
         quiet(axes)
         named_axes(axes, label, f"test {title_of(search)}")
         legend_below(figure, axes)
@@ -104,22 +104,6 @@ def _dots(axes: Axes, points: Sequence[tuple[float, Network]]) -> None:
         axes.plot([x], [network.test], marker, color=colour, mfc=PAPER, mew=1.6, ms=7, ls="", label=label)
         if network.chosen:
             axes.plot([x], [network.test], "o", mfc="none", mec=INK, ms=14, mew=1.3)
-
-
-def _log_sizes(axes: Axes, sizes: Sequence[float]) -> None:
-    if sizes[-1] <= 2 * sizes[0]:
-        axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.25)
-        return
-    axes.set_xscale("log")
-    ticks: list[float] = []
-    for size in sizes:
-        if not ticks or size > 1.25 * ticks[-1]:
-            ticks.append(float(f"{size:.3g}"))
-    axes.set_xticks(ticks, minor=False)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
-    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.35)
 
 
 def _claims(part: ConfirmedPart) -> Drawn | None:

@@ -1,6 +1,6 @@
 """The tables of what was confirmed."""
 
-from search.report.confirmed_part import ConfirmedPart, Scores
+from search.answer.part import ConfirmedPart, Scores
 from search.report.document import Search
 from search.report.table import Column, Table
 from search.report.words import title_of

@@ -1,6 +1,6 @@
 """The four sentences of a study that was confirmed."""
 
-from search.report.confirmed_part import Claim, ConfirmedPart, Network, Verdict
+from search.answer.part import Claim, ConfirmedPart, Network, Verdict
 from search.report.document import Search
 from search.report.numbers import shown
 from search.report.words import Four, title_of

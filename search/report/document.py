@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.config import Frozen
-from search.report.confirmed_part import ConfirmedPart
+from search.answer.part import ConfirmedPart
 
 Scalar = bool | int | float | str
 

@@ -48,7 +48,7 @@ def _front(search: Search, measure: str) -> Drawn | None:
                 _arm_front(axes, mine, arm, arms, scale, (low, high))
         _teacher_lines(axes, search)
         axes.set_ylim(low, high)
-        _size_axis(axes, sorted({size for size, _ in points}))
+        size_axis(axes, sorted({size for size, _ in points}))
         quiet(axes)
         named_axes(axes, label, f"validation {scale.title}, unconfirmed")
         legend(axes, "lower right" if search.maximize else "upper right")
@@ -103,9 +103,10 @@ def _teacher_lines(axes: Axes, search: Search) -> None:
         axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
 
 
-def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+def size_axis(axes: Axes, sizes: Sequence[float], room: float = 1.2) -> None:
+    """Ascending sizes on a log axis, each named where there is place; `room`: how far the axis goes beyond the last."""
     if sizes[-1] <= 2 * sizes[0]:
-        axes.set_xlim(sizes[0] * 0.8, sizes[-1] * 1.2)
+        axes.set_xlim(sizes[0] * 0.8, sizes[-1] * room)
         return
     axes.set_xscale("log")
     ticks: list[float] = []
@@ -116,7 +117,7 @@ def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
+    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * room)
 
 
 def _expected(search: Search) -> Drawn | None:
