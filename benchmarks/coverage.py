@@ -24,7 +24,7 @@ from scipy.stats import t
 from search.answer.claims import TEST, metric_of, pairs
 from search.answer.crossed import Floats, estimate, holm
 from search.answer.grid import grids, shared
-from search.answer.power import ASSUMED, Noise, measured
+from search.answer.power import LONG, Noise, measured
 from search.confirmed import confirmed
 from search.places import storage_url
 from search.storage import open_storage
@@ -177,9 +177,9 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies a row (default 1000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=5, help="fresh seeds of a confirmation (default 5)")
-    parser.add_argument("--seed-sd", type=float, default=ASSUMED.seed, help="of the difference, by seed")
-    parser.add_argument("--group-sd", type=float, default=ASSUMED.group, help="of the difference, by group")
-    parser.add_argument("--both-sd", type=float, default=ASSUMED.both, help="of the difference, by seed and group")
+    parser.add_argument("--seed-sd", type=float, default=LONG.seed, help="of the difference, by seed")
+    parser.add_argument("--group-sd", type=float, default=LONG.group, help="of the difference, by group")
+    parser.add_argument("--both-sd", type=float, default=LONG.both, help="of the difference, by seed and group")
     parser.add_argument("--study", help="take the noise of the claims of this confirmed study in its place")
     parser.add_argument("--storage", help="its database; default: as of python -m search")
     args = parser.parse_args()

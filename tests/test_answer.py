@@ -15,7 +15,7 @@ from search.__main__ import main
 from search.answer.answer import answer
 from search.answer.claims import verdict
 from search.answer.crossed import estimate, holm
-from search.answer.power import ASSUMED, Noise, measured, smallest_gain
+from search.answer.power import LONG, Noise, measured, smallest_gain
 from search.confirm_choice import Configuration
 from search.confirmed import Confirmed, Findings
 from search.sections import Choose
@@ -88,7 +88,7 @@ def test_holm_corrects_in_steps():
 
 def test_over_many_studies_the_interval_holds_the_truth_and_one_seeds_t_test_does_not():
     draw = np.random.default_rng(5)
-    found = [study(draw, World(0.0, ASSUMED)) for _ in range(400)]
+    found = [study(draw, World(0.0, LONG)) for _ in range(400)]
     held = {m: np.mean([f["kd_term_effect"][m].held for f in found]) for m in ("seeds x groups", "t over images")}
     assert 0.93 <= held["seeds x groups"] <= 0.985
     assert held["t over images"] < 0.88
@@ -99,7 +99,7 @@ def test_over_many_studies_the_interval_holds_the_truth_and_one_seeds_t_test_doe
 def test_the_smallest_gain_is_shown_four_times_of_five():
     """Simulated with the noise that the formula assumes."""
     noise, draw, shown = Noise(0.006, 0.05, 0.09), np.random.default_rng(0), 0
-    gain = smallest_gain(60, 5, noise=noise)
+    gain = smallest_gain(60, 5, noise, claims=1)
     for _ in range(600):
         values = (
             gain
@@ -109,9 +109,10 @@ def test_the_smallest_gain_is_shown_four_times_of_five():
         )
         shown += estimate(values, tuple(map(str, range(60)))).interval(0.95)[0] > 0
     assert 0.72 <= shown / 600 <= 0.88
-    assert smallest_gain(9, 5) is None
-    assert smallest_gain(60, 1) is None
-    assert smallest_gain(200, 5) < gain < smallest_gain(60, 3)
+    assert smallest_gain(9, 5, noise) is None
+    assert smallest_gain(60, 1, noise) is None
+    assert smallest_gain(200, 5, noise, claims=1) < gain < smallest_gain(60, 3, noise, claims=1)
+    assert gain < smallest_gain(60, 5, noise, claims=2) < smallest_gain(60, 5, noise)
 
 
 def test_the_parts_of_the_noise_are_measured():
@@ -277,9 +278,24 @@ def test_seeds_that_saw_other_images_are_refused():
         answer(replace(whole, findings=(*whole.findings, other)))
 
 
+def test_what_more_seeds_and_images_would_show_follows_from_the_noise_that_was_there(found):
+    """Drawn with 0.002 by seed and 0.01 by seed and image each, and a difference has twice the variance."""
+    needed = found.needed
+    assert needed.claim == "gain"
+    assert needed.both == pytest.approx(0.01 * 2**0.5, rel=0.2)
+    assert needed.seed < 0.006
+    assert [(row.seeds, row.groups) for row in needed.smallest] == [(5, 40), (10, 40), (5, 80), (10, 80)]
+    here, seeds, images, both = (row.gain for row in needed.smallest)
+    assert both < min(seeds, images) <= max(seeds, images) < here < 0.02
+    assert f"show a true difference of {here:.3f} or more" in needed.words
+    whole = confirmed()
+    one = tuple(f for f in whole.findings if f.seed in (11, None))
+    assert answer(replace(whole, findings=one)).needed is None
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
-    [(60, f"confirm   a true gain of {smallest_gain(60, 5):.3f}"), (4, "confirm   no gain can be shown: 4 test")],
+    [(60, f"confirm   a true gain of {smallest_gain(60, 5, LONG):.3f}"), (4, "confirm   no gain can be shown: 4 test")],
 )
 def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, capsys, repository):
     study = tmp_path / "s.toml"

@@ -6,6 +6,7 @@ from typing import Any
 
 from search.answer.claims import TEST, Grids, claims, metric_of, near_teacher, on_validation
 from search.answer.grid import Grid, grids, level
+from search.answer.needed import needed
 from search.answer.part import Claim, ConfirmedPart, Network, Opening
 from search.answer.strata import reliability, scores
 from search.confirm_choice import Configuration
@@ -39,6 +40,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         confidence=confirmed.choose.confidence,
         openings=tuple(_opening(each) for each in confirmed.openings),
         missing=confirmed.missing,
+        needed=needed(confirmed, found, metric, CONFIDENCE),
     )
 
 

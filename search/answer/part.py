@@ -103,6 +103,27 @@ class Opening(Frozen):
     configurations: tuple[str, ...]
 
 
+class Smallest(Frozen):
+    """What a confirmation of one size is likely to show."""
+
+    seeds: int
+    groups: int
+    gain: float
+
+
+class Needed(Frozen):
+    """The noise of a comparison, and what it takes to show a difference in spite of it."""
+
+    claim: str
+    seed: float = Field(description="standard deviation of the difference: what a seed changes on all images alike")
+    group: float = Field(description="what is a patient's or sequence's own")
+    both: float = Field(description="what belongs to one seed and one group")
+    power: float
+    claims: int = Field(description="that are corrected together")
+    smallest: tuple[Smallest, ...] = Field(description="as it was, with twice the seeds, twice the groups, twice both")
+    words: str
+
+
 class ConfirmedPart(Frozen):
     """All of it."""
 
@@ -117,3 +138,4 @@ class ConfirmedPart(Frozen):
     confidence: float
     openings: tuple[Opening, ...]
     missing: tuple[str, ...]
+    needed: Needed | None

@@ -69,7 +69,7 @@ def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None)
         verdict=verdict,
         search=searched,
         confirmed=part,
-        limits=limits(searched, confirmed=part is not None, begun=len(begun)),
+        limits=limits(searched, part, begun=len(begun)),
         pictures=drawn,
         without_pictures=without,
         commands=commands(name, confirmed=part is not None),

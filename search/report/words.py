@@ -1,5 +1,6 @@
 """The four sentences of a study that was not confirmed, and what its numbers do not say."""
 
+from search.answer.part import ConfirmedPart
 from search.report.document import Arm, Search
 from search.report.numbers import shown
 
@@ -97,9 +98,11 @@ def _finished(search: Search) -> int:
     return sum(arm.complete + arm.pruned for arm in search.arms)
 
 
-def limits(search: Search, *, confirmed: bool, begun: int) -> tuple[str, ...]:
+def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[str, ...]:
     """What the numbers do not say, in sentences. begun: how many confirmations were begun."""
     found = []
+    if part is not None and part.needed is not None:
+        found.append(part.needed.words)
     if begun > 1:
         found.append(
             f"The test rows were opened for {begun} confirmations; this report tells of the newest, which what the "
@@ -107,7 +110,7 @@ def limits(search: Search, *, confirmed: bool, begun: int) -> tuple[str, ...]:
         )
     if search.simulated:
         found.append("This search was simulated: its scores come from a formula and say nothing of any network.")
-    if not confirmed:
+    if part is None:
         found.append(
             "All scores are of validation images that also chose epochs and trials; no test image has been read. They "
             "are higher than what new images will give, and by how much is not known before confirmation."
