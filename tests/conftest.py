@@ -192,7 +192,15 @@ def log() -> Iterator[list[str]]:
 class Child:
     """A real process that was forked from that of the tests: it need not import torch and all else once more."""
 
-    def __init__(self, script: str, log: Path, variables: dict[str, str]) -> None:
+    def __init__(
+        self,
+        script: str,
+        log: Path,
+        variables: dict[str, str],
+        *,
+        errors: Path | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         self._log = log
         self.returncode: int | None = None
         """As of `subprocess.Popen`: negative for a signal."""
@@ -200,7 +208,7 @@ class Child:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _play(script, log, variables)
+            _play(script, (log, errors or log), cwd or Path.cwd(), variables)
 
     @property
     def log(self) -> str:
@@ -229,16 +237,16 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
 
-def _play(script: str, log: Path, variables: dict[str, str]) -> NoReturn:
+def _play(script: str, logs: tuple[Path, Path], cwd: Path, variables: dict[str, str]) -> NoReturn:
     """In the child: what an interpreter of its own would do with the script; nothing of pytest is left to run."""
     code = 1
     try:
         gc.freeze()  # the parent's objects are not the child's to close
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for number in (1, 2):
-            os.dup2(file, number)
+        for number, log in enumerate(logs, start=1):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        warnings.resetwarnings()
+        _warn_as_python_does()
+        os.chdir(cwd)
         os.environ.update(variables)
         exec(compile(script, "script", "exec"), {"__name__": "__main__"})  # noqa: S102 - a script of the tests
         code = 0
@@ -251,6 +259,14 @@ def _play(script: str, log: Path, variables: dict[str, str]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _warn_as_python_does() -> None:
+    """The filters of an interpreter without flags, in place of those of the tests."""
+    warnings.resetwarnings()
+    for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", kind)
+    warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
 
 
 @pytest.fixture(scope="session")
@@ -269,3 +285,63 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Chi
     for child in children:
         child.kill()
         child.wait()
+
+
+AS_MAIN = "import runpy, sys; sys.argv[1:] = {words!r}; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
+    """Start `python -m NAME WORDS` in a forked process: `launch(name, *words)`; it is killed at the end of the session.
+
+    log and errors: the files for stdout and stderr, which is the same one where errors is not given. variables: those
+    of the environment that it is given.
+    """
+    folder, children = tmp_path_factory.mktemp("launched"), []
+
+    def start(
+        name: str,
+        *words: object,
+        cwd: Path = REPOSITORY,
+        log: Path | None = None,
+        errors: Path | None = None,
+        **variables: str,
+    ) -> Child:
+        script = AS_MAIN.format(name=name, words=[str(word) for word in words])
+        place = log or folder / f"{len(children)}.log"
+        children.append(Child(script, place, variables, errors=errors, cwd=cwd))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+@pytest.fixture(scope="session")
+def module(launch: Callable[..., Child], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Run `python -m NAME WORDS` in a forked process, which needs no start of its own: `module(name, *words)`.
+
+    code: what it must end with; None for anything. variables: those of the environment that it is given.
+    """
+    folder = tmp_path_factory.mktemp("modules")
+
+    def run(
+        name: str,
+        *words: object,
+        cwd: Path = REPOSITORY,
+        code: int | None = 0,
+        timeout: float = 120.0,
+        **variables: str,
+    ) -> "subprocess.CompletedProcess[str]":
+        out, err = folder / "out", folder / "err"
+        child = launch(name, *words, cwd=cwd, log=out, errors=err, **variables)
+        try:
+            ended = child.wait(timeout)
+        finally:
+            child.kill()
+        done = subprocess.CompletedProcess([name, *map(str, words)], ended, out.read_text(), err.read_text())
+        assert code in (None, ended), f"{' '.join(done.args)}: {ended}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
