@@ -20,6 +20,7 @@ def herd(args: argparse.Namespace, search: Search) -> int:
     # Nothing but the URL that was found: a file in the environment would be a second one.
     environment = {k: v for k, v in os.environ.items() if k != "OPTUNA_STORAGE_FILE"} | {"OPTUNA_STORAGE": args.storage}
     command = [sys.executable, "-m", "search", "simulate", args.study, *_passed_on(args), "--as-worker"]
+    command += ["--parent", str(os.getpid())]
     workers = [subprocess.Popen(command, env=environment) for _ in range(args.workers)]
     killed = 0
     next_kill = time.monotonic() + args.kill_every

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from search import opening
+from search import opening, stopping
 from search.board.artifacts import Artifacts
 from search.board.attributes import nothing_known, teller
 from search.desk import Desk
@@ -173,6 +173,8 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
     group = Alone()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda *_: group.ask_to_stop())
+    if args.parent is not None:
+        stopping.end_with(args.parent)
 
     def opens() -> tuple[Opened, Search]:
         with patient("simulate"):
@@ -243,6 +245,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--json", action="store_true", help="the outcome as one JSON document")
     parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # the process without which a worker ends
 
 
 def main(args: argparse.Namespace) -> int:

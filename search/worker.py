@@ -16,8 +16,6 @@ if __name__ == "__main__":
 import argparse
 import functools
 import os
-import signal
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +28,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import confirm_data, foreseen, measured, opening, version
+from search import confirm_data, foreseen, measured, opening, stopping, version
 from search.board.artifacts import Artifacts
 from search.board.attributes import Judged, teller
 from search.desk import Desk
@@ -45,7 +43,6 @@ from search.places import add_storage, storage_url
 from search.spec import StudySpec, identity, record
 from search.storage import Opened, label_of, open_storage, patient
 from trainer import agent, mirrors
-from trainer.agent import SAME_STOP_SECONDS
 from trainer.errors import UserError, guard, one_line
 from trainer.words import CommandLine
 
@@ -53,7 +50,6 @@ MISTAKE = 2
 """Exit code where the user has to mend something, such as a file of the data."""
 MAX_FAILED = 3
 """Exit code where too many trials failed."""
-ASKED = "asked to stop: writing checkpoints, giving the trials back; a second signal ends at once, without"
 STUDY_HELP = "a study's name (a file in studies/) or the path of its file"
 
 
@@ -118,6 +114,7 @@ def _slots(text: str) -> int | str:
 
 def main() -> int:
     """Join the siblings and work; returns the exit code."""
+    parent = os.getppid()  # torchrun's agent; it may be gone by the time that its ranks have met
     import torch
 
     from trainer.ranks import Ranks, RanksLost, ranks_per_trial
@@ -139,7 +136,9 @@ def main() -> int:
     except ValueError as error:
         raise UserError(one_line(error)) from None
     _log(ranks.leads)
-    _obey_signals(ranks.ask_to_stop)
+    stopping.obey_signals(ranks.ask_to_stop)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        stopping.end_with(parent)
     try:
         why = _work(args, spec, ranks)
         logger.info("{} ends: {}", spec.name, why)
@@ -263,24 +262,6 @@ def _artifacts(folder: Path, opened: Opened) -> Artifacts | None:
             "--artifacts {}: cannot be used ({}): the search goes on without pictures", folder, error.strerror
         )
         return None
-
-
-def _obey_signals(ask: Callable[[], None]) -> None:
-    """The first signal asks for a stop at the next step; a later one, if it is no echo, ends the process at once."""
-    asked: list[float] = []
-
-    def obey(number: int, _frame: object) -> None:
-        if not asked:
-            asked.append(time.monotonic())
-            ask()
-            if os.environ.get("RANK", "0") == "0":
-                # Written past the logger: the signal may have come while that holds its lock.
-                os.write(2, f"{time.strftime('%H:%M:%S')} {ASKED}\n".encode())
-        elif time.monotonic() - asked[0] > SAME_STOP_SECONDS:
-            os._exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, obey)
 
 
 def _leave_at_once() -> None:

@@ -167,10 +167,10 @@ def test_a_cancelled_job_is_not_requeued(tmp_path: Path, scheduler: dict[str, st
 def test_an_echo_of_a_stop_is_the_same_stop_and_a_later_one_ends_at_once(pause: float, code: int) -> None:
     program = (
         "import os, signal, sys, time\n"
-        "from search import worker\n"
-        "worker.SAME_STOP_SECONDS = 0.2\n"
+        "from search import stopping\n"
+        "stopping.SAME_STOP_SECONDS = 0.2\n"
         "asked = []\n"
-        "worker._obey_signals(lambda: asked.append(1))\n"
+        "stopping.obey_signals(lambda: asked.append(1))\n"
         "os.kill(os.getpid(), signal.SIGUSR1)\n"
         f"time.sleep({pause})\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from search import work
 from search.__main__ import parser
-from search.schema import FREE, leases
+from search.schema import FREE, attempts, leases
 from trainer import agent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,6 +184,31 @@ def test_ctrl_c_gives_trials_back_and_ends_without_a_traceback(
     assert out.splitlines()[-1].endswith("small ends: asked to stop")
     with engine.connect() as connection:
         assert set(connection.execute(sa.select(leases.c.state)).scalars()) == {FREE}
+
+
+@pytest.mark.slow
+def test_ranks_whose_supervisor_is_killed_give_their_trials_back_and_end(
+    worker: "subprocess.Popen[str]", sqlite_url: str
+) -> None:
+    """kill -9 is passed on by nobody: the ranks see for themselves that they are alone."""
+    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    limit = time.monotonic() + 90
+    while not _checkpoints(engine):
+        assert worker.poll() is None, worker.communicate()[0]
+        assert time.monotonic() < limit, "no trial came to its first checkpoint"
+        time.sleep(0.2)
+    ranks = [int(pid) for pid in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    worker.kill()
+    out, _ = worker.communicate(timeout=20)  # their output, too, is closed when they have ended
+    assert worker.returncode == -signal.SIGKILL
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks)
+    assert "Traceback" not in out
+    assert out.count(f"the process that started this worker ({worker.pid}) is gone") == 1
+    assert out.count("small ends: asked to stop") == 1
+    with engine.connect() as connection:
+        assert set(connection.execute(sa.select(leases.c.state)).scalars()) == {FREE}
+        assert set(connection.execute(sa.select(attempts.c.why)).scalars()) == {"preempted"}
 
 
 def _checkpoints(engine: sa.Engine) -> bool:

@@ -111,6 +111,31 @@ def test_all_workers_gone_and_one_new_one_takes_everything_over(herd: Any, tools
     assert herd.orphans() == []
 
 
+SIMULATION = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from search.__main__ import main
+main({words!r})
+"""
+
+
+def test_workers_whose_starter_is_killed_give_their_trials_back_and_end(herd: Any, tools: SimpleNamespace) -> None:
+    """They would go on for nobody; no time-to-live has to pass until others may take their trials."""
+    herd.study.write_text(tools.STUDY.replace(f"epochs = {tools.EPOCHS}", "epochs = 1000"))
+    words = ["simulate", str(herd.study), "--shared", "--runs", str(herd.folder / "runs"), "--workers", "1"]
+    words += ["--slots", "2", "--epoch-seconds", "0.3", "--ttl", "600"]
+    starter = herd.fork(SIMULATION.format(words=words), OPTUNA_STORAGE=herd.url)
+    tools.until(lambda: sum(row.epoch > 0 for row in herd.rows()) == 2)
+    workers = Path(f"/proc/{starter.pid}/task/{starter.pid}/children").read_text().split()
+    assert len(workers) == 1
+    starter.kill()
+    assert starter.wait() == -signal.SIGKILL
+    tools.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 15)
+    assert {row.state for row in herd.rows()} == {"free"}
+    assert {attempt.why for attempt in herd.attempts()} == {"preempted"}
+    assert starter.log.count(f"the process that started this worker ({starter.pid}) is gone") == 1
+
+
 @pytest.mark.slow
 def test_a_stopped_worker_that_wakes_up_counts_for_nothing(herd: Any, tools: SimpleNamespace) -> None:
     """Its trials were adopted and finished meanwhile: what it writes is refused, and it takes new work or ends."""
