@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -33,7 +34,7 @@ from search.fence import Owner
 from search.group import Alone
 from search.joining import open_search
 from search.lead import run_group
-from search.report import command
+from search.report import command, search_figures
 from search.report.build import report, side
 from search.report.confirmed_words import confirmed_words
 from search.report.document import Report
@@ -354,6 +355,14 @@ def test_every_number_of_a_confirmed_page_is_in_its_json(gained: Report) -> None
     assert titles <= {text.strip() for text in reader.text}
 
 
+def test_long_tables_are_folded_and_the_network_to_ship_is_not(gained: Report) -> None:
+    shown_page = page(gained)
+    folded = re.findall(r"<details><summary>([^(]+) \(long.*?</details>", shown_page, re.S)
+    assert "Calibration: share of pixels right by confidence" in folded
+    assert "Comparisons" not in folded
+    assert shown_page.count("<details>") == shown_page.count("</details>") == len(folded)
+
+
 def test_a_confirmed_study_beside_an_unconfirmed_one(made: Report, gained: Report) -> None:
     lines = [side(gained.studies[0]), side(made.studies[0])]
     assert [line.part for line in lines] == ["test", "validation, unconfirmed"]
@@ -420,6 +429,18 @@ def test_the_curve_of_the_expected_best_rises_from_the_mean_to_the_best() -> Non
     assert [y for _, y in points] == sorted(y for _, y in points)
     with pytest.raises(ValueError, match="n = 301: from 1 to 300"):
         expected_best(scores, 301)
+
+
+def test_the_figure_of_the_expected_best_shows_every_arm_from_its_first_trial(
+    made: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Axes] = []
+    monkeypatch.setattr(search_figures, "quiet", seen.append)
+    search_figures._expected(made.studies[0].search)
+    (low, high), (left, right) = seen[0].get_ylim(), seen[0].get_xlim()
+    for arm in made.studies[0].search.arms:
+        assert arm.expected[0].n == 1
+        assert all(low < point.score < high and left < point.n < right for point in arm.expected)
 
 
 def trials(count: int, value: Callable[[float, str, int], float]) -> list[FrozenTrial]:
@@ -514,6 +535,23 @@ def test_latex_is_escaped_and_numbers_are_as_on_the_page() -> None:
     assert "-- & -- \\\\" in text
     assert r"\label{tab:a-b}" in text
     assert escaped("a\nb \u202e \U0001f600") == "a b ? ?"
+
+
+def test_latex_of_every_table_has_as_many_cells_in_each_row_as_columns(gained: Report) -> None:
+    """Long tables go over pages, and what nobody knows of any row has no column."""
+    for name, table in named(gained):
+        text = latex(table)
+        assert ("\\begin{longtable}" in text) == (len(table.rows) > 30), name
+        columns = len(
+            re.findall(r"[lr]|p\{", re.search(r"\{@\{\}(.+)@\{\}\}\n", text).group(1).replace("textwidth", ""))
+        )  # type: ignore[union-attr]
+        rows = [line for line in text.splitlines() if line.endswith("\\\\") and "\\caption" not in line]
+        assert len(rows) == len(table.rows) + 1 + table.long, name
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}, name
+        assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)[::-1], name
+    empty = Table("t", "t", (Column("a"), Column("b"), Column("c")), (("x", None, 1), ("y", "", None)))
+    assert [column.title for column in empty.told().columns] == ["a", "c"]
+    assert empty.told().rows == (("x", 1), ("y", None))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "", ".", "x" * 300, "caf\u00e9 \u202e"])

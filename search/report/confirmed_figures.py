@@ -1,8 +1,10 @@
 """The figures of what was confirmed, from the document alone."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from search.answer.part import Claim, ConfirmedPart, Network, Scores
 from search.board.drawing import COLOURS, MARKERS, shown
@@ -109,8 +111,9 @@ def _dots(axes: Axes, points: Sequence[tuple[float, Network]]) -> None:
 def _claims(part: ConfirmedPart) -> Drawn | None:
     rows = [(f"{c.name} ({c.part})", c) for c in part.claims if c.estimate is not None and c.margin is None]
     note = (
-        "Estimates with their intervals. Filled: shown or worse, the corrected interval keeps clear of zero; open: not "
-        "shown or not estimable."
+        "Estimates with their intervals, which are each comparison's own. Filled: shown or worse; open: not shown or "
+        "not estimable. Those on test are corrected for their number before that is said; those on unseen sources "
+        "describe."
     )
     return _forest("claims", "Comparisons", "Forest plot of the comparisons with their intervals", rows, note)
 
@@ -205,20 +208,30 @@ def _stratum_rows(
             axes.plot([row.dice], [up], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, clip_on=False)
 
 
+def _share_axis(axes: Axes, shares: Sequence[float]) -> None:
+    """Shares on a log axis, named in percent at each power of ten around them."""
+    powers = range(math.floor(math.log10(min(shares))), math.ceil(math.log10(max(shares))) + 1)
+    axes.set_yscale("log")
+    axes.set_yticks([10.0**power for power in powers], minor=False)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(0.8 * 10.0 ** powers[0], 1.25 * 10.0 ** powers[-1])
+
+
 def _reliability(part: ConfirmedPart) -> Drawn | None:
     networks = {network.name: network for network in compared(part)}
     curves = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
     if not curves:
         return None
-    with canvas(4.2) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]})
+    with canvas(4.6) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.1]})
         upper.plot([0.5, 1], [0.5, 1], color=MUTED, lw=1, ls="--")
         for curve in curves:
             colour, marker = _look(networks[curve.network])
             xs, ys = [x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins]
             upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=shown(curve.network))
             lower.plot(xs, [share for _, _, share in curve.bins], f"-{marker}", color=colour, ms=3, lw=1.2)
-        lower.set_yscale("log")
+        _share_axis(lower, [share for curve in curves for _, _, share in curve.bins])
         quiet(upper)
         quiet(lower)
         named_axes(upper, "", "share of pixels right")

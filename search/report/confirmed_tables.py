@@ -116,7 +116,9 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
         Column("Brier", "score"),
         Column("ECE", "score"),
     )
-    order = {name: place for place, name in enumerate(dict.fromkeys((s.part, s.stratum) for s in part.scores))}
+    strata = dict.fromkeys((s.part, s.stratum) for s in part.scores)
+    # What chose epochs and trials comes last.
+    order = {name: place for place, name in enumerate(sorted(strata, key=lambda each: each[0] == "validation"))}
     mine = sorted((s for s in part.scores if s.by == by), key=lambda s: order[s.part, s.stratum])
     rows = tuple(_score_row(s, by) for s in mine)
     return Table(f"scores-{by}", title, columns, rows)

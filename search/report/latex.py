@@ -23,19 +23,53 @@ _SPECIAL = {
     "\N{EN DASH}": "--",
 }
 
+PHRASE = 28
+"""Characters of a text that stays in one line."""
+
 
 def latex(table: Table) -> str:
-    """A whole `table` float; it needs \\usepackage{booktabs}."""
-    layout = "".join("l" if column.kind == "text" else "r" for column in table.columns)
-    heads = " & ".join(escaped(column.title) for column in table.columns)
+    """A whole `table` float, or a `longtable` where it has more rows than a page. They need \\usepackage{booktabs} and
+    \\usepackage{longtable}."""
+    table = table.told()
+    columns = len(table.columns)
+    long = [any(isinstance(row[i], str) and len(row[i]) > PHRASE for row in table.rows) for i in range(columns)]
+    width = max(0.9 - 0.18 * (columns - sum(long)), 0.2) / max(sum(long), 1)
+    kinds = [
+        f"p{{{width:.2f}\\textwidth}}" if is_long else "l" if column.kind == "text" else "r"
+        for is_long, column in zip(long, table.columns, strict=True)
+    ]
+    layout = "".join(kinds)
+    heads = f"{' & '.join(escaped(column.title) for column in table.columns)} \\\\"
     rows = "\n".join(f"{' & '.join(map(_cell, row, table.columns))} \\\\" for row in table.rows)
     label = re.sub(r"[^A-Za-z0-9-]", "-", table.name)
+    caption = f"\\caption{{{escaped(table.title)}}}\\label{{tab:{label}}}"
+    body = _float if not table.long else _longtable
+    return body(caption, f"{{@{{}}{layout}@{{}}}}", heads, rows, _size(columns))
+
+
+def _size(columns: int) -> str:
+    """What makes that many columns fit a page of 16 cm."""
+    if columns <= 7:
+        return ""
+    return f"\\{'scriptsize' if columns <= 11 else 'tiny'}\\setlength{{\\tabcolsep}}{{2pt}}\n"
+
+
+def _float(caption: str, layout: str, heads: str, rows: str, size: str) -> str:
     return (
         "% needs \\usepackage{booktabs}\n"
-        "\\begin{table}\n\\centering\n"
-        f"\\caption{{{escaped(table.title)}}}\\label{{tab:{label}}}\n"
-        f"\\begin{{tabular}}{{{layout}}}\n\\toprule\n{heads} \\\\\n\\midrule\n{rows}\n\\bottomrule\n"
+        f"\\begin{{table}}\n\\centering\n{size}{caption}\n"
+        f"\\begin{{tabular}}{layout}\n\\toprule\n{heads}\n\\midrule\n{rows}\n\\bottomrule\n"
         "\\end{tabular}\n\\end{table}\n"
+    )
+
+
+def _longtable(caption: str, layout: str, heads: str, rows: str, size: str) -> str:
+    return (
+        "% needs \\usepackage{booktabs} and \\usepackage{longtable}\n"
+        f"\\begingroup\n{size}\\begin{{longtable}}{layout}\n{caption} \\\\\n"
+        f"\\toprule\n{heads}\n\\midrule\n\\endfirsthead\n"
+        f"\\toprule\n{heads}\n\\midrule\n\\endhead\n"
+        f"\\bottomrule\n\\endfoot\n{rows}\n\\end{{longtable}}\n\\endgroup\n"
     )
 
 

@@ -53,14 +53,16 @@ def page(report: Report) -> str:
         Shown(
             study,
             f"s{place}",
-            {table.name: table for table in tables(study)},
+            {table.name: table.told() for table in tables(study)},
             {figure.name: figure for figure in drawn(study)},
         )
         for place, study in enumerate(report.studies, 1)
     ]
     template = _environment().get_template("page.html.j2")
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of the program's own
-    return template.render(report=report, studies=studies, across=across(report), style=style)
+    return template.render(
+        report=report, studies=studies, across=[table.told() for table in across(report)], style=style
+    )
 
 
 def drawn(study: Study) -> list[Drawn]:

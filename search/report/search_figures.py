@@ -7,7 +7,20 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrM
 
 from search.board.drawing import Scale, columns_of, shown, span
 from search.report.document import Arm, Dot, Search
-from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, named_axes, quiet, style_of, svg
+from search.report.svg import (
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    Drawn,
+    canvas,
+    legend,
+    legend_below,
+    named_axes,
+    quiet,
+    style_of,
+    svg,
+)
 
 SIZES: dict[str, tuple[str, str, Callable[[Dot], float | None]]] = {
     "params": ("parameters of the student (millions)", "parameters", lambda dot: dot.params_m),
@@ -40,7 +53,7 @@ def _front(search: Search, measure: str) -> Drawn | None:
     teacher = None if search.teacher is None else search.teacher.score
     scale = Scale(search.metric, search.maximize, teacher)
     low, high = span([dot.score for _, dot in points], scale)
-    with canvas() as figure:
+    with canvas(4.0) as figure:
         axes = figure.subplots()
         for arm in arms:
             mine = sorted(((x, dot.score) for x, dot in points if dot.arm == arm), key=lambda p: p[0])
@@ -51,7 +64,7 @@ def _front(search: Search, measure: str) -> Drawn | None:
         size_axis(axes, sorted({size for size, _ in points}))
         quiet(axes)
         named_axes(axes, label, f"validation {scale.title}, unconfirmed")
-        legend(axes, "lower right" if search.maximize else "upper right")
+        legend_below(figure, axes)
         data = svg(figure)
     alt = f"Scatter of validation {scale.title} against {words}, one dot a trial, with each arm's front as a line"
     note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size."
@@ -126,7 +139,7 @@ def _expected(search: Search) -> Drawn | None:
     if not known:
         return None
     scale = Scale(search.metric, search.maximize)
-    with canvas() as figure:
+    with canvas(4.0) as figure:
         axes = figure.subplots()
         for arm in known:
             colour, marker = style_of(arms, arm.name)
@@ -136,22 +149,33 @@ def _expected(search: Search) -> Drawn | None:
         fewest = min(arm.expected[-1].n for arm in known)
         if len(known) > 1:
             axes.axvline(fewest, color=MUTED, lw=1, ls="--", label="as many as each arm finished")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        later = [p.score for arm in known for p in arm.expected if p.n >= min(3, fewest)]
-        room = 0.05 * max(max(later) - min(later), 1e-4)
-        axes.set_ylim(min(later) - room, max(later) + room)
+        _count_axis(axes, max(arm.expected[-1].n for arm in known))
+        # All of every curve: an arm whose beginning is cut off looks as if it had not been tried.
+        scores = [point.score for arm in known for point in arm.expected]
+        room = 0.05 * max(max(scores) - min(scores), 1e-4)
+        axes.set_ylim(min(scores) - room, max(scores) + room)
         quiet(axes)
         named_axes(axes, "finished trials of the arm", f"expected best validation {scale.title}")
-        legend(axes, "lower right" if search.maximize else "upper right")
+        legend_below(figure, axes)
         data = svg(figure)
     alt = f"Expected best {scale.title} after a number of finished trials, one line an arm"
+    compare = ": compare arms at the same n" if len(known) > 1 else ""
     note = (
         "Mean best of n of the arm's finished trials, drawn without replacement (Tang et al., ACL; after Dodge et al., "
-        "EMNLP): compare arms at the same n. Pruned trials count with the best that they reached."
+        f"EMNLP){compare}. Pruned trials count with the best that they reached."
     )
     return Drawn("expected-best", "Expected best after n trials", alt, data, note)
+
+
+def _count_axis(axes: Axes, most: int) -> None:
+    """Trials from 1 to `most` on a log axis with whole numbers as ticks."""
+    axes.set_xscale("log")
+    ticks = [tick * 10**power for power in range(7) for tick in (1, 2, 5) if tick * 10**power <= most]
+    axes.set_xticks(ticks, minor=False)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.set_xlim(0.93, max(most, 2) * 1.07)
 
 
 def _importance(search: Search) -> Drawn | None:
@@ -200,7 +224,7 @@ def _rungs(search: Search) -> Drawn | None:
     if not known:
         return None
     arms = _names(search)
-    with canvas(3.0) as figure:
+    with canvas(3.3) as figure:
         axes = figure.subplots()
         for arm in known:
             colour, marker = style_of(arms, arm.name)
@@ -211,7 +235,7 @@ def _rungs(search: Search) -> Drawn | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         quiet(axes)
         named_axes(axes, "epoch", "rank correlation with the end")
-        legend(axes, "lower right")
+        legend_below(figure, axes)
         data = svg(figure)
     note = (
         "Spearman's correlation of the scores at an epoch with the final ones, over trials trained to their end"

@@ -33,7 +33,7 @@ DARK = {
 }
 """What they become where the reader prefers a dark page."""
 Place = Literal["best", "lower left", "lower right", "upper left", "upper right", "center right"]
-WIDTH = 5.6
+WIDTH = 5.0
 """Inches."""
 SETTINGS: dict[Any, object] = {
     "axes.edgecolor": MUTED,
