@@ -26,6 +26,10 @@ from trainer.errors import UserError
 CLOSING = 8.0
 """Seconds that giving everything back may take: siblings that were asked to stop wait no longer than 10."""
 
+CALLS = 120.0
+"""Seconds that the thread may need from one sign to the next where the database hangs: a call ends by itself far sooner,
+and an error of one sends the thread back to its beginning."""
+
 
 class Desk:
     """Runs a thread; `inbox`, `tell`, `settle` and `close` are the lead's side."""
@@ -42,6 +46,7 @@ class Desk:
         self.inbox = self._members.inbox
         self._outbox: deque[Told | Fell] = deque()
         self._lock = threading.Condition()
+        self._got_on = time.monotonic()
         self._asked = 0
         self._served = 0
         self._away_since: float | None = None
@@ -64,7 +69,15 @@ class Desk:
 
     def start(self) -> None:
         """Begin to serve; what this owner held before a restart is taken back first."""
+        self._got_on = time.monotonic()
         self._thread.start()
+
+    def hangs(self, limit: float) -> bool:
+        """Whether the thread has not got on for `limit` seconds, or as long as a database that hangs may hold it up.
+
+        A disk that answers no more holds it up for ever, such as at a checkpoint that it reads; so would a bug.
+        """
+        return time.monotonic() - self._got_on > max(limit, CALLS)
 
     def tell(self, item: Told | Fell) -> None:
         """Put something into the outbox; never waits."""
@@ -119,6 +132,7 @@ class Desk:
 
     def _pass(self) -> bool:
         """One round; whether it was the last."""
+        self._got_on = time.monotonic()
         with self._lock:
             serving = self._asked
         last = self._closing is not None
@@ -164,7 +178,7 @@ class Desk:
 
     def _beat(self, *, forget: bool = True) -> None:
         """A sign of life for all that is held. forget: drop what turns out to be lost; else who stores finds out."""
-        now = time.monotonic()
+        now = self._got_on = time.monotonic()
         if now < self._beat_due:
             return
         lost = self.search.leases.beat([m.held for m in self._members.held.values()])

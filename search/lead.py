@@ -71,7 +71,7 @@ class Lead:
         self._pay()
         began = time.monotonic()
         with self._group.pulse.waits():
-            self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
+            self._settle()
         self._beside.waited(time.monotonic() - began)
         dismiss, begins = list(self._over), []
         self._over = []
@@ -97,6 +97,17 @@ class Lead:
             self._beside.anew()
         # Who ends builds nothing first: what was just claimed is given back.
         return Plan(tuple(dismiss), tuple(begins) if end is None else (), members, end)
+
+    def _settle(self) -> None:
+        limit = self._group.pulse.limit
+        for _ in range(2):  # a process that was stopped as a whole and goes on finds that nothing got on: look again
+            self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
+            if self._group.stop_asked or not self.desk.hangs(limit):
+                return
+        self._group.pulse.end(
+            "the database thread hangs, and not in a call to the database: its traceback follows; this process ends, "
+            "torchrun may restart it (--max-restarts)"
+        )
 
     def admitted(self, failures: dict[int, Failure]) -> None:
         """The epoch begins; some members could not: build or resume failed on a rank."""

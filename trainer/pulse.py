@@ -2,10 +2,12 @@
 
 import faulthandler
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 
 class Pulse:
@@ -50,6 +52,14 @@ class Pulse:
         if self._armed is not None and self.limit < math.inf and time.monotonic() - self._armed > self.limit / 10:
             self._armed = time.monotonic()
             faulthandler.dump_traceback_later(self.limit * 1.1, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    def end(self, why: str) -> NoReturn:
+        """End the process at once, with a traceback of all threads: the caller found that another one hangs."""
+        file = sys.__stderr__ or sys.stderr
+        with suppress(OSError):  # whoever read this may be gone
+            print(why, file=file, flush=True)
+        faulthandler.dump_traceback(file)
+        os._exit(1)
 
     def _arm(self) -> None:
         self._armed = -math.inf

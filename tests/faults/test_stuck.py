@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from search import desk, lead
 from search.study import Search
 from trainer.pulse import Pulse
 
@@ -24,14 +26,19 @@ def test_a_hang_ends_the_process_whatever_the_students_were_asked_for(
         pid = os.fork()
         if pid == 0:
             hang(open_again, sqlite_url, tmp_path, tools, where)
-        end = time.monotonic() + 20
-        while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
-            if time.monotonic() > end:
-                os.kill(pid, 9)
-            time.sleep(0.02)
-        said = (tmp_path / where).read_text()
-        assert os.waitstatus_to_exitcode(found[1]) == 1, f"{where}: {said}"
+        code, said = _ended(pid), (tmp_path / where).read_text()
+        assert code == 1, f"{where}: {said}"
         assert f"in {where}_that_hangs" in said
+
+
+def _ended(pid: int) -> int:
+    """The exit code of a process that is killed if it does not end within 20 s."""
+    end = time.monotonic() + 20
+    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > end:
+            os.kill(pid, 9)
+        time.sleep(0.02)
+    return os.waitstatus_to_exitcode(found[1])
 
 
 def hang(open_again: Callable[..., Search], url: str, folder: Path, tools: SimpleNamespace, where: str) -> None:
@@ -44,6 +51,35 @@ def hang(open_again: Callable[..., Search], url: str, folder: Path, tools: Simpl
     setattr(worker.students, where, names[f"{where}_that_hangs"])
     worker.run()
     os._exit(7)
+
+
+def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead_gets_on(
+    open_again: Callable[..., Search], sqlite_url: str, tmp_path: Path, tools: SimpleNamespace, monkeypatch: Any
+) -> None:
+    """A checkpoint that is a pipe without a writer: whoever opens it waits in the kernel, as at a disk that is gone."""
+    first = tools.InProcess(open_again(sqlite_url, "pipe", tools.STUDY, "budget.trials=1"), tmp_path, slots=1)
+    first.at = {2: first.group.ask_to_stop}
+    first.run()
+    (row,) = first.search.leases.of_studies(list(first.search.arms))
+    assert row.state == "free"
+    assert 0 < row.epoch < tools.EPOCHS
+    Path(row.checkpoint).unlink()
+    os.mkfifo(row.checkpoint)
+    monkeypatch.setattr(desk, "CALLS", LIMIT)
+    monkeypatch.setattr(lead, "PATIENCE", LIMIT)
+    first.search.opened.engine.dispose()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT), 2)
+        second = tools.InProcess(open_again(sqlite_url, "pipe", tools.STUDY, "budget.trials=1"), tmp_path, slots=1)
+        second.group.pulse = Pulse(LIMIT)
+        second.run()
+        os._exit(7)
+    assert _ended(pid) == 1
+    said = (tmp_path / "said").read_text()
+    assert "the database thread hangs, and not in a call to the database" in said
+    assert "in on_hand" in said
+    assert first.search.leases.of_studies(list(first.search.arms)) == [row]
 
 
 def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_them() -> None:
