@@ -27,8 +27,8 @@ CLOSING = 8.0
 """Seconds that giving everything back may take: siblings that were asked to stop wait no longer than 10."""
 
 CALLS = 120.0
-"""Seconds that the thread may need from one sign to the next where the database hangs: a call ends by itself far sooner,
-and an error of one sends the thread back to its beginning."""
+"""Seconds that the thread may need from one sign to the next where the database hangs: a call ends by itself far
+sooner, and its error sends the thread back to its beginning."""
 
 
 class Desk:
