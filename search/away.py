@@ -1,8 +1,12 @@
 """Which errors of a database pass by themselves: it is away, full or read-only. All others are there to be mended.
 
 What counts is the innermost error, that which the driver raised: Optuna and SQLAlchemy wrap it in errors of their own
-which say nothing of its kind. PostgreSQL names its errors by SQLSTATE; only for a connection that it refuses does the
-client library keep no code, and its English words count. SQLite names them by its result codes.
+which say nothing of its kind. PostgreSQL names its errors by SQLSTATE, SQLite by its result codes.
+
+Words count only for a connection that is refused: the server sends a SQLSTATE then, too, but libpq gives no access to
+it before there is a connection; and no client can ask for English there, as options are read after authentication and
+`lc_messages` is a superuser's. A server that speaks another language is one that is away: who begins waits, shown what
+the server says, and nothing is lost.
 """
 
 from collections.abc import Iterator
@@ -34,6 +38,7 @@ _REFUSED = (
     "certificate verify failed",
     "does not support SSL",
     "no encryption",
+    "unsupported startup parameter",  # a pooler that is not set up for options
 )
 """Words with which a server, or the client itself, turns away who asks wrongly, and always will."""
 _ABSENT = ('role "', 'database "', "no such user", "no such database")

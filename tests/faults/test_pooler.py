@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from search import creation, storage
+from search.away import DatabaseAway
 from trainer.errors import UserError
 
 INI = """\
@@ -26,14 +27,15 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-ignore_startup_parameters = options, extra_float_digits
+ignore_startup_parameters = {ignored}
 logfile = {folder}/log
 """
 
 
 @pytest.fixture
-def pooler(postgres_url):
+def pooler(postgres_url, request):
     """The URL of a real pgbouncer in transaction mode before a fresh database, and its log."""
+    ignored = getattr(request, "param", "options, extra_float_digits")
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed (Debian: apt install pgbouncer)")
@@ -45,7 +47,9 @@ def pooler(postgres_url):
     host = url.query.get("host") or url.host
     where = f"host={host} user={url.username}" + (f" port={url.port}" if url.port else "")
     where += f" password={url.password}" if url.password else ""
-    (folder / "pooler.ini").write_text(INI.format(name=url.database, where=where, port=port, folder=folder))
+    (folder / "pooler.ini").write_text(
+        INI.format(name=url.database, where=where, port=port, folder=folder, ignored=ignored)
+    )
     user = None
     if os.getuid() == 0:  # it does not run as root
         user = Path(host).owner() if str(host).startswith("/") else "nobody"  # whoever may reach the server's socket
@@ -83,6 +87,13 @@ def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
     assert done.returncode == 0, f"{done.stderr}\n{log.read_text()}"
     assert log.read_text().count("login attempt") >= 3, "the statements went another way"
     assert "0 left running or waiting" in done.stdout
+
+
+@pytest.mark.parametrize("pooler", ["extra_float_digits"], indirect=True, ids=["takes no options"])
+def test_a_pooler_that_is_not_set_up_is_a_mistake_and_not_waited_for(pooler):
+    with pytest.raises(UserError, match="unsupported startup parameter: options") as refused:
+        storage.open_storage(pooler[0])
+    assert not isinstance(refused.value, DatabaseAway)
 
 
 def test_who_waits_too_long_for_the_creation_lock_is_told_so(database_url, monkeypatch):
