@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean
@@ -47,6 +48,7 @@ from search.report.numbers import KINDS, MINUS, shown
 from search.report.page import page
 from search.report.rungs import rungs_of
 from search.report.table import Column, Table
+from search.report.words import unconfirmed
 from search.sections import Choose, Confirm, Dashboard
 from search.simulate import Curves, SimulatedStudents, plateau, simulated_identity
 from search.spec import load
@@ -313,6 +315,40 @@ def synthetic(gain: float) -> Confirmed:
     )
 
 
+def changed(found: Confirmed, *, without: tuple[str, ...] = (), seeds: int = 5, images: int | None = None) -> Confirmed:
+    """A confirmation with fewer networks, seeds or images."""
+    kept = [
+        each
+        for each in found.findings
+        if each.configuration not in without and (each.seed is None or each.seed < 11 + seeds)
+    ]
+    if images is not None:
+        cut = slice(0, images)
+        kept = [
+            replace(
+                each,
+                images=each.images[cut],
+                sources=each.sources[cut],
+                groups=each.groups[cut],
+                columns={name: values[cut] for name, values in each.columns.items()},
+            )
+            for each in kept
+        ]
+    rows = tuple(each for each in found.configurations if each.name not in without)
+    return replace(found, configurations=rows, findings=tuple(kept))
+
+
+def alone(made: Report, *, taught: bool) -> Report:
+    """The report of a study that has only its main search."""
+    study = made.studies[0]
+    main = study.search.arms[0].model_copy(update={"taught": taught})
+    equal = tuple(each.model_copy(update={"expected": {"kd": each.expected["kd"]}}) for each in study.search.equal[1:])
+    search = study.search.model_copy(update={"arms": (main,), "equal": equal})
+    headline, sentences = unconfirmed(study.name, search)
+    changes = {"search": search, "headline": headline, "answer": sentences, "verdict": "not estimable"}
+    return made.model_copy(update={"studies": (study.model_copy(update=changes),)})
+
+
 def confirmed_study(made: Report, found: Confirmed) -> Report:
     """The report of the search with what was confirmed in the place of its own answer."""
     first = made.studies[0]
@@ -343,6 +379,62 @@ def test_no_gain_is_not_shown_and_harm_is_named(made: Report) -> None:
     harmed = confirmed_study(made, synthetic(-0.03)).studies[0]
     assert harmed.verdict == "worse"
     assert "did harm" in harmed.answer[1]
+
+
+CONTROLS = ("no-kd-1", "no-kd-2")
+
+
+def test_a_search_without_distillation_is_not_said_to_have_asked_for_it(made: Report) -> None:
+    study = alone(made, taught=False).studies[0]
+    assert study.distillation == "not asked"
+    assert study.answer[1] == "Whether distillation helps was not asked: the main search trains without a teacher."
+    assert "trials each" not in study.answer[2]
+    assert side(study).without_kd is not None
+    assert side(study).with_kd is None
+    words = " ".join(Reader(page(alone(made, taught=False))).text)
+    assert "with and without knowledge distillation" not in words
+    assert "is it distillation" not in words
+    assert "Each arm is a search of its own" not in words
+
+
+def test_a_confirmed_search_without_distillation_speaks_of_no_teacher(made: Report) -> None:
+    found = changed(synthetic(0.02), without=(*CONTROLS, "kd-1-without", "teacher"))
+    runs = [replace(each, run={**each.run, "method": "none"}) for each in found.configurations]
+    study = confirmed_study(alone(made, taught=False), replace(found, configurations=tuple(runs))).studies[0]
+    assert study.confirmed is not None
+    assert study.answer[0].startswith("No teacher is there to be compared with; what the search found best is kd-1:")
+    assert study.answer[1].startswith("Whether distillation helps was not asked: the main search trains without")
+    assert re.search(r"; kd-1 less defaults is \+0\.\d+ \[.+\], shown\.$", study.answer[1]), "what tuning gained"
+    assert "5 seeds" in study.answer[2]
+    assert {c.reason for c in study.confirmed.claims if c.name in ("gain", "kd_term_effect")} == {
+        "the winner was trained without distillation"
+    }
+    assert side(study).with_kd is None
+    assert side(study).without_kd == next(n.test for n in study.confirmed.networks if n.name == "kd-1")
+
+
+def test_one_arm_with_distillation_says_what_is_missing_to_tell(made: Report) -> None:
+    study = alone(made, taught=True).studies[0]
+    assert study.answer[1].startswith("Whether distillation was the reason is not estimable: no arm searched without")
+    assert 'set = { method = "none" }' in study.answer[1]
+    found = changed(synthetic(0.02), without=CONTROLS)
+    study = confirmed_study(alone(made, taught=True), found).studies[0]
+    assert study.verdict == "not_shown", "the same network without its KD term alone does not tell"
+    assert "the gain is not estimable, no search without KD" in study.answer[1]
+    assert "(kd-1 less kd-1-without), shown" in study.answer[1]
+    assert "vary 40 groups of 80 images" in study.answer[2]
+    assert side(study).with_kd is not None
+
+
+def test_few_seeds_and_few_groups_are_said(made: Report) -> None:
+    few = confirmed_study(made, changed(synthetic(0.02), seeds=3)).studies[0]
+    assert "fewer than 5 seeds make every interval unsure" in few.answer[2]
+    assert "unsure" not in confirmed_study(made, synthetic(0.02)).studies[0].answer[2]
+    groups = confirmed_study(made, changed(synthetic(0.02), images=16)).studies[0]
+    assert groups.verdict == "not estimable"
+    assert "(kd-1 less no-kd-1), not estimable, since 8 groups of images are fewer than 10" in groups.answer[1]
+    assert groups.answer[2].startswith("Nobody can say: an interval is not estimable of 8 groups of 16 images")
+    assert "[" not in " ".join(groups.answer[:3])
 
 
 def test_every_number_of_a_confirmed_page_is_in_its_json(gained: Report) -> None:
@@ -402,7 +494,9 @@ def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opene
     assert study.confirmed is not None
     assert {network.name for network in study.confirmed.networks} >= {"kd-1", "kd-2", "no-kd-1", "teacher"}
     assert {each.name for each in study.confirmed.claims} >= {"gain", "kd_term_effect", "tuning_gain"}
-    assert study.answer[0].startswith("No network is shown to lie within 0.02 Dice of the teacher; the best is kd-")
+    assert study.answer[0].startswith(
+        "The teacher has no test score to be compared with; what the search found best is kd-1"
+    )
     assert study.headline.startswith("Simulated")
     assert "missing: " in study.answer[2], "the teacher was not examined"
     assert "python -m search confirm polyps" in study.commands
@@ -663,7 +757,7 @@ def test_a_search_that_runs_is_written_again_until_it_ends(
     found.engine.dispose()
     assert len(looks) == 1
     assert '<meta http-equiv="refresh" content="7">' in looks[0]
-    assert "no trial has been trained to its end yet" in looks[0]
+    assert "no trial of kd has been trained to its end yet" in looks[0]
     last = (out / "report.html").read_text()
     assert 'http-equiv="refresh"' not in last
-    assert "no trial has been trained to its end yet" not in last
+    assert "has been trained to its end yet" not in last

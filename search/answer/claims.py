@@ -61,7 +61,8 @@ def pairs(confirmed: Confirmed) -> list[Pair]:
         controls = [c for c in confirmed.configurations if c.role == "control" and c.arm == arm]
         control = first(c for c in controls if c.params <= winner.params)
         if control is not None:
-            name = "gain" if place == 0 and _without_kd(control) else f"gain over {arm}"
+            distilled = _without_kd(control) and not _without_kd(winner)
+            name = "gain" if place == 0 and distilled else f"gain over {arm}"
             found.append(Pair(name, winner, control, f"the best of {arm} with no more parameters"))
     ablation = next((c for c in confirmed.configurations if c.role == "ablation"), None)
     taught = next((c for c in confirmed.configurations if ablation is not None and c.name == ablation.of), None)
@@ -69,15 +70,9 @@ def pairs(confirmed: Confirmed) -> list[Pair]:
         found.append(Pair("kd_term_effect", taught, ablation, "the same run with its KD weight zero"))
     defaults = next((c for c in confirmed.configurations if c.role == "defaults"), None)
     gain = next((p for p in found if p.name == "gain"), None)
-    if defaults is not None and gain is not None:
-        found.append(
-            Pair(
-                "tuning_gain",
-                gain.subtrahend,
-                defaults,
-                "the untuned network of the KD winner's size",
-            )
-        )
+    tuned = winner if _without_kd(winner) else None if gain is None else gain.subtrahend
+    if defaults is not None and tuned is not None:
+        found.append(Pair("tuning_gain", tuned, defaults, "the untuned network of the winner's size"))
     return found
 
 
@@ -147,6 +142,9 @@ def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[C
         "kd_term_effect": "no winner that a teacher taught was confirmed with and without it",
         "tuning_gain": "no tuned and untuned network without KD was confirmed",
     }
+    winner = first(c for c in confirmed.configurations if c.role == "winner")
+    if winner is not None and _without_kd(winner):
+        reasons |= dict.fromkeys(("gain", "kd_term_effect"), "the winner was trained without distillation")
     return [
         Claim(
             name=name, part=TEST, minuend="", subtrahend="", estimate=None, low=None, high=None, confidence=confidence,

@@ -20,6 +20,8 @@ Mask = NDArray[np.bool_]
 LEAST_GROUPS = 10
 """Below that many groups, no interval: a variance of a handful of patients is a guess."""
 LEAST_SEEDS = 2
+FEW_SEEDS = 5
+"""Below that, an interval leans on a variance of two to four numbers."""
 
 
 @dataclass(frozen=True)

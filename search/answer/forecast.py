@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from search.answer.crossed import LEAST_GROUPS, LEAST_SEEDS
+from search.answer.crossed import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS
 from search.answer.power import LONG, POWER, SHORT, smallest_gain
 from search.spec import StudySpec
 from trainer.data import DataSet
-
-FEW_SEEDS = 5
-"""Below that, an interval leans on a variance of two to four numbers."""
 
 
 def forecast(spec: StudySpec, data: DataSet) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from search.report.times import Times, times
 from search.report.words import control_of, limits, unconfirmed
 from search.standing import Rows, read
 from search.storage import Opened
+from trainer.errors import UserError
 
 
 def report(
@@ -47,8 +48,11 @@ def report(
 
 
 def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None) -> Study:
-    """One study. Raises UserError where it is unknown."""
+    """One study. Raises UserError where it is unknown, or the confirmation of another."""
     rows = read(opened, name)
+    if rows.record.get("confirm"):
+        of = rows.record["confirm"]["study"]
+        raise UserError(f"study {name!r}: is the confirmation of {of}; its report is that of the search: report {of}")
     time_of = times(rows.record.get("limits", {}), latency)
     begun = confirmations(name, opened.leases.names())
     part = _answered(opened, name, time_of) if begun else None
@@ -91,7 +95,7 @@ def _weights(
     """The file of the weights of the network to ship, or of the candidate."""
     if confirmation is not None:
         name, part = confirmation
-        best = chosen_or_best(searched, part)
+        best = chosen_or_best(part)
         leases = () if best is None else read(opened, name).leases.get(best.name, ())
         return next((lease.weights for lease in leases if lease.weights is not None), None)
     main = searched.arms[0]
@@ -114,34 +118,35 @@ def side(study: Study) -> Side:
         difference=None,
         low=None,
         high=None,
-        verdict=study.verdict.replace("_", " "),
+        verdict=study.distillation,
         part="validation, unconfirmed",
     )
     if part is not None:
-        return line.model_copy(update=_confirmed_side(part))
+        return line.model_copy(update=_confirmed_side(search, part))
     ours, control = search.arms[0].best, control_of(search)
     theirs = None if control is None else control.best
-    known = ours is not None and theirs is not None
-    return line.model_copy(
-        update={
-            **({} if ours is None else _sizes(ours.network, ours.params_m, ours.share_of_teacher)),
-            "without_kd": None if theirs is None else theirs.score,
-            "with_kd": None if ours is None else ours.score,
-            "difference": ours.score - theirs.score if known and ours is not None and theirs is not None else None,
-        }
-    )
+    if ours is None:
+        return line.model_copy(update={} if theirs is None else {"without_kd": theirs.score})
+    sizes = _sizes(ours.network, ours.params_m, ours.share_of_teacher)
+    if not search.arms[0].taught:
+        return line.model_copy(update={**sizes, "without_kd": ours.score})
+    beside = {} if theirs is None else {"without_kd": theirs.score, "difference": ours.score - theirs.score}
+    return line.model_copy(update={**sizes, "with_kd": ours.score, **beside})
 
 
-def _confirmed_side(part: ConfirmedPart) -> dict[str, Any]:
+def _confirmed_side(search: Search, part: ConfirmedPart) -> dict[str, Any]:
     gain = claim(part, GAIN)
     networks = {network.name: network for network in part.networks}
     teacher = next((network.test for network in part.networks if network.role == "teacher"), None)
     found: dict[str, Any] = {"teacher": teacher, "part": TEST}
-    if gain is None or gain.minuend not in networks:
+    ours = networks.get("" if gain is None else gain.minuend) or chosen_or_best(part)
+    if ours is None:
         return found
-    ours, theirs = networks[gain.minuend], networks.get(gain.subtrahend)
     found |= _sizes(ours.words, ours.params_m, ours.share_of_teacher)
-    found |= {"with_kd": ours.test, "without_kd": None if theirs is None else theirs.test}
+    found["with_kd" if search.arms[0].taught else "without_kd"] = ours.test
+    if gain is None or gain.subtrahend not in networks:
+        return found
+    found["without_kd"] = networks[gain.subtrahend].test
     return found | {"difference": gain.estimate, "low": gain.low, "high": gain.high}
 
 
@@ -154,7 +159,8 @@ def commands(name: str, *, confirmed: bool) -> tuple[str, ...]:
     word = shlex.quote(name)
     steps = [f"python -m search validate {word}", f"python -m search work {word}"]
     steps += [f"python -m search confirm {word}"] if confirmed else []
-    return (*steps, f"python -m search report {word}", f"python -m search export {word} --top 1 -o best.json")
+    ship = f"export {word} --confirmed --package package" if confirmed else f"export {word} --top 1 -o best.json"
+    return (*steps, f"python -m search report {word}", f"python -m search {ship}")
 
 
 def _program() -> str:

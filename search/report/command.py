@@ -109,6 +109,6 @@ def _tell(made: Report, output: Path, *, as_json: bool) -> None:
         print(json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True), flush=True)
         return
     for study in made.studies:
-        print(f"{study.name}  distillation: {study.verdict.replace('_', ' ')}  ({study.headline})")
+        print(f"{study.name}  distillation: {study.distillation}  ({study.headline})")
         print("\n".join(f"  {sentence}" for sentence in study.answer))
     print("  ".join(map(str, files)), flush=True)

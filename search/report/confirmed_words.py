@@ -1,9 +1,10 @@
 """The four sentences of a study that was confirmed."""
 
+from search.answer.crossed import FEW_SEEDS
 from search.answer.part import Claim, ConfirmedPart, Network, Verdict
 from search.report.document import Search
 from search.report.numbers import shown
-from search.report.words import Four, title_of
+from search.report.words import NO_QUESTION, Four, title_of
 
 GAIN, TERM, TEACHER = "gain", "kd_term_effect", "not_below_teacher"
 """Names of the claims that the sentences speak of."""
@@ -17,7 +18,7 @@ def confirmed_words(search: Search, part: ConfirmedPart) -> tuple[str, Four, Ver
         headline = "Being confirmed: some of the trainings on fresh seeds are missing, numbers may change"
     if search.simulated:
         headline = f"Simulated, so it says nothing of any network. {headline}"
-    return headline, (_which(search, part), _why(part, verdict), _sure(part), _cost(search, part)), verdict
+    return headline, (_which(search, part), _why(search, part, verdict), _sure(part), _cost(search, part)), verdict
 
 
 def distillation(part: ConfirmedPart) -> Verdict:
@@ -47,25 +48,25 @@ def _which(search: Search, part: ConfirmedPart) -> str:
             f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}, the smallest that is shown "
             f"not to lie more than {margin} below the teacher."
         )
-    best = _best(search, part)
+    best = chosen_or_best(part)
     if best is None:
         return "Nothing was confirmed: no winner has a test score, so there is no network to ship."
-    return (
-        f"No network is shown to lie within {margin} {title} of the teacher; the best is {best.name}: "
-        f"{_network(best)}, test {title} {_interval(best)}."
-    )
+    teacher = next((n for n in part.networks if n.role == "teacher"), None)
+    if teacher is None:
+        near = "No teacher is there to be compared with"
+    elif teacher.test is None:
+        near = "The teacher has no test score to be compared with"
+    else:
+        near = f"No network is shown to lie within {margin} {title} of the teacher"
+    return f"{near}; what the search found best is {best.name}: {_network(best)}, test {title} {_interval(best)}."
 
 
-def chosen_or_best(search: Search, part: ConfirmedPart) -> Network | None:
-    """The network to ship; where there is none, the winner with the best score on test."""
+def chosen_or_best(part: ConfirmedPart) -> Network | None:
+    """The network to ship; where there is none, of the winners with a test score the one that its search ranked first:
+    a choice by the test score would make that too high."""
     chosen = next((network for network in part.networks if network.name == part.chosen), None)
-    return chosen or _best(search, part)
-
-
-def _best(search: Search, part: ConfirmedPart) -> Network | None:
-    scored = [(n.test, n) for n in part.networks if n.role == "winner" and n.test is not None]
-    sign = 1 if search.maximize else -1
-    return max(scored, key=lambda pair: (sign * pair[0], -pair[1].rank))[1] if scored else None
+    scored = [network for network in part.networks if network.role == "winner" and network.test is not None]
+    return chosen or min(scored, key=lambda network: network.rank, default=None)
 
 
 def _network(network: Network) -> str:
@@ -83,7 +84,11 @@ def _interval(network: Network) -> str:
     return f"{shown(network.test, 'score')} [{shown(network.low, 'score')}, {shown(network.high, 'score')}]"
 
 
-def _why(part: ConfirmedPart, verdict: Verdict) -> str:
+def _why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str:
+    if not search.arms[0].taught:
+        others = [c for c in part.claims if c.part == "test" and c.margin is None and c.estimate is not None]
+        told = [f"{c.minuend} less {c.subtrahend} is {_difference(c)}" for c in others]
+        return f"{'; '.join([NO_QUESTION, *told])}."
     said = {
         "shown": "Distillation was a reason",
         "worse": "Distillation was not the reason, it did harm",
@@ -102,28 +107,39 @@ def _why(part: ConfirmedPart, verdict: Verdict) -> str:
 def _told(claim: Claim) -> str:
     if claim.estimate is None:
         return f"the gain is not estimable, {claim.reason or 'no numbers'}"
-    text = f"the gain is {shown(claim.estimate, 'signed')}"
-    pair = f"({claim.minuend} less {claim.subtrahend})"
+    return f"the gain is {_difference(claim, f' ({claim.minuend} less {claim.subtrahend})')}"
+
+
+def _difference(claim: Claim, pair: str = "") -> str:
+    """The estimate with its interval, what it is of, and what that shows."""
+    if claim.estimate is None:
+        return "not estimable"
+    text = shown(claim.estimate, "signed")
     verdict = claim.verdict.replace("_", " ")
     if claim.low is None or claim.high is None:
-        return f"{text} {pair}, {verdict}: {claim.reason or 'too few groups'}"
-    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}] {pair}, {verdict}"
+        return f"{text}{pair}, {verdict}, since {claim.reason or 'there are too few groups'}"
+    return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}]{pair}, {verdict}"
 
 
 def _sure(part: ConfirmedPart) -> str:
-    first = claim(part, GAIN) or claim(part, TERM) or next(iter(part.claims), None)
     gone = "" if not part.missing else f"; missing: {len(part.missing)} of what was to be trained"
-    if first is None:
+    made = [c for c in part.claims if c.part == "test" and c.estimate is not None]
+    if not made:
         return f"No comparison could be made{gone}."
-    level = shown(first.confidence, "percent")
+    whole = [c for c in made if c.low is not None]
+    first = next(iter([*whole, *made]))
+    sizes = f"{first.groups} groups of {first.images} images and {first.seeds} seeds"
+    few = f"; fewer than {FEW_SEEDS} seeds make every interval unsure" if first.seeds < FEW_SEEDS else ""
+    if not whole:
+        return f"Nobody can say: an interval is not estimable of {sizes}, since {first.reason or 'they are few'}{gone}."
     return (
-        f"The intervals hold {level} and vary {first.groups} groups of {first.images} images and {first.seeds} seeds, "
-        f"paired, with Holm's correction over the claims{gone}."
+        f"The intervals hold {shown(first.confidence, 'percent')} and vary {sizes}, paired; what is shown is corrected "
+        f"for the number of claims (Holm){few}{gone}."
     )
 
 
 def _cost(search: Search, part: ConfirmedPart) -> str:
-    network = chosen_or_best(search, part)
+    network = chosen_or_best(part)
     hours = f"the search took {shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else ""
     image = ""
     if network is not None:

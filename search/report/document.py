@@ -104,6 +104,7 @@ class Arm(Frozen):
 
     name: str
     study: str
+    taught: bool = Field(description="whether any of its trials listens to a teacher")
     sets: dict[str, Scalar | None] = Field(description="where its fixed settings differ from the main search")
     of: int = Field(description="its budget of trials")
     complete: int
@@ -195,6 +196,11 @@ class Study(Frozen):
     pictures: tuple[Picture, ...]
     without_pictures: str | None = Field(description="why there are none")
     commands: tuple[str, ...] = Field(description="what reproduces it")
+
+    @property
+    def distillation(self) -> str:
+        """The verdict on it in words; a search without it did not ask."""
+        return self.verdict.replace("_", " ") if self.search.arms[0].taught else "not asked"
 
 
 class Side(Frozen):

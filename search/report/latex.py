@@ -32,7 +32,7 @@ def latex(table: Table) -> str:
     \\usepackage{longtable}."""
     table = table.told()
     columns = len(table.columns)
-    long = [any(isinstance(row[i], str) and len(row[i]) > PHRASE for row in table.rows) for i in range(columns)]
+    long = [any(isinstance(row[i], str) and len(str(row[i])) > PHRASE for row in table.rows) for i in range(columns)]
     width = max(0.9 - 0.18 * (columns - sum(long)), 0.2) / max(sum(long), 1)
     kinds = [
         f"p{{{width:.2f}\\textwidth}}" if is_long else "l" if column.kind == "text" else "r"

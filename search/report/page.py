@@ -38,7 +38,7 @@ class Shown:
             ("answer", "Answer"),
             *(confirmed if self.study.confirmed is not None else []),
             ("size", "Score against size"),
-            ("arms", "Arms"),
+            ("arms", "Arms" if len(self.study.search.arms) > 1 else "Trials"),
             ("search", "The search"),
             ("cost", "Cost"),
             *(pictures if self.study.pictures else []),

@@ -14,19 +14,16 @@ def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
     if search.simulated:
         headline = "Simulated and unconfirmed: nothing was trained, every score is a formula's"
     if main.best is None:
+        yet = "" if search.state == "ended" else " yet"
+        go_on = f"The next step is to let workers go on: python -m search work {name}."
+        over = f"The search has ended so; why is told by: python -m search status {name}."
         return headline, (
-            "Unconfirmed: no trial has been trained to its end yet, so there is no network to ship.",
-            "Whether distillation helps is not shown: there is nothing to compare yet.",
-            f"So far {_finished(search)} trials have finished; every number below will change.",
-            f"The next step is to let workers go on: python -m search work {name}.",
+            f"Unconfirmed: no trial of {main.name} has been trained to its end{yet}, so there is no network to ship.",
+            f"{NO_QUESTION}." if not main.taught else f"Whether distillation helps is not shown: {_nothing(yet)}.",
+            f"So far {_finished(search)} trials have finished{'; every number below will change' if yet else ''}.",
+            go_on if yet else over,
         )
-    control = control_of(search)
-    return headline, (
-        _which(search, main),
-        _why(main, control),
-        _sure(search, main, control),
-        _cost(name, search),
-    )
+    return headline, (_which(search, main), _why(search), _sure(search, main), _cost(name, search))
 
 
 def title_of(search: Search) -> str:
@@ -34,9 +31,19 @@ def title_of(search: Search) -> str:
     return search.metric[:1].upper() + search.metric[1:]
 
 
+NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
+"""Of a study whose main search has no KD."""
+
+
+def _nothing(yet: str) -> str:
+    return f"there is nothing to compare{yet}"
+
+
 def control_of(search: Search) -> Arm | None:
-    """The first arm that trains without distillation."""
-    return next((arm for arm in search.arms[1:] if arm.sets.get("method") == "none"), None)
+    """The first arm that trains without distillation, against a main search with it."""
+    if not search.arms[0].taught:
+        return None
+    return next((arm for arm in search.arms[1:] if not arm.taught), None)
 
 
 def _which(search: Search, main: Arm) -> str:
@@ -56,9 +63,15 @@ def _against(score: float) -> str:
     return f", where the teacher has {shown(score, 'score')}"
 
 
-def _why(main: Arm, control: Arm | None) -> str:
+def _why(search: Search) -> str:
+    main, control = search.arms[0], control_of(search)
+    if not main.taught:
+        return f"{NO_QUESTION}{_others(search)}."
     if control is None:
-        return "Whether distillation was the reason is not estimable: no arm searched without it."
+        return (
+            "Whether distillation was the reason is not estimable: no arm searched without it; one is searched with "
+            '[[arms]] and set = { method = "none" } in the study file.'
+        )
     if control.best is None or main.best is None:
         return f"Whether distillation was the reason is not shown: the arm {control.name} has no finished network yet."
     return (
@@ -68,20 +81,29 @@ def _why(main: Arm, control: Arm | None) -> str:
     )
 
 
-def _sure(search: Search, main: Arm, control: Arm | None) -> str:
+def _others(search: Search) -> str:
+    """The best of the other arms, beside a main search without KD."""
+    said = [
+        f"{arm.name}, {'with a teacher' if arm.taught else 'without one too'}, has {shown(arm.best.score, 'score')}"
+        for arm in search.arms[1:]
+        if arm.best is not None
+    ]
+    return f"; the best of {', of '.join(said)}" if said else ""
+
+
+def _sure(search: Search, main: Arm) -> str:
     finished = main.complete + main.pruned
-    equal = next(
-        (e for e in search.equal if control is not None and {main.name, control.name} <= set(e.expected)), None
-    )
+    rival = control_of(search) or next(iter(search.arms[1:]), None)
     fair = ""
-    both = [e for e in search.equal if control is not None and {main.name, control.name} <= set(e.expected)]
-    if equal is not None and control is not None:
+    both = [e for e in search.equal if rival is not None and {main.name, rival.name} <= set(e.expected)]
+    if rival is not None and both:
         equal = both[-1]
         fair = (
             f"; after the same {equal.n} trials each, {shown(equal.expected[main.name], 'score')} would be expected of "
-            f"{main.name} and {shown(equal.expected[control.name], 'score')} of {control.name}"
+            f"{main.name} and {shown(equal.expected[rival.name], 'score')} of {rival.name}"
         )
-    return f"Nobody can be sure yet, since the best of {finished} trials is likely to be too high{fair}."
+    best = f"the best of {finished} trials is likely to be too high" if finished > 1 else "one trial had one seed"
+    return f"Nobody can be sure yet, since {best}{fair}."
 
 
 def _cost(name: str, search: Search) -> str:
