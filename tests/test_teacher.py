@@ -1,6 +1,7 @@
 """Teachers: frozen and strict, judged by a floor, refused where they have seen the images that judge others."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,19 @@ class TestFloor:
         assert "0.8" in text
         assert "0.7700 (recorded)" in text
         assert teacher.floor(with_teacher(run, min_dice=0.77), data).dice == 0.77
+
+    @pytest.mark.parametrize(
+        ("factor", "said"),
+        [(math.inf, "numbers that are not finite"), (math.nan, "not finite"), (0.0, "every weight is 0")],
+    )
+    def test_weights_that_teach_nothing_are_refused_whatever_dice_is_recorded(
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path], factor: float, said: str
+    ) -> None:
+        whole = checkpoint.weights(made())
+        words = {name: whole.word(name) for name in whole.words}
+        path = opened.located(run.teacher)
+        checkpoint.export(path, {name: tensor * factor for name, tensor in whole.tensors.items()}, words)
+        assert said in message(lambda: teacher.floor(run, data))
 
     @pytest.mark.parametrize("part", ["validation", "test"])
     def test_a_teacher_that_saw_images_that_judge_is_refused_with_their_count(

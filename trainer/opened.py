@@ -10,6 +10,7 @@ from typing import Any, TypeVar, assert_never
 import numpy as np
 import torch
 from loguru import logger
+from torch import nn
 
 import models
 from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
@@ -140,6 +141,7 @@ def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> Opened:
     _same(path, "channels", data.channels, file.word("channels"))
     network = _built(config, data)
     checkpoint.fill(network, file.tensors, path)
+    _refuse_ruins(network, path)
     return Opened(_still(network, device), (file,))
 
 
@@ -151,6 +153,7 @@ def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Ope
     report = keys.fit(network, tensors, config.keys)
     if not report.covered:
         raise CheckpointError(f"{path}: does not cover {config.name}: {report.words()}; change teacher.keys")
+    _refuse_ruins(network, path)
     return Opened(_still(network, device), (None,), (f"{path}: {report.words()}",))
 
 
@@ -178,6 +181,17 @@ def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:
         return models.build(config, in_channels=data.channels, classes=data.classes)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _refuse_ruins(network: nn.Module, path: Path) -> None:
+    """Raise CheckpointError for weights that can teach nothing, whatever Dice is recorded with them."""
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path}: {name} holds numbers that are not finite; take an earlier file, or: {TEACH}"
+            )
+    if not any(bool(weight.any()) for weight in network.parameters()):
+        raise CheckpointError(f"{path}: every weight is 0; take another file, or: {TEACH}")
 
 
 def _still(network: Kind, device: torch.device) -> Kind:
