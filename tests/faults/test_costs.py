@@ -1,0 +1,49 @@
+"""What a worker takes of the database, and that what is stored is what was trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from search.study import Search
+from trainer.config import RunConfig
+
+OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+def test_a_group_of_ranks_takes_two_connections_at_most(
+    join: Callable[..., Search], tmp_path: Path, postgres_url: str, tools: SimpleNamespace
+) -> None:
+    search = join()
+    counted: list[int] = []
+    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+
+    def count() -> None:
+        with engine.connect() as connection:
+            counted.append(connection.execute(sa.text(OTHERS)).scalar_one())
+
+    tools.InProcess(search, tmp_path, slots=4, at=dict.fromkeys(range(tools.EPOCHS * 2), count)).run()
+    assert len(counted) >= tools.EPOCHS
+    assert 1 <= max(counted) <= 2, counted
+
+
+def test_the_stored_parameters_are_those_that_were_trained_to_the_last_bit(
+    join: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = join()
+    trained: dict[int, RunConfig] = {}
+    worker = tools.InProcess(search, tmp_path)
+    admit = worker.students.admit
+
+    def note(key: int, run: RunConfig, *resume: Any) -> None:
+        trained[key] = run
+        admit(key, run, *resume)
+
+    monkeypatch.setattr(worker.students, "admit", note)
+    worker.run()
+    stored = {trial._trial_id: trial.params["optim.lr"] for trial in search.trials(search.spec.main)}
+    assert len(stored) == tools.TRIALS
+    assert stored == {key: run.optim.lr for key, run in trained.items()}
