@@ -287,15 +287,18 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Chi
         child.wait()
 
 
-AS_MAIN = "import runpy, sys; sys.argv[1:] = {words!r}; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+def _as_main(name: str, words: list[str]) -> str:
+    """The script that does what an interpreter does for `-m NAME WORDS`, or for `NAME.py WORDS`."""
+    run = f"run_path({name!r}" if name.endswith(".py") else f"run_module({name!r}, alter_sys=True"
+    return f"import runpy, sys; sys.argv = {[name, *words]!r}; runpy.{run}, run_name='__main__')"
 
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
     """Start `python -m NAME WORDS` in a forked process: `launch(name, *words)`; it is killed at the end of the session.
 
-    log and errors: the files for stdout and stderr, which is the same one where errors is not given. variables: those
-    of the environment that it is given.
+    name: a module, or the path of a script. log and errors: the files for stdout and stderr, one for both where errors
+    is not given. variables: those of the environment that it is given.
     """
     folder, children = tmp_path_factory.mktemp("launched"), []
 
@@ -307,9 +310,10 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., C
         errors: Path | None = None,
         **variables: str,
     ) -> Child:
-        script = AS_MAIN.format(name=name, words=[str(word) for word in words])
+        script = _as_main(name, [str(word) for word in words])
         place = log or folder / f"{len(children)}.log"
-        children.append(Child(script, place, variables, errors=errors, cwd=cwd))
+        given = {"PYTHONPATH": str(REPOSITORY)} | variables  # for the processes that it starts itself
+        children.append(Child(script, place, given, errors=errors, cwd=cwd))
         return children[-1]
 
     yield start

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -437,18 +438,16 @@ def test_the_database_s_password_is_in_no_argument_log_or_answer(postgres_url: s
         (["--storage", "sqlite:///nowhere.db"], "nowhere.db"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], expected: str) -> None:
-    command = [sys.executable, "-m", "search", "dashboard", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+def test_a_mistake_is_one_line(words: list[str], expected: str, module: Callable[..., Any]) -> None:
+    done = module("search", "dashboard", *words, code=2)
     assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_one_line(sqlite_url: str, marker: tuple[int, list[str]]) -> None:
+def test_a_port_that_is_taken_is_one_line(
+    sqlite_url: str, marker: tuple[int, list[str]], module: Callable[..., Any]
+) -> None:
     open_storage(sqlite_url).engine.dispose()
-    command = [sys.executable, "-m", "search", "dashboard", "--storage", sqlite_url, "--port", str(marker[0])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    done = module("search", "dashboard", "--storage", sqlite_url, "--port", marker[0], code=2)
     assert "cannot listen: Address already in use" in done.stderr
     assert len(done.stderr.splitlines()) == 1

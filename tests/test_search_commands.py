@@ -1,11 +1,9 @@
 """`python -m search COMMAND` as a user runs it: what is printed, in which form, and how mistakes end."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +48,22 @@ trials = 2
 SECRET = "s3cret"  # noqa: S105 - the point of the test
 
 Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def search(module: Command) -> Command:
+    """`python -m search` in a folder of the user's, with the database in the environment."""
+
+    def run(place: Path, *words: str, storage: str | None = None) -> Done:
+        url = storage or f"sqlite:///{place / 'search.db'}"
+        return module("search", *words, cwd=place, code=None, OPTUNA_STORAGE=url)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, search: Command) -> Path:
     """A folder with a study file and a database in which its search has ended."""
     place = tmp_path_factory.mktemp("commands")
     (place / "tiny.toml").write_text(STUDY)
@@ -62,15 +72,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "8 trials in " in done.stdout
     assert "0 killed, 0 left running or waiting" in done.stdout
     return place
-
-
-def search(place: Path, *words: str, storage: str | None = None) -> Done:
-    """The command in a folder of the user's, with the database in the environment."""
-    root = Path(__file__).resolve().parents[1]
-    url = storage or f"sqlite:///{place / 'search.db'}"
-    environment = os.environ | {"PYTHONPATH": str(root), "OPTUNA_STORAGE": url}
-    command = [sys.executable, "-m", "search", *words]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=90, check=False)
 
 
 def strict(text: str) -> Any:
@@ -89,7 +90,7 @@ def strict(text: str) -> Any:
 # ---- status
 
 
-def test_status_shows_arms_choices_workers_and_hours(folder: Path) -> None:
+def test_status_shows_arms_choices_workers_and_hours(folder: Path, search: Command) -> None:
     done = search(folder, "status", "tiny")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -106,7 +107,7 @@ def test_status_shows_arms_choices_workers_and_hours(folder: Path) -> None:
     assert any(line.startswith("worker ") and "8 finished" in line for line in lines)
 
 
-def test_status_as_json_holds_the_same_figures(folder: Path) -> None:
+def test_status_as_json_holds_the_same_figures(folder: Path, search: Command) -> None:
     done = search(folder, "status", "tiny", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     figures = strict(done.stdout)
@@ -131,7 +132,9 @@ def test_status_as_json_holds_the_same_figures(folder: Path) -> None:
 # ---- export
 
 
-def test_an_export_is_strict_json_that_fits_its_published_schema(folder: Path, repository: Path) -> None:
+def test_an_export_is_strict_json_that_fits_its_published_schema(
+    folder: Path, repository: Path, search: Command
+) -> None:
     done = search(folder, "export", "tiny", "--top", "3")
     assert (done.returncode, done.stderr) == (0, "")
     document = strict(done.stdout)
@@ -152,7 +155,9 @@ def test_an_export_is_strict_json_that_fits_its_published_schema(folder: Path, r
         jsonschema.Draft202012Validator(schema).validate(broken)
 
 
-def test_an_export_is_the_same_each_time_and_a_file_says_what_is_first(folder: Path, tmp_path: Path) -> None:
+def test_an_export_is_the_same_each_time_and_a_file_says_what_is_first(
+    folder: Path, tmp_path: Path, search: Command
+) -> None:
     target = tmp_path / "new" / "best.json"
     done = search(folder, "export", "tiny", "-o", str(target))
     assert (done.returncode, done.stderr) == (0, "")
@@ -177,7 +182,7 @@ def running(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path) -> None:
+def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path, search: Command) -> None:
     url = f"sqlite:///{running / 'search.db'}"
     done = search(running, "enqueue", "tiny.toml", "student.width=8", "optim.lr=1e-2")
     assert (done.returncode, done.stdout, done.stderr) == (
@@ -204,13 +209,12 @@ def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path) -> None:
-    root = Path(__file__).resolve().parents[1]
+def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(
+    running: Path, search: Command, launch: Callable[..., Any]
+) -> None:
     url = f"sqlite:///{running / 'search.db'}"
-    environment = os.environ | {"PYTHONPATH": str(root), "OPTUNA_STORAGE": url}
     words = ["tiny.toml", "--as-worker", "--slots", "2", "--epoch-seconds", "1.0"]
-    command = [sys.executable, "-m", "search", "simulate", *words]
-    workers = [subprocess.Popen(command, cwd=running, env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
+    workers = [launch("search", "simulate", *words, cwd=running, OPTUNA_STORAGE=url) for _ in range(2)]
     try:
         end = time.monotonic() + 60
         opened = open_storage(url)
@@ -226,7 +230,7 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
         assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
-            worker.send_signal(signal.SIGKILL)
+            worker.kill()
             worker.wait()
     rows = opened.leases.details(study_ids)
     begun = len(rows)
@@ -245,7 +249,7 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(running: Path
     assert [figures["arms"][name]["complete"] for name in ("kd", "fixed")] == [6, 2]
 
 
-def test_stop_of_an_ended_search_says_so_and_has_nothing_to_wait_for(folder: Path) -> None:
+def test_stop_of_an_ended_search_says_so_and_has_nothing_to_wait_for(folder: Path, search: Command) -> None:
     try:
         for flags in ([], ["--now", "--wait"]):
             done = search(folder, "stop", "tiny", *flags)
@@ -312,7 +316,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_two(folder: Path, case: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_two(folder: Path, case: str, search: Command) -> None:
     words, parts = MISTAKES[case]
     done = search(folder, *words)
     assert one_line_error(done, *parts)
@@ -328,7 +332,7 @@ def test_a_mistake_is_one_line_and_exit_code_two(folder: Path, case: str) -> Non
         pytest.param(f"mysql://u:{SECRET}@127.0.0.1/db", ["'mysql' is not supported", "postgresql"], id="another kind"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_one_line(folder: Path, url: str, parts: list[str]) -> None:
+def test_a_database_that_cannot_be_used_is_one_line(folder: Path, url: str, parts: list[str], search: Command) -> None:
     done = search(folder, "status", "tiny", storage=url)
     assert one_line_error(done, *parts)
     assert SECRET not in done.stderr
@@ -345,7 +349,7 @@ def one_line_error(done: Done, *parts: str) -> bool:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_shows_an_example_of_itself(folder: Path, name: str) -> None:
+def test_every_command_shows_an_example_of_itself(folder: Path, name: str, search: Command) -> None:
     done = search(folder, name, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"example: python -m search {name} " in done.stdout

@@ -2,12 +2,11 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -75,7 +74,7 @@ def attached(study: Path, environment: str) -> Iterator[Search]:
 
 
 def words(study: Path, tmp_path: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "search", "simulate", str(study), "--shared", "--runs", str(tmp_path / "runs"), *more]
+    return ["search", "simulate", str(study), "--shared", "--runs", str(tmp_path / "runs"), *more]
 
 
 def whole_curve(trial: FrozenTrial) -> bool:
@@ -123,17 +122,14 @@ def test_made_up_trials_stay_out_of_the_database_of_real_ones(
 
 @pytest.mark.slow
 def test_workers_that_are_killed_lose_nothing(
-    study: Path, environment: str, tmp_path: Path, repository: Path, request: pytest.FixtureRequest
+    study: Path, environment: str, tmp_path: Path, module: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:
     """kill -9 of several processes: N trials come of it, none twice, none left, no curve with a gap."""
     # Each process takes seconds to come up; the writers of SQLite take turns, so that fewer show as much.
     many, victims = (3, 2) if environment.startswith("sqlite") else (5, 3)
     flags = ["--workers", str(many), "--slots", "2", "--epoch-seconds", "0.1", "--ttl", "2"]
     kills = ["--kills", str(victims), "--kill-every", "0.4", "--seed", "3"]
-    done = subprocess.run(
-        words(study, tmp_path, *flags, *kills), cwd=repository, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = module(*words(study, tmp_path, *flags, *kills), timeout=200)
     found = re.search(rf"^{TRIALS} trials in .* by {many} workers, (\d+) killed, 0 left", done.stdout, re.MULTILINE)
     assert found is not None, done.stdout
     assert int(found[1]) == victims
@@ -149,12 +145,17 @@ def test_workers_that_are_killed_lose_nothing(
 
 @pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
-    study: Path, environment: str, tmp_path: Path, repository: Path, request: pytest.FixtureRequest
+    study: Path,
+    environment: str,
+    tmp_path: Path,
+    module: Callable[..., Any],
+    launch: Callable[..., Any],
+    request: pytest.FixtureRequest,
 ) -> None:
     """Long before their time-to-live, as preempted and uncharged; the next worker goes on where it stopped."""
     flags = ["--as-worker", "--slots", "3", "--ttl", "600"]
     slow = words(study, tmp_path, *flags, "--epoch-seconds", "0.5")
-    first = subprocess.Popen(slow, cwd=repository, stderr=subprocess.PIPE, text=True)
+    first = launch(*slow)
     try:
         search: Search = request.getfixturevalue("attached")
         study_ids = list(search.arms)
@@ -165,11 +166,10 @@ def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
             time.sleep(0.05)
         began = time.monotonic()
         first.send_signal(signal.SIGTERM)
-        _, err = first.communicate(timeout=30)
+        assert first.wait(timeout=30) == 0, first.log
     finally:
         first.kill()
         first.wait()
-    assert first.returncode == 0, err
     assert time.monotonic() - began < 20
     rows = search.leases.of_studies(study_ids)
     assert [row.state for row in rows] == ["free"] * 3
@@ -177,8 +177,7 @@ def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
     epochs = {row.trial_id: row.epoch for row in rows}
 
     fast = words(study, tmp_path, *flags, "--set", "budget.trials=6")
-    done = subprocess.run(fast, cwd=repository, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+    module(*fast)
     tries = search.leases.attempts_of(study_ids)
     resumed = {a.trial_id: a.first_epoch for a in tries if a.token == 2}
     assert resumed == {key: epoch + 1 for key, epoch in epochs.items()}

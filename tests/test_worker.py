@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from trainer import checkpoint
 from trainer.data import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 STUDY = """
 [objective]
@@ -80,13 +82,6 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def _trainer(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "trainer", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env=_environment(), timeout=250, check=False
-    )
-
-
 def _worker(study: Path, url: str, *words: str, ranks: int = 2) -> "subprocess.Popen[str]":
     folder = study.parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
@@ -107,11 +102,10 @@ def _figures(url: str, name: str = "tiny") -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher(tmp_path_factory: pytest.TempPathFactory, module: Command) -> Path:
     """The weights of a teacher, trained once for all tests; what they hold depends on no folder."""
     folder = tmp_path_factory.mktemp("teacher")
-    done = _trainer("teach", str(_study(folder)), "--cache", str(folder / "cache"), cwd=folder)
-    assert done.returncode == 0, done.stderr
+    module("trainer", "teach", _study(folder), "--cache", folder / "cache", cwd=folder)
     return folder / "teacher.safetensors"
 
 
@@ -124,7 +118,7 @@ def taught(tmp_path: Path, teacher: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_bit(
-    taught: Path, postgres_url: str
+    taught: Path, postgres_url: str, module: Command
 ) -> None:
     out = _end(worker := _worker(taught, postgres_url, "--slots", "3"))
     assert worker.returncode == 0, out
@@ -134,15 +128,11 @@ def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_
     assert all(arm["running"] == arm["waiting"] == 0 and not arm["failed"] for arm in arms.values())
     assert {line["choice"] for line in figures["front"]} == {2, 4}
     best = taught.parent / "best.json"
-    words = ["export", "tiny", "--storage", postgres_url, "-o", str(best)]
-    command = [sys.executable, "-m", "search", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment(), check=False)
-    assert done.returncode == 0, done.stderr
+    module("search", "export", "tiny", "--storage", postgres_url, "-o", best)
     exported = json.loads(best.read_text())
     assert exported["best"][0]["ranks"] == 2
     assert Path(exported["best"][0]["weights"]).is_file()
-    again = _trainer("fit", str(best), "--cache", str(taught.parent / "cache"), cwd=taught.parent)
-    assert again.returncode == 0, again.stdout + again.stderr
+    again = module("trainer", "fit", best, "--cache", taught.parent / "cache", cwd=taught.parent)
     assert "equal, bit for bit" in again.stdout + again.stderr
     # The same command on a finished search: nothing to do, exit code 0.
     out = _end(worker := _worker(taught, postgres_url))
@@ -232,10 +222,8 @@ def test_a_study_whose_identity_changed_is_refused_with_the_difference(taught: P
         pytest.param(["--study", "studies/demo.toml", "--set", "run.epoch=2"], "epochs", id="unknown key"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], expected: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "search" / "worker.py"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment(), check=False)
-    assert done.returncode == 2, done.stderr
+def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], expected: str, module: Command) -> None:
+    done = module(str(ROOT / "search" / "worker.py"), *words, code=2)
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
