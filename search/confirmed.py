@@ -49,8 +49,11 @@ class Confirmed:
     """What was to be confirmed and is not there, in words."""
 
 
-def confirmed(opened: Opened, study: str) -> Confirmed:
-    """What the newest confirmation of a study found so far. Raises UserError where there is none."""
+def confirmed(opened: Opened, study: str, *, sized: bool = True) -> Confirmed:
+    """What the newest confirmation of a study found so far. Raises UserError where there is none.
+
+    sized: count the teacher's parameters and operations, which loads torch; else they are 0.
+    """
     search = read(opened, study)
     names = confirmations(study, opened.leases.names())
     if not names:
@@ -59,7 +62,7 @@ def confirmed(opened: Opened, study: str) -> Confirmed:
     plan, evidence = plan_of(names[-1], rows.record), Evidence(opened.engine)
     measured = evidence.findings(rows.search.uuid)
     found, missing = _trials(rows, plan, measured)
-    teacher = _teacher(plan)
+    teacher = _teacher(plan, sized)
     configurations = plan.configurations if teacher is None else (*plan.configurations, teacher)
     if teacher is not None and TEACHER not in measured:
         missing.append("teacher: not examined yet")
@@ -111,15 +114,21 @@ def _ended(rows: Rows, arm: str) -> int:
     return sum(state in ("COMPLETE", "PRUNED") for state in states)
 
 
-def _teacher(plan: Plan) -> Configuration | None:
+def _teacher(plan: Plan, sized: bool) -> Configuration | None:
     """The teacher as a configuration; None where no configuration was taught by one."""
-    from trainer.check import check
-
     taught = next((each for each in plan.configurations if each.run["method"] != "none"), None)
     if taught is None:
         return None
-    facts = check(RunConfig.model_validate(taught.run))
+    params, flops = _teacher_sizes(taught) if sized else (0, 0)
     return Configuration(
         name="teacher", role="teacher", arm=taught.arm, of=None, rank=1, trial=None, searched=None,
-        params=facts.teacher_params or 0, gflops=(facts.teacher_flops or 0) / 1e9, run=taught.run,
+        params=params, gflops=flops / 1e9, run=taught.run,
     )  # fmt: skip
+
+
+def _teacher_sizes(taught: Configuration) -> tuple[int, int]:
+    """Parameters, and operations on one image."""
+    from trainer.check import check
+
+    facts = check(RunConfig.model_validate(taught.run))
+    return facts.teacher_params or 0, facts.teacher_flops or 0

@@ -59,6 +59,12 @@ class Rows:
         return None if front is None else str(front)
 
     @property
+    def confirms(self) -> str | None:
+        """The study that this one confirms; None for a search."""
+        kept = self.record.get("confirm")
+        return None if kept is None else str(kept["study"])
+
+    @property
     def teacher(self) -> float | None:
         """The teacher's score where trials name one and it is told in the search's own metric."""
         found = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
@@ -74,6 +80,12 @@ class Rows:
     def every(self) -> list[Any]:
         """The leases of all arms."""
         return [lease for leases in self.leases.values() for lease in leases]
+
+    def taught(self, arm: str) -> bool:
+        """Whether a run of an arm has a KD term. Before it has one: as [run] for the main search, else not."""
+        methods = [json.loads(lease.run)["method"] for lease in self.leases[arm] if lease.run is not None]
+        first = self.record["run"].get("method", "none") if arm == self.arms[0].name else "none"
+        return any(method != "none" for method in methods or [first])
 
     def params_m(self) -> dict[int, float]:
         """Millions of parameters by trial id, where known."""

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from search import foreseen, version
+from search.confirmation import confirmation, progress_words, score_words
 from search.pace import an_hour, told
 from search.places import add_storage, storage_url
-from search.standing import standing
+from search.standing import figures as figures_of
+from search.standing import read
 from search.storage import AWAY, Opened, open_storage, patient
 from trainer.errors import UserError, one_line
 
@@ -45,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     name = args.name or args.study
     with patient("status"):
         opened = open_storage(storage_url(args.storage), create=False)
-        figures = standing(opened, name)
+        figures = look(opened, name)
     if args.watch is not None:
         return _watch(opened, name, args.watch, figures, as_json=args.json)
     if args.json:
@@ -53,6 +55,13 @@ def main(args: argparse.Namespace) -> int:
     else:
         print("\n".join(lines(figures)))
     return 0
+
+
+def look(opened: Opened, name: str) -> dict[str, Any]:
+    """The figures of a search, with those of its confirmation. Raises UserError where the study is unknown."""
+    rows = read(opened, name)
+    own = {"storage": opened.label, **figures_of(rows, opened.leases.closed)}
+    return own | {"confirms": rows.confirms, "confirmation": confirmation(opened, rows)}
 
 
 def _watch(opened: Opened, name: str, every: float, figures: dict[str, Any], *, as_json: bool) -> int:
@@ -73,7 +82,7 @@ def _watch(opened: Opened, name: str, every: float, figures: dict[str, Any], *, 
 
 def _again(opened: Opened, name: str) -> dict[str, Any] | None:
     try:
-        return standing(opened, name)
+        return look(opened, name)
     except AWAY as error:
         print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
         return None
@@ -103,7 +112,7 @@ class Screen:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures of `standing.standing` as a person reads them."""
+    """The figures of `look` as a person reads them."""
     text = [
         f"{figures['study']}  {figures['identity'][:8]}  [{figures['storage']}]"
         + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")
@@ -113,6 +122,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
     if figures["front"]:
         text += _front(figures)
     text.append(progress(figures))
+    text += _confirmation(figures)
     if figures["teacher"] is not None:
         text.append(f"teacher {figures['metric']} {figures['teacher']:.4f}")
     text += _cost(figures)
@@ -125,6 +135,25 @@ def lines(figures: dict[str, Any]) -> list[str]:
         text.append(f"running: {len(figures['running']) - RUNNING} more")
     text += [f"failed {one['arm']} #{one['trial']} ({one['class']}): {one['message']}" for one in figures["failures"]]
     return text
+
+
+def _confirmation(figures: dict[str, Any]) -> list[str]:
+    """What training again on fresh seeds showed, or how far that is, or how to begin it."""
+    found = figures["confirmation"]
+    if found is None:
+        known = figures["ended"] and any(arm["best"] is not None for arm in figures["arms"].values())
+        return [f"unconfirmed; next: python -m search confirm {figures['study']}"] if known else []
+    result = found["result"]
+    if result is None or result["network"] is None:
+        state = "has ended without a score on test" if found["ended"] else "no result before it has ended"
+        return [f"confirmation {found['name']}: {progress_words(found)}; {state}"]
+    best = f"{result['network']} ({result['what']}), {score_words(result, result['network'])}"
+    rule = "to ship" if result["ship"] else "nothing to ship by the rule of [confirm]; the search's best is"
+    begun = f"confirmed by {found['name']} ({progress_words(found)})"
+    return [
+        f"{begun}: {rule} {best}; distillation: {result['distillation']}",
+        f"more: {found['report']}",
+    ]
 
 
 def _cost(figures: dict[str, Any]) -> list[str]:
@@ -163,7 +192,8 @@ def running_line(trial: dict[str, Any], metric: str) -> str:
 
 def _arms(figures: dict[str, Any]) -> list[str]:
     heads = ("complete", "pruned", "running", "waiting", "of")
-    text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {'best so far, unconfirmed':<26}failed"]
+    best_of = best_words(figures)
+    text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {best_of:<26}failed"]
     for name, arm in figures["arms"].items():
         best = (
             "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
@@ -171,6 +201,14 @@ def _arms(figures: dict[str, Any]) -> list[str]:
         failed = ", ".join(f"{count} {kind}" for kind, count in arm["failed"].items()) or "0"
         text.append(f"{name:<14}" + "".join(f"{arm[head]:>9}" for head in heads) + f"   {best:<26}{failed}")
     return text
+
+
+def best_words(figures: dict[str, Any]) -> str:
+    """What the best scores of the arms are."""
+    if figures["confirms"] is not None:
+        return "best seed, on validation"
+    found = figures["confirmation"]
+    return "best so far, unconfirmed" if found is None or found["result"] is None else "best on validation"
 
 
 def _front(figures: dict[str, Any]) -> list[str]:

@@ -19,14 +19,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from optuna import load_study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna_dashboard import get_note
 
 import search.__main__ as search_main
 from search import confirm, confirm_plan
 from search.answer.answer import answer
 from search.board.attributes import teller
+from search.board.note import write
 from search.confirm_choice import Configuration
+from search.confirmation import score_words
 from search.confirmed import Confirmed, Findings
 from search.desk import Desk
 from search.events import Settings
@@ -53,10 +57,11 @@ from search.sections import Choose, Confirm, Dashboard
 from search.simulate import Curves, SimulatedStudents, plateau, simulated_identity
 from search.spec import load
 from search.standing import read
+from search.status import lines, look
 from search.storage import Opened, open_storage
 from search.study import Search
 from trainer.config import RunConfig
-from trainer.errors import guard
+from trainer.errors import UserError, guard
 from trainer.reports import Measured
 
 STUDY = """
@@ -489,6 +494,8 @@ def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opene
     waiting = report(found, ["polyps"]).studies[0]
     assert waiting.confirmed is None
     assert any("A confirmation was begun" in words for words in waiting.limits)
+    for told in told_of(found, "polyps"), told_of(found, "polyps.confirm"):
+        assert all(f"0 of {plan.trials} trials finished; no result before it has ended" in each for each in told)
     train(begun, tmp_path / "runs")
     study = report(found, ["polyps"]).studies[0]
     assert study.confirmed is not None
@@ -500,7 +507,35 @@ def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opene
     assert study.headline.startswith("Simulated")
     assert "missing: " in study.answer[2], "the teacher was not examined"
     assert "python -m search confirm polyps" in study.commands
+    best = next(network for network in study.confirmed.networks if network.name == "kd-1")
+    assert best.test is not None
+    for told in told_of(found, "polyps"), told_of(found, "polyps.confirm"):
+        for each in told:
+            assert f"{plan.trials - 2} of {plan.trials} trials finished, 2 failed" in each
+            assert "the search's best is" in each
+            assert f"test dice {best.test:.4f}, one seed" in each
+            assert "python -m search report polyps" in each
+            assert "so far, unconfirmed" not in each
+    with pytest.raises(
+        UserError, match="is the confirmation of polyps, whose report tells it: python -m search report"
+    ):
+        report(found, ["polyps.confirm"])
     found.engine.dispose()
+
+
+def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
+    told = {"score": 0.85, "low": 0.84, "high": 0.86, "seeds": 5}
+    assert score_words({"metric": "dice", "networks": {"a": told}}, "a") == (
+        "test dice 0.8500 [0.8400, 0.8600], mean over 5 seeds"
+    )
+
+
+def told_of(opened: Opened, name: str) -> tuple[str, str]:
+    """What `status` and the note of a study say; writing a confirmation's notes writes its search's."""
+    status_lines = "\n".join(lines(look(opened, name)))
+    write(opened, "polyps.confirm", None)
+    study = opened.leases.arms_of(opened.leases.search(name).search_id)[0].study_name  # type: ignore[union-attr]
+    return status_lines, get_note(load_study(study_name=study, storage=opened.storage))
 
 
 # ---- the statistics of a search
@@ -636,9 +671,8 @@ def test_latex_of_every_table_has_as_many_cells_in_each_row_as_columns(gained: R
     for name, table in named(gained):
         text = latex(table)
         assert ("\\begin{longtable}" in text) == (len(table.rows) > 30), name
-        columns = len(
-            re.findall(r"[lr]|p\{", re.search(r"\{@\{\}(.+)@\{\}\}\n", text).group(1).replace("textwidth", ""))
-        )  # type: ignore[union-attr]
+        layout = text.split("{@{}", 1)[1].split("@{}}", 1)[0].replace("textwidth", "")
+        columns = len(re.findall(r"[lr]|p\{", layout))
         rows = [line for line in text.splitlines() if line.endswith("\\\\") and "\\caption" not in line]
         assert len(rows) == len(table.rows) + 1 + table.long, name
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}, name

@@ -32,15 +32,15 @@ def draw(rows: Rows) -> dict[str, Picture]:
     finished = {arm: len(_finished(rows.leases[arm])) for arm in arms}
     label = SIZE if not dots or rows.params_m() else str(rows.along)
     pictures = {
-        "best": Picture(
-            "best.png", "Best score so far by arm over finished trials", best_figure(dots, finished, scale)
-        ),
         "curves": Picture(
             "curves.png",
             "Curves of running trials against the band of finished trials",
             curves_figure(curves, arms, scale, rows.along),
         ),
     }
+    if rows.confirms is None:  # of seeds the best one says nothing
+        alt = "Best score so far by arm over finished trials"
+        pictures["best"] = Picture("best.png", alt, best_figure(dots, finished, scale))
     if not dots or any(dot.size is not None for dot in dots):
         alt = "Score against the size of the student, with each arm's front"
         pictures["size"] = Picture("size.png", alt, size_figure(dots, arms, scale, label))

@@ -20,6 +20,7 @@ from search.board.artifacts import Artifacts
 from search.board.gallery import Picture, draw
 from search.board.story import Shown, attributes, story
 from search.board.turns import noted
+from search.confirmation import confirmation
 from search.places import add_storage, storage_url
 from search.standing import Rows, figures, read
 from search.storage import Opened, open_storage, patient
@@ -60,7 +61,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def write(opened: Opened, name: str, folder: Path | None) -> str:
-    """Write the notes of a search's studies; returns what was done, in words. Raises UserError for an unknown study."""
+    """Write the notes of a search's studies, and with a confirmation's those of its search; returns what was done, in
+    words. Raises UserError for an unknown study."""
     rows = read(opened, name)
     began = rows.search.noted
     pictures: Mapping[str, Shown] = {}
@@ -75,6 +77,7 @@ def write(opened: Opened, name: str, folder: Path | None) -> str:
             without = f"their folder cannot be written ({error.strerror or type(error).__name__})"
             logger.warning("note: {}: {}", folder, without)
     found = figures(rows, opened.leases.closed)
+    found |= {"confirms": rows.confirms, "confirmation": confirmation(opened, rows)}
     studies = {arm.name: arm.study_id for arm in rows.arms}
     for arm in rows.arms:
         body = story(found, arm=arm.name, studies=studies, pictures=pictures, without=without, now=rows.now)
@@ -82,7 +85,11 @@ def write(opened: Opened, name: str, folder: Path | None) -> str:
         save_note(study, f"{body}\n\n{MARK}{_below(get_note(study))}")
         for key, value in attributes(found, arm.name).items():
             study.set_user_attr(key, value)
-    return f"{len(studies)} notes with {len(pictures)} figures"
+    written = f"{len(studies)} notes with {len(pictures)} figures"
+    if rows.confirms is None or rows.confirms not in opened.leases.names():
+        return written
+    # Nobody works on the search any more, and its notes are what people look at.
+    return f"{written}; {rows.confirms}: {write(opened, rows.confirms, folder)}"
 
 
 def _below(note: str) -> str:

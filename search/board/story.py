@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.board.markdown import code, table
+from search.confirmation import progress_words, score_words
 from search.pace import an_hour, told
 
 RUNNING = 16
@@ -35,6 +36,16 @@ READING = """\
 - In this dashboard: *Trial (Table)* lists all settings, *Trial (List)* shows one trial's curve, attributes and
   pictures, *Analytics* the importance of settings."""
 
+SEEDS = """\
+**How to read this**
+
+- Here networks that a search found are **trained again**: each **arm** is one of them, each **trial** is its training
+  with a seed that the search did not use. Scores of trials are those of validation images.
+- After its last epoch each is scored once on **test** images, which chose nothing. What is confirmed is the mean of
+  these over seeds, and a difference with an interval that keeps clear of zero; a single seed confirms nothing.
+- *kd-1* is the winner of the search, *no-kd-1* that of its arm without distillation, *kd-1-without* the winner with its
+  distillation term off, *defaults* the network before any tuning."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -59,18 +70,20 @@ def story(
 ) -> str:
     """The note of one arm's study.
 
-    figures: of `search.standing`. arm: whose study this is. studies: the dashboard's number of each arm's study.
+    figures: of `search.standing`, with `confirms` and `confirmation` as `search.status.look` has them. arm: whose
+    study this is. studies: the dashboard's number of each arm's study.
     pictures: by `size`, `best` and `curves`. without: why there are no figures, where there are none.
     now: seconds since 1970.
     """
-    parts = [_heading(figures, arm, studies), _summary(figures, now), _best(figures, studies)]
+    parts = [_heading(figures, arm, studies), _summary(figures, now), *_confirmed(figures), _best(figures, studies)]
     parts += _arms(figures, studies)
     if without is not None:
         parts.append(f"*No figures: {without}.*")
     parts += [pictures[name].markdown() for name in ("size",) if name in pictures]
     parts += _front(figures)
     parts += [pictures[name].markdown() for name in ("best", "curves") if name in pictures]
-    parts += [*_running(figures, studies), *_failures(figures, studies), *_cost(figures), READING]
+    parts += [*_running(figures, studies), *_failures(figures, studies), *_cost(figures)]
+    parts.append(READING if figures["confirms"] is None else SEEDS)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -81,15 +94,61 @@ def attributes(figures: Mapping[str, Any], arm: str) -> dict[str, str]:
     best = (
         "none yet" if of["best"] is None else f"{figures['metric']} {of['best']['score']:.4f} (#{of['best']['trial']})"
     )
-    return {
+    ended = f", the {_kind(figures)} has ended" if figures["ended"] else ""
+    said = {
         "start here": "the Note, last of the icons at the left, tells what this is and how far it is",
-        "progress": f"{finished}, {of['running']} running{', the search has ended' if figures['ended'] else ''}",
-        "best so far, unconfirmed": best,
+        "progress": f"{finished}, {of['running']} running{ended}",
+        "best so far, unconfirmed" if figures["confirms"] is None else "best seed, on validation": best,
     }
+    return said | _confirmed_attribute(figures, arm)
+
+
+def _confirmed_attribute(figures: Mapping[str, Any], arm: str) -> dict[str, str]:
+    """Of a search: the network that was confirmed. Of a confirmation: what became of the arm's own."""
+    found = figures["confirmation"]
+    result = None if found is None else found["result"]
+    if result is None:
+        return {}
+    network = arm if figures["confirms"] is not None else result["network"]
+    if network not in result["networks"]:
+        return {}
+    return {"confirmed": f"{network}: {score_words(result, network)}; more: {found['report']}"}
+
+
+def _kind(figures: Mapping[str, Any]) -> str:
+    return "search" if figures["confirms"] is None else "confirmation"
+
+
+def _confirmed(figures: Mapping[str, Any]) -> list[str]:
+    """What training again on fresh seeds showed, or how far it is, or how to begin it."""
+    found = figures["confirmation"]
+    if found is None:
+        begin = code(f"python -m search confirm {figures['study']}", MESSAGE)
+        return [f"**Unconfirmed** until it is trained again on fresh seeds: {begin}"] if figures["ended"] else []
+    link = f"[{code(found['name'])}](/dashboard/studies/{found['study_id']}/note)"
+    result = found["result"]
+    if result is None or result["network"] is None:
+        state = ", without a score on test" if found["ended"] else "; no result before it has ended"
+        return [f"**Confirmation** {link}: {progress_words(found)}{state}."]
+    best = f"{code(result['network'])} ({code(result['what'])}): **{score_words(result, result['network'])}**"
+    rule = "to ship is" if result["ship"] else "by the rule of [confirm] nothing is to ship; the search's best is"
+    gone = f" Missing: {len(result['missing'])} of what was to be measured." if result["missing"] else ""
+    begun = f"**Confirmed** by {link}, {progress_words(found)}"
+    text = f"{begun}; {rule} {best}. Distillation: **{result['distillation']}**.{gone}"
+    lines = [
+        [code(name), f"{told['score']:.4f}", _interval(told), str(told["seeds"] or "")]
+        for name, told in result["networks"].items()
+    ]
+    heads = ["network", f"test {result['metric']}", "interval, 95 %", "seeds"]
+    return [f"{text} All comparisons: {code(found['report'], MESSAGE)}", table(heads, lines)]
+
+
+def _interval(told: Mapping[str, Any]) -> str:
+    return "" if told["low"] is None else f"{told['low']:.4f} to {told['high']:.4f}"
 
 
 def _heading(figures: Mapping[str, Any], arm: str, studies: Mapping[str, int]) -> str:
-    whole = f"# Search {code(figures['study'])}"
+    whole = f"# {_kind(figures).capitalize()} {code(figures['study'])}"
     names = list(studies)
     if len(names) < 2:
         return whole
@@ -103,7 +162,8 @@ def _summary(figures: Mapping[str, Any], now: float) -> str:
     running, failed = sum(a["running"] for a in arms), sum(sum(a["failed"].values()) for a in arms)
     stamp = time.strftime("%d %b %Y %H:%M UTC", time.gmtime(now))
     state = "ended" if figures["ended"] else "is running" if figures["holding"] else "waits for workers"
-    words = [f"**The search {state}: {done} of {of} trials finished**, {running} running, {failed} failed ({stamp})."]
+    whole = f"**The {_kind(figures)} {state}: {done} of {of} trials finished**"
+    words = [f"{whole}, {running} running, {failed} failed ({stamp})."]
     if figures["closed"]:
         words.append(f"No new trials begin: {code(figures['closed'], MESSAGE)}.")
     if figures["trials_an_hour"] is not None:
@@ -117,11 +177,15 @@ def _summary(figures: Mapping[str, Any], now: float) -> str:
 def _best(figures: Mapping[str, Any], studies: Mapping[str, int]) -> str:
     found = [(name, arm["best"]) for name, arm in figures["arms"].items() if arm["best"] is not None]
     metric = figures["metric"].capitalize()
+    if figures["confirms"] is not None:
+        return ""
     if not found:
         return f"**Best {metric} so far**: no trial was trained to its end yet."
     said = [f"{code(name)} **{best['score']:.4f}** ({_trial(studies[name], best['trial'])})" for name, best in found]
     teacher = f", teacher {figures['teacher']:.4f}" if figures["teacher"] is not None else ""
-    return f"**Best validation {metric} so far, unconfirmed**: {', '.join(said)}{teacher}.{_unequal(figures)}"
+    confirmed = figures["confirmation"] is not None and figures["confirmation"]["result"] is not None
+    what = "of the search itself" if confirmed else "so far, unconfirmed"
+    return f"**Best validation {metric} {what}**: {', '.join(said)}{teacher}.{_unequal(figures)}"
 
 
 def _unequal(figures: Mapping[str, Any]) -> str:

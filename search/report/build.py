@@ -50,9 +50,11 @@ def report(
 def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None) -> Study:
     """One study. Raises UserError where it is unknown, or the confirmation of another."""
     rows = read(opened, name)
-    if rows.record.get("confirm"):
-        of = rows.record["confirm"]["study"]
-        raise UserError(f"study {name!r}: is the confirmation of {of}; its report is that of the search: report {of}")
+    if rows.confirms is not None:
+        raise UserError(
+            f"study {name!r}: is the confirmation of {rows.confirms}, whose report tells it: "
+            f"python -m search report {rows.confirms}"
+        )
     time_of = times(rows.record.get("limits", {}), latency)
     begun = confirmations(name, opened.leases.names())
     part = _answered(opened, name, time_of) if begun else None

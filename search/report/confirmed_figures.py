@@ -1,15 +1,13 @@
 """The figures of what was confirmed, from the document alone."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from search.answer.part import Claim, ConfirmedPart, Network, Scores
 from search.board.drawing import COLOURS, MARKERS, shown
+from search.report.axes import share_axis, size_axis
 from search.report.document import Search
-from search.report.search_figures import size_axis
 from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg
 from search.report.words import title_of
 
@@ -208,16 +206,6 @@ def _stratum_rows(
             axes.plot([row.dice], [up], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, clip_on=False)
 
 
-def _share_axis(axes: Axes, shares: Sequence[float]) -> None:
-    """Shares on a log axis, named in percent at each power of ten around them."""
-    powers = range(math.floor(math.log10(min(shares))), math.ceil(math.log10(max(shares))) + 1)
-    axes.set_yscale("log")
-    axes.set_yticks([10.0**power for power in powers], minor=False)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(0.8 * 10.0 ** powers[0], 1.25 * 10.0 ** powers[-1])
-
-
 def _reliability(part: ConfirmedPart) -> Drawn | None:
     networks = {network.name: network for network in compared(part)}
     curves = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
@@ -231,7 +219,7 @@ def _reliability(part: ConfirmedPart) -> Drawn | None:
             xs, ys = [x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins]
             upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=shown(curve.network))
             lower.plot(xs, [share for _, _, share in curve.bins], f"-{marker}", color=colour, ms=3, lw=1.2)
-        _share_axis(lower, [share for curve in curves for _, _, share in curve.bins])
+        share_axis(lower, [share for curve in curves for _, _, share in curve.bins])
         quiet(upper)
         quiet(lower)
         named_axes(upper, "", "share of pixels right")

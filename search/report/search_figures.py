@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from search.board.drawing import Scale, columns_of, shown, span
+from search.report.axes import count_axis, size_axis
 from search.report.document import Arm, Dot, Search
 from search.report.svg import (
     GRID,
@@ -116,23 +117,6 @@ def _teacher_lines(axes: Axes, search: Search) -> None:
         axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
 
 
-def size_axis(axes: Axes, sizes: Sequence[float], room: float = 1.2) -> None:
-    """Ascending sizes on a log axis, each named where there is place; `room`: how far the axis goes beyond the last."""
-    if sizes[-1] <= 2 * sizes[0]:
-        axes.set_xlim(sizes[0] * 0.8, sizes[-1] * room)
-        return
-    axes.set_xscale("log")
-    ticks: list[float] = []
-    for size in sizes:
-        if not ticks or size > 1.25 * ticks[-1]:
-            ticks.append(float(f"{size:.3g}"))
-    axes.set_xticks(ticks, minor=False)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
-    axes.set_xlim(sizes[0] / 1.2, sizes[-1] * room)
-
-
 def _expected(search: Search) -> Drawn | None:
     arms = _names(search)
     known = [arm for arm in search.arms if arm.expected]
@@ -149,7 +133,7 @@ def _expected(search: Search) -> Drawn | None:
         fewest = min(arm.expected[-1].n for arm in known)
         if len(known) > 1:
             axes.axvline(fewest, color=MUTED, lw=1, ls="--", label="as many as each arm finished")
-        _count_axis(axes, max(arm.expected[-1].n for arm in known))
+        count_axis(axes, max(arm.expected[-1].n for arm in known))
         # All of every curve: an arm whose beginning is cut off looks as if it had not been tried.
         scores = [point.score for arm in known for point in arm.expected]
         room = 0.05 * max(max(scores) - min(scores), 1e-4)
@@ -165,17 +149,6 @@ def _expected(search: Search) -> Drawn | None:
         f"EMNLP){compare}. Pruned trials count with the best that they reached."
     )
     return Drawn("expected-best", "Expected best after n trials", alt, data, note)
-
-
-def _count_axis(axes: Axes, most: int) -> None:
-    """Trials from 1 to `most` on a log axis with whole numbers as ticks."""
-    axes.set_xscale("log")
-    ticks = [tick * 10**power for power in range(7) for tick in (1, 2, 5) if tick * 10**power <= most]
-    axes.set_xticks(ticks, minor=False)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
-    axes.set_xlim(0.93, max(most, 2) * 1.07)
 
 
 def _importance(search: Search) -> Drawn | None:

@@ -120,7 +120,7 @@ def _arm(rows: Rows, arm: Any, counts: Mapping[str, Any], dots: Sequence[Dot]) -
     return Arm(
         name=arm.name,
         study=arm.study_name,
-        taught=_taught(rows, arm.name),
+        taught=rows.taught(arm.name),
         sets=_difference(rows, arm.name),
         of=arm.trials,
         complete=counts["complete"],
@@ -223,13 +223,6 @@ def _fixed(rows: Rows, arm: str) -> dict[str, Any]:
         # The options of a term that is off set nothing.
         and (not path.startswith("losses.") or path.split(".")[1] in live)
     }
-
-
-def _taught(rows: Rows, arm: str) -> bool:
-    """Whether a run of an arm has a KD term. Before it has one: as [run] for the main search, else not."""
-    methods = [json.loads(lease.run)["method"] for lease in rows.leases[arm] if lease.run is not None]
-    first = rows.record["run"].get("method", "none") if arm == rows.arms[0].name else "none"
-    return any(method != "none" for method in methods or [first])
 
 
 def _front(rows: Rows, dots: Sequence[Dot]) -> tuple[FrontLine, ...]:
