@@ -8,6 +8,7 @@ What is added is a clock: `Timed` notes when an epoch of the cohort is over.
 import argparse
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ import trainer.teacher  # noqa: F401 - what the first trial would import counts 
 from benchmarks.clock import Account, now
 from benchmarks.views import views_path
 from benchmarks.workloads import WORKLOADS, study
+from models.torchvision_guard import make_importable
 from search.desk import Desk
 from search.events import Settings
 from search.joining import open_search
@@ -73,6 +75,8 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     students.account = account
     students.pictures = len(open_data(spec.run.data, cache=cache).samples("validation"))
     augment.build(spec.run.data.augment)  # imports albumentations
+    make_importable()
+    import_module("segmentation_models_pytorch")
     settings = Settings(this_owner(0), slots, work / "runs", 1, {"ranks": 1}, breach=lambda _: None)
     account.begin()
     why = run_group(ranks, students, Desk(search, settings))

@@ -39,6 +39,7 @@ from models.torchvision_guard import make_importable
 
 make_importable()  # torchmetrics imports torchvision
 
+import segmentation_models_pytorch  # noqa: E402, F401 - imports are not counted
 from torchmetrics.segmentation import DiceScore  # noqa: E402 - after the line above
 
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)

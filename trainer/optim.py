@@ -1,12 +1,12 @@
 """How weights move: optimizers over one flat tensor, schedules as functions of the iteration, the average of weights.
 
-A student's parameters lie in one flat tensor, so a step is a few kernels whatever the network, and a step that a flag
-on the device forbids changes nothing without the host having to look.
+A student's parameters lie in one flat tensor, so a step is one kernel whatever the network, and a step that a flag on
+the device forbids changes nothing without the host having to look.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,69 +16,48 @@ from trainer.config import Constant, Cosine, OneCycle, OptimConfig, Plateau, Pol
 State = dict[str, Tensor]
 
 
-class Sgd:
-    """Gradient descent with momentum, as torch.optim.SGD: v = momentum v + g, p = p - lr v; weight decay joins g."""
-
-    slots: ClassVar[tuple[str, ...]] = ("velocity",)
-
-    def __init__(self, config: OptimConfig) -> None:
-        self.config = config
-
-    def move(self, weights: Tensor, gradient: Tensor, lr: float, state: Mapping[str, Tensor]) -> tuple[Tensor, State]:
-        """New weights and new state; the arguments stay as they are."""
-        gradient = gradient + self.config.weight_decay * weights
-        velocity = self.config.momentum * state["velocity"] + gradient
-        return weights - lr * velocity, {"velocity": velocity}
+def _sgd(config: OptimConfig, weights: Tensor) -> torch.optim.Optimizer:
+    """v = momentum v + g, p = p - lr v; weight decay joins g."""
+    return torch.optim.SGD(
+        [weights], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    )
 
 
-class Adam:
+def _adam(config: OptimConfig, weights: Tensor) -> torch.optim.Optimizer:
     """Kingma and Ba 2015, algorithm 1, betas 0.9 and 0.999, epsilon 1e-8; weight decay joins the gradient."""
-
-    slots: ClassVar[tuple[str, ...]] = ("first", "second")
-    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
-    epsilon: ClassVar[float] = 1e-8
-
-    def __init__(self, config: OptimConfig) -> None:
-        self.config = config
-
-    def move(self, weights: Tensor, gradient: Tensor, lr: float, state: Mapping[str, Tensor]) -> tuple[Tensor, State]:
-        """New weights and new state; the arguments stay as they are."""
-        gradient = gradient + self.config.weight_decay * weights
-        return self.descend(weights, gradient, lr, state)
-
-    def descend(
-        self, weights: Tensor, gradient: Tensor, lr: float, state: Mapping[str, Tensor]
-    ) -> tuple[Tensor, State]:
-        """Algorithm 1, with its two corrections of the bias; state["steps"] counts the steps before this one."""
-        beta1, beta2 = self.betas
-        steps = state["steps"] + 1
-        first = torch.lerp(state["first"], gradient, 1 - beta1)
-        second = beta2 * state["second"] + (1 - beta2) * gradient * gradient
-        root = second.sqrt() / (1 - beta2**steps).sqrt() + self.epsilon
-        return weights - (lr / (1 - beta1**steps)) * (first / root), {"first": first, "second": second}
+    return torch.optim.Adam([weights], lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-class AdamW(Adam):
+def _adamw(config: OptimConfig, weights: Tensor) -> torch.optim.Optimizer:
     """Loshchilov and Hutter 2019, algorithm 2: the weights shrink by lr times weight decay beside Adam's step."""
-
-    def move(self, weights: Tensor, gradient: Tensor, lr: float, state: Mapping[str, Tensor]) -> tuple[Tensor, State]:
-        """New weights and new state; the arguments stay as they are."""
-        return self.descend(weights * (1 - lr * self.config.weight_decay), gradient, lr, state)
+    return torch.optim.AdamW([weights], lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-OPTIMIZERS: dict[str, type[Sgd] | type[Adam] | type[AdamW]] = {"sgd": Sgd, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: dict[str, Callable[[OptimConfig, Tensor], torch.optim.Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+}
+SLOTS: dict[str, tuple[str, ...]] = {
+    "sgd": ("momentum_buffer",),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+}
+"""What torch's optimizers keep of the size of the weights, by their own names."""
 
 
 class Optimizer:
-    """One optimizer over the flat `weights`, whose steps can be forbidden on the device."""
+    """One of torch's fused optimizers over the flat `weights`, whose steps can be forbidden on the device."""
 
     def __init__(self, config: OptimConfig, weights: Tensor) -> None:
-        self.rule = OPTIMIZERS[config.name](config)
         self.weights = weights
         self.clip = config.clip
-        self.state: State = {slot: torch.zeros_like(weights) for slot in self.rule.slots}
-        # float64: as a power it corrects Adam's bias, and it must count beyond 2**24.
-        self.state["steps"] = torch.zeros((), dtype=torch.float64, device=weights.device)
+        self._optimizer: Any = OPTIMIZERS[config.name](config, weights)
+        # Made before the first step: a forbidden first one would leave SGD's as it was allocated.
+        self.state: State = {slot: torch.zeros_like(weights) for slot in SLOTS[config.name]}
+        if "exp_avg" in self.state:
+            self.state["step"] = torch.zeros((), device=weights.device)
+        self._optimizer.state[weights] = self.state
 
     @torch.no_grad()
     def step(self, gradient: Tensor, lr: float, allowed: Tensor) -> None:
@@ -89,12 +68,11 @@ class Optimizer:
         if self.clip is not None:
             norm = torch.linalg.vector_norm(gradient)
             gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        weights, state = self.rule.move(self.weights, gradient, lr, self.state)
-        state["steps"] = self.state["steps"] + 1
-        self.weights.copy_(torch.where(allowed, weights, self.weights))
-        for name, new in state.items():
-            old = self.state[name]
-            old.copy_(torch.where(allowed, new, old))
+        self.weights.grad = gradient
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.found_inf = (~allowed).float()  # as torch.amp.GradScaler forbids a step
+        self._optimizer.step()
+        self.weights.grad = None
 
     def state_dict(self) -> State:
         """Copies of the state on the host."""

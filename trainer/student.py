@@ -29,7 +29,7 @@ from trainer.scale import Scale
 from trainer.scores import Scores, autocast
 from trainer.seeds import derive
 
-FORMAT = 2
+FORMAT = 3
 """Of the state of a member on disk."""
 
 
@@ -192,7 +192,9 @@ class Student:
 
     def _step(self) -> None:
         failed = self.flat.flags[0] > 0
-        finite = (self.flat.flags[1] == 0) & torch.isfinite(self.flat.gradient).all()
+        # The flags lie behind the gradient and are finite; two extremes are one pass and no tensor of truths.
+        extremes = torch.stack(torch.aminmax(self.flat.sums))
+        finite = (self.flat.flags[1] == 0) & torch.isfinite(extremes).all()
         lost = self.scale.value < self.scale.FLOOR if self.scale.moves else ~finite
         self._dead = self._dead | failed | lost
         good = finite & ~self._dead
