@@ -45,7 +45,7 @@ from search.report.confirmed_words import confirmed_words
 from search.report.document import Report
 from search.report.edges import edges_of
 from search.report.expected import curve, expected_best
-from search.report.files import csv_text, named, slug, text_of
+from search.report.files import csv_text, drawings, named, slug, text_of
 from search.report.importance import importance_of
 from search.report.latex import escaped, latex
 from search.report.numbers import KINDS, MINUS, shown
@@ -233,7 +233,7 @@ def test_the_document_tells_what_the_search_did(made: Report) -> None:
     assert control.sets == {"method": "none"}
     assert main.best is not None
     assert main.best.score == max(dot.score for dot in search.dots if dot.arm == "kd")
-    assert main.best.network == f"unet width {main.best.settings['student.width']}"
+    assert main.best.network == f"unet, width {main.best.settings['student.width']}"
     assert [equal.n for equal in search.equal] == [12, 16]
     assert set(search.equal[0].expected) == {"kd", "no-kd"}
     assert sum(count for _, count in main.pruned_at) == main.pruned > 0
@@ -764,6 +764,8 @@ def test_studies_stand_side_by_side(opened: Opened, made: Report) -> None:
     shown_page = page(two)
     assert unaccounted(shown_page, text_of(two)) == []
     assert "Studies side by side" in shown_page
+    assert "Scores against parameters, by study" in shown_page
+    assert "studies-size" in [name for name, _ in drawings(two)]
     names = [name for name, _ in named(two)]
     assert "studies" in names
     assert {"1-polyps-arms", "2-other-x-arms"} <= set(names)

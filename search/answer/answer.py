@@ -92,8 +92,9 @@ def _thresholds(shown: Sequence[Grid]) -> Iterator[tuple[str, float]]:
 
 
 def _choice(confirmed: Confirmed, near: Sequence[Claim], chosen: Configuration | None) -> str:
+    size = {"params": "parameters", "gflops": "floating-point operations"}[confirmed.choose.smallest]
     rule = (
-        f"the smallest by {confirmed.choose.smallest} of the winners and controls that are shown not to lie more than "
+        f"the smallest by {size} of the winners and controls that are shown not to lie more than "
         f"{confirmed.choose.margin:g} below the teacher on test ({confirmed.choose.confidence:.0%}, one-sided, "
         "corrected over all of them by Holm)"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from search.export import write_beside
+from search.report import across_figures
 from search.report.document import Report, Study
 from search.report.latex import latex
 from search.report.page import drawn, page
@@ -64,7 +65,10 @@ def named(report: Report) -> list[tuple[str, Table]]:
 
 def drawings(report: Report) -> list[tuple[str, Drawn]]:
     """Every figure with the name of its file."""
-    return [(f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)]
+    found = [(slug(each.name), each) for each in across_figures.figures(report)]
+    return found + [
+        (f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)
+    ]
 
 
 def _prefixed(report: Report) -> list[tuple[str, Study]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from search.report import confirmed_figures, search_figures
+from search.report import across_figures, confirmed_figures, search_figures
 from search.report.document import Report, Study
 from search.report.numbers import shown
 from search.report.svg import Drawn
@@ -60,9 +60,8 @@ def page(report: Report) -> str:
     ]
     template = _environment().get_template("page.html.j2")
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of the program's own
-    return template.render(
-        report=report, studies=studies, across=[table.told() for table in across(report)], style=style
-    )
+    beside = {"across": [table.told() for table in across(report)], "together": across_figures.figures(report)}
+    return template.render(report=report, studies=studies, style=style, **beside)
 
 
 def drawn(study: Study) -> list[Drawn]:

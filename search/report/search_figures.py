@@ -91,7 +91,8 @@ def _arm_front(
     inside = [(x, y) for x, y in moved if low <= y <= high]
     axes.plot(*columns_of(inside), marker, color=colour, ms=4, alpha=0.4, mec="none")
     outside = [(x, low if scale.maximize else high) for x, y in moved if not low <= y <= high]
-    axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=5, clip_on=False)
+    if outside:  # an empty line that is not clipped takes room in the layout
+        axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=5, clip_on=False)
     front = _best_up_to(moved, maximize=scale.maximize)
     axes.step(*columns_of(front), where="post", color=colour, lw=1.7)
     axes.plot(*columns_of(front), marker, color=colour, mfc=PAPER, mew=1.6, ms=7, label=shown(arm))

@@ -180,9 +180,9 @@ def _best(rows: Rows, leases: Sequence[Any], trials: Sequence[Any], dots: Sequen
 
 
 def network_words(network: Mapping[str, Any]) -> str:
-    """A network in words: `unet width 16`, `smp-unet resnet18`."""
+    """A network in words: `unet, width 16`, `smp-unet, resnet18`."""
     width = network.get("width")
-    return " ".join(filter(None, [str(network["name"]), f"width {width}" if width else network.get("encoder")]))
+    return ", ".join(filter(None, [str(network["name"]), f"width {width}" if width else network.get("encoder")]))
 
 
 def _teacher(rows: Rows, base: Mapping[str, Any]) -> Teacher | None:
