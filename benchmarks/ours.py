@@ -36,6 +36,8 @@ class Timed(Cohort):
     """A cohort that keeps an account."""
 
     account: Account
+    told: list[float]
+    """Wall seconds of each epoch of the cohort that its reports account for."""
 
     def epoch(self) -> dict[int, EpochReport | Failure]:
         """An epoch, and when it was over."""
@@ -45,6 +47,7 @@ class Timed(Cohort):
             raise RuntimeError(f"a trial of the benchmark failed: {told}")
         own = {report.epoch for report in reports}
         self.account.epoch_over(min(own) if len(own) == 1 else -1, len(reports))
+        self.told.append(sum(sum(report.seconds.values()) for report in reports))
         counts = self.account.counts
         counts["epochs"] += len(reports)
         counts["trials"] += sum(report.final for report in reports)
@@ -72,7 +75,7 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     search = open_search(opened, url, spec, simulated_identity(spec))
     ranks = Ranks("cpu")
     students = Timed(ranks, slots=slots, cache=cache, monitor=spec.objective.metric)
-    students.account = account
+    students.account, students.told = account, []
     students.pictures = len(open_data(spec.run.data, cache=cache).samples("validation"))
     augment.build(spec.run.data.augment)  # imports albumentations
     make_importable()
@@ -82,6 +85,8 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     why = run_group(ranks, students, Desk(search, settings))
     counters = students.counters
     account.counts["steps"] = counters.student_steps
+    moments = [moment.wall for _, _, moment in account.epochs]
+    account.facts["between_epochs"] = 1 - sum(students.told[1:]) / (moments[-1] - moments[0])
     account.facts |= {"teacher_forwards": counters.teacher_forwards, "batches": counters.batches, "why": why}
     return account
 

@@ -54,16 +54,24 @@ def _of_workload(workload: str, rows: Sequence[Row]) -> str:
 
 
 def _parts(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Shares of the wall time of whole runs, by the product's own account; what no part claims is outside."""
+    """Shares of the wall time of whole runs, by the product's own account; what no part claims is outside.
+
+    The last column is of the time from the end of the first epoch to that of the last: what a search pays for
+    checkpoints, reports, refills and waiting once it runs.
+    """
     if not names:
         return []
     kinds = ("data", "teacher", "student", "validation", "other")
-    lines = [f"| share of the wall time | {' | '.join(kinds)} | outside of epochs |", f"| --- |{' ---: |' * 6}"]
+    lines = [
+        f"| share of the wall time | {' | '.join(kinds)} | outside of epochs | between epochs |",
+        f"| --- |{' ---: |' * 7}",
+    ]
     for name in names:
         own = [row for row in rows if row["arm"] == name]
         whole = sum(row["trial"]["wall"] * row["counts"]["trials"] for row in own)
         told = [sum(row["facts"]["seconds"].get(kind, 0.0) for row in own) / whole for kind in kinds]
-        lines.append(f"| {' | '.join([name, *(f'{share:.1%}' for share in (*told, 1 - sum(told)))])} |")
+        between = statistics.median(row["facts"]["between_epochs"] for row in own)
+        lines.append(f"| {' | '.join([name, *(f'{share:.1%}' for share in (*told, 1 - sum(told), between))])} |")
     return lines
 
 
