@@ -38,11 +38,37 @@ CLIENTS = 32
 
 torch.set_num_threads(1)
 
+ROOM = 4 * 2**30
+"""Bytes that have to be free in memory for tests to write there; all of them together leave less than a tenth."""
+
+
+def _quick_room() -> Path:
+    """Where tests write: in memory where there is room, for a database waits most of its time for its disk.
+
+    /dev/shm is small in many containers, and programs that tests write must be allowed to run in it.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - everybody makes private folders in it
+    if not (memory.is_dir() and os.access(memory, os.R_OK | os.W_OK | os.X_OK)):
+        return Path("/tmp")  # noqa: S108
+    facts = os.statvfs(memory)
+    fit = facts.f_bavail * facts.f_frsize >= ROOM and not facts.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+    return memory if fit else Path("/tmp")  # noqa: S108
+
+
+QUICK = _quick_room()
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(QUICK))  # the folder of `tmp_path`
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository, where commands are started."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def quick() -> Path:
+    """A folder with a short path that every user may enter, in memory where there is room: for `tempfile`."""
+    return QUICK
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +94,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
     # A socket's path holds at most about 107 characters, so the folder lies near the root, and one per process keeps
     # sessions that run side by side apart.
     get_server = request.getfixturevalue("get_server")
-    folder = Path(tempfile.mkdtemp(prefix="kdpg-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="kdpg-", dir=QUICK))
     server = get_server(folder / "data", cleanup_mode="delete")
     watch = _stop_when_orphaned(server.bin_path, folder)
     url = sa.make_url(server.get_uri(driver="psycopg2"))

@@ -154,9 +154,9 @@ def ended(mine: Mine) -> None:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
+def place(quick: Path) -> Iterator[Path]:
     """A short path that other users may enter: pytest's own folders are private."""
-    folder = Path(tempfile.mkdtemp(prefix="kd-db-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="kd-db-", dir=quick))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)

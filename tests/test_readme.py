@@ -138,9 +138,9 @@ def test_a_demo_step_takes_the_words_it_is_given(step):
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
+def home(quick: Path) -> Iterator[Path]:
     """A home whose path another user can walk, with a folder of 40 drawn pictures of different sizes."""
-    folder = Path(tempfile.mkdtemp(prefix="kd-home-", dir="/tmp"))  # PostgreSQL does not run as root
+    folder = Path(tempfile.mkdtemp(prefix="kd-home-", dir=quick))  # PostgreSQL does not run as root
     folder.chmod(0o755)
     for part in ("images", "masks"):
         (folder / "polyps" / part).mkdir(parents=True)
