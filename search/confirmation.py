@@ -74,6 +74,14 @@ def score_words(result: dict[str, Any], network: str) -> str:
     return f"test {result['metric']} {told['score']:.4f}{interval}, {seeds}"
 
 
+def rule_words(result: dict[str, Any]) -> str:
+    """What stands before the network that is named."""
+    if result["ship"]:
+        return "to ship is"
+    why = "nothing is near enough to the teacher" if "teacher" in result["networks"] else "no teacher to compare with"
+    return f"{why}, the search's best is"
+
+
 def progress_words(found: dict[str, Any]) -> str:
     """`12 of 30 trials finished, 1 failed`."""
     failed = f", {found['failed']} failed" if found["failed"] else ""

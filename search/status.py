@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search import foreseen, version
-from search.confirmation import confirmation, progress_words, score_words
+from search.confirmation import confirmation, progress_words, rule_words, score_words
 from search.pace import an_hour, told
 from search.places import add_storage, storage_url
 from search.standing import figures as figures_of
@@ -148,10 +148,9 @@ def _confirmation(figures: dict[str, Any]) -> list[str]:
         state = "has ended without a score on test" if found["ended"] else "no result before it has ended"
         return [f"confirmation {found['name']}: {progress_words(found)}; {state}"]
     best = f"{result['network']} ({result['what']}), {score_words(result, result['network'])}"
-    rule = "to ship" if result["ship"] else "nothing to ship by the rule of [confirm]; the search's best is"
     begun = f"confirmed by {found['name']} ({progress_words(found)})"
     return [
-        f"{begun}: {rule} {best}; distillation: {result['distillation']}",
+        f"{begun}: {rule_words(result)} {best}; distillation: {result['distillation']}",
         f"more: {found['report']}",
     ]
 

@@ -506,7 +506,8 @@ def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opene
     )
     assert study.headline.startswith("Simulated")
     assert "missing: " in study.answer[2], "the teacher was not examined"
-    assert "python -m search confirm polyps" in study.commands
+    ship = "python -m search export polyps --confirmed --configuration kd-1 --package package"
+    assert study.commands[-3:] == ("python -m search confirm polyps", "python -m search report polyps", ship)
     best = next(network for network in study.confirmed.networks if network.name == "kd-1")
     assert best.test is not None
     for told in told_of(found, "polyps"), told_of(found, "polyps.confirm"):

@@ -99,7 +99,7 @@ def _choice(confirmed: Confirmed, near: Sequence[Claim], chosen: Configuration |
         "corrected over all of them by Holm)"
     )
     if not near:
-        return f"{rule}; the teacher was not measured, so none was chosen"
+        return f"{rule}; no teacher was measured, so none was chosen"
     passed = sum(claim.verdict == "shown" for claim in near)
     return f"{rule}; {passed} of {len(near)} are" + ("" if chosen is None else f", {chosen.name} is the smallest")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.board.markdown import code, table
-from search.confirmation import progress_words, score_words
+from search.confirmation import progress_words, rule_words, score_words
 from search.pace import an_hour, told
 
 RUNNING = 16
@@ -131,10 +131,9 @@ def _confirmed(figures: Mapping[str, Any]) -> list[str]:
         state = ", without a score on test" if found["ended"] else "; no result before it has ended"
         return [f"**Confirmation** {link}: {progress_words(found)}{state}."]
     best = f"{code(result['network'])} ({code(result['what'])}): **{score_words(result, result['network'])}**"
-    rule = "to ship is" if result["ship"] else "by the rule of [confirm] nothing is to ship; the search's best is"
     gone = f" Missing: {len(result['missing'])} of what was to be measured." if result["missing"] else ""
     begun = f"**Confirmed** by {link}, {progress_words(found)}"
-    text = f"{begun}; {rule} {best}. Distillation: **{result['distillation']}**.{gone}"
+    text = f"{begun}; {rule_words(result)} {best}. Distillation: **{result['distillation']}**.{gone}"
     lines = [
         [code(name), f"{told['score']:.4f}", _interval(told), str(told["seeds"] or "")]
         for name, told in result["networks"].items()

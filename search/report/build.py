@@ -78,7 +78,7 @@ def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None)
         limits=limits(searched, part, begun=len(begun)),
         pictures=drawn,
         without_pictures=without,
-        commands=commands(name, confirmed=part is not None),
+        commands=commands(name, part),
     )
 
 
@@ -156,13 +156,17 @@ def _sizes(network: str, params_m: float | None, share: float | None) -> dict[st
     return {"network": network, "params_m": params_m, "share_of_teacher": share}
 
 
-def commands(name: str, *, confirmed: bool) -> tuple[str, ...]:
+def commands(name: str, part: ConfirmedPart | None) -> tuple[str, ...]:
     """What leads to this report again, in order."""
     word = shlex.quote(name)
     steps = [f"python -m search validate {word}", f"python -m search work {word}"]
-    steps += [f"python -m search confirm {word}"] if confirmed else []
-    ship = f"export {word} --confirmed --package package" if confirmed else f"export {word} --top 1 -o best.json"
-    return (*steps, f"python -m search report {word}", f"python -m search {ship}")
+    if part is None:
+        return (*steps, f"python -m search report {word}", f"python -m search export {word} --top 1 -o best.json")
+    best = chosen_or_best(part)
+    # Where the rule of [confirm] chooses none, a network has to be named.
+    named = "" if best is None or best.chosen else f" --configuration {shlex.quote(best.name)}"
+    ship = [] if best is None else [f"python -m search export {word} --confirmed{named} --package package"]
+    return (*steps, f"python -m search confirm {word}", f"python -m search report {word}", *ship)
 
 
 def _program() -> str:

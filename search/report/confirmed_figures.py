@@ -13,6 +13,8 @@ from search.report.words import title_of
 
 SHOWN_NETWORKS = 4
 """Networks that a figure with several panels or lines compares at most."""
+SHARES = ("dice", "iou", "precision", "recall")
+"""Metrics from 0 to 1."""
 ROLES = {"winner": 0, "control": 1, "ablation": 2, "defaults": 3, "teacher": 4}
 """Role -> place among the colours and markers."""
 MEASURES: dict[str, tuple[str, str, Callable[[Network], float | None]]] = {
@@ -71,16 +73,23 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
             axes.axhline(teacher.test, color=INK, lw=1.2, ls=":", label="teacher")
             axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
         size_axis(axes, sorted({x for x, _ in points}), room=1.35)
+        if search.metric in SHARES:
+            axes.set_ylim(*_possible(*axes.get_ylim()))
         quiet(axes)
         named_axes(axes, label, f"test {title_of(search)}")
         legend_below(figure, axes)
         data = svg(figure)
     note = (
-        "Mean over test images and fresh seeds; bars are intervals of the mean, small dots single seeds. The ring is "
-        "the network to ship."
+        "Mean over test images and fresh seeds; bars are intervals of the mean, small dots single seeds."
+        f"{' The ring is the network to ship.' if part.chosen is not None else ''}"
     )
     alt = f"Test {title_of(search)} of the confirmed networks against {words}, with intervals, teacher and margin"
     return Drawn(f"confirmed-{measure}", f"Confirmed {title_of(search)} against {words}", alt, data, note)
+
+
+def _possible(low: float, high: float) -> tuple[float, float]:
+    """An axis without values that no score has: with two seeds an interval may be longer than that."""
+    return max(low, -0.03), min(high, 1.03)
 
 
 def _dots(axes: Axes, points: Sequence[tuple[float, Network]]) -> None:
@@ -166,12 +175,14 @@ def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
         axes = figure.subplots()
         for place, network in enumerate(networks):
             colour, marker = _look(network)
-            shift = 0.3 - 0.6 * place / max(len(networks) - 1, 1)
+            shift = 0.3 - 0.6 * place / (len(networks) - 1) if len(networks) > 1 else 0.0
             _stratum_rows(axes, [s for s in mine if s.network == network.name], strata, shift, (colour, marker))
             axes.plot([], [], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, label=shown(network.name))
         ups = range(len(strata))[::-1]
         axes.set_yticks(ups, [_stratum(*where) for where in strata], parse_math=False)
         axes.set_ylim(-0.6, len(strata) - 0.4)
+        if search.metric in SHARES:
+            axes.set_xlim(*_possible(*axes.get_xlim()))
         quiet(axes)
         axes.grid(visible=False, axis="y")
         named_axes(axes, title_of(search), "")
