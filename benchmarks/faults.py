@@ -57,9 +57,13 @@ class Campaign:
         self.exits: Counter[int] = Counter()
         self.kinds = RANK_FAULTS if args.real else FAULTS
         self.bag: list[str] = []
+        self.teacher = folder / "teacher.safetensors"
 
     def run(self) -> None:
-        """Search after search until all faults were injected."""
+        """Search after search until all faults were injected; for real ranks, a teacher first."""
+        if self.args.real:
+            words = ["teach", "demo", "-o", str(self.teacher)]
+            subprocess.run([sys.executable, "-m", "trainer", *words], check=True)
         while len(self.wounds) < self.args.faults:
             self._search(len(self.counts))
 
@@ -177,7 +181,8 @@ class Campaign:
                 if found is not None and held.scalar_one() > 0:
                     return Inspector(self.engine, found, runs)
             time.sleep(0.2)
-        raise RuntimeError(f"{name}: no worker began a trial; see {self.folder / 'workers.log'}")
+        told = (self.folder / "workers.log").read_text(errors="replace")
+        raise RuntimeError(f"{name}: no worker began a trial; the end of their log:\n{told[-2000:]}")
 
     def _stop(self, name: str, wish: str | None) -> None:
         with self.engine.begin() as connection:
@@ -191,6 +196,7 @@ class Campaign:
         if not a.real:
             extra = ["--epoch-seconds", str(a.epoch_seconds), "--as-worker"]
             return [sys.executable, "-m", "search", "simulate", "demo", *common, *extra]
+        common += ["--set", f"run.teacher.checkpoint={self.teacher}"]
         program = str(Path(sys.executable).parent / "torchrun")
         ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=100"]
         return [program, *ranks, "search/worker.py", "--study", "demo", *common, "--stall", str(5 * a.ttl)]
