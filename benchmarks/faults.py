@@ -28,6 +28,7 @@ from benchmarks.campaign.injuries import FAULTS, RANK_FAULTS, Scene, Steps
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Count, Inspector, Wound, table
 from search.schema import HELD, leases, searches
+from search.spec import find
 from trainer.errors import guard
 
 PATIENCE = 180.0
@@ -62,7 +63,7 @@ class Campaign:
     def run(self) -> None:
         """Search after search until all faults were injected; for real ranks, a teacher first."""
         if self.args.real:
-            words = ["teach", "demo", "-o", str(self.teacher)]
+            words = ["teach", str(find("demo")), "-o", str(self.teacher)]
             subprocess.run([sys.executable, "-m", "trainer", *words], check=True)
         while len(self.wounds) < self.args.faults:
             self._search(len(self.counts))
