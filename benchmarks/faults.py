@@ -33,6 +33,8 @@ from trainer.errors import guard
 
 PATIENCE = 180.0
 """Seconds without a finished epoch, and without a fault in progress, after which a search is called stuck."""
+DISK = {False: 16, True: 512}
+"""Megabytes of the disk that is filled: what simulated and real checkpoints and weights of a whole search need."""
 TOGETHER = 3
 """Faults that may be in progress at the same time."""
 
@@ -252,7 +254,7 @@ def main() -> int:
     parser.add_argument("--ttl", type=float, default=2.0, help="time-to-live of a lease in seconds")
     parser.add_argument("--real", action="store_true", help="torchruns of two ranks that train on drawn images")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, small_disk(Path(name) / "disk", 16) as disk:
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, small_disk(Path(name) / "disk", DISK[args.real]) as disk:
         folder = Path(name)
         folder.chmod(0o755)  # the server's user must reach its folder
         server = OwnServer(folder / "pg")
