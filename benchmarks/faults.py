@@ -254,7 +254,8 @@ def main() -> int:
     parser.add_argument("--ttl", type=float, default=2.0, help="time-to-live of a lease in seconds")
     parser.add_argument("--real", action="store_true", help="torchruns of two ranks that train on drawn images")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, small_disk(Path(name) / "disk", DISK[args.real]) as disk:
+    room = DISK[args.real]
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, small_disk(Path(name) / "disk", room) as disk:
         folder = Path(name)
         folder.chmod(0o755)  # the server's user must reach its folder
         server = OwnServer(folder / "pg")
