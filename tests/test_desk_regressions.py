@@ -18,25 +18,7 @@ from search.storage import creation_lock
 from search.study import Search
 from trainer.reports import EpochReport, Saved
 
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 4
-batch_size = 4
-data = { name = "blobs", size = 32, train = 8, validation = 4 }
-student = { name = "unet", width = 4 }
-losses = { ce = {} }
-optim = { lr = 1e-3 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
-[sampler]
-name = "random"
-[budget]
-trials = 4
-in_flight = 4
-"""
+STUDY = (Path(__file__).parent / "small.toml").read_text()
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 
 Join = Callable[..., Search]
