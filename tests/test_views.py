@@ -95,7 +95,7 @@ def files(cache: Path) -> dict[str, bytes]:
 
 
 def test_a_view_is_computed_once_and_heard_ever_after(teacher, tmp_path):
-    """By later epochs, later trials and later processes; the teacher is not run again."""
+    """By later epochs, later trials and later processes; the teacher is not run again, nor even loaded."""
     run = make(teacher, epochs=5)
     reports, cohort = alone(run, tmp_path)
     assert cohort.counters.teacher_forwards == VIEWS * CHUNKS
@@ -103,6 +103,7 @@ def test_a_view_is_computed_once_and_heard_ever_after(teacher, tmp_path):
     assert sum(map(len, files(tmp_path).values())) == stored_bytes(run, open_data(run.data, cache=tmp_path))
     again, later = alone(run, tmp_path)
     assert later.counters.teacher_forwards == 0
+    assert (cohort.counters.opened, later.counters.opened) == (2, 1)  # the data, and a teacher where it was asked
     assert again == reports
     assert torch.equal(weights(cohort), weights(later))
 

@@ -89,11 +89,10 @@ class Cohort:
         run = member.run
         data = self._shelf.data(run)
         member.stream = self._shelf.stream(run)
-        teacher = self._shelf.teacher(run)
         member.student = Student(
             run,
             data,
-            teacher=None if teacher is None else teacher.tap_channels,
+            teacher=self._shelf.taps(run),
             steps=member.stream.steps,
             ranks=self._ranks,
             monitor=self._monitor,

@@ -1,7 +1,7 @@
 """What all trials of a process share: data, streams of batches and teachers, brought into memory once and kept."""
 
 import os
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from losses.term import Taps
 from models.output import Output, Segmenter, whole
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
@@ -93,6 +94,19 @@ class Shelf:
             self._counters.opened += 1
         return self._teachers[name]
 
+    def taps(self, run: RunConfig) -> Taps | None:
+        """The taps of a run's teacher; None without one. Where its logits are stored it is loaded by who looks at them.
+
+        Raises what loading raises.
+        """
+        if run.teacher is None or not run.methods():
+            return None
+        return _TapsOf(partial(self._loaded_taps, run)) if run.data.views is not None else self._loaded_taps(run)
+
+    def _loaded_taps(self, run: RunConfig) -> Taps:
+        network = self.teacher(run)
+        return {} if network is None else network.tap_channels
+
     def visible(self, run: RunConfig) -> Segmenter | None:
         """The teacher of a run where it can be asked about any image; None without one, and for stored maps."""
         network = self.teacher(run)
@@ -170,6 +184,22 @@ class Shelf:
         with autocast(self._ranks.device, run.precision):
             output = network(images)
         return whole(output, taps)
+
+
+class _TapsOf(Mapping[str, int]):
+    """Taps that are known once somebody asks for one: most losses read none, and their teacher stays on disk."""
+
+    def __init__(self, find: Callable[[], Taps]) -> None:
+        self._find = find
+
+    def __getitem__(self, name: str) -> int:
+        return self._find()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._find())
+
+    def __len__(self) -> int:
+        return len(self._find())
 
 
 def halved(network: Segmenter, precision: Precision) -> Segmenter:

@@ -240,19 +240,24 @@ class Student:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run must know; tensors are copies on the host."""
+        network = host(self.network.state_dict())
+        average = host(self.judged.state_dict()) if self._average is not None else None
+        best = self.best
+        if best is not None and best["epoch"] == self.epoch:
+            best = {**best, "weights": network if average is None else average}  # this epoch is the best: its weights are written once
         return {
             "format": FORMAT,
             "run": self.run.model_dump_json(),
             "data": self._data.content_hash,
             "epoch": self.epoch,
             "iteration": self.iteration,
-            "network": host(self.network.state_dict()),
+            "network": network,
             "losses": host(self.losses.state_dict()),
-            "average": host(self.judged.state_dict()) if self._average is not None else None,
+            "average": average,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scale": self.scale.state.cpu().clone(),
-            "best": self.best,
+            "best": best,
         }
 
     def load(self, state: Mapping[str, Any], path: object) -> None:
