@@ -244,7 +244,8 @@ class Student:
         average = host(self.judged.state_dict()) if self._average is not None else None
         best = self.best
         if best is not None and best["epoch"] == self.epoch:
-            best = {**best, "weights": network if average is None else average}  # this epoch is the best: its weights are written once
+            # The best is this epoch: its weights are written once.
+            best = {**best, "weights": network if average is None else average}
         return {
             "format": FORMAT,
             "run": self.run.model_dump_json(),
