@@ -253,6 +253,7 @@ def test_the_last_notes_are_written_once_by_who_ends_when_nobody_trains(
     held = search.claim(ME, lambda _: 0, []).held
     assert not take_last_turn(engine, search.search_id, ids), "somebody trains"
     search.leases.give_back(held)
+    time.sleep(0.01)  # SQLite's clock counts milliseconds, and within one of them nobody knows what came first
     assert take_last_turn(engine, search.search_id, ids)
     assert not take_last_turn(engine, search.search_id, ids), "nothing ended since"
 

@@ -240,25 +240,19 @@ class Student:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run must know; tensors are copies on the host."""
-        network = host(self.network.state_dict())
-        average = host(self.judged.state_dict()) if self._average is not None else None
-        best = self.best
-        if best is not None and best["epoch"] == self.epoch:
-            # The best is this epoch: its weights are written once.
-            best = {**best, "weights": network if average is None else average}
         return {
             "format": FORMAT,
             "run": self.run.model_dump_json(),
             "data": self._data.content_hash,
             "epoch": self.epoch,
             "iteration": self.iteration,
-            "network": network,
+            "network": host(self.network.state_dict()),
             "losses": host(self.losses.state_dict()),
-            "average": average,
+            "average": host(self.judged.state_dict()) if self._average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scale": self.scale.state.cpu().clone(),
-            "best": best,
+            "best": self.best,
         }
 
     def load(self, state: Mapping[str, Any], path: object) -> None:
