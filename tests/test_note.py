@@ -43,6 +43,7 @@ from search.simulate import Curves, SimulatedStudents
 from search.standing import standing
 from search.storage import open_storage
 from search.study import Search
+from search.upserts import put_attributes
 
 STUDY = """
 [objective]
@@ -89,6 +90,12 @@ def train(search: Search, runs: Path, **changes: Any) -> Desk:
     return desk
 
 
+def put_shares(search: Search, trial_id: int, shares: dict[str, float]) -> None:
+    """What a trial's real training would have said of its loss terms."""
+    with search.opened.engine.begin() as connection:
+        put_attributes(connection, search.opened.engine.dialect.name, trial_id, {"gradient.shares": shares})
+
+
 def spoil(search: Search, **values: str) -> None:
     """Give every lease of the search what a user may have written."""
     with search.opened.engine.begin() as connection:
@@ -130,7 +137,14 @@ def test_a_note_tells_what_became_of_the_search_and_keeps_what_people_wrote(
             assert picture.height >= 500
 
     save_note(main, f"{get_note(main)} And once more.")
-    write(search.opened, "note", folder)
+    assert "What the loss terms moved" not in first, "curves that were made up have no terms"
+    for trial in main.trials:
+        put_shares(search, trial._trial_id, {"ce": 0.996, "kl": 0.004})
+    again = open_storage(database_url, create=False)  # which reads finished trials once
+    write(again, "note", folder)
+    again.engine.dispose()
+    assert "`ce` | 99.6% | 0 of 6 |" in get_note(control)
+    assert "`kl` | 0.4% | 6 of 6: **dead** |" in get_note(control)
     assert sorted(path.name for path in folder.iterdir()) == sorted(shown), "figures are replaced, not added"
     assert get_note(main).endswith(f"{MARK}\n\nSeen by a person. And once more.")
     assert main.user_attrs["progress"] == "6 of 6 trials finished, 0 running, the search has ended"

@@ -22,6 +22,7 @@ from search.board.story import Shown, attributes, story
 from search.board.turns import noted
 from search.confirmation import confirmation
 from search.places import add_storage, storage_url
+from search.report.shares import shares_of
 from search.standing import Rows, figures, read
 from search.storage import Opened, open_storage, patient
 
@@ -77,7 +78,8 @@ def write(opened: Opened, name: str, folder: Path | None) -> str:
             without = f"their folder cannot be written ({error.strerror or type(error).__name__})"
             logger.warning("note: {}: {}", folder, without)
     found = figures(rows, opened.leases.closed)
-    found |= {"confirms": rows.confirms, "confirmation": confirmation(opened, rows)}
+    terms = {arm: list(shares_of(trials)) for arm, trials in rows.trials.items()}
+    found |= {"confirms": rows.confirms, "confirmation": confirmation(opened, rows), "terms": terms}
     studies = {arm.name: arm.study_id for arm in rows.arms}
     for arm in rows.arms:
         body = story(found, arm=arm.name, studies=studies, pictures=pictures, without=without, now=rows.now)

@@ -70,8 +70,9 @@ def story(
 ) -> str:
     """The note of one arm's study.
 
-    figures: of `search.standing`, with `confirms` and `confirmation` as `search.status.look` has them. arm: whose
-    study this is. studies: the dashboard's number of each arm's study.
+    figures: of `search.standing`, with `confirms` and `confirmation` as `search.status.look` has them, and `terms`, by
+    arm what each loss term moved (`search.report.shares`), where that is known. arm: whose study this is.
+    studies: the dashboard's number of each arm's study.
     pictures: by `size`, `best` and `curves`. without: why there are no figures, where there are none.
     now: seconds since 1970.
     """
@@ -82,7 +83,7 @@ def story(
     parts += [pictures[name].markdown() for name in ("size",) if name in pictures]
     parts += _front(figures)
     parts += [pictures[name].markdown() for name in ("best", "curves") if name in pictures]
-    parts += [*_running(figures, studies), *_failures(figures, studies), *_cost(figures)]
+    parts += [*_terms(figures), *_running(figures, studies), *_failures(figures, studies), *_cost(figures)]
     parts.append(READING if figures["confirms"] is None else SEEDS)
     return "\n\n".join(part for part in parts if part)
 
@@ -246,6 +247,23 @@ def _failures(figures: Mapping[str, Any], studies: Mapping[str, int]) -> list[st
     ]
     total = sum(sum(arm["failed"].values()) for arm in figures["arms"].values())
     return ["**Failed trials**", table(["arm", "trial", "class", "message"], rows, left=4), _more(total, FAILED)]
+
+
+def _terms(figures: Mapping[str, Any]) -> list[str]:
+    """What each loss term moved over the trials that were trained to their end."""
+    rows = [
+        [code(arm), code(s.term), f"{s.median:.1%}", f"{s.dead} of {s.trials}{_mark(2 * s.dead > s.trials)}"]
+        for arm, shares in figures.get("terms", {}).items()
+        for s in shares
+    ]
+    if not rows:
+        return []
+    heads = ["arm", "loss term", "median share of the gradient", "trials where below 1 %"]
+    return ["**What the loss terms moved**", table(heads, rows, left=2)]
+
+
+def _mark(dead: bool) -> str:
+    return ": **dead**" if dead else ""
 
 
 def _cost(figures: Mapping[str, Any]) -> list[str]:
