@@ -291,6 +291,9 @@ def test_what_more_seeds_and_images_would_show_follows_from_the_noise_that_was_t
     whole = confirmed()
     one = tuple(f for f in whole.findings if f.seed in (11, None))
     assert answer(replace(whole, findings=one)).needed is None
+    blank = (math.nan,) * (IMAGES - 9)  # nine groups are too few for an interval, and for a noise
+    thin = tuple(replace(f, columns={**f.columns, "dice": (*f.columns["dice"][:9], *blank)}) for f in whole.findings)
+    assert answer(replace(whole, findings=thin)).needed is None
 
 
 @pytest.mark.parametrize(

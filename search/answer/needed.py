@@ -1,26 +1,25 @@
 """What a confirmation of this size could show at the noise that it had itself, and what more seeds or images would."""
 
 from search.answer.claims import TEST, Grids, pairs
-from search.answer.crossed import LEAST_GROUPS, LEAST_SEEDS
-from search.answer.grid import shared
+from search.answer.grid import difference, shared
 from search.answer.part import Needed, Smallest
 from search.answer.power import CLAIMS, POWER, measured, smallest_gain
 from search.confirmed import Confirmed
 
 
 def needed(confirmed: Confirmed, grids: Grids, metric: str, confidence: float) -> Needed | None:
-    """By the first comparison that was made on test; None where there is none with its seeds and groups."""
+    """By the first comparison on test that has an interval; None where none has."""
     for pair in pairs(confirmed):
         one, other = grids.get((pair.minuend.name, TEST)), grids.get((pair.subtrahend.name, TEST))
-        if one is None or other is None:
+        found = None if one is None or other is None else difference(one, other, metric)[0]
+        if one is None or other is None or found is None or found.error is None:
             continue
-        seeds = shared(one, other)
-        groups = len(set(one.one.groups))
-        if len(seeds) < LEAST_SEEDS or groups < LEAST_GROUPS:
-            continue
-        noise = measured(one.values(metric, seeds) - other.values(metric, seeds), one.one.groups)
-        sizes = ((len(seeds), groups), (2 * len(seeds), groups), (len(seeds), 2 * groups), (2 * len(seeds), 2 * groups))
-        rows = [Smallest(seeds=s, groups=g, gain=smallest_gain(g, s, noise, confidence) or 0.0) for s, g in sizes]
+        seeds, groups = found.seeds, found.groups  # of the images that have a value for every seed
+        both = shared(one, other)
+        noise = measured(one.values(metric, both) - other.values(metric, both), one.one.groups)
+        sizes = ((seeds, groups), (2 * seeds, groups), (seeds, 2 * groups), (2 * seeds, 2 * groups))
+        gains = ((s, g, smallest_gain(g, s, noise, confidence)) for s, g in sizes)
+        rows = [Smallest(seeds=s, groups=g, gain=gain) for s, g, gain in gains if gain is not None]
         return Needed(
             claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=CLAIMS,
             smallest=tuple(rows), words=_words(pair.name, rows),
