@@ -49,7 +49,7 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "trainer", *words], check=True)
         for precision in ("fp32", "bf16"):
             sets = [f'run.teacher.checkpoint="{teacher}"', f'run.precision="{precision}"']
-            run = load(STUDY, sets, name=None).run
+            run = load(STUDY, sets, name=f"precision-{precision}").run
             runs = [run.model_copy(update={"seed": seed}) for seed in range(1, args.seeds + 1)]
             found[precision] = best_dice(runs, cache)
             print(precision, " ".join(f"{dice:.4f}" for dice in found[precision]), flush=True)

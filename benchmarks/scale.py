@@ -7,7 +7,8 @@ statements that they cost, in a study of 100, 1,000 and 5,000 finished trials wi
 eight workers. The first hundred trials are simulated, the rest are copies of them with other numbers. The first look
 is a new worker's: it reads all trials once.
 Second table: simulated workers on one database, their trials an hour against what their epochs allow, connections and
-memory. Training is simulated (`search simulate`); the database work is the real one.
+memory. Third table: the memory of one worker over 500 trials.
+Training is simulated (`search simulate`); the database work is the real one.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from search.study import Search
 from trainer.errors import guard
 
 EPOCHS = 50
+MEMORY_EPOCHS = 5
 
 
 @dataclass
@@ -186,7 +188,9 @@ def by_finished(url: sa.URL, folder: Path, sizes: Sequence[int], probes: int) ->
 def by_workers(url: sa.URL, folder: Path, counts: Sequence[int], epoch_seconds: float) -> None:
     """Print the second table."""
     slots, epochs = 4, 10
-    print("| workers | trials an hour | of what epochs allow | most connections a worker | memory MB: first, last |")
+    print(
+        "| workers | trials an hour | of what epochs allow | most connections a worker | memory of one at its end, MB |"
+    )
     print("| ---: | ---: | ---: | ---: | ---: |")
     for count in counts:
         name, budget = f"workers-{count}", 6 * count * slots
@@ -202,18 +206,37 @@ def by_workers(url: sa.URL, folder: Path, counts: Sequence[int], epoch_seconds: 
         row = _watch(opened, search, workers)
         opened.engine.dispose()
         ideal = 3600 * count * slots / (epochs * epoch_seconds)
-        print(
-            f"| {count} | {row[0]:.0f} | {row[0] / ideal:.0%} | {row[1]:.1f} | {row[2]:.0f}, {row[3]:.0f} |", flush=True
-        )
+        print(f"| {count} | {row[0]:.0f} | {row[0] / ideal:.0%} | {row[1]:.1f} | {row[2]:.0f} |", flush=True)
 
 
-def _watch(
-    opened: Opened, search: Search, workers: Sequence["subprocess.Popen[bytes]"]
-) -> tuple[float, float, float, float]:
+def by_trials(url: sa.URL, folder: Path, trials: int) -> None:
+    """Print the third table: memory at the first look after each tenth of the budget."""
+    print(f"| trials finished of {trials} | memory of the worker, MB |")
+    print("| ---: | ---: |")
+    sets = ["pruner.name=none", "arms.no-kd.trials=1", f"run.epochs={MEMORY_EPOCHS}"]
+    spec = spec_of("memory", trials, *sets)
+    text = url.render_as_string(hide_password=False)
+    opened = open_storage(text)
+    search = open_search(opened, text, spec, simulated_identity(spec))
+    words = [*simulate(folder, spec, sets), "--slots", "4", "--epoch-seconds", "0.01"]
+    worker = subprocess.Popen(words, env=environment(url), stderr=subprocess.DEVNULL)
+    tenth = 1
+    while worker.poll() is None:
+        done = sum(c.complete + c.pruned for c in search.counts().values())
+        if done >= tenth * trials / 10:
+            print(f"| {done} | {_resident(worker.pid):.1f} |", flush=True)
+            tenth = 10 * done // trials + 1
+        time.sleep(0.2)
+    opened.engine.dispose()
+    if worker.returncode != 0:
+        raise RuntimeError(f"the worker ended with {worker.returncode}")
+
+
+def _watch(opened: Opened, search: Search, workers: Sequence["subprocess.Popen[bytes]"]) -> tuple[float, float, float]:
     """Trials an hour between a quarter and three quarters of the budget; connections a worker; memory of one."""
     marks: dict[float, tuple[float, int]] = {}
     total = sum(arm.trials for arm in search.arms.values())
-    most, first, last = 0, 0.0, 0.0
+    most, last = 0, 0.0
     while any(worker.poll() is None for worker in workers):
         done = sum(c.complete + c.pruned for c in search.counts().values())
         for share in (0.25, 0.75):
@@ -224,10 +247,10 @@ def _watch(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             most = max(most, int(connection.execute(sa.text(query)).scalar_one()))
-        first, last = first or _resident(workers[0].pid), _resident(workers[0].pid) or last
+        last = _resident(workers[0].pid) or last
         time.sleep(0.5)
     (begin, a), (end, b) = marks[0.25], marks[0.75]
-    return (b - a) / (end - begin) * 3600, most / len(workers), first, last
+    return (b - a) / (end - begin) * 3600, most / len(workers), last
 
 
 def _resident(pid: int) -> float:
@@ -239,11 +262,12 @@ def _resident(pid: int) -> float:
 
 
 def main() -> int:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--finished", type=int, nargs="+", default=[100, 1000, 5000])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--finished", type=int, nargs="*", default=[100, 1000, 5000], help="none: no first table")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="none: no second table")
     parser.add_argument("--probes", type=int, default=20, help="trials that are timed in each row")
+    parser.add_argument("--trials", type=int, default=500, help="over which one worker's memory is watched; 0: not")
     parser.add_argument("--epoch-seconds", type=float, default=1.0, help="length of a simulated epoch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scale-") as name:
@@ -252,9 +276,14 @@ def main() -> int:
         server = OwnServer(folder / "pg")
         url = server.url.set(drivername="postgresql+psycopg2")
         try:
-            by_finished(url, folder / "runs", args.finished, args.probes)
-            print()
-            by_workers(url, folder / "runs", args.workers, args.epoch_seconds)
+            if args.finished:
+                by_finished(url, folder / "runs", args.finished, args.probes)
+                print()
+            if args.workers:
+                by_workers(url, folder / "runs", args.workers, args.epoch_seconds)
+                print()
+            if args.trials:
+                by_trials(url, folder / "runs", args.trials)
         finally:
             server.stop()
     return 0

@@ -13,7 +13,7 @@ from loguru import logger
 
 from search import away
 from search.board.scribe import Scribe
-from search.events import Fell, Settings, Told
+from search.events import Fell, Settings, Told, Written
 from search.fence import Refused
 from search.leases import Seen
 from search.members import Members
@@ -44,7 +44,7 @@ class Desk:
         self.error: BaseException | None = None
         self._members = Members(search, settings)
         self.inbox = self._members.inbox
-        self._outbox: deque[Told | Fell] = deque()
+        self._outbox: deque[Told | Fell | Written] = deque()
         self._lock = threading.Condition()
         self._got_on = time.monotonic()
         self._asked = 0
@@ -79,10 +79,12 @@ class Desk:
         """
         return time.monotonic() - self._got_on > max(limit, CALLS)
 
-    def tell(self, item: Told | Fell) -> None:
+    def tell(self, item: Told | Fell | Written) -> None:
         """Put something into the outbox; never waits."""
         with self._lock:
             self._outbox.append(item)
+            if isinstance(item, Written):  # nobody settles after it
+                self._lock.notify_all()
 
     def settle(self, patience: float, hurried: Callable[[], bool]) -> None:
         """Wait until everything told so far is stored and free slots were offered, for at most `patience` seconds.

@@ -45,7 +45,7 @@ class Told:
     token: int
     report: EpochReport
     saved: Saved | None
-    """None where the disk refused it: the checkpoint before stays the one to go on from."""
+    """None while its checkpoint is not on disk: the one before stays the one to go on from, until one is `Written`."""
     replay: tuple[tuple[int, int], ...]
     weights: Path | None
     """The best epoch's weights, with the last report."""
@@ -53,6 +53,17 @@ class Told:
     """Of the worst and median validation cases, with the last report, where one was drawn."""
     beside: Mapping[str, float] = field(default_factory=dict)
     """The member's share of the seconds between two epochs: checkpoint, database, idle."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that is on disk, of the epoch that was told last of a member."""
+
+    key: int
+    token: int
+    epoch: int
+    saved: Saved
+    replay: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)

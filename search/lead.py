@@ -3,23 +3,25 @@
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from loguru import logger
 
 from search import measures
 from search.beside import Beside
-from search.desk import Desk
-from search.events import PICTURE, WEIGHTS, Begin, Fell, Told
+from search.desk import CLOSING, Desk
+from search.events import PICTURE, WEIGHTS, Begin, Fell, Told, Written
 from search.group import Group
+from search.writers import Writers
 from trainer.errors import one_line
-from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students
+from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students, Write
 
-WRITERS = 4
-"""Checkpoints that are written at the same time."""
+COPIES = 4
+"""Members that are copied at the same time."""
+LEAST = 2.0
+"""Seconds that are left to the database at the end, however slow the disk was."""
 PREEMPTED = "asked to stop"
 """Why a group ends that was asked to."""
 PATIENCE = 20.0
@@ -61,7 +63,7 @@ class Lead:
         """Members that trained their last epoch."""
         self._owed: dict[int, EpochReport] = {}
         """Last epochs whose weights the disk refused; it is asked again before each epoch."""
-        self._disk_refuses = False
+        self._writers = Writers()
         self._beside = Beside()
         self.bad_data: str | None = None
         """The file that no trial can be trained with; None while there is none."""
@@ -116,51 +118,62 @@ class Lead:
             self._fell(key, failure)
 
     def take(self, reports: dict[int, EpochReport | Failure]) -> None:
-        """Write the checkpoints of an epoch, several at once, and hand everything to the database thread."""
-        # Hashing, writing and waiting for the disk leave the interpreter free, so members do not add up.
+        """Hand an epoch to the database thread; its checkpoints are copied here and written while the next one runs.
+
+        Those of the epoch before are on disk by then, so that no report stands more than one epoch above its
+        checkpoint. A last epoch is told when all of it is on disk.
+        """
         began = time.monotonic()
-        with ThreadPoolExecutor(WRITERS, thread_name_prefix="checkpoint") as pool:
-            saves = {
-                key: pool.submit(self._save, key, report)
-                for key, report in reports.items()
-                if isinstance(report, EpochReport)
-            }
-            wait(saves.values())
-            beside = self._beside.shares(time.monotonic() - began, len(saves))
-            self._beside.anew()
-            for key, report in reports.items():
-                if isinstance(report, Failure):
-                    self._fell(key, report)
-                else:
-                    self._tell(self._training[key].label.replace(" #", "-"), report)
-                    self._trained(key, report, saves[key].result, beside)
-                self._group.pulse.beat()
+        whole = {key: report for key, report in reports.items() if isinstance(report, EpochReport)}
+        self._writers.finish(self._group.pulse.beat)
+        with ThreadPoolExecutor(COPIES, thread_name_prefix="copy") as pool:
+            writes = dict(zip(whole, pool.map(self._students.snapshot, whole), strict=True))
+        ends = {key: self._writers.start(writes[key], self._path(key, r)) for key, r in whole.items() if r.final}
+        wait(ends.values())
+        beside = self._beside.shares(time.monotonic() - began, len(whole))
+        self._beside.anew()
+        for key, report in reports.items():
+            if isinstance(report, Failure):
+                self._fell(key, report)
+                continue
+            self._tell(self._training[key].label.replace(" #", "-"), report)
+            if report.final:
+                self._ended(key, report, ends[key], beside)
+            else:
+                self._trained(key, report, writes[key], beside)
+            self._group.pulse.beat()
 
-    def _save(self, key: int, report: EpochReport) -> Saved:
-        return self._students.save(key, self._training[key].folder / f"epoch-{report.epoch}.pt")
+    def _path(self, key: int, report: EpochReport) -> Path:
+        return self._training[key].folder / f"epoch-{report.epoch}.pt"
 
-    def _trained(self, key: int, report: EpochReport, save: Callable[[], Saved], beside: Mapping[str, float]) -> None:
-        token, folder = self._training[key].token, self._training[key].folder
-        saved, weights = None, None
+    def _trained(self, key: int, report: EpochReport, write: Write, beside: Mapping[str, float]) -> None:
+        token, replay = self._training[key].token, self._students.replay(key)
+        self.desk.tell(Told(key, token, report, None, replay, None, None, beside))
+
+        def named(saved: Saved) -> None:
+            self.desk.tell(Written(key, token, report.epoch, saved, replay))
+
+        self._writers.later(write, self._path(key, report), named)
+
+    def _ended(self, key: int, report: EpochReport, end: "Future[Saved]", beside: Mapping[str, float]) -> None:
+        """The last epoch: its weights are on disk before it is told, whatever the disk says meanwhile."""
+        folder = self._training[key].folder
+        saved = self._writers.saved(end, self._path(key, report))
         try:
-            saved = save()
-            weights = self._students.export(key, folder / WEIGHTS).path if report.final else None
-            if report.measured is not None:
+            weights = None if saved is None else self._students.export(key, folder / WEIGHTS).path
+            if saved is not None and report.measured is not None:
                 measures.keep(folder, report.measured)
         except OSError as error:
-            self._refused(error, folder)
-            if report.final:
-                self._owed[key] = report
-                return
-        else:
-            if self._disk_refuses:
-                self._disk_refuses = False
-                logger.info("disk: checkpoints are written again")
-        picture = self._picture(key) if report.final and self.desk.settings.draws else None
-        self.desk.tell(Told(key, token, report, saved, self._students.replay(key), weights, picture, beside))
-        if report.final:
-            self._training.pop(key)
-            self._over.append(key)
+            self._writers.refused(error, folder)
+            saved = None
+        if saved is None:
+            self._owed[key] = report
+            return
+        picture = self._picture(key) if self.desk.settings.draws else None
+        token, replay = self._training[key].token, self._students.replay(key)
+        self.desk.tell(Told(key, token, report, saved, replay, weights, picture, beside))
+        self._training.pop(key)
+        self._over.append(key)
 
     def _picture(self, key: int) -> Path | None:
         """The picture of a member that trained its last epoch; the other ranks wait for it at the next plan."""
@@ -175,18 +188,14 @@ class Lead:
         """Write what the disk refused before."""
         owed, self._owed = self._owed, {}
         for key, report in owed.items():
-            self._trained(key, report, partial(self._save, key, report), {})
+            self._ended(key, report, self._writers.start(self._students.snapshot(key), self._path(key, report)), {})
             self._group.pulse.beat()
 
-    def _refused(self, error: OSError, folder: Path) -> None:
-        """A full or read-only disk costs no trial: the last checkpoints stand, and each epoch tries again."""
-        if not self._disk_refuses:
-            self._disk_refuses = True
-            logger.warning(
-                "disk: no checkpoint can be written to {} ({}): training goes on, the last ones stay; make room",
-                folder,
-                error.strerror or error,
-            )
+    def close(self, why: str) -> None:
+        """Give everything back for the reason `why`; what is being written may get to the disk first."""
+        began = time.monotonic()
+        self._writers.finish(self._group.pulse.beat, CLOSING - LEAST)
+        self.desk.close(why, max(CLOSING - (time.monotonic() - began), LEAST))
 
     def _fell(self, key: int, failure: Failure) -> None:
         begin = self._training.pop(key)
@@ -214,9 +223,9 @@ def run_group(group: Group, students: Students, desk: Desk | None, tell: Tell = 
             why = _lead(group, students, lead)
     except Exception:
         if group.stop_asked:  # nobody restarts these ranks: a sibling that hangs must not keep the trials waiting
-            desk.close("preempted")
+            lead.close("preempted")
         raise
-    desk.close("bad_data" if lead.bad_data else "preempted")
+    lead.close("bad_data" if lead.bad_data else "preempted")
     return why
 
 

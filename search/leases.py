@@ -129,8 +129,8 @@ class Leases:
         values = self._tables["trial_intermediate_values"]
         connection.execute(values.delete().where(values.c.trial_id == trial_id, values.c.step > epoch))
         if epoch == 0:
-            # A rung is written in or after the transaction that names its epoch's checkpoint, so only a start from
-            # nothing can leave rungs above the epoch that it resumes from.
+            # A rung may stand one epoch above the checkpoint that a trial goes on from. It stays: that epoch comes out
+            # as before, and its verdict stood. A start from nothing, on other disks, is another run.
             attributes = self._tables["trial_system_attributes"]
             rungs = attributes.c.key.like("completed_rung%")
             connection.execute(attributes.delete().where(attributes.c.trial_id == trial_id, rungs))

@@ -14,11 +14,12 @@ from loguru import logger
 from search import away, foreseen, measures, version
 from search.board.attributes import Attempt, attempts
 from search.board.pictured import cost, ending, upload
-from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told
+from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told, Written
 from search.fence import LeaseLost
 from search.resuming import resume_of
-from search.rows import after_epoch, figures
+from search.rows import after_epoch, after_writing, figures
 from search.study import Claim, Search
+from search.writers import remove
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
 
@@ -37,21 +38,35 @@ class Members:
         self.resting_until = 0.0
         """On the monotonic clock: nothing begins before, as a file could not be read."""
 
-    def store(self, item: Told | Fell) -> None:
+    def store(self, item: Told | Fell | Written) -> None:
         """Write what happened to a member; a member that was lost leaves an orphan record."""
         member = self.held.get(item.key)
         if member is None or member.held.token != item.token:
-            # Pruned or lost while its last epoch was trained. A report whose answer was lost may have named its file.
-            row = self.search.leases.row(item.key)
-            if not (
-                isinstance(item, Told) and item.saved and row is not None and row.checkpoint == str(item.saved.path)
-            ):
-                _discard(item)
+            # Pruned or lost while its last epoch was trained, or while its checkpoint was written.
+            self._discard(item)
             return
         try:
-            self._store(member, item)
+            if isinstance(item, Written):
+                self.search.leases.change(member.held, after_writing(member, item))
+                self.held[item.key] = self._named(member, replace(member, checkpoint=item.saved.path))
+            else:
+                self._store(member, item)
         except LeaseLost:
             self._keep_orphan(member, item)
+
+    def _named(self, before: Member, after: Member) -> Member:
+        """The row names a member's new checkpoint now, if there is one, so that nobody needs the former."""
+        if before.checkpoint != after.checkpoint:
+            remove(before.checkpoint)
+        return after
+
+    def _discard(self, item: Told | Fell | Written) -> None:
+        """Remove the file of an epoch that no row names: one whose answer was lost may have been named after all."""
+        if isinstance(item, Fell) or item.saved is None:
+            return
+        row = self.search.leases.row(item.key)
+        if row is None or row.checkpoint != str(item.saved.path):
+            remove(item.saved.path)
 
     def spoil(self, key: int, error: Exception) -> None:
         """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
@@ -74,7 +89,7 @@ class Members:
             if seen is not None and seen.lost + claim.lost >= MOST_LOST:
                 said = {"attempts": attempts(self._holders(claim), "lost")}
                 self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times", said)
-                _remove(None if seen.checkpoint is None else Path(seen.checkpoint))
+                remove(None if seen.checkpoint is None else Path(seen.checkpoint))
                 logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
                 return
             run = self._run_of(claim)
@@ -165,9 +180,7 @@ class Members:
         after = member if member.epoch == report.epoch else self._after(member, item)
         said = cost(after) if after.epochs == 1 else {}
         self.search.report(member.held, report.epoch, value, after_epoch(after, item), said)
-        if member.checkpoint != after.checkpoint:
-            _remove(member.checkpoint)  # the row names the new one now
-        self.held[item.key] = member = after
+        self.held[item.key] = member = self._named(member, after)
         if report.final:
             self._complete(member, item.weights, item.picture)
         elif value is not None and self._judge(member):
@@ -215,10 +228,10 @@ class Members:
 
     def _sweep(self, member: Member) -> None:
         """No row names a checkpoint of this trial any more, whoever wrote it."""
-        _remove(member.checkpoint)
+        remove(member.checkpoint)
         arm = self.search.arms[member.held.study_id].name
         for path in (self._place(arm, member.held.number)).glob("*/*epoch-*"):
-            _remove(path)
+            remove(path)
 
     def _place(self, arm: str, number: int) -> Path:
         return self.settings.runs / self.search.folder / arm / str(number)
@@ -255,11 +268,15 @@ class Members:
             return True
         return score < best if self.search.spec.objective.direction == "minimize" else score > best
 
-    def _keep_orphan(self, member: Member, item: Told | Fell) -> None:
+    def _keep_orphan(self, member: Member, item: Told | Fell | Written) -> None:
+        if isinstance(item, Written):
+            self._discard(item)
+            self.forget(item.key, "lost to another worker")
+            return
         row = self.search.leases.row(item.key)
         if row is not None and row.state == "finished" and row.token == member.held.token:
             # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
-            _discard(item)
+            self._discard(item)
             self.forget(item.key, None)
             return
         epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
@@ -281,18 +298,3 @@ class Members:
             except LeaseLost:
                 logger.warning("{}: lost to another worker", member.label)
             self.held.pop(key)
-
-
-def _discard(item: Told | Fell) -> None:
-    """Remove the file of an epoch that no row names."""
-    if isinstance(item, Told) and item.saved is not None:
-        _remove(item.saved.path)
-
-
-def _remove(path: Path | None) -> None:
-    """Remove a file that nobody needs; a disk that refuses keeps it."""
-    try:
-        if path is not None:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("{} stays on disk: {}", path, error.strerror)

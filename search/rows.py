@@ -3,18 +3,29 @@
 import json
 from typing import Any
 
-from search.events import Member, Told
+from search.events import Member, Told, Written
+from trainer.config import Replay
+from trainer.reports import Saved
 
 
 def after_epoch(member: Member, item: Told) -> dict[str, Any]:
     """What it says after an epoch; without a checkpoint, that of an earlier epoch stays with its figures."""
     if item.saved is None:
         return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
+    return _named(member, item.report.epoch, item.saved, item.replay)
+
+
+def after_writing(member: Member, item: Written) -> dict[str, Any]:
+    """What it says once the checkpoint of the member's last epoch is on disk."""
+    return _named(member, item.epoch, item.saved, item.replay)
+
+
+def _named(member: Member, epoch: int, saved: Saved, replay: Replay) -> dict[str, Any]:
     return dict(
-        epoch=item.report.epoch,
-        checkpoint=str(item.saved.path),
-        checkpoint_sha256=item.saved.sha256,
-        replay=json.dumps(item.replay),
+        epoch=epoch,
+        checkpoint=str(saved.path),
+        checkpoint_sha256=saved.sha256,
+        replay=json.dumps(replay),
         **figures(member),
     )
 

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -36,7 +37,7 @@ from search.storage import Opened, label_of, open_storage, patient
 from search.study import Search
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
-from trainer.reports import EpochReport, Failure, FailureKind, Measured, Resume, Saved
+from trainer.reports import EpochReport, Failure, FailureKind, Measured, Resume, Saved, Write
 from trainer.seeds import derive
 
 
@@ -134,10 +135,10 @@ class SimulatedStudents:
         self._stream_epoch += 1
         return reports
 
-    def save(self, key: int, path: Path) -> Saved:
-        """Write where a member stands."""
+    def snapshot(self, key: int) -> Write:
+        """Where a member stands."""
         run, epoch, _ = self._members[key]
-        return self._write(path, {"epoch": epoch, "seed": run.seed})
+        return partial(self._write, values={"epoch": epoch, "seed": run.seed})
 
     def export(self, key: int, path: Path) -> Saved:
         """Write what stands for the weights of a member."""

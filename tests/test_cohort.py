@@ -293,7 +293,7 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(cohort, runs, solo,
     train(cohort, 1)
     second = Cohort(Ranks("cpu"), slots=5, cache=tmp_path)
     for key, run in enumerate(runs):
-        saved = cohort.save(key, tmp_path / f"epoch-{key}.pt")
+        saved = cohort.snapshot(key)(tmp_path / f"epoch-{key}.pt")
         second.admit(key, run, Resume(saved.path, cohort.replay(key)))
     second.admit(6, runs[3])
     told = train(second, 2)
@@ -310,7 +310,7 @@ def test_a_run_that_jumps_in_the_stream_is_repeated_from_its_replay(cohort, runs
     train(cohort, 2)
     cohort.admit(0, run)
     first = train(cohort, 1)[0]
-    saved = cohort.save(0, tmp_path / "one.pt")
+    saved = cohort.snapshot(0)(tmp_path / "one.pt")
     cohort.dismiss(0)
     joins = cohort_replay = ((1, 2),)
     train(cohort, 2)
@@ -333,7 +333,7 @@ def test_a_restarted_cohort_goes_on_like_the_uninterrupted_one(tmp_path):
     train(whole, 2)
     whole.admit(1, late)
     train(whole, 1)
-    saved = {key: (whole.save(key, tmp_path / f"{key}.pt"), whole.replay(key)) for key in (0, 1)}
+    saved = {key: (whole.snapshot(key)(tmp_path / f"{key}.pt"), whole.replay(key)) for key in (0, 1)}
     restarted = Cohort(Ranks("cpu"), slots=3, cache=tmp_path)
     for key, run in ((1, late), (0, early)):
         restarted.admit(key, run, Resume(saved[key][0].path, saved[key][1]))
@@ -450,7 +450,7 @@ def test_a_checkpoint_gives_the_weights_to_start_from(cohort, teacher):
 def test_a_state_resumes_only_the_run_that_it_belongs_to(cohort, tmp_path, change, words):
     cohort.admit(0, make())
     cohort.epoch()
-    saved = cohort.save(0, tmp_path / "state.pt")
+    saved = cohort.snapshot(0)(tmp_path / "state.pt")
     cohort.admit(1, make(**change), Resume(saved.path, ((1, 0),)))
     assert words in cohort.epoch()[1].message
 

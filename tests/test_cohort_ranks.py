@@ -104,7 +104,7 @@ found["validation"] = {"told": told(cohort), "weights": weights(cohort, 0)}
 cohort = cohort_of(A)
 first = told(cohort, 1)
 if ranks.leads:
-    cohort.save(0, out / "state.pt")
+    cohort.snapshot(0)(out / "state.pt")
 ranks.share(None)
 cohort = Cohort(ranks, slots=2, cache=out / "cache")
 cohort.admit(0, A, Resume(out / "state.pt", ((1, 0),)))

@@ -222,7 +222,7 @@ def test_a_worker_that_is_asked_to_stop_while_the_database_is_away_ends_all_the_
 
     worker.at = {1: goes}
     close = worker.desk.close
-    monkeypatch.setattr(worker.desk, "close", lambda why: close(why, patience=1.0))
+    monkeypatch.setattr(worker.desk, "close", lambda why, _: close(why, patience=1.0))
     began = time.monotonic()
     worker.run()
     assert time.monotonic() - began < 15

@@ -287,7 +287,7 @@ def test_a_trial_that_goes_on_elsewhere_is_of_mixed_devices_and_keeps_its_costs(
     (report,) = students.epoch().values()
     assert isinstance(report, EpochReport)
     report = EpochReport(1, 0, report.scores, {}, {"student": 3.0, "data": 1.0}, final=False)
-    saved = students.save(key, tmp_path / "epoch-1.pt")
+    saved = students.snapshot(key)(tmp_path / "epoch-1.pt")
     one.members.store(Told(key, 1, report, saved, students.replay(key), None))
     assert json.loads(row_of(search, one.claim.held).environment) == cpu
     one.members.give_back("preempted")

@@ -114,9 +114,9 @@ def test_a_study_is_measured_and_its_largest_student_costs_more(tmp_path: Path, 
     assert found.student[0] < found.student[1]
     assert found.steps == 2
     assert found.data > 0
-    # Weights, gradients and two moments of Adam, and the weights once more in a checkpoint.
+    # Weights, gradients and two moments of Adam; on a CPU also the copy of which a checkpoint is written.
     assert found.member_bytes[1] > 10 * found.member_bytes[0]
-    assert found.checkpoint_bytes[1] > 0.8 * found.member_bytes[1]
+    assert 1.8 * found.checkpoint_bytes[1] < found.member_bytes[1] < 2.5 * found.checkpoint_bytes[1]
     assert found.free_bytes > 2**20
     slots = measured.slots(spec, cache=tmp_path, ranks=Ranks("cpu"))
     assert 1 <= slots.count <= 3

@@ -113,7 +113,7 @@ def test_the_numbers_are_the_same_whether_the_logits_were_there_or_not(teacher, 
     run = make(teacher, epochs=4)
     reports, whole = alone(run, tmp_path / "one")
     first, begun = alone(run, tmp_path / "two", 1)
-    saved = begun.save(0, tmp_path / "state.pt")
+    saved = begun.snapshot(0)(tmp_path / "state.pt")
     elsewhere = Cohort(Ranks("cpu"), slots=3, cache=tmp_path / "three")
     elsewhere.admit(0, run, Resume(saved.path, begun.replay(0)))
     elsewhere.admit(1, make(teacher, student={"name": "unet", "width": 6}))

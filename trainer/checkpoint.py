@@ -8,10 +8,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
@@ -46,16 +47,50 @@ class Weights:
         return json.loads(self.words[name]) if name in self.words else None
 
 
+class _Hashed:
+    """A file that is being written, and the sha256 of what went into it, so that neither needs a second copy of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.refused: OSError | None = None
+        """What the disk answered; torch hides it behind an error of its own."""
+
+    def write(self, content: bytes) -> int:
+        """Write all of it."""
+        self.sha256.update(content)
+        self.size += len(content)
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        """Torch asks for it; `_write_with` does it once, at the end."""
+
+
 def write(path: Path, content: bytes) -> Saved:
     """Put `content` at `path` so that a reader sees all of it or the file that was there before.
 
     Raises OSError where the disk refuses; then nothing has changed.
     """
+    return _write_with(path, lambda file: file.write(content))
+
+
+def _write_with(path: Path, fill_in: Callable[[_Hashed], object]) -> Saved:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            hashed = _Hashed(file)
+            try:
+                fill_in(hashed)
+            except RuntimeError:
+                if hashed.refused is None:
+                    raise
+                raise hashed.refused from None
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -67,14 +102,12 @@ def write(path: Path, content: bytes) -> Saved:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return Saved(path, hashlib.sha256(content).hexdigest(), len(content))
+    return Saved(path, hashed.sha256.hexdigest(), hashed.size)
 
 
 def save(path: Path, state: Mapping[str, Any]) -> Saved:
-    """Write a state of tensors, numbers, texts, lists and dicts, to be read by `load`."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    return write(path, buffer.getvalue())
+    """Write a state of tensors, numbers, texts, lists and dicts, to be read by `load`. Raises OSError like `write`."""
+    return _write_with(path, partial(torch.save, dict(state)))
 
 
 def load(path: Path, *, sha256: str | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from trainer.faults import Fault, fault
 from trainer.lockstep import Lockstep, Member
 from trainer.pictures import chosen
 from trainer.ranks import Ranks
-from trainer.reports import EpochReport, Failure, Measured, Resume, Saved
+from trainer.reports import EpochReport, Failure, Measured, Resume, Saved, Write
 from trainer.scores import POOLED, SCORES, Scores, validate
 from trainer.shelf import Counters, Shelf
 from trainer.stopwatch import Stopwatch
@@ -219,10 +220,11 @@ class Cohort:
         """The joins of a member so far: (own epoch, stream epoch) wherever it did not simply take the next epoch."""
         return self._members[key].replay
 
-    def save(self, key: int, path: Path) -> Saved:
-        """Write all of a member's state; the lead alone calls it, between epochs."""
+    def snapshot(self, key: int) -> Write:
+        """Copy all of a member's state, to be written at any time; the lead alone calls it, between epochs."""
         member = self._members[key]
-        return checkpoint.save(path, {**member.trained.state(), "replay": [list(join) for join in member.replay]})
+        state = {**member.trained.state(), "replay": [list(join) for join in member.replay]}
+        return partial(checkpoint.save, state=state)
 
     def export(self, key: int, path: Path) -> Saved:
         """Write the weights of a member's best epoch, with what a reader must know about them; the lead alone calls it.

@@ -47,7 +47,7 @@ def fit(
         if report is None:
             return
         if ranks.leads and save is not None:
-            cohort.save(ALONE, save)
+            cohort.snapshot(ALONE)(save)
         if ranks.leads and export is not None and report.scores is not None:
             cohort.export(ALONE, export)
         yield report

@@ -88,4 +88,4 @@ def unpack(vector: Tensor, tensors: list[Tensor]) -> None:
 
 def host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the host, each with a storage of its own."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

@@ -1,7 +1,7 @@
 """What a cohort says about its members. Free of torch: the search reads it, and the simulation makes it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -115,6 +115,10 @@ class Saved(NamedTuple):
     """Bytes."""
 
 
+Write = Callable[[Path], Saved]
+"""Writes what was copied before, in any thread: beside, fsynced, renamed. Raises OSError where the disk refuses."""
+
+
 class Stopped(Exception):
     """A wish to stop was agreed by all ranks in the middle of an epoch; the last whole epoch's checkpoints stand."""
 
@@ -123,7 +127,7 @@ class Students(Protocol):
     """Students that train side by side: `trainer.cohort.Cohort`, or the curves of `search simulate` in its place.
 
     `admit`, `dismiss` and `epoch` are called by all ranks of the group in the same order with the same arguments;
-    `save`, `export` and `picture` by the lead alone.
+    `snapshot`, `export` and `picture` by the lead alone.
     """
 
     def admit(self, key: int, run: RunConfig, resume: Resume | None = None) -> None:
@@ -138,8 +142,11 @@ class Students(Protocol):
     def replay(self, key: int) -> Replay:
         """The joins of a member so far."""
 
-    def save(self, key: int, path: Path) -> Saved:
-        """Write all of a member's state, its best weights too, so that it can be resumed: beside, fsynced, renamed."""
+    def snapshot(self, key: int) -> Write:
+        """Copy all of a member's state, its best weights too, so that it can be resumed from what is then written.
+
+        Several threads may copy members of their own at the same time.
+        """
 
     def export(self, key: int, path: Path) -> Saved:
         """Write the weights of a member's best epoch as safetensors."""

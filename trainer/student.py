@@ -251,7 +251,7 @@ class Student:
             "average": host(self.judged.state_dict()) if self._average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scale": self.scale.state.cpu().clone(),
+            "scale": self.scale.state.to("cpu", copy=True),
             "best": self.best,
         }
 

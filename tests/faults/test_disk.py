@@ -42,6 +42,16 @@ def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(tiny_disk: Disk) -> N
     assert sorted(each.name for each in disk.iterdir()) == ["epoch.pt", "filler"]
 
 
+def test_a_state_of_tensors_on_a_full_disk_is_refused_by_the_disk(tiny_disk: Disk) -> None:
+    """Torch hides the disk's answer behind an error of its own, which would be taken for a bug."""
+    import torch
+
+    disk = tiny_disk(256)
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(disk / "epoch.pt", {"weights": torch.zeros(1_000_000)})
+    assert list(disk.iterdir()) == []
+
+
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 def test_trials_go_on_while_no_checkpoint_can_be_written(
     join: Join, tmp_path: Path, tiny_disk: Disk, log: list[str], tools: SimpleNamespace, fault: str

@@ -1,0 +1,232 @@
+"""Checkpoints are written while the next epoch is trained: what waits for them, what does not, and what a row names."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search import lead as module
+from search.desk import Desk
+from search.events import Settings, Told, Written
+from search.fence import Owner
+from search.group import Alone
+from search.lead import run_group
+from search.members import Members
+from search.resuming import on_hand
+from search.simulate import Curves, SimulatedStudents
+from search.study import Search
+from search.writers import Writers
+from trainer.reports import EpochReport, Failure, Saved, Write
+
+STUDY = (Path(__file__).parent / "small.toml").read_text()
+OTHER = Owner("other", "there")
+EPOCHS = 4
+
+
+@pytest.fixture
+def search(sqlite_url: str, open_again: Callable[..., Search]) -> Search:
+    return open_again(sqlite_url, "writers", STUDY, "budget.trials=1")
+
+
+class Disk:
+    """Takes the checkpoint of an epoch only when it is told to, where `slow` names the epoch."""
+
+    def __init__(self, *slow: int) -> None:
+        self.slow = slow
+        self.asked: list[int] = []
+        self.on = threading.Event()
+
+    def through(self, write: Write) -> Write:
+        def wait(path: Path) -> Saved:
+            epoch = int(path.stem.partition("-")[2])
+            self.asked.append(epoch)
+            if epoch in self.slow:
+                assert self.on.wait(20)
+            return write(path)
+
+        return wait
+
+
+@dataclass
+class Worker:
+    """A worker but for its process; `before[n]` is called before the group's n-th epoch, from 1."""
+
+    search: Search
+    runs: Path
+    disk: Disk
+    before: Mapping[int, Callable[[], None]] = field(default_factory=dict)
+    group: Alone = field(default_factory=Alone)
+
+    def run(self) -> str:
+        settings = Settings(Owner("me", "here"), 1, self.runs, 1, {}, breach=lambda _: None, ttl=600.0)
+        self.desk = Desk(self.search, settings)
+        students = SimulatedStudents(Curves(), slots=1, metric="dice", epoch_seconds=0.0, fail_share=0.0)
+        train, snapshot = students.epoch, students.snapshot
+        trained = 0
+
+        def epoch() -> dict[int, EpochReport | Failure]:
+            nonlocal trained
+            trained += 1
+            self.before.get(trained, lambda: None)()
+            return train()
+
+        students.epoch = epoch  # type: ignore[method-assign]
+        students.snapshot = lambda key: self.disk.through(snapshot(key))  # type: ignore[method-assign]
+        return run_group(self.group, students, self.desk)
+
+
+def row(search: Search) -> Any:
+    (found,) = search.leases.of_studies(list(search.arms), finished=True)
+    return found
+
+
+def reports(search: Search) -> list[int]:
+    (trial,) = search.trials(search.spec.main)
+    return list(trial.intermediate_values)
+
+
+def files(runs: Path) -> list[str]:
+    return sorted(path.name for path in runs.rglob("*epoch-*"))
+
+
+def until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_epoch_is_reported_and_the_next_one_trained_while_a_checkpoint_is_written(search: Search, tmp_path: Path):
+    disk, found = Disk(2), []
+
+    def look() -> None:
+        until(lambda: row(search).epoch == 1 and disk.asked == [1, 2])
+        found.append((row(search).epoch, reports(search), files(tmp_path)))
+        disk.on.set()
+
+    Worker(search, tmp_path, disk, {3: look}).run()
+    # The row names what is on disk; the report of the epoch after it is there all the same.
+    assert found == [(1, [1, 2], ["epoch-1.pt"])]
+    assert (row(search).state, reports(search)) == ("finished", [1, 2, 3, 4])
+    assert files(tmp_path) == []
+
+
+def test_no_report_stands_more_than_one_epoch_above_its_checkpoint(search: Search, tmp_path: Path):
+    disk = Disk(1)
+    release = threading.Timer(0.4, disk.on.set)
+    before = {2: release.start, 3: lambda: found.append((disk.on.is_set(), disk.asked[:]))}
+    found: list[Any] = []
+    Worker(search, tmp_path, disk, before).run()
+    assert found[0][0], "the third epoch began while the first one's checkpoint was not on disk"
+    assert found[0][1][:2] == [1, 2]
+
+
+def test_who_is_asked_to_stop_waits_for_what_is_being_written(search: Search, tmp_path: Path):
+    disk = Disk(2)
+
+    def stop() -> None:
+        worker.group.ask_to_stop()
+        threading.Timer(0.3, disk.on.set).start()
+
+    worker = Worker(search, tmp_path, disk, {3: stop})
+    worker.run()
+    # The group of this test trains its third epoch, too: real ranks look at each step.
+    assert (row(search).state, row(search).epoch) == ("free", 3)
+    assert on_hand(row(search)) == 3
+
+
+def test_a_disk_that_hangs_holds_nobody_up_who_ends(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+):
+    monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
+    disk = Disk(3)
+    worker = Worker(search, tmp_path, disk, {3: lambda: worker.group.ask_to_stop()})
+    worker.run()
+    assert (row(search).state, row(search).epoch, on_hand(row(search))) == ("free", 2, 2)
+    assert [line for line in log if "epoch-3.pt is still being written" in line]
+    disk.on.set()
+
+
+def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(search: Search, tmp_path: Path):
+    class DeadError(Exception):
+        pass
+
+    def die() -> None:
+        until(lambda: reports(search) == [1, 2])
+        raise DeadError
+
+    with pytest.raises(DeadError):
+        Worker(search, tmp_path, Disk(2), {3: die}).run()
+    assert (row(search).epoch, reports(search)) == (1, [1, 2])
+    taken = search.leases.take(row(search), OTHER, resume_epoch=on_hand(row(search)), lost=True)
+    assert taken is not None
+    assert reports(search) == [1]
+
+
+@dataclass
+class Half:
+    """A member whose first epoch was told, and the checkpoint of it that is on disk and not named yet."""
+
+    members: Members
+    key: int
+    written: Written
+
+
+@pytest.fixture
+def told(search: Search, tmp_path: Path) -> Half:
+    settings = Settings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
+    members = Members(search, settings)
+    claim = search.claim(settings.owner, on_hand, [])
+    members.begin(claim)
+    key, token = claim.held.trial_id, claim.held.token
+    members.store(Told(key, token, EpochReport(1, 0, {"dice": 0.5}, {}, {}, False), None, ((1, 0),), None))
+    path = tmp_path / "epoch-1.pt"
+    path.write_bytes(b"state")
+    return Half(members, key, Written(key, token, 1, Saved(path, "0" * 64, 5), ((1, 0),)))
+
+
+def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: Search, told: Half):
+    assert (row(search).epoch, row(search).checkpoint) == (0, None)
+    told.members.store(told.written)
+    whole = search.leases.row(told.key)
+    assert (whole.epoch, whole.best_epoch, whole.best_score) == (1, 1, 0.5)
+    assert whole.checkpoint == str(told.written.saved.path)
+    told.members.store(told.written)  # the answer was lost: once more
+    assert told.written.saved.path.is_file()
+
+
+def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: Search, told: Half):
+    told.members.search.prune(told.members.held[told.key].held, {})
+    told.members.forget(told.key, None)
+    told.members.store(told.written)
+    assert not told.written.saved.path.exists()
+
+
+def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: Search, told: Half, log: list[str]):
+    assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
+    told.members.store(told.written)
+    assert not told.written.saved.path.exists()
+    assert [line for line in log if "lost to another worker" in line]
+    assert told.members.held == {}
+
+
+def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: Search, told: Half):
+    """The row was changed, the answer to it was lost, and before the next try another worker took the trial."""
+    told.members.store(told.written)
+    assert search.leases.take(row(search), OTHER, resume_epoch=1, lost=True) is not None
+    told.members.store(told.written)
+    assert told.written.saved.path.is_file()
+
+
+def test_an_error_that_is_no_matter_of_the_disk_is_raised():
+    def broken(_: Path) -> Saved:
+        raise RuntimeError("a bug in what writes")
+
+    writers = Writers()
+    writers.later(broken, Path("epoch-1.pt"), lambda _: None)
+    with pytest.raises(RuntimeError, match="a bug in what writes"):
+        writers.finish(lambda: None)
