@@ -39,15 +39,15 @@ class Drop:
 
 @dataclass(frozen=True)
 class Told:
-    """One epoch of one member, on its way to the database."""
+    """One epoch of one member, on its way to the database.
+
+    The trial goes on from the checkpoint of an earlier epoch, until this one's is `Written`.
+    """
 
     key: int
     token: int
     report: EpochReport
-    saved: Saved | None
-    """None while its checkpoint is not on disk: the one before stays the one to go on from, until one is `Written`."""
-    replay: tuple[tuple[int, int], ...]
-    weights: Path | None
+    weights: Saved | None = None
     """The best epoch's weights, with the last report."""
     picture: Path | None = None
     """Of the worst and median validation cases, with the last report, where one was drawn."""

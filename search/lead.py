@@ -5,11 +5,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
 
-from search import measures
 from search.beside import Beside
 from search.desk import CLOSING, Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told, Written
@@ -121,14 +121,15 @@ class Lead:
         """Hand an epoch to the database thread; its checkpoints are copied here and written while the next one runs.
 
         Those of the epoch before are on disk by then, so that no report stands more than one epoch above its
-        checkpoint. A last epoch is told when all of it is on disk.
+        checkpoint. A last epoch has weights in place of a checkpoint, and is told when they are on disk.
         """
         began = time.monotonic()
         whole = {key: report for key, report in reports.items() if isinstance(report, EpochReport)}
         self._writers.finish(self._group.pulse.beat)
         with ThreadPoolExecutor(COPIES, thread_name_prefix="copy") as pool:
-            writes = dict(zip(whole, pool.map(self._students.snapshot, whole), strict=True))
-        ends = {key: self._writers.start(writes[key], self._path(key, r)) for key, r in whole.items() if r.final}
+            goes_on = [key for key, report in whole.items() if not report.final]
+            writes = dict(zip(goes_on, pool.map(self._students.snapshot, goes_on), strict=True))
+        ends = {key: self._export(key) for key, report in whole.items() if report.final}
         wait(ends.values())
         beside = self._beside.shares(time.monotonic() - began, len(whole))
         self._beside.anew()
@@ -143,35 +144,26 @@ class Lead:
                 self._trained(key, report, writes[key], beside)
             self._group.pulse.beat()
 
-    def _path(self, key: int, report: EpochReport) -> Path:
-        return self._training[key].folder / f"epoch-{report.epoch}.pt"
+    def _export(self, key: int) -> "Future[Saved]":
+        return self._writers.start(partial(self._students.export, key), self._training[key].folder / WEIGHTS)
 
     def _trained(self, key: int, report: EpochReport, write: Write, beside: Mapping[str, float]) -> None:
-        token, replay = self._training[key].token, self._students.replay(key)
-        self.desk.tell(Told(key, token, report, None, replay, None, None, beside))
+        begin, replay = self._training[key], self._students.replay(key)
+        self.desk.tell(Told(key, begin.token, report, beside=beside))
 
         def named(saved: Saved) -> None:
-            self.desk.tell(Written(key, token, report.epoch, saved, replay))
+            self.desk.tell(Written(key, begin.token, report.epoch, saved, replay))
 
-        self._writers.later(write, self._path(key, report), named)
+        self._writers.later(write, begin.folder / f"epoch-{report.epoch}.pt", named)
 
     def _ended(self, key: int, report: EpochReport, end: "Future[Saved]", beside: Mapping[str, float]) -> None:
-        """The last epoch: its weights are on disk before it is told, whatever the disk says meanwhile."""
-        folder = self._training[key].folder
-        saved = self._writers.saved(end, self._path(key, report))
-        try:
-            weights = None if saved is None else self._students.export(key, folder / WEIGHTS).path
-            if saved is not None and report.measured is not None:
-                measures.keep(folder, report.measured)
-        except OSError as error:
-            self._writers.refused(error, folder)
-            saved = None
-        if saved is None:
+        """The last epoch: its weights are on disk before it is told."""
+        weights = self._writers.saved(end, self._training[key].folder / WEIGHTS)
+        if weights is None:
             self._owed[key] = report
             return
         picture = self._picture(key) if self.desk.settings.draws else None
-        token, replay = self._training[key].token, self._students.replay(key)
-        self.desk.tell(Told(key, token, report, saved, replay, weights, picture, beside))
+        self.desk.tell(Told(key, self._training[key].token, report, weights, picture, beside))
         self._training.pop(key)
         self._over.append(key)
 
@@ -188,7 +180,7 @@ class Lead:
         """Write what the disk refused before."""
         owed, self._owed = self._owed, {}
         for key, report in owed.items():
-            self._ended(key, report, self._writers.start(self._students.snapshot(key), self._path(key, report)), {})
+            self._ended(key, report, self._export(key), {})
             self._group.pulse.beat()
 
     def close(self, why: str) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 from loguru import logger
 
-from search import away, foreseen, measures, version
+from search import away, foreseen, version
 from search.board.attributes import Attempt, attempts
 from search.board.pictured import cost, ending, upload
-from search.events import PICTURE, WEIGHTS, Begin, Drop, Fell, Member, Settings, Told, Written
+from search.events import Begin, Drop, Fell, Member, Settings, Told, Written
+from search.evidence import rows_of
 from search.fence import LeaseLost
 from search.resuming import resume_of
-from search.rows import after_epoch, after_writing, figures
+from search.rows import after_writing, at_end, spent
 from search.study import Claim, Search
 from search.writers import remove
 from trainer.config import RunConfig
@@ -48,25 +49,20 @@ class Members:
         try:
             if isinstance(item, Written):
                 self.search.leases.change(member.held, after_writing(member, item))
-                self.held[item.key] = self._named(member, replace(member, checkpoint=item.saved.path))
+                if member.checkpoint != item.saved.path:
+                    remove(member.checkpoint)  # the row names the new one now
+                self.held[item.key] = replace(member, checkpoint=item.saved.path)
             else:
                 self._store(member, item)
         except LeaseLost:
             self._keep_orphan(member, item)
 
-    def _named(self, before: Member, after: Member) -> Member:
-        """The row names a member's new checkpoint now, if there is one, so that nobody needs the former."""
-        if before.checkpoint != after.checkpoint:
-            remove(before.checkpoint)
-        return after
-
     def _discard(self, item: Told | Fell | Written) -> None:
         """Remove the file of an epoch that no row names: one whose answer was lost may have been named after all."""
-        if isinstance(item, Fell) or item.saved is None:
-            return
-        row = self.search.leases.row(item.key)
-        if row is None or row.checkpoint != str(item.saved.path):
-            remove(item.saved.path)
+        if isinstance(item, Written):
+            row = self.search.leases.row(item.key)
+            if row is None or row.checkpoint != str(item.saved.path):
+                remove(item.saved.path)
 
     def spoil(self, key: int, error: Exception) -> None:
         """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
@@ -100,16 +96,7 @@ class Members:
             if seen is not None and seen.run is not None:
                 resume = resume_of(seen, claim.resume_epoch)
                 member = self._as_stored(member, resume)
-                if resume is not None and resume.checkpoint is not None and seen.epoch >= run.epochs:
-                    # Its holder vanished between the last report and the end: nothing is left to train.
-                    folder = resume.checkpoint.parent
-                    picture = folder / PICTURE
-                    self._complete(member, folder / WEIGHTS, picture if picture.is_file() else None)
-                    return
         except LeaseLost:
-            return
-        except measures.Unreadable as error:
-            self.search.fail(held, FailureKind.STORAGE.value, str(error))
             return
         self.held[held.trial_id] = member
         folder = self._place(claim.arm.name, held.number) / str(held.token)
@@ -179,27 +166,26 @@ class Members:
         # Where the finish below fails and all is tried again, the epoch is in the sums already.
         after = member if member.epoch == report.epoch else self._after(member, item)
         said = cost(after) if after.epochs == 1 else {}
-        self.search.report(member.held, report.epoch, value, after_epoch(after, item), said)
-        self.held[item.key] = member = self._named(member, after)
+        self.search.report(member.held, report.epoch, value, spent(after), said)
+        self.held[item.key] = member = after
         if report.final:
-            self._complete(member, item.weights, item.picture)
+            self._complete(member, item)
         elif value is not None and self._judge(member):
-            last = {**figures(member), "epoch": report.epoch, "checkpoint": None}
-            self.search.prune(member.held, last, ending(member, "pruned"))
+            self.search.prune(member.held, at_end(member), ending(member, "pruned"))
             self._sweep(member)
             logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
             self.forget(item.key, None)
 
-    def _complete(self, member: Member, weights: Path | None, picture: Path | None) -> None:
+    def _complete(self, member: Member, item: Told) -> None:
         key = member.held.trial_id
-        member = upload(self.search, self.settings, member, picture)
-        if key in self.held:
-            self.held[key] = member
+        self.held[key] = member = upload(self.search, self.settings, member, item.picture)
         best = member.best_score if member.best_score is not None else math.nan
-        changes = {"weights": str(weights), "weights_sha256": measures.sha256_of(weights), "checkpoint": None}
+        changes = at_end(member)
+        if item.weights is not None:
+            changes |= {"weights": str(item.weights.path), "weights_sha256": item.weights.sha256}
         found: list[dict[str, Any]] = []
-        if self.search.arms[member.held.study_id].planned and weights is not None:
-            found = measures.kept(weights.parent, self.search.folder, key)
+        if self.search.arms[member.held.study_id].planned and item.report.measured is not None:
+            found = rows_of(self.search.folder, key, [each.to_json() for each in item.report.measured])
         self.search.complete(member.held, best, changes, ending(member, "finished"), found)
         self._sweep(member)
         metric = self.search.spec.objective.metric
@@ -227,11 +213,15 @@ class Members:
         return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in tries)
 
     def _sweep(self, member: Member) -> None:
-        """No row names a checkpoint of this trial any more, whoever wrote it."""
+        """No row names a checkpoint of this trial any more, whoever wrote it.
+
+        What this worker is still writing comes as `Written`, of a trial that is over.
+        """
         remove(member.checkpoint)
         arm = self.search.arms[member.held.study_id].name
         for path in (self._place(arm, member.held.number)).glob("*/*epoch-*"):
-            remove(path)
+            if path.parent.name != str(member.held.token):
+                remove(path)
 
     def _place(self, arm: str, number: int) -> Path:
         return self.settings.runs / self.search.folder / arm / str(number)
@@ -253,8 +243,7 @@ class Members:
         parts = {**report.seconds, **item.beside}
         seconds = {**member.seconds, **{part: member.seconds.get(part, 0.0) + spent for part, spent in parts.items()}}
         gpu_seconds = member.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks
-        checkpoint = member.checkpoint if item.saved is None else item.saved.path
-        after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds, checkpoint=checkpoint)
+        after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds)
         here = {**member.here, **{part: member.here.get(part, 0.0) + spent for part, spent in parts.items()}}
         passes = None if report.passes is None else (member.passes or 0.0) + report.passes
         after = replace(after, here=here, epochs=member.epochs + 1, passes=passes, shares=report.shares)

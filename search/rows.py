@@ -3,38 +3,34 @@
 import json
 from typing import Any
 
-from search.events import Member, Told, Written
-from trainer.config import Replay
-from trainer.reports import Saved
+from search.events import Member, Written
 
 
-def after_epoch(member: Member, item: Told) -> dict[str, Any]:
-    """What it says after an epoch; without a checkpoint, that of an earlier epoch stays with its figures."""
-    if item.saved is None:
-        return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
-    return _named(member, item.report.epoch, item.saved, item.replay)
+def spent(member: Member) -> dict[str, Any]:
+    """What the trial cost so far; that grows whether or not a checkpoint is written."""
+    return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
 
 
 def after_writing(member: Member, item: Written) -> dict[str, Any]:
-    """What it says once the checkpoint of the member's last epoch is on disk."""
-    return _named(member, item.epoch, item.saved, item.replay)
-
-
-def _named(member: Member, epoch: int, saved: Saved, replay: Replay) -> dict[str, Any]:
+    """What it says once the checkpoint of the member's newest epoch is on disk."""
     return dict(
-        epoch=epoch,
-        checkpoint=str(saved.path),
-        checkpoint_sha256=saved.sha256,
-        replay=json.dumps(replay),
+        epoch=item.epoch,
+        checkpoint=str(item.saved.path),
+        checkpoint_sha256=item.saved.sha256,
+        replay=json.dumps(item.replay),
         **figures(member),
     )
+
+
+def at_end(member: Member) -> dict[str, Any]:
+    """What it says when nothing is left to train: no checkpoint."""
+    return dict(epoch=member.epoch, checkpoint=None, **figures(member))
 
 
 def figures(member: Member) -> dict[str, Any]:
     """What the trial cost and reached so far."""
     return dict(
-        seconds=json.dumps(member.seconds, sort_keys=True),
-        gpu_seconds=member.gpu_seconds,
+        **spent(member),
         best_epoch=member.best_epoch,
         best_score=member.best_score,
         scores=json.dumps(dict(member.scores), allow_nan=False, sort_keys=True),

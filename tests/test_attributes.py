@@ -24,13 +24,12 @@ from search.board.artifacts import Artifacts
 from search.board.attributes import Attempt, Judged, attempts, failure, plain, teller
 from search.close import close
 from search.desk import Desk
-from search.events import Fell, Settings, Told
+from search.events import Fell, Settings, Told, Written
 from search.fence import Owner
 from search.group import Alone
 from search.lead import run_group
 from search.limits import costs
 from search.members import Members
-from search.resuming import on_hand
 from search.study import Claim, Search
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
@@ -103,7 +102,9 @@ class Held:
         scores = {"dice": 0.5 + epoch / 100, "iou": 0.4}
         report = EpochReport(epoch, epoch - 1, scores, {}, {"student": 1.5, "data": 0.5}, final)
         saved = Saved(path, hashlib.sha256(b"weights").hexdigest(), 7)
-        self.members.store(Told(self.key, token, report, saved, ((1, 0),), folder / "best" if final else None))
+        self.members.store(Told(self.key, token, report, saved if final else None))
+        if not final:
+            self.members.store(Written(self.key, token, epoch, saved, ((1, 0),)))
 
     def fall(self, kind: FailureKind, message: str, detail: str = "") -> None:
         self.members.store(Fell(self.key, self.claim.held.token, Failure(kind, message, 3, detail)))
@@ -272,22 +273,6 @@ def test_plain_text_holds_no_line_break_and_no_password() -> None:
     assert plain("a\n b\x00c\u202e postgresql+psycopg2://u:p@ss@h/d") == "a b?c? postgresql+psycopg2://...@h/d"
 
 
-def test_a_trial_that_was_told_its_last_epoch_and_left_is_ended_by_who_takes_it(join: Join, tmp_path: Path) -> None:
-    """Its holder vanished between the last report and the end: nothing is trained again."""
-    search = join("budget.trials=1")
-    one = begun(search, tmp_path)
-    one.tell(4)  # not final: as the database stands after the report of a last epoch, before the end
-    others = join("budget.trials=1")
-    stale = [r for r in others.leases.of_studies(list(others.arms)) if r.trial_id == one.key]
-    claim = others.claim(OTHER, on_hand, stale)
-    members = Members(others, settings(tmp_path, OTHER))
-    members.begin(claim)
-    assert members.held == {}
-    assert members.inbox.empty()
-    assert (one.trial.state.name, one.trial.value) == ("COMPLETE", 0.54)
-    assert one.said["attempts"] == "2: here (lost), there from epoch 5 (finished)"
-
-
 # ---- pictures
 
 
@@ -395,9 +380,9 @@ def test_a_picture_that_a_careless_worker_sends_is_not_kept_while_images_are_off
     one = begun(search, tmp_path, artifacts=Artifacts(folder, search.opened.storage), images=False)
     picture = tmp_path / "private.png"
     picture.write_bytes(b"private")
-    saved = Saved(tmp_path / "epoch-4.pt", "0" * 64, 7)
+    weights = Saved(tmp_path / "best", "0" * 64, 7)
     report = EpochReport(4, 3, {"dice": 0.5}, {}, {}, True)
-    one.members.store(Told(one.key, one.claim.held.token, report, saved, (), None, picture))
+    one.members.store(Told(one.key, one.claim.held.token, report, weights, picture))
     assert one.trial.state.name == "COMPLETE"
     assert files_of(search, one.trial) == []
     assert list(folder.iterdir()) == []

@@ -21,15 +21,13 @@ from search.confirm_data import checked, specification
 from search.confirm_plan import Plan, confirmations, is_confirmation, made, plan_of
 from search.confirmed import confirmed
 from search.desk import Desk
-from search.events import Begin, Settings
+from search.events import Settings
 from search.evidence import Evidence
 from search.fence import LeaseLost, Owner
 from search.group import Alone
 from search.joining import open_search
-from search.lead import Lead, run_group
-from search.measures import FILE
-from search.members import Members
-from search.resuming import on_hand
+from search.lead import run_group
+from search.leases import Held
 from search.sections import Dashboard
 from search.simulate import Curves, SimulatedStudents, plateau, simulated_identity
 from search.spec import load
@@ -271,10 +269,6 @@ class Vanished(BaseException):
     """The worker is gone."""
 
 
-def vanish(*_: object) -> None:
-    raise Vanished
-
-
 def test_a_worker_that_lost_its_trial_leaves_no_findings(ended: Search, sqlite_url: str):
     plan = plan_for(ended)
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
@@ -288,38 +282,32 @@ def test_a_worker_that_lost_its_trial_leaves_no_findings(ended: Search, sqlite_u
     assert Evidence(ended.opened.engine).has(search.folder, claim.held.trial_id)
 
 
-def test_who_adopts_a_trial_after_its_last_epoch_finds_its_findings_beside_the_weights(
+def test_a_trial_whose_worker_vanished_before_its_end_was_stored_is_examined_again_and_counts_once(
     ended: Search, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The holder vanished between the last report and the end: nothing is trained or examined again."""
+    """Between the last report and the end: its last epoch is trained again, from the checkpoint of the one before."""
     plan = plan_for(ended)
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
-    settings = Settings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None)
-    students = SimulatedStudents(Curves(), slots=1, metric="dice", epoch_seconds=0.0, fail_share=0.0)
-    students.measure = measured
-    desk = Desk(search, settings)
-    lead, members = Lead(desk, students, Alone()), desk._members
-    members.begin(search.claim(settings.owner, lambda _: 0, []))
-    begin = members.inbox.get()
-    assert isinstance(begin, Begin)
-    lead._training[begin.key] = begin
-    students.admit(begin.key, begin.run)
-    for _ in range(begin.run.epochs):
-        lead.take(students.epoch())
+    finish, begun = search.complete, []
+
+    def vanish(held: Held, *_: Any) -> None:
+        monkeypatch.setattr(search, "complete", finish)
+        begun.append((held, search.leases.row(held.trial_id)))
+        raise Vanished
+
     monkeypatch.setattr(search, "complete", vanish)
-    *before, last = desk._outbox
-    for item in before:
-        members.store(item)
-    with pytest.raises(Vanished):
-        members.store(last)
-    assert (begin.folder / FILE).is_file()
-    monkeypatch.undo()
-    heir = Members(search, replace(settings, owner=Owner("heir", "here")))
-    (claim,) = search.retake(settings.owner, on_hand)
-    heir.begin(claim)
-    assert (search.leases.row(begin.key).state, heir.held) == ("finished", {})
-    found = Evidence(ended.opened.engine).findings(search.folder)[begin.key]
-    assert [each.to_json() for each in found] == [each.to_json() for each in measured(begin.run)[::-1]]
+    with pytest.raises(RuntimeError, match="the database thread ended"):
+        train(search, tmp_path)
+    ((held, row),) = begun
+    run = RunConfig.model_validate_json(row.run)
+    assert row.epoch == run.epochs - 1
+    assert not Evidence(ended.opened.engine).has(search.folder, held.trial_id)
+    train(search, tmp_path)  # the same owner takes back what it held
+    assert search.leases.row(held.trial_id).state == "finished"
+    tries = [a for a in search.leases.attempts_of([held.study_id]) if a.trial_id == held.trial_id]
+    assert [(a.first_epoch, a.why) for a in tries] == [(1, "restarted"), (run.epochs, "finished")]
+    found = Evidence(ended.opened.engine).findings(search.folder)[held.trial_id]
+    assert [each.to_json() for each in found] == [each.to_json() for each in measured(run)[::-1]]
 
 
 # ---- refusals

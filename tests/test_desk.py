@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from search.beside import Beside
 from search.desk import Desk
-from search.events import Settings, Told
+from search.events import Settings, Told, Written
 from search.fence import Owner
 from search.group import Alone
 from search.lead import run_group
@@ -276,9 +276,10 @@ class Member:
         path = folder / f"epoch-{epoch}.pt"
         path.write_text("weights")
         report = EpochReport(epoch, epoch - 1, {"dice": 0.5 + epoch / 100}, {}, {"student": 1.0}, final)
-        self.members.store(
-            Told(key, token, report, Saved(path, "0" * 64, 7), ((1, 0),), folder / "best" if final else None)
-        )
+        saved = Saved(path, "0" * 64, 7)
+        self.members.store(Told(key, token, report, saved if final else None))
+        if not final:
+            self.members.store(Written(key, token, epoch, saved, ((1, 0),)))
 
 
 def member(search: Search, tmp_path: Path) -> Member:

@@ -11,7 +11,7 @@ from optuna.exceptions import StorageInternalError
 
 from search.board.scribe import Scribe
 from search.desk import Desk
-from search.events import Settings, Told
+from search.events import Settings, Told, Written
 from search.fence import Owner, Refused
 from search.schema import leases, orphans
 from search.storage import creation_lock
@@ -38,13 +38,14 @@ def desk(join: Join, tmp_path: Path) -> Desk:
     return desk
 
 
-def told(desk: Desk, folder: Path, epoch: int) -> Told:
-    """A report of the trial that the desk holds, with its checkpoint on disk."""
+def told(desk: Desk, folder: Path, epoch: int) -> tuple[Told, Written]:
+    """A report of the trial that the desk holds, and its checkpoint on disk."""
     ((key, member),) = desk._members.held.items()
     path = folder / f"epoch-{epoch}.pt"
     path.write_text("weights")
     report = EpochReport(epoch, epoch - 1, {"dice": 0.5}, {}, {"student": 1.0}, False)
-    return Told(key, member.held.token, report, Saved(path, "0" * 64, 7), ((1, 0),), None)
+    token = member.held.token
+    return Told(key, token, report), Written(key, token, epoch, Saved(path, "0" * 64, 7), ((1, 0),))
 
 
 def steal(search: Search) -> None:
@@ -54,7 +55,8 @@ def steal(search: Search) -> None:
 
 
 def test_reports_that_waited_for_the_database_are_kept_when_the_trial_was_adopted_meanwhile(desk, join, tmp_path):
-    desk.tell(told(desk, tmp_path, 1))
+    for item in told(desk, tmp_path, 1):
+        desk.tell(item)
     steal(join())
     desk._away(sa.exc.OperationalError("SELECT", None, Exception("gone")))
     desk._flush()
@@ -65,7 +67,8 @@ def test_reports_that_waited_for_the_database_are_kept_when_the_trial_was_adopte
 
 def test_a_file_that_the_row_names_stays_though_its_member_is_gone(desk, join, tmp_path):
     """The report's answer was lost: the adopter resumes from the very file."""
-    item = told(desk, tmp_path, 1)
+    report, item = told(desk, tmp_path, 1)
+    desk.tell(report)
     desk.tell(item)
     desk._flush()
     steal(join())
@@ -129,7 +132,8 @@ def test_what_fails_under_the_creation_lock_is_not_taken_for_the_lock(database_u
 def test_a_report_that_the_database_never_takes_costs_its_trial_alone(desk, tmp_path, monkeypatch, log):
     """It was waited for as if the database were away, for ever, and everything behind it, too."""
     ((key, _),) = desk._members.held.items()
-    desk.tell(told(desk, tmp_path, 1))
+    for item in told(desk, tmp_path, 1):
+        desk.tell(item)
 
     def refuse(*_: object) -> None:
         raise StorageInternalError("An exception is raised during the commit.") from sa.exc.DataError(

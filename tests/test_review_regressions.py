@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.desk import Desk
-from search.events import Settings, Told
+from search.events import Settings, Told, Written
 from search.fence import LeaseLost, Owner, Refused
 from search.leases import Seen
 from search.members import Members
@@ -117,7 +117,8 @@ def test_a_checkpoint_is_judged_once(sqlite_url: str, open_again: Open, tmp_path
     members.begin(claim)
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
     saved = Saved(tmp_path / "one.pt", "0" * 64, 7)
-    members.store(Told(claim.held.trial_id, 1, report, saved, ((1, 0),), None))
+    members.store(Told(claim.held.trial_id, 1, report))
+    members.store(Written(claim.held.trial_id, 1, 1, saved, ((1, 0),)))
     looks: list[Seen] = []
 
     def vanishes_behind(row: Seen) -> int:
@@ -211,7 +212,8 @@ def test_a_disk_that_fails_is_no_reason_to_begin_anew(sqlite_url: str, open_agai
     with pytest.raises(OSError, match="Input/output error"):
         broken.read_bytes()
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
-    members.store(Told(claim.held.trial_id, 1, report, Saved(broken, "0" * 64, 7), ((1, 0),), None))
+    members.store(Told(claim.held.trial_id, 1, report))
+    members.store(Written(claim.held.trial_id, 1, 1, Saved(broken, "0" * 64, 7), ((1, 0),)))
     (row,) = search.leases.of_studies(list(search.arms))
     assert on_hand(row) == 1
     assert any("Input/output error" in line for line in log)
@@ -233,7 +235,8 @@ def test_who_works_for_a_deleted_study_writes_nothing_into_its_successor(
     assert (held.trial_id, held.token, list(new.arms)) == (key, member.held.token, list(old.arms))  # the same ids
     assert new.search_id != old.search_id
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
-    desk.tell(Told(key, member.held.token, report, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),), None))
+    desk.tell(Told(key, member.held.token, report))
+    desk.tell(Written(key, member.held.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
     desk._flush()
     row = new.leases.row(held.trial_id)
     assert row is not None

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from search.arms import Arm
 from search.desk import Desk
-from search.events import Begin, Drop, Fell, Settings, Told
+from search.events import Begin, Drop, Fell, Settings, Told, Written
 from search.fence import Owner
 from search.group import Alone
 from search.lead import Lead, run_group
@@ -100,7 +100,8 @@ class Member:
         path.write_text("weights")
         report = EpochReport(epoch, epoch - 1, {"dice": 0.5 + epoch / 100}, {}, {"student": 1.0}, final=False)
         digest = "9cba9e5ab0b1b0c4d1ee8f2a2d4e5e20"  # of other bytes: nobody can go on from this file
-        self.members.store(Told(held.trial_id, held.token, report, Saved(path, digest, 7), ((1, 0),), None))
+        self.members.store(Told(held.trial_id, held.token, report))
+        self.members.store(Written(held.trial_id, held.token, epoch, Saved(path, digest, 7), ((1, 0),)))
         return path
 
 
@@ -288,7 +289,8 @@ def test_a_trial_that_goes_on_elsewhere_is_of_mixed_devices_and_keeps_its_costs(
     assert isinstance(report, EpochReport)
     report = EpochReport(1, 0, report.scores, {}, {"student": 3.0, "data": 1.0}, final=False)
     saved = students.snapshot(key)(tmp_path / "epoch-1.pt")
-    one.members.store(Told(key, 1, report, saved, students.replay(key), None))
+    one.members.store(Told(key, 1, report))
+    one.members.store(Written(key, 1, 1, saved, students.replay(key)))
     assert json.loads(row_of(search, one.claim.held).environment) == cpu
     one.members.give_back("preempted")
     for environment, owner in ((gpu, OTHER), (cpu, ME)):

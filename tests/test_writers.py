@@ -167,6 +167,31 @@ def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(
     assert reports(search) == [1]
 
 
+def test_the_checkpoint_of_a_trial_that_is_pruned_meanwhile_is_removed_when_it_is_written(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+):
+    disk = Disk(2)
+    monkeypatch.setattr(search, "pruned", lambda held: reports(search) == [1, 2])
+    found: list[str] = []
+
+    def wait(path: Path) -> None:
+        found.extend(files(path))
+        disk.on.set()
+
+    sweep = Members._sweep
+
+    def swept(members: Members, member: Any) -> None:
+        sweep(members, member)
+        threading.Timer(0.2, wait, (tmp_path,)).start()
+
+    monkeypatch.setattr(Members, "_sweep", swept)
+    Worker(search, tmp_path, disk).run()
+    assert row(search).state == "finished"
+    assert (found, files(tmp_path)) == ([], [])
+    assert disk.asked == [1, 2]
+    assert [line for line in log if line.startswith("disk:")] == []
+
+
 @dataclass
 class Half:
     """A member whose first epoch was told, and the checkpoint of it that is on disk and not named yet."""
@@ -183,7 +208,7 @@ def told(search: Search, tmp_path: Path) -> Half:
     claim = search.claim(settings.owner, on_hand, [])
     members.begin(claim)
     key, token = claim.held.trial_id, claim.held.token
-    members.store(Told(key, token, EpochReport(1, 0, {"dice": 0.5}, {}, {}, False), None, ((1, 0),), None))
+    members.store(Told(key, token, EpochReport(1, 0, {"dice": 0.5}, {}, {}, False)))
     path = tmp_path / "epoch-1.pt"
     path.write_bytes(b"state")
     return Half(members, key, Written(key, token, 1, Saved(path, "0" * 64, 5), ((1, 0),)))
