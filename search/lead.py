@@ -83,6 +83,7 @@ class Lead:
                 begins.append(event)
             elif self._training.pop(event.key, None) is not None:
                 self._owed.pop(event.key, None)
+                self._writers.forget(event.key)
                 dismiss.append(event.key)
             else:
                 begins = [begin for begin in begins if begin.key != event.key]
@@ -114,6 +115,8 @@ class Lead:
     def admitted(self, failures: dict[int, Failure]) -> None:
         """The epoch begins; some members could not: build or resume failed on a rank."""
         self._beside.training()
+        # Not before: what reports and verdicts are waited for should share no core and no disk with the writing.
+        self._writers.go()
         for key, failure in failures.items():
             self._fell(key, failure)
 
@@ -154,7 +157,7 @@ class Lead:
         def named(saved: Saved) -> None:
             self.desk.tell(Written(key, begin.token, report.epoch, saved, replay))
 
-        self._writers.later(write, begin.folder / f"epoch-{report.epoch}.pt", named)
+        self._writers.later(key, write, begin.folder / f"epoch-{report.epoch}.pt", named)
 
     def _ended(self, key: int, report: EpochReport, end: "Future[Saved]", beside: Mapping[str, float]) -> None:
         """The last epoch: its weights are on disk before it is told."""

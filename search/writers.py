@@ -19,6 +19,7 @@ class Writers:
     """The lead's. A disk that is full or read-only costs no trial: what stood stands, and each epoch tries again."""
 
     def __init__(self) -> None:
+        self._waiting: dict[int, tuple[Write, Path, Callable[[Saved], None]]] = {}
         self._under_way: list[tuple[Path, Future[Saved]]] = []
         self._turns = threading.Semaphore(AT_ONCE)
         self._refused = False
@@ -32,15 +33,26 @@ class Writers:
         ).start()
         return future
 
-    def later(self, write: Write, path: Path, named: Callable[[Saved], None]) -> None:
-        """Like `start`, for `finish` to wait for."""
-        self._under_way.append((path, self.start(write, path, named)))
+    def later(self, key: int, write: Write, path: Path, named: Callable[[Saved], None]) -> None:
+        """Like `start`, once `go` is called, and for `finish` to wait for. key: of the member."""
+        self._waiting[key] = (write, path, named)
+
+    def forget(self, key: int) -> None:
+        """Nobody needs what was to be written later of a member."""
+        self._waiting.pop(key, None)
+
+    def go(self) -> None:
+        """Begin what was to be written later."""
+        for write, path, named in self._waiting.values():
+            self._under_way.append((path, self.start(write, path, named)))
+        self._waiting.clear()
 
     def finish(self, beat: Callable[[], None], patience: float | None = None) -> None:
-        """Wait until all that was begun is on disk or refused, for at most `patience` seconds.
+        """Wait until all that was to be written is on disk or refused, for at most `patience` seconds.
 
         Raises what is no matter of the disk.
         """
+        self.go()
         end = None if patience is None else time.monotonic() + patience
         while self._under_way:
             path, future = self._under_way[0]

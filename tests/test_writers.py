@@ -159,19 +159,33 @@ def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(
         until(lambda: reports(search) == [1, 2])
         raise DeadError
 
+    worker = Worker(search, tmp_path, Disk(2), {3: die})
     with pytest.raises(DeadError):
-        Worker(search, tmp_path, Disk(2), {3: die}).run()
+        worker.run()
     assert (row(search).epoch, reports(search)) == (1, [1, 2])
     taken = search.leases.take(row(search), OTHER, resume_epoch=on_hand(row(search)), lost=True)
     assert taken is not None
     assert reports(search) == [1]
+    worker.disk.on.set()
+    worker.desk.close("the test is over")
 
 
-def test_the_checkpoint_of_a_trial_that_is_pruned_meanwhile_is_removed_when_it_is_written(
+def test_no_checkpoint_is_written_of_a_trial_that_its_report_ends(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(search, "pruned", lambda held: reports(search) == [1, 2])
+    disk = Disk()
+    Worker(search, tmp_path, disk).run()
+    assert (row(search).state, disk.asked, files(tmp_path)) == ("finished", [1], [])
+
+
+def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
+    """The verdict came late, so that the next epoch had begun."""
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
     disk = Disk(2)
-    monkeypatch.setattr(search, "pruned", lambda held: reports(search) == [1, 2])
+    monkeypatch.setattr(search, "pruned", lambda held: disk.asked == [1, 2])
     found: list[str] = []
 
     def wait(path: Path) -> None:
@@ -188,7 +202,7 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_meanwhile_is_removed_when_it_i
     Worker(search, tmp_path, disk).run()
     assert row(search).state == "finished"
     assert (found, files(tmp_path)) == ([], [])
-    assert disk.asked == [1, 2]
+    assert disk.asked[:2] == [1, 2]
     assert [line for line in log if line.startswith("disk:")] == []
 
 
@@ -252,6 +266,6 @@ def test_an_error_that_is_no_matter_of_the_disk_is_raised():
         raise RuntimeError("a bug in what writes")
 
     writers = Writers()
-    writers.later(broken, Path("epoch-1.pt"), lambda _: None)
+    writers.later(1, broken, Path("epoch-1.pt"), lambda _: None)
     with pytest.raises(RuntimeError, match="a bug in what writes"):
         writers.finish(lambda: None)
