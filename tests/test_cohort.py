@@ -9,7 +9,7 @@ import torch
 
 from losses.term import Term
 from trainer.check import CHANNELS, CLASSES, check
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint import CheckpointError, load
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.data import DataError, open_data
@@ -323,6 +323,20 @@ def test_a_run_that_jumps_in_the_stream_is_repeated_from_its_replay(cohort, runs
     other = [bare(report) for report in fit(run, cache=tmp_path, ranks=Ranks("cpu"), replay=cohort_replay)]
     assert other[:1] == first
     assert other[1:] != rest
+
+
+def test_what_was_copied_is_written_as_it_was_while_training_goes_on(cohort, runs, tmp_path):
+    cohort.admit(0, runs[0])
+    train(cohort, 1)
+    before = state(cohort, 0)
+    write = cohort.snapshot(0)
+    train(cohort, 1)
+    assert not same(state(cohort, 0), before)
+    saved = load(write(tmp_path / "first.pt").path)
+    assert same({key: value for key, value in saved.items() if key != "replay"}, before)
+    # The next copy is made into the same memory.
+    again = load(cohort.snapshot(0)(tmp_path / "second.pt").path)
+    assert same({key: value for key, value in again.items() if key != "replay"}, state(cohort, 0))
 
 
 def test_a_restarted_cohort_goes_on_like_the_uninterrupted_one(tmp_path):

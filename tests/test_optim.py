@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainer.config import OptimConfig
+from trainer.flat import Room
 from trainer.optim import OPTIMIZERS, SCHEDULES, Average, Optimizer, Schedule
 
 ALLOWED = torch.tensor(True)
@@ -18,6 +19,10 @@ TORCH = {
 
 def config(**changes):
     return OptimConfig.model_validate(changes)
+
+
+def copies(optimizer):
+    return Room().copies("optimizer", optimizer.state)
 
 
 def rates(epochs=10, steps=4, **schedule):
@@ -47,10 +52,10 @@ def test_a_forbidden_step_changes_nothing_even_if_its_gradient_is_no_number(name
     weights = torch.ones(4)
     optimizer = Optimizer(config(name=name), weights)
     optimizer.step(torch.ones(4), 0.1, ALLOWED)
-    before, state = weights.clone(), optimizer.state_dict()
+    before, state = weights.clone(), copies(optimizer)
     optimizer.step(torch.tensor([math.nan, math.inf, 1.0, 0.0]), 0.1, torch.tensor(False))
     assert torch.equal(weights, before)
-    assert all(torch.equal(state[key], value) for key, value in optimizer.state_dict().items())
+    assert all(torch.equal(state[key], value) for key, value in copies(optimizer).items())
     optimizer.step(torch.ones(4), 0.1, ALLOWED)
     assert not torch.equal(weights, before)
 
@@ -82,7 +87,7 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(name):
     optimizer.step(first.cos(), 0.1, ALLOWED)
     second = first.clone()
     resumed = Optimizer(config(name=name), second)
-    resumed.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(copies(optimizer))
     for weights, who in ((first, optimizer), (second, resumed)):
         who.step(weights.cos(), 0.1, ALLOWED)
     assert torch.equal(first, second)
@@ -91,7 +96,7 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(name):
 def test_a_state_of_another_optimizer_is_refused():
     with pytest.raises(ValueError, match="momentum_buffer"):
         Optimizer(config(name="adam"), torch.zeros(3)).load_state_dict(
-            Optimizer(config(name="sgd"), torch.zeros(3)).state_dict()
+            copies(Optimizer(config(name="sgd"), torch.zeros(3)))
         )
 
 

@@ -221,9 +221,9 @@ class Cohort:
         return self._members[key].replay
 
     def snapshot(self, key: int) -> Write:
-        """Copy all of a member's state, to be written at any time; the lead alone calls it, between epochs."""
+        """Copy all of a member's state, to be written before the next such copy; the lead alone calls it."""
         member = self._members[key]
-        state = {**member.trained.state(), "replay": [list(join) for join in member.replay]}
+        state = {**member.trained.state(member.room), "replay": [list(join) for join in member.replay]}
         return partial(checkpoint.save, state=state)
 
     def export(self, key: int, path: Path) -> Saved:

@@ -86,6 +86,24 @@ def unpack(vector: Tensor, tensors: list[Tensor]) -> None:
         start += tensor.numel()
 
 
+class Room:
+    """Memory on the host that copies are made into again and again: fresh memory can cost more than the copying."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Tensor] = {}
+
+    def copies(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies, each with a storage of its own; they overwrite those that were made of the same part before."""
+        return {name: self._copy((part, name), tensor.detach()) for name, tensor in tensors.items()}
+
+    def _copy(self, place: tuple[str, str], tensor: Tensor) -> Tensor:
+        kept = self._kept.get(place)
+        if kept is None:
+            kept = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._kept[place] = kept
+        return kept.copy_(tensor)
+
+
 def host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the host, each with a storage of its own."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

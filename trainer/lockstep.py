@@ -12,6 +12,7 @@ from models.output import Output
 from trainer.config import Replay, RunConfig
 from trainer.data.stream import Batch, Stream, normalise
 from trainer.faults import Fault, not_finite
+from trainer.flat import Room
 from trainer.ranks import Later, Ranks
 from trainer.reports import Failure, FailureKind, Stopped
 from trainer.shelf import Counters, Shelf, lesson
@@ -31,6 +32,8 @@ class Member:
     replay: Replay = ()
     student: Student | None = None
     """None only where building it failed on this rank."""
+    room: Room = field(default_factory=Room)
+    """For the copies that its checkpoints are written of."""
     stream: Stream | None = None
     fault: Fault | None = None
     """What went wrong on this rank when it was admitted."""

@@ -74,10 +74,6 @@ class Optimizer:
         self._optimizer.step()
         self.weights.grad = None
 
-    def state_dict(self) -> State:
-        """Copies of the state on the host."""
-        return {name: value.detach().to("cpu", copy=True) for name, value in self.state.items()}
-
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state of the same optimizer and size. Raises ValueError where it is another's."""
         wanted = {name: tuple(value.shape) for name, value in self.state.items()}

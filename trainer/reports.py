@@ -145,7 +145,8 @@ class Students(Protocol):
     def snapshot(self, key: int) -> Write:
         """Copy all of a member's state, its best weights too, so that it can be resumed from what is then written.
 
-        Several threads may copy members of their own at the same time.
+        It overwrites the copy before, which must be written. Several threads may copy members of their own at the same
+        time.
         """
 
     def export(self, key: int, path: Path) -> Saved:

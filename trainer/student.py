@@ -20,7 +20,7 @@ from trainer.data.dataset import DataSet
 from trainer.data.likeness import packed
 from trainer.draws import Draws
 from trainer.faults import Fault, fault
-from trainer.flat import Flat, host, pack, unpack
+from trainer.flat import Flat, Room, host, pack, unpack
 from trainer.gradients import Shares, shares
 from trainer.optim import Average, Optimizer, Schedule
 from trainer.ranks import Later, Ranks
@@ -234,22 +234,22 @@ class Student:
             or score > self.best["scores"][self.monitor]
             or math.isnan(self.best["scores"][self.monitor])
         ):
-            weights = host(self.judged.state_dict())
-            dice = found.images["dice"].tolist()
-            self.best = {"epoch": self.epoch, "scores": dict(scores), "dice": dice, "weights": weights}
+            best = {"epoch": self.epoch, "scores": dict(scores), "dice": found.images["dice"].tolist()}
+            self.best = {**best, "weights": host(self.judged.state_dict())}
 
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run must know; tensors are copies on the host."""
+    def state(self, room: Room | None = None) -> dict[str, Any]:
+        """All that a resumed run must know; tensors are copies on the host, in `room` where there is one."""
+        copies = (room or Room()).copies
         return {
             "format": FORMAT,
             "run": self.run.model_dump_json(),
             "data": self._data.content_hash,
             "epoch": self.epoch,
             "iteration": self.iteration,
-            "network": host(self.network.state_dict()),
-            "losses": host(self.losses.state_dict()),
-            "average": host(self.judged.state_dict()) if self._average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "network": copies("network", self.network.state_dict()),
+            "losses": copies("losses", self.losses.state_dict()),
+            "average": None if self._average is None else copies("average", self.judged.state_dict()),
+            "optimizer": copies("optimizer", self.optimizer.state),
             "schedule": self.schedule.state_dict(),
             "scale": self.scale.state.to("cpu", copy=True),
             "best": self.best,
