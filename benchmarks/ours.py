@@ -2,14 +2,18 @@
 
     python -m benchmarks.ours --folder PICTURES --workload r101-16 --slots 8 --trials 8 --epochs 2 --account FILE
 
-What is added is a clock: `Timed` notes when an epoch of the cohort is over.
+What is added are clocks: `Timed` notes when an epoch of the cohort is over and what building a student takes,
+`asks` what a trial takes from its claim to its stored run.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -26,10 +30,12 @@ from search.owner import this_owner
 from search.simulate import simulated_identity
 from search.spec import StudySpec
 from search.storage import open_storage
+from search.study import Claim, Search
 from trainer.cohort import Cohort
+from trainer.config import Replay, RunConfig
 from trainer.data import augment, open_data
 from trainer.ranks import Ranks
-from trainer.reports import EpochReport, Failure, Saved
+from trainer.reports import EpochReport, Failure, Resume, Saved
 
 
 class Timed(Cohort):
@@ -59,12 +65,46 @@ class Timed(Cohort):
         return told
 
     pictures: int
+    built: list[float]
+    """Seconds of taking each trial in."""
+
+    def admit(self, key: int, run: RunConfig, resume: Resume | None = None, *, follow: Replay | None = None) -> None:
+        """Take a trial in."""
+        began = perf_counter()
+        super().admit(key, run, resume, follow=follow)
+        self.built.append(perf_counter() - began)
 
     def export(self, key: int, path: Path) -> Saved:
         """The last thing of a trial."""
         saved = super().export(key, path)
         self.account.facts["ended"] = now()
         return saved
+
+
+def asks(search: Search) -> dict[int, float]:
+    """Seconds that each trial of a search takes to be claimed, sampled and stored: filled while the search runs."""
+    spent: dict[int, float] = {}
+    claim, suggest, commit = search.claim, search.suggest, search.commit
+
+    def claimed(*given: Any) -> Claim:
+        began = perf_counter()
+        found = claim(*given)
+        spent[found.held.trial_id] = perf_counter() - began
+        return found
+
+    def suggested(found: Claim) -> Any:
+        began = perf_counter()
+        chosen = suggest(found)
+        spent[found.held.trial_id] += perf_counter() - began
+        return chosen
+
+    def committed(found: Claim, *given: Any) -> None:
+        began = perf_counter()
+        commit(found, *given)
+        spent[found.held.trial_id] += perf_counter() - began
+
+    vars(search).update(claim=claimed, suggest=suggested, commit=committed)
+    return spent
 
 
 def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account:
@@ -75,7 +115,8 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     search = open_search(opened, url, spec, simulated_identity(spec))
     ranks = Ranks("cpu")
     students = Timed(ranks, slots=slots, cache=cache, monitor=spec.objective.metric)
-    students.account, students.told = account, []
+    students.account, students.told, students.built = account, [], []
+    asked = asks(search)
     students.pictures = len(open_data(spec.run.data, cache=cache).samples("validation"))
     augment.build(spec.run.data.augment)  # imports albumentations
     make_importable()
@@ -87,6 +128,7 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     account.counts["steps"] = counters.student_steps
     moments = [moment.wall for _, _, moment in account.epochs]
     account.facts["between_epochs"] = 1 - sum(students.told[1:]) / (moments[-1] - moments[0])
+    account.facts |= {"ask": statistics.median(asked.values()), "build": statistics.median(students.built)}
     account.facts |= {"teacher_forwards": counters.teacher_forwards, "batches": counters.batches, "why": why}
     return account
 

@@ -1,5 +1,6 @@
 """The tables of a throughput file: seconds, ratios within blocks, and the targets beside them."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -56,22 +57,25 @@ def _of_workload(workload: str, rows: Sequence[Row]) -> str:
 def _parts(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """Shares of the wall time of whole runs, by the product's own account; what no part claims is outside.
 
-    The last column is of the time from the end of the first epoch to that of the last: what a search pays for
-    checkpoints, reports, refills and waiting once it runs.
+    *Between epochs* is of the time from the end of the first epoch to that of the last: what a search pays for
+    checkpoints, reports, refills and waiting once it runs. *Start*: medians over trials, in ms, of claiming, sampling
+    and storing one, and of building its student.
     """
     if not names:
         return []
     kinds = ("data", "teacher", "student", "validation", "other")
     lines = [
-        f"| share of the wall time | {' | '.join(kinds)} | outside of epochs | between epochs |",
-        f"| --- |{' ---: |' * 7}",
+        f"| share of the wall time | {' | '.join(kinds)} | outside of epochs | between epochs | start: ask, build |",
+        f"| --- |{' ---: |' * 8}",
     ]
     for name in names:
         own = [row for row in rows if row["arm"] == name]
         whole = sum(row["trial"]["wall"] * row["counts"]["trials"] for row in own)
         told = [sum(row["facts"]["seconds"].get(kind, 0.0) for row in own) / whole for kind in kinds]
         between = statistics.median(row["facts"]["between_epochs"] for row in own)
-        lines.append(f"| {' | '.join([name, *(f'{share:.1%}' for share in (*told, 1 - sum(told), between))])} |")
+        start = [1e3 * statistics.median(row["facts"].get(part, math.nan) for row in own) for part in ("ask", "build")]
+        cells = [*(f"{share:.1%}" for share in (*told, 1 - sum(told), between)), "{:.0f}, {:.0f}".format(*start)]
+        lines.append(f"| {' | '.join([name, *cells])} |")
     return lines
 
 
