@@ -259,13 +259,12 @@ class Members:
 
     def _keep_orphan(self, member: Member, item: Told | Fell | Written) -> None:
         if isinstance(item, Written):
-            self._discard(item)
-            self.forget(item.key, "lost to another worker")
+            self._discard(item)  # who tells its next epoch, or beats for it, finds the member lost
             return
         row = self.search.leases.row(item.key)
         if row is not None and row.state == "finished" and row.token == member.held.token:
             # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
-            self._discard(item)
+            self._sweep(member)
             self.forget(item.key, None)
             return
         epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch

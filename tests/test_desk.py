@@ -240,6 +240,7 @@ def test_a_lost_lease_drops_its_member_and_keeps_an_orphan_record(join: Join, tm
     taken: list[int] = []
 
     def steal() -> None:
+        until(lambda: others.leases.of_studies(list(others.arms))[0].epoch == 2)
         row = others.leases.of_studies(list(others.arms))[0]
         held = others.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True)
         assert held is not None

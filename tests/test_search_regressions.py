@@ -145,6 +145,7 @@ def test_a_member_that_is_lost_while_it_trains_leaves_no_trace_and_the_others_go
     stolen: list[Held] = []
 
     def steal() -> None:
+        until(lambda: others.leases.of_studies(list(others.arms))[0].epoch == 1)
         row = others.leases.of_studies(list(others.arms))[0]
         held = others.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True)
         assert held is not None

@@ -245,12 +245,11 @@ def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: Searc
     assert not told.written.saved.path.exists()
 
 
-def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: Search, told: Half, log: list[str]):
+def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: Search, told: Half):
     assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
     told.members.store(told.written)
     assert not told.written.saved.path.exists()
-    assert [line for line in log if "lost to another worker" in line]
-    assert told.members.held == {}
+    assert told.key in told.members.held  # what it reports next is kept aside
 
 
 def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: Search, told: Half):

@@ -122,6 +122,8 @@ def test_a_server_that_refuses_is_one_that_is_away(
         search = join(url=url.set(username=role).render_as_string(hide_password=False))
 
         def strike() -> None:
+            # The database thread is idle then, so that the server's refusal is the first that it hears.
+            tools.until(lambda: all(row.epoch == 2 for row in search.leases.of_studies(list(search.arms))))
             _as_admin(postgres_admin, begins)
             _as_admin(postgres_admin, _END_ALL, name=url.database)
 

@@ -117,6 +117,7 @@ def test_a_worker_that_dies_while_the_disk_is_full_goes_on_from_the_checkpoint_t
     filler: list[Path] = []
 
     def strike() -> None:
+        tools.until(lambda: all(row.epoch == 2 for row in search.leases.of_studies(list(search.arms))))
         filler.append(_fill(disk))
 
     worker.at = {2: strike, 4: worker.group.ask_to_stop}

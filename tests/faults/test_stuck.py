@@ -15,7 +15,7 @@ from trainer.pulse import Pulse
 
 LIMIT = 0.5
 """Seconds without a sign of work."""
-HANGS = ("admit", "save", "export", "replay", "epoch")
+HANGS = ("admit", "snapshot", "write", "export", "replay", "epoch")
 """What the lead asks of its students."""
 
 
@@ -48,7 +48,11 @@ def hang(open_again: Callable[..., Search], url: str, folder: Path, tools: Simpl
     worker.group.pulse = Pulse(LIMIT)
     names = {}
     exec(f"def {where}_that_hangs(*_):\n    import time; time.sleep(60)", names)  # noqa: S102 - a name for the traceback
-    setattr(worker.students, where, names[f"{where}_that_hangs"])
+    hangs = names[f"{where}_that_hangs"]
+    if where == "write":  # what a snapshot returns
+        worker.students.snapshot = lambda _: hangs
+    else:
+        setattr(worker.students, where, hangs)
     worker.run()
     os._exit(7)
 
