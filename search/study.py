@@ -153,10 +153,11 @@ class Search:
     def pruned(self, held: Held) -> bool:
         """Whether the trial, as reported so far, is pruned."""
         arm = self.arms[held.study_id]
-        study = self._study_of[arm.name]
+        if arm.pruner.name == "none":
+            return False
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
-            return pruners.should_prune(self._pruner_of[arm.name], study, trial, front=_front(arm))
+            return pruners.should_prune(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=_front(arm))
 
     def attribute(self, held: Held, key: str, value: Any) -> None:
         """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""
@@ -175,8 +176,7 @@ class Search:
         """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
-        last = trial.last_step
-        values = None if last is None else [trial.intermediate_values[last]]
+        values = None if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
         self._finish(held, TrialState.PRUNED, values, changes, "pruned", said)
 
     def fail(self, held: Held, kind: str, message: str, said: Values = NOTHING) -> None:

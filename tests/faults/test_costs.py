@@ -30,6 +30,34 @@ def test_a_group_of_ranks_takes_two_connections_at_most(
     assert 1 <= max(counted) <= 2, counted
 
 
+@pytest.mark.parametrize(
+    ("pruner", "each"),
+    [
+        ("none", 6),  # a report 5, naming its checkpoint 1
+        ("median", 21),  # and a verdict 15
+    ],
+)
+def test_an_epoch_of_a_trial_costs_few_statements_however_long_the_trial(
+    open_again: Callable[..., Search], tmp_path: Path, postgres_url: str, tools: SimpleNamespace, pruner: str, each: int
+) -> None:
+    counted = []
+    for epochs in (4, 8, 16):
+        study = tools.STUDY.replace(f"epochs = {tools.EPOCHS}", f"epochs = {epochs}")
+        changes = [f"pruner.name={pruner}", "budget.trials=2"]
+        search = open_again(postgres_url, f"epochs-{epochs}", study, *changes)
+        statements = 0
+
+        def count(*_: object) -> None:
+            nonlocal statements
+            statements += 1
+
+        sa.event.listen(search.opened.engine, "before_cursor_execute", count)
+        tools.InProcess(search, tmp_path / str(epochs)).run()
+        counted.append(statements)
+    costs = [(counted[1] - counted[0]) / (2 * 4), (counted[2] - counted[1]) / (2 * 8)]
+    assert costs == [each, each]
+
+
 def test_the_stored_parameters_are_those_that_were_trained_to_the_last_bit(
     join: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
