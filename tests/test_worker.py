@@ -179,10 +179,11 @@ def test_a_terminated_worker_gives_its_trials_back_and_the_next_goes_on_from_the
 
 @pytest.mark.slow
 def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Path, postgres_url: str) -> None:
-    first = _worker(taught, postgres_url, "--slots", "2")
+    study = _study(taught.parent, epochs=8)
+    first = _worker(study, postgres_url, "--slots", "2")
     _until(lambda: _epochs(postgres_url), first)
     _kill_tree(first)
-    out = _end(second := _worker(taught, postgres_url, "--slots", "2"))
+    out = _end(second := _worker(study, postgres_url, "--slots", "2"))
     assert second.returncode == 0, out
     arms = _figures(postgres_url)["arms"]
     assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
