@@ -281,15 +281,29 @@ def test_a_lead_has_the_notes_written_by_a_child_that_shows_no_secret(
     scribe = Scribe(search, 60.0, tmp_path / "artifacts")
     scribe.look()
     (child,) = scribe.children
-    arguments = Path(f"/proc/{child.process.pid}/cmdline").read_bytes()
-    assert word.encode() not in arguments
-    assert b"OPTUNA_STORAGE" in Path(f"/proc/{child.process.pid}/environ").read_bytes()
+    arguments, environment = _shown(child.process.pid)
     scribe.look()
     assert scribe.children == [child], "one at a time"
     assert child.process.wait(120) == 0
+    assert b"search" in arguments
+    assert word.encode() not in arguments
+    assert b"OPTUNA_STORAGE" in environment
     assert "0 of 9 trials finished" in get_note(studies_of(search)[0])
     scribe.look()
     assert scribe.children == [], "not again within a minute"
+
+
+def _shown(pid: int) -> tuple[bytes, bytes]:
+    """What the system shows of a process that has just been started: its arguments and its environment.
+
+    Both are empty for a moment after exec has closed the pipe that Popen waits for.
+    """
+    for _ in range(1000):
+        arguments, environment = (Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        if arguments and environment:
+            break
+        time.sleep(0.01)
+    return arguments, environment
 
 
 def test_a_worker_leaves_the_last_state_in_the_notes(sqlite_url: str, open_again: Join, tmp_path: Path) -> None:
