@@ -10,7 +10,7 @@
 #
 #   KD_RANKS         ranks of this host: a number, or "gpu" for one a GPU (default)
 #   KD_RESTARTS      how often ranks that died are started again (default 3)
-#   KD_STOP_SECONDS  seconds for checkpoints after a stop, before the ranks are killed (default 100)
+#   KD_STOP_SECONDS  seconds from a signal until ranks that did not end are killed; they need less than 20 (default 100)
 #   KD_PYTHON        the interpreter (default: that of .venv, else python3)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,4 +1,4 @@
-"""The time of a group between its epochs: checkpoints, the wait for the database, and what nobody trains in."""
+"""The time of a group between its epochs: copies and weights, the wait for the database, and what nobody trains in."""
 
 import time
 
@@ -24,6 +24,6 @@ class Beside:
         self._idle = max(time.monotonic() - self._since - self._database, 0.0)
 
     def shares(self, checkpoint: float, members: int) -> dict[str, float]:
-        """Each member's seconds by part; checkpoint: those that writing took."""
+        """Each member's seconds by part; checkpoint: for copies, for writers that were not done, and for weights."""
         spent = {"checkpoint": checkpoint, "database": self._database, "idle": self._idle}
         return {part: seconds / max(members, 1) for part, seconds in spent.items()}

@@ -51,6 +51,7 @@ class Desk:
         self._served = 0
         self._away_since: float | None = None
         self._closing: str | None = None
+        self._gave_back = False
         self._scribe = self._scribe_of(settings)
         self._watch = Watch(settings.ttl)
         self._stale: list[Seen] = []
@@ -116,7 +117,9 @@ class Desk:
             self._closing = why
             self._lock.notify_all()
         self._thread.join(patience)
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._gave_back:
+            logger.warning("all trials were given back; the last note of the dashboard was not written in time")
+        elif self._thread.is_alive():
             logger.warning("the database did not answer in time: leases run out by themselves, others adopt the trials")
         elif self.error is not None:
             logger.error("the database thread ended, leases run out by themselves: {!r}", self.error)
@@ -142,6 +145,7 @@ class Desk:
             self._flush()
             if last:
                 self._members.give_back(self._closing or "")
+                self._gave_back = True
                 if self._scribe is not None:
                     self._scribe.last()
                 return True
@@ -159,7 +163,8 @@ class Desk:
             self._served = max(self._served, serving) if self._away_since is None else self._served
             self._lock.notify_all()
             pause = min(self.settings.ttl / 12, 2.0) if self._away_since is None else 0.5
-            if self._asked == serving and not (self._closing and not last):
+            told = bool(self._outbox) and self._away_since is None
+            if self._asked == serving and not told and not (self._closing and not last):
                 self._lock.wait(pause)
         return False
 

@@ -21,8 +21,9 @@ def without(environment: Mapping[str, Any]) -> dict[str, Any]:
 def compared(leases: Sequence[Any]) -> dict[str, Any] | None:
     """Forecast and truth over the epochs of the trials that have a forecast; None without any.
 
-    An epoch that had to be trained again counts once with all its seconds. `epoch_seconds`: wall time for one epoch of
-    one trial, its share where several train side by side.
+    An epoch that had to be trained again counts once with all its seconds, and of a trial that runs one whose
+    checkpoint is still being written counts with its seconds alone. `epoch_seconds`: wall time for one epoch of one
+    trial, its share where several train side by side.
     """
     low = high = took = hours_low = hours_high = hours = 0.0
     epochs = 0

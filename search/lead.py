@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from search.beside import Beside
 from search.desk import CLOSING, Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told, Written
 from search.group import Group
-from search.writers import Writers
+from search.writers import Writers, saved
 from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students, Write
 
@@ -61,9 +61,11 @@ class Lead:
         self._training: dict[int, Begin] = {}
         self._over: list[int] = []
         """Members that trained their last epoch."""
-        self._owed: dict[int, EpochReport] = {}
-        """Last epochs whose weights the disk refused; it is asked again before each epoch."""
+        self._owed: dict[int, tuple[EpochReport, Future[Saved]]] = {}
+        """Last epochs whose weights are not on disk; it is asked again before each epoch, where it refused them."""
         self._writers = Writers()
+        self._end: float | None = None
+        """When the disk holds nobody up any more, on the monotonic clock; None while nobody is in a hurry."""
         self._beside = Beside()
         self.bad_data: str | None = None
         """The file that no trial can be trained with; None while there is none."""
@@ -88,6 +90,9 @@ class Lead:
             else:
                 begins = [begin for begin in begins if begin.key != event.key]
         self._training |= {begin.key: begin for begin in begins}
+        if self.bad_data or self.desk.preempt.is_set():
+            # Nobody is in a hurry yet: what was trained gets to the disk, however long that takes.
+            self._writers.finish(self._group.pulse.beat, self._until)
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()
         end = self.bad_data or (PREEMPTED if self._group.stop_asked else None)
@@ -123,17 +128,19 @@ class Lead:
     def take(self, reports: dict[int, EpochReport | Failure]) -> None:
         """Hand an epoch to the database thread; its checkpoints are copied here and written while the next one runs.
 
-        Those of the epoch before are on disk by then, so that no report stands more than one epoch above its
-        checkpoint. A last epoch has weights in place of a checkpoint, and is told when they are on disk.
+        Those of the epoch before are on disk by then, or refused, so that while the disk takes what it is given no
+        report stands more than one epoch above its checkpoint. A last epoch has weights in place of a checkpoint, and
+        is told when they are on disk.
         """
         began = time.monotonic()
         whole = {key: report for key, report in reports.items() if isinstance(report, EpochReport)}
-        self._writers.finish(self._group.pulse.beat)
+        goes_on = [key for key, report in whole.items() if not report.final]
+        if not self._writers.finish(self._group.pulse.beat, self._until):
+            goes_on = []  # this group ends, and a writer still reads the memory that the copies would go to
         with ThreadPoolExecutor(COPIES, thread_name_prefix="copy") as pool:
-            goes_on = [key for key, report in whole.items() if not report.final]
             writes = dict(zip(goes_on, pool.map(self._students.snapshot, goes_on), strict=True))
         ends = {key: self._export(key) for key, report in whole.items() if report.final}
-        wait(ends.values())
+        self._writers.wait(ends.values(), self._group.pulse.beat, self._until)
         beside = self._beside.shares(time.monotonic() - began, len(whole))
         self._beside.anew()
         for key, report in reports.items():
@@ -144,26 +151,28 @@ class Lead:
             if report.final:
                 self._ended(key, report, ends[key], beside)
             else:
-                self._trained(key, report, writes[key], beside)
+                self._trained(key, report, writes.get(key), beside)
             self._group.pulse.beat()
 
     def _export(self, key: int) -> "Future[Saved]":
         return self._writers.start(partial(self._students.export, key), self._training[key].folder / WEIGHTS)
 
-    def _trained(self, key: int, report: EpochReport, write: Write, beside: Mapping[str, float]) -> None:
+    def _trained(self, key: int, report: EpochReport, write: Write | None, beside: Mapping[str, float]) -> None:
         begin, replay = self._training[key], self._students.replay(key)
         self.desk.tell(Told(key, begin.token, report, beside=beside))
+        if write is None:
+            return
 
-        def named(saved: Saved) -> None:
-            self.desk.tell(Written(key, begin.token, report.epoch, saved, replay))
+        def named(found: Saved) -> None:
+            self.desk.tell(Written(key, begin.token, report.epoch, found, replay))
 
         self._writers.later(key, write, begin.folder / f"epoch-{report.epoch}.pt", named)
 
     def _ended(self, key: int, report: EpochReport, end: "Future[Saved]", beside: Mapping[str, float]) -> None:
         """The last epoch: its weights are on disk before it is told."""
-        weights = self._writers.saved(end, self._training[key].folder / WEIGHTS)
+        weights = saved(end)
         if weights is None:
-            self._owed[key] = report
+            self._owed[key] = report, end
             return
         picture = self._picture(key) if self.desk.settings.draws else None
         self.desk.tell(Told(key, self._training[key].token, report, weights, picture, beside))
@@ -182,15 +191,24 @@ class Lead:
     def _pay(self) -> None:
         """Write what the disk refused before."""
         owed, self._owed = self._owed, {}
-        for key, report in owed.items():
-            self._ended(key, report, self._export(key), {})
-            self._group.pulse.beat()
+        ends = {key: self._export(key) if end.done() else end for key, (_, end) in owed.items()}
+        self._writers.wait(ends.values(), self._group.pulse.beat, self._until)
+        for key, (report, _) in owed.items():
+            self._ended(key, report, ends[key], {})
 
     def close(self, why: str) -> None:
         """Give everything back for the reason `why`; what is being written may get to the disk first."""
-        began = time.monotonic()
-        self._writers.finish(self._group.pulse.beat, CLOSING - LEAST)
-        self.desk.close(why, max(CLOSING - (time.monotonic() - began), LEAST))
+        end = self._until() or time.monotonic() + CLOSING - LEAST
+        try:
+            self._writers.finish(self._group.pulse.beat, lambda: end)
+        finally:
+            self.desk.close(why, LEAST + max(end - time.monotonic(), 0.0))
+
+    def _until(self) -> float | None:
+        """Siblings that were asked to stop wait no longer than the database and the disk may take together."""
+        if self._end is None and self._group.stop_asked:
+            self._end = time.monotonic() + CLOSING - LEAST
+        return self._end
 
     def _fell(self, key: int, failure: Failure) -> None:
         begin = self._training.pop(key)

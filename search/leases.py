@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from search.again import forget_above
 from search.fence import LeaseLost, Owner, apply, begin_attempt, end_attempt, forget_leases, why_closed
 from search.once import insert_search
 from search.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
@@ -101,9 +102,8 @@ class Leases:
                 (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
             )
             if seen.state == HELD:
-                # A report or a stored run is a sign of life, too.
-                same &= (leases.c.beat == seen.beat) & (leases.c.epoch == seen.epoch)
-                same &= leases.c.run.is_not_distinct_from(seen.run)
+                # What is told of an epoch raises the beat; a stored run is a sign of life, too.
+                same &= (leases.c.beat == seen.beat) & leases.c.run.is_not_distinct_from(seen.run)
             token = seen.token + 1
             changes: dict[str, Any] = dict(state=HELD, owner=owner.name, host=owner.host, token=token, beat=0)
             if lost:
@@ -112,7 +112,7 @@ class Leases:
                 changes |= dict(epoch=0, checkpoint=None, checkpoint_sha256=None, best_epoch=None, best_score=None)
             if connection.execute(leases.update().where(same).values(**changes)).rowcount != 1:
                 return None
-            self._forget_above(connection, seen.trial_id, resume_epoch)
+            forget_above(connection, self._tables, seen.trial_id, resume_epoch)
             if seen.state == HELD:
                 end_attempt(connection, self.dialect, seen.trial_id, seen.token, "lost" if lost else "restarted")
             begin_attempt(connection, self.dialect, seen.trial_id, token, owner, resume_epoch + 1)
@@ -124,16 +124,6 @@ class Leases:
         changes = dict(state=FINISHED, owner=None, checkpoint=None, message="ended by somebody else, not by its worker")
         if connection.execute(leases.update().where(mine).values(**changes)).rowcount == 1 and seen.state == HELD:
             end_attempt(connection, self.dialect, seen.trial_id, seen.token, why)
-
-    def _forget_above(self, connection: sa.Connection, trial_id: int, epoch: int) -> None:
-        values = self._tables["trial_intermediate_values"]
-        connection.execute(values.delete().where(values.c.trial_id == trial_id, values.c.step > epoch))
-        if epoch == 0:
-            # A rung may stand one epoch above the checkpoint that a trial goes on from. It stays: that epoch comes out
-            # as before, and its verdict stood. A start from nothing, on other disks, is another run.
-            attributes = self._tables["trial_system_attributes"]
-            rungs = attributes.c.key.like("completed_rung%")
-            connection.execute(attributes.delete().where(attributes.c.trial_id == trial_id, rungs))
 
     def change(self, held: Held, changes: Values, *, ends: str | None = None, attributes: Values = NOTHING) -> None:
         """Change a held lease outside Optuna's transactions, and user attributes of its trial with it: checkpoint, run,

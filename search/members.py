@@ -17,6 +17,7 @@ from search.board.pictured import cost, ending, upload
 from search.events import Begin, Drop, Fell, Member, Settings, Told, Written
 from search.evidence import rows_of
 from search.fence import LeaseLost
+from search.leases import Held
 from search.resuming import resume_of
 from search.rows import after_writing, at_end, spent
 from search.study import Claim, Search
@@ -58,11 +59,12 @@ class Members:
             self._keep_orphan(member, item)
 
     def _discard(self, item: Told | Fell | Written) -> None:
-        """Remove the file of an epoch that no row names: one whose answer was lost may have been named after all."""
-        if isinstance(item, Written):
+        """Remove a file that no row names: one whose answer was lost may have been named after all."""
+        file = item.saved if isinstance(item, Written) else item.weights if isinstance(item, Told) else None
+        if file is not None:
             row = self.search.leases.row(item.key)
-            if row is None or row.checkpoint != str(item.saved.path):
-                remove(item.saved.path)
+            if row is None or str(file.path) not in (row.checkpoint, row.weights):
+                remove(file.path)
 
     def spoil(self, key: int, error: Exception) -> None:
         """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
@@ -86,6 +88,7 @@ class Members:
                 said = {"attempts": attempts(self._holders(claim), "lost")}
                 self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times", said)
                 remove(None if seen.checkpoint is None else Path(seen.checkpoint))
+                self._sweep_folders(claim.arm.name, held)
                 logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
                 return
             run = self._run_of(claim)
@@ -213,14 +216,14 @@ class Members:
         return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in tries)
 
     def _sweep(self, member: Member) -> None:
-        """No row names a checkpoint of this trial any more, whoever wrote it.
-
-        What this worker is still writing comes as `Written`, of a trial that is over.
-        """
+        """No row names a checkpoint of this trial any more, whoever wrote it."""
         remove(member.checkpoint)
-        arm = self.search.arms[member.held.study_id].name
-        for path in (self._place(arm, member.held.number)).glob("*/*epoch-*"):
-            if path.parent.name != str(member.held.token):
+        self._sweep_folders(self.search.arms[member.held.study_id].name, member.held)
+
+    def _sweep_folders(self, arm: str, held: Held) -> None:
+        for path in self._place(arm, held.number).glob("*/*epoch-*"):
+            # What this worker is still writing comes as `Written`, of a trial that is over.
+            if path.parent.name != str(held.token) or not path.name.startswith("."):
                 remove(path)
 
     def _place(self, arm: str, number: int) -> Path:
@@ -270,6 +273,7 @@ class Members:
         epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
         record = dict(item.report.scores or {}) if isinstance(item, Told) else {"failure": item.failure.kind.value}
         self.search.leases.orphan(member.held, epoch, record)
+        self._discard(item)
         self.forget(item.key, "lost to another worker")
 
     def forget(self, key: int, why: str | None) -> None:

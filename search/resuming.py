@@ -13,10 +13,14 @@ from trainer.reports import Resume
 def on_hand(row: Seen) -> int:
     """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0.
 
+    A checkpoint of the last epoch, which no worker writes, has nothing to go on to: 0 as well.
+
     A file that is here and cannot be read counts as whole: a disk with an error is no reason to begin anew. Who then
     builds the trial fails for the disk's sake, gives it back, and rests; another host may read it.
     """
     if row.checkpoint is None or row.checkpoint_sha256 is None:
+        return 0
+    if row.run is not None and row.epoch >= json.loads(row.run)["epochs"]:
         return 0
     try:
         with Path(row.checkpoint).open("rb") as file:

@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 from search.events import Member, Written
+from search.schema import leases
 
 
 def spent(member: Member) -> dict[str, Any]:
-    """What the trial cost so far; that grows whether or not a checkpoint is written."""
-    return dict(seconds=json.dumps(member.seconds, sort_keys=True), gpu_seconds=member.gpu_seconds)
+    """What the trial cost so far; that grows whether or not a checkpoint is written. Telling it is a sign of life."""
+    cost = json.dumps(member.seconds, sort_keys=True)
+    return dict(seconds=cost, gpu_seconds=member.gpu_seconds, beat=leases.c.beat + 1)
 
 
 def after_writing(member: Member, item: Written) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SILENT = 120.0
 
 WISHES = {
     "drain": "no worker begins another trial; those that run go on to their end",
-    "now": "workers see it within 10 s and give their trials back after the step they are in; none begins another",
+    "now": "workers see it within 10 s and give their trials back at the end of their epoch; none begins another",
 }
 
 

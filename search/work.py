@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="SECONDS",
-        help="for checkpoints after a stop; ranks that take longer are killed (default 100)",
+        help="from a signal until ranks that did not end are killed; they need less than 20 (default 100)",
     )
     worker.add_flags(parser)
 

@@ -19,7 +19,7 @@ import os
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from trainer.installed import absent
 
@@ -28,7 +28,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import confirm_data, foreseen, measured, opening, stopping, version
+from search import confirm_data, foreseen, measured, opening, stopping, version, writers
 from search.board.artifacts import Artifacts
 from search.board.attributes import Judged, teller
 from search.desk import Desk
@@ -270,10 +270,24 @@ def _leave_at_once() -> None:
     os._exit(agent.lost())
 
 
+def _end(code: int) -> NoReturn:
+    """End with a code; at once where a disk still holds a writer up: torch would crash it while Python clears up."""
+    if writers.hold_up():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _log(leads: bool) -> None:
     logger.remove()
     logger.add(sys.stderr, level="INFO" if leads else "WARNING", format="{time:HH:mm:ss} {message}")
 
 
 if __name__ == "__main__":
-    sys.exit(agent.leave(guard(main, agent.say)))
+    try:
+        code = guard(main, agent.say)
+    except Exception:  # noqa: BLE001 - a bug: its traceback is said as Python would say it
+        traceback.print_exc()
+        code = 1
+    _end(agent.leave(code))

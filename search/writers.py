@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
-from functools import partial
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from loguru import logger
@@ -13,6 +12,13 @@ from trainer.reports import Saved, Write
 
 AT_ONCE = 4
 """Checkpoints that are written at the same time."""
+NAME = "checkpoint"
+"""Of the threads."""
+SLICE = 0.1
+"""Seconds between looks whether somebody is in a hurry: a signal handler cannot notify."""
+
+Until = Callable[[], float | None]
+"""When, on the monotonic clock, waiting has to end; None while nobody is in a hurry."""
 
 
 class Writers:
@@ -20,17 +26,18 @@ class Writers:
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[Write, Path, Callable[[Saved], None]]] = {}
-        self._under_way: list[tuple[Path, Future[Saved]]] = []
+        self._under_way: dict[Future[Saved], Path] = {}
         self._turns = threading.Semaphore(AT_ONCE)
-        self._refused = False
+        self._lock = threading.Lock()
+        self._says_refused = False
+        self._taken = self._refused = 0
+        """Files that the disk took and refused since they were last waited for."""
 
     def start(self, write: Write, path: Path, named: Callable[[Saved], None] = lambda _: None) -> Future[Saved]:
         """Write in a thread of its own, then call `named` there. `finish` or `saved` hears of what went wrong."""
         future: Future[Saved] = Future()
         # A daemon: a disk that hangs must not keep this process from ending.
-        threading.Thread(
-            target=self._run, args=(future, partial(write, path), named), name="checkpoint", daemon=True
-        ).start()
+        threading.Thread(target=self._run, args=(future, write, path, named), name=NAME, daemon=True).start()
         return future
 
     def later(self, key: int, write: Write, path: Path, named: Callable[[Saved], None]) -> None:
@@ -43,62 +50,81 @@ class Writers:
 
     def go(self) -> None:
         """Begin what was to be written later."""
-        for write, path, named in self._waiting.values():
-            self._under_way.append((path, self.start(write, path, named)))
-        self._waiting.clear()
+        while self._waiting:
+            write, path, named = self._waiting.pop(next(iter(self._waiting)))
+            self._under_way[self.start(write, path, named)] = path
 
-    def finish(self, beat: Callable[[], None], patience: float | None = None) -> None:
-        """Wait until all that was to be written is on disk or refused, for at most `patience` seconds.
+    def finish(self, beat: Callable[[], None], until: Until) -> bool:
+        """Wait until all that was to be written is on disk or refused; False where that had to end before.
 
-        Raises what is no matter of the disk.
+        Raises what is no matter of the disk, once nothing else is waited for.
         """
         self.go()
-        end = None if patience is None else time.monotonic() + patience
-        while self._under_way:
-            path, future = self._under_way[0]
-            wait([future], None if end is None else max(end - time.monotonic(), 0.0))
-            if not future.done():
-                logger.warning("disk: {} is still being written: its trial goes on from the one before", path)
+        self.wait(self._under_way, beat, until)
+        done = [future for future in self._under_way if future.done()]
+        bugs = [error for future in done if (error := future.exception()) and not isinstance(error, OSError)]
+        for future in done:
+            del self._under_way[future]
+        if self._under_way:
+            names = ", ".join(map(str, self._under_way.values()))
+            logger.warning("disk: still being written: {}; what is not there in time is trained again", names)
+        if bugs:
+            raise bugs[0]
+        return not self._under_way
+
+    def wait(self, futures: Iterable["Future[Saved]"], beat: Callable[[], None], until: Until) -> None:
+        """Wait for files that are being written, with a beat for each that is done, while `until` allows it."""
+        pending = {future for future in futures if not future.done()}
+        while pending:
+            done, pending = wait(pending, SLICE, FIRST_COMPLETED)
+            for _ in done:
+                beat()
+            end = until()
+            if end is not None and time.monotonic() >= end:
                 return
-            self._under_way.pop(0)
-            self.saved(future, path)
-            beat()
+        with self._lock:
+            if self._says_refused and self._taken and not self._refused:
+                self._says_refused = False
+                logger.info("disk: checkpoints are written again")
+            self._taken = self._refused = 0
 
-    def saved(self, future: "Future[Saved]", path: Path) -> Saved | None:
-        """What was written, once it is; None where the disk refused it. Raises what is no matter of the disk."""
+    def _run(self, future: "Future[Saved]", write: Write, path: Path, named: Callable[[Saved], None]) -> None:
         try:
-            found = future.result()
-        except OSError as error:
-            self.refused(error, path.parent)
-            return None
-        self.took()
-        return found
+            with self._turns:
+                saved = write(path)
+            named(saved)
+        except BaseException as error:  # noqa: BLE001 - handed to the lead, which raises it
+            if isinstance(error, OSError):
+                self._refuse(error, path.parent)
+            future.set_exception(error)
+        else:
+            with self._lock:
+                self._taken += 1
+            future.set_result(saved)
 
-    def refused(self, error: OSError, folder: Path) -> None:
-        """Say it once, until the disk takes something again."""
-        if not self._refused:
-            self._refused = True
+    def _refuse(self, error: OSError, folder: Path) -> None:
+        """Say it at once, and once, until the disk takes everything again."""
+        with self._lock:
+            self._refused += 1
+            said, self._says_refused = self._says_refused, True
+        if not said:
             logger.warning(
                 "disk: no checkpoint can be written to {} ({}): training goes on, the last ones stay; make room",
                 folder,
                 error.strerror or error,
             )
 
-    def took(self) -> None:
-        """The disk took something."""
-        if self._refused:
-            self._refused = False
-            logger.info("disk: checkpoints are written again")
 
-    def _run(self, future: "Future[Saved]", write: Callable[[], Saved], named: Callable[[Saved], None]) -> None:
-        try:
-            with self._turns:
-                saved = write()
-            named(saved)
-        except BaseException as error:  # noqa: BLE001 - handed to the lead, which raises it
-            future.set_exception(error)
-        else:
-            future.set_result(saved)
+def saved(future: "Future[Saved]") -> Saved | None:
+    """What was written; None where it is not on disk, now or ever. Raises what is no matter of the disk."""
+    if not future.done() or isinstance(future.exception(), OSError):
+        return None
+    return future.result()
+
+
+def hold_up() -> bool:
+    """Whether threads of this process still write."""
+    return any(thread.name == NAME for thread in threading.enumerate())
 
 
 def remove(path: Path | None) -> None:

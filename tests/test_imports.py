@@ -31,6 +31,7 @@ CONFINED = {
         "trainer/ranks.py",
     ),
     "sqlalchemy": (
+        "search/again.py",
         "search/away.py",
         "search/creation.py",
         "search/evidence.py",
@@ -54,7 +55,7 @@ CONFINED = {
 
 search/storage.py builds the one storage and its engine, under the lock of search/creation.py; search/away.py knows
 what a call raises while the database is away; search/calls.py bounds every wait of the driver; search/db/backup.py
-counts rows in the snapshot that it dumps;
+counts rows in the snapshot that it dumps; search/again.py holds statements of search/leases.py;
 search/evidence.py holds the statements on openings and findings, which stand outside of trials;
 search/db/clients.py asks a server who is connected;
 search/db/conninfo.py takes secrets out of a URL; search/stored.py reads one row and writes nothing, not even what

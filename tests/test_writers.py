@@ -1,5 +1,8 @@
 """Checkpoints are written while the next epoch is trained: what waits for them, what does not, and what a row names."""
 
+import hashlib
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +79,7 @@ class Worker:
 
         students.epoch = epoch  # type: ignore[method-assign]
         students.snapshot = lambda key: self.disk.through(snapshot(key))  # type: ignore[method-assign]
+        self.students = students
         return run_group(self.group, students, self.desk)
 
 
@@ -147,8 +151,56 @@ def test_a_disk_that_hangs_holds_nobody_up_who_ends(
     worker = Worker(search, tmp_path, disk, {3: lambda: worker.group.ask_to_stop()})
     worker.run()
     assert (row(search).state, row(search).epoch, on_hand(row(search))) == ("free", 2, 2)
-    assert [line for line in log if "epoch-3.pt is still being written" in line]
+    assert [line for line in log if "still being written" in line and "epoch-3.pt" in line]
     disk.on.set()
+
+
+def test_a_disk_that_hangs_since_the_epoch_before_holds_nobody_up_who_is_asked_to_stop(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+):
+    """Nothing is copied then, as the copy before it is still being read; the trial goes on from what is on disk."""
+    monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
+    disk = Disk(2)
+    worker = Worker(search, tmp_path, disk, {3: lambda: worker.group.ask_to_stop()})
+    began = time.monotonic()
+    worker.run()
+    assert time.monotonic() - began < 5
+    assert (row(search).state, row(search).epoch, disk.asked) == ("free", 1, [1, 2])
+    assert reports(search) == [1, 2, 3]
+    disk.on.set()
+
+
+def test_weights_that_a_hanging_disk_keeps_hold_nobody_up_who_is_asked_to_stop(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
+    disk, export = Disk(), SimulatedStudents.export
+
+    def slowly(students: SimulatedStudents, key: int, path: Path) -> Saved:
+        assert disk.on.wait(20)
+        return export(students, key, path)
+
+    monkeypatch.setattr(SimulatedStudents, "export", slowly)
+    worker = Worker(search, tmp_path, disk, {4: lambda: worker.group.ask_to_stop()})
+    worker.run()
+    assert (row(search).state, row(search).epoch, reports(search)) == ("free", 3, [1, 2, 3])
+    disk.on.set()
+
+
+def test_who_ends_without_a_signal_waits_for_a_slow_disk(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`search stop --now`: nobody kills this worker, so no epoch is lost, however long the disk takes."""
+    monkeypatch.setattr(module, "CLOSING", module.LEAST)
+    disk = Disk(2)
+
+    def stop() -> None:
+        worker.desk.preempt.set()
+        threading.Timer(0.5, disk.on.set).start()
+
+    worker = Worker(search, tmp_path, disk, {2: stop})
+    worker.run()
+    assert (row(search).state, row(search).epoch, on_hand(row(search))) == ("free", 2, 2)
 
 
 def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(search: Search, tmp_path: Path):
@@ -260,11 +312,168 @@ def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: Se
     assert told.written.saved.path.is_file()
 
 
-def test_an_error_that_is_no_matter_of_the_disk_is_raised():
+@pytest.mark.parametrize("own", [True, False], ids=["own", "another holder's"])
+def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: Search, told: Half, own: bool):
+    """The folder could not be brought to disk after the rename, or the database did not take the row."""
+    member = told.members.held[told.key]
+    place = told.members.settings.runs / search.folder / "kd" / str(member.held.number)
+    folder = place / str(member.held.token if own else member.held.token + 1)
+    folder.mkdir(parents=True)
+    names = ("epoch-1.pt", "epoch-2.pt", ".epoch-3.pt.77.part")
+    for name in names:
+        (folder / name).write_bytes(b"state")
+    told.members.spoil(told.key, ValueError("of the database"))
+    # What this worker is still writing is not its to remove before it is whole.
+    assert [path.name for path in folder.iterdir()] == ([names[2]] if own else [])
+
+
+def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: Search, tmp_path: Path):
+    """Each of three was killed while it wrote, so each left a part of a file that no row names."""
+    for token in range(1, 5):
+        settings = Settings(Owner(f"w{token}", "there"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
+        members = Members(search, settings)
+        claim = search.claim(settings.owner, on_hand, [row(search)] if token > 1 else [])
+        part = tmp_path / search.folder / "kd" / str(claim.held.number) / str(token) / ".epoch-2.pt.77.part"
+        if token < 4:
+            part.parent.mkdir(parents=True)
+            part.write_bytes(b"half")
+        members.begin(claim)
+    assert (row(search).state, files(tmp_path)) == ("finished", [])
+
+
+def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: Search, told: Half):
+    path = told.written.saved.path.with_name("best.safetensors")
+    path.write_bytes(b"weights")
+    assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
+    token = told.members.held[told.key].held.token
+    report = EpochReport(EPOCHS, 0, {"dice": 0.5}, {}, {}, True)
+    told.members.store(Told(told.key, token, report, Saved(path, "0" * 64, 7)))
+    assert not path.exists()
+
+
+def test_a_row_at_its_last_epoch_begins_anew(search: Search, told: Half):
+    """No worker leaves one; who finds it must not train empty epochs for ever."""
+    told.members.store(told.written)
+    content = told.written.saved.path.read_bytes()
+    changes = {"epoch": EPOCHS, "checkpoint_sha256": hashlib.sha256(content).hexdigest()}
+    search.leases.change(told.members.held[told.key].held, changes)
+    assert on_hand(row(search)) == 0
+    search.leases.change(told.members.held[told.key].held, {"epoch": EPOCHS - 1})
+    assert on_hand(row(search)) == EPOCHS - 1
+
+
+def never() -> float | None:
+    """Nobody is in a hurry."""
+    return None
+
+
+def test_an_error_that_is_no_matter_of_the_disk_is_raised_when_the_others_are_written(tmp_path: Path):
     def broken(_: Path) -> Saved:
         raise RuntimeError("a bug in what writes")
 
-    writers = Writers()
-    writers.later(1, broken, Path("epoch-1.pt"), lambda _: None)
+    def slow(path: Path) -> Saved:
+        time.sleep(0.2)
+        return Saved(path, "", 0)
+
+    writers, named = Writers(), list[Path]()
+    writers.later(1, broken, tmp_path / "1.pt", lambda found: named.append(found.path))
+    writers.later(2, slow, tmp_path / "2.pt", lambda found: named.append(found.path))
     with pytest.raises(RuntimeError, match="a bug in what writes"):
-        writers.finish(lambda: None)
+        writers.finish(lambda: None, never)
+    assert named == [tmp_path / "2.pt"]
+
+
+def test_trials_are_given_back_though_a_writer_raised(search: Search, tmp_path: Path):
+    disk = Disk()
+
+    def broken(_: Path) -> Saved:
+        raise RuntimeError("a bug in what writes")
+
+    def stop() -> None:
+        worker.students.snapshot = lambda key: broken  # type: ignore[method-assign]
+        worker.group.ask_to_stop()
+
+    worker = Worker(search, tmp_path, disk, {2: stop})
+    with pytest.raises(RuntimeError, match="a bug in what writes"):
+        worker.run()
+    assert (row(search).state, row(search).epoch, row(search).owner) == ("free", 1, None)
+
+
+def test_a_refusal_is_said_at_once_and_its_end_when_all_was_taken(tmp_path: Path, log: list[str]):
+    full, took = threading.Event(), Writers()
+    full.set()
+
+    def write(path: Path) -> Saved:
+        if full.is_set() and path.name == "1.pt":
+            raise OSError(28, "No space left on device")
+        return Saved(path, "", 0)
+
+    def epoch() -> None:
+        for key in (1, 2):
+            took.later(key, write, tmp_path / f"{key}.pt", lambda _: None)
+        took.go()
+
+    def said() -> list[str]:
+        return [line for line in log if "checkpoint" in line]
+
+    epoch()
+    until(lambda: len(said()) == 1)
+    assert "No space left on device" in said()[0]
+    assert took.finish(lambda: None, never)
+    epoch()
+    assert took.finish(lambda: None, never)
+    assert len(said()) == 1, "half of the files is not the end of it"
+    full.clear()
+    epoch()
+    assert took.finish(lambda: None, never)
+    assert len(said()) == 2
+    assert "written again" in said()[1]
+
+
+def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: Search, told: Half):
+    """Also where the database thread was not yet waiting when it was told."""
+    desk = Desk(search, told.members.settings)
+    desk._members.held = told.members.held
+    flush, passes = desk._flush, list[float]()
+
+    def late() -> None:
+        flush()
+        if not passes:
+            desk.tell(told.written)  # past the flush, before the wait
+        passes.append(time.monotonic())
+
+    desk._flush = late  # type: ignore[method-assign]
+    desk.start()
+    until(lambda: row(search).checkpoint is not None)
+    assert passes[1] - passes[0] < 1
+    desk.close("the test is over")
+
+
+CHILD = """
+import os, sys, tempfile, threading
+from pathlib import Path
+import torch
+from search.worker import _end
+from search.writers import Writers
+from trainer import checkpoint
+
+path = Path(sys.argv[1])
+part = path.with_name(f".{path.name}.{os.getpid()}.part")
+os.mkfifo(part)
+reader = os.open(part, os.O_RDWR)  # takes what a pipe holds, and then nothing: a disk that hangs
+writers = Writers()
+state = {f"w{i}": torch.zeros(20000) for i in range(100)}
+writers.later(1, lambda to: checkpoint.save(to, state), path, lambda _: None)
+writers.go()
+until = __import__("time").monotonic() + 0.5
+assert not writers.finish(lambda: None, lambda: until)
+os.close(reader)  # and answers again just when the interpreter clears up
+_end(0)
+"""
+
+
+def test_a_process_ends_with_its_code_while_a_checkpoint_is_written(tmp_path: Path):
+    """A thread that comes out of torch while Python clears up would crash it."""
+    words = [sys.executable, "-c", CHILD, str(tmp_path / "epoch-1.pt")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "still being written" in done.stderr) == (0, True), done.stderr

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from trainer.data.durable import sync_folder
 from trainer.reports import Saved
 
 # A checkpoint's sha256 covers all of it, so the sums inside would only be computed a second time.
@@ -74,7 +75,8 @@ class _Hashed:
 def write(path: Path, content: bytes) -> Saved:
     """Put `content` at `path` so that a reader sees all of it or the file that was there before.
 
-    Raises OSError where the disk refuses; then nothing has changed.
+    Raises OSError where the disk refuses; then what was there stands, or the whole of `content` where the disk refused
+    no more than to make the new name last.
     """
     return _write_with(path, lambda file: file.write(content))
 
@@ -97,11 +99,7 @@ def _write_with(path: Path, fill_in: Callable[[_Hashed], object]) -> Saved:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
     return Saved(path, hashed.sha256.hexdigest(), hashed.size)
 
 

@@ -120,7 +120,8 @@ Write = Callable[[Path], Saved]
 
 
 class Stopped(Exception):
-    """A wish to stop was agreed by all ranks in the middle of an epoch; the last whole epoch's checkpoints stand."""
+    """A wish to stop was agreed by all ranks in the middle of an epoch; the last whole epoch's checkpoints stand
+    or are being written."""
 
 
 class Students(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 SHARED = 0.1
 """The part of a step that teacher and data may take."""
 MOST = 16
-"""A worker that dies costs its students the rest of an epoch each."""
+"""A worker that dies costs its students an epoch each, or two."""
 FILLED = 0.8
 """The part of the free memory that students may take; the rest is for what was not measured."""
 

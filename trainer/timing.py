@@ -80,12 +80,13 @@ def _costs(run: RunConfig, shelf: Shelf, ranks: Ranks) -> _Costs:
     )
     student.begin_epoch()
     heard = shelf.hear(run, images, student.teacher_taps)
+    lasting = _allocated(ranks.device) - before if ranks.device.type == "cuda" else _member_bytes(student)
+    step = _median(lambda: _step(student, images, target, heard), ranks)
+    beyond = max(_peak(ranks.device) - high - lasting, 0)
     # The weights of the best epoch are kept beside those of the last one.
     kept = _bytes(student.state()) + _bytes(student.judged.state_dict())
     # On a CPU a checkpoint that is being written lies in the same memory.
-    member = _allocated(ranks.device) - before if ranks.device.type == "cuda" else _member_bytes(student) + kept
-    step = _median(lambda: _step(student, images, target, heard), ranks)
-    beyond = max(_peak(ranks.device) - high - member, 0)
+    member = lasting if ranks.device.type == "cuda" else lasting + kept
     scored = _once(lambda: _validated(student, shelf, run, ranks), ranks)
     return _Costs(step, scored, member, beyond, kept)
 

@@ -17,7 +17,8 @@ from search.study import Search
 MOMENTS = {
     "ask": ["INSERT INTO kd_lease", "INSERT INTO kd_attempt", "INSERT INTO trial_params"],
     "begin": ["UPDATE kd_lease SET run"],
-    "report": ["INSERT INTO trial_intermediate_values", "UPDATE kd_lease SET replay"],
+    "report": ["INSERT INTO trial_intermediate_values"],
+    "checkpoint": ["UPDATE kd_lease SET beat=(kd_lease.beat + %(beat_1)s), replay"],
     "finish": ["UPDATE trials SET state", "INSERT INTO trial_values", "UPDATE kd_attempt SET ended"],
     "take back": ["UPDATE kd_lease SET state=%(state)s, owner", "DELETE FROM trial_intermediate_values"],
 }
