@@ -135,7 +135,7 @@ class Lead:
         began = time.monotonic()
         whole = {key: report for key, report in reports.items() if isinstance(report, EpochReport)}
         goes_on = [key for key, report in whole.items() if not report.final]
-        if not self._writers.finish(self._group.pulse.beat, self._until):
+        if self._writers.finish(self._group.pulse.beat, self._until):
             goes_on = []  # this group ends, and a writer still reads the memory that the copies would go to
         with ThreadPoolExecutor(COPIES, thread_name_prefix="copy") as pool:
             writes = dict(zip(goes_on, pool.map(self._students.snapshot, goes_on), strict=True))
@@ -160,13 +160,12 @@ class Lead:
     def _trained(self, key: int, report: EpochReport, write: Write | None, beside: Mapping[str, float]) -> None:
         begin, replay = self._training[key], self._students.replay(key)
         self.desk.tell(Told(key, begin.token, report, beside=beside))
-        if write is None:
-            return
 
         def named(found: Saved) -> None:
             self.desk.tell(Written(key, begin.token, report.epoch, found, replay))
 
-        self._writers.later(key, write, begin.folder / f"epoch-{report.epoch}.pt", named)
+        if write is not None:
+            self._writers.later(key, write, begin.folder / f"epoch-{report.epoch}.pt", named)
 
     def _ended(self, key: int, report: EpochReport, end: "Future[Saved]", beside: Mapping[str, float]) -> None:
         """The last epoch: its weights are on disk before it is told."""
@@ -200,7 +199,8 @@ class Lead:
         """Give everything back for the reason `why`; what is being written may get to the disk first."""
         end = self._until() or time.monotonic() + CLOSING - LEAST
         try:
-            self._writers.finish(self._group.pulse.beat, lambda: end)
+            for path in self._writers.finish(self._group.pulse.beat, lambda: end):
+                logger.warning("disk: {} is still being written; that epoch is trained again", path)
         finally:
             self.desk.close(why, LEAST + max(end - time.monotonic(), 0.0))
 

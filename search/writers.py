@@ -54,8 +54,8 @@ class Writers:
             write, path, named = self._waiting.pop(next(iter(self._waiting)))
             self._under_way[self.start(write, path, named)] = path
 
-    def finish(self, beat: Callable[[], None], until: Until) -> bool:
-        """Wait until all that was to be written is on disk or refused; False where that had to end before.
+    def finish(self, beat: Callable[[], None], until: Until) -> list[Path]:
+        """Wait until all that was to be written is on disk or refused; returns what is not, where that had to end.
 
         Raises what is no matter of the disk, once nothing else is waited for.
         """
@@ -65,12 +65,9 @@ class Writers:
         bugs = [error for future in done if (error := future.exception()) and not isinstance(error, OSError)]
         for future in done:
             del self._under_way[future]
-        if self._under_way:
-            names = ", ".join(map(str, self._under_way.values()))
-            logger.warning("disk: still being written: {}; what is not there in time is trained again", names)
         if bugs:
             raise bugs[0]
-        return not self._under_way
+        return list(self._under_way.values())
 
     def wait(self, futures: Iterable["Future[Saved]"], beat: Callable[[], None], until: Until) -> None:
         """Wait for files that are being written, with a beat for each that is done, while `until` allows it."""

@@ -151,7 +151,7 @@ def test_a_disk_that_hangs_holds_nobody_up_who_ends(
     worker = Worker(search, tmp_path, disk, {3: lambda: worker.group.ask_to_stop()})
     worker.run()
     assert (row(search).state, row(search).epoch, on_hand(row(search))) == ("free", 2, 2)
-    assert [line for line in log if "still being written" in line and "epoch-3.pt" in line]
+    assert [line for line in log if "epoch-3.pt is still being written" in line]
     disk.on.set()
 
 
@@ -419,13 +419,13 @@ def test_a_refusal_is_said_at_once_and_its_end_when_all_was_taken(tmp_path: Path
     epoch()
     until(lambda: len(said()) == 1)
     assert "No space left on device" in said()[0]
-    assert took.finish(lambda: None, never)
+    assert took.finish(lambda: None, never) == []
     epoch()
-    assert took.finish(lambda: None, never)
+    assert took.finish(lambda: None, never) == []
     assert len(said()) == 1, "half of the files is not the end of it"
     full.clear()
     epoch()
-    assert took.finish(lambda: None, never)
+    assert took.finish(lambda: None, never) == []
     assert len(said()) == 2
     assert "written again" in said()[1]
 
@@ -466,7 +466,7 @@ state = {f"w{i}": torch.zeros(20000) for i in range(100)}
 writers.later(1, lambda to: checkpoint.save(to, state), path, lambda _: None)
 writers.go()
 until = __import__("time").monotonic() + 0.5
-assert not writers.finish(lambda: None, lambda: until)
+assert writers.finish(lambda: None, lambda: until) == [path]
 os.close(reader)  # and answers again just when the interpreter clears up
 _end(0)
 """
@@ -476,4 +476,4 @@ def test_a_process_ends_with_its_code_while_a_checkpoint_is_written(tmp_path: Pa
     """A thread that comes out of torch while Python clears up would crash it."""
     words = [sys.executable, "-c", CHILD, str(tmp_path / "epoch-1.pt")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, "still being written" in done.stderr) == (0, True), done.stderr
+    assert done.returncode == 0, done.stderr
