@@ -44,7 +44,7 @@ def _of_workload(workload: str, rows: Sequence[Row]) -> str:
     lines = [
         f"### {workload}",
         "",
-        f"{max(row['block'] for row in mine)} blocks, {len(mine)} runs, {quiet} of them on a quiet machine.",
+        f"{len({row['block'] for row in mine})} blocks, {len(mine)} runs, {quiet} of them on a quiet machine.",
         "",
         "| arm | epoch of a trial: CPU s (wall) | short trial: CPU s (wall) | steady against tuned, CPU | wall | "
         "short against plain, CPU | wall | teacher passes a step | peak MB | target |",

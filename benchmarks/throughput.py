@@ -33,7 +33,6 @@ from benchmarks.views import views_path
 from benchmarks.workloads import BATCH, FULL, TINY, WORKLOADS, Parts, draw_data, teacher_file
 from trainer.errors import guard
 
-EPOCHS = 2
 QUICK = WORKLOADS["r18-8"]
 
 
@@ -42,13 +41,15 @@ class Arm:
     """One way to run the search. The name says it all: plain-fp32, tuned-bf16, ours-fp32-8, ours-bf16-8-views."""
 
     name: str
+    epochs: int = 2
+    """Of each trial: two are a short trial, in which starts and ends weigh most."""
 
     @property
     def words(self) -> list[str]:
         """The command of its process, but for the folder, the workload and the account."""
         kind, precision, *more = self.name.split("-")
         words = [sys.executable, "-m", "benchmarks.ours" if kind == "ours" else "benchmarks.plain"]
-        words += ["--precision", precision, "--epochs", str(EPOCHS), "--trials", str(self.trials)]
+        words += ["--precision", precision, "--epochs", str(self.epochs), "--trials", str(self.trials)]
         if kind == "ours":
             words += ["--slots", more[0], *(["--views"] if "views" in more else [])]
         return words + (["--tuned"] if kind == "tuned" else [])
@@ -60,12 +61,12 @@ class Arm:
         return max(2, int(parts[2])) if parts[0] == "ours" else 2
 
 
-def arms(views: bool) -> list[Arm]:
+def arms(views: bool, epochs: int) -> list[Arm]:
     """All of them, those to compare with first."""
     names = ["plain-fp32", "tuned-fp32", "tuned-bf16"]
     names += [f"ours-{precision}-{k}" for precision in ("fp32", "bf16") for k in (1, 2, 4, 8)]
     names += [f"ours-{precision}-{k}-views" for precision in ("fp32", "bf16") for k in (1, 8)] if views else []
-    return [Arm(name) for name in names]
+    return [Arm(name, epochs) for name in names]
 
 
 def measure(arm: Arm, workload: str, folder: Path, seed: int) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def measure(arm: Arm, workload: str, folder: Path, seed: int) -> dict[str, Any]:
 
 def demand_same_work(row: dict[str, Any], arm: Arm, parts: Parts) -> None:
     """Steps, epochs and validated images of an arm are those of its trials. Raises Unequal."""
-    epochs = arm.trials * EPOCHS
+    epochs = arm.trials * arm.epochs
     steps, images = epochs * (parts.train // BATCH), epochs * parts.validation
     expected = {"steps": steps, "epochs": epochs, "validation_images": images, "trials": arm.trials}
     if row["counts"] != expected:
@@ -124,9 +125,10 @@ def store_views(chosen: Sequence[Arm], workloads: Sequence[str], folder: Path) -
     precisions = sorted({arm.name.split("-")[1] for arm in chosen if arm.name.endswith("views")})
     for workload in {WORKLOADS[w].encoder: w for w in workloads}.values():
         for precision in precisions:
-            facts = measure(Arm(f"ours-{precision}-1-views"), workload, folder, seed=0)["facts"]
+            arm = Arm(f"ours-{precision}-1-views", chosen[0].epochs)
+            facts = measure(arm, workload, folder, seed=0)["facts"]
             words = f"{facts['seconds']['teacher']:.1f} s for {facts['teacher_forwards']} passes"
-            print(f"{WORKLOADS[workload].encoder} {precision}: {EPOCHS} views stored once, teacher {words}", flush=True)
+            print(f"{WORKLOADS[workload].encoder} {precision}: {arm.epochs} views, teacher {words}", flush=True)
 
 
 def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -134,7 +136,7 @@ def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str,
     views = views_path() is not None
     if not views:
         print("no arm with stored teacher outputs: runs have no field `views` in this version", flush=True)
-    every = {arm.name: arm for arm in arms(views)}
+    every = {arm.name: arm for arm in arms(views, args.epochs)}
     names = args.arms or list(every)
     unknown = [name for name in names if name not in every]
     if unknown:
@@ -168,6 +170,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--workloads", nargs="+", choices=[*WORKLOADS], default=["r101-16", "r101-8", "r18-32"])
     parser.add_argument("--arms", nargs="+", help="some of the arms (default: all)")
+    parser.add_argument("--epochs", type=int, default=2, help="of each trial (default 2); one number a file")
     parser.add_argument("--train", type=int, default=FULL.train, help="training pictures; an eighth as many validate")
     parser.add_argument("--minutes", type=float, default=600.0, help="after so many, no further arm is begun")
     parser.add_argument("--json", type=Path, help="raw values, kept and added to")
