@@ -17,16 +17,17 @@ def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], tria
     not be judged, and rivals would be measured against a score that is on no curve.
     """
     values, notes = tables["trial_intermediate_values"], tables["trial_system_attributes"]
-    above = (values.c.trial_id == trial_id) & (values.c.step > epoch)
-    scores = set(connection.execute(sa.select(values.c.intermediate_value).where(above)).scalars())
-    if not scores:
+    of_trial = values.c.trial_id == trial_id
+    gone = set(
+        connection.execute(sa.select(values.c.intermediate_value).where(of_trial, values.c.step > epoch)).scalars()
+    )
+    if not gone:
         return
-    connection.execute(values.delete().where(above))
+    connection.execute(values.delete().where(of_trial, values.c.step > epoch))
+    # A student that learns nothing has the same score in each epoch: then the note may be of one that stays.
+    gone -= set(connection.execute(sa.select(values.c.intermediate_value).where(of_trial)).scalars())
     mine = (notes.c.trial_id == trial_id) & notes.c.key.startswith(RUNG, autoescape=True)
-    rows = connection.execute(sa.select(notes.c.key, notes.c.value_json).where(mine)).all()
-    # From the highest one down: a lower rung may hold the same score, from an epoch that stays.
-    for row in sorted(rows, key=lambda row: int(row.key.removeprefix(RUNG)), reverse=True):
+    for row in connection.execute(sa.select(notes.c.key, notes.c.value_json).where(mine)).all():
         score = json.loads(row.value_json)
-        if (score if math.isfinite(score) else None) not in scores:
-            return
-        connection.execute(notes.delete().where(mine & (notes.c.key == row.key)))
+        if (score if math.isfinite(score) else None) in gone:
+            connection.execute(notes.delete().where(mine & (notes.c.key == row.key)))

@@ -118,7 +118,7 @@ class Desk:
             self._lock.notify_all()
         self._thread.join(patience)
         if self._thread.is_alive() and self._gave_back:
-            logger.warning("all trials were given back; the last note of the dashboard was not written in time")
+            logger.warning("all trials were given back; the last note for the dashboard is still being written")
         elif self._thread.is_alive():
             logger.warning("the database did not answer in time: leases run out by themselves, others adopt the trials")
         elif self.error is not None:
@@ -287,5 +287,5 @@ class Desk:
             except away.DATABASE as error:
                 if away.passes(error):
                     raise
-                self._members.spoil(self._outbox[0].key, error)
+                self._members.spoil(self._outbox[0], error)
             self._outbox.popleft()

@@ -1,10 +1,24 @@
 """The ranks of one group, as the search sees them."""
 
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from search.events import Begin
 from trainer.pulse import Pulse
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every rank does before and in the next epoch."""
+
+    dismiss: tuple[int, ...]
+    begin: tuple[Begin, ...]
+    members: int
+    """How many train in the next epoch."""
+    end: str | None
+    """Why the group ends now; None while it goes on."""
 
 
 class Group(Protocol):

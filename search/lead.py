@@ -4,7 +4,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from loguru import logger
 from search.beside import Beside
 from search.desk import CLOSING, Desk
 from search.events import PICTURE, WEIGHTS, Begin, Fell, Told, Written
-from search.group import Group
+from search.group import Group, Plan
 from search.writers import Writers, saved
 from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students, Write
@@ -37,18 +36,6 @@ Tell = Callable[[str, EpochReport], None]
 
 def _nobody(_trial: str, _report: EpochReport) -> None:
     """Nobody listens."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every rank does before and in the next epoch."""
-
-    dismiss: tuple[int, ...]
-    begin: tuple[Begin, ...]
-    members: int
-    """How many train in the next epoch."""
-    end: str | None
-    """Why the group ends now; None while it goes on."""
 
 
 class Lead:
@@ -91,8 +78,9 @@ class Lead:
                 begins = [begin for begin in begins if begin.key != event.key]
         self._training |= {begin.key: begin for begin in begins}
         if self.bad_data or self.desk.preempt.is_set():
-            # Nobody is in a hurry yet: what was trained gets to the disk, however long that takes.
-            self._writers.finish(self._group.pulse.beat, self._until)
+            # Nobody is in a hurry yet: what was trained gets to a slow disk. One that hangs holds no trial back.
+            slow = time.monotonic() + self._group.pulse.limit / 2
+            self._writers.finish(self._group.pulse.beat, lambda: self._until() or slow)
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()
         end = self.bad_data or (PREEMPTED if self._group.stop_asked else None)
@@ -200,7 +188,7 @@ class Lead:
         end = self._until() or time.monotonic() + CLOSING - LEAST
         try:
             for path in self._writers.finish(self._group.pulse.beat, lambda: end):
-                logger.warning("disk: {} is still being written; that epoch is trained again", path)
+                logger.warning("disk: {} is still being written; its trial goes on from the one before", path)
         finally:
             self.desk.close(why, LEAST + max(end - time.monotonic(), 0.0))
 

@@ -17,11 +17,10 @@ from search.board.pictured import cost, ending, upload
 from search.events import Begin, Drop, Fell, Member, Settings, Told, Written
 from search.evidence import rows_of
 from search.fence import LeaseLost
-from search.leases import Held
+from search.leftovers import remove, sweep
 from search.resuming import resume_of
 from search.rows import after_writing, at_end, spent
 from search.study import Claim, Search
-from search.writers import remove
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
 
@@ -48,7 +47,10 @@ class Members:
             self._discard(item)
             return
         try:
-            if isinstance(item, Written):
+            if isinstance(item, Written) and item.epoch != member.epoch:
+                # A stop did not wait for it, and the epoch after it was told: the row would get that one's figures.
+                self._discard(item)
+            elif isinstance(item, Written):
                 self.search.leases.change(member.held, after_writing(member, item))
                 if member.checkpoint != item.saved.path:
                     remove(member.checkpoint)  # the row names the new one now
@@ -66,9 +68,9 @@ class Members:
             if row is None or str(file.path) not in (row.checkpoint, row.weights):
                 remove(file.path)
 
-    def spoil(self, key: int, error: Exception) -> None:
+    def spoil(self, item: Told | Fell | Written, error: Exception) -> None:
         """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
-        member = self.held.get(key)
+        member = self.held.get(item.key)
         if member is None:
             return
         text = "".join(traceback.format_exception(error))
@@ -78,7 +80,8 @@ class Members:
             self._sweep(member)
         except LeaseLost:
             logger.warning("{}: lost to another worker", member.label)
-        self.forget(key, None)
+        self.forget(item.key, None)
+        self._discard(item)
 
     def begin(self, claim: Claim) -> None:
         """From a claim to a member: complete its parameters, check its limits, store its run."""
@@ -88,7 +91,7 @@ class Members:
                 said = {"attempts": attempts(self._holders(claim), "lost")}
                 self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times", said)
                 remove(None if seen.checkpoint is None else Path(seen.checkpoint))
-                self._sweep_folders(claim.arm.name, held)
+                sweep(self._place(claim.arm.name, held.number), held.token)
                 logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
                 return
             run = self._run_of(claim)
@@ -218,13 +221,8 @@ class Members:
     def _sweep(self, member: Member) -> None:
         """No row names a checkpoint of this trial any more, whoever wrote it."""
         remove(member.checkpoint)
-        self._sweep_folders(self.search.arms[member.held.study_id].name, member.held)
-
-    def _sweep_folders(self, arm: str, held: Held) -> None:
-        for path in self._place(arm, held.number).glob("*/*epoch-*"):
-            # What this worker is still writing comes as `Written`, of a trial that is over.
-            if path.parent.name != str(held.token) or not path.name.startswith("."):
-                remove(path)
+        arm = self.search.arms[member.held.study_id].name
+        sweep(self._place(arm, member.held.number), member.held.token)
 
     def _place(self, arm: str, number: int) -> Path:
         return self.settings.runs / self.search.folder / arm / str(number)
@@ -268,12 +266,13 @@ class Members:
         if row is not None and row.state == "finished" and row.token == member.held.token:
             # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
             self._sweep(member)
+            self._discard(item)
             self.forget(item.key, None)
             return
+        self._discard(item)
         epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
         record = dict(item.report.scores or {}) if isinstance(item, Told) else {"failure": item.failure.kind.value}
         self.search.leases.orphan(member.held, epoch, record)
-        self._discard(item)
         self.forget(item.key, "lost to another worker")
 
     def forget(self, key: int, why: str | None) -> None:

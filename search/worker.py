@@ -270,8 +270,16 @@ def _leave_at_once() -> None:
     os._exit(agent.lost())
 
 
-def _end(code: int) -> NoReturn:
-    """End with a code; at once where a disk still holds a writer up: torch would crash it while Python clears up."""
+def run(act: Callable[[], int]) -> NoReturn:
+    """Run a rank to its end: with the code that `act` returns, or with 1 and a traceback, to be started again.
+
+    At once where a disk still holds a writer up: torch would crash the process while Python clears up.
+    """
+    try:
+        code = agent.leave(guard(act, agent.say))
+    except Exception:  # noqa: BLE001 - a bug; no code is left for the siblings, so torchrun starts the ranks again
+        traceback.print_exc()
+        code = 1
     if writers.hold_up():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -285,9 +293,4 @@ def _log(leads: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        code = guard(main, agent.say)
-    except Exception:  # noqa: BLE001 - a bug: its traceback is said as Python would say it
-        traceback.print_exc()
-        code = 1
-    _end(agent.leave(code))
+    run(main)

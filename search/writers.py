@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from search.events import WEIGHTS
 from trainer.reports import Saved, Write
 
 AT_ONCE = 4
@@ -29,9 +30,11 @@ class Writers:
         self._under_way: dict[Future[Saved], Path] = {}
         self._turns = threading.Semaphore(AT_ONCE)
         self._lock = threading.Lock()
-        self._says_refused = False
-        self._taken = self._refused = 0
-        """Files that the disk took and refused since they were last waited for."""
+        self._failing: set[str] = set()
+        """Kinds of files that the disk refused last, such as `.pt`: a disk may be too full for checkpoints alone."""
+        self._taken: set[str] = set()
+        self._refused: set[str] = set()
+        """Kinds that it took and refused since files were last waited for."""
 
     def start(self, write: Write, path: Path, named: Callable[[Saved], None] = lambda _: None) -> Future[Saved]:
         """Write in a thread of its own, then call `named` there. `finish` or `saved` hears of what went wrong."""
@@ -80,10 +83,10 @@ class Writers:
             if end is not None and time.monotonic() >= end:
                 return
         with self._lock:
-            if self._says_refused and self._taken and not self._refused:
-                self._says_refused = False
-                logger.info("disk: checkpoints are written again")
-            self._taken = self._refused = 0
+            for kind in sorted(self._failing & (self._taken - self._refused)):
+                self._failing.remove(kind)
+                logger.info("disk: {} are written again", _named(kind))
+            self._taken, self._refused = set(), set()
 
     def _run(self, future: "Future[Saved]", write: Write, path: Path, named: Callable[[Saved], None]) -> None:
         try:
@@ -92,24 +95,30 @@ class Writers:
             named(saved)
         except BaseException as error:  # noqa: BLE001 - handed to the lead, which raises it
             if isinstance(error, OSError):
-                self._refuse(error, path.parent)
+                self._refuse(error, path)
             future.set_exception(error)
         else:
             with self._lock:
-                self._taken += 1
+                self._taken.add(path.suffix)
             future.set_result(saved)
 
-    def _refuse(self, error: OSError, folder: Path) -> None:
-        """Say it at once, and once, until the disk takes everything again."""
+    def _refuse(self, error: OSError, path: Path) -> None:
+        """Say it at once, and once, until the disk takes such files again."""
         with self._lock:
-            self._refused += 1
-            said, self._says_refused = self._says_refused, True
+            said = path.suffix in self._failing
+            self._failing.add(path.suffix)
+            self._refused.add(path.suffix)
         if not said:
             logger.warning(
-                "disk: no checkpoint can be written to {} ({}): training goes on, the last ones stay; make room",
-                folder,
+                "disk: no {} can be written to {} ({}): training goes on, what is there stays; make room",
+                _named(path.suffix),
+                path.parent,
                 error.strerror or error,
             )
+
+
+def _named(kind: str) -> str:
+    return "weights" if kind == Path(WEIGHTS).suffix else "checkpoints"
 
 
 def saved(future: "Future[Saved]") -> Saved | None:
@@ -122,12 +131,3 @@ def saved(future: "Future[Saved]") -> Saved | None:
 def hold_up() -> bool:
     """Whether threads of this process still write."""
     return any(thread.name == NAME for thread in threading.enumerate())
-
-
-def remove(path: Path | None) -> None:
-    """Remove a file that nobody needs; a disk that refuses keeps it."""
-    try:
-        if path is not None:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("{} stays on disk: {}", path, error.strerror)

@@ -66,11 +66,12 @@ def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: Se
     assert rungs(search, first) == {"completed_rung_0": 0.1}
 
 
-def test_rungs_of_epochs_that_stay_are_kept(search: Search, tmp_path: Path) -> None:
-    """Also one with the very score of an epoch that goes."""
+@pytest.mark.parametrize("last", [0.6, 0.5, 0.7], ids=["another", "that of rung 0", "that of rung 1"])
+def test_rungs_of_epochs_that_stay_are_kept(search: Search, tmp_path: Path, last: float) -> None:
+    """Also where an epoch that goes had the very score of one that stays, as a student has that learns nothing."""
     mine = Worker(search, "me", tmp_path)
     trial_id = mine.begin()
-    for epoch, dice in ((2, 0.5), (3, 0.6), (4, 0.7), (5, 0.5)):
+    for epoch, dice in ((2, 0.5), (3, 0.6), (4, 0.7), (5, last)):
         mine.tell(trial_id, epoch, dice)
     assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}
     (row,) = search.leases.of_studies(list(search.arms))

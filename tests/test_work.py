@@ -50,13 +50,14 @@ SCRIPT = """
 import os, pathlib, signal, sys, time
 sys.path[:0] = ["{root}"]
 from trainer import agent
-from trainer.errors import UserError, guard
+from search import worker
+from trainer.errors import UserError
 rank = int(os.environ["RANK"])
 start = pathlib.Path("start-%s" % os.environ["RANK"])
 start.write_text(start.read_text() + "x" if start.exists() else "x")
 def main():
 {body}
-sys.exit(agent.leave(guard(main, agent.say)))
+worker.run(main)
 """
 
 
@@ -102,6 +103,14 @@ def test_ranks_that_die_are_started_again_and_in_the_end_the_code_is_1(tmp_path:
     assert "died 2 times and are not started again" in lines[-1]
     assert 2 <= len(lines) <= 4, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bug_of_one_rank_starts_all_of_them_again_with_its_traceback(tmp_path: Path) -> None:
+    body = 'if rank == 1:\n    raise RuntimeError("a bug")\ntime.sleep(1.5)\nos._exit(agent.lost())'
+    done = supervised(tmp_path, body, restarts=2)
+    assert done.returncode == 1
+    assert (tmp_path / "start-0").read_text() == "xxx"
+    assert done.stderr.count("RuntimeError: a bug") == 3
 
 
 def test_the_code_of_max_failed_comes_through(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from search.resuming import on_hand
 from search.simulate import Curves, SimulatedStudents
 from search.study import Search
 from search.writers import Writers
+from trainer.pulse import Pulse
 from trainer.reports import EpochReport, Failure, Saved, Write
 
 STUDY = (Path(__file__).parent / "small.toml").read_text()
@@ -203,6 +204,18 @@ def test_who_ends_without_a_signal_waits_for_a_slow_disk(
     assert (row(search).state, row(search).epoch, on_hand(row(search))) == ("free", 2, 2)
 
 
+def test_a_disk_that_hangs_holds_no_trial_back_from_a_search_that_is_stopped(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "CLOSING", module.LEAST)
+    disk = Disk(2)
+    worker = Worker(search, tmp_path, disk, {2: lambda: worker.desk.preempt.set()})
+    worker.group.pulse = Pulse(4.0)  # by which such a process would end itself, with its trials
+    worker.run()
+    assert (row(search).state, row(search).epoch, on_hand(row(search))) == ("free", 1, 1)
+    disk.on.set()
+
+
 def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(search: Search, tmp_path: Path):
     class DeadError(Exception):
         pass
@@ -237,8 +250,15 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
     """The verdict came late, so that the next epoch had begun."""
     monkeypatch.setattr(module, "PATIENCE", 0.0)
     disk = Disk(2)
-    monkeypatch.setattr(search, "pruned", lambda held: disk.asked == [1, 2])
     found: list[str] = []
+
+    def late(_: Any) -> bool:
+        if reports(search) != [1, 2]:
+            return False
+        until(lambda: disk.asked == [1, 2])
+        return True
+
+    monkeypatch.setattr(search, "pruned", late)
 
     def wait(path: Path) -> None:
         found.extend(files(path))
@@ -290,6 +310,16 @@ def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: Search, tol
     assert told.written.saved.path.is_file()
 
 
+def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: Search, told: Half):
+    """Who stops does not wait for a disk that hangs: the row would have the best of an epoch that is not there."""
+    token = told.members.held[told.key].held.token
+    told.members.store(Told(told.key, token, EpochReport(2, 1, {"dice": 0.9}, {}, {}, False)))
+    told.members.store(told.written)
+    whole = search.leases.row(told.key)
+    assert (whole.epoch, whole.checkpoint, whole.best_score) == (0, None, None)
+    assert not told.written.saved.path.exists()
+
+
 def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: Search, told: Half):
     told.members.search.prune(told.members.held[told.key].held, {})
     told.members.forget(told.key, None)
@@ -319,12 +349,12 @@ def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: Search
     place = told.members.settings.runs / search.folder / "kd" / str(member.held.number)
     folder = place / str(member.held.token if own else member.held.token + 1)
     folder.mkdir(parents=True)
-    names = ("epoch-1.pt", "epoch-2.pt", ".epoch-3.pt.77.part")
+    names = ("epoch-1.pt", "epoch-2.pt", ".epoch-3.pt.77.part", "best.safetensors")
     for name in names:
         (folder / name).write_bytes(b"state")
-    told.members.spoil(told.key, ValueError("of the database"))
+    told.members.spoil(told.written, ValueError("of the database"))
     # What this worker is still writing is not its to remove before it is whole.
-    assert [path.name for path in folder.iterdir()] == ([names[2]] if own else [])
+    assert {path.name for path in folder.iterdir()} == (set(names[2:]) if own else set())
 
 
 def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: Search, tmp_path: Path):
@@ -430,6 +460,19 @@ def test_a_refusal_is_said_at_once_and_its_end_when_all_was_taken(tmp_path: Path
     assert "written again" in said()[1]
 
 
+def test_a_disk_with_room_for_weights_alone_is_no_disk_that_takes_checkpoints(tmp_path: Path, log: list[str]):
+    def full(path: Path) -> Saved:
+        raise OSError(28, "No space left on device")
+
+    writers = Writers()
+    for _ in range(3):
+        writers.later(1, full, tmp_path / "1.pt", lambda _: None)
+        assert writers.finish(lambda: None, never) == []
+        weights = writers.start(lambda path: Saved(path, "", 0), tmp_path / "best.safetensors")
+        writers.wait([weights], lambda: None, never)
+    assert len([line for line in log if "checkpoint" in line]) == 1
+
+
 def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: Search, told: Half):
     """Also where the database thread was not yet waiting when it was told."""
     desk = Desk(search, told.members.settings)
@@ -453,7 +496,7 @@ CHILD = """
 import os, sys, tempfile, threading
 from pathlib import Path
 import torch
-from search.worker import _end
+from search.worker import run
 from search.writers import Writers
 from trainer import checkpoint
 
@@ -468,7 +511,7 @@ writers.go()
 until = __import__("time").monotonic() + 0.5
 assert writers.finish(lambda: None, lambda: until) == [path]
 os.close(reader)  # and answers again just when the interpreter clears up
-_end(0)
+run(lambda: 0)
 """
 
 

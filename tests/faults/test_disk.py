@@ -101,10 +101,10 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
     assert found["rows"] == [("held", 2)] * 2  # the rows name what is on the disk
     assert found["kept"]
     assert tools.checked(search, 2) == {"finished": 2}
-    assert len([line for line in log if "no checkpoint can be written" in line]) == 1
+    assert len([line for line in log if "no checkpoints can be written" in line]) == 1
     word = "No space left on device" if fault == "full" else "Read-only file system"
     assert any(word in line for line in log)
-    assert any("checkpoints are written again" in line for line in log)
+    assert any("weights are written again" in line for line in log)
 
 
 def test_a_worker_that_dies_while_the_disk_is_full_goes_on_from_the_checkpoint_that_stood(
