@@ -42,7 +42,11 @@ def now() -> Seconds:
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for word in path.read_text().split():
+        try:
+            words = path.read_text().split()
+        except OSError:
+            continue  # this thread has just ended
+        for word in words:
             found += [int(word), *_children(int(word))]
     return found
 

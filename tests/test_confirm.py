@@ -210,10 +210,10 @@ def test_two_workers_train_exactly_the_planned_trials_and_a_dead_ones_trial_goes
     # A worker that took a trial and is dead: nobody beats for it.
     dead = search.claim(Owner("dead", "there"), lambda _: 0, [])
     other = threading.Thread(
-        target=train, args=(confirm.opened_as(ended.opened, database_url, plan), tmp_path, "you", 1.0)
+        target=train, args=(confirm.opened_as(ended.opened, database_url, plan), tmp_path, "you", 5.0)
     )
     other.start()
-    train(search, tmp_path, "me", 1.0)
+    train(search, tmp_path, "me", 5.0)
     other.join(60)
     assert trials_of(search) == {each.name: [("COMPLETE", seed) for seed in SEEDS] for each in plan.configurations}
     assert dead.held.number == 0

@@ -1,6 +1,7 @@
 """`python -m search db`: a server of one's own with its secrets kept, backups that come back whole, and upgrades."""
 
 import argparse
+import contextlib
 import json
 import os
 import pwd
@@ -262,7 +263,10 @@ def test_the_server_outlives_its_terminal(server: Mine) -> None:
 def test_the_password_is_in_one_file_and_in_no_argument_and_no_log(server: Mine) -> None:
     engine = sa.create_engine(server.url)
     with engine.connect():  # a backend of this role is among the processes
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of one that has just ended
+                lines.append(path.read_bytes())
     engine.dispose()
     assert any(b"postgres" in line for line in lines)
     secret = server.password.encode()
@@ -356,7 +360,7 @@ def test_stopped_and_started_by_two_at_once_it_keeps_data_port_and_password(mine
 
 def two_workers(study: Path, url: str, budget: int) -> "list[subprocess.Popen[bytes]]":
     words = ["simulate", str(study), "--runs", str(study.parent), "--slots", "2", "--epoch-seconds", "0.1"]
-    command = ME.words(*words, "--ttl", "2", "--set", f"budget.trials={budget}", "--as-worker")
+    command = ME.words(*words, "--ttl", "6", "--set", f"budget.trials={budget}", "--as-worker")
     with (study.parent / "workers.log").open("a") as log:
         return [subprocess.Popen(command, cwd="/", env=ME.environment(url), stderr=log) for _ in range(2)]
 
@@ -375,7 +379,7 @@ def test_a_backup_taken_while_workers_run_goes_on_elsewhere_to_the_exact_budget(
     mine: Mine, theirs: Mine, study: Path
 ) -> None:
     file = study.parent / "kept.backup"
-    running = two_workers(study, mine.url, 400)
+    running = two_workers(study, mine.url, 4000)
     try:
         end = time.monotonic() + 60
         while not any(state == "COMPLETE" for _, state, _ in _trials_once_there(mine.url)):

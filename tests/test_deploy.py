@@ -163,12 +163,14 @@ def test_a_cancelled_job_is_not_requeued(tmp_path: Path, scheduler: dict[str, st
     assert not Path(scheduler["SCONTROL_LOG"]).exists()
 
 
-@pytest.mark.parametrize(("pause", "code"), [(0.0, 0), (0.4, 128 + signal.SIGTERM)], ids=["echo", "second wish"])
-def test_an_echo_of_a_stop_is_the_same_stop_and_a_later_one_ends_at_once(pause: float, code: int) -> None:
+@pytest.mark.parametrize(
+    ("pause", "same", "code"), [(0.0, 60.0, 0), (0.4, 0.2, 128 + signal.SIGTERM)], ids=["echo", "second wish"]
+)
+def test_an_echo_of_a_stop_is_the_same_stop_and_a_later_one_ends_at_once(pause: float, same: float, code: int) -> None:
     program = (
         "import os, signal, sys, time\n"
         "from search import stopping\n"
-        "stopping.SAME_STOP_SECONDS = 0.2\n"
+        f"stopping.SAME_STOP_SECONDS = {same}\n"
         "asked = []\n"
         "stopping.obey_signals(lambda: asked.append(1))\n"
         "os.kill(os.getpid(), signal.SIGUSR1)\n"

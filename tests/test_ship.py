@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from loguru import logger
 
 import search.__main__ as search_main
 from search import confirm
@@ -94,13 +93,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
 @pytest.fixture
 def url(done: Search) -> str:
     return done.opened.engine.url.render_as_string(hide_password=False)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command line logs into what a test captured; nothing may log there after it."""
-    yield
-    logger.remove()
 
 
 def test_the_seed_with_the_median_validation_score_is_packed_with_its_own_threshold(done: Search) -> None:

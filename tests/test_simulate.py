@@ -132,7 +132,7 @@ def test_workers_that_are_killed_lose_nothing(
     done = module(*words(study, tmp_path, *flags, *kills), timeout=200)
     found = re.search(rf"^{TRIALS} trials in .* by {many} workers, (\d+) killed, 0 left", done.stdout, re.MULTILINE)
     assert found is not None, done.stdout
-    assert int(found[1]) == victims
+    assert 1 <= int(found[1]) <= victims  # the search may be over before the last
     search = request.getfixturevalue("attached")
     states = checked(search)
     assert states["FAIL"] == 0
@@ -153,6 +153,7 @@ def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
     request: pytest.FixtureRequest,
 ) -> None:
     """Long before their time-to-live, as preempted and uncharged; the next worker goes on where it stopped."""
+    study.write_text(STUDY.replace(f"epochs = {EPOCHS}", "epochs = 20"))
     flags = ["--as-worker", "--slots", "3", "--ttl", "600"]
     slow = words(study, tmp_path, *flags, "--epoch-seconds", "0.5")
     first = launch(*slow)

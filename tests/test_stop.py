@@ -10,6 +10,7 @@ import pytest
 
 from search import stop
 from search.fence import Owner
+from search.steer import known_search
 from search.study import Claim, Search
 from trainer.errors import UserError
 
@@ -89,11 +90,18 @@ def test_waiting_ends_with_the_last_trial_that_is_held(search: Search, stopped: 
 
 def test_waiting_ends_where_somebody_takes_the_wish_back(search: Search, stopped: Stop) -> None:
     claim(search, "gpu1")
-    undo = threading.Timer(0.3, search.leases.ask_to_stop, (search.search_id, None))
-    undo.start()
+
+    def undo() -> None:
+        end = time.monotonic() + 60
+        while known_search(search.opened, "tiny").stop is None and time.monotonic() < end:
+            time.sleep(0.02)
+        search.leases.ask_to_stop(search.search_id, None)
+
+    somebody = threading.Thread(target=undo)
+    somebody.start()
     with pytest.raises(UserError, match="took the wish back"):
         stopped("--wait", "60")
-    undo.join()
+    somebody.join()
 
 
 def test_nobody_is_waited_for_who_is_dead(search: Search, stopped: Stop, monkeypatch: pytest.MonkeyPatch) -> None:

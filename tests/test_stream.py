@@ -184,6 +184,9 @@ def test_an_epoch_that_was_prepared_is_the_same_and_not_made_twice() -> None:
     data, wished = Counted(60), {number: list(stream(blobs(train=60)).epoch(number)) for number in (0, 1, 4)}
     made = Stream(data, batch_size=5, seed=1, rank=0, world=1, workers=Workers(2))
     made.prepare(0)
+    end = time.monotonic() + 20
+    while not data.asked and time.monotonic() < end:
+        time.sleep(0.01)
     assert 0 < settled(data) <= 4 * 5
     for one, other in zip(made.epoch(0), wished[0], strict=True):
         assert equal(one, other)

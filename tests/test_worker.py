@@ -153,7 +153,7 @@ def test_one_rank_finishes_every_arm_exactly_in_an_sqlite_file(taught: Path, sql
 def test_a_terminated_worker_gives_its_trials_back_and_the_next_goes_on_from_the_checkpoints(
     taught: Path, sqlite_url: str
 ) -> None:
-    study = _study(taught.parent, epochs=40, trials=2)
+    study = _study(taught.parent, epochs=400, trials=2)
     worker = _worker(study, sqlite_url, "--set", "budget.trials=2")
     _until(lambda: _epochs(sqlite_url), worker)
     worker.send_signal(signal.SIGTERM)
@@ -256,10 +256,12 @@ def _until(happened, worker: "subprocess.Popen[str]", seconds: float = 150) -> N
 
 
 def _kill_tree(worker: "subprocess.Popen[str]") -> None:
+    """All at once: ranks that see the death of their parent would give their trials back."""
+    worker.send_signal(signal.SIGSTOP)
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(worker.pid)], capture_output=True, text=True, check=True
     )
-    for pid in [worker.pid, *map(int, children.stdout.split())]:
+    for pid in [*map(int, children.stdout.split()), worker.pid]:
         os.kill(pid, signal.SIGKILL)
     worker.wait()
     if worker.stdout is not None:

@@ -5,12 +5,13 @@ Every wait that blocks the host is polled: a signal handler runs meanwhile, and 
 
 import os
 import pickle
+import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -22,8 +23,9 @@ from trainer.pulse import Pulse
 T = TypeVar("T")
 W = TypeVar("W")
 
-_POLL_SECONDS = 2e-4
-_POLL_SECONDS_MAX = 2e-3
+_POLL_SECONDS = 2e-3
+_SPIN_SECONDS = 0.1
+"""For which a wait keeps its core: on virtual machines one that sleeps is slower for a while after each short wait."""
 _LEAST_IMAGES = 8
 _MEETING_SECONDS = 60.0
 """Within which siblings must come, however small the stall limit: starting takes seconds."""
@@ -110,16 +112,15 @@ class Ranks:
         limit = timedelta(seconds=2 * self._stall + 60)
         # A name of its own for each meeting: addresses of an earlier one, or of ranks before a restart, are not found.
         tag = f"trainer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(self._joins)}"
+        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
         with _lost("meeting the siblings"):
-            hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
             store = TCPStore(
                 os.environ["MASTER_ADDR"],
                 int(os.environ["MASTER_PORT"]),
                 is_master=index == 0 and not hosted,
                 timeout=timedelta(seconds=max(self._stall, _MEETING_SECONDS)),
             )
-            named = PrefixStore(tag, store)
-            dist.init_process_group("gloo", store=named, rank=index, world_size=world, timeout=limit)
+            dist.init_process_group("gloo", store=PrefixStore(tag, store), rank=index, world_size=world, timeout=limit)
             for first in range(0, world, size):
                 members = list(range(first, first + size))
                 host = dist.new_group(members, timeout=limit, backend="gloo")
@@ -152,8 +153,7 @@ class Ranks:
         self._run("share", lambda: dist.broadcast(length, self._first, group=self._host, async_op=True))
         content = _bytes(packed) if self.leads else torch.empty(int(length.item()), dtype=torch.uint8)
         self._run("share", lambda: dist.broadcast(content, self._first, group=self._host, async_op=True))
-        shared: T = _unpack(content)
-        return shared
+        return cast("T", _unpack(content))
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks, on every rank."""
@@ -170,7 +170,7 @@ class Ranks:
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
         length = torch.tensor([packed.numel()], dtype=torch.int64)
         self._run("gather", lambda: dist.all_gather(lengths, length, group=group, async_op=True))
-        longest = max(int(length.item()) for length in lengths)
+        longest = int(max(lengths).item())
         padded = torch.nn.functional.pad(packed, (0, longest - packed.numel()))
         contents = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
         self._run("gather", lambda: dist.all_gather(contents, padded, group=group, async_op=True))
@@ -217,18 +217,19 @@ class Ranks:
     def poll(self, done: Callable[[], bool], what: str) -> None:
         """Wait until `done`. Raises RanksLost after the stall limit, or after the grace once a stop was asked for."""
         started = time.monotonic()
-        asked: float | None = None
-        pause = _POLL_SECONDS
+        asked = float("inf")
         while not done():
             now = time.monotonic()
             if now - started > self._stall:
                 raise RanksLost(f"rank {self.rank} waited {self._stall:g} s for {what}; a sibling hangs")
-            if self.stop_asked:
-                asked = asked or now
-                if now - asked > self._grace:
-                    raise RanksLost(f"rank {self.rank} was asked to stop and waited {self._grace:g} s for {what}")
-            time.sleep(pause)
-            pause = min(1.5 * pause, _POLL_SECONDS_MAX)
+            asked = min(asked, now) if self.stop_asked else asked
+            if now - asked > self._grace:
+                raise RanksLost(f"rank {self.rank} was asked to stop and waited {self._grace:g} s for {what}")
+            if now - started < _SPIN_SECONDS:
+                select.select((), (), (), 0)  # lets this process's other threads run, and does not sleep
+                os.sched_yield()
+            else:
+                time.sleep(_POLL_SECONDS)
 
     def _run(self, what: str, start: Callable[[], Any]) -> None:
         with _lost(what):
@@ -276,7 +277,7 @@ def _device(asked: torch.device | str | None) -> torch.device:
         return torch.device(asked)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if here > devices:
         raise ValueError(f"--nproc-per-node: {here} ranks but {devices} devices; start at most {devices} ranks a host")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -288,8 +289,7 @@ def _lost(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()
-        raise RanksLost(f"{what}: {reason[0] if reason else type(error).__name__}") from error
+        raise RanksLost(f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
 
 
 def _bytes(packed: bytes) -> Tensor:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 IGNORE = 255
 BATCH = 8
 """Images that go through a network together when it is scored."""
+_SHARES = 8
+"""Batches that a part has at least, where it has the images, so that ranks can share them out."""
 Floats = NDArray[np.float64]
 Keep = Callable[[int, "Tensor"], None]
 """Called with an image's index and its logits (classes, height, width) float32 at native size, on the device."""
@@ -178,8 +180,9 @@ def validate(
     """Score a network on a part of the data: the ranks take batches in turn; counts are summed once over ranks.
 
     The network's mode is put back as it was. An image is in the same batch whatever the world size, so scores are equal
-    bit for bit on ranks of one kind; another `batch_size` may change the rounding of its logits. `keep` sees the images
-    of this rank only. Raises DataError where the part is empty or is opened without a record.
+    bit for bit on ranks of one kind; another `batch_size`, the most images at once, may change the rounding of its
+    logits. `keep` sees the images of this rank only. Raises DataError where the part is empty or is opened without a
+    record.
     """
     import torch
 
@@ -193,9 +196,10 @@ def validate(
     counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
     training = network.training
     network.eval()
+    size = min(batch_size, -(-total // _SHARES))
     try:
         with torch.no_grad():
-            batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=batch_size, opening=opening)
+            batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=size, opening=opening)
             for batch in batches:
                 ranks.pulse.beat()
                 images = normalise(_sent(batch.images, ranks.device))

@@ -26,7 +26,7 @@ from search.report.shares import shares_of
 from search.standing import Rows, figures, read
 from search.storage import Opened, open_storage, patient
 
-WITHIN = 60
+WITHIN = 150
 """Seconds after which a process in the background gives up."""
 MARK = "---\n\n*Write below this line; what stands above is written anew while the search runs.*"
 """What a person writes below it stays."""
@@ -70,8 +70,9 @@ def write(opened: Opened, name: str, folder: Path | None) -> str:
     without: str | None = "no folder for files was given, or none that can be written (`--artifacts`)"
     if folder is not None:
         drawn = draw(rows)
-        if noted(opened.engine, rows.search.search_id) != began:
-            return "left to another process, which began later"
+    if noted(opened.engine, rows.search.search_id) != began:
+        return "left to another process, which began later"
+    if folder is not None:
         try:
             pictures, without = _kept(opened, rows, drawn, folder), None
         except OSError as error:

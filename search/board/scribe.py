@@ -18,7 +18,7 @@ from loguru import logger
 from search.board.turns import take_last_turn, take_turn
 from search.study import Search
 
-PATIENCE = 90.0
+PATIENCE = 180.0
 """Seconds that a child may take; it gives up by itself before."""
 LAST = 6.0
 """Seconds that a lead that ends waits for the last notes; they are finished without it."""

@@ -127,6 +127,9 @@ class Proxy:
             pair = (client, server)
             with self._lock:
                 self._pairs.append(pair)
+            if self._mode == "refuse":  # since a moment ago
+                self.break_all()
+                continue
             threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
@@ -217,7 +220,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        return self._path.read_text()
+        return self._path.read_text() if self._path.exists() else ""
 
     @property
     def owner(self) -> str:
@@ -294,6 +297,16 @@ class Herd:
 
     def held_by(self, process: Process) -> list[Any]:
         return [row for row in self.rows() if row.state == "held" and process.owner in (row.owner or "")]
+
+    def busy(self) -> int:
+        """How many clients of the database are within a statement or a transaction, as far as it knows."""
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        text = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+            "AND backend_type = 'client backend' AND state <> 'idle'"
+        )
+        with engine.connect() as connection:
+            return int(connection.execute(sa.text(text)).scalar_one())
 
     def attempts(self) -> list[Any]:
         search = self.look()
@@ -411,7 +424,7 @@ class InProcess:
             return told
 
         self.students.epoch = epoch  # type: ignore[method-assign]
-        patience = threading.Timer(90.0, self.group.ask_to_stop)
+        patience = threading.Timer(200.0, self.group.ask_to_stop)
         patience.start()
         try:
             return run_group(self.group, self.students, self.desk)

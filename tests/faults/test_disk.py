@@ -64,6 +64,7 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
 
     def strike() -> None:
         tools.until(lambda: all(row.epoch == 2 for row in search.leases.of_studies(list(search.arms))))
+        tools.until(lambda: len(list(disk.rglob("*epoch-*"))) == 2)  # what stood before them is removed
         found["before"] = {Path(row.checkpoint): row.epoch for row in search.leases.of_studies(list(search.arms))}
         if fault == "full":
             found["filler"] = _fill(disk)

@@ -1,5 +1,6 @@
 """What a careless or hostile hand may give: names, files and passwords that must do nothing but be refused."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,7 @@ def test_a_password_is_nowhere_but_in_the_environment(herd: Any, proxy: Any, too
     """Not in the arguments, the log, the files of the run or our own tables, also while the database is away."""
     away = proxy(herd.url)
     url = sa.make_url(away.url).set(password=SECRET).render_as_string(hide_password=False)
+    herd.study.write_text(tools.STUDY.replace(f"epochs = {tools.EPOCHS}", "epochs = 1000"))
     worker = herd.start(url, epoch=0.1, anew=True)
     tools.until(lambda: any(row.epoch for row in herd.rows()), 60)
     words = Path(f"/proc/{worker.pid}/cmdline").read_bytes()
@@ -76,6 +78,8 @@ def test_a_password_is_nowhere_but_in_the_environment(herd: Any, proxy: Any, too
     away.go()
     tools.until(lambda: worker.lines("database away"))
     away.come_back()
+    tools.until(lambda: worker.lines("database back"))
+    worker.send(signal.SIGTERM)
     herd.finish()
     parts = [SECRET.encode(), SECRET[:4].encode(), sa.make_url(url).render_as_string(hide_password=False).encode()]
     encoded = url.split(":", 2)[2].rpartition("@")[0].encode()

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_all_workers_gone_and_one_new_one_takes_everything_over(herd: Any, tools
     for worker in workers:
         worker.send(signal.SIGKILL)
     assert [worker.popen.wait() for worker in workers] == [-signal.SIGKILL] * 2
+    tools.until(lambda: not herd.busy())  # a commit that was on its way
     left = {row.trial_id: row for row in herd.rows()}
     assert {row.state for row in left.values()} == {"held"}
     new = herd.start(slots=4, epoch=0.1)
@@ -106,7 +108,7 @@ def test_all_workers_gone_and_one_new_one_takes_everything_over(herd: Any, tools
     first = min(attempt.began for attempt in herd.attempts() if new.owner in attempt.owner)
     for attempt in herd.attempts():
         if attempt.token == 2:
-            assert attempt.began - first < 4 * tools.TTL  # two where nothing else runs on the machine
+            assert attempt.began - first < 20 * tools.TTL  # two where nothing else runs on the machine
             assert attempt.first_epoch == left[attempt.trial_id].epoch + 1
             assert new.owner in attempt.owner
     assert herd.orphans() == []
@@ -131,10 +133,19 @@ def test_workers_whose_starter_is_killed_give_their_trials_back_and_end(herd: An
     assert len(workers) == 1
     starter.kill()
     assert starter.wait() == -signal.SIGKILL
-    tools.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 15)
+    tools.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 60)
     assert {row.state for row in herd.rows()} == {"free"}
     assert {attempt.why for attempt in herd.attempts()} == {"preempted"}
     assert starter.log.count(f"the process that started this worker ({starter.pid}) is gone") == 1
+
+
+def _stop_between_calls(worker: Any, herd: Any) -> None:
+    """Not within a transaction, whose locks others would have to wait for."""
+    worker.stop()
+    while herd.busy():
+        worker.send(signal.SIGCONT)
+        time.sleep(0.05)
+        worker.stop()
 
 
 @pytest.mark.slow
@@ -142,7 +153,7 @@ def test_a_stopped_worker_that_wakes_up_counts_for_nothing(herd: Any, tools: Sim
     """Its trials were adopted and finished meanwhile: what it writes is refused, and it takes new work or ends."""
     zombie = herd.start(epoch=0.5)
     tools.until(lambda: len([row for row in herd.held_by(zombie) if row.epoch]) == 2)
-    zombie.stop()
+    _stop_between_calls(zombie, herd)
     mine = {row.trial_id for row in herd.held_by(zombie)}
     other = herd.start(slots=4)
     search = herd.look()
@@ -150,7 +161,7 @@ def test_a_stopped_worker_that_wakes_up_counts_for_nothing(herd: Any, tools: Sim
     def rows() -> dict[int, Any]:
         return {row.trial_id: row for row in search.leases.details(list(search.arms)) if row.state == "finished"}
 
-    tools.until(lambda: mine <= rows().keys(), 60)
+    tools.until(lambda: len(rows()) == tools.TRIALS, 150)
     assert zombie.state() == "T"
     before = rows()
     zombie.send(signal.SIGCONT)

@@ -1,6 +1,7 @@
 """Real ranks that are killed, stopped, out of memory, out of step or stuck: agreed failures cost one member, all else
 ends the ranks in time, and the torchrun that starts them anew has its own trials back at once."""
 
+import contextlib
 import json
 import os
 import signal
@@ -83,7 +84,7 @@ cohort._members[0].trained.network.register_forward_pre_hook(stuck)
 cohort.epoch()
 """
 TOGETHER = """
-ranks = Ranks.join(2, stall=8, grace=1, device="cpu")
+ranks = Ranks.join(2, stall=15, grace=1, device="cpu")
 cohort = cohort_of(ranks, make(), make())
 if ranks.rank == 1:
     cohort._members[0].trained.network.register_forward_hook(
@@ -149,7 +150,7 @@ def test_a_number_that_is_none_on_one_rank_fails_that_member_on_both_and_ranks_o
     assert second.keys() == {"1"}
     ended = [float(path.read_text()) for path in tmp_path.glob("ended-*")]
     assert ended
-    assert max(ended) < 20
+    assert max(ended) < 60
 
 
 @pytest.fixture
@@ -163,10 +164,12 @@ def torchrun(tmp_path: Path, postgres_url: str, repository: Path) -> Iterator["s
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
     yield process
-    for pid in [*_ranks(process), process.pid]:
-        if Path(f"/proc/{pid}").exists():
-            os.kill(pid, signal.SIGKILL)
+    ranks = _ranks(process)
+    process.kill()  # first, as it would start others in their place
     process.wait()
+    for pid in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _ranks(process: "subprocess.Popen[bytes]") -> list[int]:
@@ -175,7 +178,10 @@ def _ranks(process: "subprocess.Popen[bytes]") -> list[int]:
     pids = map(int, subprocess.run(words, capture_output=True, text=True, check=False).stdout.split())
     ranks = {}
     for pid in pids:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
         found = [word for word in variables if word.startswith(b"RANK=")]
         if found:
             ranks[int(found[0][5:])] = pid

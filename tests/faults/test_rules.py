@@ -171,7 +171,7 @@ def test_a_claim_beyond_the_slots_is_freed_at_once(join: Join, tmp_path: Path, t
 
     def claim() -> None:
         extra.append(other.claim(worker.owner, lambda _: 0, ()).held.trial_id)
-        tools.until(lambda: search.leases.row(extra[0]).state == "free", 5)
+        tools.until(lambda: search.leases.row(extra[0]).state == "free")
 
     worker.at = {1: claim}
     worker.run()

@@ -13,27 +13,30 @@ from search import desk, lead
 from search.study import Search
 from trainer.pulse import Pulse
 
-LIMIT = 0.5
-"""Seconds without a sign of work."""
+LIMIT = 4.0
+"""Seconds without a sign of work; a busy machine may hold a process up for one or two of them."""
 HANGS = ("admit", "snapshot", "write", "export", "replay", "epoch")
 """What the lead asks of its students."""
 
 
 def test_a_hang_ends_the_process_whatever_the_students_were_asked_for(
-    open_again: Callable[..., Search], sqlite_url: str, tmp_path: Path, tools: SimpleNamespace
+    open_again: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace
 ) -> None:
+    pids = {}
     for where in HANGS:
-        pid = os.fork()
-        if pid == 0:
-            hang(open_again, sqlite_url, tmp_path, tools, where)
-        code, said = _ended(pid), (tmp_path / where).read_text()
-        assert code == 1, f"{where}: {said}"
+        pids[where] = os.fork()
+        if pids[where] == 0:
+            hang(open_again, f"sqlite:///{tmp_path}/{where}.db", tmp_path, tools, where)
+    codes = {where: _ended(pid) for where, pid in pids.items()}
+    for where in HANGS:
+        said = (tmp_path / where).read_text()
+        assert codes[where] == 1, f"{where}: {said}"
         assert f"in {where}_that_hangs" in said
 
 
 def _ended(pid: int) -> int:
-    """The exit code of a process that is killed if it does not end within 20 s."""
-    end = time.monotonic() + 20
+    """The exit code of a process that is killed if it does not end within 60 s."""
+    end = time.monotonic() + 60
     while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
         if time.monotonic() > end:
             os.kill(pid, 9)
@@ -87,21 +90,23 @@ def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead
 
 
 def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_them() -> None:
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        pulse = Pulse(0.2)
+        pulse = Pulse(1.0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with pulse.expected():
             with pulse.waits():
-                time.sleep(0.6)
+                time.sleep(1.5)
+            os.write(writer, b"waited")
             with pulse.expected():
                 pulse.beat()
-            time.sleep(5)
+            time.sleep(60)
         os._exit(7)
-    began = time.monotonic()
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 1
-    assert 0.6 < time.monotonic() - began < 4
+    os.close(writer)
+    assert _ended(pid) == 1
+    assert os.read(reader, 6) == b"waited"
+    os.close(reader)
 
 
 def test_without_a_limit_nothing_is_watched() -> None:
