@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from search import foreseen, version
@@ -15,6 +16,7 @@ from search.pace import an_hour, told
 from search.places import add_storage, storage_url
 from search.standing import figures as figures_of
 from search.standing import read
+from search.stopping import until_interrupted
 from search.storage import AWAY, Opened, open_storage, patient
 from trainer.errors import UserError, one_line
 
@@ -67,17 +69,16 @@ def look(opened: Opened, name: str) -> dict[str, Any]:
 def _watch(opened: Opened, name: str, every: float, figures: dict[str, Any], *, as_json: bool) -> int:
     """Look again every so many seconds until the search has ended; a database that is away is waited for."""
     screen = Screen()
-    try:
+    with suppress(KeyboardInterrupt), until_interrupted() as pause:
         while True:
             screen.show([json.dumps(figures, allow_nan=False, sort_keys=True)] if as_json else lines(figures))
             if figures["ended"]:
-                return 0
-            time.sleep(every)
+                break
+            pause(every)
             while (found := _again(opened, name)) is None:
-                time.sleep(every)
+                pause(every)
             figures = found
-    except KeyboardInterrupt:
-        return 0
+    return 0
 
 
 def _again(opened: Opened, name: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from search.places import add_storage, storage_url
 from search.schema import HELD
 from search.standing import standing
 from search.steer import known_search
+from search.stopping import until_interrupted
 from search.storage import AWAY, Opened, open_storage, patient
 from trainer.errors import UserError, one_line
 
@@ -118,14 +119,16 @@ def _wait(opened: Opened, row: Any, held: Sequence[Any], most: float) -> int:
     began, told, beats = time.monotonic(), -math.inf, _Beats()
     said = ""
     try:
-        while held and not beats.silent(held):
-            if _words(held) != said or time.monotonic() - told > TELL:
-                said, told = _words(held), time.monotonic()
-                logger.info("{}: still held: {}", row.name, said)
-            if time.monotonic() - began > most:
-                raise UserError(f"{row.name}: still held after {most:g} s: {_words(held)}; wait longer, or stop --now")
-            time.sleep(min(LOOK, most))
-            held = _again(opened, row, held)
+        with until_interrupted() as pause:
+            while held and not beats.silent(held):
+                if _words(held) != said or time.monotonic() - told > TELL:
+                    said, told = _words(held), time.monotonic()
+                    logger.info("{}: still held: {}", row.name, said)
+                if time.monotonic() - began > most:
+                    words = f"{row.name}: still held after {most:g} s: {_words(held)}; wait longer, or stop --now"
+                    raise UserError(words)
+                pause(min(LOOK, most))
+                held = _again(opened, row, held)
     except KeyboardInterrupt:
         print(f"{row.name}: the wish stands, nobody waits for it any more; still held: {_words(held)}")
         return 130

@@ -1,4 +1,4 @@
-"""What asks a worker to stop, next to the database: signals, and the end of the process that started it.
+"""What asks a process to stop, next to the database: signals, and the end of the process that started it.
 
 A worker whose parent was killed ends by itself: nobody is left to start its ranks again, or to see how they end.
 """
@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from trainer.agent import SAME_STOP_SECONDS, say
 
@@ -35,6 +35,31 @@ def obey_signals(ask: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, obey)
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[Callable[[float], None]]:
+    """For a loop that Ctrl-C ends: a sleep that also ends it where KeyboardInterrupt was raised before and was lost, as
+    every exception is in a callback of a weak reference, of which SQLAlchemy has many."""
+    heard = False
+
+    def hear(_number: int, _frame: object) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    def pause(seconds: float) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield pause
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def end_with(parent: int) -> None:

@@ -1,6 +1,7 @@
 """The launch recipes: a stop reaches the ranks once, trials are given back, and the scheduler is asked to requeue."""
 
 import configparser
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 
 from search.__main__ import parser
 from search.schema import FREE, attempts, leases
+from search.stopping import until_interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -179,6 +181,16 @@ def test_an_echo_of_a_stop_is_the_same_stop_and_a_later_one_ends_at_once(pause: 
         "sys.exit(0 if asked == [1] else 1)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == code
+
+
+def test_an_interrupt_that_is_lost_where_it_is_raised_ends_the_loop_at_its_next_pause() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with until_interrupted() as pause:
+        with contextlib.suppress(KeyboardInterrupt):  # as in a callback of a weak reference
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            pause(60)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_worker_script_becomes_work_with_the_settings_of_the_environment(tmp_path: Path) -> None:

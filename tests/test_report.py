@@ -6,7 +6,7 @@ import math
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -789,7 +789,7 @@ def test_a_search_that_runs_is_written_again_until_it_ends(
         looks.append((out / "report.html").read_text())
         train(joined, tmp_path / "runs")
 
-    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=work))
+    monkeypatch.setattr(command, "until_interrupted", lambda: nullcontext(work))
     assert run("report", "short", "--storage", url, "-o", str(out), "--watch", "7")[0] == 0
     found.engine.dispose()
     assert len(looks) == 1

@@ -128,8 +128,8 @@ class Ranks:
                 if index in members:
                     self._host, self._tensors = host, tensors
         self.rank, self.world = index % size, size
-        self.group, self.groups = index // size, world // size
-        self._first = self.group * size
+        self.group, self.groups, self._first = index // size, world // size, index // size * size
+        self.everyone(None)  # gloo's meeting ends rank by rank: one that left at once would break that of a slower one
 
     @property
     def leads(self) -> bool:

@@ -3,8 +3,8 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from search.report.build import report
 from search.report.document import Report
 from search.report.files import slug, write
 from search.report.pictures import Wanted
+from search.stopping import until_interrupted
 from search.storage import AWAY, open_storage, patient
 from trainer.errors import UserError, one_line
 
@@ -81,19 +82,16 @@ Look = Callable[..., Report]
 
 def _watch(made: Report, look: Look, whole: Look, output: Path, every: float, *, as_json: bool) -> int:
     """Write again until the searches have ended; a database that is away is waited for. Pictures come at the end."""
-    try:
-        while True:
-            if _ended(made):
-                _tell(whole(), output, as_json=as_json)
-                return 0
+    with suppress(KeyboardInterrupt), until_interrupted() as pause:
+        while not _ended(made):
             _tell(made, output, as_json=as_json)
-            time.sleep(every)
+            pause(every)
             try:
                 made = look(refresh=made.refresh)
             except AWAY as error:
                 print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return 0
+        _tell(whole(), output, as_json=as_json)
+    return 0
 
 
 def _ended(made: Report) -> bool:
