@@ -7,8 +7,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that run the tests, more than the two cores they need: many tests wait. Each starts a PostgreSQL of its own.
-PROCESSES ?= 3
+# Processes that run the tests; each starts a PostgreSQL of its own.
+PROCESSES ?= 2
 PACKAGES := search trainer models losses
 
 # Small networks train fastest with one thread a process, and the demo runs two processes.
