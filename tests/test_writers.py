@@ -49,7 +49,7 @@ class Disk:
             epoch = int(path.stem.partition("-")[2])
             self.asked.append(epoch)
             if epoch in self.slow:
-                assert self.on.wait(20)
+                assert self.on.wait(60)
             return write(path)
 
         return wait
@@ -190,7 +190,7 @@ def test_weights_that_a_hanging_disk_keeps_hold_nobody_up_who_is_asked_to_stop(
     disk, export = Disk(), SimulatedStudents.export
 
     def slowly(students: SimulatedStudents, key: int, path: Path) -> Saved:
-        assert disk.on.wait(20)
+        assert disk.on.wait(60)
         return export(students, key, path)
 
     monkeypatch.setattr(SimulatedStudents, "export", slowly)

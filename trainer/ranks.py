@@ -277,7 +277,7 @@ def _device(asked: torch.device | str | None) -> torch.device:
         return torch.device(asked)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if here > devices:
         raise ValueError(f"--nproc-per-node: {here} ranks but {devices} devices; start at most {devices} ranks a host")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

