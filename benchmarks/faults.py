@@ -200,9 +200,8 @@ class Campaign:
             extra = ["--epoch-seconds", str(a.epoch_seconds), "--as-worker"]
             return [sys.executable, "-m", "search", "simulate", "demo", *common, *extra]
         common += ["--set", f"run.teacher.checkpoint={self.teacher}"]
-        program = str(Path(sys.executable).parent / "torchrun")
-        ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=100"]
-        return [program, *ranks, "search/worker.py", "--study", "demo", *common, "--stall", str(5 * a.ttl)]
+        ranks = ["-m", "trainer.distributed.torchrun", "--nproc-per-node=2", "--max-restarts=100"]
+        return [sys.executable, *ranks, "search/worker.py", "--study", "demo", *common, "--stall", str(5 * a.ttl)]
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def measure(folder: Path, workload: str, batch: int, trials: int, size: int) -> 
     for path in folder.glob("rank-*.json"):
         path.unlink()
     write_runs(folder, workload, batch, trials)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
+    command = [sys.executable, "-m", "trainer.distributed.torchrun", f"--nproc-per-node={WORLD}"]
     words = ["-m", "benchmarks.groups", "--as-rank", "--folder", str(folder), "--workload", workload]
     words += ["--batch", str(batch), "--trials", str(trials), "--size", str(size)]
     done = subprocess.run(

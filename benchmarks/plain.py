@@ -11,6 +11,7 @@ product, so that both do the same work; everything around them is written anew.
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -275,6 +276,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="plain-") as name:
         work = Path(name)
         script = Script(args.folder, WORKLOADS[args.workload], args.epochs, args.precision, tuned=args.tuned, work=work)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group("gloo", init_method=f"file://{work}/meeting", rank=0, world_size=1)
         script.account.begin()
         study = optuna.create_study(

@@ -1,4 +1,4 @@
-"""A worker: `torchrun --standalone --nproc-per-node=N search/worker.py --study NAME`, any number of them, anywhere.
+"""A worker: `torchrun --rdzv-backend=kd-local --nproc-per-node=N search/worker.py --study NAME`, any number of them.
 
 Each torchrun's ranks are cut into groups; each group trains several students of the study side by side, taking trials
 from the database until none is left. Exit codes: 0 nothing is left, or asked to stop; 2 the user's
@@ -43,6 +43,7 @@ from search.places import add_storage, storage_url
 from search.spec import StudySpec, identity, record
 from search.storage import Opened, label_of, open_storage, patient
 from trainer import agent, mirrors
+from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, guard, one_line
 from trainer.words import CommandLine
 
@@ -57,7 +58,7 @@ def arguments() -> argparse.Namespace:
     """The worker's flags."""
     parser = CommandLine(
         description=__doc__,
-        epilog="example: torchrun --standalone --nproc-per-node=2 search/worker.py --study polyp-kd --slots 4",
+        epilog="example: torchrun --rdzv-backend=kd-local --nproc-per-node=2 search/worker.py --study polyp-kd",
     )
     parser.add_argument("--study", required=True, help=STUDY_HELP)
     add_flags(parser)
@@ -139,6 +140,8 @@ def main() -> int:
     stopping.obey_signals(ranks.ask_to_stop)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         stopping.end_with(parent)
+        if ranks.leads and ranks.group == 0 and (said := open_agent(parent)):
+            logger.warning("{}", said)
     try:
         why = _work(args, spec, ranks)
         logger.info("{} ends: {}", spec.name, why)

@@ -11,9 +11,11 @@ import gc
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -34,6 +36,7 @@ from search.simulate import simulated_identity
 from search.spec import load
 from search.storage import open_storage
 from search.study import Search
+from trainer.distributed.listening import listeners
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLIENTS = 32
@@ -333,6 +336,46 @@ def _warn_as_python_does() -> None:
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", kind)
     warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """The processes below one, whichever of its threads started them."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has just ended
+            for child in map(int, task.read_text().split()):
+                yield child
+                yield from _descendants(child)
+
+
+@pytest.fixture
+def listening() -> Iterator[dict[int, set[str]]]:
+    """The addresses beyond loopback that the processes of a test listen on, by pid, as seen in ten looks a second.
+
+    Nothing is connected to. What a test expects there it takes out; anything that is left fails it in the end.
+    """
+    seen: dict[int, set[str]] = {}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            for each in listeners(_descendants(os.getpid())):
+                if not each.is_local:
+                    seen.setdefault(each.pid, set()).add(str(each))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    yield seen
+    ended.set()
+    thread.join()
+    assert seen == {}, "a process listens beyond this machine"
 
 
 @pytest.fixture(scope="session")

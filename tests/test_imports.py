@@ -28,6 +28,7 @@ CONFINED = {
     ),
     "torch.distributed": (
         "trainer/agent.py",  # starts the ranks, without being one
+        "trainer/distributed/",
         "trainer/ranks.py",
     ),
     "sqlalchemy": (

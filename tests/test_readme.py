@@ -61,7 +61,7 @@ WHERE = {
     "python -m trainer predict ship $HOME/polyps/images -o masks": OWN_DATA,
     "python -m search profile mine --threads 1 -o latency.csv": OWN_DATA,
     "export OPTUNA_STORAGE=$(python -m search db start --dir $HOME/kd-database)": SHARED,
-    "torchrun --standalone --nproc-per-node=2 search/worker.py --study mine --runs runs": SHARED,
+    "torchrun --rdzv-backend=kd-local --nproc-per-node=2 search/worker.py --study mine --runs runs": SHARED,
     "python -m search status mine --watch": SHARED,
     "python -m search dashboard --artifacts runs/artifacts": SERVER,
     "python -m search enqueue mine student.width=16": HAND,
@@ -178,8 +178,11 @@ def shrink(study: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_own_data_and_a_shared_database_work_as_written(home, clone):
-    """The sections "Your own data" and "Many GPUs", typed line by line in a shell; only the study is smaller."""
+def test_own_data_and_a_shared_database_work_as_written(home, clone, listening):
+    """The sections "Your own data" and "Many GPUs", typed line by line in a shell; only the study is smaller.
+
+    Nothing that they start listens beyond the machine, as the README promises.
+    """
     environment = shell(HOME=str(home), OMP_NUM_THREADS="1")
     study = clone / "studies" / "mine.toml"
     for command in commands(OWN_DATA):

@@ -200,7 +200,7 @@ class TestFit:
 
     @pytest.mark.slow
     def test_two_recorded_ranks_are_started_and_other_ranks_are_an_excuse(
-        self, place: Path, taught: object, trainer: Trainer
+        self, place: Path, taught: object, trainer: Trainer, listening: dict[int, set[str]]
     ) -> None:
         two = place / "two.safetensors"
         cache = ["--cache", place / "cache"]

@@ -118,10 +118,14 @@ def taught(tmp_path: Path, teacher: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_bit(
-    taught: Path, postgres_url: str, module: Command
+    taught: Path, postgres_url: str, module: Command, listening: dict[int, set[str]]
 ) -> None:
+    """What torchrun --standalone itself opens to the network is named by the worker, once; the ranks open nothing."""
     out = _end(worker := _worker(taught, postgres_url, "--slots", "3"))
     assert worker.returncode == 0, out
+    (line,) = (line for line in out.splitlines() if "torchrun itself listens" in line)
+    assert {each for each in listening.pop(worker.pid) if each not in line} == set()
+    assert "kd-local" in line
     figures = _figures(postgres_url)
     arms = figures["arms"]
     assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
@@ -137,6 +141,7 @@ def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_
     # The same command on a finished search: nothing to do, exit code 0.
     out = _end(worker := _worker(taught, postgres_url))
     assert worker.returncode == 0, out
+    listening.pop(worker.pid)
 
 
 @pytest.mark.slow

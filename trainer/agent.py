@@ -123,12 +123,16 @@ def _torchrun(words: list[str], stops: "_Stops") -> bool:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from trainer.distributed import rendezvous
+
+    rendezvous.register()
     notes = logging.getLogger("torch.distributed")
     notes.handlers, notes.propagate = [_Notes(logging.WARNING)], False
     try:
         stops.end = SignalException
         # Its own handlers of signals would end it at the third one, whatever its ranks do: _Stops has better ones.
-        given = run.parse_args(["--standalone", "--signals-to-handle=SIGUSR2", *words])  # type: ignore[no-untyped-call]
+        options = [f"--rdzv-backend={rendezvous.BACKEND}", "--signals-to-handle=SIGUSR2"]
+        given = run.parse_args([*options, *words])  # type: ignore[no-untyped-call]
         run.run(given)  # type: ignore[no-untyped-call]
     except ChildFailedError:
         return True

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, known_mistakes, one_line
 from trainer.mirrors import past_torchrun
 
@@ -108,6 +109,8 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     except (ValueError, RuntimeError) as error:
         return Outcome((), 2, one_line(error)), True
     signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] == "0" and (said := open_agent(os.getppid())):
+        print(said, file=sys.stderr)
     if args.outcome is not None:
         (args.outcome / f"{os.getpid()}.pid").touch()
     try:
@@ -129,7 +132,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
 
 def _torchrun(ranks: int, threads: int | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
-        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "trainer"]
+        words = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", "-m", "trainer"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
         command = [sys.executable, *words, *past_torchrun(sys.argv[1:]), "--outcome", folder]
         # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.

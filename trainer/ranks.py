@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from trainer.distributed.stores import Meeting, meet
 from trainer.pulse import Pulse
 
 T = TypeVar("T")
@@ -84,6 +84,7 @@ class Ranks:
         """Called at every sum, value on the host and batch scored; ends this process where its work hangs."""
         self._host: dist.ProcessGroup | None = None
         self._tensors: dist.ProcessGroup | None = None
+        self._meeting: Meeting | None = None
 
     @classmethod
     def join(
@@ -92,8 +93,8 @@ class Ranks:
         """Meet the siblings that torchrun started and cut them into groups of `ranks_per_trial`.
 
         stall: seconds that a sibling may be late before it counts as lost; grace: the same once a stop was asked for.
-        Without torchrun this is one process. Raises ValueError where ranks and devices do not fit, RanksLost where
-        the siblings do not come.
+        Without torchrun, or as its only rank, this is one process, which meets nobody. Raises ValueError where ranks
+        and devices do not fit or a variable of torchrun's is missing, RanksLost where the siblings do not come.
         """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if ranks_per_trial < 1 or world % ranks_per_trial:
@@ -103,7 +104,7 @@ class Ranks:
         ranks._stall, ranks._grace = stall, min(grace, stall)
         # A little later than siblings give up on this rank: their message says more.
         ranks.pulse = Pulse(stall + min(stall / 4, 10.0))
-        if "RANK" in os.environ:
+        if "RANK" in os.environ and world > 1:
             ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
         return ranks
 
@@ -112,15 +113,10 @@ class Ranks:
         limit = timedelta(seconds=2 * self._stall + 60)
         # A name of its own for each meeting: addresses of an earlier one, or of ranks before a restart, are not found.
         tag = f"trainer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(self._joins)}"
-        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
         with _lost("meeting the siblings"):
-            store = TCPStore(
-                os.environ["MASTER_ADDR"],
-                int(os.environ["MASTER_PORT"]),
-                is_master=index == 0 and not hosted,
-                timeout=timedelta(seconds=max(self._stall, _MEETING_SECONDS)),
-            )
-            dist.init_process_group("gloo", store=PrefixStore(tag, store), rank=index, world_size=world, timeout=limit)
+            self._meeting = meet(tag, index, world, timedelta(seconds=max(self._stall, _MEETING_SECONDS)))
+            store = self._meeting.store
+            dist.init_process_group("gloo", store=store, rank=index, world_size=world, timeout=limit)
             for first in range(0, world, size):
                 members = list(range(first, first + size))
                 host = dist.new_group(members, timeout=limit, backend="gloo")
@@ -245,6 +241,9 @@ class Ranks:
         self._host = self._tensors = None
         with _lost("leave"):
             dist.destroy_process_group()
+        if self._meeting is not None:
+            self._meeting.close()
+            self._meeting = None
 
 
 class _ElsewhereError(Exception):
@@ -285,10 +284,11 @@ def _device(asked: torch.device | str | None) -> torch.device:
 
 @contextmanager
 def _lost(what: str) -> Iterator[None]:
-    """What torch.distributed raises (all are RuntimeErrors) means that the group is broken."""
+    """What torch.distributed raises (all are RuntimeErrors), and a folder or port that is not to be had, mean that the
+    group is broken."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise RanksLost(f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
 
 

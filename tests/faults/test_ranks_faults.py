@@ -1,5 +1,5 @@
 """Real ranks that are killed, stopped, out of memory, out of step or stuck: agreed failures cost one member, all else
-ends the ranks in time, and the torchrun that starts them anew has its own trials back at once."""
+ends the ranks in time, and the worker that starts them anew has its own trials back at once."""
 
 import contextlib
 import json
@@ -154,11 +154,11 @@ def test_a_number_that_is_none_on_one_rank_fails_that_member_on_both_and_ranks_o
 
 
 @pytest.fixture
-def torchrun(tmp_path: Path, postgres_url: str, repository: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def worker(tmp_path: Path, postgres_url: str, repository: Path) -> Iterator["subprocess.Popen[bytes]"]:
     study = tmp_path / "hurt.toml"
     study.write_text(STUDY)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    command += [str(repository / "search" / "worker.py"), "--study", str(study), "--stall", "15", "--ttl", "600"]
+    command = [sys.executable, "-m", "search", "work", str(study), "--ranks", "2", "--restarts", "2"]
+    command += ["--stall", "15", "--ttl", "600"]
     command += ["--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache"), "--ranks-per-trial", "2"]
     environment = os.environ | {"OPTUNA_STORAGE": postgres_url, "PYTHONPATH": str(repository)}
     with (tmp_path / "log").open("w") as log:
@@ -189,13 +189,19 @@ def _ranks(process: "subprocess.Popen[bytes]") -> list[int]:
 
 
 def test_a_killed_rank_is_started_anew_with_its_trials_and_a_signal_is_obeyed_while_a_sibling_is_stopped(
-    torchrun: "subprocess.Popen[bytes]", tmp_path: Path, postgres_url: str, tools: SimpleNamespace
+    worker: "subprocess.Popen[bytes]",
+    tmp_path: Path,
+    postgres_url: str,
+    tools: SimpleNamespace,
+    listening: dict[int, set[str]],
 ) -> None:
-    """kill -9 of one rank, then SIGSTOP of the other with SIGTERM for the lead; the time-to-live is ten minutes."""
+    """kill -9 of one rank, then SIGSTOP of the other with SIGTERM for the lead; the time-to-live is ten minutes.
+
+    Neither the ranks nor those that are started in their place listen beyond the machine."""
     opened: list[Any] = []
 
     def rows() -> list[Seen]:
-        assert torchrun.poll() is None, (tmp_path / "log").read_text()
+        assert worker.poll() is None, (tmp_path / "log").read_text()
         if not opened:
             opened.append(open_storage(postgres_url))
         row = opened[0].leases.search("hurt")
@@ -203,7 +209,7 @@ def test_a_killed_rank_is_started_anew_with_its_trials_and_a_signal_is_obeyed_wh
 
     tools.until(lambda: len(rows()) == 2 and all(row.epoch >= 1 for row in rows()), 150)
     before = {row.trial_id: row for row in rows()}
-    killed = _ranks(torchrun)[1]
+    killed = _ranks(worker)[1]
     os.kill(killed, signal.SIGKILL)
     tools.until(lambda: all(r.token == 2 and r.epoch > before[r.trial_id].epoch for r in rows()), 150)
     assert not Path(f"/proc/{killed}").exists()
@@ -212,13 +218,13 @@ def test_a_killed_rank_is_started_anew_with_its_trials_and_a_signal_is_obeyed_wh
     assert [row.owner for row in after.values()] == [row.owner for row in before.values()]
     assert {row.lost for row in after.values()} == {0}
     attempts = opened[0].leases.attempts_of([row.study_id for row in before.values()])
-    assert {a.why for a in attempts if a.token == 1} <= {"restarted", "preempted"}  # torchrun also ends the lead
+    assert {a.why for a in attempts if a.token == 1} <= {"restarted", "preempted"}  # the agent also ends the lead
     # Lost: the epoch that was being trained, and no more.
     for attempt in attempts:
         if attempt.token == 2:
             assert attempt.first_epoch >= before[attempt.trial_id].epoch + 1
 
-    lead, follower = _ranks(torchrun)
+    lead, follower = _ranks(worker)
     os.kill(follower, signal.SIGSTOP)
     tools.until(lambda: Path(f"/proc/{follower}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     time.sleep(1.0)
