@@ -17,7 +17,7 @@ export OMP_NUM_THREADS := 1
 .PHONY: demo test check venv clean
 
 demo: venv
-	$(BIN)/python -m search.demo
+	$(BIN)/python -m search.commands.demo
 
 test: venv
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --durations=25 $(PYTEST)

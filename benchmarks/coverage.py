@@ -21,14 +21,15 @@ import numpy as np
 from numpy.random import Generator
 from scipy.stats import t
 
-from search.answer.claims import TEST, metric_of, pairs
-from search.answer.crossed import Floats, estimate, holm
-from search.answer.grid import grids, shared
+from search.answer.comparisons import TEST, metric_of, pairs
 from search.answer.power import LONG, Noise, measured
-from search.confirmed import confirmed
-from search.places import storage_url
-from search.storage import open_storage
-from trainer.errors import UserError, guard
+from search.answer.score_arrays import grids, shared
+from search.answer.uncertainty import Floats, estimate, holm
+from search.confirm.results import confirmed
+from search.storage.database import open_storage
+from search.storage.url import storage_url
+from trainer.cli.entry import guard
+from trainer.errors import UserError
 
 OURS = "seeds x groups"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trainer.data.blobs import draw
 from trainer.data.dataset import Pixels
 from trainer.data.files import read_image
-from trainer.data.layout import find_pairs, find_sets
-from trainer.data.sketch import ALIKE, alike, sketch
+from trainer.data.layouts.blobs import draw
+from trainer.data.splits.folders import find_pairs, find_sets
+from trainer.data.splits.perceptual_hash import ALIKE, alike, sketch
 from trainer.seeds import derive
 
 SIDE = 256

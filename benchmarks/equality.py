@@ -13,12 +13,12 @@ from benchmarks import plain
 from benchmarks.workloads import BATCH, CHANNELS, CLASSES, Workload, study
 from models.config import PlainNetwork
 from models.output import Output
-from trainer.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.data import open_data
-from trainer.ranks import Ranks
+from trainer.distributed.ranks import Ranks
+from trainer.engine.cohort import Cohort
+from trainer.evaluation.metrics import validate
 from trainer.reports import EpochReport
-from trainer.scores import validate
 
 CLOSE = 1e-6
 

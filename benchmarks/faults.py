@@ -27,9 +27,9 @@ from benchmarks.campaign.herd import Herd
 from benchmarks.campaign.injuries import FAULTS, RANK_FAULTS, Scene, Steps
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Count, Inspector, Wound, table
-from search.schema import HELD, leases, searches
-from search.spec import find
-from trainer.errors import guard
+from search.spec.load import find
+from search.storage.schema import HELD, leases, searches
+from trainer.cli.entry import guard
 
 PATIENCE = 180.0
 """Seconds without a finished epoch, and without a fault in progress, after which a search is called stuck."""

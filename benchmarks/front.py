@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from benchmarks.clock import interval
 from search import pruners, samplers
-from trainer.errors import guard
+from trainer.cli.entry import guard
 from trainer.seeds import derive
 
 WIDTHS = (8, 16, 24, 32)

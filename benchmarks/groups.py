@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.clock import Seconds, interval, now
 from benchmarks.workloads import FULL, TINY, WORKLOADS, draw_data, study, teacher_file
-from trainer.cohort import Cohort
+from trainer.cli.entry import guard
 from trainer.config import RunConfig
-from trainer.errors import guard
-from trainer.ranks import Ranks, ranks_per_trial
+from trainer.distributed.ranks import Ranks, ranks_per_trial
+from trainer.engine.cohort import Cohort
 from trainer.reports import Failure
 
 WORLD = 2

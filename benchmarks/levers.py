@@ -23,7 +23,7 @@ from torch.nn import functional
 
 import models
 from models.config import PlainNetwork, SmpTeacher
-from trainer.errors import guard
+from trainer.cli.entry import guard
 
 BATCH, REPEATS = 8, 5
 Act = Callable[[], None]

@@ -17,24 +17,24 @@ from typing import Any
 
 import torch
 
-import trainer.teacher  # noqa: F401 - what the first trial would import counts as a start of the process
+import trainer.teacher.assessment  # noqa: F401 - what the first trial would import counts as a start of the process
 from benchmarks.clock import Account, now
 from benchmarks.views import views_path
 from benchmarks.workloads import WORKLOADS, study
 from models.torchvision_guard import make_importable
-from search.desk import Desk
-from search.events import Settings
-from search.joining import open_search
-from search.lead import run_group
-from search.owner import this_owner
-from search.simulate import simulated_identity
-from search.spec import StudySpec
-from search.storage import open_storage
-from search.study import Claim, Search
-from trainer.cohort import Cohort
+from search.commands.simulate import simulated_identity
+from search.execution.database_thread import Desk
+from search.execution.epoch_loop import run_group
+from search.execution.messages import Settings
+from search.execution.owner import this_owner
+from search.spec.load import StudySpec
+from search.storage.database import open_storage
+from search.study.adapter import Claim, Search
+from search.study.create import open_search
 from trainer.config import Replay, RunConfig
 from trainer.data import augment, open_data
-from trainer.ranks import Ranks
+from trainer.distributed.ranks import Ranks
+from trainer.engine.cohort import Cohort
 from trainer.reports import EpochReport, Failure, Resume, Saved
 
 

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from benchmarks.campaign.herd import Herd
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Inspector
-from search.schema import HELD, arms, attempts, leases, searches
-from trainer.errors import guard
+from search.storage.schema import HELD, arms, attempts, leases, searches
+from trainer.cli.entry import guard
 
 
 def words(name: str, runs: Path, ttl: float) -> list[str]:

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.record_curves import STUDY
-from search.spec import load
-from trainer.cohort import Cohort
+from search.spec.load import load
+from trainer.cli.entry import guard
 from trainer.config import RunConfig
-from trainer.errors import guard
-from trainer.ranks import Ranks
+from trainer.distributed.ranks import Ranks
+from trainer.engine.cohort import Cohort
 from trainer.reports import EpochReport
 
 

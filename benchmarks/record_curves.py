@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from search.arms import Arm
-from search.space import Choices, FloatRange, Scalar
-from search.spec import load
-from trainer.cohort import Cohort
-from trainer.errors import guard
-from trainer.ranks import Ranks
+from search.spec.arms import Arm
+from search.spec.load import load
+from search.spec.space import Choices, FloatRange, Scalar
+from trainer.cli.entry import guard
+from trainer.distributed.ranks import Ranks
+from trainer.engine.cohort import Cohort
 from trainer.reports import Failure
 
 HERE = Path(__file__).parent

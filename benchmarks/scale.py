@@ -25,14 +25,14 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.campaign.server import OwnServer
-from search.joining import open_search
-from search.owner import owner_of
-from search.schema import leases
-from search.simulate import Curves, simulated_identity
-from search.spec import StudySpec, find, load
-from search.storage import Opened, open_storage
-from search.study import Search
-from trainer.errors import guard
+from search.commands.simulate import Curves, simulated_identity
+from search.execution.owner import owner_of
+from search.spec.load import StudySpec, find, load
+from search.storage.database import Opened, open_storage
+from search.storage.schema import leases
+from search.study.adapter import Search
+from search.study.create import open_search
+from trainer.cli.entry import guard
 
 EPOCHS = 50
 MEMORY_EPOCHS = 5

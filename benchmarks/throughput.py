@@ -31,7 +31,7 @@ from benchmarks.clock import calibrate, cpu_flags
 from benchmarks.table import tables
 from benchmarks.views import views_path
 from benchmarks.workloads import BATCH, FULL, TINY, WORKLOADS, Parts, draw_data, teacher_file
-from trainer.errors import guard
+from trainer.cli.entry import guard
 
 QUICK = WORKLOADS["r18-8"]
 

@@ -25,9 +25,9 @@ from optuna.trial import Trial, TrialState
 
 from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
 from search import pruners, samplers
-from search.arms import Arm
-from search.space import Choices, FloatRange, Scalar
-from trainer.errors import guard
+from search.spec.arms import Arm
+from search.spec.space import Choices, FloatRange, Scalar
+from trainer.cli.entry import guard
 
 WITHIN = 0.005
 

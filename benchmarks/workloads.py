@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import models
 from models.config import SmpTeacher
-from search.spec import StudySpec, load
+from search.spec.load import StudySpec, load
 from trainer.config import Precision
 
 SIZE, BATCH = 128, 8

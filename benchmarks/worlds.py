@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.record_curves import CURVES, STUDY, drawn
-from search.arms import Arm
-from search.simulate import Curves
-from search.space import FloatRange, Scalar
-from search.spec import load
+from search.commands.simulate import Curves
+from search.spec.arms import Arm
+from search.spec.load import load
+from search.spec.space import FloatRange, Scalar
 
 WIDTH = "student.width"
 

@@ -8,7 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.samplers.front import FrontChoice, choice_of
-from search.view import same_choice, study_through
+from search.samplers.storage_view import same_choice, study_through
 from trainer.errors import nearest
 
 

@@ -21,36 +21,39 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from trainer.installed import absent
+from trainer.cli.missing_packages import absent
 
 try:
     from loguru import logger
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
-from search import confirm_data, foreseen, measured, opening, stopping, version, writers
-from search.board.artifacts import Artifacts
-from search.board.attributes import Judged, teller
-from search.desk import Desk
-from search.events import Settings
-from search.identity import arm_identity
-from search.joining import Identity, open_search
-from search.lead import BAD_DATA, PREEMPTED, run_group
-from search.limits import breach, costs, refuse_hopeless
-from search.measured import AUTO, Slots
-from search.owner import this_owner
-from search.places import add_storage, storage_url
-from search.spec import StudySpec, identity, record
-from search.storage import Opened, label_of, open_storage, patient
-from trainer import agent, mirrors
+from search.confirm import data_checks
+from search.execution import checkpoint_writer, connect
+from search.execution.database_thread import Desk
+from search.execution.epoch_loop import BAD_DATA, PREEMPTED, run_group
+from search.execution.messages import Settings
+from search.execution.owner import this_owner
+from search.exit_codes import MAX_FAILED, MISTAKE
+from search.planning import foreseen
+from search.planning import slots as measured
+from search.planning.limits import breach, costs, refuse_hopeless
+from search.planning.slots import AUTO, Slots
+from search.spec.identity import arm_identity
+from search.spec.load import StudySpec, identity, record
+from search.storage.artifacts import Artifacts
+from search.storage.database import Opened, label_of, open_storage, patient
+from search.storage.url import add_storage, storage_url
+from search.study import code_version
+from search.study.create import Identity, open_search
+from search.study.trial_attributes import Judged, teller
+from trainer import loggers
+from trainer.cli.entry import guard
+from trainer.cli.parser import CommandLine
+from trainer.distributed import signals, supervisor
 from trainer.distributed.listening import open_agent
-from trainer.errors import UserError, guard, one_line
-from trainer.words import CommandLine
+from trainer.errors import UserError, one_line
 
-MISTAKE = 2
-"""Exit code where the user has to mend something, such as a file of the data."""
-MAX_FAILED = 3
-"""Exit code where too many trials failed."""
 STUDY_HELP = "a study's name (a file in studies/) or the path of its file"
 
 
@@ -99,8 +102,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
     )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
-    opening.add_wait(parser)
-    mirrors.add_flags(parser)
+    connect.add_wait(parser)
+    loggers.add_flags(parser)
 
 
 def _slots(text: str) -> int | str:
@@ -118,7 +121,7 @@ def main() -> int:
     parent = os.getppid()  # torchrun's agent; it may be gone by the time that its ranks have met
     import torch
 
-    from trainer.ranks import Ranks, RanksLost, ranks_per_trial
+    from trainer.distributed.ranks import Ranks, RanksLost, ranks_per_trial
 
     args = arguments()
     _log(int(os.environ.get("RANK", "0")) == 0)
@@ -126,10 +129,10 @@ def main() -> int:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.database_wait < 0:
         raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
-    mirrors.check(args.mirror)
+    loggers.check(args.mirror)
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
-    spec = confirm_data.specification(args)
+    spec = data_checks.specification(args)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
     try:
@@ -137,9 +140,9 @@ def main() -> int:
     except ValueError as error:
         raise UserError(one_line(error)) from None
     _log(ranks.leads)
-    stopping.obey_signals(ranks.ask_to_stop)
+    signals.obey_signals(ranks.ask_to_stop)
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        stopping.end_with(parent)
+        signals.end_with(parent)
         if ranks.leads and ranks.group == 0 and (said := open_agent(parent)):
             logger.warning("{}", said)
     try:
@@ -156,26 +159,26 @@ def main() -> int:
 
 
 def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # type: ignore[name-defined]  # noqa: F821
-    from trainer.cohort import Cohort
+    from trainer.engine.cohort import Cohort
 
     if spec.confirms is None:
         who, judged, examination = *_contents(args, spec, ranks), None
     else:
-        who, facts, examination = confirm_data.contents(args, spec, ranks)
+        who, facts, examination = data_checks.contents(args, spec, ranks)
         judged = None if facts is None else Judged(facts.dice, facts.seen_words())
-    slots = measured.slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
+    slots = measured.choose_slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
     known = functools.cache(partial(_costs, spec))  # once, however often the database is tried
     opens = partial(_desk, args, spec, who, ranks, slots, judged, known) if ranks.leads else None
     url = storage_url(args.storage)
     try:
-        desk = opening.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
-    except opening.AskedToStopError:
+        desk = connect.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
+    except connect.AskedToStopError:
         return PREEMPTED
     metric = spec.objective.metric
     students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots.count)
-    with mirrors.Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
+    with loggers.Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
         return run_group(ranks, students, desk, log.tell)
 
 
@@ -188,13 +191,13 @@ def _contents(
 
     Also returns what is known of the teacher.
     """
-    from trainer import teacher
     from trainer.data import open_data
+    from trainer.teacher import assessment
 
     data = open_data(spec.run.data, cache=args.cache)
     teacher_hash, judged = None, None
     if spec.run.teacher is not None:
-        facts = teacher.floor(spec.run, data, ranks=ranks)
+        facts = assessment.floor(spec.run, data, ranks=ranks)
         teacher_hash, judged = facts.sha256, Judged(facts.dice, facts.seen_words())
     contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
     arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
@@ -217,13 +220,13 @@ def _desk(
     with patient("worker"):
         opened = open_storage(url)
         search = open_search(opened, url, spec, who)
-        version.warn_of_others(spec.name, search.leases.details(list(search.arms)))
+        code_version.warn_of_others(spec.name, search.leases.details(list(search.arms)))
     environment: dict[str, Any] = {
         "ranks": ranks.world,
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "torch": str(torch.__version__),
-        version.CODE: version.code_of(),
+        code_version.CODE: code_version.code_of(),
     }
     if slots.forecast is not None:
         environment[foreseen.FORECAST] = foreseen.kept(*slots.forecast, slots.count)
@@ -270,7 +273,7 @@ def _artifacts(folder: Path, opened: Opened) -> Artifacts | None:
 def _leave_at_once() -> None:
     # Threads and process groups that wait for a lost sibling must not hold the process: torchrun restarts it.
     sys.stderr.flush()
-    os._exit(agent.lost())
+    os._exit(supervisor.lost())
 
 
 def run(act: Callable[[], int]) -> NoReturn:
@@ -279,11 +282,11 @@ def run(act: Callable[[], int]) -> NoReturn:
     At once where a disk still holds a writer up: torch would crash the process while Python clears up.
     """
     try:
-        code = agent.leave(guard(act, agent.say))
+        code = supervisor.leave(guard(act, supervisor.say))
     except Exception:  # noqa: BLE001 - a bug; no code is left for the siblings, so torchrun starts the ranks again
         traceback.print_exc()
         code = 1
-    if writers.hold_up():
+    if checkpoint_writer.hold_up():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -31,11 +31,11 @@ from hypothesis import HealthCheck
 from hypothesis import settings as examples
 from loguru import logger
 
-from search.joining import open_search
-from search.simulate import simulated_identity
-from search.spec import load
-from search.storage import open_storage
-from search.study import Search
+from search.commands.simulate import simulated_identity
+from search.spec.load import load
+from search.storage.database import open_storage
+from search.study.adapter import Search
+from search.study.create import open_search
 from trainer.distributed.listening import listeners
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -10,24 +10,24 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from trainer.installed import absent
+from trainer.cli.missing_packages import absent
 
 try:
-    from trainer import mirrors
-    from trainer.errors import guard
-    from trainer.scores import BATCH
-    from trainer.words import CommandLine
+    from trainer import loggers
+    from trainer.cli.entry import guard
+    from trainer.cli.parser import CommandLine
+    from trainer.evaluation.metrics import BATCH
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
 COMMANDS = {
-    "teach": "trainer.teach",
-    "fit": "trainer.rerun",
-    "evaluate": "trainer.evaluate",
-    "predict": "trainer.predict",
-    "package": "trainer.package",
-    "profile": "trainer.profile",
-    "data": "trainer.data.commands",
+    "teach": "trainer.commands.teach",
+    "fit": "trainer.commands.fit",
+    "evaluate": "trainer.commands.evaluate",
+    "predict": "trainer.commands.predict",
+    "package": "trainer.package.command",
+    "profile": "trainer.profiling.command",
+    "data": "trainer.commands.data",
 }
 """Command -> the module whose `main(args)` returns the exit code."""
 
@@ -127,7 +127,7 @@ def _add_fit(commands: "Commands[CommandLine]") -> None:
 def _add_training(command: argparse.ArgumentParser, ranks: str) -> None:
     command.add_argument("--ranks", type=int, metavar="N", help=ranks)
     command.add_argument("--threads", type=int, metavar="N", help="threads of torch in each (default: as recorded)")
-    mirrors.add_flags(command)
+    loggers.add_flags(command)
     # Where the ranks of a torchrun that the command itself started leave their outcome.
     command.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
     command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help=_SET)
@@ -218,7 +218,7 @@ def _add_package(commands: "Commands[CommandLine]") -> None:
 
 
 def _add_profile(commands: "Commands[CommandLine]") -> None:
-    from trainer.profile import add_measuring
+    from trainer.profiling.command import add_measuring
 
     profile = _command(
         commands,
@@ -240,7 +240,7 @@ def _add_profile(commands: "Commands[CommandLine]") -> None:
 
 
 def _add_data(commands: "Commands[CommandLine]") -> None:
-    from trainer.data.commands import add_arguments
+    from trainer.commands.data import add_arguments
 
     data = commands.add_parser(
         "data",

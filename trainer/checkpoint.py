@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from trainer.data.durable import sync_folder
+from trainer.atomic_files import sync_folder
+from trainer.errors import CheckpointError
 from trainer.reports import Saved
 
 # A checkpoint's sha256 covers all of it, so the sums inside would only be computed a second time.
@@ -27,10 +28,6 @@ torch.serialization.set_crc32_options(False)
 
 SHOWN = 3
 """Keys that a message lists before it counts the rest."""
-
-
-class CheckpointError(Exception):
-    """A file that cannot be used, in one line: which, what it holds, what is expected, the remedy."""
 
 
 @dataclass(frozen=True)

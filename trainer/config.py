@@ -1,4 +1,4 @@
-"""One complete training run as a value. Free of torch; `trainer.check` builds what it names on the meta device."""
+"""One complete training run as a value. Free of torch; `trainer.dry_run` builds what it names on the meta device."""
 
 from typing import Annotated, Literal, Self
 

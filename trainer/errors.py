@@ -1,11 +1,9 @@
 """Mistakes of the user as one line: file and field, the value received, what is known and nearest. Free of torch."""
 
-import os
 import re
-import select
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -13,12 +11,9 @@ from pydantic.fields import FieldInfo
 
 from models.config import Frozen
 from models.nearest import nearest as listed
-from trainer.installed import remedy
 
 SHOWN = 80
 """Characters of a received value that a message repeats."""
-UNREAD = 141
-"""The exit code that a shell shows for a program whose reader went away."""
 
 
 class UserError(Exception):
@@ -28,46 +23,6 @@ class UserError(Exception):
 def on_stderr(line: str) -> None:
     """Print a line on stderr."""
     print(line, file=sys.stderr)
-
-
-def guard(main: Callable[[], int | None], say: Callable[[str], None] = on_stderr) -> int:
-    """Run a command to its exit code: mistakes of the user are one line by `say` and 2, an interrupt is 130, and 141
-    says that nobody reads the output any more.
-
-    Anything else is a bug and keeps its traceback.
-    """
-    try:
-        code = main() or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # what fails here can still be answered; at the interpreter's end it is a traceback
-        return code
-    except BrokenPipeError:
-        if not _nobody_reads():
-            raise
-        return UNREAD
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    except ModuleNotFoundError as error:
-        say(f"error: {remedy(error)}")
-        return 2
-    except Exception as error:
-        if not isinstance(error, known_mistakes()):
-            raise
-        say(f"error: {one_line(error)}")
-        return 2
-
-
-def _nobody_reads() -> bool:
-    """Whether stdout is a pipe whose other end is closed; then what is still to be written goes nowhere."""
-    waiting = select.poll()
-    waiting.register(sys.stdout.fileno(), 0)
-    if not any(events & select.POLLERR for _, events in waiting.poll(0)):
-        return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return True
 
 
 def one_line(error: Exception | str) -> str:
@@ -214,13 +169,9 @@ def _model_named(title: str) -> type[BaseModel] | None:
     return None
 
 
-def known_mistakes() -> tuple[type[Exception], ...]:
-    """The errors that are the user's to mend.
+class DataError(Exception):
+    """A data set that cannot be used, in one line: which file or field, what it holds, what is expected, the remedy."""
 
-    Looked up when needed: `trainer.checkpoint` imports torch; who never imported it cannot have met its error.
-    """
-    kinds: list[type[Exception]] = [UserError]
-    for module, name in (("trainer.data.dataset", "DataError"), ("trainer.checkpoint", "CheckpointError")):
-        if module in sys.modules:
-            kinds.append(getattr(sys.modules[module], name))
-    return tuple(kinds)
+
+class CheckpointError(Exception):
+    """A file that cannot be used, in one line: which, what it holds, what is expected, the remedy."""

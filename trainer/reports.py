@@ -26,7 +26,8 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True)
 class Measured:
-    """What one network did on each image of one part of the data; `trainer.examine` says what the columns are."""
+    """What one network did on each image of one part of the data; `trainer.evaluation.per_image` says what the columns
+    are."""
 
     part: str
     """validation, test, or the name of a source that no split names."""
@@ -125,7 +126,8 @@ class Stopped(Exception):
 
 
 class Students(Protocol):
-    """Students that train side by side: `trainer.cohort.Cohort`, or the curves of `search simulate` in its place.
+    """Students that train side by side: `trainer.engine.cohort.Cohort`, or the curves of `search simulate` in its
+    place.
 
     `admit`, `dismiss` and `epoch` are called by all ranks of the group in the same order with the same arguments;
     `snapshot`, `export` and `picture` by the lead alone.
@@ -158,3 +160,11 @@ class Students(Protocol):
 
         No collective runs in it, no test image is read, and no member's numbers change.
         """
+
+
+class TrialFailed(Exception):
+    """A run that failed by agreement of all its ranks."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.kind}: {failure.message} (epoch {failure.epoch})")
+        self.failure = failure

@@ -10,9 +10,9 @@ import models
 from models.config import NetworkConfig
 from models.output import Segmenter
 from trainer import checkpoint
-from trainer.checkpoint import CheckpointError, Weights
+from trainer.checkpoint import Weights
 from trainer.config import RunConfig
-from trainer.errors import explain
+from trainer.errors import CheckpointError, explain
 
 _NEEDED = ("network", "channels", "classes", "run")
 

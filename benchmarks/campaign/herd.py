@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.campaign.gate import Gate
-from search.owner import owner_of
+from search.execution.owner import owner_of
 
 
 @dataclass

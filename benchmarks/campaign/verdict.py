@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.schema import FINISHED, FREE, HELD, arms, attempts, leases
+from search.storage.schema import FINISHED, FREE, HELD, arms, attempts, leases
 
 OPEN = (HELD, FREE)
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from search.answer.crossed import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS
 from search.answer.power import LONG, POWER, SHORT, smallest_gain
-from search.spec import StudySpec
+from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS
+from search.spec.load import StudySpec
 from trainer.data import DataSet
 
 

@@ -1,10 +1,10 @@
 """What a confirmation of this size could show at the noise that it had itself, and what more seeds or images would."""
 
-from search.answer.claims import TEST, Grids, pairs
-from search.answer.grid import difference, shared
-from search.answer.part import Needed, Smallest
+from search.answer.comparisons import TEST, Grids, pairs
+from search.answer.document import Needed, Smallest
 from search.answer.power import CLAIMS, POWER, measured, smallest_gain
-from search.confirmed import Confirmed
+from search.answer.score_arrays import difference, shared
+from search.confirm.results import Confirmed
 
 
 def needed(confirmed: Confirmed, grids: Grids, metric: str, confidence: float) -> Needed | None:

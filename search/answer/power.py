@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.answer.crossed import LEAST_GROUPS, LEAST_SEEDS, Floats
+from search.answer.uncertainty import LEAST_GROUPS, LEAST_SEEDS, Floats
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def smallest_gain(
     """The true difference that is shown with a probability of 80 %, whatever the other claims say.
 
     None where no interval can be estimated. groups: of the test part, taken as of equal size. The interval's formula
-    (`search.answer.crossed`) with its variance known, at the first step of Holm's correction over so many claims.
+    (`search.answer.uncertainty`) with its variance known, at the first step of Holm's correction over so many claims.
     """
     if groups < LEAST_GROUPS or seeds < LEAST_SEEDS:
         return None

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from search.board.drawing import look, shown
-from search.report.axes import size_axis
-from search.report.document import Report, Side
+from search.axes import size_axis
+from search.plotting import look, shown
+from search.report.content.document import Report, Side
 from search.report.svg import PAPER, Drawn, canvas, legend_below, named_axes, quiet, svg
 
 
-def figures(report: Report) -> list[Drawn]:
+def figures_across(report: Report) -> list[Drawn]:
     """Score against size, with and without KD; nothing where no study tells its size and score."""
     known = [side for side in report.sides if side.params_m and _scores(side)]
     return [_size(known, len(report.sides) - len(known))] if known else []

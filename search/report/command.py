@@ -8,13 +8,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from search.places import add_storage, storage_url
-from search.report.build import report
-from search.report.document import Report
+from search.report.content.build import report
+from search.report.content.document import Report
+from search.report.content.worst_cases import Wanted
 from search.report.files import slug, write
-from search.report.pictures import Wanted
-from search.stopping import until_interrupted
-from search.storage import AWAY, open_storage, patient
+from search.storage.database import AWAY, open_storage, patient
+from search.storage.url import add_storage, storage_url
+from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
 EVERY = 30.0

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 
-from search.answer.part import Claim, ConfirmedPart, Network, Scores
-from search.board.drawing import COLOURS, MARKERS, shown
-from search.report.axes import share_axis, size_axis
-from search.report.document import Search
+from search.answer.document import Claim, ConfirmedPart, Network, Scores
+from search.axes import share_axis, size_axis
+from search.plotting import COLOURS, MARKERS, shown
+from search.report.content.document import Search
+from search.report.content.text import title_of
 from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg
-from search.report.words import title_of
 
 SHOWN_NETWORKS = 4
 """Networks that a figure with several panels or lines compares at most."""

@@ -1,9 +1,9 @@
 """The tables of what was confirmed."""
 
-from search.answer.part import ConfirmedPart, Scores
-from search.report.document import Search
+from search.answer.document import ConfirmedPart, Scores
+from search.report.content.document import Search
+from search.report.content.text import title_of
 from search.report.table import Column, Table
-from search.report.words import title_of
 
 
 def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from search.export import write_beside
+from search.commands.export import write_beside
 from search.report import across_figures
-from search.report.document import Report, Study
-from search.report.latex import latex
+from search.report.content.document import Report, Study
 from search.report.page import drawn, page
 from search.report.svg import Drawn
 from search.report.table import Table
+from search.report.table_formats import latex
 from search.report.tables import across, tables
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -65,7 +65,7 @@ def named(report: Report) -> list[tuple[str, Table]]:
 
 def drawings(report: Report) -> list[tuple[str, Drawn]]:
     """Every figure with the name of its file."""
-    found = [(slug(each.name), each) for each in across_figures.figures(report)]
+    found = [(slug(each.name), each) for each in across_figures.figures_across(report)]
     return found + [
         (f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)
     ]

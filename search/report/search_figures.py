@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from search.board.drawing import Scale, columns_of, shown, span
-from search.report.axes import count_axis, size_axis
-from search.report.document import Arm, Dot, Search
+from search.axes import count_axis, size_axis
+from search.plotting import Scale, columns_of, shown, span
+from search.report.content.document import Arm, Dot, Search
 from search.report.svg import (
     GRID,
     INK,

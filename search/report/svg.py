@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from search.board.drawing import COLOURS, look, plain, shown
+from search.plotting import COLOURS, look, plain, shown
 
 INK, MUTED, GRID, PAPER = "#1c2127", "#5a6570", "#dfe3e8", "#fefefe"
 """Colours that stand for the page's own; nothing else is drawn in them."""

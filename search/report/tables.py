@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from search.report.confirmed_tables import confirmed_tables
-from search.report.document import Arm, Fact, Report, Search, Study
+from search.report.content.document import Arm, Fact, Report, Search, Study
+from search.report.content.text import title_of
 from search.report.table import Cell, Column, Table
-from search.report.words import title_of
 
 
 def tables(study: Study) -> list[Table]:

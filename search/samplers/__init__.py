@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from search.samplers import tpe, uniform
 from search.samplers.front import FrontChoice, choice_for, choice_of
 from search.samplers.per_trial import OWN_AFTER, PerTrial
-from search.view import Scalar
+from search.samplers.storage_view import Scalar
 from trainer.errors import nearest
 
 __all__ = ["SAMPLERS", "FrontChoice", "SamplerSettings", "choice_for", "choice_of", "sampler"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from search.view import Scalar
+from search.samplers.storage_view import Scalar
 from trainer.seeds import derive
 
 

@@ -9,7 +9,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.front import FrontChoice, choice_for, choice_of
-from search.view import Change, everything, quantiles_within, same_choice, study_through
+from search.samplers.storage_view import Change, everything, quantiles_within, same_choice, study_through
 from trainer.seeds import derive
 
 OWN_AFTER = 10

@@ -22,17 +22,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.desk import Desk
-from search.events import Settings
-from search.fence import Owner
-from search.group import Alone
-from search.joining import attach_search
-from search.lead import run_group
-from search.schema import orphans
-from search.simulate import Curves, SimulatedStudents
-from search.spec import load
-from search.storage import open_storage
-from search.study import Search
+from search.commands.simulate import Curves, SimulatedStudents
+from search.execution.database_thread import Desk
+from search.execution.epoch_loop import run_group
+from search.execution.group import Alone
+from search.execution.messages import Settings
+from search.spec.load import load
+from search.storage.database import open_storage
+from search.storage.fencing import Owner
+from search.storage.schema import orphans
+from search.study.adapter import Search
+from search.study.create import attach_search
 from trainer.reports import EpochReport, Failure
 
 REPOSITORY = Path(__file__).resolve().parents[2]

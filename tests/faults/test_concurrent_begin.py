@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.fence import Owner, Refused
-from search.joining import open_search
-from search.simulate import simulated_identity
-from search.spec import load
-from search.storage import open_storage
-from search.study import Search
+from search.commands.simulate import simulated_identity
+from search.spec.load import load
+from search.storage.database import open_storage
+from search.storage.fencing import Owner, Refused
+from search.study.adapter import Search
+from search.study.create import open_search
 from trainer.errors import UserError
 
 MANY = 32

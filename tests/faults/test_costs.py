@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.study import Search
+from search.study.adapter import Search
 from trainer.config import RunConfig
 
 OTHERS = (

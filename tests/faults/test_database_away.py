@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.study import Search
+from search.study.adapter import Search
 
 TTL = 4.0
 """Seconds to live where several workers are alive: none may seem dead only because the machine is busy."""
@@ -68,7 +68,7 @@ def test_a_call_to_a_silent_server_ends(
     join: Callable[..., Search], postgres_url: str, proxy: Any, monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace
 ) -> None:
     """Where packets are dropped, or a pooler keeps the connection without a word, the client gives up by itself."""
-    monkeypatch.setattr("search.storage.CALL_SECONDS", 2)
+    monkeypatch.setattr("search.storage.database.CALL_SECONDS", 2)
     away = proxy(postgres_url)
     join()  # the tables are made: no statement of the opening takes long
     search = join(url=away.url)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from search.study import Search
+from search.study.adapter import Search
 from trainer import checkpoint
 
 Join = Callable[..., Search]
@@ -85,7 +85,7 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
         return leads[0]._owed if leads else {}
 
     leads: list[Any] = []
-    import search.lead as module
+    import search.execution.epoch_loop as module
 
     class Seen(module.Lead):
         def __init__(self, *given: Any) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.db.backup import backup
-from search.db.conninfo import without_secrets
-from search.spec import load
-from search.storage import label_of
+from search.postgres.backup import backup
+from search.postgres.conninfo import without_secrets
+from search.spec.load import load
+from search.storage.database import label_of
 from trainer.errors import UserError
 
 SECRET = "p{0}%q'; DROP TABLE trials; --"  # noqa: S105 - it opens nothing

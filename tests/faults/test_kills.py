@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.study import Search
+from search.study.adapter import Search
 
 MOMENTS = {
     "ask": ["INSERT INTO kd_lease", "INSERT INTO kd_attempt", "INSERT INTO trial_params"],

@@ -13,7 +13,7 @@ def test_every_test_that_the_map_names_is_where_it_says_and_no_file_is_left_out(
     named = 0
     for line in lines:
         content = ""
-        for word in re.findall(r"`(test_\w+(?:\.py)?)`", line):
+        for word in re.findall(r"`((?:\w+/)*test_\w+(?:\.py)?)`", line):
             if word.endswith(".py"):
                 files = [path for path in (HERE / word, HERE.parent / word) if path.is_file()]
                 assert files, f"no file {word}"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from search import creation, storage
-from search.away import DatabaseAway
+from search.storage import creation, database
+from search.storage.errors import DatabaseAway
 from trainer.errors import UserError
 
 INI = """\
@@ -92,12 +92,12 @@ def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
 @pytest.mark.parametrize("pooler", ["extra_float_digits"], indirect=True, ids=["takes no options"])
 def test_a_pooler_that_is_not_set_up_is_a_mistake_and_not_waited_for(pooler):
     with pytest.raises(UserError, match="unsupported startup parameter: options") as refused:
-        storage.open_storage(pooler[0])
+        database.open_storage(pooler[0])
     assert not isinstance(refused.value, DatabaseAway)
 
 
 def test_who_waits_too_long_for_the_creation_lock_is_told_so(database_url, monkeypatch):
-    storage.open_storage(database_url).engine.dispose()
+    database.open_storage(database_url).engine.dispose()
     monkeypatch.setattr(creation, "CREATION_SECONDS", 1)
-    with storage.creation_lock(database_url), pytest.raises(UserError, match="another process has been making tables"):
-        storage.open_storage(database_url)
+    with database.creation_lock(database_url), pytest.raises(UserError, match="another process has been making tables"):
+        database.open_storage(database_url)

@@ -17,8 +17,8 @@ from typing import Any
 import albumentations  # noqa: F401 - here once, and not in each rank
 import pytest
 
-from search.leases import Seen
-from search.storage import open_storage
+from search.storage.database import open_storage
+from search.storage.leases import Seen
 
 STUDY = """
 [objective]
@@ -42,9 +42,9 @@ HEAD = """
 import json, os, time
 from pathlib import Path
 import torch
-from trainer.cohort import Cohort
+from trainer.engine.cohort import Cohort
 from trainer.config import RunConfig
-from trainer.ranks import Ranks, RanksLost
+from trainer.distributed.ranks import Ranks, RanksLost
 
 out = Path({out!r})
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.study import Search
+from search.study.adapter import Search
 from trainer.reports import EpochReport, Failure, FailureKind
 
 Join = Callable[..., Search]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from search import desk, lead
-from search.study import Search
-from trainer.pulse import Pulse
+from search.execution import database_thread, epoch_loop
+from search.study.adapter import Search
+from trainer.distributed.watchdog import Pulse
 
 LIMIT = 4.0
 """Seconds without a sign of work; a busy machine may hold a process up for one or two of them."""
@@ -72,8 +72,8 @@ def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead
     assert 0 < row.epoch < tools.EPOCHS
     Path(row.checkpoint).unlink()
     os.mkfifo(row.checkpoint)
-    monkeypatch.setattr(desk, "CALLS", LIMIT)
-    monkeypatch.setattr(lead, "PATIENCE", LIMIT)
+    monkeypatch.setattr(database_thread, "CALLS", LIMIT)
+    monkeypatch.setattr(epoch_loop, "PATIENCE", LIMIT)
     first.search.opened.engine.dispose()
     pid = os.fork()
     if pid == 0:

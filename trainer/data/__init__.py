@@ -9,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 from trainer.config import DataConfig, RunConfig
-from trainer.data.dataset import DataError, DataSet, Opening, Part, Pixels, Placement, Sample
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, Sample
 from trainer.data.openings import read_openings, record_opening
+from trainer.errors import DataError
 
 __all__ = [
     "DATASETS",
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 DATASETS = {
-    "blobs": "trainer.data.blobs:open_blobs",
-    "polyp": "trainer.data.polyp:open_polyp",
+    "blobs": "trainer.data.layouts.blobs:open_blobs",
+    "polyp": "trainer.data.layouts.polyp:open_polyp",
 }
 
 

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.dataset import DataError, Pixels
-from trainer.data.fit import IGNORED
-from trainer.errors import nearest
+from trainer.data.dataset import Pixels
+from trainer.data.letterbox import IGNORED
+from trainer.errors import DataError, nearest
 
 Plane = NDArray[np.float32]
 Augment = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]

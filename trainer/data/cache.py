@@ -24,12 +24,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 from loguru import logger
 
+from trainer.atomic_files import sync_folder
 from trainer.config import Pictures
-from trainer.data.check import Progress, threads
-from trainer.data.dataset import DataError, Pixels, Placement
-from trainer.data.durable import sync_folder
+from trainer.data.dataset import Pixels, Placement
 from trainer.data.files import read_pair
-from trainer.data.fit import fit_image, fit_mask, place
+from trainer.data.letterbox import fit_image, fit_mask, place
+from trainer.data.file_check import Progress, threads
+from trainer.errors import DataError
 
 FORMAT = 1
 """Goes up with every change of what the arrays hold."""

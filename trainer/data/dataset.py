@@ -13,10 +13,6 @@ Part = Literal["train", "validation", "test"]
 Pixels = NDArray[np.uint8]
 
 
-class DataError(Exception):
-    """A data set that cannot be used, in one line: which file or field, what it holds, what is expected, the remedy."""
-
-
 @dataclass(frozen=True)
 class Sample:
     """One image with its mask."""
@@ -71,7 +67,8 @@ class DataSet(Protocol):
         """sha256 of each image file (or drawn picture) of a part, in the order of `samples`; hashes open nothing."""
 
     def sketches(self, part: Part) -> Sequence[bytes]:
-        """The sketch (`trainer.data.sketch`) of each picture of a part, in the order of `samples`; opens nothing."""
+        """The sketch (`trainer.data.splits.perceptual_hash`) of each picture of a part, in the order of `samples`;
+        opens nothing."""
 
     def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
         """Image (size, size, channels) RGB and mask (size, size) as the network sees them."""

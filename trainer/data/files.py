@@ -16,7 +16,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from trainer.data.dataset import DataError, Pixels
+from trainer.data.dataset import Pixels
+from trainer.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 

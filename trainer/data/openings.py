@@ -8,8 +8,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.data.dataset import DataError, Opening, Part
-from trainer.data.durable import sync_folder
+from trainer.atomic_files import sync_folder
+from trainer.data.dataset import Opening, Part
+from trainer.errors import DataError
 
 FILE = "openings.jsonl"
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from trainer.data import augment, stream_key
-from trainer.data.dataset import DataError, DataSet, Opening, Part, Pixels, Placement
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
+from trainer.errors import DataError
 from trainer.seeds import derive
 
 __all__ = ["Batch", "ScoredBatch", "Stream", "normalise", "scored", "stream_key"]

@@ -12,33 +12,10 @@ import tempfile
 from pathlib import Path
 
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters
-from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo, rendezvous_handler_registry
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo
+from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
 from trainer.distributed.stores import MEETING_FOLDER
-
-BACKEND = "kd-local"
-"""Its name for torchrun's --rdzv-backend; where this program is installed, torchrun knows it by its entry point."""
-
-
-def register() -> None:
-    """Make it known to the agent in this process, also where this program is not installed."""
-    rendezvous_handler_registry.register(BACKEND, create)
-
-
-def entry_point() -> object:
-    """What torchrun asks of an entry point of its group `torchrun.handlers`: the function that makes a handler."""
-    return create
-
-
-def create(parameters: RendezvousParameters) -> "OneHost":
-    """The handler of an agent that has this machine to itself. Raises ValueError where more machines are asked for."""
-    if parameters.max_nodes != 1:
-        raise ValueError(
-            f"--nnodes={parameters.min_nodes}:{parameters.max_nodes}: --rdzv-backend={BACKEND} is for one machine; "
-            "start a torchrun of its own on each"
-        )
-    return OneHost(parameters.run_id)
 
 
 class OneHost(RendezvousHandler):
@@ -48,7 +25,8 @@ class OneHost(RendezvousHandler):
     and removed when this process ends.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, backend: str, run_id: str) -> None:
+        self._backend = backend
         self._run_id = run_id
         self._closed = False
         self._folder = Path(tempfile.mkdtemp(prefix="kd-ranks-"))
@@ -58,7 +36,7 @@ class OneHost(RendezvousHandler):
 
     def get_backend(self) -> str:
         """The name under which torchrun knows this handler."""
-        return BACKEND
+        return self._backend
 
     def next_rendezvous(self) -> RendezvousInfo:
         """This agent is the only one; a restart of its ranks finds nothing of what they had agreed on before."""

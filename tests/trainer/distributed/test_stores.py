@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import HashStore
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
-from trainer.distributed import rendezvous, stores
+from trainer.distributed import stores, torchrun
 from trainer.distributed.listening import listeners
 
 SOON = timedelta(seconds=5)
@@ -53,9 +53,9 @@ def test_an_agent_of_ours_opens_nothing_and_its_ranks_meet_in_a_private_folder()
     code = """
 import os, stat
 from torch.distributed.elastic.rendezvous import RendezvousParameters
-from trainer.distributed import rendezvous, stores
+from trainer.distributed import stores, torchrun
 from trainer.distributed.listening import listeners
-agent = rendezvous.create(RendezvousParameters(rendezvous.BACKEND, "", "none", 1, 1))
+agent = torchrun.make_handler(RendezvousParameters(torchrun.BACKEND, "", "none", 1, 1))
 first, second = agent.next_rendezvous(), agent.next_rendezvous()
 first.store.set("a", "1")
 assert not second.store.check(["a"])
@@ -71,9 +71,9 @@ print(folder, oct(stat.S_IMODE(os.stat(folder).st_mode)))
 
 
 def test_an_agent_for_several_machines_is_refused() -> None:
-    parameters = RendezvousParameters(rendezvous.BACKEND, "", "none", 1, 2)
+    parameters = RendezvousParameters(torchrun.BACKEND, "", "none", 1, 2)
     with pytest.raises(ValueError, match=r"--nnodes=1:2: .*one machine"):
-        rendezvous.create(parameters)
+        torchrun.make_handler(parameters)
 
 
 def test_ranks_without_an_agent_meet_on_127_0_0_1_alone(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:

@@ -1,0 +1,109 @@
+"""The whole answer of a confirmed study."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from search.answer.comparisons import TEST, Grids, claims, metric_of, near_teacher, on_validation
+from search.answer.document import Claim, ConfirmedPart, Network, Opening
+from search.answer.needed import needed
+from search.answer.score_arrays import Grid, grids, level
+from search.answer.subgroups import reliability, scores
+from search.confirm.configurations import Configuration
+from search.confirm.results import Confirmed
+from search.storage.evidence import OpeningRecord
+
+CONFIDENCE = 0.95
+"""Of the intervals, and of the family of claims together."""
+
+
+def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None] | None = None) -> ConfirmedPart:
+    """Claims, the network to ship, and the tables. latency: milliseconds an image, where they are known.
+
+    Raises ValueError where networks were not measured on the same images.
+    """
+    found, metric = grids(confirmed), metric_of(confirmed)
+    parts = _parts(confirmed)
+    near, chosen = near_teacher(confirmed, found, metric)
+    name = None if chosen is None else chosen.name
+    order = [(c.name, part) for part in ("validation", *parts) for c in confirmed.configurations]
+    shown = [found[key] for key in order if key in found]
+    return ConfirmedPart(
+        networks=tuple(_network(each, found, metric, latency, confirmed, name) for each in confirmed.configurations),
+        claims=(*claims(confirmed, found, parts, CONFIDENCE), *near),
+        scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
+        reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
+        thresholds=tuple(_thresholds(shown)),
+        chosen=name,
+        choice=_choice(confirmed, near, chosen),
+        margin=confirmed.choose.margin,
+        confidence=confirmed.choose.confidence,
+        openings=tuple(_opening(each) for each in confirmed.openings),
+        missing=confirmed.missing,
+        needed=needed(confirmed, found, metric, CONFIDENCE),
+    )
+
+
+def _parts(confirmed: Confirmed) -> Sequence[str]:
+    """Test, then the unseen sources in their order."""
+    seen = dict.fromkeys(each.part for each in confirmed.findings)
+    return [TEST, *(part for part in seen if part not in ("validation", TEST))]
+
+
+def _network(
+    each: Configuration,
+    found: Grids,
+    metric: str,
+    latency: Callable[[Configuration], float | None] | None,
+    confirmed: Confirmed,
+    chosen: str | None,
+) -> Network:
+    teacher = next((c.params for c in confirmed.configurations if c.role == "teacher"), 0)
+    grid = found.get((each.name, TEST))
+    test = None if grid is None else level(grid, metric)
+    low, high = (None if test is None else test.interval(CONFIDENCE)) or (None, None)
+    return Network(
+        name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial, words=words(each),
+        searched=each.searched, validation=on_validation(found, each, metric),
+        test=None if test is None else test.value, low=low, high=high,
+        by_seed=() if grid is None else tuple(_by_seed(grid, metric)),
+        params_m=each.params / 1e6, gflops=each.gflops, latency_ms=None if latency is None else latency(each),
+        share_of_teacher=each.params / teacher if teacher else None, chosen=each.name == chosen,
+    )  # fmt: skip
+
+
+def words(configuration: Configuration) -> str:
+    """The network in a few words: `unet, width 8`."""
+    kind: dict[str, Any] = dict(configuration.run["teacher" if configuration.role == "teacher" else "student"])
+    facts = [f"{key} {kind[key]}" for key in ("width", "encoder") if kind.get(key) is not None]
+    return ", ".join([str(kind["name"]), *facts])
+
+
+def _by_seed(grid: Grid, metric: str) -> Iterator[tuple[int, float]]:
+    for seed, row in zip(grid.seeds, grid.values(metric), strict=False):
+        yield seed, float(row.mean())
+
+
+def _thresholds(shown: Sequence[Grid]) -> Iterator[tuple[str, float]]:
+    """Chosen anew for each seed on validation; the mean of them."""
+    for name in dict.fromkeys(grid.configuration for grid in shown):
+        values = {s: f.threshold for grid in shown if grid.configuration == name for s, f in grid.by_seed.items()}
+        yield name, sum(values.values()) / len(values)
+
+
+def _choice(confirmed: Confirmed, near: Sequence[Claim], chosen: Configuration | None) -> str:
+    size = {"params": "parameters", "gflops": "floating-point operations"}[confirmed.choose.smallest]
+    rule = (
+        f"the smallest by {size} of the winners and controls that are shown not to lie more than "
+        f"{confirmed.choose.margin:g} below the teacher on test ({confirmed.choose.confidence:.0%}, one-sided, "
+        "corrected over all of them by Holm)"
+    )
+    if not near:
+        return f"{rule}; no teacher was measured, so none was chosen"
+    passed = sum(claim.verdict == "shown" for claim in near)
+    return f"{rule}; {passed} of {len(near)} are" + ("" if chosen is None else f", {chosen.name} is the smallest")
+
+
+def _opening(each: OpeningRecord) -> Opening:
+    when = datetime.fromtimestamp(each.when, UTC).isoformat(timespec="seconds")
+    return Opening(who=each.who, when=when, purpose=each.purpose, configurations=tuple(each.configurations))

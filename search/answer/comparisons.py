@@ -1,0 +1,223 @@
+"""The comparisons that a search exists for, and what may be said of each.
+
+`gain`: the winner of the search with KD less the winner of a search without, of those with no more parameters.
+`kd_term_effect`: a winner less the same run with its KD weight zero. `tuning_gain`: the winner without KD less the
+untuned network. All are on the fresh seeds, paired by seed and image. A winner is what the search itself found best on
+validation: choosing again among what was confirmed would favour the arm of which more was confirmed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from search.answer.document import Claim, Verdict
+from search.answer.score_arrays import Grid, difference, level
+from search.answer.uncertainty import Estimate, holm
+from search.confirm.configurations import Configuration
+from search.confirm.results import Confirmed
+
+TEST = "test"
+Grids = dict[tuple[str, str], Grid]
+
+FAMILY = ("gain", "kd_term_effect", "tuning_gain")
+"""Claims that are corrected together. Others are described beside them."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks that are compared."""
+
+    name: str
+    minuend: Configuration
+    subtrahend: Configuration
+    what: str
+    """The comparison in words, for a sentence."""
+
+
+def metric_of(confirmed: Confirmed) -> str:
+    """The column that is compared: the objective where it is a score of single images, else Dice."""
+    columns = confirmed.findings[0].columns if confirmed.findings else {}
+    return confirmed.objective if confirmed.objective in columns else "dice"
+
+
+def on_validation(grids: Grids, configuration: Configuration, metric: str) -> float | None:
+    """Mean validation score of the fresh seeds."""
+    grid = grids.get((configuration.name, "validation"))
+    found = None if grid is None else level(grid, metric)
+    return None if found is None else found.value
+
+
+def first(among: Iterable[Configuration]) -> Configuration | None:
+    """What its search ranked first."""
+    return min(among, key=lambda each: each.rank, default=None)
+
+
+def pairs(confirmed: Confirmed) -> list[Pair]:
+    """The comparisons that can be made, the main control first."""
+    winner = first(c for c in confirmed.configurations if c.role == "winner")
+    if winner is None:
+        return []
+    found = []
+    for place, arm in enumerate(_control_arms(confirmed, winner)):
+        controls = [c for c in confirmed.configurations if c.role == "control" and c.arm == arm]
+        control = first(c for c in controls if c.params <= winner.params)
+        if control is not None:
+            distilled = _without_kd(control) and not _without_kd(winner)
+            name = "gain" if place == 0 and distilled else f"gain over {arm}"
+            found.append(Pair(name, winner, control, f"the best of {arm} with no more parameters"))
+    ablation = next((c for c in confirmed.configurations if c.role == "ablation"), None)
+    taught = next((c for c in confirmed.configurations if ablation is not None and c.name == ablation.of), None)
+    if ablation is not None and taught is not None:
+        found.append(Pair("kd_term_effect", taught, ablation, "the same run with its KD weight zero"))
+    defaults = next((c for c in confirmed.configurations if c.role == "defaults"), None)
+    gain = next((p for p in found if p.name == "gain"), None)
+    tuned = winner if _without_kd(winner) else None if gain is None else gain.subtrahend
+    if defaults is not None and tuned is not None:
+        found.append(Pair("tuning_gain", tuned, defaults, "the untuned network of the winner's size"))
+    return found
+
+
+def claims(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confidence: float) -> list[Claim]:
+    """Every comparison on test and, outside of the corrected family, on every unseen source."""
+    metric = metric_of(confirmed)
+    compared = pairs(confirmed)
+    found = [c for pair in compared for part in parts if (c := _claim(grids, pair, part, metric, confidence))]
+    found += _missing(confirmed, {c.name for c in found}, confidence)
+    family = [i for i, c in enumerate(found) if c.part == TEST and c.name in FAMILY and c.p is not None]
+    corrected = holm([found[i].p or 0.0 for i in family])
+    for i, p in zip(family, corrected, strict=True):
+        found[i] = found[i].model_copy(update={"p_holm": p})
+    return [_judged(claim) for claim in found]
+
+
+def _control_arms(confirmed: Confirmed, winner: Configuration) -> list[str]:
+    """Arms of controls: first those of the winner's kind of network."""
+    arms = dict.fromkeys(c.arm for c in confirmed.configurations if c.role == "control")
+    alike = {c.arm for c in confirmed.configurations if c.role == "control" and _kind(c) == _kind(winner)}
+    return sorted(arms, key=lambda arm: arm not in alike)
+
+
+def _kind(configuration: Configuration) -> str:
+    return str(configuration.run["student"]["name"])
+
+
+def _without_kd(configuration: Configuration) -> bool:
+    return bool(configuration.run["method"] == "none")
+
+
+def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) -> Claim | None:
+    minuend, subtrahend = grids.get((pair.minuend.name, part)), grids.get((pair.subtrahend.name, part))
+    if minuend is None or subtrahend is None:
+        return None
+    found, seeds = difference(minuend, subtrahend, metric)
+    return made(pair, part, found, seeds, metric=metric, confidence=confidence)
+
+
+def made(
+    pair: Pair,
+    part: str,
+    found: Estimate | None,
+    seeds: int,
+    *,
+    metric: str,
+    confidence: float,
+    margin: float | None = None,
+) -> Claim:
+    """A claim without its verdict. With a margin its p is one-sided, of a difference of at most -margin."""
+    interval = None if found is None else found.interval(confidence)
+    p = None if found is None else found.two_sided() if margin is None else found.above(-margin)
+    low, high = interval or (None, None)
+    return Claim(
+        name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
+        estimate=None if found is None else found.value, low=low, high=high, confidence=confidence, p=p, p_holm=None,
+        unit=f"{metric}, mean over images", images=0 if found is None else found.images,
+        groups=0 if found is None else found.groups, seeds=seeds, margin=margin, verdict="not estimable",
+        reason="no seed that both were trained with" if found is None else found.reason, words=pair.what,
+    )  # fmt: skip
+
+
+def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[Claim]:
+    """The claims of the family that cannot be made, with the reason."""
+    reasons = {
+        "gain": "no search without KD whose best has no more parameters was confirmed",
+        "kd_term_effect": "no winner that a teacher taught was confirmed with and without it",
+        "tuning_gain": "no tuned and untuned network without KD was confirmed",
+    }
+    winner = first(c for c in confirmed.configurations if c.role == "winner")
+    if winner is not None and _without_kd(winner):
+        reasons |= dict.fromkeys(("gain", "kd_term_effect"), "the winner was trained without distillation")
+    return [
+        Claim(
+            name=name, part=TEST, minuend="", subtrahend="", estimate=None, low=None, high=None, confidence=confidence,
+            p=None, p_holm=None, unit="", images=0, groups=0, seeds=0, margin=None, verdict="not estimable",
+            reason=reason + (f" ({len(confirmed.missing)} runs are missing)" if confirmed.missing else ""), words="",
+        )
+        for name, reason in reasons.items() if name not in there
+    ]  # fmt: skip
+
+
+def verdict(estimate: float | None, p: float | None, confidence: float) -> Verdict:
+    """`shown` where the difference is positive and its p is at most 1 - confidence, `worse` where it is negative."""
+    if estimate is None or p is None:
+        return "not estimable"
+    if p > 1 - confidence:
+        return "not_shown"
+    return "shown" if estimate > 0 else "worse"
+
+
+def _judged(claim: Claim) -> Claim:
+    found = verdict(claim.estimate, claim.p if claim.p_holm is None else claim.p_holm, claim.confidence)
+    return claim.model_copy(update={"verdict": found, "words": _sentence(claim, found)})
+
+
+def _sentence(claim: Claim, found: Verdict) -> str:
+    if claim.estimate is None:
+        return f"{claim.name}: not estimable: {claim.reason}"
+    said = f"{claim.minuend} less {claim.subtrahend} ({claim.words}) on {claim.part}: {claim.estimate:+.4f}"
+    if claim.low is None or claim.high is None:
+        return f"{said}; not estimable: {claim.reason}"
+    p = "" if claim.p_holm is None else f", p {claim.p_holm:.3g} corrected over the claims"
+    return f"{said} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {found.replace('_', ' ')}"
+
+
+def near_teacher(
+    confirmed: Confirmed, grids: Grids, metric: str, part: str = TEST
+) -> tuple[list[Claim], Configuration | None]:
+    """Which students are shown not to lie more than the margin below the teacher, and the one to ship.
+
+    Every winner and control is tested one-sided at the chosen confidence, corrected over all of them (Holm), so that
+    the smallest that passes may be chosen. The interval has the two-sided confidence of which the test is one side.
+    """
+    choose = confirmed.choose
+    teacher = next((c for c in confirmed.configurations if c.role == "teacher"), None)
+    behind = None if teacher is None else grids.get((teacher.name, part))
+    metric = choose.metric if behind is not None and choose.metric in behind.one.columns else metric
+    if teacher is None or behind is None:
+        return [], None
+    found: list[tuple[Configuration, Claim]] = []
+    for each in (c for c in confirmed.configurations if c.role in ("winner", "control")):
+        grid = grids.get((each.name, part))
+        if grid is not None:
+            pair = Pair("not_below_teacher", each, teacher, f"at most {choose.margin:g} below the teacher")
+            estimate, seeds = difference(grid, behind, metric)
+            two_sided = 2 * choose.confidence - 1
+            claim = made(pair, part, estimate, seeds, metric=metric, confidence=two_sided, margin=choose.margin)
+            found.append((each, claim))
+    known = [i for i, (_, claim) in enumerate(found) if claim.p is not None]
+    for i, p in zip(known, holm([found[i][1].p or 0.0 for i in known]), strict=True):
+        found[i] = found[i][0], _near(found[i][1], p, choose.confidence)
+    passed = [each for each, claim in found if claim.verdict == "shown"]
+    size = (lambda c: c.gflops) if choose.smallest == "gflops" else (lambda c: float(c.params))
+    chosen = min(passed, key=lambda c: (size(c), -(on_validation(grids, c, metric) or 0.0)), default=None)
+    return [_told(claim) for _, claim in found], chosen
+
+
+def _near(claim: Claim, p: float, confidence: float) -> Claim:
+    shown: Verdict = "shown" if p <= 1 - confidence else "not_shown"
+    if claim.high is not None and claim.margin is not None and claim.high < -claim.margin:
+        shown = "worse"
+    return claim.model_copy(update={"p_holm": p, "verdict": shown})
+
+
+def _told(claim: Claim) -> Claim:
+    """The claim with its sentence."""
+    return claim.model_copy(update={"words": _sentence(claim, claim.verdict)})

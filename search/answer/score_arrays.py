@@ -1,0 +1,89 @@
+"""What was measured, as arrays of seeds and images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from search.answer.uncertainty import Estimate, Floats, Mask, estimate
+from search.confirm.results import Confirmed, Findings
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One network on one part of the data. Its images are in the same order for every seed."""
+
+    configuration: str
+    part: str
+    by_seed: dict[int | None, Findings]
+
+    @property
+    def one(self) -> Findings:
+        """Any of the seeds: images, sources, groups and true areas are those of all."""
+        return next(iter(self.by_seed.values()))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Fresh seeds; none of a teacher."""
+        return tuple(sorted(seed for seed in self.by_seed if seed is not None))
+
+    def values(self, column: str, seeds: Sequence[int] | None = None) -> Floats:
+        """(seeds, images); a teacher's single row stands for every seed that is asked for."""
+        if not self.seeds:
+            row = np.asarray(self.by_seed[None].columns[column], dtype=np.float64)
+            return np.tile(row, (1 if seeds is None else len(seeds), 1))
+        chosen = self.seeds if seeds is None else seeds
+        return np.asarray([self.by_seed[seed].columns[column] for seed in chosen], dtype=np.float64)
+
+
+def grids(confirmed: Confirmed) -> dict[tuple[str, str], Grid]:
+    """By (configuration, part). Raises ValueError where two seeds did not see the same images in the same order."""
+    found: dict[tuple[str, str], Grid] = {}
+    for each in confirmed.findings:
+        key = each.configuration, each.part
+        grid = found.setdefault(key, Grid(*key, {}))
+        if grid.by_seed and grid.one.images != each.images:
+            raise ValueError(f"{each.configuration} on {each.part}: seed {each.seed} was measured on other images")
+        grid.by_seed[each.seed] = each
+    return found
+
+
+def level(grid: Grid, column: str, chosen: Mask | None = None) -> Estimate | None:
+    """The mean of a column over images and seeds; None where no image has a value. chosen: a mask of images.
+
+    A teacher has no seeds: its interval is over groups alone, the only thing that was sampled.
+    """
+    return _estimated(grid.values(column), grid.one.groups, chosen, seeds=len(grid.seeds))
+
+
+def difference(minuend: Grid, subtrahend: Grid, column: str, chosen: Mask | None = None) -> tuple[Estimate | None, int]:
+    """The mean of one column less the other's, paired by seed and image, and the seeds that both have.
+
+    Where one of them is a teacher all seeds of the other count. None where nothing can be paired. Raises ValueError
+    where the two were not measured on the same images.
+    """
+    if minuend.one.images != subtrahend.one.images:
+        raise ValueError(f"{minuend.configuration} and {subtrahend.configuration} were measured on other images")
+    seeds = shared(minuend, subtrahend)
+    if not seeds:
+        return None, 0
+    values = minuend.values(column, seeds) - subtrahend.values(column, seeds)
+    return _estimated(values, minuend.one.groups, chosen, seeds=len(seeds)), len(seeds)
+
+
+def shared(minuend: Grid, subtrahend: Grid) -> tuple[int, ...]:
+    """Seeds with which both were trained; all of the other's where one is a teacher."""
+    if not subtrahend.seeds:
+        return minuend.seeds
+    return tuple(seed for seed in minuend.seeds if seed in subtrahend.seeds)
+
+
+def _estimated(values: Floats, groups: tuple[str, ...], chosen: Mask | None, *, seeds: int) -> Estimate | None:
+    if chosen is not None:
+        values, groups = values[:, chosen], tuple(g for g, keep in zip(groups, chosen, strict=True) if keep)
+    if not np.isfinite(values).all(axis=0).any():
+        return None
+    if seeds:
+        return estimate(values, groups)
+    # Two equal rows: no variance of seeds, and the degrees of freedom are those of the groups.
+    return replace(estimate(np.repeat(values[:1], 2, axis=0), groups), seeds=0)

@@ -1,0 +1,159 @@
+"""`python -m search export --confirmed --package DIR`: the chosen student of a confirmation, with its evidence."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.confirm.plan import confirmations
+from search.confirm.results import Confirmed, Findings
+from search.storage.database import Opened
+from search.study.progress import read
+from trainer.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from search.answer.document import ConfirmedPart
+    from trainer.package.model_card import Confirmation, Score
+
+Weights = Mapping[tuple[str, int], Path]
+"""The files of a confirmation by configuration and seed."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which configuration is shipped, and what is known of it beside its own scores."""
+
+    name: str
+    why: str
+    """One sentence."""
+    intervals: Mapping[str, tuple[float, float, float]]
+    """Part -> low, high, confidence of its score there, mean over images and seeds; only parts that have one."""
+    claims: tuple[str, ...]
+    """One sentence each."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What is packed."""
+
+    weights: Path
+    threshold: float
+    confirmation: "Confirmation"
+
+
+def shipped(found: Confirmed, chosen: Chosen, weights: Weights) -> Shipped:
+    """The network of the chosen configuration whose seed has the median validation score; of two in the middle, the
+    lower. The best seed would be a choice by chance, and test has chosen nothing.
+
+    Raises UserError where the configuration was not trained again, or its weights are not here.
+    """
+    from trainer.package.model_card import Confirmation
+
+    mine = [each for each in found.findings if each.configuration == chosen.name]
+    seeds = [each for each in mine if each.part == "validation" and each.seed is not None]
+    if not seeds:
+        known = sorted({each.configuration for each in found.findings if each.seed is not None})
+        raise UserError(f"--configuration {chosen.name}: was not trained again{nearest(chosen.name, known)}")
+    metric = _metric(found)
+    ranked = sorted(seeds, key=lambda each: (_mean(each, metric), each.seed))
+    middle = ranked[(len(ranked) - 1) // 2]
+    seed = middle.seed or 0
+    file = weights.get((chosen.name, seed))
+    if file is None or not file.is_file():
+        raise UserError(
+            f"{found.study}: the weights of {chosen.name} seed {seed} are not at {file or 'any place that was noted'}; "
+            "run it where the folder of the confirmation's --runs is reached under the same path"
+        )
+    why = (
+        f"{chosen.why} Of its {len(ranked)} seeds it is the one with the median score on validation "
+        f"({_mean(middle, metric):.4f})."
+    )
+    said = Confirmation(found.study, chosen.name, seed, why, tuple(_scores(found, chosen, mine, seed)), chosen.claims)
+    return Shipped(file, middle.threshold, said)
+
+
+def _scores(found: Confirmed, chosen: Chosen, mine: Sequence[Findings], seed: int) -> "list[Score]":
+    """For each part: these weights, and the mean over seeds with its interval."""
+    from trainer.package.model_card import Score
+
+    metric = _metric(found)
+    title, scores = metric.capitalize(), list[Score]()
+    for part in dict.fromkeys(each.part for each in mine):
+        there = [each for each in mine if each.part == part and each.images]
+        words = f"{title} of these weights, mean over images"
+        own = [each for each in there if each.seed == seed]
+        scores += [Score(part, len(each.images), words, _mean(each, metric)) for each in own]
+        if len(there) > 1:
+            mean = statistics.fmean(_mean(each, metric) for each in there)
+            words = f"{title}, mean over images and {len(there)} seeds"
+            scores.append(Score(part, len(there[0].images), words, mean, chosen.intervals.get(part)))
+    return scores
+
+
+def _metric(found: Confirmed) -> str:
+    from search.answer.comparisons import metric_of
+
+    return metric_of(found)
+
+
+def _mean(findings: Findings, metric: str) -> float:
+    return statistics.fmean(findings.columns[metric])
+
+
+def weights_of(opened: Opened, study: str) -> Weights:
+    """Where the newest confirmation of a study left its weights. Raises UserError where there is none."""
+    names = confirmations(study, opened.leases.names())
+    if not names:
+        raise UserError(f"study {study!r}: is not confirmed yet; python -m search confirm {study}")
+    rows = read(opened, names[-1])
+    return {
+        (arm, _seed(lease)): Path(lease.weights)
+        for arm, leases in rows.leases.items()
+        for lease in leases
+        if lease.weights and lease.run and lease.failure is None
+    }
+
+
+def _seed(lease: Any) -> int:
+    return int(json.loads(lease.run)["seed"])
+
+
+def by_rule(found: Confirmed) -> Chosen:
+    """What the rule of [confirm] chooses. Raises UserError where no network keeps it."""
+    from search.answer.build import answer
+
+    part = answer(found)
+    if part.chosen is None:
+        known = [each.name for each in found.configurations if each.role != "teacher"]
+        raise UserError(
+            f"{found.study}: no network to ship: {part.choice}; pack one all the same: --configuration {known[0]}"
+        )
+    return _chosen(part, part.chosen, f"It is {part.choice}.")
+
+
+def by_hand(found: Confirmed, name: str) -> Chosen:
+    """A configuration that somebody names. Raises UserError for an unknown one."""
+    from search.answer.build import answer
+
+    known = [each.name for each in found.configurations if each.role != "teacher"]
+    if name not in known:
+        raise UserError(f"--configuration {name}: not in the confirmation of {found.study}{nearest(name, known)}")
+    part = answer(found)
+    rule = "which chooses none" if part.chosen is None else f"which chooses {part.chosen}"
+    return _chosen(part, name, f"It was chosen by hand, not by the rule of [confirm], {rule}.")
+
+
+def _chosen(part: "ConfirmedPart", name: str, why: str) -> Chosen:
+    """With the intervals of its scores and the claims that speak of it, those that cannot be estimated included."""
+    level = part.confidence
+    intervals = {
+        each.part: (each.low, each.high, level)
+        for each in part.scores
+        if (each.network, each.by) == (name, "all") and each.low is not None and each.high is not None
+    }
+    network = next(each for each in part.networks if each.name == name)
+    if network.low is not None and network.high is not None:
+        intervals["test"] = (network.low, network.high, level)
+    return Chosen(name, why, intervals, tuple(c.words for c in part.claims if c.minuend in (name, "")))

@@ -1,0 +1,88 @@
+"""What became of a study's confirmation, in a few figures: `status` and the dashboard's note tell them."""
+
+from typing import Any
+
+from search.answer.build import answer
+from search.answer.comparisons import TEST, metric_of
+from search.answer.document import ConfirmedPart
+from search.confirm.plan import confirmations, plan_of
+from search.confirm.results import Confirmed, confirmed
+from search.report.content.confirmed_words import chosen_or_best, distillation
+from search.storage.database import Opened
+from search.study.progress import Rows, figures, read
+
+
+def confirmation(opened: Opened, rows: Rows) -> dict[str, Any] | None:
+    """The newest confirmation of a study, or of the study that a confirmation belongs to; None where there is none.
+
+    `study` was confirmed by `name`, whose main arm is the dashboard's study `study_id`: `finished` of `trials`,
+    `failed`, `ended`; `result` is None until it has ended with a score on test. Torch is not loaded.
+    """
+    names = opened.leases.names()
+    of = rows.confirms or str(rows.search.name)
+    begun = confirmations(of, names)
+    if not begun:
+        return None
+    mine = rows if rows.search.name == begun[-1] else read(opened, begun[-1])
+    told = figures(mine, opened.leases.closed)
+    arms = told["arms"].values()
+    known = of in names and told["ended"]
+    return {
+        "study": of,
+        "name": begun[-1],
+        "study_id": mine.arms[0].study_id,
+        "finished": sum(arm["complete"] + arm["pruned"] for arm in arms),
+        "trials": plan_of(begun[-1], mine.record).trials,
+        "failed": sum(sum(arm["failed"].values()) for arm in arms),
+        "ended": told["ended"],
+        "result": _result(confirmed(opened, of, sized=False), read(opened, of)) if known else None,
+        "report": f"python -m search report {of}",
+    }
+
+
+def _result(found: Confirmed, search: Rows) -> dict[str, Any] | None:
+    if not any(each.part == TEST and each.seed is not None for each in found.findings):
+        return None
+    part = answer(found)
+    best = chosen_or_best(part)
+    asked = search.taught(search.arms[0].name)
+    return {
+        "metric": metric_of(found),
+        "network": None if best is None else best.name,
+        "what": None if best is None else best.words,
+        "ship": part.chosen is not None,
+        "distillation": distillation(part).replace("_", " ") if asked else "not asked",
+        "networks": _networks(part),
+        "missing": list(part.missing),
+    }
+
+
+def _networks(part: ConfirmedPart) -> dict[str, dict[str, Any]]:
+    """By configuration: its mean score on test over seeds, with the interval where it can be estimated."""
+    return {
+        each.name: {"score": each.test, "low": each.low, "high": each.high, "seeds": len(each.by_seed)}
+        for each in part.networks
+        if each.test is not None
+    }
+
+
+def score_words(result: dict[str, Any], network: str) -> str:
+    """`test dice 0.8712 [0.8601, 0.8823], mean over 5 seeds`."""
+    told = result["networks"][network]
+    interval = "" if told["low"] is None else f" [{told['low']:.4f}, {told['high']:.4f}]"
+    seeds = "one seed" if told["seeds"] == 1 else f"mean over {told['seeds']} seeds"
+    return f"test {result['metric']} {told['score']:.4f}{interval}, {seeds}"
+
+
+def rule_words(result: dict[str, Any]) -> str:
+    """What stands before the network that is named."""
+    if result["ship"]:
+        return "to ship is"
+    why = "nothing is near enough to the teacher" if "teacher" in result["networks"] else "no teacher to compare with"
+    return f"{why}, the search's best is"
+
+
+def progress_words(found: dict[str, Any]) -> str:
+    """`12 of 30 trials finished, 1 failed`."""
+    failed = f", {found['failed']} failed" if found["failed"] else ""
+    return f"{found['finished']} of {found['trials']} trials finished{failed}"

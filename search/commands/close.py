@@ -1,0 +1,98 @@
+"""`python -m search close`: a study is over, for good. Its running trials are finished, nothing else ever begins."""
+
+import argparse
+import json
+from collections import Counter
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from search.commands.enqueue import known_search
+from search.storage.database import Opened, creation_lock, open_storage, patient
+from search.storage.fencing import LeaseLost
+from search.storage.schema import FREE, HELD, PAUSED
+from search.storage.url import add_storage, storage_url
+from search.study.trial_attributes import failure
+
+WITHDRAWN = "withdrawn"
+"""The failure class of a trial that still waited when its study was closed."""
+WHY = "the study was closed before it began"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("study", help="a study's name")
+    add_storage(parser)
+    parser.add_argument("--name", help="the study's name in the database, where the workers had another")
+    parser.add_argument("--json", action="store_true", help="the same figures as one JSON document")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Close the study and say what became of its trials."""
+    url = storage_url(args.storage)
+    with patient("close"):
+        opened = open_storage(url, create=False)
+        row = known_search(opened, args.study, args.name)
+        found = close(opened, url, row.search_id)
+    if args.json:
+        whose = {"study": row.name, "storage": opened.label, "before": bool(row.closed)}
+        print(json.dumps({**whose, **found}, sort_keys=True))
+        return 0
+    print(
+        f"{row.name}: closed{' before' if row.closed else ''}; waiting trials withdrawn {found['withdrawn']}, "
+        f"paused trials pruned {found['pruned']}  [{opened.label}]"
+    )
+    left = found["held"] + found["free"]
+    if left:
+        print(f"{left} unfinished trials ({found['held']} held, {found['free']} free) are left to the workers")
+    return 0
+
+
+def close(opened: Opened, url: str, search_id: int) -> dict[str, int]:
+    """End a search for good; the same again does what a former call may have left undone.
+
+    Returns how many trials were withdrawn and pruned by this call, and how many are held and free.
+    """
+    with creation_lock(url):
+        opened.leases.close(search_id)
+    # Nothing is admitted from here on: what waits or is paused can only become less.
+    study_ids = [arm.study_id for arm in opened.leases.arms_of(search_id)]
+    withdrawn = sum(_withdraw(opened, study_id) for study_id in study_ids)
+    pruned = sum(_prune(opened, row.trial_id) for row in opened.leases.of_studies(study_ids) if row.state == PAUSED)
+    states = Counter(row.state for row in opened.leases.of_studies(study_ids))
+    return {"withdrawn": withdrawn, "pruned": pruned, "held": states[HELD], "free": states[FREE]}
+
+
+def _withdraw(opened: Opened, study_id: int) -> int:
+    """Take the queue of one arm back; returns how many trials were in it."""
+    count = 0
+    for trial in opened.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,)):
+        lease = {"study_id": study_id, "number": trial.number, "failure": WITHDRAWN, "message": WHY}
+        count += _end(opened, trial._trial_id, TrialState.FAIL, None, paused=False, lease=lease)
+    return count
+
+
+def _prune(opened: Opened, trial_id: int) -> int:
+    """A paused trial is pruned where it stands, with its newest score; 1 where it was still paused."""
+    trial = opened.storage.get_trial(trial_id)
+    last = trial.last_step
+    values = None if last is None else [trial.intermediate_values[last]]
+    return _end(opened, trial_id, TrialState.PRUNED, values, paused=True, lease={"checkpoint": None})
+
+
+def _end(
+    opened: Opened,
+    trial_id: int,
+    state: TrialState,
+    values: list[float] | None,
+    *,
+    paused: bool,
+    lease: dict[str, object],
+) -> int:
+    try:
+        said = {} if paused else failure(WITHDRAWN, WHY)
+        with opened.fence.withdraw(trial_id, paused=paused, lease=lease, attributes=said):
+            opened.storage.set_trial_state_values(trial_id, state, values)
+    except (LeaseLost, UpdateFinishedTrialError):
+        return 0  # a worker took it before the close, or another close was quicker
+    return 1

@@ -1,0 +1,186 @@
+"""`python -m search confirm`: winners and controls of a search on fresh seeds, and the one opening of the test rows.
+
+The first one plans `STUDY.confirm` from what the database has of the search; every further one, on any machine, joins.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from search import worker
+from search.answer.build import answer
+from search.answer.comparisons import metric_of
+from search.commands import work
+from search.commands.enqueue import known_search
+from search.confirm.data_checks import checked, stored_plan
+from search.confirm.plan import Plan, confirmations, identities, made, name_of, table_of
+from search.confirm.results import Confirmed, confirmed
+from search.spec.config import Dashboard
+from search.spec.identity import difference
+from search.storage.database import Opened, open_storage, patient
+from search.storage.url import storage_url
+from search.study.adapter import Search
+from search.study.create import Identity, open_search
+from search.study.progress import figures, read, standing
+from trainer.config import RunConfig
+from trainer.distributed.supervisor import supervise
+from trainer.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The study, what may be said about the plan, and the flags of a worker."""
+    parser.add_argument("--plan", action="store_true", help="print what would be trained, and open nothing")
+    parser.add_argument("--anyway", action="store_true", help="plan although the search has not ended")
+    parser.add_argument("--again", action="store_true", help="train once more what failed, such as for want of memory")
+    parser.add_argument(
+        "--second-opening",
+        action="store_true",
+        help="confirm again with another [confirm], after test rows were seen: recorded, and said in the report",
+    )
+    work.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Plan where there is no plan, work until nothing is left, and say what came of it; returns the exit code."""
+    url = storage_url(args.storage)
+    with patient("confirm"):
+        opened = open_storage(url, create=False)
+        study = known_search(opened, args.study, args.name).name
+        plan = the_plan(opened, study, args)
+        known = plan.name in opened.leases.names()
+    if args.plan:
+        print("\n".join(lines(plan)))
+        return 0
+    if not known:
+        _create(opened, url, plan, args.cache)
+    with patient("confirm"):
+        if args.again and known:
+            _queue_again(opened, url, plan)
+        left = not standing(opened, plan.name)["ended"]
+    opened.engine.dispose()
+    code = 0
+    if left:
+        words = ["--study", plan.name, *work.flags(args, without=("set", "name"))]
+        script = Path(worker.__file__)
+        code = supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+    if code == 0:
+        with patient("confirm"):
+            print("\n".join(outcome(confirmed(opened, study))))
+    return code
+
+
+def the_plan(opened: Opened, study: str, args: argparse.Namespace) -> Plan:
+    """The plan that is there, or a new one where there is none or a second opening is wished. Raises UserError."""
+    rows = read(opened, study)
+    if rows.record.get("confirm"):
+        raise UserError(f"study {study!r}: is a confirmation itself; give the search that it confirms")
+    table = table_of(json.loads(rows.search.settings), args.set, f"[confirm] of {study}")
+    before = confirmations(study, opened.leases.names())
+    if before and not args.second_opening:
+        known = stored_plan(args.storage, before[-1])
+        if known.table != table:
+            raise UserError(
+                f"study {study!r}: was confirmed with another [confirm] ({_difference(known, table)}), so its test "
+                "rows were open; to open them again, which the report will say: --second-opening"
+            )
+        return known
+    ended = figures(rows, opened.leases.closed)["ended"]
+    if not ended and not args.anyway:
+        raise UserError(
+            f"study {study!r}: has not ended, and what is best may change; let its workers finish, end it "
+            f"(python -m search close {study}), or confirm what there is with --anyway"
+        )
+    dashboard = Dashboard.model_validate(json.loads(rows.search.settings)["dashboard"])
+    name = name_of(study, len(before) + 1)
+    return made(rows, table, sizes, name=name, dashboard=dashboard, early=not ended)
+
+
+def _difference(known: Plan, table: Any) -> str:
+    tables = ({"confirm": each.model_dump(mode="json")} for each in (known.table, table))
+    return "; ".join(difference(*tables)[:3])
+
+
+def sizes(run: RunConfig) -> tuple[int, float]:
+    """Parameters and GFLOP of one image of a run's student."""
+    return _sizes(run.model_copy(update={"method": "none", "teacher": None, "seed": 0}).model_dump_json())
+
+
+@lru_cache(maxsize=1024)
+def _sizes(run: str) -> tuple[int, float]:
+    from trainer.dry_run import check
+
+    facts = check(RunConfig.model_validate_json(run))
+    return facts.params, facts.flops / 1e9
+
+
+def _create(opened: Opened, url: str, plan: Plan, cache: Path) -> None:
+    """Refuse what the data or the teacher speaks against, then make the confirmation."""
+    from trainer.distributed.ranks import Ranks
+
+    checked(plan, cache=cache, ranks=Ranks("cpu"))
+    with patient("confirm"):
+        opened_as(opened, url, plan)
+
+
+def opened_as(opened: Opened, url: str, plan: Plan) -> Search:
+    """The confirmation in the database, made where it is not there."""
+    spec = plan.spec()
+    return open_search(opened, url, spec, Identity(plan.identity, identities(plan, spec), plan.record()))
+
+
+def _queue_again(opened: Opened, url: str, plan: Plan) -> None:
+    """Queue every seed of which no trial is left but failed ones. One that was not finite would be so again."""
+    search = opened_as(opened, url, plan)
+    for arm in search.arms.values():
+        seeds: dict[bool, set[int]] = {True: set(), False: set()}
+        for trial in search.trials(arm):
+            seeds[trial.state.name == "FAIL"].add(trial.system_attrs["fixed_params"]["seed"])
+        for seed in sorted(seeds[True] - seeds[False]):
+            search.enqueue(arm, {"seed": seed})
+
+
+def lines(plan: Plan) -> list[str]:
+    """What is trained, a line each, and what it takes."""
+    seeds = len(plan.table.seeds)
+    text = [f"{plan.name}: {len(plan.configurations)} configurations, each on seeds {list(plan.table.seeds)}"]
+    text.append(f"{'configuration':<20}{'role':<10}{'trial':>6}{'searched':>10}{'params':>12}{'epochs':>8}{'GPU h':>9}")
+    for each in plan.configurations:
+        trial = "" if each.trial is None else f"#{each.trial}"
+        searched = "" if each.searched is None else f"{each.searched:.4f}"
+        hours = plan.gpu_seconds[each.name] * seeds / 3600
+        text.append(
+            f"{each.name:<20}{each.role:<10}{trial:>6}{searched:>10}{each.params:>12,}{each.run['epochs']:>8}{hours:>9.2f}"
+        )
+    total = sum(plan.gpu_seconds.values()) * seeds / 3600
+    text.append(f"{plan.trials} trials, about {total:.2f} GPU hours; examined on test{_unseen(plan.table.unseen)}")
+    if plan.early:
+        text.append("the search has not ended: its winners may not be those of its whole budget")
+    return text
+
+
+def _unseen(names: Sequence[str]) -> str:
+    return f" and on {', '.join(names)}, which nothing has seen" if names else ""
+
+
+def outcome(found: Confirmed) -> list[str]:
+    """Mean test score and its deviation over seeds, a line a configuration; then what that shows."""
+    metric = metric_of(found)
+    text = [f"{'configuration':<20}{'params':>12}{'test ' + metric:>12}{'SD':>9}{'seeds':>7}   over seeds"]
+    for each in found.configurations:
+        means = [
+            statistics.fmean(one.columns[metric])
+            for one in found.findings
+            if one.configuration == each.name and one.part == "test"
+        ]
+        spread = f"{statistics.stdev(means):>9.4f}" if len(means) > 1 else f"{'':>9}"
+        mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
+        text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}")
+    text += [f"missing: {line}" for line in found.missing]
+    if any(one.part == "test" for one in found.findings):
+        text += [f"{claim.verdict}: {claim.words}" for claim in answer(found).claims if claim.part == "test"]
+    text.append(f"more: python -m search report {found.study}")
+    return text

@@ -1,0 +1,74 @@
+"""`python -m search enqueue`: trials of a person's own in a running search, and how commands name a search."""
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from search.spec.load import find, load
+from search.spec.space import Scalar, shown
+from search.storage.database import Opened, open_storage, patient
+from search.storage.url import add_storage, storage_url
+from search.study.adapter import Search
+from search.study.create import attach_search
+from trainer.errors import UserError, nearest, received
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("study", help="a study's name or file")
+    add_storage(parser)
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as the workers had it")
+    parser.add_argument("--name", help="as the workers had it")
+    parser.add_argument("params", nargs="+", metavar="PARAMETER=VALUE", help="what is not given is sampled")
+    parser.add_argument("--arm", default="kd", help="the arm it belongs to (default: kd, the main search)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Put the trial into the queue and say so."""
+    with patient("enqueue"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)), opened.label)
+
+
+def known_search(opened: Opened, study: str, name: str | None = None) -> Any:
+    """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
+    wanted = name or study
+    wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted
+    row = opened.leases.search(wanted)
+    if row is None:
+        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.leases.names())}")
+    return row
+
+
+def _enqueue(args: argparse.Namespace, search: Search, label: str) -> int:
+    arm = search.spec.arm(args.arm)
+    params: dict[str, Scalar] = {}
+    for word in args.params:
+        name, equals, text = word.partition("=")
+        parameter = arm.parameter(name)
+        if not equals:
+            raise UserError(f"enqueue: {word!r}: write PARAMETER=VALUE, such as student.width=16")
+        value = _value(text)
+        if not parameter.contains(value):
+            raise UserError(
+                f"enqueue: {name} = {received(value)}: outside the space of arm {arm.name}; known: {shown(parameter)}"
+            )
+        params[name] = value
+    queue = [t.system_attrs.get("fixed_params") for t in search.trials(arm) if t.state.name == "WAITING"]
+    search.enqueue(arm, params)
+    if same := queue.count(params):
+        print(f"{search.spec.name}: {same} with the same parameters wait already; this is one more")
+    waiting = search.counts()[arm.name].waiting
+    print(f"{search.spec.name}: queued in arm {arm.name}, where {waiting} now wait  [{label}]")
+    return 0
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a word without quotes
+    if not isinstance(value, bool | int | float | str):
+        raise UserError(f"enqueue: {received(value)}: not a single value")
+    return value

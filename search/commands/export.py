@@ -1,0 +1,219 @@
+"""`python -m search export`: the best configurations of a search as strict JSON, each with the whole run behind it, or
+the confirmed student as a package."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from search.answer import selection
+from search.commands import seed_results
+from search.confirm.results import confirmed
+from search.storage.database import Opened, open_storage, patient
+from search.storage.url import add_storage, storage_url
+from search.study import progress
+from trainer.config import RunConfig
+from trainer.errors import UserError, nearest
+
+SCHEMA = 1
+"""The version of the exported form, which `search/commands/export.schema.json` describes."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("study", help="a study's name")
+    add_storage(parser)
+    parser.add_argument("--name", help="the study's name in the database, where the workers had another")
+    parser.add_argument("--top", type=int, default=5, help="how many configurations (default 5)")
+    parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
+    parser.add_argument("--json", action="store_true", help="with -o: what was written, as one JSON document")
+    parser.add_argument(
+        "--format",
+        choices=["full", "seed"],
+        default="full",
+        help="seed: params, value and three counts, the keys of optuna_results.json (default %(default)s)",
+    )
+    parser.add_argument("--confirmed", action="store_true", help="with --package: what `search confirm` showed")
+    parser.add_argument("--package", type=Path, metavar="DIR", help="pack the chosen student; DIR must not be there")
+    parser.add_argument("--configuration", metavar="NAME", help="pack this one, whatever the rule of [confirm] says")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), metavar="DIR", help="decoded pictures (default %(default)s)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the export and say what the first configuration is."""
+    if args.top < 1:
+        raise UserError(f"--top = {args.top}: at least 1")
+    name = args.name or args.study
+    if args.package is not None or args.confirmed or args.configuration is not None:
+        return _package(args, name)
+    with patient("export"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        if args.format == "seed":
+            return _seed(args, opened, name)
+        document = exported(opened, name, args.top)
+    text = json.dumps(document, allow_nan=False, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    if args.output is None:
+        print(text, end="")
+        return 0
+    write_beside(args.output, text)
+    best = document["best"][0]
+    metric = document["study"]["metric"]
+    if args.json:
+        facts = {key: document[key] for key in ("schema", "confirmed", "counts", "arms_ended_together", "gpu_hours")}
+        first = {key: best[key] for key in ("trial", "value", "epoch", "size")}
+        said = {"file": str(args.output), "study": name, "configurations": len(document["best"]), "first": first}
+        print(json.dumps(said | facts, allow_nan=False, sort_keys=True))
+        return 0
+    print(
+        f"{args.output}  {len(document['best'])} configurations of {document['counts']['kd']['complete']} finished; "
+        f"first: trial {best['trial']}, {metric} {best['value']:.4f}, {best['size']['params']:,} parameters"
+    )
+    print("unconfirmed: chosen and scored on the same validation images; the best of several is likely to be too high")
+    return 0
+
+
+def _seed(args: argparse.Namespace, opened: Opened, name: str) -> int:
+    found = seed_results.seed_results(progress.read(opened, name))
+    text = seed_results.seed_text(found)
+    if args.output is None:
+        print(text, end="")
+        return 0
+    write_beside(args.output, text)
+    counts = " ".join(f"{key} {found[key]}" for key in ("finished_trials", "pruned_trials", "completed_trials"))
+    print(f"{args.output}  value {found['value']:.4f}, unconfirmed; {counts}")
+    return 0
+
+
+def _package(args: argparse.Namespace, name: str) -> int:
+    from trainer.package.command import Wish, package
+
+    if args.package is None or not args.confirmed:
+        raise UserError(
+            "--confirmed and --package DIR go together; weights that were not confirmed are packed by: "
+            "python -m trainer package WEIGHTS DIR"
+        )
+    with patient("export"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        found, weights = confirmed(opened, name), selection.weights_of(opened, name)
+    chosen = selection.by_rule(found) if args.configuration is None else selection.by_hand(found, args.configuration)
+    what = selection.shipped(found, chosen, weights)
+    wish = Wish(
+        weights=what.weights,
+        folder=args.package,
+        cache=args.cache,
+        threshold=what.threshold,
+        threshold_from="validation",
+        confirmation=what.confirmation,
+    )
+    for line in package(wish):
+        print(line)
+    print(what.confirmation.why)
+    return 0
+
+
+def _refuse_confirmation(name: str, record: dict[str, Any]) -> None:
+    if record.get("confirm"):
+        study = record["confirm"]["study"]
+        raise UserError(
+            f"study {name!r}: is the confirmation of {study}; its student is packed by: "
+            f"python -m search export {study} --confirmed --package DIR"
+        )
+
+
+def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
+    """The document. Raises UserError where the study is unknown or no trial has finished."""
+    row = opened.leases.search(name)
+    if row is None:
+        known = opened.leases.names()
+        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, known)}")
+    record = json.loads(row.spec)
+    _refuse_confirmation(name, record)
+    direction, metric = next(iter(record["objective"].items()))
+    arms = opened.leases.arms_of(row.search_id)
+    sign = -1 if direction == "maximize" else 1
+    best = []
+    controls: dict[str, Any] = {}
+    counts = {}
+    for arm in arms:
+        rows = opened.leases.details([arm.study_id])
+        done = [
+            r for r in rows if r.state == "finished" and r.failure is None and r.weights and r.best_score is not None
+        ]
+        done.sort(key=lambda r: (sign * r.best_score, r.number))
+        counts[arm.name] = _counts(rows, len(done), arm.trials)
+        entries = [_entry(rank + 1, r, arm.name) for rank, r in enumerate(done[:top])]
+        if arm.name == "kd":
+            best = entries
+        elif entries:
+            controls[arm.name] = entries[0]
+    if not best:
+        raise UserError(
+            f"study {name!r}: no trial of the main search has finished yet; see: python -m search status {name}"
+        )
+    return {
+        "schema": SCHEMA,
+        "study": {"name": name, "identity": row.identity, "metric": metric, "direction": direction, "record": record},
+        "confirmed": False,
+        "best": best,
+        "controls": controls,
+        "counts": counts,
+        "arms_ended_together": all(c["finished"] >= c["of"] for c in counts.values()),
+        "gpu_hours": sum(r.gpu_seconds for a in arms for r in opened.leases.details([a.study_id])) / 3600,
+    }
+
+
+def _counts(rows: list[Any], complete: int, of: int) -> dict[str, Any]:
+    finished = [r for r in rows if r.state == "finished"]
+    failed: dict[str, int] = {}
+    for row in finished:
+        if row.failure is not None:
+            failed[row.failure] = failed.get(row.failure, 0) + 1
+    ended = len(finished) - sum(failed.values())
+    return {"of": of, "finished": ended, "complete": complete, "pruned": ended - complete, "failed": failed}
+
+
+def _entry(rank: int, row: Any, arm: str) -> dict[str, Any]:
+    run = json.loads(row.run)
+    environment = json.loads(row.environment)
+    return {
+        "rank": rank,
+        "arm": arm,
+        "trial": row.number,
+        "value": row.best_score,
+        "epoch": row.best_epoch,
+        "scores": json.loads(row.scores),
+        "run": run,
+        "replay": json.loads(row.replay),
+        **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch")},
+        "size": _size(RunConfig.model_validate(run))
+        if not environment.get("simulated")
+        else {"params": 0, "gflops": 0.0},
+        "seconds": json.loads(row.seconds),
+        "weights": row.weights,
+    }
+
+
+def _size(run: RunConfig) -> dict[str, float]:
+    from trainer.dry_run import check
+
+    facts = check(run)
+    return {"params": facts.params, "gflops": facts.flops / 1e9}
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a file beside and rename it: a full disk leaves the former one."""
+    if path.is_dir():
+        raise UserError(f"--output {path}: a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"--output {path}: {error.strerror}; the former file is as it was") from None

@@ -1,0 +1,154 @@
+"""`python -m search stop`: no trial begins any more until the wish is taken back; on request until nobody holds one."""
+
+import argparse
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from loguru import logger
+
+from search.commands.enqueue import known_search
+from search.storage.database import AWAY, Opened, open_storage, patient
+from search.storage.schema import HELD
+from search.storage.url import add_storage, storage_url
+from search.study.progress import standing
+from trainer.distributed.signals import until_interrupted
+from trainer.errors import UserError, one_line
+
+LOOK = 1.0
+"""Seconds between two looks while waiting."""
+TELL = 30.0
+"""Seconds after which waiting says again what it waits for."""
+SILENT = 120.0
+"""Seconds without a heartbeat after which a holder counts as dead: twice the time-to-live that workers have."""
+
+WISHES = {
+    "drain": "no worker begins another trial; those that run go on to their end",
+    "now": "workers see it within 10 s and give their trials back at the end of their epoch; none begins another",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("study", help="a study's name or file")
+    add_storage(parser)
+    parser.add_argument("--name", help="as the workers had it")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--now", action="store_true", help="do not wait for running trials: give them back")
+    how.add_argument("--undo", action="store_true", help="take the wish back: workers may be started again")
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        type=float,
+        const=math.inf,
+        metavar="SECONDS",
+        help="return when no worker holds a trial any more, at most after so many seconds (default: no limit); "
+        "Ctrl-C ends the waiting alone",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the wish, say who holds what, and wait where that was asked for."""
+    if args.wait is not None and (args.undo or not args.wait > 0):
+        raise UserError("--wait: goes with a stop, not with --undo" if args.undo else f"--wait {args.wait:g}: above 0")
+    with patient("stop"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        # The database knows the search by name: stopping must not need its file.
+        row = known_search(opened, args.study, args.name)
+        ended = standing(opened, row.name)["ended"]
+        wish = None if args.undo else "now" if args.now else "drain"
+        opened.leases.ask_to_stop(row.search_id, wish)
+        held = _held(opened, row.search_id)
+    where = f"[{opened.label}]"
+    if wish is None:
+        text = "closed for good; workers may finish its trials, and begin none"
+        print(f"{row.name}: {text if row.closed else 'workers may begin trials again'}  {where}")
+        return 0
+    print(f"{row.name}: {_answer(row, wish, ended=ended)}  {where}")
+    if held and args.wait is None:
+        print(f"still held: {_words(held)}; --wait returns when nobody holds one any more")
+    return 0 if args.wait is None else _wait(opened, row, held, args.wait)
+
+
+def _answer(row: Any, wish: str, *, ended: bool) -> str:
+    if row.closed:
+        return f"closed for good already{'' if ended else '; ' + WISHES[wish]}"
+    if ended:
+        return "has ended already; a raised budget changes nothing either before: stop --undo"
+    return WISHES[wish]
+
+
+def _held(opened: Opened, search_id: int) -> Sequence[Any]:
+    study_ids = [arm.study_id for arm in opened.leases.arms_of(search_id)]
+    return [lease for lease in opened.leases.details(study_ids) if lease.state == HELD]
+
+
+def _words(held: Sequence[Any]) -> str:
+    """`3 trials (2 by gpu1, 1 by gpu2)`."""
+    hosts = Counter(lease.host for lease in held)
+    by = ", ".join(f"{count} by {host}" for host, count in sorted(hosts.items(), key=str))
+    return f"{len(held)} trial{'' if len(held) == 1 else 's'} ({by})"
+
+
+class _Beats:
+    """Which holders still live, by their heartbeats: the clock is this process's, the beats are the database's."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._moved: dict[tuple[int, int], tuple[int, float]] = {}
+
+    def silent(self, held: Sequence[Any]) -> bool:
+        """Whether none of the holders has shown a sign of life for SILENT seconds."""
+        now = self._clock()
+        last = [self._last(lease, now) for lease in held]
+        return bool(last) and all(now - moved > SILENT for moved in last)
+
+    def _last(self, lease: Any, now: float) -> float:
+        key = (lease.trial_id, lease.token)
+        beat, moved = self._moved.get(key, (None, now))
+        if beat != lease.beat:
+            moved = now
+        self._moved[key] = (lease.beat, moved)
+        return moved
+
+
+def _wait(opened: Opened, row: Any, held: Sequence[Any], most: float) -> int:
+    """Until nobody holds a trial; 0 then, also where the holders are dead. Raises UserError after `most` seconds."""
+    began, told, beats = time.monotonic(), -math.inf, _Beats()
+    said = ""
+    try:
+        with until_interrupted() as pause:
+            while held and not beats.silent(held):
+                if _words(held) != said or time.monotonic() - told > TELL:
+                    said, told = _words(held), time.monotonic()
+                    logger.info("{}: still held: {}", row.name, said)
+                if time.monotonic() - began > most:
+                    words = f"{row.name}: still held after {most:g} s: {_words(held)}; wait longer, or stop --now"
+                    raise UserError(words)
+                pause(min(LOOK, most))
+                held = _again(opened, row, held)
+    except KeyboardInterrupt:
+        print(f"{row.name}: the wish stands, nobody waits for it any more; still held: {_words(held)}")
+        return 130
+    if held:
+        print(
+            f"{row.name}: {_words(held)} are held by workers without a sign of life for {SILENT:g} s; "
+            "the next worker takes them over"
+        )
+    else:
+        print(f"{row.name}: no trial is held any more")
+    return 0
+
+
+def _again(opened: Opened, row: Any, held: Sequence[Any]) -> Sequence[Any]:
+    try:
+        now = known_search(opened, row.name)
+        found = _held(opened, row.search_id)
+    except AWAY as error:
+        logger.warning("the database does not answer, looking again: {}", one_line(error)[:100])
+        return held
+    if found and now.stop is None and not now.closed:
+        raise UserError(f"{row.name}: somebody took the wish back (stop --undo); still held: {_words(found)}")
+    return found

@@ -1,0 +1,194 @@
+"""`python -m search validate`: everything that can be known of a study before its first trial. Nothing is stored.
+
+Where a database is named, or the default one is there, its study of that name is compared.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from search.answer.forecast import words
+from search.commands.findings import Found, examine
+from search.planning import disk
+from search.spec.identity import difference
+from search.spec.load import StudySpec, find, load, record
+from search.storage.url import add_storage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("study", help="name of a file in studies/, or a path")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a value of the file")
+    add_storage(parser)
+    parser.add_argument("--name", help="another study name; needed where --set changes what the study is")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder for decoded pictures (default: cache)"
+    )
+    parser.add_argument("--no-data", action="store_true", help="open no data and no teacher")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
+    spec = load(find(args.study), args.set, name=args.name)
+    found = examine(spec, None if args.no_data else args.cache)
+    found["cost"] = disk.forecast(spec, found["arms"])
+    found["stored"] = _stored(args.storage, spec, found)
+    print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
+    return 2 if found["problems"] else 0
+
+
+def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
+    """Whether a worker would find the study under its name; another one stands in the way, and is a problem."""
+    from search.storage.lookup import stored  # with Optuna, which a look at a study file alone does not need
+
+    there = stored(given, spec.name)
+    if there is None:
+        return None
+    words = {"storage": there.label, "study": "absent" if there.why is None else f"unknown: {there.why}"}
+    if there.record is not None:
+        contents = {}
+        if found["contents"]:
+            teacher = found["teacher"]
+            contents = {
+                "data_hash": found["data"]["content"],
+                "teacher_hash": None if teacher is None else teacher["sha256"],
+            }
+        changed = difference(there.record, record(spec, **contents))
+        changed = [line for line in changed if contents or not line.startswith("content.")]
+        words["study"] = "another" if changed else "the same"
+        if changed:
+            more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+            found["problems"].append(
+                f"study {spec.name!r} is in {there.label} with another identity: {'; '.join(changed[:5])}{more}; "
+                "use another name (--name), or another --storage"
+            )
+    return words
+
+
+def lines(found: Found) -> list[str]:
+    """The same as lines for people."""
+    kd, *controls = found["arms"]
+    state = "" if found["contents"] else " of the file alone, without the contents of data and teacher"
+    printed = [
+        _line(
+            "study", f"{found['study']}  spec {found['identity'][:8]}{state}   places and budget are outside the hash"
+        )
+    ]
+    if found["overrides"]:
+        printed.append(_line("", f"set: {', '.join(found['overrides'])}"))
+    printed += [_line("", f"dropped: {name}") for name in found["dropped"]]
+    printed += [*_data_lines(found), *_space_lines(found, kd)]
+    printed += [_line("sampler", _settings(kd["sampler"])), _line("pruner", _settings(kd["pruner"]))]
+    printed.append(
+        _line("budget", f"{_budget(found['budget'])}; in flight at most {kd['in_flight']} of {kd['trials']}")
+    )
+    if kd["enqueued"]:
+        printed.append(_line("enqueued", f"{len(kd['enqueued'])} first"))
+    for i, arm in enumerate(controls):
+        printed += _control_lines(arm, kd, "arms" if i == 0 else "")
+    printed.append(_line("cost", _cost(found["cost"])))
+    if found["confirm"] is not None:
+        printed.append(_line("confirm", words(found["confirm"])))
+    if found["stored"] is not None:
+        printed.append(_line("stored", f"in {found['stored']['storage']}: {found['stored']['study']}"))
+    printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(found["notes"])]
+    if found["problems"]:
+        return [*printed, *(_line("error", problem) for problem in found["problems"])]
+    return [*printed, _line("ok", "nothing was written" + (" but decoded pictures" if found["data"] else ""))]
+
+
+def _line(word: str, text: str) -> str:
+    return f"{word:<9} {text}".rstrip()
+
+
+def _data_lines(found: Found) -> list[str]:
+    data, teacher = found["data"], found["teacher"]
+    printed = []
+    if data is not None:
+        parts = " / ".join(f"{part} {count}" for part, count in data["parts"].items())
+        twice = f"{data['twice']} images twice" if data["twice"] else "no image twice"
+        near = data["near_duplicates"]
+        alike = f"{_count(near, 'near-identical pair')} accepted" if near else "no near-identical pictures"
+        checked = f"no group and {alike} in two parts, {twice}; content {data['content'][:8]}"
+        printed.append(_line("data", f"{data['name']}  {data['images']} images  {parts}; {checked}"))
+    if teacher is not None:
+        sure = {"train": teacher["train_dice"], "ECE": teacher["calibration"], "entropy": teacher["entropy"]}
+        more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
+        how = "measured" if teacher["measured"] else "recorded"
+        dice = f"validation dice {teacher['dice']:.3f} {how} (floor {teacher['min_dice']:g})"
+        printed.append(_line("teacher", f"{Path(teacher['file']).stem}  {dice}{more}  {teacher['seen']}"))
+        printed += [_line("", note) for note in teacher["notes"]]
+    return printed
+
+
+def _space_lines(found: Found, kd: Found) -> list[str]:
+    conditional = sum(parameter["when"] is not None for parameter in kd["space"])
+    streams = found["streams"]
+    passes = f"{_count(streams['streams'], 'stream')}, {_count(streams['teacher_passes'], 'teacher pass')} a batch"
+    space = f"{_count(len(kd['space']), 'parameter')} ({conditional} conditional)"
+    words = f"{space}, {_count(streams['data'], 'data setting')}: {passes}"
+    width = max((len(parameter["name"]) for parameter in kd["space"]), default=0)
+    printed = [_line("space", words)]
+    for p in kd["space"]:
+        when = f"  when {p['when']}" if p["when"] else ""
+        printed.append(_line("", f"{p['name']:<{width}}  {p['kind']:<7}  {p['range']}{when}"))
+    bounds = ", ".join(_bound(name, value) for name, value in found["limits"].items()) or "none"
+    return [*printed, _line("limits", bounds), *(_size_line(kd, size) for size in kd["sizes"])]
+
+
+def _bound(name: str, value: Any) -> str:
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value['max']:g} by {value['table']}"
+
+
+def _size_line(arm: Found, size: Found) -> str:
+    what = size["network"] if arm["front"] is None else f"{arm['front']} {size['choice']}"
+    verdict_words = "ok" if size["breaks"] is None else f"breaks the limit: {size['breaks']}; pruned without training"
+    return _line("", f"{what:<24}  {size['params_m']:6.2f} M  {size['gflops']:7.3g} GFLOP  {verdict_words}")
+
+
+def _control_lines(arm: Found, kd: Found, word: str) -> list[str]:
+    own = [key for key in ("sampler", "pruner") if arm[key] != kd[key]]
+    extra = "".join(f"; {key} {_settings(arm[key])}" for key in own)
+    front = "" if arm["front"] else ", no front"
+    printed = [
+        _line(word, f"{arm['name']}  {arm['trials']} trials, {_count(len(arm['space']), 'parameter')}{front}{extra}")
+    ]
+    printed += [_line("", f"  without {name}") for name in _grouped(arm["dropped"])]
+    if arm["sizes"] != kd["sizes"]:
+        printed += [f"  {_size_line(arm, size)}" for size in arm["sizes"]]
+    return printed
+
+
+def _grouped(dropped: Iterable[str]) -> list[str]:
+    """Entries `name (reason)` with the names of one reason together."""
+    groups: dict[str, list[str]] = {}
+    for entry in dropped:
+        name, _, reason = entry.partition(" (")
+        groups.setdefault(reason.removesuffix(")"), []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in groups.items()]
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in values.items() if key != "name" and value != {}}
+    words = [f"{key} {value}" for key, value in rest.items() if not isinstance(value, dict)]
+    words += [f"{key} {value}" for inner in rest.values() if isinstance(inner, dict) for key, value in inner.items()]
+    return f"{values['name']}{': ' if words else ''}{', '.join(words)}"
+
+
+def _budget(budget: Mapping[str, Any]) -> str:
+    words = [f"{budget['trials']} trials an arm", f"at most {budget['max_failed']} failed"]
+    words += [f"{budget['gpu_hours']:g} GPU-hours"] if "gpu_hours" in budget else []
+    return ", ".join(words + ([f"{budget['wall']} from the first trial"] if "wall" in budget else []))
+
+
+def _cost(cost: Mapping[str, float]) -> str:
+    kept, running = disk.words(cost["kept_bytes"]), disk.words(cost["running_bytes"])
+    return f"at most {kept} of weights that stay and {running} of checkpoints while trials run; time is not forecast"
+
+
+def _count(number: int, word: str) -> str:
+    plural = f"{word}es" if word.endswith("s") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"

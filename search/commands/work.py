@@ -1,0 +1,56 @@
+"""`python -m search work`: a worker on this machine, whose exit code and words are its ranks' own.
+
+The ranks are those of `torchrun search/worker.py`; see trainer/distributed/supervisor.py for what is different.
+"""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+
+from search import worker
+from search.confirm.data_checks import specification
+from trainer.cli.parser import CommandLine
+from trainer.distributed.supervisor import supervise
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The study, how its ranks are started, and the worker's own flags."""
+    parser.add_argument("study", help=worker.STUDY_HELP)
+    parser.add_argument(
+        "--ranks",
+        default="auto",
+        metavar="N|gpu|auto",
+        help="processes on this machine: a number; gpu: one a GPU; auto (default): the same, or one without a GPU",
+    )
+    parser.add_argument(
+        "--restarts", type=int, default=3, metavar="N", help="how often ranks that died are started again (default 3)"
+    )
+    parser.add_argument(
+        "--stop-seconds",
+        type=int,
+        default=100,
+        metavar="SECONDS",
+        help="from a signal until ranks that did not end are killed; they need less than 20 (default 100)",
+    )
+    worker.add_flags(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Work until nothing is left or a signal asks for a stop; returns the exit code."""
+    specification(args)  # a mistake is said once, before any rank begins
+    words = ["--study", args.study, *flags(args)]
+    script = Path(worker.__file__)
+    return supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+
+
+def flags(args: argparse.Namespace, without: Collection[str] = ()) -> list[str]:
+    """The worker's own flags among the arguments, as words again."""
+    own = CommandLine(add_help=False)
+    worker.add_flags(own)
+    words: list[str] = []
+    for name, default in vars(own.parse_args([])).items():
+        value = getattr(args, name)
+        if value != default and name not in without:
+            flag = f"--{name.replace('_', '-')}"
+            words += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
+    return words

@@ -1,0 +1,167 @@
+"""Which configurations of a search are trained again: winners, their controls, and what tells them apart."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from search.spec.arms import MAIN
+from search.spec.identity import PLACES
+from search.storage.schema import FINISHED
+from search.study.progress import Rows
+from trainer.config import RunConfig
+from trainer.config_paths import flatten
+from trainer.config_paths import replace as replaced
+from trainer.errors import UserError
+
+Sizes = Callable[[RunConfig], tuple[int, float]]
+"""Parameters and GFLOP of one image of a run's student."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One run that is confirmed, and where it comes from."""
+
+    name: str
+    role: Literal["winner", "control", "ablation", "defaults", "teacher"]
+    arm: str
+    of: str | None
+    rank: int
+    trial: int | None
+    searched: float | None
+    params: int
+    gflops: float
+    run: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial of the search that was trained to its end."""
+
+    arm: str
+    rank: int
+    """1: the best of its arm."""
+    number: int
+    score: float
+    run: RunConfig
+    params: int
+    gflops: float
+    gpu_seconds: float
+
+
+def chosen(rows: Rows, top: int, sizes: Sizes) -> tuple[tuple[Configuration, ...], dict[str, float]]:
+    """The configurations in the order of their names' first mention, and the GPU seconds that a run of each took.
+
+    Winners: the best of the main search; with a front then the best of each of its values, the best value first; then
+    what is next best, until there are `top`. They are named kd-1, kd-2, ... from the best one down. Controls, of each
+    other arm: its best, and for each winner the best with no more parameters. Ablation: the best winner that a teacher
+    taught, without any term that needs it. Defaults: the values of [run] without a teacher, with the student of the
+    best winner. Raises UserError where the main search has nothing to confirm.
+    """
+    every = {arm.name: finished(rows, arm.name, sizes) for arm in rows.arms}
+    if not every.get(MAIN):
+        raise UserError(
+            f"study {rows.search.name!r}: no trial of the main search has finished, so there is nothing to confirm; "
+            f"see: python -m search status {rows.search.name}"
+        )
+    winners = _winners(every[MAIN], top, rows.along)
+    found = [_named(f"{MAIN}-{i}", "winner", trial) for i, trial in enumerate(winners, 1)]
+    costs = {each.name: trial.gpu_seconds for each, trial in zip(found, winners, strict=True)}
+    for arm in (name for name in every if name != MAIN):
+        for i, trial in enumerate(_controls(every[arm], winners), 1):
+            found.append(_named(f"{arm}-{i}", "control", trial))
+            costs[found[-1].name] = trial.gpu_seconds
+    for extra in (_without_teacher(found), _defaults(rows, found[0], sizes)):
+        if extra is not None:
+            found.append(extra)
+            costs[extra.name] = costs[extra.of or found[0].name]
+    return tuple(found), costs
+
+
+def finished(rows: Rows, arm: str, sizes: Sizes) -> list[Finished]:
+    """The trials of an arm that were trained to their end, each run once, the best first."""
+    whole = [
+        lease
+        for lease in rows.leases[arm]
+        if lease.state == FINISHED and lease.failure is None and lease.weights and lease.best_score is not None
+    ]
+    whole.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.best_score, lease.number))
+    found: list[Finished] = []
+    for lease in whole:
+        run = RunConfig.model_validate_json(lease.run)
+        if any(_recipe(run) == _recipe(other.run) for other in found):
+            continue
+        rank, facts = len(found) + 1, sizes(run)
+        found.append(Finished(arm, rank, lease.number, lease.best_score, run, *facts, lease.gpu_seconds))
+    return found
+
+
+def _winners(trials: Sequence[Finished], top: int, along: str | None) -> list[Finished]:
+    first = [trials[0]]
+    if along is not None:
+        seen: set[Any] = set()
+        for trial in trials:
+            value = flatten(trial.run.model_dump(mode="json")).get(along)
+            if value not in seen:
+                seen.add(value)
+                first.append(trial)
+    order = list(dict.fromkeys(trial.rank for trial in (*first, *trials)))[:top]
+    return [trials[rank - 1] for rank in sorted(order)]
+
+
+def _controls(trials: Sequence[Finished], winners: Iterable[Finished]) -> list[Finished]:
+    if not trials:
+        return []
+    ranks = {1}
+    for winner in winners:
+        ranks |= {next((trial.rank for trial in trials if trial.params <= winner.params), 1)}
+    return [trials[rank - 1] for rank in sorted(ranks)]
+
+
+def _named(name: str, role: Literal["winner", "control"], trial: Finished) -> Configuration:
+    run = trial.run.model_dump(mode="json")
+    return Configuration(
+        name=name, role=role, arm=trial.arm, of=None, rank=trial.rank, trial=trial.number, searched=trial.score,
+        params=trial.params, gflops=trial.gflops, run=run,
+    )  # fmt: skip
+
+
+def _without_teacher(found: Sequence[Configuration]) -> Configuration | None:
+    """The best winner with the weight of every term that needs a teacher zero; None where none has such a term."""
+    taught = [each for each in found if each.role == "winner" and each.run["method"] != "none"]
+    if not taught:
+        return None
+    run = RunConfig.model_validate({**taught[0].run, "method": "none"}).model_dump(mode="json")
+    return replace(
+        taught[0],
+        name=f"{taught[0].name}-without",
+        role="ablation",
+        of=taught[0].name,
+        trial=None,
+        searched=None,
+        run=run,
+    )
+
+
+def _defaults(rows: Rows, best: Configuration, sizes: Sizes) -> Configuration:
+    """[run] as the study file has it, at the places and with the student of the best winner, without a teacher."""
+    places = {path: value for path, value in flatten(best.run).items() if path in PLACES}
+    table, _ = replaced(RunConfig, {**rows.record["run"], "teacher": best.run["teacher"]}, {**places, "method": "none"})
+    if any(name.startswith("student.") for name in rows.record["space"]):
+        table["student"] = best.run["student"]
+    run = RunConfig.model_validate(table)
+    params, gflops = sizes(run)
+    return Configuration(
+        name="defaults", role="defaults", arm=MAIN, of=None, rank=1, trial=None, searched=None,
+        params=params, gflops=gflops, run=run.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def _recipe(run: RunConfig) -> str:
+    """A run without its seed."""
+    return run.model_copy(update={"seed": 0}).model_dump_json()
+
+
+def used_seeds(rows: Rows) -> set[int]:
+    """The seeds of all runs of the search."""
+    return {json.loads(lease.run)["seed"] for lease in rows.every if lease.run is not None}

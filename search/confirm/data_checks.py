@@ -1,0 +1,212 @@
+"""A confirmation with its data and teacher at hand: what is refused before a test row is read, and the opening."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from loguru import logger
+
+from search.confirm.plan import Plan, identities, is_confirmation, plan_of
+from search.spec.load import StudySpec, find, load
+from search.storage.database import Opened, open_storage, patient
+from search.storage.errors import DatabaseAway
+from search.storage.evidence import TEACHER, Evidence
+from search.storage.url import storage_url
+from search.study.create import Identity
+from trainer.config import PolypData, RunConfig
+from trainer.data.dataset import DataSet, Opening, Part
+from trainer.errors import DataError, UserError, nearest
+
+if TYPE_CHECKING:
+    from trainer.distributed.ranks import Ranks
+    from trainer.evaluation.per_image import Examination
+    from trainer.teacher.assessment import Facts
+
+T = TypeVar("T")
+_AGAIN = 1.0
+"""Seconds between two tries of a database that is away."""
+
+
+def specification(args: argparse.Namespace) -> StudySpec:
+    """The study that a worker was told: a confirmation in the database, or a file. Raises UserError."""
+    if not is_confirmation(args.study) or args.name is not None:
+        return load(find(args.study), args.set, name=args.name)
+    if args.set:
+        raise UserError(f"--set {args.set[0]}: {args.study} is planned already; see: python -m search confirm --help")
+    return _waited(args.database_wait, lambda: stored_plan(args.storage, args.study)).spec()
+
+
+def stored_plan(storage: str | None, name: str) -> Plan:
+    """The plan of a confirmation that exists. Raises UserError."""
+    with patient("confirm"):
+        opened = open_storage(storage_url(storage), create=False)
+        row, names = opened.leases.search(name), opened.leases.names()
+        opened.engine.dispose()
+    if row is None:
+        study = name.rpartition(".confirm")[0]
+        raise UserError(
+            f"study {name!r} is not in {opened.label}{nearest(name, names)}; python -m search confirm {study} plans it"
+        )
+    return plan_of(name, json.loads(row.spec))
+
+
+def checked(plan: Plan, *, cache: Path, ranks: "Ranks") -> "tuple[DataSet, Facts | None]":
+    """Open data and teacher as every configuration will, and refuse what would make the answer worthless.
+
+    Reads no test row: that there are some, and that nobody saw them, is known by counting and by hashes. Returns the
+    data, and what is known of the teacher. Every rank calls it. Raises UserError, DataError, CheckpointError.
+    """
+    from trainer.data import open_data
+    from trainer.data.layouts.unseen import open_unseen
+    from trainer.teacher import assessment
+
+    run = _taught(plan)
+    data = open_data(run.data, cache=cache)
+    _same(plan, "data", data.content_hash)
+    if not data.image_hashes("test"):
+        raise UserError(
+            f"{plan.study}: the split has no test rows, so nothing can be confirmed; "
+            "a split file needs rows with split = test"
+        )
+    unseen = {name: open_unseen(run.data, name, cache=cache) for name in plan.table.unseen}
+    facts = None
+    if run.teacher is not None and run.methods():
+        facts = assessment.floor(run, data, ranks=ranks)
+        _same(plan, "teacher", facts.sha256)
+    for name, source in unseen.items():
+        _refuse_seen(name, source, data, frozenset() if facts is None else facts.trained_on)
+    return data, facts
+
+
+def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[str]) -> None:
+    """Raise UserError for a source of which something was seen: an image, or one that looks like it."""
+    from trainer.data.splits.perceptual_hash import alike
+
+    images = source.image_hashes("test")
+    parts: tuple[Part, ...] = ("train", "validation", "test")
+    known = {image: part for part in parts for image in data.image_hashes(part)}
+    found = next((known[image] for image in images if image in known), None)
+    if found is not None:
+        raise UserError(f"confirm.unseen: {name}: some of its images are in the {found} part of the data; remove it")
+    if any(image in taught for image in images):
+        raise UserError(f"confirm.unseen: {name}: the teacher was trained on some of its images; remove it")
+    if isinstance(data.config, PolypData) and data.config.near_duplicates == "accept":
+        return
+    for part in parts[:2]:
+        pairs = alike(data.sketches(part), source.sketches("test"))
+        if pairs:
+            one = data.samples(part)[pairs[0].first].name
+            raise UserError(
+                f"confirm.unseen: {name}: {len({pair.second for pair in pairs})} of its images look like images of the "
+                f"{part} part, such as {one}; remove it"
+            )
+
+
+def contents(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> "tuple[Identity, Facts | None, Examination]":
+    """What a worker needs of a confirmation beside its plan. The opening of the test rows is recorded here, before
+    anything of them is read, and the teacher is examined where nobody has done it. Every rank calls it."""
+    from trainer.evaluation.per_image import Examination
+
+    plan: Plan = spec.confirms
+    data, facts = checked(plan, cache=args.cache, ranks=ranks)
+    opening, todo = _on_lead(ranks, lambda: _waited(args.database_wait, lambda: _record_opening(args, plan)))
+    examination = Examination(opening, args.cache, plan.table.unseen)
+    if todo and facts is not None and ranks.group == 0:
+        _examine_teacher(args, plan, data, examination, ranks)
+    who = Identity(plan.identity, identities(plan, spec), plan.record())
+    return who, facts, examination
+
+
+def _record_opening(args: argparse.Namespace, plan: Plan) -> tuple[Opening, bool]:
+    """Record it beside the runs and in the database; whether the teacher is still to be examined."""
+    from trainer.data import record_opening
+
+    names = [each.name for each in plan.configurations]
+    opening = record_opening(args.runs, f"{plan.name}: {', '.join(names)} on seeds {list(plan.table.seeds)}")
+    opened, uuid = _found(args, plan)
+    try:
+        with patient("confirm"):
+            evidence = Evidence(opened.engine)
+            evidence.open(plan.study, uuid, opening.who, f"confirmation {plan.name}", names)
+            return opening, not evidence.has(uuid, TEACHER)
+    finally:
+        opened.engine.dispose()
+
+
+def _examine_teacher(
+    args: argparse.Namespace, plan: Plan, data: DataSet, examination: "Examination", ranks: "Ranks"
+) -> None:
+    from trainer.evaluation.per_image import examine
+    from trainer.failures import Fault
+    from trainer.teacher import assessment
+
+    run = _taught(plan)
+    if ranks.leads:
+        logger.info("{}: the teacher is examined", plan.name)
+    with ranks.pulse.expected():
+        found = examine(assessment.load(run, data, device=ranks.device), run, data, examination, ranks)
+    if isinstance(found, Fault):
+        # Such as stored maps, which say nothing of other images: the students' comparisons stand without it.
+        logger.warning("{}: the teacher is not examined: {}", plan.name, found.message)
+        return
+
+    def keep() -> None:
+        opened, uuid = _found(args, plan)
+        with patient("confirm"):
+            Evidence(opened.engine).keep(uuid, TEACHER, found)
+        opened.engine.dispose()
+
+    _on_lead(ranks, lambda: _waited(args.database_wait, keep))
+
+
+def _found(args: argparse.Namespace, plan: Plan) -> tuple[Opened, str]:
+    with patient("confirm"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        row = opened.leases.search(plan.name)
+    if row is None:
+        raise UserError(f"study {plan.name!r} was deleted from {opened.label}")
+    return opened, row.uuid
+
+
+def _taught(plan: Plan) -> RunConfig:
+    """The run of the first configuration that a teacher taught; of the first one, where none was."""
+    runs = [RunConfig.model_validate(each.run) for each in plan.configurations]
+    return next((run for run in runs if run.methods()), runs[0])
+
+
+def _same(plan: Plan, what: str, found: str) -> None:
+    kept = plan.content.get(what)
+    if kept is not None and kept != found:
+        raise UserError(
+            f"{plan.study}: the {what} is another than the search had ({found[:12]}..., then {kept[:12]}...); "
+            "put it back as it was"
+        )
+
+
+def _on_lead(ranks: "Ranks", work: Callable[[], T]) -> T:
+    """Work of the lead alone, whose result or mistake is that of all ranks of the group."""
+    told: tuple[T | None, str | None] = (None, None)
+    if ranks.leads:
+        try:
+            told = (work(), None)
+        except (UserError, DataError) as error:
+            told = (None, str(error))
+    value, mistake = ranks.share(told)
+    if mistake is not None:
+        raise UserError(mistake)
+    return value  # type: ignore[return-value]  # without a mistake it is what the lead's work gave
+
+
+def _waited(most: float, work: Callable[[], T]) -> T:
+    """The same again while the database is away, for at most so many seconds."""
+    end = time.monotonic() + most
+    while True:
+        try:
+            return work()
+        except DatabaseAway:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_AGAIN)

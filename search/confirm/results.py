@@ -1,0 +1,134 @@
+"""What a confirmation found, read from the database: files are needed for weights alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.confirm.configurations import Configuration
+from search.confirm.plan import Plan, confirmations, plan_of
+from search.spec.config import Choose
+from search.storage.database import Opened
+from search.storage.evidence import TEACHER, Evidence, OpeningRecord
+from search.storage.schema import FINISHED
+from search.study.progress import Rows, read
+from trainer.config import RunConfig
+from trainer.errors import UserError
+from trainer.reports import Measured
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one trained network did on each image of one part of the data."""
+
+    configuration: str
+    seed: int | None
+    part: str
+    threshold: float
+    images: tuple[str, ...]
+    sources: tuple[str, ...]
+    groups: tuple[str, ...]
+    columns: Mapping[str, tuple[float, ...]]
+    calibration: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """Everything that the answer is computed from."""
+
+    study: str
+    objective: str
+    configurations: tuple[Configuration, ...]
+    findings: tuple[Findings, ...]
+    budgets: Mapping[str, tuple[int, int]]
+    """Arm of the search to (trials finished, trials of the budget)."""
+    choose: Choose
+    openings: tuple[OpeningRecord, ...]
+    """Of every confirmation of the study, the oldest first."""
+    missing: tuple[str, ...]
+    """What was to be confirmed and is not there, in words."""
+
+
+def confirmed(opened: Opened, study: str, *, sized: bool = True) -> Confirmed:
+    """What the newest confirmation of a study found so far. Raises UserError where there is none.
+
+    sized: count the teacher's parameters and operations, which loads torch; else they are 0.
+    """
+    search = read(opened, study)
+    names = confirmations(study, opened.leases.names())
+    if not names:
+        raise UserError(f"study {study!r}: is not confirmed yet; python -m search confirm {study}")
+    rows = read(opened, names[-1])
+    plan, evidence = plan_of(names[-1], rows.record), Evidence(opened.engine)
+    measured = evidence.findings(rows.search.uuid)
+    found, missing = _trials(rows, plan, measured)
+    teacher = _teacher(plan, sized)
+    configurations = plan.configurations if teacher is None else (*plan.configurations, teacher)
+    if teacher is not None and TEACHER not in measured:
+        missing.append("teacher: not examined yet")
+    found += [_as_findings("teacher", None, each) for each in measured.get(TEACHER, ())]
+    return Confirmed(
+        study=study,
+        objective=plan.objective.metric,
+        configurations=configurations,
+        findings=tuple(found),
+        budgets={arm.name: (_ended(search, arm.name), arm.trials) for arm in search.arms},
+        choose=plan.table.choose,
+        openings=evidence.openings(study),
+        missing=tuple(missing),
+    )
+
+
+def _trials(rows: Rows, plan: Plan, measured: Mapping[int, Sequence[Measured]]) -> tuple[list[Findings], list[str]]:
+    found: list[Findings] = []
+    missing: list[str] = []
+    for each in plan.configurations:
+        leases = {_seed(lease): lease for lease in rows.leases.get(each.name, ())}
+        for seed in plan.table.seeds:
+            lease = leases.get(seed)
+            if lease is not None and lease.trial_id in measured:
+                found += [_as_findings(each.name, seed, one) for one in measured[lease.trial_id]]
+            else:
+                missing.append(f"{each.name} seed {seed}: {_why(lease)}")
+    return found, missing
+
+
+def _seed(lease: Any) -> int | None:
+    return None if lease.run is None else int(json.loads(lease.run)["seed"])
+
+
+def _why(lease: Any | None) -> str:
+    if lease is None:
+        return "not begun"
+    if lease.failure is not None:
+        return f"failed ({lease.failure})"
+    return "not measured" if lease.state == FINISHED else f"still {lease.state}, epoch {lease.epoch}"
+
+
+def _as_findings(configuration: str, seed: int | None, one: Measured) -> Findings:
+    return Findings(configuration=configuration, seed=seed, **vars(one))
+
+
+def _ended(rows: Rows, arm: str) -> int:
+    states = [trial.state.name for trial in rows.trials[arm]]
+    return sum(state in ("COMPLETE", "PRUNED") for state in states)
+
+
+def _teacher(plan: Plan, sized: bool) -> Configuration | None:
+    """The teacher as a configuration; None where no configuration was taught by one."""
+    taught = next((each for each in plan.configurations if each.run["method"] != "none"), None)
+    if taught is None:
+        return None
+    params, flops = _teacher_sizes(taught) if sized else (0, 0)
+    return Configuration(
+        name="teacher", role="teacher", arm=taught.arm, of=None, rank=1, trial=None, searched=None,
+        params=params, gflops=flops / 1e9, run=taught.run,
+    )  # fmt: skip
+
+
+def _teacher_sizes(taught: Configuration) -> tuple[int, int]:
+    """Parameters, and operations on one image."""
+    from trainer.dry_run import check
+
+    facts = check(RunConfig.model_validate(taught.run))
+    return facts.teacher_params or 0, facts.teacher_flops or 0

@@ -1,0 +1,145 @@
+"""`python -m search dashboard`: optuna-dashboard on the search's database, for people who look.
+
+The address of the database comes from the environment or a file, so that no password shows in the process list.
+Trials belong to workers: what would change one behind a worker's back (tell, delete, rename) is refused by default.
+"""
+
+import argparse
+import logging
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import waitress
+from loguru import logger
+from optuna.artifacts import FileSystemArtifactStore
+from optuna_dashboard import wsgi
+
+from search.storage.database import AWAY, open_storage, patient
+from search.storage.url import add_storage, storage_url
+from trainer.errors import UserError, one_line
+
+Headers = list[tuple[str, str]]
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+NOTE = re.compile(r"/api/studies/\d+(/\d+)?/note")
+"""Where the dashboard stores what people write about a study or a trial."""
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+THREADS = 8
+"""Requests answered at the same time."""
+ARTIFACT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; sandbox"
+"""Content-Security-Policy of a file that somebody uploaded: it shows, it never runs in the dashboard's name."""
+
+
+class Words(logging.Handler):
+    """Says once that the database is away, and once that it is back; other errors with all that is known of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._away = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called while the error that the record tells of is still handled."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, AWAY):
+            logger.log(record.levelname, "{}", record.getMessage())
+        elif not self._away:
+            self._away = True
+            logger.warning("the database does not answer: {}", one_line(str(error.__cause__ or error))[:160])
+
+    def back(self) -> None:
+        """An answer came from the database."""
+        if self._away:
+            self._away = False
+            logger.info("the database is back")
+
+
+class Guarded:
+    """The dashboard's WSGI application behind what it lacks by itself.
+
+    edits: "none", "notes" (people write about trials and studies) or "all" (create, rename, tell, delete, upload).
+    Files of trials lose the header that lets any web page read them, and do not run as pages of the dashboard.
+    """
+
+    def __init__(self, application: Application, edits: str) -> None:
+        self._application, self._edits = application, edits
+        self._words = Words()
+        # What optuna-dashboard says of an error is the traceback of a bug, or of a database that is away.
+        theirs = logging.getLogger("optuna_dashboard")
+        theirs.handlers, theirs.propagate = [self._words], False
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = str(environ.get("PATH_INFO", ""))
+        if not self._permitted(str(environ["REQUEST_METHOD"]), path):
+            text = b'{"reason": "read only here: use python -m search enqueue, stop or close"}'
+            start_response("403 Forbidden", [("Content-Type", "application/json"), ("Content-Length", str(len(text)))])
+            return [text]
+
+        def begin(status: str, headers: Headers, *rest: object) -> object:
+            if path.startswith("/api/") and status.startswith("2"):
+                self._words.back()
+            return start_response(status, guarded_headers(path, headers), *rest)
+
+        return self._application(environ, begin)
+
+    def _permitted(self, method: str, path: str) -> bool:
+        if method in ("GET", "HEAD") or self._edits == "all":
+            return True
+        return self._edits == "notes" and method == "PUT" and NOTE.fullmatch(path.rstrip("/")) is not None
+
+
+def guarded_headers(path: str, headers: Headers) -> Headers:
+    """The headers of an answer without open CORS, and with what keeps a browser from guessing or framing."""
+    kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
+    kept += [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer")]
+    return [*kept, ("Content-Security-Policy", ARTIFACT_POLICY)] if path.startswith("/artifacts/") else kept
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    add_storage(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any free one)")
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="folder of the trials' pictures and files")
+    parser.add_argument(
+        "--edits",
+        choices=("none", "notes", "all"),
+        default="notes",
+        help="what visitors may change: nothing, notes (default), or all that optuna-dashboard can, which may take "
+        "trials from running workers",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port = {args.port}: from 0 to 65535")
+    files = None
+    if args.artifacts is not None:
+        if not args.artifacts.is_dir():
+            raise UserError(f"--artifacts {args.artifacts}: no such folder; create it, or give that of the workers")
+        files = FileSystemArtifactStore(str(args.artifacts))
+    with patient("dashboard"):
+        opened = open_storage(storage_url(args.storage), create=False)
+    application = Guarded(wsgi(opened.storage, artifact_store=files), args.edits)
+    try:
+        server = waitress.create_server(application, host=args.host, port=args.port, threads=THREADS, ident=None)
+    except OSError as error:
+        raise UserError(
+            f"--host {args.host} --port {args.port}: cannot listen: {error.strerror}; --port 0 takes any free port"
+        ) from None
+    signal.signal(signal.SIGTERM, _leave)
+    if args.host not in LOOPBACK:
+        logger.warning("no password is asked for on {}: put deploy/nginx in front", args.host)
+    # A name such as localhost may stand for two sockets, and then the server lists them.
+    listening = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
+    logger.info("http://{}:{}/  {}", args.host, listening[0][1], opened.label)
+    server.run()
+    return 0
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit(0)

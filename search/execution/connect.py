@@ -1,0 +1,167 @@
+"""How the groups of a torchrun come to their search: all of them or none, and together they wait for a database.
+
+A mistake that one of them makes is that of all: they have the same study file and the same database, so no group is
+left to train while the devices of another stand idle.
+"""
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from loguru import logger
+
+from search.storage.errors import DatabaseAway
+from trainer.errors import UserError
+
+T = TypeVar("T")
+WAIT = 600.0
+"""Seconds that a worker which begins waits for a database that is away."""
+_AGAIN = 1.0
+"""Seconds between two tries."""
+_LOOK = 0.5
+"""Seconds after which the groups tell each other how far they are."""
+
+
+class AskedToStopError(Exception):
+    """Somebody asked to stop before the search was opened."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """How far one rank is."""
+
+    mistake: str | None = None
+    gone: str | None = None
+    """Why the database is away; None where it is not."""
+    busy: bool = False
+    over: bool = False
+    """It has been away for too long."""
+    stop: bool = False
+
+
+class Together(Protocol):
+    """The ranks of all groups: `trainer.distributed.ranks.Ranks`, and `search.execution.group.Alone`."""
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether this rank wishes to stop."""
+
+    def everyone(self, value: _Told) -> list[_Told]:
+        """Every rank's value, on every rank of all groups."""
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """The flag --database-wait."""
+    parser.add_argument(
+        "--database-wait",
+        type=float,
+        default=WAIT,
+        metavar="SECONDS",
+        help=f"how long a worker that begins waits for a database that is away (default {WAIT:g}; 0: not at all)",
+    )
+
+
+def opened(ranks: Together, opens: Callable[[], T] | None, *, place: str, patience: float) -> T | None:
+    """What `opens` returns, once it did so in every group; None on ranks without one.
+
+    place: the database as it may be shown. patience: seconds that a database may be away; that its host has no address
+    is a mistake at once, unless these ranks were started again: then it had one before. Raises UserError on all ranks
+    with the first mistake of any, AskedToStopError where one wishes to stop.
+    """
+    known = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    attempt = None if opens is None else _Attempt(opens)
+    since: float | None = None
+    while True:
+        over = patience == 0 or (since is not None and time.monotonic() - since >= patience)
+        told = ranks.everyone(_told(ranks, attempt, known=known, over=over))
+        mistake = next((each.mistake for each in told if each.mistake is not None), None)
+        gone = next((each.gone for each in told if each.gone is not None), None)
+        if mistake is not None:
+            raise UserError(mistake)
+        if any(each.stop for each in told):
+            raise AskedToStopError
+        if gone is not None:
+            since = _wait_on(gone, since, place, patience, over=any(each.over for each in told))
+        elif not any(each.busy for each in told):
+            if since is not None:
+                logger.info("database back after {:.0f} s", time.monotonic() - since)
+            return None if attempt is None else attempt.result()
+
+
+def _told(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, over: bool) -> _Told:
+    if attempt is None:
+        return _Told(over=over, stop=ranks.stop_asked)
+    error = attempt.look(lambda: ranks.stop_asked)
+    away = isinstance(error, DatabaseAway) and (known or not error.unknown_host)
+    return _Told(
+        mistake=str(error) if error is not None and not away else None,
+        gone=error.why if isinstance(error, DatabaseAway) and away else None,
+        busy=error is None and not attempt.done,
+        over=over,
+        stop=ranks.stop_asked,
+    )
+
+
+def _wait_on(reason: str, since: float | None, place: str, patience: float, *, over: bool) -> float:
+    """Say once that the database is away, and since when; raise UserError where that is too long."""
+    if over:
+        waited = f" for {_shown(patience)}" if patience else ""
+        raise UserError(f"storage: {place} does not answer{waited}: {reason}; is the server up, is the URL right?")
+    if since is None:
+        logger.warning("database away: {} ({}): waiting up to {}; Ctrl-C or TERM ends", place, reason, _shown(patience))
+    return time.monotonic() if since is None else since
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} s"
+
+
+class _Attempt(Generic[T]):
+    """A call that is repeated in a thread while the database is away: one that hangs keeps nobody from stopping."""
+
+    def __init__(self, opens: Callable[[], T]) -> None:
+        self._opens = opens
+        self._found: list[T] = []
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._next = 0.0
+
+    @property
+    def done(self) -> bool:
+        return bool(self._found)
+
+    def result(self) -> T:
+        return self._found[0]
+
+    def look(self, hurried: Callable[[], bool]) -> UserError | None:
+        """What the last try that ended came to, waiting a little for the present one; None: no error, or none yet.
+
+        Raises what is no mistake of the user.
+        """
+        end = time.monotonic() + _LOOK
+        while not self.done and not hurried() and time.monotonic() < end:
+            if self._thread is None and time.monotonic() >= self._next:
+                self._thread = threading.Thread(target=self._try, name="opening", daemon=True)
+                self._thread.start()
+            if self._thread is None:
+                time.sleep(0.05)
+                continue
+            self._thread.join(0.05)
+            if not self._thread.is_alive():
+                self._thread, self._next = None, time.monotonic() + _AGAIN
+                if self._error is not None:
+                    break
+        if self._error is not None and not isinstance(self._error, UserError):
+            raise self._error
+        return self._error
+
+    def _try(self) -> None:
+        try:
+            self._found.append(self._opens())
+            self._error = None
+        except BaseException as error:  # noqa: BLE001 - raised by who looks
+            self._error = error

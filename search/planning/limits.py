@@ -1,0 +1,158 @@
+"""What students cost, found on the meta device, and the [limits] that they keep. Imports torch when first needed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, product
+from typing import TYPE_CHECKING
+
+from search.planning.latency import milliseconds, refuse_unmeasured
+from search.spec.arms import Arm
+from search.spec.config import Limits
+from search.spec.load import StudySpec
+from search.spec.space import Choices, Parameter, Scalar
+from trainer.config import RunConfig
+from trainer.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from trainer.dry_run import Facts
+
+MOST_STRUCTURES = 256
+"""Combinations of what decides over the cost that are built for one arm; of a larger space, the first so many."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One of the networks that an arm may train, with the losses it trains with."""
+
+    arm: str
+    params: Mapping[str, Scalar]
+    run: RunConfig
+    facts: "Facts"
+
+    @property
+    def params_m(self) -> float:
+        """Parameters of the student, millions."""
+        return self.facts.params / 1e6
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP of the student's forward pass over one image."""
+        return self.facts.flops / 1e9
+
+
+def costs(spec: StudySpec) -> list[Cost]:
+    """Every distinct combination of student, teacher, losses and data that the arms may train, built without weights.
+
+    Raises UserError in one line for the first that cannot be built: a size that is no multiple of the network's stride,
+    a loss that does not find its taps, an unknown encoder or preset.
+    """
+    found = []
+    for arm in spec.arms:
+        seen: set[str] = set()
+        for params in _structures(arm):
+            run = arm.resolve(params)
+            key = _structure(run)
+            if key not in seen:
+                seen.add(key)
+                found.append(Cost(arm.name, params, run, _checked(run, arm, params)))
+    return found
+
+
+def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar]) -> "Facts":
+    from trainer.dry_run import check
+
+    try:
+        return check(run)
+    except ValueError as error:
+        chosen = ", ".join(f"{name} = {value}" for name, value in params.items()) or "nothing"
+        raise UserError(f"{arm.where}: run.{one_line(error)} (with {chosen})") from error
+
+
+def _sizing(arm: Arm) -> list[Parameter]:
+    """The parameters that decide over what a student costs."""
+    return [p for p in arm.space if p.path.startswith(("student.", "data."))]
+
+
+def _structures(arm: Arm) -> Iterator[dict[str, Scalar]]:
+    """Parameters that show every value, and all combinations of those that decide over the cost."""
+    yield from arm.probes()
+    values = [[(p.name, value) for value in p.probes()] for p in _sizing(arm)]
+    for world in arm.worlds():
+        for combination in islice(product(*values), MOST_STRUCTURES):
+            yield arm.complete({**world, **dict(combination)})
+
+
+def _structure(run: RunConfig) -> str:
+    """Equal for runs that build the same networks and losses: numbers that only scale are left out."""
+    terms = {name: term.model_dump_json(exclude={"weight", "temperature"}) for name, term in run.live_terms().items()}
+    teacher = run.teacher.model_dump_json() if run.teacher and run.methods() else None
+    return repr(
+        (run.student.model_dump_json(), teacher, run.data.model_dump_json(), run.batch_size, sorted(terms.items()))
+    )
+
+
+def breach(limits: Limits) -> Callable[[RunConfig], str | None]:
+    """A function that says which limit a run breaks, in words; None where it keeps them all."""
+
+    def broken(run: RunConfig) -> str | None:
+        if limits == Limits():
+            return None
+        # What the student costs does not depend on its teacher, and building one takes long.
+        bare = run.model_copy(update={"method": "none", "teacher": None})
+        return _words(limits, *_sizes(bare.model_dump_json()), run)
+
+    return broken
+
+
+@lru_cache(maxsize=1024)
+def _sizes(run: str) -> tuple[float, float]:
+    from trainer.dry_run import check
+
+    facts = check(RunConfig.model_validate_json(run))
+    return facts.params / 1e6, facts.flops / 1e9
+
+
+def _words(limits: Limits, params_m: float, gflops: float, run: RunConfig) -> str | None:
+    broken = []
+    if limits.params_m is not None and params_m > limits.params_m:
+        broken.append(f"{params_m:.3g} M parameters of at most {limits.params_m:g} M")
+    if limits.gflops is not None and gflops > limits.gflops:
+        broken.append(f"{gflops:.3g} GFLOP of at most {limits.gflops:g}")
+    if limits.latency_ms is not None and (time := milliseconds(limits.latency_ms, run)) > limits.latency_ms.max:
+        broken.append(f"{time:.3g} ms of at most {limits.latency_ms.max:g} ms")
+    return ", ".join(broken) or None
+
+
+def verdict(limits: Limits, cost: Cost) -> str | None:
+    """The limit that a network breaks, in words; None where it keeps them all."""
+    return _words(limits, cost.params_m, cost.gflops, cost.run)
+
+
+def refuse_hopeless(spec: StudySpec, found: list[Cost]) -> None:
+    """Raise UserError for an arm, or a choice in its space, with which no network keeps the limits, and for a network
+    whose time is bounded and was not measured."""
+    refuse_unmeasured(spec)
+    for arm in spec.arms:
+        mine = [cost for cost in found if cost.arm == arm.name]
+        if all(verdict(spec.limits, cost) for cost in mine):
+            raise UserError(
+                f"{arm.where}: limits: no network keeps them, the least has {_least(spec.limits, mine)}; raise them"
+            )
+        for parameter in (p for p in _sizing(arm) if isinstance(p, Choices)):
+            for value in parameter.choices:
+                _refuse_choice(spec, arm, parameter, value, mine)
+
+
+def _refuse_choice(spec: StudySpec, arm: Arm, parameter: Choices, value: Scalar, mine: list[Cost]) -> None:
+    with_it = [cost for cost in mine if cost.params.get(parameter.name) == value]
+    if with_it and all(verdict(spec.limits, cost) for cost in with_it):
+        raise UserError(
+            f"{arm.where}: space.{parameter.name}.choices: {value!r} breaks the limits with "
+            f"{_least(spec.limits, with_it)}; remove it or raise the limit"
+        )
+
+
+def _least(limits: Limits, found: list[Cost]) -> str:
+    smallest = min(found, key=lambda cost: (cost.params_m, cost.gflops))
+    return str(verdict(limits, smallest))

@@ -1,0 +1,176 @@
+"""report.json from the database: one study after the other, and side by side where there are several."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from search.answer.build import answer
+from search.answer.comparisons import TEST
+from search.answer.document import ConfirmedPart, Verdict
+from search.confirm.plan import confirmations
+from search.confirm.results import confirmed
+from search.report.content.confirmed_words import GAIN, chosen_or_best, claim, confirmed_words
+from search.report.content.document import Report, Search, Side, Study
+from search.report.content.search_results import search_part
+from search.report.content.text import control_of, limits, unconfirmed
+from search.report.content.times import Times, times
+from search.report.content.worst_cases import Wanted, pictures
+from search.storage.database import Opened
+from search.study.progress import Rows, read
+from trainer.errors import UserError
+
+
+def report(
+    opened: Opened,
+    names: Sequence[str],
+    *,
+    wanted: Wanted | None = None,
+    latency: str | None = None,
+    refresh: int | None = None,
+    now: float | None = None,
+) -> Report:
+    """The document. Raises UserError where a study is unknown.
+
+    wanted: pictures; None leaves them out. latency: a table of measured times. refresh: seconds, for a page that reads
+    itself again.
+    """
+    studies = tuple(study(opened, name, wanted, latency) for name in names)
+    stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if now is None else now))
+    return Report(
+        written=stamp,
+        program=_program(),
+        studies=studies,
+        sides=tuple(map(side, studies)) if len(studies) > 1 else (),
+        refresh=refresh,
+    )
+
+
+def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None) -> Study:
+    """One study. Raises UserError where it is unknown, or the confirmation of another."""
+    rows = read(opened, name)
+    if rows.confirms is not None:
+        raise UserError(
+            f"study {name!r}: is the confirmation of {rows.confirms}, whose report tells it: "
+            f"python -m search report {rows.confirms}"
+        )
+    time_of = times(rows.record.get("limits", {}), latency)
+    begun = confirmations(name, opened.leases.names())
+    part = _answered(opened, name, time_of) if begun else None
+    margin = None if part is None else part.margin
+    searched = search_part(rows, opened.leases.closed, time_of, margin=margin)
+    verdict: Verdict = "not_shown" if control_of(searched) is not None else "not estimable"
+    if part is None:
+        headline, answer = unconfirmed(name, searched)
+    else:
+        headline, answer, verdict = confirmed_words(searched, part)
+    weights = _weights(opened, rows, searched, None if part is None else (begun[-1], part))
+    drawn, without = pictures(rows, weights, wanted)
+    return Study(
+        name=name,
+        identity=rows.search.identity,
+        headline=headline,
+        answer=answer,
+        verdict=verdict,
+        search=searched,
+        confirmed=part,
+        limits=limits(searched, part, begun=len(begun)),
+        pictures=drawn,
+        without_pictures=without,
+        commands=commands(name, part),
+    )
+
+
+def _answered(opened: Opened, name: str, time_of: Times) -> ConfirmedPart | None:
+    """What was confirmed so far; None before the first network was scored on test."""
+    found = confirmed(opened, name)
+    if not any(each.part == TEST and each.seed is not None for each in found.findings):
+        return None
+    # A table of times knows students.
+    return answer(found, lambda each: None if each.role == "teacher" else time_of(each.run))
+
+
+def _weights(
+    opened: Opened, rows: Rows, searched: Search, confirmation: tuple[str, ConfirmedPart] | None
+) -> str | None:
+    """The file of the weights of the network to ship, or of the candidate."""
+    if confirmation is not None:
+        name, part = confirmation
+        best = chosen_or_best(part)
+        leases = () if best is None else read(opened, name).leases.get(best.name, ())
+        return next((lease.weights for lease in leases if lease.weights is not None), None)
+    main = searched.arms[0]
+    number = None if main.best is None else main.best.trial
+    return next((lease.weights for lease in rows.leases[main.name] if lease.number == number), None)
+
+
+def side(study: Study) -> Side:
+    """A study's line beside others: what was confirmed on test, else the best of the search on validation."""
+    search, part = study.search, study.confirmed
+    line = Side(
+        study=study.name,
+        data=next((str(fact.value) for fact in search.data if fact.name == "name"), None),
+        network=None,
+        params_m=None,
+        share_of_teacher=None,
+        teacher=None if search.teacher is None else search.teacher.score,
+        without_kd=None,
+        with_kd=None,
+        difference=None,
+        low=None,
+        high=None,
+        verdict=study.distillation,
+        part="validation, unconfirmed",
+    )
+    if part is not None:
+        return line.model_copy(update=_confirmed_side(search, part))
+    ours, control = search.arms[0].best, control_of(search)
+    theirs = None if control is None else control.best
+    if ours is None:
+        return line.model_copy(update={} if theirs is None else {"without_kd": theirs.score})
+    sizes = _sizes(ours.network, ours.params_m, ours.share_of_teacher)
+    if not search.arms[0].taught:
+        return line.model_copy(update={**sizes, "without_kd": ours.score})
+    beside = {} if theirs is None else {"without_kd": theirs.score, "difference": ours.score - theirs.score}
+    return line.model_copy(update={**sizes, "with_kd": ours.score, **beside})
+
+
+def _confirmed_side(search: Search, part: ConfirmedPart) -> dict[str, Any]:
+    gain = claim(part, GAIN)
+    networks = {network.name: network for network in part.networks}
+    teacher = next((network.test for network in part.networks if network.role == "teacher"), None)
+    found: dict[str, Any] = {"teacher": teacher, "part": TEST}
+    ours = networks.get("" if gain is None else gain.minuend) or chosen_or_best(part)
+    if ours is None:
+        return found
+    found |= _sizes(ours.words, ours.params_m, ours.share_of_teacher)
+    found["with_kd" if search.arms[0].taught else "without_kd"] = ours.test
+    if gain is None or gain.subtrahend not in networks:
+        return found
+    found["without_kd"] = networks[gain.subtrahend].test
+    return found | {"difference": gain.estimate, "low": gain.low, "high": gain.high}
+
+
+def _sizes(network: str, params_m: float | None, share: float | None) -> dict[str, Any]:
+    return {"network": network, "params_m": params_m, "share_of_teacher": share}
+
+
+def commands(name: str, part: ConfirmedPart | None) -> tuple[str, ...]:
+    """What leads to this report again, in order."""
+    word = shlex.quote(name)
+    steps = [f"python -m search validate {word}", f"python -m search work {word}"]
+    if part is None:
+        return (*steps, f"python -m search report {word}", f"python -m search export {word} --top 1 -o best.json")
+    best = chosen_or_best(part)
+    # Where the rule of [confirm] chooses none, a network has to be named.
+    named = "" if best is None or best.chosen else f" --configuration {shlex.quote(best.name)}"
+    ship = [] if best is None else [f"python -m search export {word} --confirmed{named} --package package"]
+    return (*steps, f"python -m search confirm {word}", f"python -m search report {word}", *ship)
+
+
+def _program() -> str:
+    try:
+        return f"kd-search {version('kd-search')}"
+    except PackageNotFoundError:
+        return "kd-search"

@@ -1,0 +1,232 @@
+"""report.json as values: everything that the page shows, and nothing that it has to look up elsewhere.
+
+Scores are in the search's metric, shares in [0, 1], times in hours unless a name says otherwise. None: not known.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from models.config import Frozen
+from search.answer.document import ConfirmedPart
+
+Scalar = bool | int | float | str
+
+
+class Dot(Frozen):
+    """One trial that was trained to its end."""
+
+    arm: str
+    trial: int
+    score: float
+    choice: Scalar | None = Field(description="of the front's parameter")
+    params_m: float | None = Field(description="millions of parameters of the student")
+    gflops: float | None
+    latency_ms: float | None = Field(description="of one image on the machine it was measured on")
+
+
+class Best(Frozen):
+    """The best trial of an arm and what it was trained with."""
+
+    trial: int
+    score: float
+    epoch: int | None
+    network: str
+    params_m: float | None
+    gflops: float | None
+    share_of_teacher: float | None = Field(description="parameters over the teacher's")
+    settings: dict[str, Scalar] = Field(description="what the search chose, by path")
+
+
+class Expected(Frozen):
+    """The best of n trials drawn from those that finished, on average over all draws."""
+
+    n: int
+    score: float
+
+
+class Equal(Frozen):
+    """The arms after the same number of finished trials."""
+
+    n: int
+    expected: dict[str, float] = Field(description="by arm, of those that finished so many")
+
+
+class Importance(Frozen):
+    """How much one parameter decides whether a trial is among the best, as a share of all parameters'."""
+
+    parameter: str
+    share: float
+    low: float = Field(description="the middle eight tenths of redrawn sets of trials begin here")
+    high: float
+
+
+class Rung(Frozen):
+    """How scores at an epoch order the trials that were trained to their end."""
+
+    epoch: int
+    trials: int
+    correlation: float = Field(description="Spearman's, with the final score; within the front's choices")
+
+
+class Edge(Frozen):
+    """A range whose end the best trials hit."""
+
+    parameter: str
+    end: Scalar
+    which: Literal["lowest", "highest"]
+    hits: int
+    of: int
+    words: str
+
+
+class Share(Frozen):
+    """What one loss term moved at the end of training."""
+
+    term: str
+    trials: int
+    median: float = Field(description="share of the gradient's norm with respect to the logits")
+    dead: int = Field(description="trials in which it was below a hundredth")
+
+
+class Cost(Frozen):
+    """Where the device hours went."""
+
+    hours: float
+    by_outcome: dict[str, float] = Field(description="hours by complete, pruned, failed, unfinished")
+    outcome_shares: dict[str, float] = Field(description="of the hours; empty where there are none")
+    by_part: dict[str, float] = Field(description="hours by data, teacher, student, ...; waiting is among them")
+    part_shares: dict[str, float]
+
+
+class Arm(Frozen):
+    """One search among those of the study."""
+
+    name: str
+    study: str
+    taught: bool = Field(description="whether any of its trials listens to a teacher")
+    sets: dict[str, Scalar | None] = Field(description="where its fixed settings differ from the main search")
+    of: int = Field(description="its budget of trials")
+    complete: int
+    pruned: int
+    running: int
+    waiting: int
+    failed: int = Field(description="trials that did not count")
+    failed_by_class: dict[str, int]
+    best: Best | None
+    expected: tuple[Expected, ...]
+    importance: tuple[Importance, ...]
+    importance_trials: int
+    pruned_at: tuple[tuple[int, int], ...] = Field(description="(epoch, trials that were pruned there)")
+    rungs: tuple[Rung, ...]
+    edges: tuple[Edge, ...]
+    shares: tuple[Share, ...]
+    cost: Cost
+
+
+class FrontLine(Frozen):
+    """One choice of the front."""
+
+    choice: Scalar | None
+    params_m: float | None
+    gflops: float | None
+    complete: int
+    best: dict[str, float] = Field(description="by arm")
+
+
+class Teacher(Frozen):
+    """What students are compared with."""
+
+    network: str
+    score: float | None
+    params_m: float | None
+
+
+class Fact(Frozen):
+    """One line of a list of facts."""
+
+    name: str
+    value: Scalar | None
+
+
+class Search(Frozen):
+    """What the search did, from its rows alone."""
+
+    metric: str
+    maximize: bool
+    epochs: int
+    along: str | None
+    state: Literal["ended", "running", "waits for workers"]
+    closed: str | None
+    simulated: bool = Field(description="nothing was trained: its scores are a formula's")
+    teacher: Teacher | None
+    margin: float | None = Field(description="how far below the teacher a student may be; known once confirmed")
+    arms: tuple[Arm, ...]
+    equal: tuple[Equal, ...]
+    front: tuple[FrontLine, ...]
+    dots: tuple[Dot, ...]
+    failures: tuple[tuple[str, int, str, str], ...] = Field(description="(arm, trial, class, message), the newest")
+    seconds_an_epoch: float | None
+    cost: Cost
+    data: tuple[Fact, ...]
+    limits: tuple[Fact, ...]
+    space: tuple[Fact, ...]
+
+
+class Picture(Frozen):
+    """One picture, inline."""
+
+    title: str
+    alt: str
+    mimetype: Literal["image/png", "image/jpeg"]
+    base64: str
+
+
+class Study(Frozen):
+    """One study of the report."""
+
+    name: str
+    identity: str
+    headline: str
+    answer: tuple[str, str, str, str]
+    verdict: Literal["shown", "not_shown", "worse", "not estimable"]
+    search: Search
+    confirmed: ConfirmedPart | None
+    limits: tuple[str, ...] = Field(description="what the numbers do not say")
+    pictures: tuple[Picture, ...]
+    without_pictures: str | None = Field(description="why there are none")
+    commands: tuple[str, ...] = Field(description="what reproduces it")
+
+    @property
+    def distillation(self) -> str:
+        """The verdict on it in words; a search without it did not ask."""
+        return self.verdict.replace("_", " ") if self.search.arms[0].taught else "not asked"
+
+
+class Side(Frozen):
+    """One study beside the others: the same network on several sets, or several networks on one."""
+
+    study: str
+    data: str | None
+    network: str | None
+    params_m: float | None
+    share_of_teacher: float | None
+    teacher: float | None
+    without_kd: float | None
+    with_kd: float | None
+    difference: float | None = Field(description="with minus without KD")
+    low: float | None = Field(description="the interval of the difference; confirmed studies alone have one")
+    high: float | None
+    verdict: str
+    part: str = Field(description="validation (unconfirmed) or test")
+
+
+class Report(Frozen):
+    """report.json."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    written: str
+    program: str
+    studies: tuple[Study, ...] = Field(min_length=1)
+    sides: tuple[Side, ...] = Field(description="one a study; empty where there is one study")
+    refresh: int | None = Field(description="seconds after which the page is read again; None: it stays")

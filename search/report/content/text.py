@@ -1,0 +1,160 @@
+"""The four sentences of a study that was not confirmed, and what its numbers do not say."""
+
+from search.answer.document import ConfirmedPart
+from search.report.content.document import Arm, Search
+from search.report.content.number_format import shown
+
+Four = tuple[str, str, str, str]
+
+
+def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
+    """(headline, which network to ship, whether distillation was the reason, how sure, what it costs)."""
+    main = search.arms[0]
+    headline = "Unconfirmed: scores on the validation images that also chose the winner"
+    if search.simulated:
+        headline = "Simulated and unconfirmed: nothing was trained, every score is a formula's"
+    if main.best is None:
+        yet = "" if search.state == "ended" else " yet"
+        go_on = f"The next step is to let workers go on: python -m search work {name}."
+        over = f"The search has ended so; why is told by: python -m search status {name}."
+        return headline, (
+            f"Unconfirmed: no trial of {main.name} has been trained to its end{yet}, so there is no network to ship.",
+            f"{NO_QUESTION}." if not main.taught else f"Whether distillation helps is not shown: {_nothing(yet)}.",
+            f"So far {_finished(search)} trials have finished{'; every number below will change' if yet else ''}.",
+            go_on if yet else over,
+        )
+    return headline, (_which(search, main), _why(search), _sure(search, main), _cost(name, search))
+
+
+def title_of(search: Search) -> str:
+    """The metric as a label."""
+    return search.metric[:1].upper() + search.metric[1:]
+
+
+NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
+"""Of a study whose main search has no KD."""
+
+
+def _nothing(yet: str) -> str:
+    return f"there is nothing to compare{yet}"
+
+
+def control_of(search: Search) -> Arm | None:
+    """The first arm that trains without distillation, against a main search with it."""
+    if not search.arms[0].taught:
+        return None
+    return next((arm for arm in search.arms[1:] if not arm.taught), None)
+
+
+def _which(search: Search, main: Arm) -> str:
+    best = main.best
+    if best is None:
+        raise ValueError("no best trial")
+    size = "" if best.params_m is None else f" with {shown(best.params_m, 'short')} M parameters"
+    share = "" if best.share_of_teacher is None else f" ({shown(best.share_of_teacher, 'percent')} of the teacher's)"
+    teacher = "" if search.teacher is None or search.teacher.score is None else _against(search.teacher.score)
+    return (
+        f"Unconfirmed: the candidate is trial {best.trial}, {best.network}{size}{share}, with a validation "
+        f"{title_of(search)} of {shown(best.score, 'score')}{teacher}."
+    )
+
+
+def _against(score: float) -> str:
+    return f", where the teacher has {shown(score, 'score')}"
+
+
+def _why(search: Search) -> str:
+    main, control = search.arms[0], control_of(search)
+    if not main.taught:
+        return f"{NO_QUESTION}{_others(search)}."
+    if control is None:
+        return (
+            "Whether distillation was the reason is not estimable: no arm searched without it; one is searched with "
+            '[[arms]] and set = { method = "none" } in the study file.'
+        )
+    if control.best is None or main.best is None:
+        return f"Whether distillation was the reason is not shown: the arm {control.name} has no finished network yet."
+    return (
+        f"Whether distillation was the reason is not shown: the best without it ({control.name}, trial "
+        f"{control.best.trial}) has {shown(control.best.score, 'score')}, and both are the best of many on the same "
+        "validation images, each with a single seed."
+    )
+
+
+def _others(search: Search) -> str:
+    """The best of the other arms, beside a main search without KD."""
+    said = [
+        f"{arm.name}, {'with a teacher' if arm.taught else 'without one too'}, has {shown(arm.best.score, 'score')}"
+        for arm in search.arms[1:]
+        if arm.best is not None
+    ]
+    return f"; the best of {', of '.join(said)}" if said else ""
+
+
+def _sure(search: Search, main: Arm) -> str:
+    finished = main.complete + main.pruned
+    rival = control_of(search) or next(iter(search.arms[1:]), None)
+    fair = ""
+    both = [e for e in search.equal if rival is not None and {main.name, rival.name} <= set(e.expected)]
+    if rival is not None and both:
+        equal = both[-1]
+        fair = (
+            f"; after the same {equal.n} trials each, {shown(equal.expected[main.name], 'score')} would be expected of "
+            f"{main.name} and {shown(equal.expected[rival.name], 'score')} of {rival.name}"
+        )
+    best = f"the best of {finished} trials is likely to be too high" if finished > 1 else "one trial had one seed"
+    return f"Nobody can be sure yet, since {best}{fair}."
+
+
+def _cost(name: str, search: Search) -> str:
+    hours = f"{shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else "no measured device hours"
+    flops = search.arms[0].best.gflops if search.arms[0].best is not None else None
+    image = "The" if flops is None else f"The candidate takes {shown(flops, 'short')} GFLOP an image; the"
+    return (
+        f"{image} search took {hours} for {_finished(search)} finished trials; what confirms or "
+        f"refutes it on fresh seeds and test images is: python -m search confirm {name}."
+    )
+
+
+def _finished(search: Search) -> int:
+    return sum(arm.complete + arm.pruned for arm in search.arms)
+
+
+def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[str, ...]:
+    """What the numbers do not say, in sentences. begun: how many confirmations were begun."""
+    found = []
+    if part is not None and part.needed is not None:
+        found.append(part.needed.words)
+    if begun > 1:
+        found.append(
+            f"The test rows were opened for {begun} confirmations; this report tells of the newest, which what the "
+            "earlier ones showed may have guided."
+        )
+    if search.simulated:
+        found.append("This search was simulated: its scores come from a formula and say nothing of any network.")
+    if part is None:
+        found.append(
+            "All scores are of validation images that also chose epochs and trials; no test image has been read. They "
+            "are higher than what new images will give, and by how much is not known before confirmation."
+        )
+        if begun:
+            found.append("A confirmation was begun, and no network of it has been scored on test images yet.")
+        found.append("Every trial has one seed: what a second seed would give is not known.")
+    short = [arm.name for arm in search.arms if arm.complete + arm.pruned < arm.of]
+    if short:
+        found.append(f"The budgets of {', '.join(short)} are not used up.")
+    counts = [arm.complete + arm.pruned for arm in search.arms]
+    if max(counts) > min(counts):
+        found.append(
+            "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
+        )
+    found.append(
+        "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
+        "not, so the curve describes these trials and promises nothing of the next ones."
+    )
+    if search.metric == "dice":
+        found.append(
+            "Dice is taken per image at native size and averaged over images; an image whose truth and prediction are "
+            "both empty has Dice 1."
+        )
+    return tuple(found)

@@ -1,0 +1,104 @@
+"""The worst pictures: where the candidate fails on validation images, beside truth and teacher.
+
+Test images are never drawn: the report may travel further than the data, and nothing is gained by looking at them.
+"""
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.report.content.document import Picture
+from search.study.progress import Rows
+from trainer.cli.entry import MISTAKES
+from trainer.config import RunConfig
+from trainer.errors import one_line
+
+WORST = 12
+"""Images that are drawn at most."""
+QUALITY = 85
+"""Of the JPEG."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Whether pictures may be drawn, and where decoded images are kept."""
+
+    asked: bool
+    """--pictures: whoever runs the command says that readers may see the images."""
+    cache: Path
+
+
+def pictures(rows: Rows, weights: str | None, wanted: Wanted | None) -> tuple[tuple[Picture, ...], str | None]:
+    """The pictures, or why there are none. weights: of the network to draw, a file; wanted: None leaves them out."""
+    shown = json.loads(rows.search.settings).get("dashboard", {}).get("images") == "validation"
+    if wanted is None:
+        return (), "Pictures are drawn when the search has ended."
+    if not shown and not wanted.asked:
+        return (), "No pictures: [dashboard] images is off in the study file, and --pictures was not given."
+    if weights is None:
+        return (), "No pictures: no network was trained to its end."
+    if not Path(weights).is_file():
+        return (), "No pictures: the weights of the network are not on this machine."
+    try:
+        return (_worst(Path(weights), wanted.cache),), None
+    except MISTAKES as error:
+        return (), f"No pictures: {one_line(error)[:200]}"
+
+
+def _worst(path: Path, cache: Path) -> Picture:
+    import torch
+
+    from trainer.data import open_data
+    from trainer.evaluation.case_figures import chosen
+    from trainer.evaluation.cases import drawn
+    from trainer.weights import ready
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    made = ready(path, device=device)
+    data = open_data(made.run.data, cache=cache)
+    dice, found = _examined(made.network, data, made.run.precision, device)
+    worst, _ = chosen(dice, WORST)
+    networks: dict[str, Any] = {"student": {index: found[index] for index in worst}}
+    networks = {**_taught(made.run, data, worst, device), **networks}
+    picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=QUALITY)
+    return Picture(
+        title="Validation images on which the network does worst",
+        alt=f"A row an image, worst first: image, truth, {', '.join(networks)}; right, extra, missed pixels are tinted",
+        mimetype="image/jpeg",
+        base64=base64.b64encode(content.getvalue()).decode(),
+    )
+
+
+def _examined(network: Any, data: Any, precision: Any, device: Any) -> tuple[Any, dict[int, Any]]:
+    """Dice of each validation image, and its labels."""
+    from trainer.distributed.ranks import Ranks
+    from trainer.evaluation.cases import predicted_labels
+    from trainer.evaluation.metrics import validate
+
+    kept: dict[int, Any] = {}
+
+    def keep(index: int, logits: Any) -> None:
+        kept[index] = predicted_labels(logits)
+
+    scores = validate(network, data, "validation", ranks=Ranks(device), precision=precision, keep=keep)
+    return scores.images["dice"], kept
+
+
+def _taught(run: RunConfig, data: Any, indices: list[int], device: Any) -> dict[str, Any]:
+    """The teacher's masks of some images; nothing where the run has none or its file is not here."""
+    from trainer.errors import CheckpointError
+    from trainer.evaluation.cases import masks
+    from trainer.teacher import assessment
+
+    if run.teacher is None:
+        return {}
+    try:
+        network = assessment.load(run, data, device=device)
+    except CheckpointError:
+        return {}
+    return {"teacher": masks(network, data, indices, device=device, precision=run.precision)}

@@ -1,0 +1,69 @@
+"""Where study files lie and how they are read: TOML, small and shallow."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.config_paths import Table
+from trainer.errors import UserError, nearest
+from trainer.repository import REPOSITORY
+
+LARGEST = 1_000_000
+"""Bytes of a study file."""
+DEEPEST = 12
+"""Tables within tables, dots in a key included."""
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a study: a path, or the name of a file in `studies/` here or beside the program. Raises UserError."""
+    given = Path(name_or_path)
+    if given.suffix == ".toml" or len(given.parts) > 1:
+        if not given.is_file():
+            beside = [str(found) for found in given.parent.glob("*.toml")] if given.parent.is_dir() else []
+            raise UserError(f"study {name_or_path}: no such file{nearest(name_or_path, beside)}")
+        return given
+    folders = [Path("studies"), REPOSITORY / "studies"]
+    for folder in folders:
+        path = folder / f"{name_or_path}.toml"
+        if path.is_file():
+            return path
+    known = [found.stem for folder in folders for found in folder.glob("*.toml")]
+    raise UserError(
+        f"study {name_or_path}: no such file in studies/{nearest(name_or_path, known)}; "
+        "`python -m search init FOLDER` writes one for pictures of your own"
+    )
+
+
+def read(path: Path) -> Table:
+    """The tables of a TOML file. Raises UserError."""
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= LARGEST else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a study file") from error
+    if size > LARGEST:
+        raise UserError(f"{path}: {size} bytes; a study file has at most {LARGEST}: is it the right file?")
+    try:
+        table = tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply; a study file has at most {DEEPEST} levels") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not TOML: {error}") from error
+    check_depth(table, str(path))
+    return table
+
+
+def check_depth(table: Mapping[str, Any], where: str) -> None:
+    """Refuse tables and lists that lie deeper than any study needs. Raises UserError."""
+    waiting: list[tuple[int, Any]] = [(0, table)]
+    while waiting:
+        depth, value = waiting.pop()
+        if depth > DEEPEST:
+            raise UserError(f"{where}: nested too deeply; a study file has at most {DEEPEST} levels")
+        if isinstance(value, Mapping):
+            waiting += [(depth + 1 + key.count("."), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(depth + 1, inner) for inner in value]

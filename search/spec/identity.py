@@ -1,0 +1,92 @@
+"""What makes a study that study: a hash over everything its numbers depend on, and the difference to another in words.
+
+Inside: [objective], [front], [limits], [run] and [space] with defaults filled in, the schema's number, and the contents
+of data and teacher. Outside: sampler, pruner, budget, enqueue, arms, confirm, dashboard and [teach], which may change
+while a study goes on, and in [run] the places in `PLACES`: what lies there is known by its content.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from models.config import EnsembleTeacher
+from search.spec.arms import Arm
+from search.spec.config import Front, Limits, Objective
+from search.spec.space import Parameter
+from trainer.config import RunConfig
+from trainer.config_paths import Table, flatten, replace
+
+SCHEMA = 1
+"""Raised when the meaning of a study file changes."""
+PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice")
+"""Values of [run] that change no number of a trial: the hash of the data covers every image, mask, part and group, the
+hash of the teacher its weights, and the floor only decides whether a search begins. `student.checkpoint` is no place:
+no hash stands for it, so another file is another study."""
+
+
+def document(
+    objective: Objective,
+    front: Front | None,
+    limits: Limits,
+    arm: Arm,
+    *,
+    data_hash: str | None = None,
+    teacher_hash: str | None = None,
+) -> Table:
+    """All that a study's identity depends on, as JSON values; `difference` compares two of them."""
+    return {
+        "objective": {objective.direction: objective.metric},
+        "front": None if front is None else front.along,
+        "limits": limits.model_dump(mode="json"),
+        **_arm_document(arm),
+        "content": {"data": data_hash, "teacher": teacher_hash},
+    }
+
+
+def arm_identity(arm: Arm, *, data_hash: str | None = None, teacher_hash: str | None = None) -> str:
+    """sha256 (hex) over an arm's resolved run and space, and the contents of data and teacher."""
+    return digest({**_arm_document(arm), "content": {"data": data_hash, "teacher": teacher_hash}})
+
+
+def _arm_document(arm: Arm) -> Table:
+    return {"schema": SCHEMA, "run": run_document(arm.base), "space": space_document(arm.space)}
+
+
+def run_document(run: RunConfig) -> Table:
+    """A run with defaults filled in and without places."""
+    table = run.model_dump(mode="json")
+    if isinstance(run.teacher, EnsembleTeacher):
+        table["teacher"]["members"] = [member.placeless() for member in run.teacher.members]
+    flat = flatten(table)
+    gone = {path: None for path in PLACES if path in flat}
+    return replace(RunConfig, table, gone)[0]
+
+
+def space_document(space: Sequence[Parameter]) -> Table:
+    """A space by parameter name. The order of choices counts, that of parameters and conditions does not."""
+    return {
+        p.name: {**p.facts(), "when": {path: sorted(map(json.dumps, allowed)) for path, allowed in p.when}}
+        for p in space
+    }
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """sha256 (hex) over canonical JSON: sorted keys, no spaces, floats as Python's shortest form."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two documents, a line each: `run.epochs: 100 -> 50`."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{path}: {_shown(before, path)} -> {_shown(after, path)}"
+        for path in sorted(before.keys() | after.keys())
+        if _shown(before, path) != _shown(after, path)
+    ]
+
+
+def _shown(flat: Mapping[str, Any], path: str) -> str:
+    value = flat.get(path)
+    return "absent" if value is None or value == {} else json.dumps(value)

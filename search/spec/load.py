@@ -1,0 +1,230 @@
+"""A study file as a value: `load` reads and checks it, `resolve` turns a trial's parameters into a run.
+
+Free of torch and optuna, so that commands that only look start at once; `search.commands.validate` builds what the file
+names.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+from pydantic import InstanceOf, ValidationError
+
+from models.config import Frozen
+from search.spec.arms import MAIN, Arm, check_pruner, control_arm, main_arm
+from search.spec.config import (
+    SCORE_NAMES,
+    Budget,
+    Confirm,
+    Dashboard,
+    Front,
+    Limits,
+    Objective,
+    PrunerConfig,
+    SamplerConfig,
+    StudyTables,
+)
+from search.spec.enqueue import with_enqueued
+from search.spec.file import find, read
+from search.spec.identity import PLACES, arm_identity, difference, digest, document
+from search.spec.overrides import apply
+from search.spec.ranges import entries, parse
+from search.spec.space import Parameter, Scalar
+from trainer.config import RunConfig
+from trainer.config_paths import Table, flatten, nest
+from trainer.errors import UserError, explain, received
+from trainer.run_file import RunFile
+
+__all__ = ["MAIN", "SCORE_NAMES", "Arm", "StudySpec", "find", "identity", "load", "probe_runs", "record", "resolve"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # never ".", ".." or what looks like a flag
+
+
+class StudySpec(Frozen):
+    """A study file, checked: every parameter resolves at both ends of its range and under every condition."""
+
+    name: str
+    source: Path
+    overrides: tuple[str, ...] = ()
+    """What `--set` changed, as given."""
+    dropped: tuple[str, ...] = ()
+    """Entries that left a table because `--set` gave it another name."""
+    objective: Objective
+    front: Front | None
+    limits: Limits
+    run: RunConfig
+    teach: dict[str, Any]
+    """The nested values of [teach]."""
+    sampler: SamplerConfig
+    pruner: PrunerConfig
+    budget: Budget
+    arms: tuple[InstanceOf[Arm], ...]
+    """The main search first, then [[arms]] in the file's order."""
+    confirm: Confirm
+    dashboard: Dashboard
+    confirms: Any = None
+    """The `search.confirm.plan.Plan` of a confirmation; None for a study file."""
+
+    @property
+    def main(self) -> Arm:
+        """The main search, named "kd"."""
+        return self.arms[0]
+
+    @property
+    def space(self) -> tuple[Parameter, ...]:
+        """The main search's parameters."""
+        return self.main.space
+
+    def arm(self, name: str) -> Arm:
+        """An arm by name. Raises UserError."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise UserError(f"{self.source}: arm {name!r}: unknown; known: {', '.join(arm.name for arm in self.arms)}")
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> StudySpec:
+    """The study in a file.
+
+    overrides: `PATH=VALUE`, the path as in the file ("run.epochs", "budget.trials", "space.student.width"), the value
+    as TOML writes it. name: another study name than the file's; needed where an override changes the identity.
+    Raises UserError in one line.
+    """
+    raw = read(path)
+    where = str(path)
+    study_name = _checked_name(
+        name if name is not None else path.stem, where, "--name" if name is not None else "file name"
+    )
+    if not overrides:
+        return _spec(raw, path, study_name, (), ())
+    table, dropped = apply(raw, overrides, where)
+    place = f"{where} with {' '.join(f'--set {text}' for text in overrides)}"
+    spec = _spec(table, path, study_name, tuple(overrides), dropped, place)
+    if study_name == path.stem:
+        lines = difference(record(_spec(raw, path, study_name, (), ())), record(spec))
+        if lines:
+            raise UserError(
+                f"{place}: another study than {study_name!r} ({'; '.join(lines[:3])}); "
+                f"give it a name of its own: --name {study_name}-2"
+            )
+    return spec
+
+
+def resolve(target: Arm | StudySpec, params: Mapping[str, Scalar]) -> RunConfig:
+    """The run of a trial: the [run] of the arm (of a study: its main search) with each parameter's path replaced and
+    validated again.
+
+    params: by parameter name, exactly the live ones. Raises UserError where one is unknown, missing, not live or
+    outside its range.
+    """
+    return (target.main if isinstance(target, StudySpec) else target).resolve(params)
+
+
+def record(spec: StudySpec, *, data_hash: str | None = None, teacher_hash: str | None = None) -> Table:
+    """All that the study's identity depends on; two of them compare with `search.spec.identity.difference`."""
+    return document(spec.objective, spec.front, spec.limits, spec.main, data_hash=data_hash, teacher_hash=teacher_hash)
+
+
+def identity(spec: StudySpec, *, data_hash: str | None, teacher_hash: str | None) -> str:
+    """sha256 (hex) of `record`."""
+    return digest(record(spec, data_hash=data_hash, teacher_hash=teacher_hash))
+
+
+def probe_runs(spec: StudySpec) -> Iterator[tuple[str, RunConfig]]:
+    """Runs of every arm that together show both ends of every range, every choice and every condition.
+
+    The label tells what is chosen: `kd: method = cwd, student.width = 8`.
+    """
+    for arm in spec.arms:
+        seen: set[str] = set()
+        for params in arm.probes():
+            label = f"{arm.name}: {', '.join(f'{name} = {value}' for name, value in params.items())}"
+            if label not in seen:
+                seen.add(label)
+                yield label, arm.resolve(params)
+
+
+def _spec(
+    raw: Mapping[str, Any],
+    path: Path,
+    name: str,
+    overrides: tuple[str, ...],
+    dropped: tuple[str, ...],
+    where: str = "",
+) -> StudySpec:
+    where = where or str(path)
+    try:
+        tables = StudyTables.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(explain(error, where, model=StudyTables)) from None
+    arms = _arms(tables, name, where)
+    teach = nest(tables.teach, f"{where}: teach.")
+    run = arms[0].base
+    if teach:
+        # Where [teach] is wrong, `trainer teach` would say so hours later.
+        RunFile(path, run, teach=teach).teacher_run()
+    return StudySpec(
+        name=name,
+        source=path,
+        overrides=overrides,
+        dropped=dropped,
+        objective=tables.objective,
+        front=tables.front,
+        limits=tables.limits,
+        run=run,
+        teach=teach,
+        sampler=tables.sampler,
+        pruner=tables.pruner,
+        budget=tables.budget,
+        arms=arms,
+        confirm=tables.confirm,
+        dashboard=tables.dashboard,
+    )
+
+
+def _arms(tables: StudyTables, name: str, where: str) -> tuple[Arm, ...]:
+    run = nest(tables.run, f"{where}: run.")
+    _check_places(tables, where)
+    main = main_arm(tables, run, parse(tables.space, where), name, where)
+    names = [entry.name for entry in tables.arms]
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice is not None:
+        raise UserError(f"{where}: arms.name = {twice!r}: given twice; rename one")
+    arms = with_enqueued([main, *(control_arm(main, entry, where) for entry in tables.arms)], tables.enqueue, where)
+    for arm in arms:
+        check_pruner(arm)
+        _check_both_ends(arm)
+    return tuple(changed(arm, identity=arm_identity(arm)) for arm in arms)
+
+
+def _check_places(tables: StudyTables, where: str) -> None:
+    """One search has one data set and one teacher: they are checked and hashed once, for all arms. Raises UserError."""
+    given = [("space", path) for path in entries(tables.space, where)]
+    given += [(f"arms.{entry.name}.set", path) for entry in tables.arms for path in flatten(entry.set)]
+    for table, path in given:
+        if path in PLACES or path == "data.name":
+            raise UserError(f"{where}: {table}.{path}: all arms share one data set and one teacher; set it in [run]")
+
+
+def _check_both_ends(arm: Arm) -> None:
+    """Resolve every probe, and see that the run holds each value as the space has it. Raises UserError."""
+    for params in arm.probes():
+        flat = flatten(arm.resolve(params).model_dump(mode="json"))
+        for name, value in params.items():
+            path = arm.parameter(name).path
+            read = flat.get(path)
+            if type(read) is not type(value) and not (type(value) is int and isinstance(read, float)):
+                raise UserError(
+                    f"{arm.where}: space.{name} = {received(value)}: read as {received(read)}; "
+                    f"write the {type(read).__name__} itself"
+                )
+
+
+def _checked_name(name: str, where: str, what: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{where}: {what} = {received(name)}: a study's name is 1 to 128 letters, digits, '.', '_' and '-'"
+        )
+    return name

@@ -1,0 +1,196 @@
+"""The words and examples of docs/study-file.md that no model holds. A test loads the examples as one study."""
+
+INTRODUCTION = """
+# The study file
+
+A study file says what to search. It is TOML, and there is one file a study: `studies/NAME.toml` is the study `NAME`.
+
+This page is made by `python -m search.spec.reference` from the code that reads the file; a test fails where the two
+differ. `python -m search init FOLDER` writes a file for your own pictures, and `python -m search validate NAME` checks
+one: every mistake is one line that names the key, what was received, what is known, and what to do.
+
+Everything under `[run]` is one complete training run. A name in `[space]` is the dotted path of the value in `[run]`
+that a trial replaces, and the same path is the parameter's name in the database, in the dashboard and in exports. A
+path may also be written as nested tables: `"optim.lr" = 1e-3` and `[run.optim]` with `lr = 1e-3` say the same.
+
+A study's identity is what `[objective]`, `[front]`, `[limits]`, `[run]` and `[space]` say, with the contents of data
+and teacher. Where that changes, the study needs another name. Everything else may change while a study runs; places
+(paths) are not part of it.
+
+The least that a file needs:
+"""
+
+EXAMPLES = {
+    "whole": """
+[objective]
+maximize = "dice"
+
+[run]
+method = "none"
+epochs = 30
+data   = { name = "blobs" }
+losses = { ce = { weight = 1.0 }, dice = { weight = 1.0 } }
+
+[space]
+"optim.lr" = { low = 1e-4, high = 1e-2, log = true }
+
+[budget]
+trials = 20
+""",
+    "objective": """
+[objective]
+maximize = "dice"
+""",
+    "front": """
+[front]
+along = "student.width"
+""",
+    "limits": """
+[limits]
+params_m   = 5.0
+gflops     = 30.0
+latency_ms = { max = 20.0, table = "latency.csv" }   # written on the target by `python -m search profile`
+""",
+    "run": """
+[run]
+method     = "kl"
+epochs     = 100
+batch_size = 16
+seed       = 1
+precision  = "bf16"
+validate   = { from = 5, every = 1 }
+""",
+    "run.data": """
+[run.data]
+name    = "polyp"
+root    = "$POLYP_ROOT"
+split   = "splits/mine.csv"
+size    = 352
+augment = "standard"
+""",
+    "run.teacher": """
+[run.teacher]
+name       = "unet"
+width      = 48
+checkpoint = "teachers/mine.safetensors"
+min_dice   = 0.80
+""",
+    "run.student": """
+[run.student]
+name  = "unet"
+width = 16
+""",
+    "run.losses": """
+[run.losses]
+ce   = { weight = 1.0 }
+dice = { weight = 1.0 }
+kl   = { weight = 1.0, temperature = 4.0 }
+cwd  = { weight = 3.0, temperature = 4.0 }
+""",
+    "run.optim": """
+[run.optim]
+name         = "adamw"
+lr           = 1e-3
+weight_decay = 1e-4
+schedule     = { name = "one-cycle", warmup_epochs = 3 }
+""",
+    "teach": """
+[teach]
+epochs     = 150
+"optim.lr" = 3e-4
+""",
+    "space": """
+[space]
+method                   = { choices = ["kl", "cwd"] }
+"losses.kl.temperature"  = { low = 1.0, high = 10.0, log = true, when = { method = "kl" } }
+"losses.cwd.temperature" = { low = 1.0, high = 8.0, log = true, when = { method = "cwd" } }
+"student.width"          = { choices = [8, 16] }
+"optim.lr"               = { low = 1e-4, high = 1e-2, log = true }
+"optim.weight_decay"     = { low = 0.0, high = 0.01, step = 0.001 }
+""",
+    "sampler": """
+[sampler]
+name    = "tpe"
+startup = 10
+options = { n_ei_candidates = 24 }
+""",
+    "pruner": """
+[pruner]
+name          = "median"
+startup       = 5
+warmup_epochs = 15
+""",
+    "budget": """
+[budget]
+trials     = 80
+max_failed = 16
+in_flight  = 24
+gpu_hours  = 30
+wall       = "12h"
+""",
+    "enqueue": """
+[[enqueue]]
+method = "kl"
+"losses.kl.temperature" = 4.0
+""",
+    "arms": """
+[[arms]]
+name   = "no-kd"
+set    = { method = "none" }
+trials = 80
+""",
+    "confirm": """
+[confirm]
+seeds  = [11, 12, 13, 14, 15]
+top    = 6
+choose = { smallest = "params", margin = 0.02 }
+""",
+    "dashboard": """
+[dashboard]
+images = "off"
+""",
+}
+"""By table: how it is written. All but "whole" together are one study."""
+
+NOTES = {
+    "front": "Then small students get their share of trials and are judged among their like; without it a "
+    "search drifts to the widest.",
+    "limits": "A trial that breaks one is PRUNED before it trains; a choice that always breaks one is refused by "
+    "`validate`. Times are looked up by network, options and size of the input, at one picture a pass: "
+    "[docs/package.md](package.md#how-fast-it-is-where-it-will-run).",
+    "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started. "
+    "[Splits and leaks](splits.md) says what a split file holds and what is refused.",
+    "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries hashes and sketches of its training "
+    "images: one that saw validation or test images, or near-identical ones, is refused.\n\nA teacher of "
+    "elsewhere is named by what it is: another program's state dict for a network of ours "
+    '(`keys = [["module.", ""], ["segmentation_head.", "head."]]`), a whole network (`name = "onnx"` or `"export"`, '
+    'with one float input N x 3 x H x W), stored `"maps"`, or several as an `"ensemble"`, whose `members` are tables '
+    "like this one. `trainer teach` then trains nothing and tells how good it is; what it was trained on is unknown. "
+    "Where its size is fixed, images are resized to it and its output back. Methods that read taps need a network of "
+    "ours, alone. Maps tell what was said of the plain pictures: they are bent along with the picture, while changes "
+    "of colour leave them as they are.",
+    "run.losses": "The total loss is the sum of weight times term, over the terms without a teacher and those that "
+    "`method` names.",
+    "teach": "Keys are those of `[run]`, without `data`, `method`, `student` and `teacher`.",
+    "space": "Each key is a path into `[run]`, its value a range or choices. Whole numbers (`low = 1`) draw whole "
+    "numbers, others (`low = 1.0`) real ones. Where one path needs several ranges, write a list of them with "
+    "`when`.",
+    "enqueue": "Keys are paths of `[space]`. `arm = NAME` puts an entry into another arm than the main search.",
+    "arms": "Each is a search of its own with a budget of its own, in the study `NAME.ARM`. A path in `set` leaves the "
+    "arm's space, and so do parameters that can no longer matter.",
+    "confirm": "Each winner is trained once on each seed, and so are the controls: of every arm the best and, for each "
+    "winner, the best with no more parameters; the best winner without its KD terms; and `[run]` as it is, without KD. "
+    "Runs of one seed start alike and see the same batches. Another `[confirm]` after the test rows were seen is a "
+    "second opening, which the report tells.",
+    "names": "What the tables of the program hold. Adding one is one file and one line: see CONTRIBUTING.md.",
+}
+"""By table: what a reader needs beside the meaning of its keys."""
+
+SPACE_KEYS = (
+    ("`low`, `high`", "number", "the range, both ends included"),
+    ("`log`", "true or false", "draw evenly over the logarithm; not with `step`"),
+    ("`step`", "number", "a grid from `low`; `high` must lie on it"),
+    ("`choices`", "list of values", "in place of a range: texts, numbers, or true and false"),
+    ("`when`", "table", "paths with a value, or a list of values, under which the parameter is live at all"),
+)
+"""The keys of an entry of [space]; `search.spec.ranges` reads them."""

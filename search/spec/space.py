@@ -1,0 +1,208 @@
+"""The search space: ranges and choices under dotted paths into [run], and the conditions under which each is live."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeGuard
+
+from trainer.config_paths import Table
+from trainer.errors import UserError
+
+Scalar = bool | int | float | str
+When = tuple[tuple[str, tuple[Scalar, ...]], ...]
+
+MOST_WORLDS = 4096
+"""Combinations of the values that conditions name."""
+
+
+@dataclass(frozen=True)
+class FloatRange:
+    """Real numbers from low to high, both included; on a grid of `step` where given."""
+
+    name: str
+    path: str
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    when: When = ()
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether a value may be drawn; whole numbers count as real ones."""
+        if not is_number(value) or not self.low <= value <= self.high:
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-6
+
+    def probes(self) -> tuple[Scalar, ...]:
+        """Both ends, and a value between them that is no whole number where the range has one."""
+        if self.step is not None:
+            count = int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step)))
+            return _distinct(
+                [self.low, float(Decimal(str(self.low)) + (count // 2) * Decimal(str(self.step))), self.high]
+            )
+        return _distinct([self.low, self.low + (self.high - self.low) * 0.3819660112501051, self.high])
+
+    def facts(self) -> Table:
+        """What the study's identity takes from it."""
+        return {"kind": "float", "low": self.low, "high": self.high, "log": self.log, "step": self.step}
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """Whole numbers from low to high, both included."""
+
+    name: str
+    path: str
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+    when: When = ()
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether a value may be drawn."""
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def probes(self) -> tuple[Scalar, ...]:
+        """Both ends."""
+        return _distinct([self.low, self.high])
+
+    def facts(self) -> Table:
+        """What the study's identity takes from it."""
+        return {"kind": "int", "low": self.low, "high": self.high, "log": self.log, "step": self.step}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values of one kind, in the file's order."""
+
+    name: str
+    path: str
+    choices: tuple[Scalar, ...]
+    when: When = ()
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether a value may be drawn."""
+        return any(same(value, choice) for choice in self.choices)
+
+    def probes(self) -> tuple[Scalar, ...]:
+        """All of them."""
+        return self.choices
+
+    def facts(self) -> Table:
+        """What the study's identity takes from it."""
+        return {"kind": "choices", "choices": list(self.choices)}
+
+
+Parameter = FloatRange | IntRange | Choices
+"""What may stand in [space]. `name` is the path, or `path[0]`, `path[1]`, ... where one path has several ranges."""
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def same(one: object, other: object) -> bool:
+    """Equality that keeps true apart from 1."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def shown(parameter: Parameter) -> str:
+    """A parameter's range as words: `1.0..10.0 log`, `8, 12, 16`."""
+    facts = parameter.facts()
+    if "choices" in facts:
+        return ", ".join(str(choice) for choice in facts["choices"])
+    extra = " log" if facts["log"] else f" step {facts['step']}" if facts["step"] not in (None, 1) else ""
+    return f"{facts['low']}..{facts['high']}{extra}"
+
+
+def condition(parameter: Parameter) -> str:
+    """A parameter's conditions as words."""
+    parts = [f"{path} = {' or '.join(str(v) for v in allowed)}" for path, allowed in parameter.when]
+    return f"it needs {' and '.join(parts)}"
+
+
+def value_at(values: Mapping[str, Scalar], path: str) -> Scalar | None:
+    """The value of a path among values keyed by parameter name or path; a chosen `path[i]` goes before `path`."""
+    if path in values and not any(name.startswith(f"{path}[") for name in values):
+        return values[path]
+    chosen = (value for name, value in values.items() if name.startswith(f"{path}[") and name.endswith("]"))
+    return next(chosen, values.get(path))
+
+
+def active(parameter: Parameter, values: Mapping[str, Scalar]) -> bool:
+    """Whether a parameter is live, given what was chosen so far on top of the arm's run (`Arm.values`)."""
+    return all(any(same(value_at(values, path), v) for v in allowed) for path, allowed in parameter.when)
+
+
+def ordered(space: Sequence[Parameter], where: str) -> tuple[Parameter, ...]:
+    """The parameters in the given order, but each after those that its conditions name. Raises UserError."""
+    by_path: dict[str, list[Parameter]] = {}
+    for parameter in space:
+        by_path.setdefault(parameter.path, []).append(parameter)
+    done: dict[str, Parameter] = {}
+    trail: list[str] = []
+
+    def visit(path: str) -> None:
+        if path in trail:
+            circle = " -> ".join([*trail[trail.index(path) :], path])
+            raise UserError(f"{where}: space.{path}.when: conditions go in a circle: {circle}; remove one of them")
+        trail.append(path)
+        for parameter in by_path.get(path, ()):
+            if parameter.name not in done:
+                for other, _ in parameter.when:
+                    visit(other)
+                done[parameter.name] = parameter
+        trail.pop()
+
+    for parameter in space:
+        visit(parameter.path)
+    return tuple(done.values())
+
+
+def worlds(space: Sequence[Parameter], run: Mapping[str, Scalar], where: str) -> Iterator[dict[str, Scalar]]:
+    """Every combination that conditions can tell apart, as {path: value} over the paths that conditions name.
+
+    space: in the order of `ordered`. run: the flat values that hold where nothing is chosen. A path without a live
+    parameter has its value in `run`. Of the values that no condition names, one stands for all.
+    """
+    named = {path for parameter in space for path, _ in parameter.when}
+    paths = list(dict.fromkeys([p.path for p in space if p.path in named] + sorted(named)))
+
+    def extend(i: int, chosen: dict[str, Scalar]) -> Iterator[dict[str, Scalar]]:
+        if i == len(paths):
+            yield chosen
+            return
+        path = paths[i]
+        live = [p for p in space if p.path == path and active(p, {**run, **chosen})]
+        options = _told_apart(live[0], space) if live else [run[path]] if path in run else []
+        if not options:
+            yield from extend(i + 1, chosen)
+        for value in options:
+            yield from extend(i + 1, {**chosen, path: value})
+
+    for count, world in enumerate(extend(0, {})):
+        if count == MOST_WORLDS:
+            raise UserError(f"{where}: space: conditions tell more than {MOST_WORLDS} combinations apart; use fewer")
+        yield world
+
+
+def _told_apart(parameter: Parameter, space: Sequence[Parameter]) -> list[Scalar]:
+    """The values of a parameter that conditions name, and one more."""
+    wanted = [value for p in space for path, allowed in p.when if path == parameter.path for value in allowed]
+    hit = list(_distinct([value for value in wanted if parameter.contains(value)]))
+    inside = parameter.probes() if isinstance(parameter, Choices | FloatRange) else _some(parameter, len(hit) + 1)
+    other = next((value for value in inside if not any(same(value, h) for h in hit)), None)
+    return hit if other is None else [*hit, other]
+
+
+def _some(parameter: IntRange, count: int) -> list[Scalar]:
+    return list(range(parameter.low, parameter.high + 1, parameter.step)[:count])
+
+
+def _distinct(values: Sequence[Scalar]) -> tuple[Scalar, ...]:
+    return tuple(value for i, value in enumerate(values) if not any(same(value, v) for v in values[:i]))

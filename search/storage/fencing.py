@@ -1,0 +1,300 @@
+"""Checks of ours inside Optuna's own transactions, through SQLAlchemy's public session events.
+
+Whoever writes to a trial does it inside `Fence.write(...)`: the commit checks the trial's token and applies the lease's
+changes with it. Whoever creates or pops a trial does it inside `Fence.admit(...)`: the commit counts the budget and
+inserts the lease. A check that fails raises one of our own exceptions and rolls everything back. Optuna swallows an
+IntegrityError in reports and attributes and retries others, so the statements here never let one out.
+"""
+
+import contextvars
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from search.storage.once import refuse_twice
+from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, findings, leases, orphans, searches
+from search.storage.statements import NOTHING, Values, insert_once, now_of, put_attributes, put_findings
+
+CLOSED = "the search is closed for good"
+"""Why nothing begins in a search that a person has closed."""
+DELETED = "the study was deleted"
+"""Why nothing begins in a study that Optuna no longer has."""
+
+
+class LeaseLost(Exception):
+    """Somebody else holds the trial now, or it is finished: this holder's writes do not count."""
+
+
+class Refused(Exception):
+    """No trial may begin now; `final` says whether that can change while the search runs."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lease: stable over a restart of the ranks by the same torchrun."""
+
+    name: str
+    host: str
+
+
+@dataclass
+class _Write:
+    trial_id: int
+    token: int
+    changes: Mapping[str, Any]
+    ends: str | None
+    attributes: Values
+    findings: Sequence[Values]
+    applied: bool = False
+
+
+@dataclass
+class _Admission:
+    study_id: int
+    owner: Owner | None
+    search_id: int
+    once: str | None
+    seen: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class _Withdrawal:
+    trial_id: int
+    paused: bool
+    lease: Mapping[str, Any]
+    attributes: Values
+
+
+class Fence:
+    """Listens on the session factory of the one storage of this process."""
+
+    def __init__(
+        self,
+        sessions: orm.scoped_session[orm.Session],
+        trial_model: type[Any],
+        dialect: str,
+        gone: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self._trial = trial_model
+        self._dialect = dialect
+        self._sessions = sessions
+        self._gone = gone
+        self._write: contextvars.ContextVar[_Write | None] = contextvars.ContextVar("write", default=None)
+        self._admission: contextvars.ContextVar[_Admission | None] = contextvars.ContextVar("admission", default=None)
+        self._withdrawal: contextvars.ContextVar[_Withdrawal | None] = contextvars.ContextVar(
+            "withdrawal", default=None
+        )
+        sa.event.listen(sessions.session_factory, "after_flush", self._after_flush)
+        sa.event.listen(sessions.session_factory, "before_commit", self._before_commit)
+
+    @contextmanager
+    def write(
+        self,
+        trial_id: int,
+        token: int,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        ends: str | None = None,
+        attributes: Values = NOTHING,
+        findings: Sequence[Values] = (),
+    ) -> Iterator[None]:
+        """Every commit inside checks that `token` still holds the trial; the first one applies `changes` to its lease.
+
+        `ends` closes the attempt with that reason; `attributes` become the trial's user attributes, `findings` rows of
+        that table. Raises LeaseLost.
+        """
+        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes, findings))
+        try:
+            yield
+        except self._gone as error:
+            if self._runs(trial_id):
+                raise
+            raise LeaseLost(f"trial {trial_id}: somebody ended or deleted it") from error
+        finally:
+            self._write.reset(token_of_context)
+
+    @contextmanager
+    def admit(self, study_id: int, owner: Owner | None, search_id: int, *, once: str | None = None) -> Iterator[None]:
+        """A trial created or popped inside is counted and leased, if to anybody. Raises Refused, AlreadyQueuedError."""
+        token_of_context = self._admission.set(_Admission(study_id, owner, search_id, once))
+        try:
+            yield
+        finally:
+            self._admission.reset(token_of_context)
+
+    @contextmanager
+    def withdraw(
+        self, trial_id: int, *, paused: bool, lease: Mapping[str, Any], attributes: Values = NOTHING
+    ) -> Iterator[None]:
+        """The commit inside ends a trial in nobody's hands, and writes `lease` and user attributes with it.
+
+        paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where somebody took it.
+        """
+        token_of_context = self._withdrawal.set(_Withdrawal(trial_id, paused, lease, attributes))
+        try:
+            yield
+        finally:
+            self._withdrawal.reset(token_of_context)
+
+    def _runs(self, trial_id: int) -> bool:
+        table = self._trial.__table__
+        with self._sessions.session_factory() as session:
+            query = sa.select(table.c.state).where(table.c.trial_id == trial_id)
+            state = session.execute(query).scalar_one_or_none()
+        return state is not None and state.name == "RUNNING"
+
+    def _after_flush(self, session: orm.Session, _context: orm.UOWTransaction) -> None:
+        admission = self._admission.get()
+        if admission is not None:
+            fresh = [o for o in (*session.new, *session.dirty) if isinstance(o, self._trial)]
+            admission.seen.extend(o for o in fresh if o not in admission.seen)
+
+    def _before_commit(self, session: orm.Session) -> None:
+        write = self._write.get()
+        if write is not None:
+            self._check_token(session, write)
+        withdrawal = self._withdrawal.get()
+        if withdrawal is not None:
+            session.flush()
+            self._end_unheld(session, withdrawal)
+        admission = self._admission.get()
+        if admission is not None:
+            session.flush()
+            # Optuna repeats a creation that failed: rows of a try that was rolled back have left the session.
+            seen, admission.seen = [trial for trial in admission.seen if trial in session], []
+            for trial in seen:
+                self._count_and_lease(session, admission, trial)
+
+    def _check_token(self, session: orm.Session, write: _Write) -> None:
+        try:
+            session.flush()
+        except sa.exc.IntegrityError as error:
+            # Optuna would drop it silently, and the writer would take the write for stored.
+            raise LeaseLost(f"trial {write.trial_id}: somebody else wrote the same row ({error.orig})") from error
+        query = sa.select(leases.c.token, leases.c.state).where(leases.c.trial_id == write.trial_id).with_for_update()
+        row = session.execute(query).one_or_none()
+        if row is None or row.token != write.token or row.state != HELD:
+            found = "no lease" if row is None else f"token {row.token}, {row.state}"
+            raise LeaseLost(f"trial {write.trial_id}: token {write.token} holds it no longer ({found})")
+        if not write.applied:
+            apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
+            put_attributes(session.connection(), self._dialect, write.trial_id, write.attributes)
+            put_findings(session.connection(), self._dialect, write.findings)
+            write.applied = True
+
+    def _end_unheld(self, session: orm.Session, end: _Withdrawal) -> None:
+        values = {**end.lease, "state": FINISHED, "owner": None}
+        if end.paused:
+            mine = (leases.c.trial_id == end.trial_id) & (leases.c.state == PAUSED)
+            changed = session.connection().execute(leases.update().where(mine).values(**values))
+        else:
+            fresh = dict(trial_id=end.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
+            changed = session.connection().execute(insert_once(self._dialect, leases, **fresh, **values))
+        if changed.rowcount != 1:
+            raise LeaseLost(f"trial {end.trial_id}: somebody took it meanwhile")
+        put_attributes(session.connection(), self._dialect, end.trial_id, end.attributes)
+
+    def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
+        of_study = sa.select(arms).where(arms.c.study_id == admission.study_id)
+        arm = session.execute(of_study.with_for_update()).one_or_none()
+        if arm is None or arm.search_id != admission.search_id:  # an id that SQLite gave out again
+            raise Refused(DELETED, final=True)
+        refuse_twice(session.connection(), trial.trial_id, admission.once)
+        # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
+        if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
+            raise Refused(CLOSED, final=True)
+        table = self._trial.__table__
+        mine = table.c.study_id == admission.study_id
+        counted = sa.select(sa.func.count()).where(mine, table.c.state != type(trial.state).FAIL)
+        if session.execute(counted).scalar_one() > arm.trials:
+            raise Refused(f"arm {arm.name}: all {arm.trials} trials are taken")
+        if (owner := admission.owner) is None:
+            return
+        self._check_search(session, arm.search_id)
+        flies = (leases.c.study_id == admission.study_id) & leases.c.state.in_([HELD, FREE])
+        flying = sa.select(sa.func.count()).where(flies)
+        if session.execute(flying).scalar_one() >= arm.in_flight:
+            raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
+        lease = dict(study_id=admission.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
+        fresh = dict(trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
+        # SQLite gives out the ids of deleted rows again: what a deleted study left of this one must not be in the way.
+        other = (leases.c.study_id != admission.study_id) | (leases.c.number != trial.number)
+        forget_leases(session.connection(), (leases.c.trial_id == trial.trial_id) & other)
+        inserted = session.connection().execute(insert_once(self._dialect, leases, **fresh, **lease))
+        if inserted.rowcount != 1:
+            raise Refused(f"trial {trial.trial_id} has a lease already")
+        begin_attempt(session.connection(), self._dialect, trial.trial_id, 1, owner, 1)
+
+    def _check_search(self, session: orm.Session, search_id: int) -> None:
+        search = session.execute(sa.select(searches).where(searches.c.search_id == search_id)).one()
+        now = session.execute(sa.select(now_of(self._dialect))).scalar_one()
+        reason = why_closed(session.connection(), search, now)
+        if reason is not None:
+            raise Refused(reason, final=True)
+        if search.began is None:
+            started = searches.update().where(searches.c.search_id == search_id, searches.c.began.is_(None))
+            session.execute(started.values(began=now))
+
+
+def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None:
+    """Why nothing new is admitted to a search any more, in words; None where something is."""
+    if search.closed:
+        return CLOSED
+    if search.stop is not None:
+        how = "now" if search.stop == "now" else "running trials go on to their end"
+        return f"the search was asked to stop ({how})"
+    of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
+    failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
+    if connection.execute(failed).scalar_one() >= search.max_failed:
+        return f"max_failed: {search.max_failed} trials failed"
+    if search.wall_seconds is not None and search.began is not None and now - search.began >= search.wall_seconds:
+        return f"wall: {search.wall_seconds / 3600:.2f} h are over"
+    if search.gpu_hours is not None:
+        used = connection.execute(sa.select(sa.func.sum(leases.c.gpu_seconds)).where(of_search)).scalar_one() or 0.0
+        if used >= search.gpu_hours * 3600:
+            return f"gpu_hours: {search.gpu_hours} are used"
+    return None
+
+
+def forget_leases(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Delete some leases, and what was written down of their attempts."""
+    trial_ids = sa.select(leases.c.trial_id).where(which)
+    for table in (attempts, orphans, findings, leases):
+        connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
+
+
+def begin_attempt(
+    connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int
+) -> None:
+    """Write down who begins with a trial, from which epoch. Raises Refused where that attempt exists."""
+    values = dict(trial_id=trial_id, token=token, owner=owner.name, host=owner.host, first_epoch=first_epoch)
+    inserted = connection.execute(insert_once(dialect, attempts, began=now_of(dialect), **values))
+    if inserted.rowcount != 1:
+        raise Refused(f"trial {trial_id} has an attempt {token} already")
+
+
+def end_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, why: str) -> None:
+    """Write down how an attempt ended."""
+    mine = (attempts.c.trial_id == trial_id) & (attempts.c.token == token)
+    connection.execute(attempts.update().where(mine).values(ended=now_of(dialect), why=why))
+
+
+def apply(
+    connection: sa.Connection, dialect: str, trial_id: int, token: int, changes: Mapping[str, Any], ends: str | None
+) -> None:
+    """Change a held lease; raises LeaseLost where the token no longer holds it."""
+    if changes:
+        held = (leases.c.trial_id == trial_id) & (leases.c.token == token) & (leases.c.state == HELD)
+        if connection.execute(leases.update().where(held).values(**changes)).rowcount != 1:
+            raise LeaseLost(f"trial {trial_id}: token {token} holds it no longer")
+    if ends is not None:
+        end_attempt(connection, dialect, trial_id, token, ends)

@@ -1,0 +1,58 @@
+"""What a database already holds under a study's name; nothing is written, neither tables nor settings."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from search.storage import schema
+from search.storage.database import bare_engine, label_of
+from search.storage.url import DEFAULT, from_environment, storage_url
+from trainer.errors import one_line
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was found in one database."""
+
+    label: str
+    identity: str | None = None
+    """Of the study that is there; None where there is none, or where the database does not answer."""
+    record: Mapping[str, Any] | None = None
+    """What that identity was computed from."""
+    why: str | None = None
+    """Why the database could not be looked at."""
+
+
+def stored(given: str | None, name: str) -> Stored | None:
+    """The study of that name in the database that a worker would use; None where none is named and the default file
+    does not exist.
+    """
+    if given is None and from_environment() is None and not DEFAULT.is_file():
+        return None
+    url = storage_url(given)
+    label = label_of(url)
+    file = _sqlite_file(url)
+    if file is not None and not file.is_file():
+        return Stored(label)
+    readable = f"sqlite:///{file.absolute().as_uri()}?mode=ro&uri=true" if file is not None else None
+    engine = bare_engine(url) if readable is None else sa.create_engine(readable, poolclass=sa.NullPool)
+    try:
+        with engine.connect() as connection:
+            if not sa.inspect(connection).has_table(schema.searches.name):
+                return Stored(label)
+            columns = (schema.searches.c.identity, schema.searches.c.spec)
+            row = connection.execute(sa.select(*columns).where(schema.searches.c.name == name)).one_or_none()
+    except sa.exc.SQLAlchemyError as error:
+        return Stored(label, why=one_line(getattr(error, "orig", None) or error)[:160])
+    finally:
+        engine.dispose()
+    return Stored(label) if row is None else Stored(label, row.identity, json.loads(row.spec))
+
+
+def _sqlite_file(url: str) -> Path | None:
+    parsed = sa.make_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None

@@ -1,0 +1,308 @@
+"""The Optuna adapter: how a trial begins, is judged and ends, in the database of one search.
+
+Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores
+its resolved run, which makes it exist for training, `report` stores an epoch, `complete`, `prune` and `fail` end it.
+Every write carries the token; `said` are attributes of the trial that are written with it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import NopPruner
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search import pruners, samplers
+from search.spec.arms import Arm
+from search.spec.config import MedianConfig
+from search.spec.load import StudySpec
+from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
+from search.storage.database import Opened
+from search.storage.fencing import DELETED, Owner, Refused
+from search.storage.leases import Held, Leases, Seen, shortened
+from search.storage.once import AlreadyQueuedError, named
+from search.storage.schema import FINISHED
+from search.storage.statements import NOTHING, Values
+from search.study.counts import Counts
+from search.study.settings import with_budgets
+from search.study.trial_attributes import failure
+from trainer.errors import UserError
+
+_QUEUED = "enqueued"
+"""The attribute of a study whose file's own trials are in its queue."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process holds, before or after its run was stored."""
+
+    held: Held
+    arm: Arm
+    seen: Seen | None
+    """The lease as it was found, where the trial was taken over."""
+    lost: bool = False
+    """Whether it was taken from a holder that vanished."""
+    resume_epoch: int = 0
+    """The epoch after which it goes on: as judged, once, when it was taken."""
+
+
+class Search:
+    """One search in an opened database: its arms as Optuna studies, and the leases of their trials."""
+
+    def __init__(
+        self, opened: Opened, spec: StudySpec, search_id: int, folder: str, studies: Mapping[str, int]
+    ) -> None:
+        self.opened = opened
+        self.spec = spec
+        self.search_id = search_id
+        self.folder = folder
+        """The uuid that names this search's folder of checkpoints."""
+        self.leases: Leases = opened.leases
+        self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
+        self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
+        self._pruner_of = {arm.name: pruners.pruner(_pruner_settings(arm)) for arm in spec.arms}
+
+    # ---- beginning
+
+    def enqueue_all(self, arm: Arm) -> None:
+        """Put the study file's own trials into an arm's queue, once; call it under `creation_lock`."""
+        study = self._study_of[arm.name]
+        if study.user_attrs.get(_QUEUED):
+            return
+        present = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
+        for params in arm.enqueue:
+            if dict(params) not in present:  # a process may have died between these lines
+                self.enqueue(arm, params)
+        study.set_user_attr(_QUEUED, True)
+
+    def enqueue(self, arm: Arm, params: Mapping[str, Scalar]) -> None:
+        """Put one trial into an arm's queue. Raises UserError where the arm's budget is taken."""
+        study, (name, queued) = self._study_of[arm.name], named(params)
+        try:
+            with self.opened.fence.admit(study._study_id, None, self.search_id, once=name):
+                study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, system_attrs=queued))
+        except AlreadyQueuedError:
+            return  # Optuna repeats what broke, and only the answer had been lost
+        except Refused as refused:
+            remedy = "start a study of another name (--name)" if refused.final else "raise budget.trials to make room"
+            raise UserError(f"enqueue: {refused.reason}; {remedy}") from None
+
+    def claim(self, owner: Owner, on_hand: Callable[[Seen], int], stale: Sequence[Seen]) -> Claim:
+        """The next trial for this owner: a free or stale one, else a waiting or new one of the neediest arm.
+
+        on_hand: the epoch that this host can resume a lease from (0 where its checkpoint cannot be read).
+        stale: leases that the caller's watch found abandoned. Raises Refused with the last arm's reason where nothing
+        may begin.
+        """
+        rows = self.leases.of_studies(list(self.arms))
+        for row in [r for r in rows if r.state == "free"] + [r for r in rows if r in stale]:
+            lost = row.state == "held"
+            epoch = on_hand(row)
+            held = self.leases.take(row, owner, resume_epoch=epoch, lost=lost)
+            if held is not None:
+                return Claim(held, self.arms[row.study_id], row, lost, epoch)
+        refused: Refused | None = None
+        for study_id in self._by_need(rows):
+            try:
+                return self._ask(study_id, owner)
+            except Refused as reason:
+                refused = reason
+        raise refused or Refused("every arm has its trials", final=True)
+
+    def retake(self, owner: Owner, on_hand: Callable[[Seen], int], known: Container[int] = ()) -> Iterator[Claim]:
+        """Take back at once what this owner holds without knowing of it.
+
+        From before its ranks were restarted, or from a claim whose answer was lost. known: trial ids that it knows of.
+        """
+        for row in self.leases.of_studies(list(self.arms)):
+            if row.state == "held" and row.owner == owner.name and row.trial_id not in known:
+                epoch = on_hand(row)
+                held = self.leases.take(row, owner, resume_epoch=epoch, lost=False)
+                if held is not None:
+                    yield Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
+
+    def suggest(self, claim: Claim) -> dict[str, Scalar]:
+        """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
+        study = self._study_of[claim.arm.name]
+        trial_id = claim.held.trial_id
+        with self.opened.fence.write(trial_id, claim.held.token):
+            study.get_trials(deepcopy=False)  # Optuna's cache must know what a former holder suggested
+            trial = Trial(study, trial_id)
+            chosen: dict[str, Scalar] = {}
+            for parameter in _front_first(claim.arm):
+                if active(parameter, claim.arm.values(chosen)):
+                    chosen[parameter.name] = _suggest(trial, parameter)
+        return chosen
+
+    def commit(self, claim: Claim, run: str, environment: str, said: Values = NOTHING) -> None:
+        """Store the resolved run: from here on the trial exists for training. Raises LeaseLost."""
+        self.leases.change(claim.held, {"run": run, "environment": environment}, attributes=said)
+
+    # ---- training
+
+    def report(self, held: Held, epoch: int, value: float | None, changes: Values, said: Values = NOTHING) -> None:
+        """Store an epoch: its score where it has one, and the lease's changes, in one transaction. Raises LeaseLost."""
+        if value is None:
+            self.leases.change(held, changes, attributes=said)
+            return
+        with self.opened.fence.write(held.trial_id, held.token, changes, attributes=said):
+            self.opened.storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
+
+    def pruned(self, held: Held) -> bool:
+        """Whether the trial, as reported so far, is pruned."""
+        arm = self.arms[held.study_id]
+        if arm.pruner.name == "none":
+            return False
+        with self.opened.fence.write(held.trial_id, held.token):
+            trial = self.opened.storage.get_trial(held.trial_id)
+            return pruners.should_prune(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=_front(arm))
+
+    def attribute(self, held: Held, key: str, value: Any) -> None:
+        """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""
+        with self.opened.fence.write(held.trial_id, held.token):
+            self.opened.storage.set_trial_user_attr(held.trial_id, key, value)
+
+    # ---- ending
+
+    def complete(
+        self, held: Held, value: float, changes: Values, said: Values = NOTHING, found: Sequence[Values] = ()
+    ) -> None:
+        """The run reached its last epoch; `found`: rows of its findings. Raises LeaseLost."""
+        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", said, found)
+
+    def prune(self, held: Held, changes: Values, said: Values = NOTHING) -> None:
+        """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
+        with self.opened.fence.write(held.trial_id, held.token):
+            trial = self.opened.storage.get_trial(held.trial_id)
+        values = None if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
+        self._finish(held, TrialState.PRUNED, values, changes, "pruned", said)
+
+    def fail(self, held: Held, kind: str, message: str, said: Values = NOTHING) -> None:
+        """The trial failed for good. Raises LeaseLost."""
+        changes = {"failure": kind, "message": shortened(message), "checkpoint": None}
+        self._finish(held, TrialState.FAIL, None, changes, kind, {**said, **failure(kind, message)})
+
+    def _finish(
+        self,
+        held: Held,
+        state: TrialState,
+        values: list[float] | None,
+        changes: Values,
+        why: str,
+        said: Values,
+        found: Sequence[Values] = (),
+    ) -> None:
+        # The storage's own call rather than Study.tell: one transaction, in which the lease ends too.
+        ended = {**changes, "state": FINISHED}
+        with self.opened.fence.write(held.trial_id, held.token, ended, ends=why, attributes=said, findings=found):
+            self.opened.storage.set_trial_state_values(held.trial_id, state, values)
+
+    # ---- looking
+
+    def counts(self) -> dict[str, Counts]:
+        """Trials by arm and state."""
+        states = self.leases.states(list(self.arms))
+        names = dict(complete="COMPLETE", pruned="PRUNED", failed="FAIL", running="RUNNING", waiting="WAITING")
+        return {
+            arm.name: Counts(**{field: states.get((study_id, state), 0) for field, state in names.items()})
+            for study_id, arm in self.arms.items()
+        }
+
+    def progress(self) -> str:
+        """One line for a log: trials by state over all arms, and the best so far."""
+        counts = self.counts()
+        parts = []
+        for arm in self.arms.values():
+            c = counts[arm.name]
+            done = c.complete + c.pruned
+            states = f"complete {c.complete}, pruned {c.pruned}, failed {c.failed}, running {c.running}"
+            parts.append(f"{arm.name} {done}/{arm.trials} ({states})")
+        best = self.leases.best(list(self.arms), minimize=self.spec.objective.direction == "minimize")
+        if best is not None:
+            parts.append(f"best so far {best.best_score:.4f} ({self.arms[best.study_id].name} #{best.number})")
+        return "  ".join(parts)
+
+    def trials(self, arm: Arm) -> list[FrozenTrial]:
+        """All trials of an arm, in the order of their numbers."""
+        return self._study_of[arm.name].get_trials(deepcopy=False)
+
+    # ---- inside
+
+    def _load(self, arm: Arm) -> optuna.Study:
+        given = arm.sampler
+        options = given.options.model_dump(exclude_defaults=True)
+        settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
+        sampler = samplers.sampler(settings, study_seed_words=(arm.name,), front=_front(arm))
+        return optuna.load_study(
+            study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
+        )
+
+    def _ask(self, study_id: int, owner: Owner) -> Claim:
+        arm = self.arms[study_id]
+        study = self._study_of[arm.name]
+        try:
+            with self.opened.fence.admit(study_id, owner, self.search_id):
+                trial_id = study._pop_waiting_trial_id()
+                if trial_id is None:
+                    if arm.planned:
+                        raise Refused(f"arm {arm.name}: every planned trial was begun")
+                    trial_id = self.opened.storage.create_new_trial(study_id)
+            number = self.opened.storage.get_trial_number_from_id(trial_id)
+        except KeyError:
+            raise Refused(DELETED, final=True) from None
+        return Claim(Held(trial_id, number, study_id, 1), arm, None)
+
+    def _by_need(self, rows: Sequence[Seen]) -> Iterator[int]:
+        """Arms with room, the one that is furthest behind its share first."""
+        flying, counts = Counter(row.study_id for row in rows), self.counts()
+        arms = with_budgets(self.arms, self.leases.arms_of(self.search_id))
+        ratio = {study_id: _budget_used(arm, counts[arm.name]) for study_id, arm in arms.items()}
+        wanted = {study_id for study_id, arm in arms.items() if ratio[study_id] < 1 or counts[arm.name].waiting}
+        room = [study_id for study_id in wanted if flying[study_id] < arms[study_id].in_flight]
+        yield from sorted(room, key=lambda s: (ratio[s], s))
+
+
+def _budget_used(arm: Arm, counts: Counts) -> float:
+    """How much of its budget an arm has had, 1 for all of it: the one that is furthest behind is served first.
+
+    Planned trials count once they have begun, so that planned arms go through their queues side by side.
+    """
+    return ((counts.begun + counts.failed) if arm.planned else counts.admitted) / arm.trials
+
+
+def _front_first(arm: Arm) -> list[Parameter]:
+    """The front's parameter is drawn first: the sampler's view of the other trials follows from it."""
+    return sorted(arm.space, key=lambda p: p.path != arm.front)
+
+
+def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
+    if isinstance(parameter, Choices):
+        chosen = trial.suggest_categorical(parameter.name, list(parameter.choices))
+        return next(choice for choice in parameter.choices if same(choice, chosen))
+    if isinstance(parameter, FloatRange):
+        return trial.suggest_float(
+            parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
+        )
+    return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def _front(arm: Arm) -> samplers.FrontChoice | None:
+    if arm.front is None:
+        return None
+    choices = next(p.choices for p in arm.space if p.path == arm.front and isinstance(p, Choices))
+    return samplers.FrontChoice(arm.front, choices, arm.sampler.seed)
+
+
+def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
+    given = arm.pruner.model_dump()
+    if isinstance(arm.pruner, MedianConfig):
+        given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
+    return pruners.PrunerSettings(epochs=arm.epochs, **given)
+
+
+def study_id_of(opened: Opened, name: str, direction: Literal["maximize", "minimize"]) -> int:
+    """The id of an Optuna study, created where it is missing; call it under `creation_lock`."""
+    study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
+    return study._study_id

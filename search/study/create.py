@@ -1,0 +1,144 @@
+"""How a process comes to a search: it creates it, joins it, or is refused with the difference."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loguru import logger
+
+from search.spec.identity import difference
+from search.spec.load import MAIN, StudySpec, record
+from search.storage.database import Opened, creation_lock
+from search.study.adapter import Search, study_id_of
+from search.study.settings import changes, stored, superseded
+from trainer.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a search is, beyond its name: a changed one is refused."""
+
+    search: str
+    arms: Mapping[str, str]
+    record: Mapping[str, Any]
+    """What the identity was computed from, for a difference in words."""
+
+
+def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -> Search:
+    """Create the search or join it. Raises UserError with the difference where the stored one is another."""
+    with creation_lock(url):
+        _forget_deleted(opened)
+        found = opened.leases.search(spec.name)
+        old = found is not None and _joins_with_older(opened, spec, found, identity)
+        studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
+        rows = [
+            dict(
+                study_id=studies[arm.name],
+                name=arm.name,
+                study_name=arm.study_name,
+                identity=identity.arms[arm.name],
+                trials=arm.trials,
+                in_flight=arm.in_flight,
+            )
+            for arm in spec.arms
+        ]
+        budget = spec.budget
+        values = dict(
+            name=spec.name,
+            uuid=uuid.uuid4().hex if found is None else found.uuid,
+            identity=identity.search,
+            spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
+            settings=stored(spec, None if found is None else found.settings),
+            closed=False,
+            max_failed=budget.max_failed,
+            gpu_hours=budget.gpu_hours,
+            wall_seconds=budget.wall_seconds,
+        )
+        if found is not None and old:
+            present = {row.study_id for row in opened.leases.arms_of(found.search_id)}
+            rows = [row for row in rows if row["study_id"] not in present]
+            values |= {name: getattr(found, name) for name in ("settings", "max_failed", "gpu_hours", "wall_seconds")}
+        search_id = opened.leases.add_search(values, rows)
+        search = Search(opened, spec, search_id, str(values["uuid"]), studies)
+        if found is None or not found.closed:
+            for arm in spec.arms:
+                search.enqueue_all(arm)
+    return search
+
+
+def _joins_with_older(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> bool:
+    """Whether another file was given since this one held; says what differs. Raises UserError for another study."""
+    _check_same(opened, spec, found, identity)
+    old, lines = superseded(spec, found.settings), changes(spec, found.settings)
+    if old and lines:
+        logger.warning(
+            "{}: {} is an older file, and the database keeps the newer settings ({}); to have its own again, change "
+            "it in any way, if only by a comment",
+            spec.name,
+            spec.source,
+            "; ".join(lines),
+        )
+    for line in () if old else lines:
+        logger.info("{}: changed since the last worker joined: {}", spec.name, line)
+    return old
+
+
+def _forget_deleted(opened: Opened) -> None:
+    """Forget what Optuna deleted in the meantime, of every search in this database.
+
+    SQLite gives out the ids of deleted studies and trials again: what is left of them would bind their successors.
+    """
+    for name in opened.leases.names():
+        found = opened.leases.search(name)
+        if found is None:
+            continue
+        arms, gone = opened.leases.arms_of(found.search_id), opened.leases.gone_arms(found.search_id)
+        if not gone:
+            continue
+        # Without its main study a search is no more: a new one under its name starts with nothing.
+        everything = any(arm.name == MAIN for arm in arms if arm.study_id in gone)
+        opened.leases.forget([arm.study_id for arm in arms] if everything else list(gone))
+        for arm in arms:
+            if everything and arm.study_id not in gone:
+                aside = f"{arm.study_name}.{found.uuid[:8]}"
+                opened.leases.rename(arm.study_id, aside)
+                kept = f"trials of its arm {arm.name} stay as {aside}"
+                logger.warning("the main study of {} was deleted: {}", name, kept)
+    opened.leases.forget_leftovers()
+
+
+def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> None:
+    if found.identity != identity.search:
+        raise UserError(_changed(spec.name, found.spec, identity))
+    for arm in opened.leases.arms_of(found.search_id):
+        if identity.arms.get(arm.name, arm.identity) != arm.identity:
+            raise UserError(
+                f"study {spec.name!r}: its arm {arm.name!r} exists with another run or space; "
+                "give the arm another name, or the study (--name)"
+            )
+
+
+def attach_search(opened: Opened, spec: StudySpec) -> Search:
+    """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
+    found = opened.leases.search(spec.name)
+    if found is None:
+        known = opened.leases.names()
+        raise UserError(
+            f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first"
+        )
+    lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
+    if lines:
+        raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
+    names = {row.name: row.study_id for row in opened.leases.arms_of(found.search_id)}
+    missing = [arm.name for arm in spec.arms if arm.name not in names]
+    if missing:
+        raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")
+    return Search(opened, spec, found.search_id, found.uuid, names)
+
+
+def _changed(name: str, stored: str, identity: Identity) -> str:
+    lines = difference(json.loads(stored), identity.record)
+    words = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
+    return f"study {name!r} exists with another identity: {words or 'the identity differs'}; use another name (--name)"

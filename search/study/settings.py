@@ -1,0 +1,76 @@
+"""Which study file's sampler, pruner and budget hold: the newest that somebody gave on purpose.
+
+They may change while a study goes on, by a changed file or another --set. The database keeps what it was told and by
+which files, in their order: a worker that is merely started again, or that has an older copy, changes nothing back.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from search.spec.arms import Arm
+from search.spec.identity import difference, digest
+from search.spec.load import StudySpec
+from trainer.errors import UserError
+
+_FILES = "files"
+"""Beside the settings: the files that were seen, by what `_key` says of them, the one that holds last."""
+_MOST = 500
+"""Files that are remembered."""
+
+
+def settings(spec: StudySpec) -> dict[str, Any]:
+    """What may change while a study goes on."""
+    names = ("sampler", "pruner", "budget", "confirm", "dashboard")
+    arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
+    return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms}
+
+
+def stored(spec: StudySpec, before: str | None) -> str:
+    """The settings of a file as the database keeps them, after those that it kept before."""
+    files = [] if before is None else [each for each in _files(before) if each != _key(spec)]
+    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:]}
+    return json.dumps(kept, allow_nan=False, sort_keys=True)
+
+
+def superseded(spec: StudySpec, before: str) -> bool:
+    """Whether this very file held before and another one was given since."""
+    return _key(spec) in _files(before)[:-1]
+
+
+def changes(spec: StudySpec, before: str) -> list[str]:
+    """What of the settings differs between the database and a file, a line each: `budget.trials: 40 -> 80`."""
+    kept = json.loads(before)
+    kept.pop(_FILES, None)
+    return difference(kept, settings(spec))
+
+
+def with_budgets(arms: Mapping[int, Arm], rows: Sequence[Any]) -> dict[int, Arm]:
+    """The arms by study id, with the budgets of their rows in the database.
+
+    A worker with a newer file may have changed them since this one joined.
+    """
+    found = {row.study_id: row for row in rows}
+    return {
+        study_id: replace(arm, trials=found[study_id].trials, in_flight=found[study_id].in_flight)
+        if study_id in found
+        else arm
+        for study_id, arm in arms.items()
+    }
+
+
+def _files(before: str) -> list[str]:
+    return list(json.loads(before).get(_FILES, []))
+
+
+def _key(spec: StudySpec) -> str:
+    """A file as somebody wrote it, and what --set changed: a comment more is another file, so that one can go back."""
+    if spec.confirms is not None:
+        return "planned"  # once, in the database
+    try:
+        text = hashlib.sha256(spec.source.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{spec.source}: cannot be read ({error.strerror}); give a study file") from error
+    return digest({"file": text, "set": list(spec.overrides)})[:16]

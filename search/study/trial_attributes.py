@@ -1,0 +1,153 @@
+"""What a trial says of itself in the dashboard: readable attributes, written in the transactions that it takes anyway.
+
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `failure*`, `gradient.*`, `host`, `limit`,
+`model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few: what people
+sort by is a number, the rest stands in short texts of one line.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from search.planning.limits import Cost
+from trainer.config import RunConfig
+
+if TYPE_CHECKING:
+    from trainer.dry_run import Facts
+
+LONGEST = 200
+"""Characters of a text."""
+SHARES = "gradient.shares"
+"""The attribute that holds the share of each loss term in the gradient, by name."""
+DEAD = 0.01
+"""A term with a smaller share of the gradient moves nothing."""
+_ABREAST = 4
+"""Scores in one line."""
+_PASSWORD = re.compile(r"(\w+://)\S*@")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One holder of a trial."""
+
+    host: str
+    first_epoch: int
+    """The epoch that it began with, from 1."""
+    why: str | None
+    """How it ended; None while it goes on."""
+
+
+class Judged(NamedTuple):
+    """What is known of a search's teacher."""
+
+    dice: float
+    """On validation."""
+    seen: str
+    """On which images that judge students it was trained."""
+
+
+def known_before(run: RunConfig, facts: "Facts", teacher_params: int | None, teacher: Judged | None) -> dict[str, Any]:
+    """What is known of a run before it is trained.
+
+    teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher: told only
+    where the run listens to it.
+    """
+    found: dict[str, Any] = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
+    if compared := facts.teacher_params or teacher_params:
+        found["model.percent_of_teacher"] = _short(100 * facts.params / compared)
+    if teacher is not None and run.methods():
+        found |= {"teacher.dice": _short(teacher.dice), "teacher.seen": teacher.seen}
+    return found
+
+
+def teller(costs: Sequence[Cost], teacher: Judged | None) -> Callable[[RunConfig], dict[str, Any]]:
+    """`known_before` for the runs of a search whose networks were built; one that was not is built when it comes."""
+    built = {_networks(cost.run): cost.facts for cost in costs}
+    teacher_params = next((cost.facts.teacher_params for cost in costs if cost.facts.teacher_params), None)
+
+    def known(run: RunConfig) -> dict[str, Any]:
+        from trainer.dry_run import check
+
+        name = _networks(run)
+        if name not in built:
+            built[name] = check(run)
+        return known_before(run, built[name], teacher_params, teacher)
+
+    return known
+
+
+def nothing_known(_run: RunConfig) -> dict[str, Any]:
+    """For a search that builds no networks."""
+    return {}
+
+
+def attempts(holders: Sequence[Attempt], outcome: str = "running") -> str:
+    """How many held the trial, where and why each ended: `2: gpu1 (lost), gpu2 from epoch 12 (finished)`.
+
+    outcome: of those that have not ended.
+    """
+    said = [
+        f"{each.host}{f' from epoch {each.first_epoch}' if each.first_epoch > 1 else ''} ({each.why or outcome})"
+        for each in holders
+    ]
+    return plain(f"{len(said)}: {', '.join(said)}")
+
+
+def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any]:
+    """The best epoch and all its scores; nothing before the first validation."""
+    if best_epoch is None:
+        return {}
+    words = [f"{name} {score:.4f}" for name, score in scores.items()]
+    # The page of a trial breaks no line: a long one makes it wider than a screen.
+    lines = {"best.scores": words[:_ABREAST], "best.scores_more": words[_ABREAST:]}
+    return {"best.epoch": best_epoch} | {name: plain(", ".join(part)) for name, part in lines.items() if part}
+
+
+def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
+    """Seconds an epoch by part and in all, from the sums over some epochs; nothing before the first."""
+    if epochs == 0:
+        return {}
+    parts = sorted(seconds.items(), key=lambda item: -item[1])
+    return {
+        "seconds.per_epoch": _short(sum(seconds.values()) / epochs),
+        "seconds.parts": plain(", ".join(f"{part} {spent / epochs:.3g}" for part, spent in parts)),
+    }
+
+
+def listening(run: RunConfig, passes: float | None, epochs: int) -> dict[str, Any]:
+    """The teacher's passes a student step, from their sum over some epochs; nothing where nobody listens or counts."""
+    if passes is None or not run.methods():
+        return {}
+    return {"teacher.passes_per_step": _short(passes / max(epochs, 1))}
+
+
+def moved(shares: Mapping[str, float]) -> dict[str, Any]:
+    """What each loss term moved in the last epoch: its share of the gradient, and the terms that moved nothing."""
+    if not shares:
+        return {}
+    dead = sorted(name for name, share in shares.items() if share < DEAD)
+    found: dict[str, Any] = {SHARES: {name: _short(share) for name, share in shares.items()}}
+    return found | ({"gradient.dead": plain(", ".join(dead))} if dead else {})
+
+
+def failure(kind: str, message: str) -> dict[str, Any]:
+    """Why a trial failed, by class and in one line: the first, or the error that ends a traceback."""
+    lines = [line for line in message.splitlines() if line.strip()] or [kind]
+    line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+    return {"failure": kind, "failure.message": plain(line)}
+
+
+def plain(text: str) -> str:
+    """One line of printable characters, cut where it is long, without what stands before an @ in a URL."""
+    line = _PASSWORD.sub(r"\1...@", " ".join(text.split()))
+    shown = "".join(character if character.isprintable() else "?" for character in line)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
+
+
+def _networks(run: RunConfig) -> tuple[str, str]:
+    return run.student.model_dump_json(), run.data.model_dump_json()
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")

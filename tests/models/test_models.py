@@ -1,0 +1,177 @@
+"""Networks keep the contract of models/output.py; a new line in MODELS is tested without a new test."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from models.config import NetworkConfig, PlainNetwork, PlainTeacher, SmpNetwork, SmpTeacher
+
+ROOT = Path(__file__).resolve().parents[2]
+ENCODER = "tu-mobilenetv3_small_050"
+SMALL = {
+    "unet": PlainNetwork(name="unet", width=3),
+    "resunet": PlainNetwork(name="resunet", width=3),
+    "smp-unet": SmpNetwork(name="smp-unet", encoder=ENCODER),
+    "smp-deeplabv3plus": SmpNetwork(name="smp-deeplabv3plus", encoder=ENCODER),
+}
+needs_smp = pytest.mark.skipif(
+    find_spec("segmentation_models_pytorch") is None, reason="the smp extra is not installed"
+)
+
+
+def names():
+    return [pytest.param(name, marks=needs_smp if name.startswith("smp-") else ()) for name in models.MODELS]
+
+
+@pytest.fixture(params=names())
+def config(request):
+    return SMALL[request.param]
+
+
+def seeded(config, in_channels=3, classes=2):
+    torch.manual_seed(0)
+    return models.build(config, in_channels=in_channels, classes=classes)
+
+
+def on_meta(config, in_channels=3, classes=2):
+    with torch.device("meta"):
+        return models.build(config, in_channels=in_channels, classes=classes)
+
+
+def test_the_table_and_the_configuration_name_the_same_networks():
+    union = get_args(get_args(NetworkConfig)[0])
+    assert {n for kind in union for n in get_args(kind.model_fields["name"].annotation)} == set(models.MODELS)
+    assert set(SMALL) == set(models.MODELS)
+
+
+def test_importing_the_tables_imports_no_torch(repository):
+    code = "import sys, models, losses, models.config, losses.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
+
+
+def test_forward_gives_logits_at_input_size_and_the_promised_taps(config):
+    """Channels as promised, in the promised order, and level k at 1 / 2^(k-1) of the input."""
+    network = seeded(config, in_channels=4, classes=5)
+    logits, taps = network(torch.rand(2, 4, 64, 96))
+    assert logits.shape == (2, 5, 64, 96)
+    assert list(taps) == list(network.tap_channels)
+    for name, tap in taps.items():
+        assert tap.shape[:2] == (2, network.tap_channels[name])
+        if name != "mid":
+            step = 2 ** (int(name[3:]) - 1)
+            assert tap.shape[2:] == (64 // step, 96 // step), name
+    assert taps["mid"].shape[2] == min(tap.shape[2] for tap in taps.values())
+    places = [name[:3] for name in taps]
+    assert places == sorted(places, key=["enc", "mid", "dec"].index)
+
+
+def test_backward_reaches_every_parameter(config):
+    network = seeded(config)
+    network(torch.rand(2, 3, 64, 64)).logits.square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_narrow_networks_have_no_strided_1x1_convolution():
+    """Some processors' kernels for it corrupt memory where it has fewer than 16 input channels (oneDNN issue 6035)."""
+    for name in ("unet", "resunet"):
+        found = [m for m in seeded(PlainNetwork(name=name, width=3)).modules() if isinstance(m, torch.nn.Conv2d)]
+        assert not [m for m in found if m.kernel_size == (1, 1) and m.stride != (1, 1)], name
+
+
+def test_on_meta_a_network_has_the_same_parameters_without_memory(config):
+    network, real = on_meta(config), seeded(config)
+    assert {p.device.type for p in network.parameters()} == {"meta"}
+    assert [(n, p.shape) for n, p in network.named_parameters()] == [(n, p.shape) for n, p in real.named_parameters()]
+    assert network.eval()(torch.empty(1, 3, 64, 64, device="meta")).logits.shape == (1, 2, 64, 64)
+
+
+def test_weights_come_from_torchs_global_generator_alone(config):
+    first, again = seeded(config).state_dict(), seeded(config).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    state = torch.get_rng_state()
+    on_meta(config)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_sizes_are_multiples_of_the_stride(config):
+    """Where any size works the logits have it; else a wrong one is named in one line."""
+    network = seeded(config).eval()
+    images = torch.rand(1, 3, 66, 47)
+    if network.stride == 1:
+        assert network(images).logits.shape[2:] == (66, 47)
+    else:
+        with pytest.raises(ValueError, match=rf"^data\.size: .* multiples of {network.stride}, got images of 66 x 47"):
+            network(images)
+        size = 2 * network.stride
+        assert network(torch.rand(1, 3, size, size)).logits.shape[2:] == (size, size)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (PlainNetwork(name="unet"), 8_634_432),
+        (PlainNetwork(name="resunet"), 2_055_936),
+        (PlainTeacher(name="resunet", width=64), 8_216_064),
+        pytest.param(SmpNetwork(name="smp-unet", encoder="resnet18"), 14_328_354, marks=needs_smp),
+        pytest.param(SmpTeacher(name="smp-unet", encoder="resnet101"), 51_513_378, marks=needs_smp),
+        pytest.param(SmpTeacher(name="smp-deeplabv3plus", encoder="resnet101"), 45_669_970, marks=needs_smp),
+    ],
+)
+def test_parameters_equal_the_reference_to_the_digit(config, count):
+    """Counted from the reference implementations for 3 channels and 2 classes."""
+    assert models.parameters(on_meta(config)) == count
+
+
+@pytest.mark.parametrize("width", [1, 5, 12])
+@pytest.mark.parametrize("name", ["unet", "resunet"])
+def test_plain_networks_take_any_width(name, width):
+    network = seeded(PlainNetwork(name=name, width=width), in_channels=1)
+    assert network.tap_channels["enc1"] == network.tap_channels["dec1"] == width
+    assert network(torch.rand(2, 1, 16, 16)).logits.isfinite().all()
+
+
+def test_flops_of_a_unet_are_twice_its_multiply_adds():
+    """By hand: a 3 x 3 convolution takes 9 c_in c_out multiply-adds a pixel, a transposed one of its input."""
+    width, size = 4, 64
+    wide = [width * 2**k for k in range(5)]
+    pixels = [(size >> k) ** 2 for k in range(5)]
+    adds = 9 * sum(p * (a * b + b * b) for p, a, b in zip(pixels, [3, *wide], wide, strict=False))
+    for k in range(4):
+        adds += pixels[k + 1] * 9 * wide[k + 1] * wide[k] + pixels[k] * 9 * (2 * wide[k] * wide[k] + wide[k] ** 2)
+    adds += pixels[0] * width * 2
+    config = PlainNetwork(name="unet", width=width)
+    assert models.flops(config, in_channels=3, classes=2, size=size) == 2 * adds
+
+
+def test_flops_are_those_of_torch_and_building_for_them_draws_nothing(config):
+    state = torch.get_rng_state()
+    count = models.flops(config, in_channels=3, classes=2, size=64)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        models.build(config, in_channels=3, classes=2).eval()(torch.empty(1, 3, 64, 64))
+    assert count == counter.get_total_flops() > 0
+    assert models.flops(config, in_channels=3, classes=2, size=128) > 3 * count
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_counting_the_flops_of_a_unet_loads_no_compiler():
+    """torch's compiler takes a second of each process that loads it; every worker and `validate` count operations."""
+    code = (
+        "import sys, models; from models.config import PlainNetwork\n"
+        "models.flops(PlainNetwork(name='unet', width=4), in_channels=3, classes=2, size=32)\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(0, 2), (3, 1)])
+def test_too_few_channels_or_classes_are_refused(channels, classes):
+    with pytest.raises(ValueError, match=f"^teacher: needs .* got {channels} and {classes}$"):
+        models.build(PlainTeacher(name="unet"), in_channels=channels, classes=classes)

@@ -1,0 +1,193 @@
+"""The rules of the tree that a machine can check: who may import whom, what stays light, how long things get."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("search", "trainer", "losses", "models")
+"""Each may import itself and those to its right."""
+
+CONFINED = {
+    "optuna": (
+        "search/commands/close.py",  # ends trials that no worker holds
+        "search/dashboard/",
+        "search/pruners.py",
+        "search/report/content/",  # asks which settings decide
+        "search/samplers/",
+        "search/storage/",
+        "search/study/",
+    ),
+    "torch.distributed": ("trainer/distributed/",),
+    "sqlalchemy": ("search/postgres/", "search/storage/"),
+    "albumentations": ("trainer/data/augment.py",),
+    "psycopg2": ("search/storage/",),
+}
+"""Package -> the only places that import it."""
+
+NO_TORCH = (
+    "models",
+    "models.config",
+    "losses",
+    "losses.config",
+    "trainer",
+    "trainer.config",
+    "trainer.reports",
+    "trainer.seeds",
+    "trainer.errors",
+    "trainer.data",
+    "trainer.data.dataset",
+    "search",
+)
+"""What a command imports before it has anything to compute; every module of `search` but the worker is one too."""
+
+HEAVY_SEARCH = frozenset({"search/worker.py"})
+"""Modules of search that may import torch when they are imported."""
+
+FILE_LINES = 300
+FUNCTION_LINES = 40
+LONG_FILES: dict[str, str] = {}
+"""File -> why it is longer than FILE_LINES."""
+LONG_FUNCTIONS: dict[str, str] = {
+    "trainer/commands/evaluate.py:main": "four lines are imports done late, so that --help loads no torch",
+}
+"""file:function -> why its body is longer than FUNCTION_LINES (without its docstring)."""
+
+FORBIDDEN_NAMES = frozenset({"utils", "util", "core", "base", "common", "helpers", "misc"})
+"""Names that attract everything and say nothing."""
+
+
+def sources() -> Iterator[Path]:
+    for room in ROOMS:
+        yield from sorted((ROOT / room).rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, also inside functions, and with each name of a `from` import as a submodule."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.lineno
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def breaches(place: str, tree: ast.AST) -> Iterator[str]:
+    """What a file at this place imports against the rules."""
+    room = place.split("/")[0]
+    left = ROOMS[: ROOMS.index(room)]
+    for name, line in imported(tree):
+        if name.split(".")[0] in left:
+            yield f"{place}:{line}: {room} must not import {name}"
+        for package, allowed in CONFINED.items():
+            if f"{name}.".startswith(f"{package}.") and not place.startswith(allowed):
+                yield f"{place}:{line}: {name} may be imported in {', '.join(allowed) or 'no file'} alone"
+
+
+def test_imports_go_one_way_and_stay_confined():
+    found = [text for path in sources() for text in breaches(place(path), ast.parse(path.read_text()))]
+    assert sorted(set(found)) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [
+        ("models/unet.py", "import losses.config"),
+        ("losses/kl.py", "def f():\n    from trainer import config"),
+        ("trainer/engine/cohort.py", "from search.spec.load import StudySpec"),
+        ("trainer/engine/cohort.py", "import torch.distributed as dist"),
+        ("trainer/engine/cohort.py", "from torch import distributed"),
+        ("search/execution/epoch_loop.py", "from optuna.storages import RDBStorage"),
+        ("search/execution/epoch_loop.py", "import sqlalchemy as sa"),
+        ("trainer/data/cache.py", "import albumentations as A"),
+    ],
+)
+def test_the_import_rules_catch_a_breach(where, code):
+    assert list(breaches(where, ast.parse(code)))
+
+
+def test_allowed_imports_pass():
+    assert not list(
+        breaches("search/study/adapter.py", ast.parse("import optuna\nfrom trainer.config import RunConfig"))
+    )
+    assert not list(breaches("trainer/distributed/ranks.py", ast.parse("import torch.distributed")))
+
+
+def test_every_confinement_names_places_that_exist():
+    """A renamed file would silently move a border."""
+    missing = [p for places in CONFINED.values() for p in places if not (ROOT / p).exists()]
+    assert missing == []
+
+
+def test_light_modules_import_no_torch():
+    """`status` and `validate` answer at once: torch, and what imports it, is not loaded before it is needed."""
+    light = [*NO_TORCH]
+    light += [module_of(p) for p in sources() if place(p).startswith("search/") and place(p) not in HEAVY_SEARCH]
+    light += [module_of(p) for p in sources() if p.name in {"config.py", "reports.py", "dataset.py", "seeds.py"}]
+    code = (
+        "import importlib, sys\n"
+        "found = []\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = sorted({'torch', 'albumentations', 'torchmetrics', 'timm'} & set(sys.modules))\n"
+        "    if heavy:\n"
+        "        sys.exit(f'{name} imports {heavy}')\n"
+    )
+    names = sorted({name for name in light if not name.endswith("__main__")})
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_stay_short():
+    long = {place(p): n for p in sources() if (n := len(p.read_text().splitlines())) > FILE_LINES}
+    assert set(long) == set(LONG_FILES), f"longer than {FILE_LINES} lines: {long}; excused: {LONG_FILES}"
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first statement after the docstring to the end."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return 0 if not statements else (function.end_lineno or 0) - statements[0].lineno + 1
+
+
+def test_functions_stay_short():
+    long = {
+        f"{place(path)}:{node.name}": lines
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := body_lines(node)) > FUNCTION_LINES
+    }
+    assert set(long) == set(LONG_FUNCTIONS), f"longer than {FUNCTION_LINES} lines: {long}; excused: {LONG_FUNCTIONS}"
+
+
+def test_names_say_what_a_file_is_about():
+    vague = [place(p) for p in sources() if FORBIDDEN_NAMES & {*p.relative_to(ROOT).parts[:-1], p.stem}]
+    assert vague == []
+
+
+def test_every_exception_carries_a_reason():
+    assert all(len(reason.split()) >= 4 for reason in (*LONG_FILES.values(), *LONG_FUNCTIONS.values()))
+
+
+def test_no_mode_of_failure_is_swallowed():
+    """`except: pass` and its kind hide what went wrong; suppress a named exception, or handle it."""
+    found = [
+        f"{place(path)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ExceptHandler) and all(isinstance(s, ast.Pass) for s in node.body)
+    ]
+    assert found == []

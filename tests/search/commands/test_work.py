@@ -1,0 +1,239 @@
+"""`python -m search work`: the ranks' own words and exit code, for mistakes, deaths and signals; no report around."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sqlalchemy as sa
+
+from search.__main__ import parser
+from search.commands import work
+from search.storage.schema import FREE, attempts, leases
+from trainer.distributed import supervisor
+
+ROOT = Path(__file__).resolve().parents[3]
+
+STUDY = """
+[objective]
+maximize = "dice"
+[run]
+method     = "none"
+epochs     = 2000
+batch_size = 16
+[run.data]
+name       = "blobs"
+size       = 32
+train      = 16
+validation = 4
+test       = 4
+[run.student]
+name  = "unet"
+width = 2
+[run.losses]
+ce = { weight = 1.0 }
+[space]
+"optim.lr" = { low = 1e-4, high = 1e-2, log = true }
+[sampler]
+name = "random"
+[pruner]
+name = "none"
+[budget]
+trials = 4
+"""
+
+SCRIPT = """
+import os, pathlib, signal, sys, time
+sys.path[:0] = ["{root}"]
+from trainer.distributed import supervisor
+from search import worker
+from trainer.errors import UserError
+rank = int(os.environ["RANK"])
+start = pathlib.Path("start-%s" % os.environ["RANK"])
+start.write_text(start.read_text() + "x" if start.exists() else "x")
+def main():
+{body}
+worker.run(main)
+"""
+
+
+def supervised(folder: Path, body: str, *, restarts: int = 0) -> "subprocess.CompletedProcess[str]":
+    """Two ranks that do what `body` says, under the supervisor in a process of its own."""
+    script = folder / "rank.py"
+    indented = "\n".join(f"    {line}" for line in body.splitlines())
+    script.write_text(SCRIPT.format(root=ROOT, body=indented))
+    code = (
+        "import sys; from pathlib import Path; from trainer.distributed.supervisor import supervise\n"
+        f"sys.exit(supervise(Path({str(script)!r}), [], ranks='2', restarts={restarts}, stop_seconds=5))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_mistake_of_all_ranks_is_said_once_and_ends_with_2_without_another_start(tmp_path: Path) -> None:
+    done = supervised(tmp_path, 'raise UserError("weight = -1: below 0")', restarts=3)
+    assert (done.returncode, done.stderr, done.stdout) == (2, "error: weight = -1: below 0\n", "")
+    assert (tmp_path / "start-0").read_text() == "x"
+
+
+def test_a_mistake_on_one_rank_is_the_outcome_though_the_other_lost_it(tmp_path: Path) -> None:
+    """Which notices that its sibling is gone, and ends with the code that says what its sibling said."""
+    body = """if rank == 1:
+    raise UserError("only here")
+while supervisor.lost():
+    time.sleep(0.05)
+os._exit(supervisor.lost())"""
+    done = supervised(tmp_path, body, restarts=3)
+    assert (done.returncode, done.stderr) == (2, "error: only here\n")
+    assert (tmp_path / "start-0").read_text() == "x"
+
+
+def test_ranks_that_die_are_started_again_and_in_the_end_the_code_is_1(tmp_path: Path) -> None:
+    done = supervised(tmp_path, "os._exit(supervisor.lost()) if rank else time.sleep(30)", restarts=1)
+    assert done.returncode == 1
+    assert (tmp_path / "start-1").read_text() == "xx"
+    lines = done.stderr.strip().splitlines()
+    assert "died 2 times and are not started again" in lines[-1]
+    assert 2 <= len(lines) <= 4, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_of_one_rank_starts_all_of_them_again_with_its_traceback(tmp_path: Path) -> None:
+    body = """if rank == 1:
+    mark, starts = pathlib.Path("start-0"), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    while not mark.exists() or len(mark.read_text()) <= starts:
+        time.sleep(0.02)
+    raise RuntimeError("a bug")
+time.sleep(60)"""
+    done = supervised(tmp_path, body, restarts=2)
+    assert done.returncode == 1
+    assert (tmp_path / "start-0").read_text() == "xxx"
+    assert done.stderr.count("RuntimeError: a bug") == 3
+
+
+def test_the_code_of_max_failed_comes_through(tmp_path: Path) -> None:
+    assert supervised(tmp_path, "return 3", restarts=3).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nope"], "study nope"),
+        (["demo", "--ranks", "two"], "--ranks two: expected a number of processes, gpu or auto"),
+        (["demo", "--restarts", "-1"], "--restarts -1"),
+        (["demo", "--set", "run.epoch=2"], "epochs"),
+    ],
+)
+def test_a_mistake_in_the_words_is_one_line_before_any_rank_begins(words: list[str], expected: str) -> None:
+    command = [sys.executable, "-m", "search", "work", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_worker_s_flags_are_handed_on_as_they_were_given() -> None:
+    words = ["work", "demo", "--ranks", "2", "--set", "run.epochs=3", "--set", "budget.trials=2", "--slots", "auto"]
+    args = parser(words).parse_args([*words, "--note-every", "0", "--runs", "a b"])
+    handed = ["--set=run.epochs=3", "--set=budget.trials=2", "--runs=a b", "--note-every=0.0", "--slots=auto"]
+    assert sorted(work.flags(args)) == sorted(handed)
+
+
+@pytest.mark.parametrize("times", [[0.0], [0.0, 0.2, 0.2], [0.0, 3.5, 0.2]], ids=["once", "echoes", "a second wish"])
+def test_signals_are_one_wish_or_two_and_never_more(times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([sum(times[: n + 1]) for n in range(len(times))])
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stops, raised = supervisor._Stops(), 0
+    stops.end = lambda *_: InterruptedError()
+    for _ in times:
+        try:
+            stops._hear(signal.SIGINT, None)
+        except InterruptedError:
+            raised += 1
+    assert (stops.code, raised) == (130, 2 if max(times) > 3 else 1)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, sqlite_url: str) -> Iterator["subprocess.Popen[str]"]:
+    """A worker on a small study, with two ranks, in a process group of its own as on a terminal."""
+    (tmp_path / "small.toml").write_text(STUDY)
+    words = ["work", "small.toml", "--ranks", "2", "--storage", sqlite_url, "--note-every", "0", "--stop-seconds", "30"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "search", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    yield started
+    if started.poll() is None:
+        started.terminate()
+    started.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_ctrl_c_gives_trials_back_and_ends_without_a_traceback(
+    worker: "subprocess.Popen[str]", sqlite_url: str
+) -> None:
+    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    limit = time.monotonic() + 200
+    while not _checkpoints(engine):
+        assert worker.poll() is None, worker.communicate()[0]
+        assert time.monotonic() < limit, "no trial came to its first checkpoint"
+        time.sleep(0.2)
+    os.killpg(worker.pid, signal.SIGINT)
+    out, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 130, out
+    assert "Traceback" not in out
+    assert out.count("asked to stop: writing checkpoints, giving the trials back") == 1
+    assert out.splitlines()[-1].endswith("small ends: asked to stop")
+    with engine.connect() as connection:
+        assert set(connection.execute(sa.select(leases.c.state)).scalars()) == {FREE}
+
+
+@pytest.mark.slow
+def test_ranks_whose_supervisor_is_killed_give_their_trials_back_and_end(
+    worker: "subprocess.Popen[str]", sqlite_url: str
+) -> None:
+    """kill -9 is passed on by nobody: the ranks see for themselves that they are alone."""
+    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    limit = time.monotonic() + 200
+    while not _checkpoints(engine):
+        assert worker.poll() is None, worker.communicate()[0]
+        assert time.monotonic() < limit, "no trial came to its first checkpoint"
+        time.sleep(0.2)
+    ranks = [int(pid) for pid in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    worker.kill()
+    out, _ = worker.communicate(timeout=120)  # their output, too, is closed when they have ended
+    assert worker.returncode == -signal.SIGKILL
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in ranks)
+    assert "Traceback" not in out
+    assert out.count(f"the process that started this worker ({worker.pid}) is gone") == 1
+    assert out.count("small ends: asked to stop") == 1
+    with engine.connect() as connection:
+        assert set(connection.execute(sa.select(leases.c.state)).scalars()) == {FREE}
+        assert set(connection.execute(sa.select(attempts.c.why)).scalars()) == {"preempted"}
+
+
+def _checkpoints(engine: sa.Engine) -> bool:
+    if not Path(engine.url.database or "").is_file() or not sa.inspect(engine).has_table(leases.name):
+        return False
+    with engine.connect() as connection:
+        epochs = connection.execute(sa.select(leases.c.epoch)).scalars().all()
+    return bool(epochs) and min(epochs) >= 1

@@ -1,0 +1,85 @@
+"""docs/study-file.md says what the code does: it is what the generator writes, whole, and its examples are valid."""
+
+from pathlib import Path
+
+import pytest
+
+from losses import LOSSES
+from models import MODELS
+from search.pruners import PRUNERS
+from search.samplers import SAMPLERS
+from search.spec import reference
+from search.spec.config import StudyTables
+from search.spec.load import load
+from search.spec.ranges import _KEYS
+from search.spec.reference_examples import EXAMPLES, SPACE_KEYS
+from trainer.config import RunConfig
+from trainer.config_paths import known_paths
+from trainer.data import DATASETS
+from trainer.data.augment import PRESETS
+from trainer.engine.optim import OPTIMIZERS, SCHEDULES
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return reference.page()
+
+
+def test_the_page_is_what_the_models_say(page: str) -> None:
+    assert reference.PAGE.read_text() == page, "stale: write it with `python -m search.spec.reference`"
+
+
+def test_check_tells_a_stale_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reference, "PAGE", tmp_path / "page.md")
+    assert reference.main(["--check"]) == 1
+    assert reference.main([]) == 0
+    assert reference.main(["--check"]) == 0
+    (tmp_path / "page.md").write_text("something else")
+    assert reference.main(["--check"]) == 1
+    assert "stale; write it with: python -m search.spec.reference" in capsys.readouterr().out
+
+
+def test_every_key_of_a_study_file_is_there_with_its_meaning(page: str) -> None:
+    for key in StudyTables.model_fields:
+        assert f'<a id="{key}"></a>' in page
+    for path in known_paths(RunConfig):
+        assert f"| `{path.rpartition('.')[2]}` |" in page, path
+    for line in page.splitlines():
+        if line.startswith("| `"):
+            assert line.split(" | ")[-1].removesuffix("|").strip(), f"without a meaning: {line}"
+
+
+def test_every_name_of_the_literal_tables_is_there(page: str) -> None:
+    names = page.partition("\n## Names\n")[2]
+    for table in (MODELS, LOSSES, DATASETS, PRESETS, SAMPLERS, PRUNERS):
+        for name in table:
+            assert f"| `{name}` | " in names
+    for name in OPTIMIZERS:
+        assert f'`"{name}"`' in page
+    for name in SCHEDULES:
+        assert f"with `name` = `{name}`" in page
+
+
+def test_the_keys_of_a_range_are_those_that_are_read() -> None:
+    assert sorted(word for row in SPACE_KEYS for word in row[0].replace("`", "").split(", ")) == sorted(_KEYS)
+
+
+def test_the_examples_together_are_one_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYP_ROOT", str(tmp_path))
+    (tmp_path / "all.toml").write_text("\n".join(text for key, text in EXAMPLES.items() if key != "whole"))
+    spec = load(tmp_path / "all.toml")
+    assert [arm.name for arm in spec.arms] == ["kd", "no-kd"]
+    assert {key for key in EXAMPLES if "." not in key} == {"whole", *StudyTables.model_fields}
+
+
+def test_the_least_study_is_complete(tmp_path: Path) -> None:
+    (tmp_path / "least.toml").write_text(EXAMPLES["whole"])
+    assert load(tmp_path / "least.toml").run.optim.name == "adamw"
+
+
+def test_links_of_the_page_lead_somewhere(page: str) -> None:
+    anchors = {part.partition(")")[0] for part in page.split("](#")[1:]}
+    assert anchors
+    assert [anchor for anchor in anchors if f'<a id="{anchor}"></a>' not in page] == []

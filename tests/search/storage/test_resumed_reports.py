@@ -1,0 +1,80 @@
+"""A trial that goes on from an earlier epoch is judged on what it reaches then, and rivals are too."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.execution.held_trials import Members
+from search.execution.messages import Settings, Told
+from search.execution.resuming import on_hand
+from search.storage.fencing import Owner
+from search.study.adapter import Search
+from trainer.reports import EpochReport
+
+STUDY = (Path(__file__).parents[2] / "small.toml").read_text().replace("epochs = 4", "epochs = 9")
+HALVING = ("pruner.name=halving", "pruner.min_epochs=2", "pruner.reduction=2", "pruner.warmup_epochs=0")
+
+
+class Worker:
+    """Holds trials and tells their epochs."""
+
+    def __init__(self, search: Search, name: str, runs: Path) -> None:
+        self.search = search
+        settings = Settings(Owner(name, "here"), 4, runs, 1, {}, breach=lambda _: None, ttl=600.0)
+        self.members = Members(search, settings)
+
+    def begin(self, *stale: Any) -> int:
+        claim = self.search.claim(self.members.settings.owner, on_hand, stale)
+        self.members.begin(claim)
+        return claim.held.trial_id
+
+    def tell(self, trial_id: int, epoch: int, dice: float) -> None:
+        token = self.members.held[trial_id].held.token
+        self.members.store(Told(trial_id, token, EpochReport(epoch, epoch - 1, {"dice": dice}, {}, {}, False)))
+
+
+@pytest.fixture
+def search(database_url: str, open_again: Callable[..., Search]) -> Search:
+    return open_again(database_url, "again", STUDY, "budget.trials=4", "budget.in_flight=4", *HALVING)
+
+
+def rungs(search: Search, trial_id: int) -> dict[str, Any]:
+    attributes = search.opened.storage.get_trial(trial_id).system_attrs
+    return {key: value for key, value in attributes.items() if key.startswith("completed_rung")}
+
+
+def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: Search, tmp_path: Path) -> None:
+    mine, theirs = Worker(search, "me", tmp_path), Worker(search, "other", tmp_path)
+    first, *rivals = [mine.begin() for _ in range(4)]
+    for trial_id, dice in zip(rivals, (0.80, 0.81, 0.82), strict=True):
+        mine.tell(trial_id, 2, dice)
+    mine.tell(first, 1, 0.5)
+    mine.tell(first, 2, 0.9)  # the best, so it goes on; its worker dies before the epoch's checkpoint is on disk
+    assert rungs(search, first) == {"completed_rung_0": 0.9}
+    stale = next(row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == first)
+    taken = search.leases.take(stale, Owner("third", "there"), resume_epoch=1, lost=True)
+    assert taken is not None
+    assert search.opened.storage.get_trial(first).intermediate_values == {1: 0.5}
+    assert rungs(search, first) == {}
+    search.leases.give_back(taken)
+    free = next(row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == first)
+    assert theirs.begin(free) == first
+    theirs.tell(first, 2, 0.1)
+    assert search.opened.storage.get_trial(first).state.name == "PRUNED"
+    assert rungs(search, first) == {"completed_rung_0": 0.1}
+
+
+@pytest.mark.parametrize("last", [0.6, 0.5, 0.7], ids=["another", "that of rung 0", "that of rung 1"])
+def test_rungs_of_epochs_that_stay_are_kept(search: Search, tmp_path: Path, last: float) -> None:
+    """Also where an epoch that goes had the very score of one that stays, as a student has that learns nothing."""
+    mine = Worker(search, "me", tmp_path)
+    trial_id = mine.begin()
+    for epoch, dice in ((2, 0.5), (3, 0.6), (4, 0.7), (5, last)):
+        mine.tell(trial_id, epoch, dice)
+    assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}
+    (row,) = search.leases.of_studies(list(search.arms))
+    taken = search.leases.take(row, Owner("other", "there"), resume_epoch=4, lost=True)
+    assert taken is not None
+    assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}

@@ -1,0 +1,159 @@
+"""The grid is read by people: nothing overlaps, every word is there, and colours mean what the legend says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from trainer.data.dataset import Pixels
+from trainer.evaluation.case_figures import (
+    CELL,
+    EXTRA,
+    MISSED,
+    RIGHT,
+    Cell,
+    chosen,
+    compared,
+    grid,
+    overlay,
+    reduced,
+    tinted,
+)
+
+Box = tuple[float, float, float, float]
+
+
+def grey(height: int, width: int) -> Pixels:
+    """A plain picture."""
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+class TestColours:
+    truth = np.array([[1, 1, 0, 0, 255]], np.uint8)
+    predicted = np.array([[1, 0, 1, 0, 1]], np.uint8)
+
+    def test_right_too_much_and_missed_have_their_colours(self) -> None:
+        shown = compared(grey(1, 5), self.predicted, self.truth)
+        assert [tuple(pixel) for pixel in shown[0, :3]] == [RIGHT, MISSED, EXTRA]
+
+    def test_right_background_and_ignored_pixels_stay(self) -> None:
+        shown = compared(grey(1, 5), self.predicted, self.truth)
+        assert np.array_equal(shown[0, 3:], grey(1, 5)[0, 3:])
+
+    def test_a_wrong_class_is_too_much_and_not_right(self) -> None:
+        shown = compared(grey(1, 1), np.array([[2]], np.uint8), np.array([[1]], np.uint8))
+        assert tuple(shown[0, 0]) == EXTRA
+
+    def test_a_region_is_tinted_with_its_edge_in_full_colour(self) -> None:
+        where = np.zeros((7, 7), bool)
+        where[1:6, 1:6] = True
+        shown = tinted(grey(7, 7), where, (250, 0, 0), strength=0.5)
+        assert tuple(shown[1, 3]) == (250, 0, 0)
+        assert tuple(shown[3, 3]) == (170, 45, 45)
+        assert tuple(shown[0, 0]) == (90, 90, 90)
+
+    def test_an_empty_mask_changes_nothing_and_the_picture_given_is_never_drawn_on(self) -> None:
+        image = grey(4, 4)
+        assert np.array_equal(overlay(image, np.zeros((4, 4), np.uint8)), image)
+        overlay(image, np.ones((4, 4), np.uint8))
+        assert np.array_equal(image, grey(4, 4))
+
+    def test_labels_of_several_classes_have_several_colours(self) -> None:
+        shown = overlay(grey(1, 3), np.array([[1, 2, 255]], np.uint8))
+        assert len({tuple(pixel) for pixel in shown[0]}) == 3
+        assert tuple(shown[0, 2]) == (90, 90, 90)
+
+
+class TestChosen:
+    def test_the_worst_come_first_and_the_median_cases_lie_in_the_middle(self) -> None:
+        worst, median = chosen(np.arange(20.0)[::-1])
+        assert worst == [19, 18, 17, 16]
+        assert median == [11, 10, 9, 8]
+
+    @pytest.mark.parametrize("count", [1, 3, 5, 8, 9])
+    def test_few_images_are_shown_once_each(self, count: int) -> None:
+        worst, median = chosen(np.linspace(0, 1, count))
+        assert len(worst) == min(4, count)
+        assert len({*worst, *median}) == len(worst) + len(median) == min(8, count)
+
+
+class Paper:
+    """Records where the grid draws."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.words: dict[str, Box] = {}
+        self.pictures: list[Box] = []
+        text, paste = ImageDraw.ImageDraw.text, Image.Image.paste
+
+        def record_text(draw: Any, xy: Any, words: str, fill: Any, font: Any, anchor: Any = None) -> None:
+            self.words[words] = draw.textbbox(xy, words, font=font, anchor=anchor)
+            text(draw, xy, words, fill, font, anchor=anchor)
+
+        def record_paste(picture: Any, other: Any, place: Any) -> None:
+            self.pictures.append((*place, place[0] + other.width, place[1] + other.height))
+            paste(picture, other, place)
+
+        monkeypatch.setattr(ImageDraw.ImageDraw, "text", record_text)
+        monkeypatch.setattr(Image.Image, "paste", record_paste)
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
+    """What is drawn where."""
+    return Paper(monkeypatch)
+
+
+def overlaps(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+class TestReduced:
+    def test_large_pictures_shrink_to_a_cell_and_labels_stay_labels(self) -> None:
+        labels = np.zeros((1000, 500), np.uint8)
+        labels[300:, 100:] = 255
+        assert reduced(grey(1000, 500)).shape == (CELL, CELL // 2, 3)
+        assert reduced(labels).shape == (CELL, CELL // 2)
+        assert set(np.unique(reduced(labels))) == {0, 255}
+
+    def test_small_pictures_stay(self) -> None:
+        assert np.array_equal(reduced(grey(20, 30)), grey(20, 30))
+
+
+class TestGrid:
+    shapes = ((40, 50), (500, 300), (64, 64), (31, 400))
+
+    def drawn(self) -> Image.Image:
+        """Pictures of several shapes with long and short words."""
+        rows = []
+        for row, (height, width) in enumerate(self.shapes):
+            long = f"some-source/a-picture-with-a-name-of-many-letters-{row:05d}"
+            captions = [long, f"foreground 1{row}%", f"Dice 0.90{row}", f"Dice 0.80{row}"]
+            rows.append((f"worst {row}", [Cell(grey(height, width), caption) for caption in captions]))
+        return grid("A title " * 40, ["image", "truth", "teacher", "student"], rows)
+
+    def test_neither_words_nor_pictures_overlap_or_leave_the_paper(self, paper: Paper) -> None:
+        picture = self.drawn()
+        boxes = [*paper.words.values(), *paper.pictures]
+        assert len(paper.pictures) == 16
+        for number, one in enumerate(boxes):
+            assert one[0] >= 0
+            assert one[1] >= 0
+            assert one[2] <= picture.width
+            assert one[3] <= picture.height
+            assert not [other for other in boxes[number + 1 :] if overlaps(one, other)]
+
+    def test_every_column_and_value_is_named_and_long_names_keep_both_ends(self, paper: Paper) -> None:
+        self.drawn()
+        said = set(paper.words)
+        assert {"image", "truth", "teacher", "student", "right", "too much", "missed"} <= said
+        assert {f"Dice 0.80{row}" for row in range(4)} <= said
+        cut = [words for words in said if words.startswith("some-") and "..." in words]
+        assert sorted(words[-5:] for words in cut) == [f"{row:05d}" for row in range(4)]
+
+    def test_pictures_keep_their_shape(self, paper: Paper) -> None:
+        self.drawn()
+        for (height, width), box in zip(self.shapes, paper.pictures[::4], strict=True):
+            shown = (box[3] - box[1], box[2] - box[0])
+            assert max(shown) == CELL
+            assert shown[0] / shown[1] == pytest.approx(height / width, rel=0.05)

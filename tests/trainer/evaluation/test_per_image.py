@@ -1,0 +1,248 @@
+"""What is measured of a trained network: surfaces, lesions, threshold and calibration, and that runs are paired."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from models.output import Output
+from trainer.checkpoint import weights
+from trainer.config import BlobsData, PolypData, RunConfig
+from trainer.data import DataError, DataSet, Opening, open_data
+from trainer.data.layouts.blobs import draw
+from trainer.data.layouts.unseen import open_unseen
+from trainer.distributed.ranks import Ranks
+from trainer.engine.cohort import Cohort
+from trainer.evaluation.metrics import validate
+from trainer.evaluation.per_image import (
+    COLUMNS,
+    GRID,
+    Examination,
+    Place,
+    chosen_threshold,
+    hd95,
+    image_columns,
+    measured,
+)
+from trainer.reports import EpochReport, Measured
+
+OPENING = Opening("me@here", "2026-01-01T00:00:00+00:00", "a test")
+LOW, HIGH = -9.0, 9.0
+
+
+def mask(*rows: str) -> np.ndarray:
+    return np.array([[character == "#" for character in row] for row in rows])
+
+
+def surface(one: np.ndarray) -> list[tuple[int, int]]:
+    """Pixels with a neighbour above, below, left or right that is background or outside."""
+    height, width = one.shape
+    return [
+        (y, x)
+        for y, x in np.argwhere(one)
+        if any(
+            not (0 <= y + dy < height and 0 <= x + dx < width and one[y + dy, x + dx])
+            for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))
+        )
+    ]
+
+
+def directed(one: np.ndarray, other: np.ndarray) -> list[float]:
+    return [min(math.dist(a, b) for b in surface(other)) for a in surface(one)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_hd95_is_the_percentile_of_all_distances_between_the_surfaces(seed: int, shape: tuple[int, int]):
+    rng = np.random.default_rng(seed)
+    one, other = (rng.random(shape) < rng.uniform(0.2, 0.9) for _ in range(2))
+    if not one.any() or not other.any():
+        assert math.isnan(hd95(one, other))
+        return
+    pooled = directed(one, other) + directed(other, one)
+    assert hd95(one, other) == pytest.approx(np.percentile(pooled, 95))
+
+
+def columns(truth: np.ndarray, said: np.ndarray) -> dict[str, float]:
+    return dict(image_columns(np.where(said, HIGH, LOW).astype(np.float32), truth.astype(np.uint8), 0.5))
+
+
+def test_lesions_are_found_missed_or_made_up():
+    truth = mask("##....", "##...#", "......", "#.....", ".#....")
+    said = mask("#...##", "....##", "......", "......", "....##")
+    found = columns(truth, said)
+    # Of the truth's three parts (a diagonal connects) the one at the lower left has no predicted pixel.
+    assert (found["polyps"], found["missed"], found["false_positives"]) == (3, 1, 1)
+    assert found["area"] == pytest.approx(7 / 30)
+    tp, fp, fn = 2, 5, 5
+    assert found["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert found["brier"] == pytest.approx(10 / 30, abs=1e-3)
+
+
+def test_an_empty_truth_counts_what_is_made_up_and_has_no_surface():
+    nothing, something = np.zeros((4, 4), bool), mask("....", ".#..", "....", "...#")
+    found = columns(nothing, something)
+    assert (found["dice"], found["polyps"], found["missed"], found["false_positives"]) == (0, 0, 0, 2)
+    assert math.isnan(found["hd95"])
+    assert columns(nothing, nothing)["dice"] == 1
+
+
+def test_ignored_pixels_are_left_out():
+    truth = np.zeros((4, 4), np.uint8)
+    truth[0], truth[1, 0] = 255, 1
+    odds = np.full((4, 4), LOW, np.float32)
+    odds[:2] = HIGH
+    found = image_columns(odds, truth, 0.5)
+    assert (found["precision"], found["recall"]) == (0.25, 1.0)
+    assert found["area"] == pytest.approx(1 / 12)
+
+
+class Bright(nn.Module):
+    """The redder, the more foreground; everything is a little too unsure."""
+
+    stride, tap_channels = 1, {}
+
+    def forward(self, images: Tensor) -> Output:
+        odds = 2.0 * images[:, 0] - 3.5
+        return Output(torch.stack((torch.zeros_like(odds), odds), dim=1), {})
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    return open_data(BlobsData(name="blobs", size=32, train=8, validation=8, test=6), cache=Path("unused"))
+
+
+def test_the_threshold_has_the_best_mean_dice_of_the_grid_on_validation(data: DataSet):
+    network, ranks = Bright(), Ranks("cpu")
+    heard: dict[int, np.ndarray] = {}
+    keep = lambda index, logits: heard.update({index: (logits[1] - logits[0]).numpy()})  # noqa: E731
+    validate(network, data, "validation", ranks=ranks, precision="fp32", keep=keep)
+    means = {
+        threshold: np.mean(
+            [image_columns(odds, data.native_mask("validation", i), threshold)["dice"] for i, odds in heard.items()]
+        )
+        for threshold in GRID
+    }
+    chosen = chosen_threshold(network, data, ranks=ranks, precision="fp32")
+    assert means[chosen] == pytest.approx(max(means.values()))
+    assert chosen < 0.5
+
+
+def test_a_part_is_measured_image_by_image_as_validation_scores_it(data: DataSet):
+    network, ranks = Bright(), Ranks("cpu")
+    found = measured(network, Place("test", data, "test", OPENING), ranks, threshold=0.5, precision="fp32")
+    scores = validate(network, data, "test", ranks=ranks, precision="fp32", opening=OPENING)
+    for name in ("dice", "iou", "precision", "recall"):
+        assert found.columns[name] == tuple(scores.images[name])
+    assert set(found.columns) == set(COLUMNS)
+    assert found.images == tuple(sample.name for sample in data.samples("test", OPENING))
+    pixels = sum(data.native_mask("test", i, OPENING).size for i in range(6))
+    assert sum(count for count, _, _ in found.calibration) == pixels
+    assert sum(right for _, _, right in found.calibration) / pixels == pytest.approx(
+        np.average(scores.images["accuracy"], weights=[data.native_mask("test", i, OPENING).size for i in range(6)])
+    )
+    again = Measured.from_json(found.to_json())
+    assert str(again) == str(found)
+
+
+def test_test_rows_are_not_measured_without_an_opening(data: DataSet):
+    with pytest.raises(DataError, match="test rows are closed"):
+        measured(Bright(), Place("test", data, "test", None), Ranks("cpu"), threshold=0.5, precision="fp32")
+
+
+# ---- sources that no split names
+
+
+def pictures(folder: Path, count: int, seed: int) -> None:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        image, label = draw(1000 * seed + index, 32)
+        cv2.imwrite(str(folder / "images" / f"{index}.png"), image[..., ::-1])
+        cv2.imwrite(str(folder / "masks" / f"{index}.png"), 255 * label)
+
+
+def test_an_unseen_source_is_a_folder_below_the_root_and_is_read_with_an_opening_alone(tmp_path: Path):
+    pictures(tmp_path / "ETIS", 3, seed=1)
+    config = PolypData(name="polyp", root=str(tmp_path), split="none.csv", size=32)
+    source = open_unseen(config, "ETIS", cache=tmp_path / "cache")
+    assert [sample.image for sample in source.samples("test", OPENING)] == [f"ETIS/images/{i}.png" for i in range(3)]
+    assert {sample.source for sample in source.samples("test", OPENING)} == {"ETIS"}
+    with pytest.raises(DataError, match="test rows are closed"):
+        source.fitted("test", 0)
+    found = measured(Bright(), Place("ETIS", source, "test", OPENING), Ranks("cpu"), threshold=0.5, precision="fp32")
+    assert (found.part, len(found.images)) == ("ETIS", 3)
+    with pytest.raises(DataError, match=r"no such folder.*ETIS"):
+        open_unseen(config, "ETIZ", cache=tmp_path / "cache")
+
+
+# ---- pairs
+
+
+def run(**changes: object) -> RunConfig:
+    values: dict[str, object] = dict(
+        epochs=2,
+        batch_size=4,
+        seed=11,
+        data=dict(name="blobs", size=32, train=8, validation=4, test=3, augment="flips"),
+        student=dict(name="unet", width=2),
+        losses=dict(ce={}),
+    )
+    return RunConfig.model_validate(values | changes)
+
+
+def train(cohort: Cohort, folder: Path) -> dict[int, tuple[EpochReport, dict[str, Tensor]]]:
+    """Every member to its last epoch: its last report, and the weights of its best epoch."""
+    ended = {}
+    while cohort._members:
+        for key, report in cohort.epoch().items():
+            assert isinstance(report, EpochReport), report
+            if report.final:
+                ended[key] = (report, dict(weights(cohort.export(key, folder / f"{key}.safetensors").path).tensors))
+                cohort.dismiss(key)
+    return ended
+
+
+def test_runs_of_one_seed_are_paired_in_any_cohort_and_whenever_they_join(tmp_path: Path):
+    """Equal runs are equal bit for bit: the same start, the same batches, from the first epoch of their stream on."""
+    examination = Examination(OPENING, tmp_path)
+    make = lambda: Cohort(Ranks("cpu"), slots=4, cache=tmp_path, examination=examination)  # noqa: E731
+    together, alone = make(), make()
+    together.admit(1, run())
+    together.admit(2, run(seed=12))
+    together.epoch()
+    together.admit(3, run())  # an epoch late
+    (tmp_path / "one").mkdir()
+    first = train(together, tmp_path / "one")
+    alone.admit(4, run())
+    other = train(alone, tmp_path / "two")
+    (report, tensors), (late, late_tensors), (lone, lone_tensors) = first[1], first[3], other[4]
+    assert all(torch.equal(tensors[name], late_tensors[name]) for name in tensors)
+    assert all(torch.equal(tensors[name], lone_tensors[name]) for name in tensors)
+    assert any(not torch.equal(tensors[name], first[2][1][name]) for name in tensors)
+    assert report.measured is not None
+    assert [each.part for each in report.measured] == ["validation", "test"]
+    assert str(report.measured) == str(late.measured) == str(lone.measured)
+    assert report.measured != first[2][0].measured
+
+
+def test_runs_are_examined_after_their_last_epoch_alone_and_only_where_that_is_asked_for(tmp_path: Path):
+    cohort = Cohort(Ranks("cpu"), slots=1, cache=tmp_path, examination=Examination(OPENING, tmp_path))
+    cohort.admit(1, run())
+    first, last = cohort.epoch()[1], cohort.epoch()[1]
+    assert isinstance(first, EpochReport)
+    assert isinstance(last, EpochReport)
+    assert (first.measured, len(last.measured or ())) == (None, 2)
+    assert replace(last, measured=None).final
+    plain = Cohort(Ranks("cpu"), slots=1, cache=tmp_path)
+    plain.admit(1, run(epochs=1))
+    report = plain.epoch()[1]
+    assert isinstance(report, EpochReport)
+    assert report.measured is None

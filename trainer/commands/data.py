@@ -1,0 +1,239 @@
+"""`python -m trainer data split` and `data check`."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.cli.parser import CommandLine
+from trainer.cli.progress import Counting
+from trainer.data.files import file_hash, inside
+from trainer.data.layouts.polyp import expand
+from trainer.commands.account import how_drawn
+from trainer.commands.account import print_bad, print_pictures, print_sources, print_twins, write_record, write_twins
+from trainer.data.splits.assign import Fractions, assign, read_groups
+from trainer.data.file_check import Examined, examine_all
+from trainer.data.splits.folders import Pair, find_pairs
+from trainer.data.splits.near_duplicates import refuse_crossing, twins
+from trainer.data.splits.split import PARTS, Row, read_split, samples, write_split
+from trainer.errors import DataError
+
+ACCEPT = "--near-duplicates"
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None:
+    """Add `split` and `check` below `python -m trainer data`."""
+    split = subparsers.add_parser(
+        "split",
+        help="write a split file for folders of images and masks",
+        description="Find images and masks as data sets ship, read them all, write who trains, validates and tests.",
+        epilog="example:\n  python -m trainer data split $POLYP_ROOT/Kvasir-SEG $POLYP_ROOT/CVC-ClinicDB \\\n"
+        "      --by group --groups clinicdb-frames.csv --seed 1 -o splits/kvasir-clinic.csv",
+        formatter_class=_RAW,
+    )
+    split.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="a data set; its name becomes the source"
+    )
+    split.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="the split file to write")
+    split.add_argument(
+        "--root", type=Path, help="folder that the paths in the file start from (default: the common parent)"
+    )
+    split.add_argument(
+        "--by", choices=["image", "group"], help="what stays together (default: group where --groups is given)"
+    )
+    split.add_argument(
+        "--groups", type=Path, metavar="FILE", help="CSV image,group: the patient or sequence of each image"
+    )
+    split.add_argument(
+        "--fractions", default="0.8,0.1,0.1", metavar="T,V,T", help="train, validation, test (default: %(default)s)"
+    )
+    split.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
+    _add_near_duplicates(split)
+    split.set_defaults(data_command="split")
+    check = subparsers.add_parser(
+        "check",
+        help="read every file of a split and name the bad ones",
+        description="Read every image and mask that a split file names. Exit code 2 where something is bad.",
+        epilog="example:\n  python -m trainer data check splits/kvasir-clinic.csv --root $POLYP_ROOT",
+        formatter_class=_RAW,
+    )
+    check.add_argument("split", type=Path, metavar="FILE", help="the split file")
+    check.add_argument("--root", default="$POLYP_ROOT", help="folder that its paths start from (default: %(default)s)")
+    _add_near_duplicates(check)
+    check.set_defaults(data_command="check")
+
+
+def _add_near_duplicates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        ACCEPT,
+        choices=["refuse", "accept"],
+        default="refuse",
+        help="near-identical pictures in two parts of a given split (default: %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `split` or `check`: 0, or 2 with what is wrong on stderr."""
+    try:
+        return _split(args) if args.data_command == "split" else _check(args)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _split(args: argparse.Namespace) -> int:
+    fractions = _fractions(args.fractions)
+    if args.by == "group" and args.groups is None:
+        raise DataError("--by group: needs --groups FILE, a CSV image,group")
+    if args.by == "image" and args.groups is not None:
+        raise DataError(f"--by image: contradicts --groups {args.groups}; leave one out")
+    folders = [Path(os.path.abspath(folder)) for folder in args.folders]  # links stay as given
+    root = (
+        Path(os.path.abspath(args.root))
+        if args.root
+        else Path(os.path.commonpath([folder.parent for folder in folders]))
+    )
+    accept = args.near_duplicates == "accept"
+    split_folders(folders, root, args.output, groups=args.groups, seed=args.seed, fractions=fractions, accept=accept)
+    return 0
+
+
+def split_folders(
+    folders: Sequence[Path],
+    root: Path,
+    output: Path,
+    *,
+    groups: Path | None,
+    seed: int,
+    fractions: Fractions,
+    accept: bool = False,
+) -> tuple[list[Row], list[Examined]]:
+    """Write the split file of data sets below a root and how it was drawn, and print what is in it; returns its rows,
+    and what each pair of files holds. Pictures that show the same go into one part.
+
+    Raises DataError, also where a given split has such in two parts; `accept` lets near-identical ones pass. Bad files
+    are named on stderr before.
+    """
+    given, drawn = _rows(folders, root)
+    if groups:
+        given = read_groups(groups, given)
+    found = examined(given, root)
+    looks = [entry.look for entry in found]
+    at = {row.image: number for number, row in enumerate(given)}
+    links = [(at[pair.first.image], at[pair.second.image]) for pair in twins(given, looks)]
+    rows = _assigned(given, drawn, links, seed, fractions)
+    samples(rows)  # names must differ before the file is written
+    _refuse_crossing(rows)
+    pairs = twins(rows, looks)
+    refuse_crossing(pairs, "the given split", accept=accept, remedy=f"remove one of each, or {ACCEPT} accept")
+    write_split(output, rows)
+    print_sources(rows)
+    listed = output.with_suffix(".duplicates.csv")
+    listed.unlink(missing_ok=True)
+    if pairs:
+        write_twins(listed, pairs)
+        print_twins(pairs, accept=accept)
+        print(f"{listed}  all of them; those that were not in a given split are kept in one part")
+    how = {
+        "seed": seed,
+        "fractions": dict(fractions),
+        "sources": [folder.name for folder in folders],
+        "groups": None if groups is None else file_hash(groups),
+        "near_duplicates": "accept" if accept else "refuse",
+    }
+    digest = write_record(output, rows, pairs, how)
+    print(f"{output}  {len(rows)} images, seed {seed}, sha256 {digest[:8]}...; paths start at {root}")
+    return rows, found
+
+
+def examined(rows: Sequence[Row], root: Path) -> list[Examined]:
+    """What each pair of files holds. Raises DataError where one is bad; all bad ones are named on stderr before."""
+    found = _read_all(rows, root)
+    bad = print_bad(found)
+    if bad:
+        raise DataError(f"{bad} of {len(rows)} pairs are bad; mend or remove them")
+    return [entry for entry in found if isinstance(entry, Examined)]
+
+
+def _read_all(rows: Sequence[Row], root: Path) -> list[Examined | DataError]:
+    return examine_all([(root / row.image, root / row.mask) for row in rows], Counting("reading images"))
+
+
+def _check(args: argparse.Namespace) -> int:
+    root = expand(args.root, "--root")
+    if not root.is_dir():
+        raise DataError(f"--root {args.root}: no such folder {root}")
+    rows = read_split(args.split, root)
+    samples(rows)
+    found = _read_all(rows, root)
+    bad = print_bad(found)
+    if bad:
+        print(f"{bad} of {len(rows)} pairs are bad", file=sys.stderr)
+    print_sources(rows)
+    print_pictures(found)
+    looks = [entry.look if isinstance(entry, Examined) else None for entry in found]
+    crossing = print_twins(twins(rows, looks), accept=args.near_duplicates == "accept")
+    verdict = f"{bad} bad files" + (f", {crossing} pairs of the same picture across parts" if crossing else "")
+    print(f"{args.split}  {len(rows)} images; {verdict}; no group in two parts; {how_drawn(args.split)}")
+    return 2 if bad or crossing else 0
+
+
+def _fractions(text: str) -> Fractions:
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(PARTS) or not (min(numbers) >= 0 and abs(sum(numbers) - 1) < 1e-6):
+        raise DataError(f"--fractions {text!r}: expected three shares that sum to 1, such as 0.8,0.1,0.1")
+    return dict(zip(PARTS, numbers, strict=True))
+
+
+def _rows(folders: Sequence[Path], root: Path) -> tuple[list[Row], list[bool]]:
+    """All pairs as rows, and which of them still need a part."""
+    names = Counter(folder.name for folder in folders)
+    double = [name for name, count in names.items() if count > 1]
+    if double:
+        raise DataError(f"two folders are named {double[0]!r}, which names the source; rename one")
+    rows, drawn = [], []
+    for folder in folders:
+        for pair in find_pairs(folder):
+            rows.append(_row(folder, pair, root))
+            drawn.append(pair.part is None)
+    return rows, drawn
+
+
+def _row(folder: Path, pair: Pair, root: Path) -> Row:
+    places = []
+    for path in (pair.image, pair.mask):
+        if not path.is_relative_to(root):
+            raise DataError(f"--root {root}: {path} is not below it")
+        places.append(path.relative_to(root).as_posix())
+        inside(root, places[-1])
+    return Row(folder.name, places[0], places[1], "", pair.part or "train")
+
+
+def _assigned(
+    rows: list[Row], drawn: Sequence[bool], links: Sequence[tuple[int, int]], seed: int, fractions: Fractions
+) -> list[Row]:
+    """Parts for the rows of folders that came without; the others keep theirs."""
+    free = [at for at, needs in enumerate(drawn) if needs]
+    where = {at: number for number, at in enumerate(free)}
+    inner = [(where[one], where[other]) for one, other in links if one in where and other in where]
+    parts = dict(zip(free, assign([rows[at] for at in free], inner, seed=seed, fractions=fractions), strict=True))
+    return [parts.get(at, row) for at, row in enumerate(rows)]
+
+
+def _refuse_crossing(rows: Sequence[Row]) -> None:
+    """A groups file may contradict the folders of a given split."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        known = first.setdefault(row.group_key, row)
+        if known.part != row.part:
+            raise DataError(
+                f"group {row.group!r} of {row.source} is in two parts of the given split: {known.image} ({known.part}) "
+                f"and {row.image} ({row.part}); move one, or give the set as one folder"
+            )

@@ -1,0 +1,201 @@
+"""`python -m trainer evaluate`: what weights score on a part of the data, with torchmetrics as a second opinion."""
+
+import csv
+import io
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.cli.progress import Counting
+from trainer.config import RunConfig
+from trainer.distributed.launch import device, writable
+from trainer.errors import UserError
+from trainer.run_file import read
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.data.dataset import DataSet, Opening, Part
+    from trainer.evaluation.metrics import Scores
+
+IGNORE = 255
+AGREED = 1e-4
+"""Largest difference from torchmetrics, which adds in float32, that rounding explains."""
+
+
+def main(args: Namespace) -> int:
+    """Print the scores; write them where asked. Raises UserError, CheckpointError, DataError."""
+    import torch
+
+    from trainer.data import open_data, read_openings, record_opening
+    from trainer.distributed.ranks import Ranks
+    from trainer.evaluation.metrics import validate
+    from trainer.teacher.assessment import alike, overlap_words, seen
+    from trainer.weights import ready
+
+    for path in (args.per_image, args.json):
+        writable(path)
+    ranks = Ranks(device(args.device))
+    made = ready(args.weights, device=ranks.device)
+    run = run_of(args, made.run)
+    part: Part = "test" if args.open_test else "validation"
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
+    if data.classes != made.classes:
+        raise UserError(f"{args.weights}: made for {made.classes} classes, but the data has {data.classes}")
+    opening = None
+    if args.open_test:
+        folder = args.openings or args.weights.parent
+        before = len(read_openings(folder))
+        purpose = f"evaluate {args.weights.name}, sha256 {made.file.sha256}, data {data.content_hash}"
+        opening = record_opening(folder, purpose)
+        images = len(data.samples("test", opening))
+        print(f"opening the test rows ({images} images): recorded in {folder}, opened {before} times before")
+    second = None if args.no_second_opinion else SecondOpinion(data, part, opening)
+    with torch.no_grad():
+        scores = validate(
+            made.network,
+            data,
+            part,
+            ranks=ranks,
+            precision=args.precision or run.precision,
+            batch_size=args.batch_size,
+            opening=opening,
+            keep=second.hear if second else None,
+        )
+    words = facts(args.weights, made.file.sha256, part, data, scores)
+    overlap = {"identical": seen(made.file, data), "near_identical": alike(made.file, data)}
+    words["trained_on"] = {how: None if found is None else found[part] for how, found in overlap.items()}
+    agrees = True
+    if second:
+        words["torchmetrics"], agrees = second.compare(scores)
+    if args.per_image is not None:
+        _write(args.per_image, per_image(data, part, opening, scores))
+    if args.json is not None:
+        _write(args.json, json.dumps(words, indent=1, sort_keys=True) + "\n")
+    _print(words, scores)
+    print(f"{args.weights}  {overlap_words(*overlap.values())}")
+    return 0 if agrees else 1
+
+
+def run_of(args: Namespace, made: RunConfig) -> RunConfig:
+    """The run whose data and teacher count: that of --data FILE, else the weights' own. Raises UserError."""
+    if args.data is not None:
+        return read(args.data, sets=args.set).run
+    if not args.set:
+        return made
+    raise UserError(f"--set {args.set[0]}: needs --data FILE, the study or run that it changes")
+
+
+def facts(path: Path, sha256: str, part: str, data: "DataSet", scores: "Scores") -> dict[str, Any]:
+    """What --json writes."""
+    return {
+        "weights": str(path),
+        "sha256": sha256,
+        "part": part,
+        "images": len(scores.images["dice"]),
+        "data": data.content_hash,
+        "size": data.config.size,
+        "fit": data.config.fit,
+        "scores": scores.means,
+        "deviation": {name: float(np.std(values)) for name, values in scores.images.items()},
+    }
+
+
+def per_image(data: "DataSet", part: "Part", opening: "Opening | None", scores: "Scores") -> str:
+    """CSV: name, source, group and every score of every image; scores with all their figures."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "source", "group", *scores.images))
+    for index, sample in enumerate(data.samples(part, opening)):
+        values = [repr(float(column[index])) for column in scores.images.values()]
+        writer.writerow((sample.name, sample.source, sample.group, *values))
+    return text.getvalue()
+
+
+class SecondOpinion:
+    """torchmetrics on the same masks, as a `keep` of `trainer.evaluation.metrics.validate`.
+
+    Single images are compared where truth and prediction both have every class: conventions for empty masks differ.
+    """
+
+    def __init__(self, data: "DataSet", part: "Part", opening: "Opening | None") -> None:
+        if find_spec("torchvision"):
+            # torchmetrics imports it where it is installed.
+            from models.torchvision_guard import make_importable
+
+            make_importable()
+        from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
+
+        self._data, self._part, self._opening = data, part, opening
+        arguments: dict[str, Any] = {"num_classes": data.classes, "average": "macro", "ignore_index": IGNORE}
+        self._pooled = {"mdice": MulticlassF1Score(**arguments), "miou": MulticlassJaccardIndex(**arguments)}
+        self._images: dict[int, dict[str, float]] = {}
+
+    def hear(self, index: int, logits: "Tensor") -> None:
+        """Logits (classes, height, width) of an image at native size."""
+        import torch
+        from torchmetrics.functional import classification as metrics
+
+        label = logits.argmax(0).cpu()
+        truth = torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).long()
+        for metric in self._pooled.values():
+            metric.update(label[None], truth[None])
+        valid = truth != IGNORE
+        if any(len(torch.bincount(each[valid]).nonzero()) < self._data.classes for each in (label, truth)):
+            return
+        functions: dict[str, Callable[..., Tensor]] = {
+            "dice": metrics.multiclass_f1_score,
+            "iou": metrics.multiclass_jaccard_index,
+            "precision": metrics.multiclass_precision,
+            "recall": metrics.multiclass_recall,
+            "specificity": metrics.multiclass_specificity,
+        }
+        arguments: dict[str, Any] = {"num_classes": self._data.classes, "average": "none", "ignore_index": IGNORE}
+        self._images[index] = {
+            name: float(function(label[None], truth[None], **arguments)[1:].mean())
+            for name, function in functions.items()
+        }
+
+    def compare(self, scores: "Scores") -> tuple[dict[str, float], bool]:
+        """Largest difference by score with how many images were compared, and whether all is rounding."""
+        differ = {
+            name: abs(float(metric.compute()) - scores.means[name])
+            for name, metric in self._pooled.items()
+            if len(scores.images["dice"])
+        }
+        for index, values in self._images.items():
+            for name, value in values.items():
+                gap = abs(value - float(scores.images[name][index]))
+                differ[name] = max(differ.get(name, 0.0), gap)
+        return differ | {"images_compared": float(len(self._images))}, max(differ.values()) < AGREED
+
+
+def _print(words: dict[str, Any], scores: "Scores") -> None:
+    print(f"{words['weights']}  {words['part']}: {words['images']} images at native size")
+    for name, mean in scores.means.items():
+        if name in scores.images:
+            print(f"{name:12} {mean:.4f}   over images: deviation {words['deviation'][name]:.4f}")
+        else:
+            print(f"{name:12} {mean:.4f}   pooled, with the background")
+    second = dict(words.get("torchmetrics", {}))
+    if second:
+        images = int(second.pop("images_compared"))
+        rest = words["images"] - images
+        gap = max(second.values())
+        says = "agrees" if gap < AGREED else "DIFFERS"
+        print(f"torchmetrics {says}: by at most {gap:.1g} ({images} images compared, {rest} with an empty mask not)")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside and rename; `-` is stdout."""
+    from trainer.checkpoint import write
+
+    if str(path) == "-":
+        print(text, end="")
+    else:
+        write(path, text.encode())

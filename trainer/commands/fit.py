@@ -1,0 +1,149 @@
+"""`python -m trainer fit`: one whole run, and whether it repeats the exported one that it comes from."""
+
+import hashlib
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.cli.progress import Counting, Progress, spoken
+from trainer.distributed.launch import Outcome, launch, writable
+from trainer.errors import UserError, one_line
+from trainer.loggers import Mirrors
+from trainer.loggers import check as check_mirrors
+from trainer.run_file import Entry, RunFile, read
+
+if TYPE_CHECKING:
+    from trainer.distributed.ranks import Ranks
+
+
+def main(args: Namespace) -> int:
+    """Train a run: 0, or 1 where a replay that was promised to be equal bit for bit is not. Raises UserError."""
+    file = read(args.file, rank=args.rank, sets=args.set)
+    recorded = file.entry
+    ranks = args.ranks if args.ranks is not None else (recorded.ranks or 1 if recorded else 1)
+    threads = args.threads if args.threads is not None else recorded.threads if recorded else None
+    if ranks > file.run.batch_size:
+        raise UserError(f"--ranks {ranks}: more than the {file.run.batch_size} images of run.batch_size")
+    check_mirrors(args.mirror)
+    writable(args.output)
+    writable(args.runs / "run" if args.runs else None)
+    return launch(args, lambda joined: _run(args, file, joined), ranks=ranks, threads=threads)
+
+
+def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
+    from trainer.data import open_data
+    from trainer.dry_run import check
+    from trainer.teacher import assessment
+
+    run = file.run
+    try:
+        known = check(run)
+    except ValueError as error:
+        raise UserError(f"{file.path}: run.{one_line(error)}") from error
+    # Decoded once, with progress, before the cohort opens it again.
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    lines = []
+    if run.methods():
+        judged = assessment.floor(run, data, ranks=ranks)
+        how = "measured" if judged.measured else "recorded"
+        lines.append(f"teacher  {judged.name}  validation dice {judged.dice:.3f} ({how})  {judged.seen_words()}")
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+        scores, epoch, took = _train(args, file, ranks, Path(folder))
+    if not ranks.leads:
+        return Outcome(())
+    lines.append(
+        f"epoch {run.epochs}/{run.epochs}  validation {file.metric} {scores[file.metric]:.4f} @ {epoch}  {took}  "
+        f"{known.params / 1e6:.2f} M parameters  {ranks.world} rank{'s' if ranks.world > 1 else ''}"
+    )
+    if args.output is not None:
+        lines.append(f"{args.output}  weights of epoch {epoch}")
+    return _compared(file, scores, ranks, lines)
+
+
+def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tuple[Mapping[str, float], int, str]:
+    """Scores and number of the best epoch, and how long it took; on the lead alone."""
+    from trainer import checkpoint
+    from trainer.engine.fit import fit
+    from trainer.reports import Resume
+
+    work = folder if args.runs is None else args.runs / _name(file, ranks.world)
+    state = work / "state.pt"
+    resume = Resume(state) if ranks.share(state.is_file()) else None
+    best = work / "best.safetensors"
+    progress = Progress(file.run.epochs, file.metric)
+    # The joins belong to the recorded run; what `--set` changes is another one and starts at stream epoch 0.
+    replay = file.entry.replay if file.entry and not file.changed else None
+    training = fit(
+        file.run,
+        cache=args.cache,
+        ranks=ranks,
+        replay=replay or None,
+        resume=resume,
+        save=state if args.runs else None,
+        monitor=file.metric,
+        export=best,
+    )
+    trial = f"fit-{file.entry.rank}" if file.entry else "fit"
+    with Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, file.path.stem) as log:
+        for report in training:
+            if ranks.leads:
+                progress.hear(report)
+                log.tell(trial, report)
+    if not ranks.leads:
+        return {}, 0, ""
+    words = checkpoint.weights(best)
+    if args.output is not None:
+        checkpoint.write(args.output, best.read_bytes())
+    took = spoken(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
+    return words.word("scores"), words.word("epoch"), took
+
+
+def _name(file: RunFile, world: int) -> str:
+    """The folder of a run: what is computed, and by how many."""
+    replay = file.entry.replay if file.entry and not file.changed else ()
+    return hashlib.sha256(f"{file.run.model_dump_json()}\x1f{replay}\x1f{world}".encode()).hexdigest()[:16]
+
+
+def _compared(file: RunFile, scores: Mapping[str, float], ranks: "Ranks", lines: list[str]) -> Outcome:
+    """Hold the scores against the exported ones, where the file has any for this very run."""
+    entry = file.promised
+    if entry is None:
+        if file.entry and file.changed:
+            lines.append(f"not compared with {file.path} #{file.entry.rank}: --set changed {', '.join(file.changed)}")
+        return Outcome(tuple(lines))
+    differ = {
+        name: (scores[name], value) for name, value in entry.scores.items() if name in scores and scores[name] != value
+    }
+    which = f"{file.path} #{entry.rank}" + (f" (trial {entry.trial})" if entry.trial is not None else "")
+    if not any(name in scores for name in entry.scores):
+        return Outcome((*lines, f"not compared with {which}: it has none of the scores {', '.join(scores)}"))
+    if not differ:
+        return Outcome((*lines, f"replay of {which}: equal, bit for bit"))
+    name = file.metric if file.metric in differ else next(iter(differ))
+    here, there = differ[name]
+    told = f"{name} {here:.6f}, exported {there:.6f}, difference {here - there:+.2g}"
+    if len(differ) > 1:
+        told += f" ({len(differ) - 1} other scores differ too)"
+    excuse = _excuse(file, entry, ranks)
+    text = f"replay of {which}: {told}" + (f"; {excuse}" if excuse else "; it should be equal, bit for bit")
+    return Outcome((*lines, text), 0 if excuse else 1)
+
+
+def _excuse(file: RunFile, entry: Entry, ranks: "Ranks") -> str:
+    """Why another result is to be expected; empty where it is not."""
+    import torch
+
+    if ranks.world != (entry.ranks or 1):
+        return f"ranks: {ranks.world} in place of {entry.ranks or 1}"
+    if entry.threads is not None and torch.get_num_threads() != entry.threads:
+        return f"threads: {torch.get_num_threads()} in place of {entry.threads}"
+    if ranks.device.type != "cpu" or file.run.precision != "fp32":
+        return f"{file.run.precision} on {ranks.device.type} is not promised to repeat bit for bit"
+    if entry.device is not None and not entry.device.startswith("cpu"):
+        return f"device: cpu in place of {entry.device}"
+    if entry.torch is not None and entry.torch != torch.__version__:
+        return f"torch: {torch.__version__} in place of {entry.torch}"
+    return ""

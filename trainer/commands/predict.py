@@ -1,0 +1,179 @@
+"""`python -m trainer predict`: masks for a folder of pictures, or a grid of validation cases beside the teacher's.
+
+A package runs through onnxruntime; torch is then neither needed nor imported.
+"""
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.cli.progress import Counting
+from trainer.commands.evaluate import run_of
+from trainer.commands.folder import segment
+from trainer.data.dataset import DataSet, Pixels
+from trainer.distributed.launch import device, writable
+from trainer.errors import UserError
+from trainer.evaluation.case_figures import chosen
+from trainer.evaluation.cases import drawn, predicted_labels
+from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
+from trainer.package.inference import labels as thresholded
+from trainer.run_file import Entry, read
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from models.config import TeacherConfig
+    from models.output import Segmenter
+    from trainer.config import Precision
+    from trainer.evaluation.metrics import Scores
+    from trainer.weights import Ready
+
+
+def main(args: Namespace) -> int:
+    """Write masks and overlays, or the grid; 2 where a picture could not be used. Raises UserError, CheckpointError,
+    DataError."""
+    if args.grid == (args.images is not None):
+        raise UserError("predict: give a folder of pictures or --grid, one of the two")
+    if args.threshold is not None and not 0 < args.threshold < 1:
+        raise UserError(f"--threshold {args.threshold:g}: a probability between 0 and 1, without both")
+    if args.weights.is_dir() and not args.grid:
+        return _package(args)
+    import torch
+
+    from trainer.weights import ready
+
+    where = torch.device(device(args.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
+    made = ready(args.weights / WEIGHTS if args.weights.is_dir() else _weights(args), device=where)
+    if args.grid:
+        return _grid(args, made, where)
+    return _network(args, made, where)
+
+
+def _package(args: Namespace) -> int:
+    for flag, value in (("--data", args.data), ("--precision", args.precision), ("--rank", args.rank)):
+        if value is not None:
+            raise UserError(f"{flag} {value}: a package says itself how it computes; leave it out")
+    packed = open_package(args.weights, device=args.device)
+    if args.threshold is not None:
+        packed = with_threshold(packed, args.threshold)
+    classes = len(packed.preprocessing.classes)
+    return segment(args.images, args.output, packed.masks, classes=classes, by=str(args.weights))
+
+
+def _weights(args: Namespace) -> Path:
+    """The weights' file itself, or the one that an export names. Raises UserError."""
+    path: Path = args.weights
+    if path.suffix != ".json":
+        if args.rank is not None:
+            raise UserError(f"--rank {args.rank}: {path} is no export of a search; leave --rank out")
+        return path
+    entry = read(path, rank=args.rank).entry
+    if entry is None:
+        raise UserError(f"{path}: is a run, not weights; train it: python -m trainer fit {path} -o weights.safetensors")
+    found = [place for place in _places(path, entry) if place.is_file()]
+    if not found:
+        raise UserError(
+            f"{path}: the weights of #{entry.rank} are not here; train them: "
+            f"python -m trainer fit {path} --rank {entry.rank} -o weights.safetensors"
+        )
+    return found[0]
+
+
+def _places(path: Path, entry: Entry) -> Iterator[Path]:
+    """Where an export may mean: beside itself, or from the working folder."""
+    if entry.weights is not None:
+        yield path.parent / entry.weights
+        yield Path(entry.weights)
+
+
+def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
+    """Masks by the trained weights themselves."""
+    from trainer.data.letterbox import fit_image, place
+    from trainer.evaluation.metrics import native_logits
+
+    config = made.run.data
+    precision = args.precision or made.run.precision
+    two = made.classes == 2
+    if args.threshold is not None and not two:
+        raise UserError(f"--threshold {args.threshold:g}: {made.path} has {made.classes} classes; leave it out")
+    threshold = args.threshold if args.threshold is not None or not two else DEFAULT_THRESHOLD
+
+    def masks(images: Sequence[Pixels]) -> list[Pixels]:
+        places = [place(image.shape[0], image.shape[1], config.size, config.fit) for image in images]
+        fitted = [fit_image(image, at, config.size) for image, at in zip(images, places, strict=True)]
+        logits = _logits(made.network, np.stack(fitted), where, precision)
+        natives = [native_logits(logits[row : row + 1], at)[0] for row, at in enumerate(places)]
+        return [thresholded(each.cpu().numpy(), threshold) for each in natives]
+
+    return segment(args.images, args.output, masks, classes=made.classes, by=str(made.path))
+
+
+def _logits(network: "Segmenter", fitted: Pixels, where: "torch.device", precision: "Precision") -> "Tensor":
+    import torch
+
+    from trainer.data.stream import normalise
+    from trainer.evaluation.metrics import autocast
+
+    with torch.no_grad(), autocast(where, precision):
+        logits: Tensor = network(normalise(torch.from_numpy(fitted).to(where))).logits
+    return logits.float()
+
+
+def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
+    from trainer.data import open_data
+    from trainer.teacher import assessment
+
+    writable(args.output)
+    run = run_of(args, made.run)
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
+    precision = args.precision or run.precision
+    networks = {"student": made.network}
+    if run.teacher is not None and _here(run.teacher):
+        networks = {"teacher": assessment.load(run, data, device=where), **networks}
+    found = {name: _masks(network, data, where, precision) for name, network in networks.items()}
+    dice = found["student"][0].images["dice"]
+    worst, median = chosen(dice)
+    means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in found.items())
+    title = f"{made.path.name}: mean Dice on {len(dice)} validation images: {means}"
+    masks = {name: kept for name, (_, kept) in found.items()}
+    drawn(title, data, (worst, median), masks).save(args.output, format="PNG")
+    words = ", ".join(["image", "truth", *found])
+    print(f"{args.output}  {len(worst)} worst, {len(median)} median: {words}")
+    if "teacher" not in found:
+        print("without the teacher: " + _absent(run.teacher is not None))
+    return 0
+
+
+def _here(config: "TeacherConfig") -> bool:
+    """Whether the teacher can be asked about a validation image: its files are here, and it is no folder of maps."""
+    from trainer.errors import CheckpointError
+    from trainer.teacher.open import refuse_absent
+
+    try:
+        refuse_absent(config)
+    except CheckpointError:
+        return False
+    return config.name != "maps"
+
+
+def _absent(named: bool) -> str:
+    return "its file is not here" if named else "the run has none"
+
+
+def _masks(
+    network: "Segmenter", data: DataSet, where: "torch.device", precision: "Precision"
+) -> tuple["Scores", dict[int, Pixels]]:
+    from trainer.distributed.ranks import Ranks
+    from trainer.evaluation.metrics import validate
+
+    kept: dict[int, Pixels] = {}
+
+    def keep(index: int, logits: "Tensor") -> None:
+        kept[index] = predicted_labels(logits)
+
+    scores = validate(network, data, "validation", ranks=Ranks(where), precision=precision, keep=keep)
+    return scores, kept

@@ -1,0 +1,215 @@
+"""`python -m trainer teach`: train the teacher that a study names, once."""
+
+import hashlib
+import json
+import shutil
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.config import NetworkTeacher
+from trainer.cli.progress import Counting, Progress, spoken
+from trainer.config import RunConfig
+from trainer.distributed.launch import Outcome, launch, writable
+from trainer.errors import UserError, one_line, received
+from trainer.loggers import Mirrors
+from trainer.loggers import check as check_mirrors
+from trainer.run_file import PLACES, read
+
+if TYPE_CHECKING:
+    from models.config import TeacherConfig
+    from trainer.checkpoint import Weights
+    from trainer.data.dataset import DataSet
+    from trainer.distributed.ranks import Ranks
+
+FORMAT = 1
+"""Of the words that a teacher's file has beside those of any export."""
+
+
+def main(args: Namespace) -> int:
+    """Train, resume or find the teacher. Raises UserError, CheckpointError, DataError."""
+    check_mirrors(args.mirror)
+    file = read(args.file, sets=args.set)
+    config = file.run.teacher
+    if config is not None and _made_elsewhere(config):
+        if args.output is not None or args.again:
+            raise UserError(f"{args.file}: run.teacher: was trained elsewhere; leave --output and --again out")
+        return launch(args, lambda ranks: _judge(args, file.run, ranks), ranks=args.ranks or 1, threads=args.threads)
+    run = file.teacher_run()
+    if args.output is None and (not isinstance(config, NetworkTeacher) or config.checkpoint is None):
+        raise UserError(f"{args.file}: run.teacher.checkpoint: missing; name the file to be written, or give -o FILE")
+    return launch(
+        args,
+        lambda ranks: _teach(args, run, file.run, ranks),
+        ranks=1 if args.ranks is None else args.ranks,
+        threads=args.threads,
+    )
+
+
+def _made_elsewhere(config: "TeacherConfig") -> bool:
+    from trainer.teacher.open import ours
+
+    return not ours(config)
+
+
+def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
+    """What a teacher of another program is worth on the data; nothing is trained."""
+    from trainer.data import open_data
+    from trainer.teacher.assessment import facts
+
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    known = facts(run, data, ranks=ranks, whole=True)
+    if not ranks.leads:
+        return Outcome(())
+    sure = f"train dice {known.train_dice:.3f}  ECE {known.calibration:.3f}  entropy {known.entropy:.3f}"
+    lines = (f"validation dice {known.dice:.3f}  {sure}", f"{known.name}  sha256 {known.sha256[:8]}...")
+    return Outcome((*lines, known.seen_words(), *known.notes, "nothing to do: trained elsewhere"))
+
+
+def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") -> Outcome:
+    from trainer.data import open_data
+    from trainer.dry_run import check
+    from trainer.engine.fit import fit
+    from trainer.reports import Resume
+    from trainer.teacher.open import located
+
+    output: Path = args.output or located(study.teacher)
+    try:
+        check(run)
+    except ValueError as error:
+        raise UserError(f"{args.file}: teach: {one_line(error)}") from error
+    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    name = identity(run, data.content_hash)
+    if output.exists() and not args.again:
+        return Outcome(_finished(output, run, name, data))
+    writable(output)
+    work = output.with_name(f".{output.name}.teach")
+    state = _prepare(work, name, ranks, again=args.again)
+    progress = Progress(run.epochs)
+    resume = Resume(state) if state else None
+    best = work / "best.safetensors"
+    with Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
+        for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / "state.pt", export=best):
+            if ranks.leads:
+                progress.hear(report)
+                log.tell("teach", report)
+    took = spoken(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
+    return _finish(work, output, run, name, data, ranks, took)
+
+
+def identity(run: RunConfig, content: str) -> str:
+    """Hash of what a teacher's weights depend on: the run without places, and the data's content hash."""
+    words = json.dumps([_placeless(run.model_dump(mode="json")), content], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+def _placeless(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _placeless(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if f"{prefix}{key}" not in PLACES
+    }
+
+
+def _prepare(work: Path, name: str, ranks: "Ranks", *, again: bool) -> Path | None:
+    """The checkpoint of the same recipe to go on from, if there is one; that of another is thrown away by the lead."""
+    from trainer.checkpoint import write
+
+    state: Path | None = None
+    if ranks.leads:
+        mark = work / "identity"
+        same = mark.is_file() and mark.read_text() == name
+        if work.exists() and (again or not same):
+            shutil.rmtree(work)
+        if not work.exists():
+            write(mark, name.encode())
+        elif (work / "state.pt").is_file():
+            state = work / "state.pt"
+    return ranks.share(state)
+
+
+def _finished(output: Path, run: RunConfig, name: str, data: "DataSet") -> tuple[str, ...]:
+    """What there is to say of a file that is there already. Raises UserError where it is another teacher's."""
+    from trainer import checkpoint
+
+    file = checkpoint.weights(output)
+    if file.word("identity") == name:
+        return (*_summary(output, file, data), "nothing to do: trained before by this recipe on this data")
+    why = _difference(file.word("run"), run)
+    if not why:
+        known = str(file.word("data"))
+        why = f"data {known[:12]}..., here {data.content_hash[:12]}..." if known != data.content_hash else "unfinished"
+    raise UserError(
+        f"{output}: was trained by another recipe or on other data ({why}); name another file or use --again"
+    )
+
+
+def _difference(table: Mapping[str, Any] | None, run: RunConfig) -> str:
+    """The first setting that differs, as `path was x, here y`."""
+    if table is None:
+        return "recipe unknown"
+    was, here = (_flat(_placeless(each)) for each in (table, run.model_dump(mode="json")))
+    for path in {**was, **here}:
+        if was.get(path) != here.get(path):
+            return f"{path} was {received(was.get(path))}, here {received(here.get(path))}"
+    return ""
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet", ranks: "Ranks", took: str) -> Outcome:
+    """Measure the best epoch's weights on both parts and write the file with all that is known of them."""
+    import models
+    from trainer import checkpoint
+    from trainer.evaluation.calibration import Calibration
+    from trainer.evaluation.metrics import validate
+    from trainer.weights import ready
+
+    # The lead wrote it: the others must not look before.
+    best = ranks.share(work / "best.safetensors")
+    made = ready(best, device=ranks.device)
+    network = made.network
+    calibration = Calibration(data, "validation", ranks)
+    scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear).means
+    train = validate(network, data, "train", ranks=ranks, precision=run.precision).means
+    error, entropy = calibration.error(), calibration.entropy()
+    if not ranks.leads:
+        return Outcome(())
+    words = {key: json.loads(text) for key, text in made.file.words.items()} | {
+        "teacher": FORMAT,
+        "identity": name,
+        "train": train,
+        "calibration": error,
+        "entropy": entropy,
+        "params": models.parameters(network),
+    }
+    checkpoint.export(output, made.file.tensors, words)
+    shutil.rmtree(work)
+    file = checkpoint.weights(output)
+    first = (
+        f"epoch {run.epochs}/{run.epochs}  validation dice {scores['dice']:.3f} @ {file.word('epoch')}  "
+        f"train dice {train['dice']:.3f}  ECE {error:.3f}  entropy {entropy:.3f}  {took}"
+    )
+    return Outcome((first, *_summary(output, file, data)[1:]))
+
+
+def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
+    """The facts that a finished file holds, and what they mean on the data."""
+    from trainer.teacher.assessment import alike, seen
+
+    dice, train = file.word("scores")["dice"], file.word("train")["dice"]
+    sure = {"ECE": file.word("calibration"), "entropy": file.word("entropy")}
+    more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
+    first = f"validation dice {dice:.3f} @ {file.word('epoch')}  train dice {train:.3f}{more}"
+    counts = ((seen(file, data), "of them"), (alike(file, data), "near-identical to"))
+    bad = ", ".join(f"{count} {how} {part}" for found, how in counts for part, count in (found or {}).items() if count)
+    images = f"trained on {len(file.word('train_images'))} images, {bad or 'none of them validation or test'}"
+    size = f"{file.word('params') / 1e6:.2f} M"
+    return first, f"{output}  {size}  sha256 {file.sha256[:8]}...  {images}"

@@ -1,0 +1,60 @@
+"""Whether the files behind a split can be used: every picture is read once, every fault is kept, nothing stops early.
+
+Reading a test file to see whether it is whole opens no test rows: nothing is scored and no picture is shown.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data.files import orientation, read_pair
+from trainer.data.splits.perceptual_hash import Look, look
+from trainer.errors import DataError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What one pair of files holds."""
+
+    height: int
+    width: int
+    foreground: float
+    """Share of the mask's pixels, 0 to 1."""
+    look: Look
+    """Of the image."""
+    orientation: int
+    """EXIF orientation of the image; it is not obeyed."""
+
+
+def examine(image: Path, mask: Path) -> Examined:
+    """Read one pair. Raises DataError."""
+    pixels, labels = read_pair(image, mask)
+    height, width = labels.shape
+    return Examined(height, width, float(labels.mean()), look(pixels), orientation(image))
+
+
+def examine_all(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[Examined | DataError]:
+    """One entry a pair, in order; what was wrong stands in the place of a bad one."""
+
+    def one(pair: tuple[Path, Path]) -> Examined | DataError:
+        try:
+            return examine(*pair)
+        except DataError as error:
+            return error
+
+    found: list[Examined | DataError] = []
+    with ThreadPoolExecutor(threads(), thread_name_prefix="examine") as pool:
+        for entry in pool.map(one, pairs):
+            found.append(entry)
+            if progress:
+                progress(len(found), len(pairs))
+    return found
+
+
+def threads() -> int:
+    """How many threads read files: the cores this process may use, 8 at most."""
+    return max(1, min(8, len(os.sched_getaffinity(0))))

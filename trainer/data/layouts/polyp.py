@@ -1,0 +1,171 @@
+"""Pictures with binary masks that a split file lists: polyps, and whatever else has two classes."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+from trainer.config import Pictures, PolypData
+from trainer.data.cache import Decoded, decoded
+from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
+from trainer.data.files import file_hash, read_pair
+from trainer.data.openings import require_opening
+from trainer.data.file_check import Progress, threads
+from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
+from trainer.data.splits.perceptual_hash import Look
+from trainer.data.splits.split import PARTS, Row, read_split, samples
+from trainer.errors import DataError
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = None) -> "Polyps":
+    """Read the split file, hash every file it names, and decode what is not in the cache. Raises DataError.
+
+    Test rows are hashed here and looked at for leaks; they are decoded only when they are opened. Identical pictures in
+    two parts are refused, near-identical ones too unless the settings accept them.
+    """
+    root = data_root(config)
+    split = expand(config.split, "data.split")
+    if not split.is_file():
+        raise DataError(
+            f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the "
+            "current folder; `python -m trainer data split` writes one"
+        )
+    data = Polyps(config, root, read_split(split, root), cache, progress)
+    data.refuse_leaks(config, progress)
+    return data
+
+
+def data_root(config: PolypData) -> Path:
+    """The folder that all paths start from. Raises DataError."""
+    root = expand(config.root, "data.root")
+    if not root.is_dir():
+        raise DataError(f"data.root = {config.root!r}: no such folder {root}")
+    return root
+
+
+def expand(text: str, field: str) -> Path:
+    """A path with ~ and $VARIABLES filled in. Raises DataError where a variable is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise DataError(f"{field} = {text!r}: the variable {name} is not set; export {name}=FOLDER")
+        return os.environ[name]
+
+    return Path(_VARIABLE.sub(value, text)).expanduser()
+
+
+class Polyps:
+    """The `DataSet` of some rows, as a split file has them, below a root."""
+
+    channels = 3
+    classes = 2
+
+    def __init__(
+        self, config: Pictures, root: Path, rows: Sequence[Row], cache: Path, progress: Progress | None = None
+    ) -> None:
+        self.config = config
+        self._cache, self._root = cache, root
+        named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
+        self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
+        self._samples: dict[Part, tuple[Sample, ...]] = {
+            part: tuple(sample for sample, row in named if row.part == part) for part in PARTS
+        }
+        self._hashes = self._hash_files()
+        self.content_hash = _content(self._contents(*PARTS))
+        self._known_looks: dict[str, Look] | None = None
+        self.near_duplicates = 0
+        self.decoded = 0
+        self._decoded: dict[Part, Decoded] = {part: self._decode(part, progress) for part in ("train", "validation")}
+
+    def samples(self, part: Part, opening: Opening | None = None) -> Sequence[Sample]:
+        """See `DataSet`."""
+        require_opening(part, opening)
+        return self._samples[part]
+
+    def image_hashes(self, part: Part) -> Sequence[str]:
+        """See `DataSet`."""
+        return [self._hashes[row.image] for row in self._rows[part]]
+
+    def sketches(self, part: Part) -> Sequence[bytes]:
+        """See `DataSet`."""
+        looks = self._looks(None)
+        return [looks[row.image].sketch for row in self._rows[part]]
+
+    def refuse_leaks(self, config: PolypData, progress: Progress | None = None) -> None:
+        """Raise DataError where the same picture is in two parts; near-identical ones pass where the settings say so,
+        and are counted."""
+        looks = self._looks(progress)
+        rows = [row for part in PARTS for row in self._rows[part]]
+        self.near_duplicates = refuse_crossing(
+            twins(rows, [looks[row.image] for row in rows]),
+            f"data.split = {config.split!r}",
+            accept=config.near_duplicates == "accept",
+            remedy="`python -m trainer data check` lists them; `python -m trainer data split` "
+            'keeps them in one part, and data.near_duplicates = "accept" lets them pass',
+        )
+
+    def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+        """See `DataSet`; views into the cache, read-only."""
+        arrays = self._arrays(part, opening)
+        return arrays.images[index], arrays.masks[index]
+
+    def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+        """See `DataSet`; reads the files."""
+        require_opening(part, opening)
+        return read_pair(*self._paths(self._rows[part][index]))
+
+    def native_mask(self, part: Part, index: int, opening: Opening | None = None) -> Pixels:
+        """See `DataSet`; a view into the cache, read-only."""
+        return self._arrays(part, opening).native[index]
+
+    def placement(self, part: Part, index: int, opening: Opening | None = None) -> Placement:
+        """See `DataSet`."""
+        return self._arrays(part, opening).placements[index]
+
+    @cached_property
+    def _test(self) -> Decoded:
+        return self._decode("test", None)
+
+    def _arrays(self, part: Part, opening: Opening | None) -> Decoded:
+        require_opening(part, opening)
+        return self._test if part == "test" else self._decoded[part]
+
+    def _decode(self, part: Part, progress: Progress | None) -> Decoded:
+        pairs = [self._paths(row) for row in self._rows[part]]
+        made = decoded(self._cache, _content(self._contents(part)), pairs, self.config, progress)
+        self.decoded += len(pairs) if made.fresh else 0
+        return made
+
+    def _paths(self, row: Row) -> tuple[Path, Path]:
+        return self._root / row.image, self._root / row.mask
+
+    def _looks(self, progress: Progress | None) -> dict[str, Look]:
+        """By image, of all parts."""
+        if self._known_looks is None:
+            names = [row.image for part in PARTS for row in self._rows[part]]
+            files = [(self._hashes[name], self._root / name) for name in names]
+            self._known_looks = dict(zip(names, kept_looks(self._cache, files, progress), strict=True))
+        return self._known_looks
+
+    def _hash_files(self) -> dict[str, str]:
+        names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]
+        with ThreadPoolExecutor(threads(), thread_name_prefix="hash") as pool:
+            return dict(zip(names, pool.map(file_hash, (self._root / name for name in names)), strict=True))
+
+    def _contents(self, *parts: Part) -> list[tuple[str, ...]]:
+        """Name, image, mask, group and part of each row; groups as the file names them, so no path enters."""
+        return [
+            (sample.name, self._hashes[row.image], self._hashes[row.mask], sample.group, part)
+            for part in parts
+            for sample, row in zip(self._samples[part], self._rows[part], strict=True)
+        ]
+
+
+def _content(rows: list[tuple[str, ...]]) -> str:
+    return hashlib.sha256("\x1e".join("\x1f".join(row) for row in sorted(rows)).encode()).hexdigest()

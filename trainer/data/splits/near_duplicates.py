@@ -1,0 +1,130 @@
+"""Which pictures of a split show the same, and what follows: nothing within a part, a refusal across parts.
+
+Looking at a test picture for this opens no test rows: nothing is scored, shown or learned from.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.atomic_files import write_text
+from trainer.data.cache import locked
+from trainer.data.files import read_image
+from trainer.data.file_check import threads
+from trainer.data.splits.perceptual_hash import BYTES, Look, alike, look
+from trainer.data.splits.split import Row
+from trainer.errors import DataError
+
+FORMAT = 1
+"""Goes up with every change of what a look holds, so that none is taken from a cache of before."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two rows whose pictures show the same."""
+
+    first: Row
+    second: Row
+    similarity: float
+    """Of their sketches, 1 at most."""
+    identical: bool
+    """Whether they hold the very same pixels."""
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the two are in different parts."""
+        return self.first.part != self.second.part
+
+    def __str__(self) -> str:
+        how = "" if self.identical else f", similarity {self.similarity:.3f}"
+        return f"{self.first.image} ({self.first.part}) and {self.second.image} ({self.second.part}){how}"
+
+
+def twins(rows: Sequence[Row], looks: Sequence[Look | None]) -> list[Twins]:
+    """Identical pictures, each with the first of its kind; then near-identical ones of different groups, most alike
+    first. Of one group's pictures being alike nothing follows. None stands for a picture that could not be read."""
+    first: dict[str, int] = {}
+    same = []
+    for at, entry in enumerate(looks):
+        if entry is not None and first.setdefault(entry.pixels, at) != at:
+            same.append(Twins(rows[first[entry.pixels]], rows[at], 1.0, identical=True))
+    kept = sorted(first.values())
+    sketches = [entry.sketch for entry in (looks[at] for at in kept) if entry is not None]
+    near = [
+        Twins(rows[kept[pair.first]], rows[kept[pair.second]], pair.similarity, identical=False)
+        for pair in alike(sketches)
+        if rows[kept[pair.first]].group_key != rows[kept[pair.second]].group_key
+    ]
+    return same + sorted(near, key=lambda pair: -pair.similarity)
+
+
+def refuse_crossing(found: Sequence[Twins], where: str, *, accept: bool, remedy: str) -> int:
+    """Raise DataError where twins are in different parts. `accept` lets those pass that are near-identical only; how
+    many do is returned."""
+    for identical in (True, False):
+        crossing = [pair for pair in found if pair.crosses and pair.identical == identical]
+        if crossing and (identical or not accept):
+            what = "identical" if identical else "near-identical"
+            raise DataError(
+                f"{where}: {what} pictures in two parts, {crossing[0]}; {len(crossing)} such pairs: "
+                + ("remove one of each" if identical else remedy)
+            )
+    return sum(pair.crosses for pair in found)
+
+
+def kept_looks(
+    cache: Path, images: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
+) -> list[Look]:
+    """The looks of images (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
+    words = "\x1f".join([str(FORMAT), *(digest for digest, _ in images)])
+    key = hashlib.sha256(words.encode()).hexdigest()[:32]
+    place = cache / f"looks-{key}.json"
+    found = _read(place, len(images))
+    if found is None:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with locked(cache / f".looks-{key}.lock", place):
+                found = _read(place, len(images))
+                if found is None:
+                    found = _look_at([path for _, path in images], progress)
+                    table = [[entry.pixels, packed([entry.sketch])] for entry in found]
+                    write_text(place, json.dumps(table))
+        except OSError as error:
+            raise DataError(f"{cache}: cannot be written ({error}); choose another cache folder") from error
+    return found
+
+
+def packed(sketches: Sequence[bytes]) -> str:
+    """Sketches as text, for words beside weights."""
+    return base64.b64encode(b"".join(sketches)).decode()
+
+
+def unpacked(text: str) -> list[bytes]:
+    """What `packed` was given. Raises ValueError where it is nothing of that kind."""
+    content = base64.b64decode(text, validate=True)
+    if len(content) % BYTES:
+        raise ValueError(f"{len(content)} bytes are no sketches of {BYTES}")
+    return [content[at : at + BYTES] for at in range(0, len(content), BYTES)]
+
+
+def _look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None) -> list[Look]:
+    found: list[Look] = []
+    with ThreadPoolExecutor(threads(), thread_name_prefix="look") as pool:
+        for entry in pool.map(lambda path: look(read_image(path)), paths):
+            found.append(entry)
+            if progress:
+                progress(len(found), len(paths))
+    return found
+
+
+def _read(path: Path, count: int) -> list[Look] | None:
+    """What was kept, or None where it is not there or not whole."""
+    try:
+        found = [Look(pixels, *unpacked(text)) for pixels, text in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if len(found) == count else None

@@ -1,0 +1,181 @@
+"""Start a command's ranks: in this process, or as the ranks of a torchrun of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.cli.entry import MISTAKES
+from trainer.distributed.listening import open_agent
+from trainer.errors import UserError, one_line
+from trainer.loggers import past_torchrun
+
+if TYPE_CHECKING:
+    from trainer.distributed.ranks import Ranks
+
+STALL = 1800.0
+"""Seconds that a rank may be late, decoding of a whole data set by another one included."""
+PATIENCE = 30.0
+"""Seconds that ranks have to end after they were asked to."""
+STOPPED = 130
+LOST = 70
+"""Exit code of a rank whose siblings broke."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    lines: tuple[str, ...]
+    """What it says at the end, on stdout."""
+    code: int = 0
+    error: str | None = None
+    """One line for stderr in place of lines."""
+
+
+def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, threads: int | None) -> int:
+    """Run `body` on each of `ranks` ranks and say what the lead's outcome says. Returns the exit code.
+
+    With more than one rank the command line is started again under torchrun; there, and under a torchrun that the user
+    started, this process is one of the ranks. Raises UserError.
+    """
+    for name, number in (("--ranks", ranks), ("--threads", threads)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} {number}: expected 1 or more")
+    device(args.device)
+    if "RANK" not in os.environ and ranks > 1:
+        return _say(_torchrun(ranks, threads))
+    outcome, ended = _rank(args, body, int(os.environ.get("WORLD_SIZE", "1")), threads)
+    code = 0
+    if args.outcome is not None:
+        place = args.outcome / f"{int(os.environ['RANK']):05d}.json"
+        place.write_text(json.dumps(asdict(outcome)))
+    elif os.environ.get("RANK", "0") == "0":
+        code = _say(outcome)
+    if not ended:
+        # The siblings are lost: whatever torch.distributed still waits for must not hold this process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def device(name: str | None) -> str | None:
+    """A device that exists; None for the best there is. Raises UserError."""
+    if name is None:
+        return None
+    import torch
+
+    try:
+        torch.zeros((), device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        known = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"--device {name}: is not here; known: {known}") from error
+    return name
+
+
+def writable(path: Path | None) -> None:
+    """Make the folder of a file that is to be written, before hours go into its content. Raises UserError."""
+    if path is None or str(path) == "-":
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    if not allowed:
+        raise UserError(f"{path}: cannot be written (a folder, or in one without permission); choose another place")
+
+
+def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threads: int | None) -> tuple[Outcome, bool]:
+    """The outcome on this rank, and whether the ranks parted in order."""
+    import torch
+
+    from trainer.distributed.ranks import Ranks, RanksLost
+    from trainer.reports import Stopped, TrialFailed
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        ranks = Ranks.join(world, stall=STALL, device=args.device)
+    except (ValueError, RuntimeError) as error:
+        return Outcome((), 2, one_line(error)), True
+    signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] == "0" and (said := open_agent(os.getppid())):
+        print(said, file=sys.stderr)
+    if args.outcome is not None:
+        (args.outcome / f"{os.getpid()}.pid").touch()
+    try:
+        outcome = body(ranks)
+        ranks.leave()
+    except RanksLost as lost:
+        return Outcome((), LOST, one_line(lost)), False
+    except TrialFailed as failed:
+        failure = failed.failure
+        bug, mistake = failure.kind == "bug", failure.kind in ("bad_data", "storage")
+        return Outcome((), 2 if mistake else 1, failure.detail if bug else one_line(failed)), True
+    except Stopped as stopped:
+        return Outcome((), STOPPED, one_line(stopped)), True
+    except MISTAKES as error:
+        # Perhaps on this rank alone: its siblings then lose it at once, and the command still names the mistake.
+        return Outcome((), 2, one_line(error)), world == 1
+    return outcome, True
+
+
+def _torchrun(ranks: int, threads: int | None) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
+        words = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", "-m", "trainer"]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
+        command = [sys.executable, *words, *past_torchrun(sys.argv[1:]), "--outcome", folder]
+        # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        _wait(child, Path(folder))
+        known = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("*.json"))]
+    outcomes = [Outcome(tuple(each["lines"]), each["code"], each["error"]) for each in known]
+    if not outcomes:
+        return Outcome((), 1, f"the {ranks} ranks ended without a result (exit code {child.returncode})")
+    # The lead's outcome, unless a sibling knows better why the lead lost it.
+    return next((each for each in outcomes if each.code not in (0, LOST)), outcomes[0])
+
+
+def _wait(child: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Wait for torchrun. Its ranks live in sessions of their own, so an interrupt here is handed on to them."""
+
+    def hand_on(*_: object) -> None:
+        # Asked themselves, the ranks agree on the step after which they stop; torchrun would end them with a traceback.
+        ready = [int(file.stem) for file in folder.glob("*.pid")]
+        for rank in ready:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGTERM)
+        if not ready:
+            child.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        hand_on()
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(outcome: Outcome) -> int:
+    for line in outcome.lines:
+        print(line)
+    if outcome.error is not None:
+        print(outcome.error if outcome.code == STOPPED else f"error: {outcome.error}", file=sys.stderr)
+    return outcome.code

@@ -1,0 +1,300 @@
+"""This process among its siblings: the only file that knows torch.distributed.
+
+Every wait that blocks the host is polled: a signal handler runs meanwhile, and a stall ends in `RanksLost`.
+"""
+
+import os
+import pickle
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from typing import Any, ClassVar, Self, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.distributed.stores import Meeting, meet
+from trainer.distributed.watchdog import Pulse
+
+T = TypeVar("T")
+W = TypeVar("W")
+
+_POLL_SECONDS = 2e-3
+_SPIN_SECONDS = 0.1
+"""For which a wait keeps its core: on virtual machines one that sleeps is slower for a while after each short wait."""
+_LEAST_IMAGES = 8
+_MEETING_SECONDS = 60.0
+"""Within which siblings must come, however small the stall limit: starting takes seconds."""
+
+
+class RanksLost(Exception):
+    """A sibling broke, stalled or left: nothing can be agreed any more, so the caller must end this process."""
+
+
+def ranks_per_trial(world: int, batch_size: int) -> int:
+    """The largest divisor of `world` that leaves each rank at least 8 images of the global batch; 1 where none does."""
+    divisors = (ranks for ranks in range(world, 0, -1) if world % ranks == 0)
+    return next((ranks for ranks in divisors if batch_size // ranks >= _LEAST_IMAGES), 1)
+
+
+class Later:
+    """A small tensor on its way to the host; `get` waits for it, polled."""
+
+    def __init__(self, ranks: "Ranks", tensor: Tensor) -> None:
+        self._ranks = ranks
+        self._event: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+        else:
+            self._host = tensor.detach().clone()
+
+    def get(self) -> list[float]:
+        """The values. Raises RanksLost where the device does not deliver within the stall limit."""
+        if self._event is not None:
+            self._ranks.poll(self._event.query, "a value from the device")
+        self._ranks.pulse.beat()
+        return [float(value) for value in self._host.reshape(-1).tolist()]
+
+
+class Ranks:
+    """The ranks that train one cohort together. `Ranks()` is one process alone: the same calls, nothing to wait for.
+
+    rank, world: this process's place in its group, and how many the group has.
+    group, groups: which of the torchrun's groups this is, and how many there are; they meet in `everyone` alone.
+    leads: whether this rank does what is done once.
+    """
+
+    _joins: ClassVar[Iterator[int]] = count()
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.rank, self.world, self.group, self.groups = 0, 1, 0, 1
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # events and streams are those of the current device
+        self._wish, self._first = [False], 0
+        self._stall, self._grace = float("inf"), float("inf")
+        self.pulse = Pulse()
+        """Called at every sum, value on the host and batch scored; ends this process where its work hangs."""
+        self._host: dist.ProcessGroup | None = None
+        self._tensors: dist.ProcessGroup | None = None
+        self._meeting: Meeting | None = None
+
+    @classmethod
+    def join(
+        cls, ranks_per_trial: int = 1, *, stall: float, grace: float = 10.0, device: torch.device | str | None = None
+    ) -> Self:
+        """Meet the siblings that torchrun started and cut them into groups of `ranks_per_trial`.
+
+        stall: seconds that a sibling may be late before it counts as lost; grace: the same once a stop was asked for.
+        Without torchrun, or as its only rank, this is one process, which meets nobody. Raises ValueError where ranks
+        and devices do not fit or a variable of torchrun's is missing, RanksLost where the siblings do not come.
+        """
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks_per_trial < 1 or world % ranks_per_trial:
+            fits = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
+            raise ValueError(f"--ranks-per-trial: {ranks_per_trial} does not divide the {world} ranks; known: {fits}")
+        ranks = cls(_device(device))
+        ranks._stall, ranks._grace = stall, min(grace, stall)
+        # A little later than siblings give up on this rank: their message says more.
+        ranks.pulse = Pulse(stall + min(stall / 4, 10.0))
+        if "RANK" in os.environ and world > 1:
+            ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
+        return ranks
+
+    def _meet(self, index: int, world: int, size: int) -> None:
+        # gloo's own limit lies behind ours: it must not end a wait that we still allow.
+        limit = timedelta(seconds=2 * self._stall + 60)
+        # A name of its own for each meeting: addresses of an earlier one, or of ranks before a restart, are not found.
+        tag = f"trainer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(self._joins)}"
+        with _lost("meeting the siblings"):
+            self._meeting = meet(tag, index, world, timedelta(seconds=max(self._stall, _MEETING_SECONDS)))
+            store = self._meeting.store
+            dist.init_process_group("gloo", store=store, rank=index, world_size=world, timeout=limit)
+            for first in range(0, world, size):
+                members = list(range(first, first + size))
+                host = dist.new_group(members, timeout=limit, backend="gloo")
+                tensors = dist.new_group(members, timeout=limit, backend="nccl") if self.device.type == "cuda" else host
+                if index in members:
+                    self._host, self._tensors = host, tensors
+        self.rank, self.world = index % size, size
+        self.group, self.groups, self._first = index // size, world // size, index // size * size
+        self.everyone(None)  # gloo's meeting ends rank by rank: one that left at once would break that of a slower one
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether this rank wishes to stop."""
+        return self._wish[0]
+
+    def ask_to_stop(self) -> None:
+        """Wish that all ranks of the group stop; safe in a signal handler. It travels with the next step's flag."""
+        self._wish[0] = True
+
+    def share(self, value: T) -> T:
+        """The lead's value on every rank; other ranks' values are not looked at."""
+        if self.world == 1:
+            return value
+        packed = pickle.dumps(value) if self.leads else b""
+        length = torch.tensor([len(packed)], dtype=torch.int64)
+        self._run("share", lambda: dist.broadcast(length, self._first, group=self._host, async_op=True))
+        content = _bytes(packed) if self.leads else torch.empty(int(length.item()), dtype=torch.uint8)
+        self._run("share", lambda: dist.broadcast(content, self._first, group=self._host, async_op=True))
+        return cast("T", _unpack(content))
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        return self._gather(value, self.world, self._host)
+
+    def everyone(self, value: T) -> list[T]:
+        """The same over the ranks of all groups; all of them call it."""
+        return self._gather(value, self.world * self.groups, None)
+
+    def _gather(self, value: T, world: int, group: dist.ProcessGroup | None) -> list[T]:
+        if world == 1:
+            return [value]
+        packed = _bytes(pickle.dumps(value))
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+        length = torch.tensor([packed.numel()], dtype=torch.int64)
+        self._run("gather", lambda: dist.all_gather(lengths, length, group=group, async_op=True))
+        longest = int(max(lengths).item())
+        padded = torch.nn.functional.pad(packed, (0, longest - packed.numel()))
+        contents = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
+        self._run("gather", lambda: dist.all_gather(contents, padded, group=group, async_op=True))
+        return [_unpack(content[: int(length.item())]) for content, length in zip(contents, lengths, strict=True)]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`tensor` summed over the ranks, in place; equal bit for bit on all of them.
+
+        A tensor on the host has its sum at return; one on a CUDA device has it in the order of the device's stream.
+        """
+        self.pulse.beat()
+        if self.world == 1:
+            return tensor
+        if tensor.is_cuda:
+            with _lost("sum"):
+                dist.all_reduce(tensor, group=self._tensors)
+        else:
+            self._run("sum", lambda: dist.all_reduce(tensor, group=self._host, async_op=True))
+        return tensor
+
+    def attempt(self, work: Callable[["Ranks"], T], words: Callable[[Exception], W]) -> T | W:
+        """Do what may fail on this rank alone; every rank calls it. Returns the result, or the first failure's words.
+
+        The ranks given to `work` first agree that all have come to their first sum, so no rank waits in it for one that
+        failed before. What `work` does beyond that must not fail on some ranks only.
+        """
+        agreeing = _Agreeing(self)
+        try:
+            result = work(agreeing)
+            agreeing.agree()
+        except _ElsewhereError as error:
+            told: W = error.args[0]
+            return told
+        except Exception as error:
+            if agreeing.agreed:
+                raise
+            return next(told for told in self.gather(words(error)) if told is not None)
+        return result
+
+    def later(self, tensor: Tensor) -> Later:
+        """Start to bring a small tensor to the host."""
+        return Later(self, tensor)
+
+    def poll(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until `done`. Raises RanksLost after the stall limit, or after the grace once a stop was asked for."""
+        started = time.monotonic()
+        asked = float("inf")
+        while not done():
+            now = time.monotonic()
+            if now - started > self._stall:
+                raise RanksLost(f"rank {self.rank} waited {self._stall:g} s for {what}; a sibling hangs")
+            asked = min(asked, now) if self.stop_asked else asked
+            if now - asked > self._grace:
+                raise RanksLost(f"rank {self.rank} was asked to stop and waited {self._grace:g} s for {what}")
+            if now - started < _SPIN_SECONDS:
+                select.select((), (), (), 0)  # lets this process's other threads run, and does not sleep
+                os.sched_yield()
+            else:
+                time.sleep(_POLL_SECONDS)
+
+    def _run(self, what: str, start: Callable[[], Any]) -> None:
+        with _lost(what):
+            work = start()
+            self.poll(work.is_completed, what)
+            work.wait()
+
+    def leave(self) -> None:
+        """Part from the siblings after all have come here; `join` works again afterwards."""
+        if self._host is None:
+            return
+        self.gather(None)
+        self._host = self._tensors = None
+        with _lost("leave"):
+            dist.destroy_process_group()
+        if self._meeting is not None:
+            self._meeting.close()
+            self._meeting = None
+
+
+class _ElsewhereError(Exception):
+    """A sibling failed before it came to the first sum; holds its words."""
+
+
+class _Agreeing(Ranks):
+    """The same ranks; before their first sum they tell each other that they have come to it."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        vars(self).update(vars(ranks))
+        self.agreed = False
+
+    def agree(self) -> None:
+        if self.agreed:
+            return
+        self.agreed = True
+        for told in self.gather(None):
+            if told is not None:
+                raise _ElsewhereError(told)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.agree()
+        return super().sum(tensor)
+
+
+def _device(asked: torch.device | str | None) -> torch.device:
+    """This rank's device: the one asked for, else its own GPU, else the CPU."""
+    if asked is not None:
+        return torch.device(asked)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > devices:
+        raise ValueError(f"--nproc-per-node: {here} ranks but {devices} devices; start at most {devices} ranks a host")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def _lost(what: str) -> Iterator[None]:
+    """What torch.distributed raises (all are RuntimeErrors), and a folder or port that is not to be had, mean that the
+    group is broken."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise RanksLost(f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
+
+
+def _bytes(packed: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+
+def _unpack(content: Tensor) -> Any:
+    return pickle.loads(content.numpy().tobytes())  # noqa: S301 - bytes of a sibling that runs this same program

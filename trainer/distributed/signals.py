@@ -1,0 +1,79 @@
+"""What asks a process to stop, next to the database: signals, and the end of the process that started it.
+
+A worker whose parent was killed ends by itself: nobody is left to start its ranks again, or to see how they end.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from trainer.distributed.supervisor import SAME_STOP_SECONDS, say
+
+ASKED = "asked to stop: writing checkpoints, giving the trials back; a second signal ends at once, without"
+LOOK = 1.0
+"""Seconds between two looks at who the parent is."""
+
+
+def obey_signals(ask: Callable[[], None]) -> None:
+    """The first signal asks for a stop at the next step; a later one, if it is no echo, ends the process at once."""
+    asked: list[float] = []
+
+    def obey(number: int, _frame: object) -> None:
+        if not asked:
+            asked.append(time.monotonic())
+            ask()
+            if os.environ.get("RANK", "0") == "0":  # one says what all hear
+                # Written past the logger: the signal may have come while that holds its lock. Where the terminal hung
+                # up, or whoever read this was killed, nobody is to be told.
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{time.strftime('%H:%M:%S')} {ASKED}\n".encode())
+        elif time.monotonic() - asked[0] > SAME_STOP_SECONDS:
+            os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, obey)
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[Callable[[float], None]]:
+    """For a loop that Ctrl-C ends: a sleep that also ends it where KeyboardInterrupt was raised before and was lost, as
+    every exception is in a callback of a weak reference, of which SQLAlchemy has many."""
+    heard = False
+
+    def hear(_number: int, _frame: object) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    def pause(seconds: float) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield pause
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_with(parent: int) -> None:
+    """Once the parent of this process is not `parent` any more, this process is sent TERM, which it handles already.
+
+    The kernel could send it (PR_SET_PDEATHSIG), but on Linux alone, and also where only the thread ended that had
+    started this process.
+    """
+    threading.Thread(target=_look, args=(parent,), name="parent", daemon=True).start()
+
+
+def _look(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    with contextlib.suppress(OSError):  # what read this may be gone with the parent
+        say(f"the process that started this worker ({parent}) is gone: it ends, too")
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,185 @@
+"""Ranks under torchrun's agent in this process: its restarts and nothing of its reports; the exit code is the ranks'.
+
+torchrun answers every exit code of a rank with 1, a page of its own and another start. Ranks that know how they end
+therefore say so in a file (`leave`) and end with 0; what is left to the agent are ranks that died.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from loguru import logger
+
+from trainer.errors import UserError, on_stderr
+
+SAME_STOP_SECONDS = 3.0
+"""Within which a further signal is the same wish: schedulers tell every process, and the agent passes it on besides."""
+INTERRUPTED = 130
+TERMINATED = 143
+_OUTCOMES = "KD_OUTCOMES"
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+def supervise(script: Path, words: Sequence[str], *, ranks: str, restarts: int, stop_seconds: int) -> int:
+    """Run `script words` on the ranks of this machine until they end; returns the exit code.
+
+    ranks: a number, "gpu" for one a GPU, or "auto": the same, and one where there is no GPU. restarts: how often ranks
+    that died are started again. A signal asks the ranks to stop, and the code is 130 (INT) or 143 (TERM, USR1, HUP);
+    those that are still there after stop_seconds are killed. Codes that ranks left come first, and 1 says that the
+    ranks died too often. Raises UserError.
+    """
+    stops = _Stops()
+    stops.obey()
+    if restarts < 0:
+        raise UserError(f"--restarts {restarts}: expected 0 or more")
+    if stop_seconds < 1:
+        raise UserError(f"--stop-seconds {stop_seconds}: expected 1 or more")
+    count = _count(ranks)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        os.environ[_OUTCOMES] = folder
+        options = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--shutdown-timeout={stop_seconds}"]
+        died = _torchrun([*options, str(script), *words], stops)
+        # Agents that give up do so with the last start there may be; else the last one that left a code counts.
+        left = max(_codes(Path(folder), restarts if died else None), default=0)
+    if left:
+        return left
+    if stops.code is not None:
+        return stops.code
+    if died:
+        logger.error("the ranks died {} times and are not started again; what they said is above", restarts + 1)
+    return int(died)
+
+
+def leave(code: int) -> int:
+    """What a rank is to end with: under `supervise` its code is kept there, and torchrun, told 0, reports nothing.
+
+    Elsewhere the code itself, and where it cannot be kept.
+    """
+    folder = os.environ.get(_OUTCOMES)
+    if folder is None:
+        return code
+    try:
+        (Path(folder) / f"code-{_start()}-{os.environ['RANK']}").write_text(str(code))
+    except OSError as error:
+        on_stderr(f"the exit code {code} cannot be kept in {folder}: {error.strerror}")
+        return code
+    return 0
+
+
+def lost() -> int:
+    """What a rank without its siblings is to end with: 1, to be started again, or 0 where one of them knows better."""
+    folder = os.environ.get(_OUTCOMES)
+    return 0 if folder is not None and any(_codes(Path(folder), _start())) else 1
+
+
+def say(line: str) -> None:
+    """A rank's last words on stderr; under `supervise`, what several ranks say alike is said by the first of them."""
+    folder = os.environ.get(_OUTCOMES)
+    if folder is not None:
+        try:
+            (Path(folder) / f"said-{sha256(line.encode()).hexdigest()}").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        except OSError as error:  # a full disk: better said by each than by nobody
+            logger.debug("{}: {}", folder, error.strerror)
+    on_stderr(line)
+
+
+def _start() -> int:
+    """How often the ranks were started again before this start."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _codes(folder: Path, start: int | None) -> list[int]:
+    """The codes that ranks left in one start; None: the last one in which any did."""
+    files = [(int(file.name.split("-")[1]), file) for file in folder.glob("code-*")]
+    wanted = max((number for number, _ in files), default=0) if start is None else start
+    return [int(text) for number, file in files if number == wanted and (text := file.read_text())]
+
+
+def _count(ranks: str) -> int:
+    if ranks not in ("auto", "gpu"):
+        if not ranks.isdecimal() or int(ranks) < 1:
+            raise UserError(f"--ranks {ranks}: expected a number of processes, gpu or auto")
+        return int(ranks)
+    import torch
+
+    found = torch.cuda.device_count()
+    if ranks == "gpu" and not found:
+        raise UserError("--ranks gpu: torch finds no GPU here; see nvidia-smi, or give --ranks N for CPU processes")
+    return max(found, 1)
+
+
+def _torchrun(words: list[str], stops: "_Stops") -> bool:
+    """Run torchrun's agent until its ranks have ended; whether they died more often than they may."""
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from trainer.distributed import torchrun
+
+    torchrun.register()
+    notes = logging.getLogger("torch.distributed")
+    notes.handlers, notes.propagate = [_Notes(logging.WARNING)], False
+    try:
+        stops.end = SignalException
+        # Its own handlers of signals would end it at the third one, whatever its ranks do: _Stops has better ones.
+        options = [f"--rdzv-backend={torchrun.BACKEND}", "--signals-to-handle=SIGUSR2"]
+        given = run.parse_args([*options, *words])  # type: ignore[no-untyped-call]
+        run.run(given)  # type: ignore[no-untyped-call]
+    except ChildFailedError:
+        return True
+    except SignalException:
+        return False
+    finally:
+        stops.ignore()
+    return False
+
+
+class _Stops:
+    """Signals as wishes to stop: the first asks the ranks, one that is no echo of it ends them at once."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.end: Callable[[str, signal.Signals], Exception] | None = None
+        """What makes the agent end: it passes the signal on to its ranks and waits for them. None before it runs."""
+        self._asked: list[float] = []
+
+    def obey(self) -> None:
+        """From now on; a hang-up that whoever started this ignores, as nohup does, stays ignored."""
+        for number in _STOPS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hear)
+
+    def ignore(self) -> None:
+        """The ranks have ended: there is nothing to stop any more."""
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _hear(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if len(self._asked) == 2 or (self._asked and now - self._asked[0] <= SAME_STOP_SECONDS):
+            return
+        self._asked.append(now)
+        if self.code is None:
+            self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        if self.end is None:
+            sys.exit(self.code)
+        raise self.end("asked to stop", signal.Signals(number))
+
+
+class _Notes(logging.Handler):
+    """Of the agent's notes, those about ranks that failed or would not end, in one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show an error, or that a rank is killed."""
+        text = " ".join(record.getMessage().split())
+        if record.levelno >= logging.ERROR or "forcefully" in text:
+            logger.warning("torchrun: {}", text)

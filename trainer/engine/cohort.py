@@ -1,0 +1,266 @@
+"""Students that train side by side in one process, or in one group of ranks."""
+
+import io
+from collections.abc import Hashable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from trainer import checkpoint
+from trainer.config import Replay, RunConfig
+from trainer.data import stream_key
+from trainer.distributed.ranks import Ranks
+from trainer.engine.epoch import Lockstep, Member
+from trainer.engine.resources import Counters, Shelf
+from trainer.engine.student import Student
+from trainer.engine.timers import Stopwatch
+from trainer.errors import nearest
+from trainer.evaluation.case_figures import chosen
+from trainer.evaluation.cases import drawn, masks, with_weights
+from trainer.evaluation.metrics import POOLED, SCORES, Scores, validate
+from trainer.evaluation.per_image import Examination, examine
+from trainer.failures import Fault, fault
+from trainer.reports import EpochReport, Failure, Measured, Resume, Saved, Write
+from trainer.teacher.stored_logits import refuse_taps
+
+CASES = 3
+"""Images of each kind in a member's picture: the worst, and those around the median."""
+
+
+class Cohort:
+    """The `Students` that really train.
+
+    Runs of one stream key share its batches and the passes of their teacher; each has its own weights, losses,
+    optimizer, schedule, random state and fate, so that a run gives the same numbers alone and among others.
+
+    Where a stream stands: at the epoch after the last one that its members trained here. With no such member, at the
+    epoch after the newest checkpoint that its members resume, or at 0 where none resumes. So a cohort that is restarted
+    from its checkpoints goes on as if it had never stopped. A member that joins takes the stream where it stands, which
+    its replay records; a member admitted with `follow` goes through the stream epochs recorded there instead.
+
+    cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
+    counters: what this process has done so far.
+    examination: measure the best epoch's weights on these parts after a run's last epoch. Then runs are to be compared
+    in pairs: each goes through its stream from epoch 0, whenever it joins, as if admitted with `follow`.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        *,
+        slots: int,
+        cache: Path,
+        monitor: str = "dice",
+        examination: Examination | None = None,
+    ) -> None:
+        if monitor not in {*SCORES, *POOLED}:
+            raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, {*SCORES, *POOLED})}")
+        self.counters = Counters()
+        self._ranks, self._slots, self._monitor = ranks, slots, monitor
+        self._examination = examination
+        self._members: dict[int, Member] = {}
+        self._shelf = Shelf(ranks, cache, self.counters)
+
+    def admit(self, key: int, run: RunConfig, resume: Resume | None = None, *, follow: Replay | None = None) -> None:
+        """Take a run into a free slot. Raises ValueError where no slot is free, the key is taken, or `follow` does not
+        begin at own epoch 1.
+
+        Where the run cannot be built or resumed, perhaps on this rank alone, the next `epoch` reports its failure.
+        """
+        taken = {member.slot for member in self._members.values()}
+        free = [slot for slot in range(self._slots) if slot not in taken]
+        if key in self._members:
+            raise ValueError(f"key {key}: already in the cohort; dismiss it first")
+        if not free:
+            raise ValueError(f"key {key}: no free slot, all {self._slots} are taken; dismiss a member first")
+        if follow is not None and (not follow or follow[0][0] != 1):
+            raise ValueError(f"replay: {list(follow)} does not begin at own epoch 1")
+        if follow is None and self._examination is not None:
+            follow = ((1, 0),)
+        member = Member(key, run, free[0], follow)
+        self._members[key] = member
+        try:
+            self._build(member, resume)
+        except Exception as error:  # noqa: BLE001 - the ranks agree on it at the next epoch
+            member.fault, member.student = fault(error, run), None
+
+    def _build(self, member: Member, resume: Resume | None) -> None:
+        run = member.run
+        data = self._shelf.data(run)
+        member.stream = self._shelf.stream(run)
+        member.student = Student(
+            run,
+            data,
+            teacher=self._shelf.taps(run),
+            steps=member.stream.steps,
+            ranks=self._ranks,
+            monitor=self._monitor,
+        )
+        refuse_taps(run, member.student.teacher_taps)
+        if resume is not None and resume.checkpoint is not None:
+            state = checkpoint.load(resume.checkpoint)
+            member.student.load(state, resume.checkpoint)
+            joins: Replay = resume.replay or tuple((own, stream) for own, stream in state.get("replay", ()))
+            member.replay = tuple(join for join in joins if join[0] <= member.student.epoch)
+
+    def dismiss(self, key: int) -> None:
+        """Forget a member, trained or not. Raises KeyError where there is none."""
+        del self._members[key]
+
+    def epoch(self) -> dict[int, EpochReport | Failure]:
+        """Train every member that has epochs left for one. Members that failed are gone afterwards. Raises Stopped."""
+        with self._ranks.pulse.expected():
+            return self._epoch()
+
+    def _epoch(self) -> dict[int, EpochReport | Failure]:
+        watch = Stopwatch(self._ranks)
+        self._shelf.count_pictures()
+        forwards, steps = self.counters.teacher_forwards, self.counters.student_steps
+        told: dict[int, EpochReport | Failure] = {**self._meet()}
+        stands = self._positions()
+        groups: dict[tuple[Hashable, int], list[Member]] = {}
+        for member in sorted(self._members.values(), key=lambda member: member.slot):
+            if member.key in stands:
+                groups.setdefault((stream_key(member.run), stands[member.key]), []).append(member)
+        self._shelf.let_go_but({name for name, _ in groups})
+        for (_, position), members in groups.items():
+            told |= Lockstep(self._ranks, members, position, self._shelf, watch, self.counters).run()
+            self._prepare(members, position + 1)
+        reports: dict[int, EpochReport] = {}
+        for (_, position), members in groups.items():
+            for member in members:
+                report = self._close(member, position, watch)
+                if isinstance(report, Failure):
+                    told[member.key] = report
+                else:
+                    reports[member.key] = report
+        for key in [key for key, report in told.items() if isinstance(report, Failure)]:
+            del self._members[key]
+        if reports:
+            passes = (self.counters.teacher_forwards - forwards) / max(self.counters.student_steps - steps, 1)
+            for key, seconds in watch.shares(list(reports)).items():
+                told[key] = replace(reports[key], seconds=seconds, passes=passes)
+        return told
+
+    def _prepare(self, members: list[Member], position: int) -> None:
+        """Threads make the first batches of a stream's next epoch while this thread validates and the lead reports."""
+        if any(member.trained.epoch + 1 < member.run.epochs for member in members):
+            self._shelf.stream(members[0].run).prepare(position)
+
+    def _meet(self) -> dict[int, Failure]:
+        """Agree on who was admitted since the last epoch; those that some rank could not build have failed."""
+        new = [member for member in self._members.values() if not member.met]
+        failures = {}
+        if new:
+            said = [(member.fault, member.student.epoch if member.student else 0) for member in new]
+            for member, answers in zip(new, zip(*self._ranks.gather(said), strict=True), strict=True):
+                member.met = True
+                faults = [fault for fault, _ in answers if fault is not None]
+                if faults:
+                    epoch = max(epoch for _, epoch in answers) + 1
+                    failures[member.key] = Failure(faults[0].kind, faults[0].message, epoch, faults[0].detail)
+                    member.fault = faults[0]
+        return failures
+
+    def _positions(self) -> dict[int, int]:
+        """The stream epoch that each member with epochs left trains next."""
+        ready = [member for member in self._members.values() if member.fault is None and not member.trained.finished]
+        stands: dict[Hashable, tuple[bool, int]] = {}
+        for member in ready:
+            if member.follow is None and member.replay:
+                name = stream_key(member.run)
+                # Members that trained here outrank those that resume; among equals the newest counts.
+                stands[name] = max(
+                    stands.get(name, (False, 0)), (member.ran, _at(member.replay, member.trained.epoch + 1))
+                )
+        return {
+            member.key: stands.get(stream_key(member.run), (False, 0))[1]
+            if member.follow is None
+            else _at(member.follow, member.trained.epoch + 1)
+            for member in ready
+        }
+
+    def _close(self, member: Member, position: int, watch: Stopwatch) -> EpochReport | Failure:
+        """The end of a member's epoch: buffers averaged, scored where that is due, the join recorded."""
+        student, run = member.trained, member.run
+        losses = student.settle()
+        epoch = student.epoch
+        if not member.replay or _at(member.replay, epoch) != position:
+            member.replay = (*member.replay, (epoch, position))
+        member.ran = True
+        means: dict[str, float] | None = None
+        if run.validation.due(epoch, run.epochs):
+            with watch.part("validation", [member.key]):
+                found = self._ranks.attempt(lambda ranks: self._score(member, ranks), lambda error: fault(error, run))
+            if isinstance(found, Fault):
+                return Failure(found.kind, found.message, epoch, found.detail)
+            means = found.means
+            student.scored(found)
+        seen = self._examined(member, watch) if student.finished else None
+        if isinstance(seen, Fault):
+            return Failure(seen.kind, seen.message, epoch, seen.detail)
+        return EpochReport(epoch, position, means, losses, {}, student.finished, measured=seen, shares=student.shares)
+
+    def _examined(self, member: Member, watch: Stopwatch) -> tuple[Measured, ...] | Fault | None:
+        """The best epoch's weights on every part; None where nothing is examined."""
+        best = member.trained.best
+        if self._examination is None or best is None:
+            return None
+        with watch.part("examination", [member.key]):
+            network = with_weights(member.trained.judged, best["weights"])
+            return examine(network, member.run, self._shelf.data(member.run), self._examination, self._ranks)
+
+    def _score(self, member: Member, ranks: Ranks) -> Scores:
+        data = self._shelf.data(member.run)
+        return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision)
+
+    def replay(self, key: int) -> Replay:
+        """The joins of a member so far: (own epoch, stream epoch) wherever it did not simply take the next epoch."""
+        return self._members[key].replay
+
+    def snapshot(self, key: int) -> Write:
+        """Copy all of a member's state, to be written before the next such copy; the lead alone calls it."""
+        member = self._members[key]
+        state = {**member.trained.state(member.room), "replay": [list(join) for join in member.replay]}
+        return partial(checkpoint.save, state=state)
+
+    def export(self, key: int, path: Path) -> Saved:
+        """Write the weights of a member's best epoch, with what a reader must know about them; the lead alone calls it.
+
+        Raises ValueError before the first validation.
+        """
+        return self._members[key].trained.export(path)
+
+    def picture(self, key: int, path: Path) -> Path | None:
+        """Draw a member's worst and median validation cases at its best epoch; the lead alone calls it, between epochs.
+
+        Which they are is known from the validation of that epoch, so that only these few images go through student and
+        teacher. None before the first validation.
+        """
+        member = self._members[key]
+        best, run, data = member.trained.best, member.run, self._shelf.data(member.run)
+        if best is None:
+            return None
+        worst, median = chosen(np.array(best["dice"]), CASES)
+        networks = {
+            "teacher": self._shelf.visible(run),
+            "student": with_weights(member.trained.judged, best["weights"]),
+        }
+        found = {
+            name: masks(network, data, [*worst, *median], device=self._ranks.device, precision=run.precision)
+            for name, network in networks.items()
+            if network is not None
+        }
+        mean, count = best["scores"]["dice"], len(best["dice"])
+        title = f"epoch {best['epoch']}: mean Dice {mean:.3f} on {count} validation images"
+        content = io.BytesIO()
+        drawn(title, data, (worst, median), found).save(content, format="PNG")
+        return checkpoint.write(path, content.getvalue()).path
+
+
+def _at(replay: Replay, epoch: int) -> int:
+    """The stream epoch of an own epoch, as the last join before it says."""
+    own, stream = max(join for join in replay if join[0] <= epoch)
+    return stream + epoch - own

@@ -1,0 +1,183 @@
+"""One epoch of a stream for the members that share it: each batch once, each teacher once a batch."""
+
+from collections import deque
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.output import Output
+from trainer.config import Replay, RunConfig
+from trainer.data.stream import Batch, Stream, normalise
+from trainer.distributed.ranks import Later, Ranks
+from trainer.engine.flat_parameters import Room
+from trainer.engine.resources import Counters, Shelf, lesson
+from trainer.engine.student import Student
+from trainer.engine.timers import Stopwatch
+from trainer.failures import Fault, not_finite
+from trainer.reports import Failure, FailureKind, Stopped
+
+
+@dataclass
+class Member:
+    """A run in a slot."""
+
+    key: int
+    run: RunConfig
+    slot: int
+    follow: Replay | None
+    """The recorded joins that it must repeat, for a run that is trained again."""
+    replay: Replay = ()
+    student: Student | None = None
+    """None only where building it failed on this rank."""
+    room: Room = field(default_factory=Room)
+    """For the copies that its checkpoints are written of."""
+    stream: Stream | None = None
+    fault: Fault | None = None
+    """What went wrong on this rank when it was admitted."""
+    met: bool = False
+    """Whether all ranks have agreed that it was admitted."""
+    ran: bool = False
+    """Whether it has trained an epoch in this cohort."""
+
+    @property
+    def trained(self) -> Student:
+        if self.student is None:
+            raise RuntimeError(f"member {self.key} has no student on this rank")
+        return self.student
+
+
+@dataclass
+class Lockstep:
+    """The members of one stream, through one epoch of it.
+
+    Every rank takes the same steps in the same order, whatever fails on it: a member that fails sends zeros and a flag.
+    The host reads the flags of step i-1 at step i+1, so it never waits for the device inside a step.
+    """
+
+    ranks: Ranks
+    members: list[Member]
+    """In the order of their slots; those that fail are taken out."""
+    epoch: int
+    """Of the stream."""
+    shelf: Shelf
+    watch: Stopwatch
+    counters: Counters
+    failures: dict[int, Failure] = field(default_factory=dict)
+    _flags: deque[dict[int, Later]] = field(default_factory=deque)
+
+    def run(self) -> dict[int, Failure]:
+        """Train until the stream's epoch ends or no member is left. Returns the failures; raises Stopped."""
+        stream = self.members[0].stream
+        if stream is None:
+            raise RuntimeError("a member without a stream cannot train")
+        for member in self.members:
+            member.trained.begin_epoch()
+        self._prepare()
+        batches = stream.epoch(self.epoch)
+        try:
+            for _ in range(stream.steps):
+                self._heed(behind=1)
+                if not self.members:
+                    break
+                self._step(batches)
+            self._heed(behind=0)
+            self._agree()
+        finally:
+            batches.close()
+        return self.failures
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        indices, images, target = self._fetch(batches)
+        heard = self._ask(indices, images)
+        flags = {}
+        for member in self.members:
+            student = member.trained
+            with self.watch.part("student", [member.key]):
+                sums = student.forward(images, target, heard.get(lesson(member.run)))
+                self.ranks.sum(sums)
+                self.ranks.sum(student.backward(sums))
+                flags[member.key] = student.update()
+            self.counters.student_steps += 1
+        self._flags.append(flags)
+
+    def _fetch(self, batches: Iterator[Batch]) -> tuple[tuple[int, ...], Tensor | None, Tensor | None]:
+        """The next batch on the device; a batch that cannot be had is every member's fault."""
+        try:
+            with self.watch.part("data", self._keys()):
+                batch = next(batches)
+                images = normalise(batch.images.to(self.ranks.device, non_blocking=True))
+                target = batch.masks.to(self.ranks.device, non_blocking=True).long()
+        except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
+            for member in self.members:
+                member.trained.fail(error)
+            return (), None, None
+        self.counters.batches += 1
+        return batch.indices, images, target
+
+    def _prepare(self) -> None:
+        """Stored logits of this epoch's view, where the members have views."""
+        for listeners in self._listeners().values():
+            with self._teaching(listeners):
+                self.shelf.prepare(listeners[0].run, self.epoch)
+
+    def _ask(self, indices: tuple[int, ...], images: Tensor | None) -> dict[Hashable, Output | None]:
+        """Each teacher that a member still needs, once."""
+        heard: dict[Hashable, Output | None] = {}
+        if images is None or not len(images):
+            return heard
+        for name, listeners in self._listeners().items():
+            with self._teaching(listeners):
+                taps = frozenset[str]().union(*(member.trained.teacher_taps for member in listeners))
+                heard[name] = self.shelf.ask(listeners[0].run, self.epoch, indices, images, taps)
+        return heard
+
+    def _listeners(self) -> dict[Hashable, list[Member]]:
+        """Those who still need a teacher, by what they hear."""
+        classes: dict[Hashable, list[Member]] = {}
+        for member in self.members:
+            if member.trained.fault is None and member.trained.needs_teacher:
+                classes.setdefault(lesson(member.run), []).append(member)
+        return classes
+
+    @contextmanager
+    def _teaching(self, listeners: list[Member]) -> Iterator[None]:
+        """A teacher's work for these members; where it fails, that is their fault."""
+        try:
+            with self.watch.part("teacher", [member.key for member in listeners]):
+                yield
+        except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
+            for member in listeners:
+                member.trained.fail(error)
+
+    def _heed(self, behind: int) -> None:
+        """Read the flags of all steps but the last `behind`: drop who failed, stop where a rank wishes to."""
+        while len(self._flags) > behind:
+            told = {key: later.get() for key, later in self._flags.popleft().items()}
+            if any(stop > 0 for _, stop in told.values()):
+                raise Stopped(f"asked to stop in stream epoch {self.epoch}")
+            for member in [m for m in self.members if m.key in told and told[m.key][0] > 0]:
+                self._drop(member)
+
+    def _agree(self) -> None:
+        """Drop who failed on any rank after its last flag."""
+        if self.members:
+            said = self.ranks.gather([member.trained.fault is not None for member in self.members])
+            for member, failed in list(zip(self.members, zip(*said, strict=True), strict=True)):
+                if any(failed):
+                    self._drop(member)
+
+    def _drop(self, member: Member) -> None:
+        epoch = member.trained.epoch + 1
+        faults = [fault for fault in self.ranks.gather(member.trained.fault) if fault is not None]
+        fault = faults[0] if faults else not_finite(member.run, epoch)
+        self.failures[member.key] = Failure(fault.kind, fault.message, epoch, fault.detail)
+        self.members.remove(member)
+        member.student = None
+        if fault.kind is FailureKind.OUT_OF_MEMORY and self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _keys(self) -> list[int]:
+        return [member.key for member in self.members]

@@ -1,0 +1,300 @@
+"""One member of a cohort: its network, losses, optimizer, schedule, random state and fate."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import losses
+import models
+from losses.term import Loss, Taps, Term
+from models.output import Output, Segmenter, whole
+from trainer import checkpoint
+from trainer.config import RunConfig
+from trainer.data.dataset import DataSet
+from trainer.data.splits.near_duplicates import packed
+from trainer.distributed.ranks import Later, Ranks
+from trainer.engine.draws import Draws
+from trainer.engine.flat_parameters import Flat, Room, host, pack, unpack
+from trainer.engine.gradients import Shares, shares
+from trainer.engine.optim import Average, Optimizer, Schedule
+from trainer.engine.scale import Scale
+from trainer.errors import CheckpointError
+from trainer.evaluation.metrics import Scores, autocast
+from trainer.failures import Fault, fault
+from trainer.reports import Saved
+from trainer.seeds import derive
+
+FORMAT = 3
+"""Of the state of a member on disk."""
+
+
+class Student:
+    """Everything that one run changes while it trains.
+
+    A step is `forward`, a sum over the ranks of what it returns, `backward`, a sum of what that returns, `update`. None
+    of them raises for a mistake of the member alone: `fault` says what went wrong here, a flag stands in for it.
+
+    teacher: the taps of the teacher that the losses may read; steps: of an epoch; monitor: the score that is maximised.
+    Raises what building raises: CheckpointError, ValueError, out of memory.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        data: DataSet,
+        *,
+        teacher: Taps | None,
+        steps: int,
+        ranks: Ranks,
+        monitor: str,
+    ) -> None:
+        self.run, self.monitor = run, monitor
+        self._ranks, self._device = ranks, ranks.device
+        self._data = data
+        self.draws = Draws(ranks.device, derive(run.seed, "init"))
+        self.network, self.losses = self._build(teacher)
+        terms: list[Loss] = list(self.losses.values())  # type: ignore[arg-type]  # a ModuleDict knows modules alone
+        self._taps = frozenset[str]().union(*(term.taps() for term in terms))
+        self.teacher_taps = frozenset[str]().union(*(term.taps() for term in terms if term.needs_teacher))
+        """What the losses read of a teacher beside its logits."""
+        self.flat = Flat(nn.ModuleList([self.network, self.losses]))
+        self.optimizer = Optimizer(run.optim, self.flat.weights)
+        self.schedule = Schedule(run.optim, epochs=run.epochs, steps=steps)
+        self.scale = Scale(run.precision, ranks.device)
+        self._weights = {name: term.weight for name, term in run.live_terms().items()}
+        self._shares = Shares(len(self._weights), self._device)
+        # The network that is scored and exported: the trained one, or the average of its weights.
+        self.judged = self.network
+        self._average = self._averaging() if run.optim.ema else None
+        self.epoch = 0
+        """Own epochs that are over."""
+        self.iteration = 0
+        self.best: dict[str, Any] | None = None
+        self._begin()
+
+    def _build(self, teacher: Taps | None) -> tuple[Segmenter, nn.ModuleDict]:
+        with self.draws.swapped_in():
+            network = models.build(self.run.student, in_channels=self._data.channels, classes=self._data.classes)
+            terms = {
+                name: losses.build(
+                    name, term, student=network.tap_channels, teacher=teacher, classes=self._data.classes
+                )
+                for name, term in self.run.live_terms().items()
+            }
+        start = self.run.student.checkpoint
+        if start is not None:
+            path = Path(os.path.expandvars(start)).expanduser()
+            checkpoint.fill(network, checkpoint.weights(path).tensors, path)
+        return network.to(self._device), nn.ModuleDict(terms).to(self._device)
+
+    def _averaging(self) -> Average:
+        # The network's parameters come first in the flat weights, and a copy of it has the same layout: one kernel.
+        self.judged, mean = self.flat.copied(self.network)
+        self._followed = {"": self.flat.weights[: len(mean)], **dict(self.network.named_buffers())}
+        return Average({"": mean, **dict(self.judged.named_buffers())}, self.schedule.total)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(bool(loss.needs_teacher) for loss in self.losses.values())
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.run.epochs
+
+    def begin_epoch(self) -> None:
+        """Draw from the seed of the coming epoch, so that no random state needs to be kept between epochs."""
+        self.draws.reseed(derive(self.run.seed, "train", self.epoch + 1, self._ranks.rank))
+        self.network.train()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._shares.begin()
+        self.fault: Fault | None = None
+        self._terms: dict[str, Term] = {}
+        self._dead = torch.zeros((), dtype=torch.bool, device=self._device)
+        self._stop = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._values = torch.zeros(len(self._weights), dtype=torch.float64, device=self._device)
+        # sums of the terms over the epoch's good steps, and how many those were
+        self._parts = torch.zeros(len(self._weights) + 1, dtype=torch.float64, device=self._device)
+
+    def fail(self, error: Exception) -> None:
+        """Remember what went wrong on this rank. Raises what is no single member's fault."""
+        self.fault = self.fault or fault(error, self.run)
+        self._terms = {}
+
+    def forward(self, images: Tensor | None, target: Tensor | None, teacher: Output | None) -> Tensor:
+        """This rank's part of the batch: normalised images (N, C, *S), target (N, *S) int64; None where there is none.
+
+        Returns float64 [count of each live term ..., failed, stop], to be summed over the ranks.
+        """
+        self._terms = {}
+        if self.fault is None and images is not None and target is not None and len(images):
+            try:
+                with self.draws.swapped_in():
+                    with autocast(self._device, self.run.precision):
+                        output = self.network(images)
+                    output = whole(output, self._taps)
+                    self._shares.listen(output, self.network, taps=bool(self._taps))
+                    self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
+            except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
+                self.fail(error)
+        sums = torch.zeros(len(self._weights) + 2, dtype=torch.float64, device=self._device)
+        if self._terms:
+            sums[:-2] = torch.stack([term.count.double() for term in self._terms.values()])
+        sums[-2] += float(self.fault is not None)
+        sums[-1] += float(self._ranks.stop_asked)
+        return sums
+
+    def backward(self, sums: Tensor) -> Tensor:
+        """sums: what `forward` returned, summed over the ranks. Returns flat gradient and flags, to be summed."""
+        self.flat.clear()
+        self._values = torch.zeros_like(self._values)
+        if self._terms:
+            try:
+                with self.draws.swapped_in():
+                    self._descend(sums)
+            except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
+                self.fail(error)
+                self.flat.clear()
+        self._terms = {}
+        self.flat.flags[0] = (sums[-2] > 0) | (self.fault is not None)
+        self._stop = sums[-1]
+        return self.flat.sums
+
+    def _descend(self, sums: Tensor) -> None:
+        values, weighted, total = [], [], sums.new_zeros(())
+        for index, (name, term) in enumerate(self._terms.items()):
+            # A term without a single unit anywhere (every voxel ignored) is 0, not 0 / 0, and so is its gradient.
+            value = torch.where(sums[index] > 0, term.total, 0.0) / sums[index].clamp(min=1.0)
+            values.append(value.detach())
+            weighted.append(self._weights[name] * value if self._weights[name] > 0 else None)
+            if weighted[-1] is not None:
+                total = total + weighted[-1]
+        self._shares.measure(weighted)
+        if total.requires_grad:
+            (total * self.scale.value).backward()  # type: ignore[no-untyped-call]
+        self._values = torch.stack(values).double()
+        self.flat.flags[1] = ~torch.isfinite(torch.stack([total.detach(), *self._values])).all()
+
+    def update(self) -> Later:
+        """One step along the summed gradient where no rank flagged it. Returns [failed for good, stop wishes]."""
+        try:
+            self._step()
+        except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
+            # The next step's flag tells the others, or what they agree on at the end of the epoch.
+            self.fail(error)
+        return self._ranks.later(torch.stack([self._dead.double(), self._stop]))
+
+    def _step(self) -> None:
+        failed = self.flat.flags[0] > 0
+        # The flags lie behind the gradient and are finite; two extremes are one pass and no tensor of truths.
+        extremes = torch.stack(torch.aminmax(self.flat.sums))
+        finite = (self.flat.flags[1] == 0) & torch.isfinite(extremes).all()
+        lost = self.scale.value < self.scale.FLOOR if self.scale.moves else ~finite
+        self._dead = self._dead | failed | lost
+        good = finite & ~self._dead
+        gradient = self.flat.gradient / self.scale.value if self.scale.moves else self.flat.gradient
+        self.optimizer.step(gradient, self.schedule.rate(self.iteration), good)
+        self.scale.stepped(finite)
+        if self._average is not None:
+            self._average.follow(self._followed, self.iteration)
+        self.iteration += 1
+        self._parts += torch.where(good, torch.cat([self._values, self._values.new_ones(1)]), 0.0)
+
+    @torch.no_grad()
+    def settle(self) -> dict[str, float]:
+        """After the last step of an epoch: buffers (running means and variances) become their mean over the ranks.
+
+        Returns the mean of each live term over the epoch's steps, unweighted, over all ranks. Every rank calls it.
+        """
+        modules = [self.network, self.losses] + ([self.judged] if self.judged is not self.network else [])
+        buffers = [buffer for module in modules for buffer in module.buffers()]
+        sums = self._ranks.sum(pack([self._shares.norms, self._parts, *buffers]))
+        count, terms = len(self._shares.norms) + len(self._parts), len(self._weights)
+        unpack(sums[count:] / self._ranks.world, buffers)
+        *totals, steps = self._ranks.later(sums[:count]).get()
+        norms, totals = totals[:terms], totals[terms:]
+        self.shares = dict(zip(self._weights, shares(norms), strict=False))
+        steps /= self._ranks.world
+        self.epoch += 1
+        return {name: total / steps if steps else math.nan for name, total in zip(self._weights, totals, strict=True)}
+
+    def scored(self, found: Scores) -> None:
+        """Hear of the validation of the epoch that just ended; keep its weights where it is the best so far."""
+        scores = found.means
+        score = scores[self.monitor]
+        self.schedule.scored(score)
+        if (
+            self.best is None
+            or score > self.best["scores"][self.monitor]
+            or math.isnan(self.best["scores"][self.monitor])
+        ):
+            best = {"epoch": self.epoch, "scores": dict(scores), "dice": found.images["dice"].tolist()}
+            self.best = {**best, "weights": host(self.judged.state_dict())}
+
+    def state(self, room: Room | None = None) -> dict[str, Any]:
+        """All that a resumed run must know; tensors are copies on the host, in `room` where there is one."""
+        copies = (room or Room()).copies
+        return {
+            "format": FORMAT,
+            "run": self.run.model_dump_json(),
+            "data": self._data.content_hash,
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "network": copies("network", self.network.state_dict()),
+            "losses": copies("losses", self.losses.state_dict()),
+            "average": None if self._average is None else copies("average", self.judged.state_dict()),
+            "optimizer": copies("optimizer", self.optimizer.state),
+            "schedule": self.schedule.state_dict(),
+            "scale": self.scale.state.to("cpu", copy=True),
+            "best": self.best,
+        }
+
+    def load(self, state: Mapping[str, Any], path: object) -> None:
+        """Go on from what `state` gave. Raises CheckpointError where it is another run's or of another format."""
+        if state.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: state of format {state.get('format')}, expected {FORMAT}; start the run anew"
+            )
+        if state.get("data") != self._data.content_hash:
+            raise CheckpointError(f"{path}: was trained on other data; resume with the data set it began with")
+        if state.get("run") != self.run.model_dump_json():
+            raise CheckpointError(f"{path}: belongs to another run; resume a run with the configuration it began with")
+        try:
+            checkpoint.fill(self.network, state["network"], str(path))
+            checkpoint.fill(self.losses, state["losses"], str(path))
+            if self._average is not None:
+                checkpoint.fill(self.judged, state["average"], str(path))
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scale.state.copy_(state["scale"])
+            self.best, self.epoch, self.iteration = state["best"], state["epoch"], state["iteration"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: incomplete state ({error}); start the run anew") from error
+
+    def export(self, path: Path) -> Saved:
+        """Write the weights of the best epoch as safetensors, with words: network (its options), channels, classes,
+        data (content hash), train_images (sha256 of each), train_sketches (of each, as
+        `trainer.data.splits.near_duplicates.packed` writes them), scores, epoch, run.
+
+        Raises ValueError before the first validation.
+        """
+        if self.best is None:
+            raise ValueError(f"{path}: no epoch was scored yet, so there is no best one to export")
+        words = {
+            "network": self.run.student.model_dump(mode="json", exclude={"checkpoint"}),
+            "channels": self._data.channels,
+            "classes": self._data.classes,
+            "data": self._data.content_hash,
+            "train_images": list(self._data.image_hashes("train")),
+            "train_sketches": packed(self._data.sketches("train")),
+            "scores": self.best["scores"],
+            "epoch": self.best["epoch"],
+            "run": self.run.model_dump(mode="json"),
+        }
+        return checkpoint.export(path, self.best["weights"], words)

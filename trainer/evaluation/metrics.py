@@ -1,0 +1,248 @@
+"""How good a network's masks are: confusion counts of each image at native size, and scores as functions of them.
+
+Torch is imported where a network runs, so that the names of the scores are known without it.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import Precision
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from models.output import Segmenter
+    from trainer.data.stream import ScoredBatch
+    from trainer.distributed.ranks import Ranks
+
+IGNORE = 255
+BATCH = 8
+"""Images that go through a network together when it is scored."""
+_SHARES = 8
+"""Batches that a part has at least, where it has the images, so that ranks can share them out."""
+Floats = NDArray[np.float64]
+Keep = Callable[[int, "Tensor"], None]
+"""Called with an image's index and its logits (classes, height, width) float32 at native size, on the device."""
+
+
+class Counts(NamedTuple):
+    """Pixels of each image and class; arrays (images, classes) of whole numbers as float64."""
+
+    tp: Floats
+    fp: Floats
+    fn: Floats
+    tn: Floats
+
+    def of(self, classes: slice) -> "Counts":
+        """The same images, some classes."""
+        return Counts(*(a[:, classes] for a in self))
+
+    def pooled(self) -> "Counts":
+        """All images as one: (1, classes)."""
+        return Counts(*(a.sum(axis=0, keepdims=True) for a in self))
+
+
+def ratio(part: Floats, whole: Floats, empty: Floats | float) -> Floats:
+    """part / whole; `empty` where the whole has no pixels."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), empty)
+
+
+def dice(c: Counts) -> Floats:
+    """2 tp / (2 tp + fp + fn), which is F1; 1 where truth and prediction are both empty."""
+    return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn, 1.0)
+
+
+def iou(c: Counts) -> Floats:
+    """tp / (tp + fp + fn), the Jaccard index; 1 where truth and prediction are both empty."""
+    return ratio(c.tp, c.tp + c.fp + c.fn, 1.0)
+
+
+def precision(c: Counts) -> Floats:
+    """tp / (tp + fp); with an empty prediction 1 where the truth is empty too, else 0."""
+    return ratio(c.tp, c.tp + c.fp, (c.fn == 0).astype(np.float64))
+
+
+def recall(c: Counts) -> Floats:
+    """tp / (tp + fn); with an empty truth 1 where the prediction is empty too, else 0."""
+    return ratio(c.tp, c.tp + c.fn, (c.fp == 0).astype(np.float64))
+
+
+def specificity(c: Counts) -> Floats:
+    """tn / (tn + fp); 1 where the truth leaves no pixel to be wrong about."""
+    return ratio(c.tn, c.tn + c.fp, 1.0)
+
+
+def accuracy(c: Counts) -> Floats:
+    """(tp + tn) / all pixels that are not ignored; 1 where all are."""
+    return ratio(c.tp + c.tn, c.tp + c.fp + c.fn + c.tn, 1.0)
+
+
+def _macro(score: Callable[[Counts], Floats], counts: Counts) -> float:
+    """The mean over all classes, background included, that truth or prediction have at all."""
+    c = counts.pooled()
+    seen = (c.tp + c.fp + c.fn)[0] > 0
+    return float(score(c)[0][seen].mean()) if seen.any() else 1.0
+
+
+def mdice(counts: Counts) -> float:
+    """Dice of the pixels of all images pooled, mean over the classes with the background."""
+    return _macro(dice, counts)
+
+
+def miou(counts: Counts) -> float:
+    """IoU of the pixels of all images pooled, mean over the classes with the background."""
+    return _macro(iou, counts)
+
+
+SCORES: Mapping[str, Callable[[Counts], Floats]] = {
+    "dice": dice,
+    "iou": iou,
+    "precision": precision,
+    "recall": recall,
+    "specificity": specificity,
+    "accuracy": accuracy,
+}
+"""Scores of single images, from the counts of the foreground classes; their means are over classes, then images."""
+
+POOLED: Mapping[str, Callable[[Counts], float]] = {"mdice": mdice, "miou": miou}
+"""Scores of a whole set of images, from the counts of all classes."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a validation pass found; the same on every rank."""
+
+    means: dict[str, float]
+    """Every name of SCORES and POOLED."""
+    images: dict[str, Floats]
+    """Every name of SCORES: one value an image, in the order of `DataSet.samples`."""
+
+
+def score(counts: Floats) -> Scores:
+    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background.."""
+    every = Counts(*np.moveaxis(counts, -1, 0))
+    foreground = every.of(slice(1, None))
+    images = {name: function(foreground).mean(axis=1) for name, function in SCORES.items()}
+    means = {name: float(values.mean()) for name, values in images.items()}
+    return Scores(means | {name: function(every) for name, function in POOLED.items()}, images)
+
+
+def confusion(predicted: "Tensor", truth: "Tensor", classes: int) -> "Tensor":
+    """Counts (N, classes, 4) int64 from labels (N, H, W), in the order tp, fp, fn, tn; truth 255 is left out.
+
+    Nothing is read by the host.
+    """
+    import torch
+
+    valid = truth != IGNORE
+    pixels = valid.sum((1, 2))
+    rows = []
+    for label in range(classes):
+        said, true = (predicted == label) & valid, truth == label
+        tp, positive, labelled = (said & true).sum((1, 2)), said.sum((1, 2)), true.sum((1, 2))
+        rows.append(torch.stack((tp, positive - tp, labelled - tp, pixels - positive - labelled + tp), dim=-1))
+    return torch.stack(rows, dim=1)
+
+
+def native_logits(logits: "Tensor", placement: Placement) -> "Tensor":
+    """Logits (N, classes, size, size) of fitted images to (N, classes, height, width).
+
+    What letterboxing added is cut off, the rest resized bilinearly (half-pixel centres).
+    """
+    from torch.nn import functional
+
+    p = placement
+    inner = logits[:, :, p.top : p.top + p.inner_height, p.left : p.left + p.inner_width]
+    if (p.inner_height, p.inner_width) == (p.height, p.width):
+        return inner
+    return functional.interpolate(inner, size=(p.height, p.width), mode="bilinear", align_corners=False)
+
+
+def validate(
+    network: "Segmenter",
+    data: DataSet,
+    part: Part,
+    *,
+    ranks: "Ranks",
+    precision: Precision,
+    batch_size: int = BATCH,
+    opening: Opening | None = None,
+    keep: Keep | None = None,
+) -> Scores:
+    """Score a network on a part of the data: the ranks take batches in turn; counts are summed once over ranks.
+
+    The network's mode is put back as it was. An image is in the same batch whatever the world size, so scores are equal
+    bit for bit on ranks of one kind; another `batch_size`, the most images at once, may change the rounding of its
+    logits. `keep` sees the images of this rank only. Raises DataError where the part is empty or is opened without a
+    record.
+    """
+    import torch
+
+    from trainer.data.stream import normalise, scored, scored_order
+    from trainer.errors import DataError
+
+    order = scored_order(data, part, opening)
+    total = len(order)
+    if total == 0:
+        raise DataError(f"data: the {part} part holds no image, so there is nothing to score; change the split")
+    counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
+    training = network.training
+    network.eval()
+    size = min(batch_size, -(-total // _SHARES))
+    try:
+        with torch.no_grad():
+            batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=size, opening=opening)
+            for batch in batches:
+                ranks.pulse.beat()
+                images = normalise(_sent(batch.images, ranks.device))
+                with autocast(ranks.device, precision):
+                    logits = network(images).logits
+                _count(logits.float(), batch, counts, keep)
+    finally:
+        network.train(training)
+    found = np.empty(counts.shape)
+    found[order] = np.array(ranks.later(ranks.sum(counts)).get()).reshape(counts.shape)
+    return score(found)
+
+
+def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision by the name that a run has for it; nothing for fp32."""
+    import torch
+
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
+
+
+def labels(logits: "Tensor") -> "Tensor":
+    """The class of the greatest logit, the first of equals: (N, classes, *S) to (N, *S)."""
+    # Two classes are the usual case, and a comparison is many times faster than argmax over a dimension of two.
+    return logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.argmax(1)
+
+
+def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keep: Keep | None) -> None:
+    """Enter a batch into `counts`; images of one native size, which are neighbours, go through the device together."""
+    for placement, group in groupby(range(len(batch.indices)), key=batch.placements.__getitem__):
+        rows = list(group)
+        native = native_logits(logits[rows[0] : rows[-1] + 1], placement)
+        truth = _sent(np.stack([batch.masks[row] for row in rows]), logits.device)
+        first = batch.start + rows[0]
+        counts[first : first + len(rows)] = confusion(labels(native), truth, counts.shape[1])
+        if keep is not None:
+            for row, one in zip(rows, native, strict=True):
+                keep(batch.indices[row], one)
+
+
+def _sent(pixels: "Pixels | Tensor", device: "torch.device") -> "Tensor":
+    """Pixels on the device; a GPU fetches them by itself, without the host waiting."""
+    import torch
+
+    tensor = torch.as_tensor(pixels)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -1,0 +1,234 @@
+"""What a trained network does on each image, at native size: scores, surfaces, lesions, and whether it can be believed.
+
+Nothing is judged here. The threshold of the foreground's probability is chosen on validation; test rows and sources
+that no split names are read with the opening that the caller recorded. Torch is imported where a network runs.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import DataConfig, Precision, RunConfig
+from trainer.data.dataset import DataSet, Opening, Part, Pixels
+from trainer.evaluation.metrics import IGNORE, SCORES, Counts, dice, validate
+from trainer.reports import Measured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.output import Segmenter
+    from trainer.distributed.ranks import Ranks
+    from trainer.failures import Fault
+
+GRID = tuple(step / 20 for step in range(1, 20))
+"""Thresholds among which validation chooses."""
+COLUMNS = (
+    "dice", "iou", "precision", "recall", "hd95", "brier", "area", "polyps", "missed", "false_positives",
+)  # fmt: skip
+"""What is measured of each image; see `image_columns`."""
+_EIGHT = np.ones((3, 3), bool)
+"""Pixels that touch at a corner belong to one lesion."""
+_AHEAD = 16
+"""Images that wait to be measured on the host; each holds its probabilities at native size."""
+
+Mask = NDArray[np.bool_]
+Row = Mapping[str, float]
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """A part of some data under the name that it has in what is measured."""
+
+    name: str
+    data: DataSet
+    part: Part
+    opening: Opening | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is read once a run is over: test rows, and sources that no split names."""
+
+    opening: Opening
+    cache: Path
+    unseen: tuple[str, ...] = ()
+    """Folders below the data root."""
+    _sets: dict[tuple[str, str], DataSet] = field(default_factory=dict)
+
+    def places(self, config: DataConfig, data: DataSet) -> list[Place]:
+        """What is examined of a run's data. Raises DataError where an unseen source cannot be used."""
+        from trainer.data.layouts.unseen import open_unseen
+
+        found = [Place("validation", data, "validation", None), Place("test", data, "test", self.opening)]
+        for name in self.unseen:
+            key = (config.model_dump_json(), name)
+            if key not in self._sets:
+                self._sets[key] = open_unseen(config, name, cache=self.cache)
+            found.append(Place(name, self._sets[key], "test", self.opening))
+        return found
+
+
+class _Failed(Exception):
+    """A step that failed on some rank."""
+
+    def __init__(self, fault: "Fault") -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+def examine(
+    network: "Segmenter", run: RunConfig, data: DataSet, examination: Examination, ranks: "Ranks"
+) -> "tuple[Measured, ...] | Fault":
+    """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault."""
+    from trainer.failures import Fault, fault
+
+    def attempt(work: "Callable[[Ranks], T]") -> T:
+        found = ranks.attempt(work, lambda error: fault(error, run))
+        if isinstance(found, Fault):
+            raise _Failed(found)
+        return found
+
+    try:
+        places = attempt(lambda _: examination.places(run.data, data))
+        choose = partial(chosen_threshold, network, data, precision=run.precision)
+        threshold = attempt(lambda ranks: choose(ranks=ranks))
+        see = partial(measured, network, threshold=threshold, precision=run.precision)
+        return tuple([attempt(partial(see, place)) for place in places])
+    except _Failed as failed:
+        return failed.fault
+
+
+def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", precision: Precision) -> float:
+    """The threshold of GRID with the best mean Dice on validation; of equals, the one nearest 0.5.
+
+    Every rank calls it; all get the same. Raises DataError for an empty part.
+    """
+    import torch
+
+    edges = torch.tensor([_log_odds(threshold) for threshold in GRID], device=ranks.device)
+    bins = len(GRID) + 1
+    total = len(data.samples("validation"))
+    counts = torch.zeros(total, 2 * bins, dtype=torch.float64, device=ranks.device)
+
+    def hear(index: int, logits: "Tensor") -> None:
+        truth = torch.from_numpy(data.native_mask("validation", index).copy()).to(logits.device)
+        above = torch.bucketize(margin(logits), edges) + bins * ((truth > 0) & (truth != IGNORE))
+        counts[index] = torch.bincount(above[truth != IGNORE], minlength=2 * bins).double()
+
+    validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
+    found = np.array(ranks.later(ranks.sum(counts)).get()).reshape(total, 2, bins)
+    # At threshold i, the bins above i are said to be foreground.
+    said = np.flip(np.cumsum(np.flip(found, axis=2), axis=2), axis=2)[:, :, 1:]
+    fp, tp = said[:, 0], said[:, 1]
+    fn = found[:, 1].sum(axis=1)[:, None] - tp
+    means = dice(Counts(tp, fp, fn, np.zeros_like(tp))).mean(axis=0)
+    best = max(range(len(GRID)), key=lambda i: (means[i], -abs(GRID[i] - 0.5)))
+    return GRID[best]
+
+
+def measured(network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float, precision: Precision) -> Measured:
+    """Every column of a part: the ranks share its images. Every rank calls it; all get the same."""
+    from trainer.data.stream import threads
+    from trainer.evaluation.calibration import Calibration
+
+    name, data, part, opening = place
+    calibration = Calibration(data, part, ranks, opening)
+    with ThreadPoolExecutor(threads(ranks.world), thread_name_prefix="measure") as pool:
+        rows: dict[int, Row] = {}
+        waiting: deque[tuple[int, Future[Row]]] = deque()
+
+        def settle(most: int) -> None:
+            while len(waiting) > most:
+                index, row = waiting.popleft()
+                rows[index] = row.result()
+                ranks.pulse.beat()
+
+        def hear(index: int, logits: "Tensor") -> None:
+            calibration.hear(index, logits)
+            odds = margin(logits).cpu().numpy()
+            truth = data.native_mask(part, index, opening)
+            waiting.append((index, pool.submit(image_columns, odds, truth, threshold)))
+            settle(_AHEAD)
+
+        validate(network, data, part, ranks=ranks, precision=precision, opening=opening, keep=hear)
+        settle(0)
+    every: dict[int, Row] = {}
+    for mine in ranks.gather(rows):
+        every |= mine
+    samples = data.samples(part, opening)
+    return Measured(
+        part=name,
+        threshold=threshold,
+        images=tuple(sample.image or sample.name for sample in samples),
+        sources=tuple(sample.source for sample in samples),
+        groups=tuple(sample.group for sample in samples),
+        columns={column: tuple(every[i][column] for i in range(len(samples))) for column in COLUMNS},
+        calibration=calibration.table(),
+    )
+
+
+def margin(logits: "Tensor") -> "Tensor":
+    """Log-odds (height, width) of the foreground, all classes but the first, from logits (classes, height, width)."""
+    # With two classes it is exact, so that a threshold of 0.5 says what the greater logit says.
+    return (logits[1] if len(logits) == 2 else logits[1:].logsumexp(0)) - logits[0]
+
+
+def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) -> Row:
+    """COLUMNS of one image from the log-odds of its foreground and its labels, both (height, width); 255 is left out.
+
+    dice, iou, precision, recall: as `trainer.evaluation.metrics` has them, of all foreground classes together. hd95:
+    pixels, nan where truth or prediction is empty. brier: mean of (probability - truth)^2. area: share of the pixels
+    that are foreground. polyps: connected parts of the truth; missed: those of them without a predicted pixel;
+    false_positives: connected parts of the prediction without a true pixel. Pixels that touch at a corner are
+    connected.
+    """
+    from scipy import ndimage
+    from scipy.special import expit
+
+    valid = truth != IGNORE
+    true, said = (truth > 0) & valid, (odds > _log_odds(threshold)) & valid
+    tp, fp = float((true & said).sum()), float((said & ~true).sum())
+    fn, pixels = float((true & ~said).sum()), float(valid.sum())
+    counts = Counts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
+    row = {name: float(SCORES[name](counts)[0, 0]) for name in ("dice", "iou", "precision", "recall")}
+    row["hd95"] = hd95(true, said)
+    error = (expit(odds.astype(np.float64)) - true)[valid]
+    row["brier"] = float(np.square(error).mean()) if pixels else math.nan
+    row["area"] = (tp + fn) / pixels if pixels else math.nan
+    lesions, polyps = ndimage.label(true, structure=_EIGHT)
+    claims, claimed = ndimage.label(said, structure=_EIGHT)
+    row["polyps"] = float(polyps)
+    row["missed"] = float(polyps - len(np.unique(lesions[said & true])))
+    row["false_positives"] = float(claimed - len(np.unique(claims[said & true])))
+    return row
+
+
+def hd95(true: Mask, said: Mask) -> float:
+    """The 95th percentile of the distances between the surfaces of two masks, both ways pooled; pixels.
+
+    nan where a mask is empty. A surface is what erosion by the four neighbours takes away; outside of the image is
+    background. As in MedPy's `metric.binary.hd95`; among the boundary distances that Maier-Hein et al., "Metrics
+    reloaded" (Nature Methods 2024) recommend.
+    """
+    from scipy import ndimage
+
+    if not true.any() or not said.any():
+        return math.nan
+    rows, columns = (np.flatnonzero((true | said).any(axis=axis)) for axis in (1, 0))
+    # Both surfaces lie in this box, so distances within it are those of the image.
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    first, second = (mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (true, said))
+    distances = [ndimage.distance_transform_edt(~to)[here] for here, to in ((first, second), (second, first))]
+    return float(np.percentile(np.concatenate(distances), 95))
+
+
+def _log_odds(probability: float) -> float:
+    return math.log(probability / (1 - probability))

@@ -1,0 +1,212 @@
+"""`python -m trainer package`: a folder with all that is needed to use a trained network elsewhere, checked."""
+
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.cli.progress import Counting
+from trainer.config import RunConfig
+from trainer.data.dataset import Pixels
+from trainer.errors import UserError
+from trainer.package.inference import (
+    CARD,
+    DEFAULT_THRESHOLD,
+    FILES,
+    NETWORK,
+    PARITY,
+    PREPROCESSING,
+    RUN,
+    SUMS,
+    WEIGHTS,
+    Packed,
+    Preprocessing,
+    Source,
+    class_names,
+    document,
+    sums,
+)
+from trainer.package.model_card import Confirmation, Facts, card, data_facts, network_words
+from trainer.package.onnx_runtime import Session, need
+
+if TYPE_CHECKING:
+    from trainer.data import DataSet
+    from trainer.package.parity import Parity
+    from trainer.weights import Ready
+
+MOST_PICTURES = 64
+"""Validation pictures on which a package is compared with torch, spread evenly over all."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be packed."""
+
+    weights: Path
+    folder: Path
+    cache: Path
+    threshold: float | None = None
+    """None: DEFAULT_THRESHOLD where there are two classes."""
+    threshold_from: Source = "default"
+    data: RunConfig | None = None
+    """A run whose data counts; None: that of the weights."""
+    confirmation: Confirmation | None = None
+
+
+def main(args: Namespace) -> int:
+    """Write the package and say what was compared. Raises UserError, CheckpointError, DataError."""
+    from trainer.run_file import read
+
+    if args.set and args.data is None:
+        raise UserError(f"--set {args.set[0]}: needs --data FILE, the study or run that it changes")
+    wish = Wish(
+        weights=args.weights,
+        folder=args.folder,
+        cache=args.cache,
+        threshold=args.threshold,
+        threshold_from="default" if args.threshold is None else "given",
+        data=None if args.data is None else read(args.data, sets=args.set).run,
+    )
+    for line in package(wish):
+        print(line)
+    return 0
+
+
+def package(wish: Wish) -> list[str]:
+    """Write a package beside its place and rename it; returns what there is to say of it.
+
+    Raises UserError where the folder is there already, the `onnx` extra is absent, or network and ONNX file disagree;
+    CheckpointError and DataError for weights and data that cannot be used. Nothing is left behind then.
+    """
+    import torch
+
+    from trainer.data import open_data
+    from trainer.weights import ready
+
+    _refuse(wish)
+    need("onnx", "onnxscript", "onnxruntime")
+    made = ready(wish.weights, device=torch.device("cpu"))
+    run = wish.data or made.run
+    data = open_data(run.data, cache=wish.cache, progress=Counting("decoding pictures"))
+    if (data.classes, data.channels) != (made.classes, int(made.file.word("channels"))):
+        raise UserError(f"{wish.weights}: made for {made.classes} classes, but the data has {data.classes}")
+    beside = wish.folder.with_name(f".{wish.folder.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        parity = _fill(beside, wish, made, data)
+        _settle(beside)
+        # A folder that came meanwhile and holds anything is an error here.
+        beside.rename(wish.folder)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{wish.folder}: cannot be written ({why}); nothing was left there") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return _said(wish, parity)
+
+
+def _refuse(wish: Wish) -> None:
+    if wish.folder.exists():
+        raise UserError(f"{wish.folder}: is there already, and a package is never written over; name another folder")
+    if wish.threshold is not None and not 0 < wish.threshold < 1:
+        raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
+
+
+def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
+    from trainer.package.onnx_export import export
+
+    shutil.copyfile(wish.weights, folder / WEIGHTS)
+    _write(folder / RUN, made.run.model_dump_json(indent=1) + "\n")
+    p = _preprocessing(wish, made)
+    _write(folder / PREPROCESSING, document(p.model_dump(mode="json")))
+    export(made.network, folder / NETWORK, channels=data.channels, size=p.size)
+    parity = _compared(folder, made, data, p)
+    _write(folder / PARITY, document(parity.facts()))
+    _write(folder / CARD, card(_facts(made, data, p, parity), wish.confirmation))
+    _write(folder / SUMS, sums(folder, FILES))
+    return parity
+
+
+def _preprocessing(wish: Wish, made: "Ready") -> Preprocessing:
+    from trainer.data.stream import MEAN, STD
+
+    if made.classes > 2 and wish.threshold is not None:
+        raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
+    two = made.classes == 2
+    return Preprocessing(
+        size=made.run.data.size,
+        fit=made.run.data.fit,
+        mean=MEAN,
+        std=STD,
+        classes=class_names(made.classes),
+        threshold=(wish.threshold or DEFAULT_THRESHOLD) if two else None,
+        threshold_from=wish.threshold_from,
+    )
+
+
+def _compared(folder: Path, made: "Ready", data: "DataSet", p: Preprocessing) -> "Parity":
+    from trainer.package.parity import compare
+
+    session = Session(folder / NETWORK)
+    found = list(_pictures(data))
+    return compare(
+        made.network,
+        Packed(p, session),
+        found,
+        where="validation pictures at native size",
+        threads=session.threads,
+        onnxruntime=session.version,
+    )
+
+
+def _pictures(data: "DataSet") -> Iterator[Pixels]:
+    count = len(data.samples("validation"))
+    few = min(count, MOST_PICTURES)
+    for number in range(few):
+        yield data.native("validation", number * count // few)[0]
+
+
+def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -> Facts:
+    import models
+
+    size = {"in_channels": data.channels, "classes": made.classes, "size": p.size}
+    return Facts(
+        title=f"{network_words(made.run)}: segmentation of {made.run.data.name} pictures",
+        run=made.run,
+        params=models.parameters(made.network),
+        gflops=models.flops(made.run.student, **size) / 1e9,
+        sha256=made.file.sha256,
+        epoch=int(made.file.word("epoch") or 0),
+        scores=made.file.word("scores") or {},
+        data=data_facts(data),
+        preprocessing=p,
+        parity=parity,
+    )
+
+
+def _said(wish: Wish, parity: "Parity") -> list[str]:
+    known = "confirmed" if wish.confirmation else "unconfirmed: its scores are of validation images"
+    return [
+        f"{wish.folder}  {' '.join((*FILES, SUMS))}",
+        f"onnxruntime differs from torch by at most {parity.probability:.2g} in a probability (refused above "
+        f"{parity.bound:g}), in {parity.differing_pixels} of {parity.pixels:,} pixels "
+        f"of {parity.images} {parity.where}",
+        known,
+    ]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _settle(folder: Path) -> None:
+    """Bring every file onto the disk before the folder gets its name."""
+    from trainer.atomic_files import sync_folder
+
+    for name in (*FILES, SUMS):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)

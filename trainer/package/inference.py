@@ -1,0 +1,165 @@
+"""A package as whoever runs it sees it: preprocessing, network and threshold; numpy and onnxruntime, no torch."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from models.config import Frozen
+from trainer.data.dataset import Pixels, Placement
+from trainer.data.letterbox import fit_image, place
+from trainer.errors import UserError, explain
+from trainer.package.onnx_runtime import Floats, Network, Session
+
+WEIGHTS, NETWORK, PREPROCESSING, RUN = "weights.safetensors", "network.onnx", "preprocessing.json", "run.json"
+PARITY, CARD, SUMS = "parity.json", "model_card.md", "SHA256SUMS"
+FILES = (WEIGHTS, NETWORK, PREPROCESSING, RUN, PARITY, CARD)
+"""What a package holds beside the sums of these."""
+
+DEFAULT_THRESHOLD = 0.5
+"""Of two classes, where nobody chose another."""
+
+Source = Literal["default", "given", "validation"]
+
+
+class Preprocessing(Frozen):
+    """What happens to a picture before the network, and to logits after it."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    size: PositiveInt = Field(description="side of the network's input, pixels")
+    fit: Literal["letterbox", "stretch"] = Field(description="how a picture is brought to size x size")
+    channels: Literal["RGB"] = Field(default="RGB", description="order of the input's channels")
+    mean: tuple[float, float, float] = Field(description="subtracted from channels in [0, 1]")
+    std: tuple[float, float, float] = Field(description="what the difference is divided by")
+    classes: tuple[str, ...] = Field(min_length=2, description="names of the labels 0, 1, ...")
+    threshold: float | None = Field(
+        gt=0.0, lt=1.0, description="two classes: a pixel is foreground above this probability; more: the likeliest"
+    )
+    threshold_from: Source = Field(description="default 0.5, given by hand, or chosen on validation images")
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> Self:
+        if (self.threshold is None) != (len(self.classes) > 2):
+            raise ValueError(f"threshold = {self.threshold}: two classes have one, {len(self.classes)} have none")
+        return self
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pictures to masks."""
+
+    preprocessing: Preprocessing
+    network: Network
+
+    def logits(self, images: Sequence[Pixels]) -> list[Floats]:
+        """RGB pictures (H, W, 3) of any sizes to logits (classes, H, W) at those sizes."""
+        p = self.preprocessing
+        places = [place(image.shape[0], image.shape[1], p.size, p.fit) for image in images]
+        fitted = [fit_image(image, at, p.size) for image, at in zip(images, places, strict=True)]
+        found = self.network(normalised(np.stack(fitted), p))
+        return [native(logits, at) for logits, at in zip(found, places, strict=True)]
+
+    def masks(self, images: Sequence[Pixels]) -> list[Pixels]:
+        """RGB pictures (H, W, 3) to labels (H, W)."""
+        return [labels(logits, self.preprocessing.threshold) for logits in self.logits(images)]
+
+
+def with_threshold(packed: Packed, threshold: float) -> Packed:
+    """The same with another threshold. Raises UserError where there are more than two classes."""
+    p = packed.preprocessing
+    if p.threshold is None:
+        raise UserError(f"--threshold {threshold:g}: the package has {len(p.classes)} classes; leave it out")
+    return replace(packed, preprocessing=p.model_copy(update={"threshold": threshold, "threshold_from": "given"}))
+
+
+def normalised(images: Pixels, p: Preprocessing) -> Floats:
+    """(N, S, S, 3) RGB to (N, 3, S, S) float32: over 255, less the mean, over the deviation."""
+    mean, std = (np.array(values, np.float64) * 255 for values in (p.mean, p.std))
+    out = (images.astype(np.float32) - mean.astype(np.float32)) / std.astype(np.float32)
+    return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
+
+
+def native(logits: Floats, at: Placement) -> Floats:
+    """Logits (classes, size, size) to (classes, height, width): padding cut off, the rest resized bilinearly with
+    half-pixel centres."""
+    inner = logits[:, at.top : at.top + at.inner_height, at.left : at.left + at.inner_width]
+    if inner.shape[1:] == (at.height, at.width):
+        return inner
+    size = (at.width, at.height)
+    return np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR) for each in inner])
+
+
+def labels(logits: NDArray[np.float32], threshold: float | None) -> Pixels:
+    """(classes, H, W) to labels (H, W): the likeliest; of two classes foreground where its probability is above the
+    threshold."""
+    if threshold is None:
+        found: Pixels = logits.argmax(0).astype(np.uint8)
+    else:
+        # The difference of two logits is the logit of the probability; a comparison with 0 is exact.
+        found = (logits[1] - logits[0] > math.log(threshold / (1 - threshold))).astype(np.uint8)
+    return found
+
+
+def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed:
+    """The package in a folder, its sums checked. Raises UserError where it is none, or is not as it was written."""
+    check(folder)
+    path = folder / PREPROCESSING
+    try:
+        preprocessing = Preprocessing.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise UserError(explain(error, str(path), model=Preprocessing)) from error
+    session = Session(folder / NETWORK, device=device, threads=threads)
+    if session.shape != (3, preprocessing.size):
+        raise UserError(f"{folder}: the network takes {session.shape}, {PREPROCESSING} says {(3, preprocessing.size)}")
+    return Packed(preprocessing, session)
+
+
+def check(folder: Path) -> None:
+    """Hold every file against the sums. Raises UserError for the first that is missing or was changed."""
+    path = folder / SUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no package ({SUMS}: {error.strerror}); `python -m trainer package WEIGHTS DIR` writes one"
+        ) from error
+    noted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in FILES:
+        if name not in noted:
+            raise UserError(f"{path}: {name}: missing; the package is not whole, copy it again")
+        try:
+            found = _sum(folder / name)
+        except OSError as error:
+            raise UserError(f"{folder / name}: {error.strerror}; the package is not whole, copy it again") from error
+        if found != noted[name]:
+            raise UserError(
+                f"{folder / name}: was changed: sha256 is {found[:12]}..., {SUMS} has {noted[name][:12]}..."
+            )
+
+
+def sums(folder: Path, names: Sequence[str]) -> str:
+    """What `sha256sum -c` reads."""
+    return "".join(f"{_sum(folder / name)}  {name}\n" for name in names)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def class_names(classes: int) -> tuple[str, ...]:
+    """Names of labels 0, 1, ... of data that names none."""
+    return ("background", "foreground") if classes == 2 else ("background", *(f"class {n}" for n in range(1, classes)))
+
+
+def document(value: Mapping[str, object]) -> str:
+    """JSON as the files of a package have it."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,205 @@
+"""The card of a package: what it is, what it learned from, how good it is and how that is known, and its limits."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainer.config import RunConfig
+from trainer.package.inference import CARD, NETWORK, PARITY, PREPROCESSING, RUN, SUMS, WEIGHTS, Preprocessing
+from trainer.package.terms import terms
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import DataSet, Part
+    from trainer.package.parity import Parity
+
+PARTS: tuple["Part", ...] = ("train", "validation", "test")
+LIMITS = """\
+- Not a medical device. It is a research artefact, validated for no clinical decision, and no authority has seen it.
+- It marks what looks like the foreground of its training images. Other cameras, hospitals, preparations and picture
+  sizes are unknown to it until it is measured there; an empty mask is no proof that nothing is there.
+- The threshold was fixed on images like those it was trained on; elsewhere it may be wrong.
+- Terms of the training images may bind what was trained on them; see above.
+- Where the data names no patients, its images are taken as independent; scores are then too sure of themselves."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score of a confirmation."""
+
+    part: str
+    """"validation", "test", or the name of an unseen source."""
+    images: int
+    words: str
+    """What it is: "Dice of these weights, mean over images"."""
+    value: float
+    interval: tuple[float, float, float] | None = None
+    """Low, high, confidence."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What confirmation knows of the configuration that is shipped."""
+
+    study: str
+    configuration: str
+    seed: int
+    why: str
+    """Why this configuration, and why this seed, in one sentence each."""
+    scores: tuple[Score, ...]
+    claims: tuple[str, ...]
+    """One sentence each."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says beside the evidence."""
+
+    title: str
+    run: RunConfig
+    params: int
+    gflops: float
+    """Of one image; two operations for each multiply-add."""
+    sha256: str
+    """Of the weights."""
+    epoch: int
+    scores: Mapping[str, float]
+    """On validation at that epoch."""
+    data: Mapping[str, object]
+    """As `data_facts` gives it."""
+    preprocessing: Preprocessing
+    parity: "Parity"
+
+
+def data_facts(data: "DataSet") -> dict[str, object]:
+    """Sources, terms, and number and hash of the images of each part; test images are counted, not opened."""
+    sources = {sample.source for part in PARTS[:2] for sample in data.samples(part)}
+    hashes = {part: sorted(data.image_hashes(part)) for part in PARTS}
+    return {
+        "content": data.content_hash,
+        "terms": terms(sources),
+        "parts": {
+            part: {"images": len(found), "sha256": hashlib.sha256("\n".join(found).encode()).hexdigest()}
+            for part, found in hashes.items()
+        },
+    }
+
+
+def card(facts: Facts, confirmation: Confirmation | None) -> str:
+    """The whole card, Markdown."""
+    blocks = [
+        f"# {facts.title}",
+        _what(facts),
+        "## Scores",
+        _confirmed(confirmation) if confirmation else _unconfirmed(facts),
+        "## Data and its terms",
+        _data(facts),
+        "## How it was trained",
+        _training(facts.run),
+        "## Input and output",
+        _contract(facts),
+        "## Limits of use",
+        LIMITS,
+        "## Files",
+        _files(),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _what(facts: Facts) -> str:
+    return (
+        f"Segments pictures into {' and '.join(facts.preprocessing.classes)}: {network_words(facts.run)}, "
+        f"{facts.params:,} parameters, {facts.gflops:.3g} GFLOP a picture. "
+        f"Weights of epoch {facts.epoch}, sha256 `{facts.sha256}`."
+    )
+
+
+def network_words(run: RunConfig) -> str:
+    """The student's name with the options that shape it: `unet, width 8`."""
+    options = run.student.model_dump(exclude={"name", "checkpoint", "weights"})
+    return ", ".join([run.student.name, *(f"{name} {value}" for name, value in options.items())])
+
+
+def _unconfirmed(facts: Facts) -> str:
+    found = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()))
+    return (
+        "**Unconfirmed.** These are scores on the validation images that also chose the epoch, and perhaps the "
+        f"configuration, so they are likely to be too high: {found}.\n\nNo test image was used."
+    )
+
+
+def _confirmed(found: Confirmation) -> str:
+    lines = [
+        f"Confirmed by study `{found.study}`: configuration `{found.configuration}`, seed {found.seed}. {found.why}",
+        _table(found.scores),
+    ]
+    lines += ["\n".join(f"- {claim}" for claim in found.claims)] if found.claims else []
+    return "\n\n".join(lines)
+
+
+def _table(scores: Sequence[Score]) -> str:
+    rows = ["| part | images | score | value | interval |", "| --- | --- | --- | --- | --- |"]
+    for each in scores:
+        interval = "not known"
+        if each.interval is not None:
+            low, high, confidence = each.interval
+            # Scores lie in [0, 1]; an interval of few seeds knows nothing of that.
+            low, high = max(low, 0.0), min(high, 1.0)
+            interval = f"{low:.4f} to {high:.4f} ({confidence:.0%})"
+        rows.append(f"| {each.part} | {each.images} | {each.words} | {each.value:.4f} | {interval} |")
+    return "\n".join(rows)
+
+
+def _data(facts: Facts) -> str:
+    parts, known = facts.data["parts"], facts.data["terms"]
+    lines = [f"Content hash of the split: `{facts.data['content']}`.", ""]
+    if isinstance(known, Mapping):
+        lines += [f"- {source}: {words}" for source, words in known.items()]
+    lines += ["", "| part | images | sha256 over the sorted hashes of its images |", "| --- | --- | --- |"]
+    if isinstance(parts, Mapping):
+        lines += [f"| {part} | {each['images']} | `{each['sha256']}` |" for part, each in parts.items()]
+    return "\n".join(lines)
+
+
+def _training(run: RunConfig) -> str:
+    if run.teacher is None or not run.methods():
+        taught = "Without a teacher."
+    else:
+        options = run.teacher.model_dump(include={"name", "width", "encoder"})
+        taught = f"Distilled with `{run.method}` from {', '.join(map(str, options.values()))}."
+    return (
+        f"{taught} {run.epochs} epochs, batch {run.batch_size}, {run.optim.name}, learning rate {run.optim.lr:g}, seed "
+        f"{run.seed}, {run.precision}. All of it is in `{RUN}`; `python -m trainer fit {RUN}` trains it again."
+    )
+
+
+def _contract(facts: Facts) -> str:
+    p, parity = facts.preprocessing, facts.parity
+    origin = {
+        "default": "the default; it was not chosen on images",
+        "given": "given by hand",
+        "validation": "chosen on validation images",
+    }
+    threshold = "The likeliest class of each pixel counts."
+    if p.threshold is not None:
+        threshold = f"A pixel is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
+    return (
+        f"`{NETWORK}` takes RGB at {p.size} x {p.size} ({p.fit}), normalised as `{PREPROCESSING}` says, and computes "
+        f"in float32. {threshold}\n\n"
+        f"Against torch {parity.torch} with onnxruntime {parity.onnxruntime} on {parity.images} {parity.where}: "
+        f"largest difference of a probability {parity.probability:.2g} (bound {parity.bound:g}), "
+        f"{parity.differing_pixels} of {parity.pixels:,} pixels differ."
+    )
+
+
+def _files() -> str:
+    words = {
+        WEIGHTS: "the weights with what is known of them, for this program",
+        NETWORK: "the network for onnxruntime and others",
+        PREPROCESSING: "what happens before and after the network",
+        RUN: "the complete run",
+        PARITY: "how the ONNX file was compared with torch",
+        CARD: "this page",
+        SUMS: "`sha256sum -c SHA256SUMS` checks the rest",
+    }
+    return "\n".join(f"- `{name}`: {what}" for name, what in words.items())

@@ -1,0 +1,279 @@
+"""`python -m trainer profile`: what one pass of a network costs on this machine."""
+
+import argparse
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.config import RunConfig
+from trainer.distributed.launch import device as checked_device
+from trainer.distributed.launch import writable
+from trainer.errors import UserError
+from trainer.package.inference import NETWORK, RUN, WEIGHTS, check
+from trainer.profiling.latency_table import Row, extend, options_of
+from trainer.profiling.machine import cores, flags, processor
+from trainer.profiling.peak import Peak
+
+if TYPE_CHECKING:
+    from models.output import Segmenter
+    from trainer.package.onnx_runtime import Floats
+
+WARM = 5
+"""Passes at least that are not timed; as many as a tenth of the time takes."""
+LEAST = 30
+"""Timed passes at least."""
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """How is measured."""
+
+    batch: int
+    threads: int
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is measured: a network by what a table calls it, and where it comes from."""
+
+    network: str
+    options: str
+    size: int
+    runtime: str
+    run: RunConfig | None = None
+    """torch: the network is built from it, with weights drawn at random where there is no file."""
+    file: Path | None = None
+
+
+def add_measuring(command: argparse.ArgumentParser) -> None:
+    """The flags that say how is measured."""
+    command.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: %(default)s)")
+    command.add_argument("--threads", type=int, metavar="N", help="of one pass (default: the cores of this process)")
+    command.add_argument("--device", help="cpu or cuda (default: cpu)")
+    command.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="of timed passes at least (default: %(default)s)"
+    )
+    command.add_argument("-o", "--output", type=Path, metavar="TABLE", help="CSV to write, or to add rows to")
+
+
+def main(args: Namespace) -> int:
+    """Measure, say it, and add it to the table. Raises UserError, CheckpointError."""
+    way = way_of(args)
+    writable(args.output)
+    row = measure(_target(args), way)
+    print(said(row))
+    print(machine(row))
+    if args.output is not None:
+        extend(args.output, [row])
+        print(f"{args.output}  1 row")
+    return 0
+
+
+def way_of(args: Namespace) -> Way:
+    """The words of `add_measuring`, checked. Raises UserError."""
+    for name, number in (("--batch", args.batch), ("--threads", args.threads), ("--seconds", args.seconds)):
+        if number is not None and not number > 0:
+            raise UserError(f"{name} {number}: expected more than 0")
+    return Way(args.batch, args.threads or cores(), args.device or "cpu", args.seconds)
+
+
+def measure(target: Target, way: Way) -> Row:
+    """Time passes over a fixed random picture, in a process of their own. Raises UserError, CheckpointError."""
+    if target.runtime == "torch":
+        return _apart(_torch, target, way)
+    if target.file is not None and target.file.suffix == ".onnx":
+        return _apart(_onnxruntime, target, way)
+    with TemporaryDirectory(prefix="profile-") as folder:
+        made = _exported(target, Path(folder) / NETWORK)
+        return _apart(_onnxruntime, replace(target, file=made), way)
+
+
+def _apart(passes: Callable[[Target, Way], Row], target: Target, way: Way) -> Row:
+    """Call a function in a fresh process: memory that this one once took and gave back would hide what passes take."""
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=signal, initargs=(SIGINT, SIG_IGN)) as pool:
+        try:
+            return pool.submit(passes, target, way).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{target.network} {target.options}: the process that measured was ended; perhaps by lack of memory"
+            ) from error
+
+
+def said(row: Row) -> str:
+    """A measurement in one line."""
+    return (
+        f"{row.network} {row.options} at {row.size} x {row.size}, {row.batch} at once, {row.runtime} on {row.device}: "
+        f"median {row.median_ms:.3g} ms, p95 {row.p95_ms:.3g} ms, {row.images_per_second:.4g} pictures a second, "
+        f"{row.peak_mb:.0f} MB, {row.passes} passes"
+    )
+
+
+def machine(row: Row) -> str:
+    """Where it was measured, in one line."""
+    return f"{row.processor} ({row.flags}), {row.threads} threads of {row.cores} cores, {row.versions}, {row.measured}"
+
+
+def _target(args: Namespace) -> Target:
+    """What a path names: a package, an ONNX file, weights, a study or a run."""
+    from trainer.run_file import read
+
+    path: Path = args.file
+    if path.is_dir():
+        check(path)
+        run = read(path / RUN).run
+        chosen = args.runtime or "onnxruntime"
+        return _of(run, chosen, path / (NETWORK if chosen == "onnxruntime" else WEIGHTS), args.size)
+    if path.suffix == ".onnx":
+        if args.runtime == "torch":
+            raise UserError(f"--runtime torch: {path} is an ONNX file; give the weights")
+        if (path.parent / RUN).is_file():
+            return _of(read(path.parent / RUN).run, "onnxruntime", path, args.size)
+        return Target(path.stem, "", args.size or 0, "onnxruntime", file=path)
+    if path.suffix == ".safetensors":
+        import torch
+
+        from trainer.weights import ready
+
+        return _of(ready(path, device=torch.device("cpu")).run, args.runtime or "torch", path, args.size)
+    return _of(read(path).run, args.runtime or "torch", None, args.size)
+
+
+def target(run: RunConfig, runtime: str) -> Target:
+    """The student of a run with weights drawn at random, on which no time depends."""
+    return _of(run, runtime, None, None)
+
+
+def _of(run: RunConfig, runtime: str, file: Path | None, size: int | None) -> Target:
+    return Target(run.student.name, options_of(run.student), size or run.data.size, runtime, run, file)
+
+
+def _exported(target: Target, path: Path) -> Path:
+    from trainer.dry_run import CHANNELS
+    from trainer.package.onnx_export import export
+
+    network, run = _network(target), target.run
+    export(network, path, channels=CHANNELS[run.data.name] if run else 3, size=target.size)
+    return path
+
+
+def _network(target: Target) -> "Segmenter":
+    """In evaluation mode, on the CPU."""
+    import torch
+
+    import models
+    from trainer.dry_run import CHANNELS, CLASSES
+    from trainer.weights import ready
+
+    if target.file is not None:
+        return ready(target.file, device=torch.device("cpu")).network
+    if target.run is None:
+        raise UserError(f"{target.network}: give weights, a run or an ONNX file")
+    name = target.run.data.name
+    with torch.random.fork_rng(devices=[]):
+        # Nothing is fetched for an encoder whose weights do not matter.
+        bare = target.run.student.model_copy(update={"checkpoint": "unused"})
+        torch.manual_seed(SEED)
+        try:
+            network = models.build(bare, in_channels=CHANNELS[name], classes=CLASSES[name])
+        except ValueError as error:
+            raise UserError(f"run.{error}") from error
+    if target.size % network.stride:
+        raise UserError(f"--size {target.size}: {target.network} takes multiples of {network.stride}")
+    return network.requires_grad_(False).eval()
+
+
+def _onnxruntime(target: Target, way: Way) -> Row:
+    from trainer.package.onnx_runtime import Session
+
+    path = target.file or Path(NETWORK)
+    Session.runtime()  # its own code is no memory of the network's
+    peak = Peak()
+    session = Session(path, device=way.device, threads=way.threads)
+    channels, size = session.shape
+    if target.size not in (0, size):
+        raise UserError(f"--size {target.size}: {path} takes {size} x {size}; leave it out")
+    images = _images(way.batch, channels, size)
+    times = _timed(lambda: session(images), way.seconds)
+    versions = f"onnxruntime {session.version} {session.provider}"
+    return _row(target, way, size, times, peak.megabytes(), versions, session.threads)
+
+
+def _torch(target: Target, way: Way) -> Row:
+    import torch
+
+    import models  # noqa: F401 - what is imported before the peak is no memory of the network's
+    from trainer.weights import ready  # noqa: F401 - as above
+
+    where = torch.device(checked_device(way.device) or "cpu")
+    torch.set_num_threads(way.threads)
+    peak = Peak(where.type)
+    network = _network(target).to(where)
+    images = torch.from_numpy(_images(way.batch, 3, target.size)).to(where, memory_format=torch.channels_last)
+
+    def once() -> None:
+        with torch.no_grad():
+            network(images)
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+
+    times = _timed(once, way.seconds)
+    megabytes = peak.megabytes()
+    name = f" {torch.cuda.get_device_name(where)}" if where.type == "cuda" else ""
+    return _row(target, way, target.size, times, megabytes, f"torch {torch.__version__}{name}", way.threads)
+
+
+def _images(batch: int, channels: int, size: int) -> "Floats":
+    return np.random.default_rng(SEED).standard_normal((batch, channels, size, size), dtype=np.float32)
+
+
+def _timed(once: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of single passes, after those that warm up."""
+    began, warm = time.perf_counter(), 0
+    while warm < WARM or time.perf_counter() - began < seconds / 10:
+        once()
+        warm += 1
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < LEAST or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _row(target: Target, way: Way, size: int, times: list[float], megabytes: float, versions: str, threads: int) -> Row:
+    median, p95 = (float(np.quantile(times, share)) * 1e3 for share in (0.5, 0.95))
+    return Row(
+        network=target.network,
+        options=target.options,
+        size=size,
+        batch=way.batch,
+        device=way.device,
+        runtime=target.runtime,
+        threads=threads,
+        median_ms=round(median, 4),
+        p95_ms=round(p95, 4),
+        images_per_second=round(way.batch * len(times) / sum(times), 2),
+        peak_mb=round(megabytes, 1),
+        passes=len(times),
+        processor=processor(),
+        flags=" ".join(flags()),
+        cores=cores(),
+        versions=versions,
+        measured=datetime.now(UTC).date().isoformat(),
+    )

@@ -1,0 +1,189 @@
+"""A few timed steps of what a space holds: data, teacher, smallest and largest student, validation, memory."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from itertools import count, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.output import Output
+from trainer.config import RunConfig
+from trainer.data.stream import normalise
+from trainer.distributed.ranks import Ranks
+from trainer.engine.resources import Counters, Shelf
+from trainer.engine.student import Student
+from trainer.evaluation.metrics import validate
+from trainer.profiling.slots import Measured
+
+REPEATS = 3
+"""Timed steps of each kind, after one that is not; their median counts."""
+BATCHES = 6
+"""Batches at least that are taken to see how fast they come, after one that is not timed."""
+
+
+def measure(
+    smallest: RunConfig, largest: RunConfig, taught: RunConfig | None, *, cache: Path, ranks: Ranks
+) -> Measured:
+    """What two runs cost on this rank, and the teacher of a third; no collective runs in it.
+
+    Data is opened and decoded where it was not, which takes its time once. Nothing of it stays. Raises what building a
+    run or opening its data raises.
+    """
+    shelf = Shelf(ranks, cache, Counters())
+    data = _data(shelf, largest, ranks)
+    free = free_bytes(ranks.device)
+    teacher = 0.0
+    if taught is not None and taught.data.views is None:
+        images = _batch(shelf, taught, ranks)[0]
+        teacher = _median(lambda: shelf.hear(taught, images, frozenset()), ranks)
+    small, large = (_costs(run, shelf, ranks) for run in (smallest, largest))
+    return Measured(
+        data=data,
+        teacher=teacher,
+        student=(small.step, large.step),
+        validation=(small.validation, large.validation),
+        member_bytes=(small.member, large.member),
+        step_bytes=large.beyond,
+        free_bytes=free,
+        checkpoint_bytes=(small.checkpoint, large.checkpoint),
+        steps=shelf.stream(largest).steps,
+    )
+
+
+class _Costs(NamedTuple):
+    """Of one student: seconds of a step and of a validation; bytes between steps, beyond them in a step, on disk."""
+
+    step: float
+    validation: float
+    member: int
+    beyond: int
+    checkpoint: int
+
+
+def _costs(run: RunConfig, shelf: Shelf, ranks: Ranks) -> _Costs:
+    images, target = _batch(shelf, run, ranks)
+    teacher = shelf.teacher(run)
+    before, high = _allocated(ranks.device), _peak(ranks.device)
+    student = Student(
+        run,
+        shelf.data(run),
+        teacher=None if teacher is None else teacher.tap_channels,
+        steps=shelf.stream(run).steps,
+        ranks=ranks,
+        monitor="dice",
+    )
+    student.begin_epoch()
+    heard = shelf.hear(run, images, student.teacher_taps)
+    lasting = _allocated(ranks.device) - before if ranks.device.type == "cuda" else _member_bytes(student)
+    step = _median(lambda: _step(student, images, target, heard), ranks)
+    beyond = max(_peak(ranks.device) - high - lasting, 0)
+    # The weights of the best epoch are kept beside those of the last one.
+    kept = _bytes(student.state()) + _bytes(student.judged.state_dict())
+    # On a CPU a checkpoint that is being written lies in the same memory.
+    member = lasting if ranks.device.type == "cuda" else lasting + kept
+    scored = _once(lambda: _validated(student, shelf, run, ranks), ranks)
+    return _Costs(step, scored, member, beyond, kept)
+
+
+def _batch(shelf: Shelf, run: RunConfig, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Normalised images and target of a run's first batch, on the device."""
+    with closing(shelf.stream(run).epoch(0)) as batches:
+        batch = next(batches)
+    return normalise(batch.images.to(ranks.device)), batch.masks.to(ranks.device).long()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that nobody has taken: of a GPU, else of this machine or of what its control group leaves of it."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    words = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(words["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def _data(shelf: Shelf, run: RunConfig, ranks: Ranks) -> float:
+    """Seconds until the next batch where batches are taken as fast as they come."""
+    stream = shelf.stream(run)
+    with closing(stream.epoch(0)) as batches:  # what is read and imported once
+        next(batches)
+    start, taken = time.perf_counter(), 0
+    for epoch in count(1):
+        with closing(stream.epoch(epoch)) as batches:
+            taken += sum(1 for _ in islice(batches, BATCHES))
+        ranks.pulse.beat()
+        if taken >= BATCHES:
+            break
+    return (time.perf_counter() - start) / taken
+
+
+def _step(student: Student, images: Tensor, target: Tensor, heard: Output | None) -> None:
+    student.backward(student.forward(images, target, heard))
+    student.update()
+    if student.fault is not None:
+        raise RuntimeError(student.fault.message)
+
+
+def _validated(student: Student, shelf: Shelf, run: RunConfig, ranks: Ranks) -> None:
+    validate(student.judged, shelf.data(run), "validation", ranks=_Share(ranks), precision=run.precision)
+
+
+class _Share(Ranks):
+    """This rank's part of the work without the sum at its end."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        vars(self).update(vars(ranks))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+
+def _once(work: Callable[[], object], ranks: Ranks) -> float:
+    _wait(ranks)
+    start = time.perf_counter()
+    work()
+    _wait(ranks)
+    ranks.pulse.beat()
+    return time.perf_counter() - start
+
+
+def _median(work: Callable[[], object], ranks: Ranks) -> float:
+    return statistics.median([_once(work, ranks) for _ in range(1 + REPEATS)][1:])
+
+
+def _wait(ranks: Ranks) -> None:
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _peak(device: torch.device) -> int:
+    """The most bytes that this process ever had, on a CPU all of its memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _member_bytes(student: Student) -> int:
+    return _bytes([student.flat.weights, student.flat.sums, student.optimizer.state, student.judged.state_dict()])
+
+
+def _bytes(value: object) -> int:
+    """Of all tensors in a value."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0

@@ -1,0 +1,183 @@
+"""The teacher that a run names: loaded frozen, and judged before anything listens to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.output import Segmenter
+from trainer.checkpoint import Weights
+from trainer.config import PolypData, RunConfig
+from trainer.data.dataset import DataSet, Part
+from trainer.data.splits.near_duplicates import unpacked
+from trainer.data.splits.perceptual_hash import alike as alike_pairs
+from trainer.distributed.ranks import Ranks
+from trainer.errors import CheckpointError
+from trainer.teacher.judged import Judgement, judge, train_dice
+from trainer.teacher.open import TEACH, called, content, opened, ours, wanted
+
+_UNSEEN: tuple[Part, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a teacher on some data."""
+
+    name: str
+    """Its file, or those of its members."""
+    sha256: str
+    """Over all that it is read from."""
+    dice: float
+    """Foreground Dice on validation."""
+    measured: bool
+    """Whether the Dice was measured just now; else it is the one recorded with the file for the same data."""
+    train_dice: float | None
+    """Dice on its own training images as recorded, or on those of the data; None where unknown."""
+    trained_on: frozenset[str]
+    """sha256 of the images that its files say it was trained on."""
+    seen: Mapping[str, int] | None
+    """How many validation and test images it was trained on; None where the file does not say."""
+    alike: Mapping[str, int] | None
+    """How many others are near-identical to one it was trained on; None where the file does not say."""
+    calibration: float | None
+    """Expected calibration error on validation; None where the file has a Dice without it."""
+    entropy: float | None
+    """Of its class probabilities on validation, nats, mean over pixels; None as above."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how its files were read."""
+
+    def seen_words(self) -> str:
+        """One phrase on the images that must be new to it."""
+        return overlap_words(self.seen, self.alike)
+
+
+def load(run: RunConfig, data: DataSet, *, device: torch.device) -> Segmenter:
+    """The teacher of a run: frozen, in evaluation mode, on the device.
+
+    Raises CheckpointError in one line where its file is missing or was made for another network or other classes.
+    """
+    return opened(run, data, device=device).network
+
+
+def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: bool = False) -> Facts:
+    """What is known of the run's teacher on the data; its Dice is measured where the file has none for the same data,
+    size and fit. Every rank calls it. Raises CheckpointError, also where the file does not fit the network.
+
+    whole: measure what is not recorded of the training images and of its confidence, too.
+    """
+    group, config = ranks or Ranks(), wanted(run)
+    found = opened(run, data, device=group.device)
+    file = found.files[0] if len(found.files) == 1 else None
+    recorded = None if file is None else _recorded(file, run, data)
+    known = recorded
+    if known is None or (whole and known.entropy is None):
+        known = judge(found.network, run, data, group)
+    trained = None if file is None else (file.word("train") or {}).get("dice")
+    if trained is None and whole:
+        trained = train_dice(found.network, run, data, group)
+    return Facts(
+        name=called(config),
+        sha256=content(config),
+        dice=known.dice,
+        measured=known is not recorded,
+        calibration=known.calibration,
+        entropy=known.entropy,
+        train_dice=float(trained) if trained is not None else None,
+        trained_on=frozenset(image for file in found.files if file for image in file.word("train_images") or ()),
+        seen=_together([None if file is None else seen(file, data) for file in found.files]),
+        alike=_together([None if file is None else alike(file, data) for file in found.files]),
+        notes=found.notes,
+    )
+
+
+def _together(members: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
+    """Images that some member was trained on, at least; None where none is known and some member does not say."""
+    told = [counts for counts in members if counts is not None]
+    most: dict[str, int] = {part: max((counts[part] for counts in told), default=0) for part in _UNSEEN}
+    return most if any(most.values()) or len(told) == len(members) else None
+
+
+def floor(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: bool = False) -> Facts:
+    """The facts of a teacher that may be used, as `facts` finds them. Every rank calls it.
+
+    Raises CheckpointError where its validation Dice is below `min_dice`, or where it was trained on validation or test
+    images of the data, or on near-identical ones that the data's settings do not accept.
+    """
+    known = facts(run, data, ranks=ranks, whole=whole)
+    if known.seen is not None and any(known.seen.values()):
+        raise CheckpointError(
+            f"{known.name}: was trained on {_counts(known.seen)} images of this data, so its scores there mean "
+            f"nothing; train one on this split: {TEACH}"
+        )
+    accepted = isinstance(run.data, PolypData) and run.data.near_duplicates == "accept"
+    if known.alike is not None and any(known.alike.values()) and not accepted:
+        raise CheckpointError(
+            f"{known.name}: was trained on pictures near-identical to {_counts(known.alike)} images of this data, so "
+            f"its scores there mean little; train one on this split: {TEACH}"
+        )
+    least = run.teacher.min_dice if run.teacher else 0.0
+    if known.dice < least:
+        how = "measured" if known.measured else "recorded"
+        raise CheckpointError(
+            f"teacher.min_dice = {least:g}: {known.name} has validation Dice {known.dice:.4f} ({how}); "
+            f"{f'train a better one: {TEACH}' if ours(wanted(run)) else 'choose a better one'}, or lower min_dice"
+        )
+    return known
+
+
+def _recorded(file: Weights, run: RunConfig, data: DataSet) -> Judgement | None:
+    """What the file says of validation, where that was taken on the same images at the same size and fit."""
+    settings = (file.word("run") or {}).get("data", {})
+    same = (settings.get("size"), settings.get("fit")) == (run.data.size, run.data.fit)
+    dice = (file.word("scores") or {}).get("dice")
+    if dice is None or not same or file.word("data") != data.content_hash:
+        return None
+    return Judgement(float(dice), file.word("calibration"), file.word("entropy"))
+
+
+def overlap_words(seen: Mapping[str, int] | None, alike: Mapping[str, int] | None) -> str:
+    """One phrase on how many validation and test images weights were trained on, or near-identical ones."""
+    if seen is None:
+        return "unknown which images it was trained on"
+    if any(seen.values()):
+        return f"trained on {_counts(seen)} images"
+    if alike is None:
+        return "trained on no validation or test image, unknown whether on near-identical ones"
+    if any(alike.values()):
+        return f"trained on no validation or test image, but on near-identical ones of {_counts(alike)}"
+    return "trained on no validation or test image, nor on near-identical ones"
+
+
+def _counts(images: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} {part}" for part, count in images.items() if count)
+
+
+def seen(file: Weights, data: DataSet) -> dict[str, int] | None:
+    """How many validation and test images of the data the weights were trained on; None where the file does not say."""
+    trained = file.word("train_images")
+    if trained is None:
+        return None
+    known = set(trained)
+    return {part: sum(image in known for image in data.image_hashes(part)) for part in _UNSEEN}
+
+
+def alike(file: Weights, data: DataSet) -> dict[str, int] | None:
+    """How many validation and test images of the data are near-identical to one that the weights were trained on,
+    without being the same file; None where the file does not say. Raises CheckpointError where it says nonsense."""
+    trained = file.word("train_sketches")
+    if trained is None:
+        return None
+    try:
+        sketches = unpacked(trained)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"train_sketches: damaged ({error}); train it anew: {TEACH}") from error
+    known = set(file.word("train_images") or ())
+    found: dict[str, int] = {}
+    for part in _UNSEEN:
+        new = [
+            sketch
+            for sketch, image in zip(data.sketches(part), data.image_hashes(part), strict=True)
+            if image not in known
+        ]
+        found[part] = len({pair.second for pair in alike_pairs(sketches, new)})
+    return found

@@ -1,0 +1,223 @@
+"""Teachers opened from what their settings name: a run of ours, another program's weights, network or maps, several."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, assert_never
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import nn
+
+import models
+from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
+from models.output import Segmenter
+from trainer import checkpoint
+from trainer.checkpoint import Weights
+from trainer.config import RunConfig
+from trainer.data.dataset import DataSet
+from trainer.data.stream import normalise
+from trainer.errors import CheckpointError, received
+from trainer.teacher import onnx_file, probability_maps, state_dict
+from trainer.teacher.ensemble import Ensemble
+from trainer.teacher.export_file import open_export
+from trainer.teacher.exported import Exported
+from trainer.teacher.onnx_file import open_onnx
+from trainer.teacher.probability_maps import Maps
+
+Kind = TypeVar("Kind", bound=Segmenter)
+
+TEACH = "python -m trainer teach FILE"
+PROBES = 4
+"""Validation images that an exported network is tried on before anything is asked of it."""
+_TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+"""How files end that `torch.save` writes."""
+_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys"})
+"""Options that say where a network's weights come from, not what the network is."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A teacher that is ready to be asked."""
+
+    network: Segmenter
+    """Frozen, in evaluation mode, on the device."""
+    files: tuple[Weights | None, ...]
+    """What a run of ours says of itself, of each member; None where another program made it."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of how it was read."""
+
+
+def wanted(run: RunConfig) -> TeacherConfig:
+    """The teacher's settings. Raises CheckpointError where there are none."""
+    if run.teacher is None:
+        raise CheckpointError("teacher: missing; add [run.teacher] or set method to none")
+    return run.teacher
+
+
+def located(config: TeacherConfig | None) -> Path:
+    """Where the teacher's file (or folder) lies; $VARIABLES and ~ are filled in. Raises CheckpointError where none is
+    named, and for an ensemble, which has several."""
+    if config is None:
+        raise CheckpointError("teacher: missing; add [run.teacher] or set method to none")
+    if isinstance(config, EnsembleTeacher):
+        raise CheckpointError('teacher.name = "ensemble": has no file of its own; name one of its members')
+    if config.checkpoint is None:
+        made = f"the file that `{TEACH}` writes" if isinstance(config, NetworkTeacher) else "where it lies"
+        raise CheckpointError(f"teacher.checkpoint: missing; name {made}")
+    return Path(os.path.expandvars(config.checkpoint)).expanduser()
+
+
+def called(config: TeacherConfig | None) -> str:
+    """A teacher as messages name it: its path, or those of its members. Raises CheckpointError as `located` does."""
+    if isinstance(config, EnsembleTeacher):
+        return f"ensemble of {', '.join(str(located(member)) for member in config.members)}"
+    return str(located(config))
+
+
+def ours(config: TeacherConfig) -> bool:
+    """Whether `trainer teach` trains it, from its settings alone."""
+    return isinstance(config, NetworkTeacher) and not _foreign(config)
+
+
+def refuse_absent(config: TeacherConfig | None) -> None:
+    """Raise CheckpointError in one line, beginning with the field, where a file that the teacher needs is not there."""
+    if isinstance(config, EnsembleTeacher):
+        for member in config.members:
+            refuse_absent(member)
+        return
+    path = located(config)
+    there = path.is_dir() if isinstance(config, MapsTeacher) else path.is_file()
+    if not there:
+        what = "folder" if isinstance(config, MapsTeacher) else "file"
+        remedy = f"train it: {TEACH}" if config is not None and ours(config) else "give the path of one that exists"
+        raise CheckpointError(f"teacher.checkpoint = {str(path)!r}: no such {what}; {remedy}")
+
+
+def content(config: TeacherConfig) -> str:
+    """sha256 over all that the teacher is read from. Raises CheckpointError where something is missing."""
+    refuse_absent(config)
+    if isinstance(config, EnsembleTeacher):
+        return hashlib.sha256("\n".join(content(member) for member in config.members).encode()).hexdigest()
+    path = located(config)
+    if isinstance(config, MapsTeacher):
+        return probability_maps.content(path)
+    if isinstance(config, ExportedTeacher) and config.name == "onnx":
+        return onnx_file.content(path)
+    return checkpoint.digest(path)
+
+
+def opened(run: RunConfig, data: DataSet, *, device: torch.device) -> Opened:
+    """The teacher of a run on the device. Raises CheckpointError in one line where a file is missing, or was made for
+    another network, other images or other classes."""
+    return _opened(wanted(run), data, device)
+
+
+def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opened:
+    refuse_absent(config)
+    if isinstance(config, EnsembleTeacher):
+        members = [_opened(member, data, device) for member in config.members]
+        network = _still(Ensemble([member.network for member in members]), device)
+        files = tuple(file for member in members for file in member.files)
+        return Opened(network, files, tuple(note for member in members for note in member.notes))
+    if isinstance(config, MapsTeacher):
+        return Opened(Maps(located(config), data).eval(), (None,))
+    if isinstance(config, ExportedTeacher):
+        return _exported(config, data, device)
+    if isinstance(config, NetworkTeacher):
+        return _renamed(config, data, device) if _foreign(config) else _own(config, data, device)
+    assert_never(config)
+
+
+def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> Opened:
+    """A run of ours, or a safetensors file with our keys that says nothing of itself."""
+    path = located(config)
+    file = checkpoint.weights(path)
+    _same(path, "network", _options(config.model_dump(mode="json")), _options(file.word("network")))
+    _same(path, "classes", data.classes, file.word("classes"))
+    _same(path, "channels", data.channels, file.word("channels"))
+    network = _built(config, data)
+    checkpoint.fill(network, file.tensors, path)
+    _refuse_ruins(network, path)
+    return Opened(_still(network, device), (file,))
+
+
+def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Opened:
+    """Another program's state dict. Refused unless it covers every parameter and statistic."""
+    path = located(config)
+    tensors, _ = state_dict.state_dict(path)
+    network = _built(config, data)
+    report = state_dict.fit(network, tensors, config.keys)
+    if not report.covered:
+        raise CheckpointError(f"{path}: does not cover {config.name}: {report.words()}; change teacher.keys")
+    _refuse_ruins(network, path)
+    return Opened(_still(network, device), (None,), (f"{path}: {report.words()}",))
+
+
+def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> Opened:
+    path = located(config)
+    opener = open_onnx if config.name == "onnx" else open_export
+    program = opener(path, config.take, channels=data.channels, device=device)
+    network = Exported(program, config, channels=data.channels, classes=data.classes, where=str(path))
+    network = _still(network, device)
+    count = min(PROBES, len(data.samples("validation")))
+    if not count:
+        return Opened(network, (None,))
+    images = np.stack([data.fitted("validation", index)[0] for index in range(count)])
+    doubt = network.probe(normalise(torch.from_numpy(images).to(device)))
+    if doubt is not None:
+        logger.warning("{}", doubt)
+    size = data.config.size
+    other = program.size if program.size != (size, size) else None
+    sizes = "" if other is None else f"{path}: images are resized from {size} x {size} to its {other[0]} x {other[1]}"
+    return Opened(network, (None,), tuple(filter(None, (doubt, sizes))))
+
+
+def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:
+    try:
+        return models.build(config, in_channels=data.channels, classes=data.classes)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _refuse_ruins(network: nn.Module, path: Path) -> None:
+    """Raise CheckpointError for weights that can teach nothing, whatever Dice is recorded with them."""
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path}: {name} holds numbers that are not finite; take an earlier file, or: {TEACH}"
+            )
+    if not any(bool(weight.any()) for weight in network.parameters()):
+        raise CheckpointError(f"{path}: every weight is 0; take another file, or: {TEACH}")
+
+
+def _still(network: Kind, device: torch.device) -> Kind:
+    return network.requires_grad_(False).eval().to(device)
+
+
+def _foreign(config: NetworkTeacher) -> bool:
+    """Whether its file is another program's: keys to rename, or a kind of file that torch writes."""
+    return bool(config.keys) or (config.checkpoint is not None and located(config).suffix.lower() in _TORCH)
+
+
+def _options(network: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if network is None:
+        return None
+    return {name: value for name, value in network.items() if name not in _ELSEWHERE}
+
+
+def _same(path: Path, what: str, expected: object, found: object) -> None:
+    """Raise CheckpointError where the file says something else; a file that says nothing is judged by its tensors."""
+    if found is not None and found != expected:
+        raise CheckpointError(
+            f"{path}: {what} is {received(found)}, but the run has {received(expected)}; "
+            f"change [run.teacher] or train it anew: {TEACH}"
+        )
+
+
+def knows(files: Sequence[Weights | None]) -> bool:
+    """Whether every member says which images it was trained on."""
+    return all(file is not None and "train_images" in file.words for file in files)
