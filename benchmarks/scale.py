@@ -25,8 +25,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.campaign.server import OwnServer
-from search.commands.simulate import Curves, simulated_identity
+from search.commands.simulate import simulated_identity
 from search.execution.owner import owner_of
+from search.execution.simulated_students import Curves
 from search.spec.load import StudySpec, find, load
 from search.storage.database import Opened, open_storage
 from search.storage.schema import leases

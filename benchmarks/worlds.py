@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.record_curves import CURVES, STUDY, drawn
-from search.commands.simulate import Curves
+from search.execution.simulated_students import Curves
 from search.spec.arms import Arm
 from search.spec.load import load
 from search.spec.space import FloatRange, Scalar

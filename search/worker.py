@@ -35,15 +35,15 @@ from search.execution.epoch_loop import BAD_DATA, PREEMPTED, run_group
 from search.execution.messages import Settings
 from search.execution.owner import this_owner
 from search.exit_codes import MAX_FAILED, MISTAKE
-from search.planning import foreseen
-from search.planning import slots as measured
-from search.planning.limits import breach, costs, refuse_hopeless
-from search.planning.slots import AUTO, Slots
+from search.planning.limits import breach, refuse_hopeless
+from search.planning.network_costs import costs
+from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
 from search.spec.identity import arm_identity
 from search.spec.load import StudySpec, identity, record
 from search.storage.artifacts import Artifacts
-from search.storage.database import Opened, label_of, open_storage, patient
-from search.storage.url import add_storage, storage_url
+from search.storage.database import Opened, open_storage
+from search.storage.errors import patient
+from search.storage.url import add_storage, label_of, storage_url
 from search.study import code_version
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import Judged, teller
@@ -166,7 +166,7 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     else:
         who, facts, examination = data_checks.contents(args, spec, ranks)
         judged = None if facts is None else Judged(facts.dice, facts.seen_words())
-    slots = measured.choose_slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
+    slots = choose_slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
     known = functools.cache(partial(_costs, spec))  # once, however often the database is tried
     opens = partial(_desk, args, spec, who, ranks, slots, judged, known) if ranks.leads else None
     url = storage_url(args.storage)
@@ -229,7 +229,7 @@ def _desk(
         code_version.CODE: code_version.code_of(),
     }
     if slots.forecast is not None:
-        environment[foreseen.FORECAST] = foreseen.kept(*slots.forecast, slots.count)
+        environment[FORECAST] = kept(*slots.forecast, slots.count)
     try:
         args.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:

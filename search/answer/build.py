@@ -1,12 +1,12 @@
-"""The whole answer of a confirmed study."""
+"""The whole answer of a confirmed study, and which student and which comparison its sentences are about."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from search.answer.comparisons import TEST, Grids, claims, metric_of, near_teacher, on_validation
-from search.answer.document import Claim, ConfirmedPart, Network, Opening
-from search.answer.needed import needed
+from search.answer.document import Claim, ConfirmedPart, Network, Opening, Verdict
+from search.answer.power import needed
 from search.answer.score_arrays import Grid, grids, level
 from search.answer.subgroups import reliability, scores
 from search.confirm.configurations import Configuration
@@ -107,3 +107,33 @@ def _choice(confirmed: Confirmed, near: Sequence[Claim], chosen: Configuration |
 def _opening(each: OpeningRecord) -> Opening:
     when = datetime.fromtimestamp(each.when, UTC).isoformat(timespec="seconds")
     return Opening(who=each.who, when=when, purpose=each.purpose, configurations=tuple(each.configurations))
+
+
+GAIN, TERM, TEACHER = "gain", "kd_term_effect", "not_below_teacher"
+"""Names of the claims that the sentences speak of."""
+
+
+def distillation(part: ConfirmedPart) -> Verdict:
+    """Whether distillation is the reason, on test: shown where both comparisons show it, with the tuned control and
+    with the same network without its KD term; worse where one of them is worse."""
+    verdicts = [c.verdict for name in (GAIN, TERM) if (c := claim(part, name)) is not None]
+    if "worse" in verdicts:
+        return "worse"
+    if not verdicts or set(verdicts) == {"not estimable"}:
+        return "not estimable"
+    return "shown" if set(verdicts) == {"shown"} else "not_shown"
+
+
+def claim(part: ConfirmedPart, name: str) -> Claim | None:
+    """The claim of a name on test, of the network to ship where there are several."""
+    found = [c for c in part.claims if c.name == name and c.part == "test"]
+    mine = [c for c in found if c.minuend == part.chosen]
+    return next(iter([*mine, *found]), None)
+
+
+def chosen_or_best(part: ConfirmedPart) -> Network | None:
+    """The network to ship; where there is none, of the winners with a test score the one that its search ranked first:
+    a choice by the test score would make that too high."""
+    chosen = next((network for network in part.networks if network.name == part.chosen), None)
+    scored = [network for network in part.networks if network.role == "winner" and network.test is not None]
+    return chosen or min(scored, key=lambda network: network.rank, default=None)

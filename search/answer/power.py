@@ -1,11 +1,20 @@
-"""The smallest gain that a confirmation can show, said before anything is trained and, with its own noise, after it."""
+"""The smallest gain that a confirmation can show: before any training, from the size of the test part alone, and
+afterwards, at the noise that it had, with what more seeds or images would change.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from search.answer.uncertainty import LEAST_GROUPS, LEAST_SEEDS, Floats
+from search.answer.comparisons import TEST, Grids, pairs
+from search.answer.document import Needed, Smallest
+from search.answer.score_arrays import difference, shared
+from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
+from search.confirm.results import Confirmed
+from search.spec.load import StudySpec
+from trainer.data import DataSet
 
 
 @dataclass(frozen=True)
@@ -72,3 +81,59 @@ def measured(values: Floats, groups: tuple[str, ...]) -> Noise:
     seed = max(0.0, float(by_seed.var(ddof=1)) - both / count)
     group = max(0.0, float(by_group.var(ddof=1)) - both / seeds)
     return Noise(math.sqrt(seed), math.sqrt(group), math.sqrt(both))
+
+
+def forecast(spec: StudySpec, data: DataSet) -> dict[str, Any]:
+    """Images and groups of the test part, seeds, and the smallest gains that are shown with a probability of 80 %.
+
+    `gain` is that of long trainings, `gain_of_short` that of short ones: what seeds differ by is not known before.
+    Test rows stay closed: their groups are taken to be as large as those of validation.
+    """
+    images, seeds = len(data.image_hashes("test")), len(spec.confirm.seeds)
+    known = [sample.group for sample in data.samples("validation")]
+    groups = round(images * len(set(known)) / len(known)) if known else 0
+    gains = {key: smallest_gain(groups, seeds, noise) for key, noise in (("gain", LONG), ("gain_of_short", SHORT))}
+    return {"images": images, "groups": groups, "seeds": seeds, "power": POWER, **gains}
+
+
+def words(found: dict[str, Any]) -> str:
+    """One line."""
+    sizes = f"{found['images']} test images in about {found['groups']} groups, {found['seeds']} seeds"
+    if found["gain"] is None:
+        need = f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed"
+        return f"no gain can be shown: {sizes}; {need}"
+    few = "" if found["seeds"] >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
+    return (
+        f"a true gain of {found['gain']:.3f} or more is likely to be shown where trainings are long (noise assumed), "
+        f"one of {found['gain_of_short']:.2f} where they are short (noise measured); {sizes}{few}"
+    )
+
+
+def needed(confirmed: Confirmed, grids: Grids, metric: str, confidence: float) -> Needed | None:
+    """By the first comparison on test that has an interval; None where none has."""
+    for pair in pairs(confirmed):
+        one, other = grids.get((pair.minuend.name, TEST)), grids.get((pair.subtrahend.name, TEST))
+        found = None if one is None or other is None else difference(one, other, metric)[0]
+        if one is None or other is None or found is None or found.error is None:
+            continue
+        seeds, groups = found.seeds, found.groups  # of the images that have a value for every seed
+        both = shared(one, other)
+        noise = measured(one.values(metric, both) - other.values(metric, both), one.one.groups)
+        sizes = ((seeds, groups), (2 * seeds, groups), (seeds, 2 * groups), (2 * seeds, 2 * groups))
+        gains = ((s, g, smallest_gain(g, s, noise, confidence)) for s, g in sizes)
+        rows = [Smallest(seeds=s, groups=g, gain=gain) for s, g, gain in gains if gain is not None]
+        return Needed(
+            claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=CLAIMS,
+            smallest=tuple(rows), words=_words(pair.name, rows),
+        )  # fmt: skip
+    return None
+
+
+def _words(claim: str, rows: list[Smallest]) -> str:
+    here, seeds, images, both = rows
+    return (
+        f"At the noise that {claim} had here, {here.seeds} seeds and {here.groups} groups of test images show a true "
+        f"difference of {here.gain:.3f} or more with a probability of {POWER:.0%}; {seeds.seeds} seeds one of "
+        f"{seeds.gain:.3f}, {images.groups} groups one of {images.gain:.3f}, both one of {both.gain:.3f}. What is "
+        "smaller can be there and not be shown."
+    )

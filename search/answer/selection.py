@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search.confirm.plan import confirmations
 from search.confirm.results import Confirmed, Findings
 from search.storage.database import Opened
-from search.study.progress import read
+from search.study.snapshot import read
 from trainer.errors import UserError, nearest
 
 if TYPE_CHECKING:

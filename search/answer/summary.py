@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from search.answer.build import answer
+from search.answer.build import answer, chosen_or_best, distillation
 from search.answer.comparisons import TEST, metric_of
 from search.answer.document import ConfirmedPart
 from search.confirm.plan import confirmations, plan_of
 from search.confirm.results import Confirmed, confirmed
-from search.report.content.confirmed_words import chosen_or_best, distillation
 from search.storage.database import Opened
-from search.study.progress import Rows, figures, read
+from search.study.progress import figures
+from search.study.snapshot import Rows, read
 
 
 def confirmation(opened: Opened, rows: Rows) -> dict[str, Any] | None:

@@ -7,10 +7,11 @@ from collections import Counter
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search.commands.enqueue import known_search
-from search.storage.database import Opened, creation_lock, open_storage, patient
-from search.storage.fencing import LeaseLost
+from search.storage.database import Opened, creation_lock, open_storage
+from search.storage.errors import patient
+from search.storage.lookup import known_search
 from search.storage.schema import FREE, HELD, PAUSED
+from search.storage.statements import LeaseLost
 from search.storage.url import add_storage, storage_url
 from search.study.trial_attributes import failure
 

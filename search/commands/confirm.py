@@ -15,17 +15,19 @@ from search import worker
 from search.answer.build import answer
 from search.answer.comparisons import metric_of
 from search.commands import work
-from search.commands.enqueue import known_search
-from search.confirm.data_checks import checked, stored_plan
-from search.confirm.plan import Plan, confirmations, identities, made, name_of, table_of
+from search.confirm.data_checks import checked
+from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
 from search.spec.config import Dashboard
 from search.spec.identity import difference
-from search.storage.database import Opened, open_storage, patient
+from search.storage.database import Opened, open_storage
+from search.storage.errors import patient
+from search.storage.lookup import known_search
 from search.storage.url import storage_url
 from search.study.adapter import Search
 from search.study.create import Identity, open_search
-from search.study.progress import figures, read, standing
+from search.study.progress import figures, standing
+from search.study.snapshot import read
 from trainer.config import RunConfig
 from trainer.distributed.supervisor import supervise
 from trainer.errors import UserError

@@ -2,16 +2,15 @@
 
 import argparse
 import tomllib
-from pathlib import Path
-from typing import Any
 
 from search.spec.load import find, load
 from search.spec.space import Scalar, shown
-from search.storage.database import Opened, open_storage, patient
+from search.storage.database import open_storage
+from search.storage.errors import patient
 from search.storage.url import add_storage, storage_url
 from search.study.adapter import Search
 from search.study.create import attach_search
-from trainer.errors import UserError, nearest, received
+from trainer.errors import UserError, received
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,16 +28,6 @@ def main(args: argparse.Namespace) -> int:
     with patient("enqueue"):
         opened = open_storage(storage_url(args.storage), create=False)
         return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)), opened.label)
-
-
-def known_search(opened: Opened, study: str, name: str | None = None) -> Any:
-    """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
-    wanted = name or study
-    wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted
-    row = opened.leases.search(wanted)
-    if row is None:
-        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.leases.names())}")
-    return row
 
 
 def _enqueue(args: argparse.Namespace, search: Search, label: str) -> int:

@@ -3,16 +3,18 @@ the confirmed student as a package."""
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from search.answer import selection
-from search.commands import seed_results
 from search.confirm.results import confirmed
-from search.storage.database import Opened, open_storage, patient
+from search.spec.arms import MAIN
+from search.storage.database import Opened, open_storage
+from search.storage.errors import patient
 from search.storage.url import add_storage, storage_url
-from search.study import progress
+from search.study import snapshot
+from search.study.snapshot import Rows
+from trainer.atomic_files import write_output
 from trainer.config import RunConfig
 from trainer.errors import UserError, nearest
 
@@ -58,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text, end="")
         return 0
-    write_beside(args.output, text)
+    write_output(args.output, text)
     best = document["best"][0]
     metric = document["study"]["metric"]
     if args.json:
@@ -76,12 +78,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _seed(args: argparse.Namespace, opened: Opened, name: str) -> int:
-    found = seed_results.seed_results(progress.read(opened, name))
-    text = seed_results.seed_text(found)
+    found = seed_results(snapshot.read(opened, name))
+    text = seed_text(found)
     if args.output is None:
         print(text, end="")
         return 0
-    write_beside(args.output, text)
+    write_output(args.output, text)
     counts = " ".join(f"{key} {found[key]}" for key in ("finished_trials", "pruned_trials", "completed_trials"))
     print(f"{args.output}  value {found['value']:.4f}, unconfirmed; {counts}")
     return 0
@@ -203,17 +205,31 @@ def _size(run: RunConfig) -> dict[str, float]:
     return {"params": facts.params, "gflops": facts.flops / 1e9}
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Write a file beside and rename it: a full disk leaves the former one."""
-    if path.is_dir():
-        raise UserError(f"--output {path}: a folder; name a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"--output {path}: {error.strerror}; the former file is as it was") from None
+def seed_results(rows: Rows) -> dict[str, Any]:
+    """params, value, finished_trials, pruned_trials, completed_trials of the main search, in that order.
+
+    Parameters have their names in [space]; a front's choice is one of them. finished: all trials that ended, failed
+    ones included. Raises UserError where none was trained to its end.
+    """
+    trials = rows.trials[MAIN]
+    states = [trial.state.name for trial in trials]
+    leases = {lease.number: lease for lease in rows.leases[MAIN]}
+    whole = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None and leases[t.number].weights]
+    if not whole:
+        name = rows.search.name
+        raise UserError(f"study {name!r}: no trial has finished yet; see: python -m search status {name}")
+    sign = 1 if rows.maximize else -1
+    best = max(whole, key=lambda trial: (sign * trial.value, -trial.number))
+    ended = {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")}
+    return {
+        "params": dict(best.params),
+        "value": best.value,
+        "finished_trials": sum(ended.values()),
+        "pruned_trials": ended["PRUNED"],
+        "completed_trials": ended["COMPLETE"],
+    }
+
+
+def seed_text(results: dict[str, Any]) -> str:
+    """As those projects write it."""
+    return json.dumps(results, indent=1, allow_nan=False) + "\n"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from search.planning.latency import networks
+from search.planning.limits import networks
 from search.spec.load import find, load
 from trainer.errors import UserError
 

@@ -5,162 +5,39 @@ from a formula, or from a file of recorded curves. So a thousand trials take min
 """
 
 import argparse
-import hashlib
 import json
-import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from loguru import logger
 
-from search.commands.herd import herd
 from search.execution import connect
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import PREEMPTED, run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
-from search.execution.owner import this_owner
+from search.execution.owner import owner_of, this_owner
+from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.identity import arm_identity, digest
 from search.spec.load import StudySpec, find, load, record
 from search.storage.artifacts import Artifacts
-from search.storage.database import Opened, label_of, open_storage, patient
-from search.storage.fencing import Owner
-from search.storage.url import from_environment, storage_url
+from search.storage.database import Opened, open_storage
+from search.storage.errors import patient
+from search.storage.schema import HELD
+from search.storage.statements import Owner
+from search.storage.url import from_environment, label_of, storage_url
 from search.study.adapter import Search
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import nothing_known, teller
-from trainer.config import Replay, RunConfig
 from trainer.distributed import signals
 from trainer.errors import UserError
-from trainer.reports import EpochReport, Failure, FailureKind, Measured, Resume, Saved, Write
-from trainer.seeds import derive
-
-
-class Curves:
-    """Scores of a run by epoch."""
-
-    def __init__(self, recorded: Sequence[Sequence[float]] = (), noise: float = 0.004) -> None:
-        self._recorded = recorded
-        self._noise = noise
-
-    @classmethod
-    def read(cls, path: Path) -> "Curves":
-        """A JSON file: a list of curves, each a list of scores in [0, 1] by epoch. Raises UserError."""
-        try:
-            curves = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--curves {path}: {error}; write a JSON list of lists of scores") from None
-        good = isinstance(curves, list) and curves and all(isinstance(c, list) and c for c in curves)
-        if not good or not all(isinstance(v, int | float) and 0 <= v <= 1 for c in curves for v in c):
-            raise UserError(f"--curves {path}: no list of lists of scores in [0, 1]")
-        return cls(curves)
-
-    def score(self, run: RunConfig, epoch: int) -> float:
-        """The score of an epoch (from 1), a function of the run alone."""
-        key = int.from_bytes(hashlib.sha256(run.model_dump_json().encode()).digest()[:8], "big") >> 1
-        if self._recorded:
-            curve = self._recorded[key % len(self._recorded)]
-            return float(curve[min(len(curve) - 1, (epoch - 1) * len(curve) // run.epochs)])
-        noise = random.Random(derive(key, "noise", epoch)).gauss(0.0, self._noise)  # noqa: S311 - no secret
-        rise = 0.25 * math.exp(-4.5 * epoch / run.epochs)
-        return min(1.0, max(0.0, plateau(run) - rise + noise))
-
-
-def plateau(run: RunConfig) -> float:
-    """Where a run's curve ends: a smooth function with one best learning rate a width and one best temperature."""
-    width = getattr(run.student, "width", 16)
-    score = 0.94 - 0.35 / (width + 2) - 0.04 * (math.log10(run.optim.lr) + 2.6 + 0.4 * math.log2(width / 8) / 1.6) ** 2
-    kl = run.losses.kl
-    if "kl" in run.methods() and kl is not None:
-        score += (
-            0.012 - 0.02 * math.log(kl.temperature / 3.0) ** 2 - 0.012 * math.log10(max(kl.weight, 1e-6) / 3.0) ** 2
-        )
-    return score
-
-
-class SimulatedStudents:
-    """`trainer.reports.Students` whose epochs come from curves and whose checkpoints are small files."""
-
-    measure: Callable[[RunConfig], tuple[Measured, ...]] | None = None
-    """What an examination after the last epoch finds; None: there is none."""
-
-    def __init__(self, curves: Curves, *, slots: int, metric: str, epoch_seconds: float, fail_share: float) -> None:
-        self._curves, self._slots, self._metric = curves, slots, metric
-        self._seconds, self._fail_share = epoch_seconds, fail_share
-        self._members: dict[int, tuple[RunConfig, int, Replay]] = {}
-        self._stream_epoch = 0
-
-    def admit(self, key: int, run: RunConfig, resume: Resume | None = None) -> None:
-        """Take a run into a free slot."""
-        if len(self._members) >= self._slots or key in self._members:
-            raise ValueError(f"no free slot for {key}: {len(self._members)} of {self._slots} are taken")
-        epoch, replay = 0, () if resume is None else resume.replay
-        if resume is not None and resume.checkpoint is not None:
-            epoch = int(json.loads(resume.checkpoint.read_text())["epoch"])
-        self._members[key] = (run, epoch, (*replay, (epoch + 1, self._stream_epoch)))
-
-    def dismiss(self, key: int) -> None:
-        """Forget a member."""
-        del self._members[key]
-
-    def replay(self, key: int) -> Replay:
-        """The joins of a member so far."""
-        return self._members[key][2]
-
-    def epoch(self) -> dict[int, EpochReport | Failure]:
-        """One epoch of every member."""
-        time.sleep(self._seconds)
-        reports: dict[int, EpochReport | Failure] = {}
-        for key, (run, done, replay) in list(self._members.items()):
-            if done == run.epochs:
-                continue  # it waits to be dismissed
-            epoch = done + 1
-            draw = random.Random(derive(run.seed, "fail", key, epoch)).random()  # noqa: S311 - no secret
-            if draw < self._fail_share / run.epochs:
-                reports[key] = Failure(FailureKind.NOT_FINITE, "simulated: the loss is not finite", epoch)
-                del self._members[key]
-                continue
-            due = run.validation.due(epoch, run.epochs)
-            scores = {self._metric: self._curves.score(run, epoch)} if due else None
-            seconds = {"student": self._seconds}
-            final = epoch == run.epochs
-            found = self.measure(run) if final and self.measure is not None else None
-            reports[key] = EpochReport(epoch, self._stream_epoch, scores, {}, seconds, final, measured=found)
-            self._members[key] = (run, epoch, replay)
-        self._stream_epoch += 1
-        return reports
-
-    def snapshot(self, key: int) -> Write:
-        """Where a member stands."""
-        run, epoch, _ = self._members[key]
-        return partial(self._write, values={"epoch": epoch, "seed": run.seed})
-
-    def export(self, key: int, path: Path) -> Saved:
-        """Write what stands for the weights of a member."""
-        run, epoch, _ = self._members[key]
-        return self._write(path, {"simulated": True, "epoch": epoch, "seed": run.seed})
-
-    def picture(self, key: int, path: Path) -> Path | None:  # noqa: ARG002 - as every kind of students
-        """None: nothing was trained, so there is nothing to draw."""
-        return None
-
-    def _write(self, path: Path, values: dict[str, object]) -> Saved:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = json.dumps(values).encode()
-        beside = path.with_suffix(".part")
-        try:
-            beside.write_bytes(data)
-            beside.replace(path)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
-        return Saved(path, hashlib.sha256(data).hexdigest(), len(data))
 
 
 def simulated_identity(spec: StudySpec) -> Identity:
@@ -298,3 +175,45 @@ def _storage(args: argparse.Namespace) -> str:
             "--shared: neither OPTUNA_STORAGE nor OPTUNA_STORAGE_FILE is set; set one, or leave --shared out"
         )
     return url or f"sqlite:///{args.runs / 'simulated.db'}"
+
+
+def herd(args: argparse.Namespace, search: Search) -> int:
+    """Keep the workers running until all have ended by themselves; returns how many were killed."""
+    draw = random.Random(args.seed)  # noqa: S311 - no secret
+    # Nothing but the URL that was found: a file in the environment would be a second one.
+    environment = {k: v for k, v in os.environ.items() if k != "OPTUNA_STORAGE_FILE"} | {"OPTUNA_STORAGE": args.storage}
+    command = [sys.executable, "-m", "search", "simulate", args.study, *_passed_on(args), "--as-worker"]
+    command += ["--parent", str(os.getpid())]
+    workers = [subprocess.Popen(command, env=environment) for _ in range(args.workers)]
+    killed = 0
+    next_kill = time.monotonic() + args.kill_every
+    while any(worker.poll() is None for worker in workers):
+        time.sleep(0.05)
+        if killed >= args.kills or time.monotonic() < next_kill:
+            continue
+        if victims := _holders(search, workers):
+            victim = draw.choice(victims)
+            workers[victim].kill()
+            workers[victim].wait()
+            workers[victim] = subprocess.Popen(command, env=environment)
+            killed += 1
+            next_kill = time.monotonic() + draw.expovariate(1 / args.kill_every)
+    failed = [worker.returncode for worker in workers if worker.returncode != 0]
+    if failed:
+        raise UserError(f"simulate: {len(failed)} workers ended with exit codes {failed}; their messages are above")
+    return killed
+
+
+def _holders(search: Search, workers: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+    """The workers that hold trials now: killing one that has just begun or ended would show nothing."""
+    owners = {row.owner for row in search.leases.of_studies(list(search.arms)) if row.state == HELD}
+    return [i for i, w in enumerate(workers) if w.poll() is None and owner_of(w.pid, 0).name in owners]
+
+
+def _passed_on(args: argparse.Namespace) -> list[str]:
+    words = [word for text in args.set for word in ("--set", text)]
+    words += ["--name", args.name] if args.name else []
+    words += ["--curves", str(args.curves)] if args.curves else []
+    for flag in ("runs", "slots", "epoch_seconds", "ttl", "fail_share", "note_every"):
+        words += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
+    return words

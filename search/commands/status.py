@@ -11,13 +11,14 @@ from contextlib import suppress
 from typing import Any
 
 from search.answer.summary import confirmation, progress_words, rule_words, score_words
-from search.planning import foreseen
-from search.storage.database import AWAY, Opened, open_storage, patient
+from search.planning import slots
+from search.storage.database import Opened, open_storage
+from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
-from search.study.pace import an_hour, told
+from search.study.progress import an_hour, told
 from search.study.progress import figures as figures_of
-from search.study.progress import read
+from search.study.snapshot import read
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
@@ -165,7 +166,7 @@ def _cost(figures: dict[str, Any]) -> list[str]:
     passes = figures["teacher_passes"]
     shared = "" if passes is None else f"  {passes:.3g} teacher passes a student step"
     text = [f"device hours {figures['gpu_hours']:.3f}{of}  {parts}{shared}"]
-    return text if figures["forecast"] is None else [*text, foreseen.line(figures["forecast"])]
+    return text if figures["forecast"] is None else [*text, slots.line(figures["forecast"])]
 
 
 def progress(figures: dict[str, Any]) -> str:

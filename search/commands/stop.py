@@ -9,8 +9,9 @@ from typing import Any
 
 from loguru import logger
 
-from search.commands.enqueue import known_search
-from search.storage.database import AWAY, Opened, open_storage, patient
+from search.storage.database import Opened, open_storage
+from search.storage.errors import AWAY, patient
+from search.storage.lookup import known_search
 from search.storage.schema import HELD
 from search.storage.url import add_storage, storage_url
 from search.study.progress import standing

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from search.spec.arms import MAIN
 from search.spec.identity import PLACES
 from search.storage.schema import FINISHED
-from search.study.progress import Rows
+from search.study.snapshot import Rows
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
 from trainer.config_paths import replace as replaced

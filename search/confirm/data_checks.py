@@ -1,7 +1,6 @@
 """A confirmation with its data and teacher at hand: what is refused before a test row is read, and the opening."""
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -9,16 +8,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
 
-from search.confirm.plan import Plan, identities, is_confirmation, plan_of
+from search.confirm.plan import Plan, identities, is_confirmation, stored_plan
 from search.spec.load import StudySpec, find, load
-from search.storage.database import Opened, open_storage, patient
-from search.storage.errors import DatabaseAway
+from search.storage.database import Opened, open_storage
+from search.storage.errors import DatabaseAway, patient
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import storage_url
 from search.study.create import Identity
 from trainer.config import PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
-from trainer.errors import DataError, UserError, nearest
+from trainer.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
@@ -39,20 +38,6 @@ def specification(args: argparse.Namespace) -> StudySpec:
     return _waited(args.database_wait, lambda: stored_plan(args.storage, args.study)).spec()
 
 
-def stored_plan(storage: str | None, name: str) -> Plan:
-    """The plan of a confirmation that exists. Raises UserError."""
-    with patient("confirm"):
-        opened = open_storage(storage_url(storage), create=False)
-        row, names = opened.leases.search(name), opened.leases.names()
-        opened.engine.dispose()
-    if row is None:
-        study = name.rpartition(".confirm")[0]
-        raise UserError(
-            f"study {name!r} is not in {opened.label}{nearest(name, names)}; python -m search confirm {study} plans it"
-        )
-    return plan_of(name, json.loads(row.spec))
-
-
 def checked(plan: Plan, *, cache: Path, ranks: "Ranks") -> "tuple[DataSet, Facts | None]":
     """Open data and teacher as every configuration will, and refuse what would make the answer worthless.
 
@@ -60,7 +45,7 @@ def checked(plan: Plan, *, cache: Path, ranks: "Ranks") -> "tuple[DataSet, Facts
     data, and what is known of the teacher. Every rank calls it. Raises UserError, DataError, CheckpointError.
     """
     from trainer.data import open_data
-    from trainer.data.layouts.unseen import open_unseen
+    from trainer.data.layouts.polyp import open_unseen
     from trainer.teacher import assessment
 
     run = _taught(plan)
@@ -83,7 +68,7 @@ def checked(plan: Plan, *, cache: Path, ranks: "Ranks") -> "tuple[DataSet, Facts
 
 def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[str]) -> None:
     """Raise UserError for a source of which something was seen: an image, or one that looks like it."""
-    from trainer.data.splits.perceptual_hash import alike
+    from trainer.data.perceptual_hash import alike
 
     images = source.image_hashes("test")
     parts: tuple[Part, ...] = ("train", "validation", "test")

@@ -4,11 +4,12 @@ A confirmation is a search of its own, `STUDY.confirm`: one arm a configuration,
 budget they fill. Everything that knows a search by its name knows it.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -19,9 +20,15 @@ from search.spec.identity import arm_identity, digest
 from search.spec.load import StudySpec
 from search.spec.overrides import apply
 from search.spec.space import Choices
-from search.study.progress import Rows
+from search.storage.database import open_storage
+from search.storage.errors import patient
+from search.storage.url import storage_url
+from search.study.snapshot import Rows
 from trainer.config import RunConfig
-from trainer.errors import UserError, explain
+from trainer.errors import UserError, explain, nearest
+
+if TYPE_CHECKING:
+    pass
 
 _NAME = re.compile(r"(?P<study>.+)\.confirm(-(?P<again>[0-9]+))?")
 LONGEST = 128
@@ -200,3 +207,17 @@ def identities(plan: Plan, spec: StudySpec) -> dict[str, str]:
 
 def _hashes(plan: Plan) -> dict[str, Any]:
     return {"data_hash": plan.content["data"], "teacher_hash": plan.content["teacher"]}
+
+
+def stored_plan(storage: str | None, name: str) -> Plan:
+    """The plan of a confirmation that exists. Raises UserError."""
+    with patient("confirm"):
+        opened = open_storage(storage_url(storage), create=False)
+        row, names = opened.leases.search(name), opened.leases.names()
+        opened.engine.dispose()
+    if row is None:
+        study = name.rpartition(".confirm")[0]
+        raise UserError(
+            f"study {name!r} is not in {opened.label}{nearest(name, names)}; python -m search confirm {study} plans it"
+        )
+    return plan_of(name, json.loads(row.spec))

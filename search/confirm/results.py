@@ -11,7 +11,7 @@ from search.spec.config import Choose
 from search.storage.database import Opened
 from search.storage.evidence import TEACHER, Evidence, OpeningRecord
 from search.storage.schema import FINISHED
-from search.study.progress import Rows, read
+from search.study.snapshot import Rows, read
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.reports import Measured

@@ -1,13 +1,19 @@
-"""Two figures of a search: score against the student's size, and the best so far over finished trials."""
+"""The three figures of a note: score against size, best so far, and running trials beside finished ones."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
-from search.plotting import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, shown, span
+from search.plotting import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
+from search.storage.schema import FINISHED
+from search.study.snapshot import Rows
 
 
 @dataclass(frozen=True)
@@ -134,3 +140,195 @@ def _ticks(sizes: Sequence[float]) -> list[float]:
         if not ticks or size > 1.25 * ticks[-1]:
             ticks.append(float(f"{size:.3g}"))
     return ticks
+
+
+PANELS = 6
+"""Choices that are shown at most."""
+NAMED = 8
+"""Running trials of one panel that get their number beside the curve."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The scores of one trial by epoch."""
+
+    number: int
+    arm: str
+    choice: str
+    """Its value of the front's parameter; empty where there is no front."""
+    points: Sequence[tuple[int, float]]
+    """(epoch, score), rising in the epoch."""
+    running: bool
+
+
+def curves_figure(curves: Sequence[Curve], arms: Sequence[str], scale: Scale, along: str | None) -> bytes:
+    """Running trials against the middle 80 % of the finished ones of their choice, one panel a choice."""
+    live = [curve for curve in curves if curve.running]
+    choices = _in_order({curve.choice for curve in live or curves})
+    panels = choices[:PANELS] or [""]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure((SIZE[0], 0.6 + (3.4 if rows == 1 else 2.6) * rows), dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    low, high = span([value for curve in curves if curve.choice in panels for _, value in curve.points], scale)
+    for axes, choice in zip(grid.flat, panels, strict=False):
+        mine = [curve for curve in curves if curve.choice == choice]
+        finished = [curve for curve in mine if not curve.running]
+        _band(axes, finished)
+        for curve in [c for c in mine if c.running]:
+            colour, marker = look(arms.index(curve.arm))
+            axes.plot(*columns_of(curve.points), f"-{marker}", color=colour, lw=1.4, ms=3, label=shown(curve.arm))
+        _number(axes, [c for c in mine if c.running], arms)
+        if not mine:
+            axes.text(0.5, 0.5, "no epoch was reported yet", transform=axes.transAxes, ha="center", color=GREY)
+        running = sum(c.running for c in mine)
+        title = f"{shown(f'{along} = {choice}')}\n" if along is not None and choice else ""
+        plain(axes.set_title(f"{title}{len(finished)} finished, {running} running", fontsize=9))
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.set_axis_off()
+        if place + columns >= len(panels):
+            axes.set_xlabel("epoch")
+            axes.tick_params(labelbottom=True)
+    for axes in grid.flat:
+        decorate(axes)
+        axes.set_ylim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _shared_legend(figure, grid.flat)
+    plain(figure.supylabel(scale.title, fontsize=10))
+    more = f"; {len(choices) - PANELS} more choices not shown" if len(choices) > PANELS else ""
+    what = "Running trials against the finished ones" if live else "Finished trials (none is running)"
+    figure.suptitle(f"{what}: band 10 to 90 %, line the median{more}", fontsize=11)
+    return png(figure)
+
+
+def _band(axes: Axes, finished: Sequence[Curve]) -> None:
+    """The middle 80 % of the finished trials at each epoch that at least two reached."""
+    by_epoch: dict[int, list[float]] = {}
+    for curve in finished:
+        for epoch, value in curve.points:
+            by_epoch.setdefault(epoch, []).append(value)
+    epochs = sorted(epoch for epoch, values in by_epoch.items() if len(values) > 1)
+    if not epochs:
+        return
+    at = {epoch: sorted(by_epoch[epoch]) for epoch in epochs}
+    low, middle, high = ([quantile(at[epoch], q) for epoch in epochs] for q in (0.1, 0.5, 0.9))
+    axes.fill_between(epochs, low, high, color="#BBBBBB", alpha=0.6, lw=0, label="finished, 10 to 90 %")
+    axes.plot(epochs, middle, color=GREY, lw=1.2, ls="--", label="finished, median")
+
+
+def _number(axes: Axes, running: Sequence[Curve], arms: Sequence[str]) -> None:
+    """Trial numbers at the ends of the curves, the first few alone."""
+    for curve in running[:NAMED]:
+        if curve.points:
+            colour, _ = look(arms.index(curve.arm))
+            label = axes.annotate(
+                f"#{curve.number}",
+                curve.points[-1],
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=colour,
+            )
+            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+
+
+def _shared_legend(figure: Figure, panels: Iterable[Axes]) -> None:
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if entries:
+        legend = figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, fontsize=8)
+        for text in legend.get_texts():
+            plain(text)
+
+
+def _in_order(choices: set[str]) -> list[str]:
+    """Numbers by value, words behind them by letter."""
+
+    def key(choice: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(choice), choice
+        except ValueError:
+            return True, 0.0, choice
+
+    return sorted(choices, key=key)
+
+
+SIZE_LABEL = "parameters of the student (millions)"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure, as a PNG file."""
+
+    name: str
+    alt: str
+    """What it shows, in words."""
+    data: bytes
+
+
+def draw(rows: Rows) -> dict[str, Picture]:
+    """The figures by what they show: `size` where parameters are known, `best`, `curves`."""
+    scale = Scale(rows.metric, rows.maximize, rows.teacher)
+    arms = [arm.name for arm in rows.arms]
+    dots, curves = dots_of(rows), curves_of(rows)
+    finished = {arm: len(_finished(rows.leases[arm])) for arm in arms}
+    label = SIZE_LABEL if not dots or rows.params_m() else str(rows.along)
+    pictures = {
+        "curves": Picture(
+            "curves.png",
+            "Curves of running trials against the band of finished trials",
+            curves_figure(curves, arms, scale, rows.along),
+        ),
+    }
+    if rows.confirms is None:  # of seeds the best one says nothing
+        alt = "Best score so far by arm over finished trials"
+        pictures["best"] = Picture("best.png", alt, best_figure(dots, finished, scale))
+    if not dots or any(dot.size is not None for dot in dots):
+        alt = "Score against the size of the student, with each arm's front"
+        pictures["size"] = Picture("size.png", alt, size_figure(dots, arms, scale, label))
+    return pictures
+
+
+def dots_of(rows: Rows) -> list[Dot]:
+    """The trials that were trained to their end, in the order in which they ended.
+
+    Where no trial tells its parameters (a simulation builds no networks), a choice that is a number stands for them.
+    """
+    ended, sizes = rows.ended(), rows.params_m()
+    if not sizes:
+        choices = {lease.trial_id: rows.choice(lease) for lease in rows.every}
+        sizes = {key: float(value) for key, value in choices.items() if isinstance(value, int | float)}
+    found = []
+    for arm, leases in rows.leases.items():
+        over = sorted(_finished(leases), key=lambda r: (ended.get(r.trial_id, 0.0), r.number))
+        for place, r in enumerate(over, 1):
+            if r.weights is not None and r.best_score is not None and math.isfinite(r.best_score):
+                dot = Dot(arm, r.number, r.best_score, sizes.get(r.trial_id), place)
+                found.append((ended.get(r.trial_id, 0.0), dot))
+    return [dot for _, dot in sorted(found, key=lambda pair: pair[0])]
+
+
+def _finished(leases: Sequence[Any]) -> list[Any]:
+    """The trials that completed or were pruned."""
+    return [lease for lease in leases if lease.state == FINISHED and lease.failure is None]
+
+
+def curves_of(rows: Rows) -> list[Curve]:
+    """The validated epochs of all trials but failed ones."""
+    found = []
+    for arm, trials in rows.trials.items():
+        leases = {lease.trial_id: lease for lease in rows.leases[arm]}
+        for trial in trials:
+            lease = leases.get(trial._trial_id)
+            if lease is None or lease.failure is not None:
+                continue
+            points = [(e, v) for e, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)]
+            choice = rows.choice(lease)
+            if points:
+                running = trial.state.name == "RUNNING"
+                found.append(Curve(trial.number, arm, "" if choice is None else str(choice), points, running))
+    return found

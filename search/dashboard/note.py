@@ -17,14 +17,16 @@ from optuna_dashboard import get_note, save_note
 from optuna_dashboard.artifact import get_artifact_path
 
 from search.answer.summary import confirmation
-from search.dashboard.gallery import Picture, draw
+from search.dashboard.figures import Picture, draw
 from search.dashboard.note_text import Shown, attributes, story
 from search.storage.artifacts import Artifacts
-from search.storage.database import Opened, open_storage, patient
+from search.storage.database import Opened, open_storage
+from search.storage.errors import patient
 from search.storage.searches import noted
 from search.storage.url import add_storage, storage_url
-from search.study.progress import Rows, figures, read
-from search.study.shares import shares_of
+from search.study.progress import figures
+from search.study.snapshot import Rows, read
+from search.study.trial_attributes import shares_of
 
 WITHIN = 150
 """Seconds after which a process in the background gives up."""

@@ -3,14 +3,14 @@
 Whatever users chose (names, values, hosts, messages) stands in code spans alone.
 """
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from search.answer.summary import progress_words, rule_words, score_words
-from search.dashboard.markdown import code, table
-from search.study.pace import an_hour, told
+from search.study.progress import an_hour, told
 
 RUNNING = 16
 """Running trials that are listed at most."""
@@ -71,9 +71,9 @@ def story(
     """The note of one arm's study.
 
     figures: of `search.study.progress`, with `confirms` and `confirmation` as `search.commands.status.look` has them,
-    and `terms`, by arm what each loss term moved (`search.study.shares`), where that is known. arm: whose study this
-    is. studies: the dashboard's number of each arm's study. pictures: by `size`, `best` and `curves`. without: why
-    there are no figures, where there are none. now: seconds since 1970.
+    and `terms`, by arm what each loss term moved (`search.study.trial_attributes`), where that is known. arm: whose
+    study this is. studies: the dashboard's number of each arm's study. pictures: by `size`, `best` and `curves`.
+    without: why there are no figures, where there are none. now: seconds since 1970.
     """
     parts = [_heading(figures, arm, studies), _summary(figures, now), *_confirmed(figures), _best(figures, studies)]
     parts += _arms(figures, studies)
@@ -285,3 +285,39 @@ def _trial(study_id: int, number: int) -> str:
 
 def _more(there: int, most: int) -> str:
     return f"and {there - most} more" if there > most else ""
+
+
+LONGEST = 80
+"""Characters of a text that are shown."""
+
+WIDE = "\N{EM SPACE}"
+
+
+def code(text: object, longest: int = LONGEST) -> str:
+    """Any text as one code span, in one line and cut where it is long; an empty one as a dash.
+
+    Inside a code span markdown knows no escapes, links, entities or HTML; what could end it is a run of backticks as
+    long as its fence, a line break, or, in a table, a bar. A bar is shown as a look-alike.
+    """
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    line = line.replace("|", "\N{BOX DRAWINGS LIGHT VERTICAL}")
+    if not line:
+        return "\N{EN DASH}"
+    if len(line) > longest:
+        line = f"{line[: longest - 3]}..."
+    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
+    room = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{room}{line}{room}{fence}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A table whose first `left` columns are words and the others numbers; cells are markdown already.
+
+    The dashboard draws tables without borders: wide spaces keep the columns apart.
+    """
+    heads = [*heads[:1], *(f"{WIDE}{head}" for head in heads[1:])]
+    rows = [
+        [cell if place == 0 or place >= left else f"{WIDE}{cell}" for place, cell in enumerate(row)] for row in rows
+    ]
+    ruler = [":--" if place < left else "--:" for place in range(len(heads))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ruler, *rows])

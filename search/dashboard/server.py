@@ -18,7 +18,8 @@ from loguru import logger
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
-from search.storage.database import AWAY, open_storage, patient
+from search.storage.database import open_storage
+from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
 from trainer.errors import UserError, one_line
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 
 from loguru import logger
 
-from search.execution.held_trials import Members
+from search.execution.held_trials import Members, on_hand
 from search.execution.messages import Fell, Settings, Told, Written
 from search.execution.note_process import Scribe
-from search.execution.resuming import on_hand
 from search.storage import errors
-from search.storage.fencing import Refused
-from search.storage.leases import Seen
+from search.storage.leases import Seen, Watch
 from search.storage.schema import HELD
-from search.storage.watch import Watch
+from search.storage.statements import Refused
 from search.study.adapter import Search
 from trainer.errors import UserError
 

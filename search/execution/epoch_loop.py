@@ -1,4 +1,7 @@
-"""One group of ranks through a search: the lead plans an epoch, all ranks carry it out, the lead reports it."""
+"""One group of ranks through a search: the leader plans an epoch, all ranks carry it out, the leader reports it.
+
+The time between two epochs is kept by part: copies and weights, the wait for the database, the rest.
+"""
 
 import time
 import traceback
@@ -9,7 +12,6 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.execution.beside import Beside
 from search.execution.checkpoint_writer import Writers, saved
 from search.execution.database_thread import CLOSING, Desk
 from search.execution.group import Group, Plan
@@ -286,3 +288,29 @@ def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[
         failures[begin.key] = found[0]
         logger.error("{} could not begin: {}", begin.label, found[0].message)
     return failures
+
+
+class Beside:
+    """Counts from the end of one epoch's checkpoints to the beginning of the next epoch, where somebody trains then."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._database = self._idle = 0.0
+
+    def anew(self) -> None:
+        """What went before belongs to no trial, or was told: count from here."""
+        self._since = time.monotonic()
+        self._database = self._idle = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """So much of it was spent on the database."""
+        self._database += seconds
+
+    def training(self) -> None:
+        """An epoch begins: plans were shared and new members built, which was idle time for those who train."""
+        self._idle = max(time.monotonic() - self._since - self._database, 0.0)
+
+    def shares(self, checkpoint: float, members: int) -> dict[str, float]:
+        """Each member's seconds by part; checkpoint: for copies, for writers that were not done, and for weights."""
+        spent = {"checkpoint": checkpoint, "database": self._database, "idle": self._idle}
+        return {part: seconds / max(members, 1) for part, seconds in spent.items()}

@@ -1,5 +1,10 @@
-"""The trials in one worker's hands: from a claim to a member, from an epoch to the database, and out again."""
+"""The trials in one worker's hands, from a claim to the end of each, with what the database says of them meanwhile.
 
+A trial that changes hands goes on from the checkpoint that its lease names, as far as this host can read it; files that
+no row names any more are deleted. At its end a trial brings its attributes and its picture for the dashboard.
+"""
+
+import hashlib
 import json
 import math
 import queue
@@ -11,18 +16,16 @@ from typing import Any
 
 from loguru import logger
 
-from search.execution.leftovers import remove, sweep
-from search.execution.messages import Begin, Drop, Fell, Member, Settings, Told, Written
-from search.execution.pictured import cost, ending, upload
-from search.execution.resuming import resume_of
-from search.execution.rows import after_writing, at_end, spent
-from search.planning import foreseen
+from search.execution.messages import WEIGHTS, Begin, Drop, Fell, Member, Settings, Told, Written
+from search.planning import slots
 from search.storage import errors
 from search.storage.evidence import rows_of
-from search.storage.fencing import LeaseLost
+from search.storage.leases import Seen
+from search.storage.schema import leases
+from search.storage.statements import LeaseLost
 from search.study import code_version
 from search.study.adapter import Claim, Search
-from search.study.trial_attributes import Attempt, attempts
+from search.study.trial_attributes import Attempt, attempts, listening, moved, pace, result
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
 
@@ -117,7 +120,7 @@ class Members:
             return member
         mine, before = dict(self.settings.environment), json.loads(row.environment or "{}")
         # Where part of the epochs ran elsewhere, no replay on one machine can promise the same bits.
-        same = foreseen.without(mine) == foreseen.without(before)
+        same = slots.without(mine) == slots.without(before)
         now = mine if resume is None or same else {**before, "device": "mixed", **code_version.both(before, mine)}
         said = {"host": self.settings.owner.host, "attempts": attempts(member.holders)}
         self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)}, attributes=said)
@@ -291,3 +294,119 @@ class Members:
             except LeaseLost:
                 logger.warning("{}: lost to another worker", member.label)
             self.held.pop(key)
+
+
+def ending(member: Member, outcome: str) -> dict[str, Any]:
+    """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
+    reached = result(member.best_epoch, member.scores)
+    return {"attempts": attempts(member.holders, outcome), **reached, **moved(member.shares), **cost(member)}
+
+
+def cost(member: Member) -> dict[str, Any]:
+    """The attributes that say what its holder's epochs cost so far."""
+    return {**pace(member.here, member.epochs), **listening(member.run, member.passes, member.epochs)}
+
+
+def upload(search: Search, settings: Settings, member: Member, picture: Path | None) -> Member:
+    """Give a trial that still runs its picture, once; where the folder refuses it, the trial goes on without.
+
+    Raises LeaseLost.
+    """
+    artifacts = settings.artifacts
+    if picture is None or artifacts is None or not settings.images or member.pictured:
+        return member
+    held = member.held
+    try:
+        with search.opened.fence.write(held.trial_id, held.token):
+            artifacts.to_trial(held.trial_id, picture, "image/png")
+        picture.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        logger.warning("{}: its picture cannot be kept in {} ({})", member.label, artifacts.folder, reason)
+    return replace(member, pictured=True)
+
+
+def remove(path: Path | None) -> None:
+    """Remove a file that nobody needs; a disk that refuses keeps it."""
+    try:
+        if path is not None:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("{} stays on disk: {}", path, error.strerror)
+
+
+def sweep(place: Path, token: int) -> None:
+    """Remove all checkpoints of a trial that is over, whoever wrote them, and weights of other holders than `token`'s.
+
+    place: the trial's folder, which has one for each holder.
+    """
+    for path in place.glob("*/*epoch-*"):
+        # What this worker is still writing comes as `Written`, of a trial that is over.
+        if path.parent.name != str(token) or not path.name.startswith("."):
+            remove(path)
+    for path in place.glob(f"*/*{WEIGHTS}*"):
+        if path.parent.name != str(token):
+            remove(path)
+
+
+def on_hand(row: Seen) -> int:
+    """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0.
+
+    A checkpoint of the last epoch, which no worker writes, has nothing to go on to: 0 as well.
+
+    A file that is here and cannot be read counts as whole: a disk with an error is no reason to begin anew. Who then
+    builds the trial fails for the disk's sake, gives it back, and rests; another host may read it.
+    """
+    if row.checkpoint is None or row.checkpoint_sha256 is None:
+        return 0
+    if row.run is not None and row.epoch >= json.loads(row.run)["epochs"]:
+        return 0
+    try:
+        with Path(row.checkpoint).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0  # another host's disk, or the file is gone: the trial starts again, visibly
+    except OSError as error:
+        logger.warning("disk: #{}: {} cannot be read ({})", row.number, row.checkpoint, error.strerror or error)
+        return row.epoch
+    return row.epoch if digest == row.checkpoint_sha256 else 0
+
+
+def resume_of(row: Seen, epoch: int) -> Resume | None:
+    """Where a taken trial goes on, its checkpoint having been judged good for `epoch`; None: from the beginning."""
+    if epoch == 0 or row.checkpoint is None:
+        return None
+    replay = tuple((own, stream) for own, stream in json.loads(row.replay or "[]"))
+    return Resume(Path(row.checkpoint), replay)
+
+
+def spent(member: Member) -> dict[str, Any]:
+    """What the trial cost so far; that grows whether or not a checkpoint is written. Telling it is a sign of life."""
+    cost = json.dumps(member.seconds, sort_keys=True)
+    return dict(seconds=cost, gpu_seconds=member.gpu_seconds, beat=leases.c.beat + 1)
+
+
+def after_writing(member: Member, item: Written) -> dict[str, Any]:
+    """What it says once the checkpoint of the member's newest epoch is on disk."""
+    return dict(
+        epoch=item.epoch,
+        checkpoint=str(item.saved.path),
+        checkpoint_sha256=item.saved.sha256,
+        replay=json.dumps(item.replay),
+        **figures(member),
+    )
+
+
+def at_end(member: Member) -> dict[str, Any]:
+    """What it says when nothing is left to train: no checkpoint."""
+    return dict(epoch=member.epoch, checkpoint=None, **figures(member))
+
+
+def figures(member: Member) -> dict[str, Any]:
+    """What the trial cost and reached so far."""
+    return dict(
+        **spent(member),
+        best_epoch=member.best_epoch,
+        best_score=member.best_score,
+        scores=json.dumps(dict(member.scores), allow_nan=False, sort_keys=True),
+    )

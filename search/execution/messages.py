@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from search.storage.artifacts import Artifacts
-from search.storage.fencing import Owner
 from search.storage.leases import Held
+from search.storage.statements import Owner
 from search.study.trial_attributes import Attempt, nothing_known
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Resume, Saved

@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from search.storage.fencing import Owner
+from search.storage.statements import Owner
 
 
 def this_owner(group: int) -> Owner:

@@ -23,7 +23,7 @@ def weights_bytes(params: float) -> float:
 
 
 def forecast(spec: StudySpec, arms: list[dict[str, Any]]) -> Mapping[str, float]:
-    """Bytes at most: of weights that stay, and of checkpoints of trials in flight; `arms` as `search.commands.findings`
+    """Bytes at most: of weights that stay, and of checkpoints of trials in flight; `arms` as `search.commands.validate`
     has it.
 
     At most, because each trial is taken for the largest network of its arm and none is pruned. Adapters of losses and

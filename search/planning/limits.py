@@ -1,95 +1,26 @@
-"""What students cost, found on the meta device, and the [limits] that they keep. Imports torch when first needed."""
+"""The [limits] of a study: which students break them, and which choices can never keep them. Imports torch when needed.
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+The time of a student is looked up in the table that `latency_ms` names.
+"""
+
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
-from search.planning.latency import milliseconds, refuse_unmeasured
 from search.spec.arms import Arm
 from search.spec.config import Limits
 from search.spec.load import StudySpec
 from search.spec.space import Choices, Parameter, Scalar
 from trainer.config import RunConfig
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from trainer.dry_run import Facts
-
-MOST_STRUCTURES = 256
-"""Combinations of what decides over the cost that are built for one arm; of a larger space, the first so many."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One of the networks that an arm may train, with the losses it trains with."""
-
-    arm: str
-    params: Mapping[str, Scalar]
-    run: RunConfig
-    facts: "Facts"
-
-    @property
-    def params_m(self) -> float:
-        """Parameters of the student, millions."""
-        return self.facts.params / 1e6
-
-    @property
-    def gflops(self) -> float:
-        """GFLOP of the student's forward pass over one image."""
-        return self.facts.flops / 1e9
-
-
-def costs(spec: StudySpec) -> list[Cost]:
-    """Every distinct combination of student, teacher, losses and data that the arms may train, built without weights.
-
-    Raises UserError in one line for the first that cannot be built: a size that is no multiple of the network's stride,
-    a loss that does not find its taps, an unknown encoder or preset.
-    """
-    found = []
-    for arm in spec.arms:
-        seen: set[str] = set()
-        for params in _structures(arm):
-            run = arm.resolve(params)
-            key = _structure(run)
-            if key not in seen:
-                seen.add(key)
-                found.append(Cost(arm.name, params, run, _checked(run, arm, params)))
-    return found
-
-
-def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar]) -> "Facts":
-    from trainer.dry_run import check
-
-    try:
-        return check(run)
-    except ValueError as error:
-        chosen = ", ".join(f"{name} = {value}" for name, value in params.items()) or "nothing"
-        raise UserError(f"{arm.where}: run.{one_line(error)} (with {chosen})") from error
-
-
-def _sizing(arm: Arm) -> list[Parameter]:
-    """The parameters that decide over what a student costs."""
-    return [p for p in arm.space if p.path.startswith(("student.", "data."))]
-
-
-def _structures(arm: Arm) -> Iterator[dict[str, Scalar]]:
-    """Parameters that show every value, and all combinations of those that decide over the cost."""
-    yield from arm.probes()
-    values = [[(p.name, value) for value in p.probes()] for p in _sizing(arm)]
-    for world in arm.worlds():
-        for combination in islice(product(*values), MOST_STRUCTURES):
-            yield arm.complete({**world, **dict(combination)})
-
-
-def _structure(run: RunConfig) -> str:
-    """Equal for runs that build the same networks and losses: numbers that only scale are left out."""
-    terms = {name: term.model_dump_json(exclude={"weight", "temperature"}) for name, term in run.live_terms().items()}
-    teacher = run.teacher.model_dump_json() if run.teacher and run.methods() else None
-    return repr(
-        (run.student.model_dump_json(), teacher, run.data.model_dump_json(), run.batch_size, sorted(terms.items()))
-    )
+    pass
+from search.planning.network_costs import Cost, _sizes, _sizing
+from search.spec.config import Latency
+from search.spec.space import IntRange
+from trainer.profiling import latency_table
 
 
 def breach(limits: Limits) -> Callable[[RunConfig], str | None]:
@@ -103,14 +34,6 @@ def breach(limits: Limits) -> Callable[[RunConfig], str | None]:
         return _words(limits, *_sizes(bare.model_dump_json()), run)
 
     return broken
-
-
-@lru_cache(maxsize=1024)
-def _sizes(run: str) -> tuple[float, float]:
-    from trainer.dry_run import check
-
-    facts = check(RunConfig.model_validate_json(run))
-    return facts.params / 1e6, facts.flops / 1e9
 
 
 def _words(limits: Limits, params_m: float, gflops: float, run: RunConfig) -> str | None:
@@ -156,3 +79,60 @@ def _refuse_choice(spec: StudySpec, arm: Arm, parameter: Choices, value: Scalar,
 def _least(limits: Limits, found: list[Cost]) -> str:
     smallest = min(found, key=lambda cost: (cost.params_m, cost.gflops))
     return str(verdict(limits, smallest))
+
+
+MOST_SIZES = 256
+"""Networks that a table may have to hold for one arm."""
+
+
+def milliseconds(bound: Latency, run: RunConfig) -> float:
+    """What the table says of one picture through a run's student.
+
+    The table is read once a process. Raises UserError where it cannot be read, or does not say it.
+    """
+    what = (run.student.name, latency_table.options_of(run.student), run.data.size)
+    return latency_table.looked_up(_rows(bound.table), what, f"limits.latency_ms.table = {bound.table!r}")
+
+
+@lru_cache(maxsize=8)
+def _rows(table: str) -> tuple[latency_table.Row, ...]:
+    return tuple(latency_table.read(latency_table.located(table)))
+
+
+def networks(spec: StudySpec) -> list[RunConfig]:
+    """A run for every student at every size that the arms may train, each once.
+
+    Raises UserError for an arm with more than MOST_SIZES of them: no table holds a range without gaps.
+    """
+    found: dict[tuple[str, str, int], RunConfig] = {}
+    for arm in spec.arms:
+        for params in _shapes(arm):
+            run = arm.resolve(params)
+            found.setdefault((run.student.name, latency_table.options_of(run.student), run.data.size), run)
+    return list(found.values())
+
+
+def refuse_unmeasured(spec: StudySpec) -> None:
+    """Raise UserError where the study has a bound on the time and its table lacks a network of the space."""
+    if spec.limits.latency_ms is not None:
+        for run in networks(spec):
+            milliseconds(spec.limits.latency_ms, run)
+
+
+def _shapes(arm: Arm) -> Iterator[dict[str, Scalar]]:
+    shaping = [p for p in arm.space if p.path.startswith("student.") or p.path == "data.size"]
+    values = [[(p.name, value) for value in _values(p)] for p in shaping]
+    for world in arm.worlds():
+        every = list(islice(product(*values), MOST_SIZES + 1))
+        if len(every) > MOST_SIZES:
+            raise UserError(
+                f"{arm.where}: more than {MOST_SIZES} networks to measure; give student's parameters a step or choices"
+            )
+        for combination in every:
+            yield arm.complete({**world, **dict(combination)})
+
+
+def _values(parameter: Parameter) -> tuple[Scalar, ...]:
+    if isinstance(parameter, IntRange):
+        return tuple(range(parameter.low, parameter.high + 1, parameter.step))
+    return parameter.probes()

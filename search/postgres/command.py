@@ -46,7 +46,7 @@ def _start(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    from search.postgres.clients import connected
+    from search.postgres.server import connected
 
     known = binaries.folders()
     folder = _folder(args.dir)
@@ -80,7 +80,8 @@ def _status(args: argparse.Namespace) -> int:
 
 def _backup(args: argparse.Namespace) -> int:
     from search.postgres.backup import backup
-    from search.storage.database import label_of, patient
+    from search.storage.errors import patient
+    from search.storage.url import label_of
 
     url = _url(args)
     with patient("db backup"):
@@ -92,7 +93,8 @@ def _backup(args: argparse.Namespace) -> int:
 
 def _restore(args: argparse.Namespace) -> int:
     from search.postgres.backup import restore
-    from search.storage.database import label_of, patient
+    from search.storage.errors import patient
+    from search.storage.url import label_of
 
     url = _url(args)
     with patient("db restore"):
@@ -102,8 +104,9 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _upgrade(args: argparse.Namespace) -> int:
-    from search.storage.database import label_of, patient
+    from search.storage.errors import patient
     from search.storage.migrations import upgrade
+    from search.storage.url import label_of
 
     url = _url(args)
     with patient("db upgrade"):

@@ -11,17 +11,21 @@ import contextlib
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import filelock
+import sqlalchemy as sa
 from loguru import logger
 
 from search.postgres.address import LOOPBACK, NAME, Address, check_host, free_port, is_free
 from search.postgres.binaries import REMEDY, SERVER, Binaries, usable
-from search.postgres.cluster import last, make, run, write
+from search.storage.database import bare_engine
 from search.storage.url import NETWORK_DISKS, disk_kind
 from trainer.errors import UserError, one_line
 
@@ -264,3 +268,76 @@ class Server:
 
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
+
+def connected(url: str) -> int | None:
+    """How many connections others have to a database; None where it does not answer."""
+    engine = bare_engine(url)
+    try:
+        with engine.connect() as connection:
+            return int(connection.exec_driver_sql(OTHERS).scalar_one())
+    except sa.exc.SQLAlchemyError:
+        return None
+    finally:
+        engine.dispose()
+
+
+MAKE_SECONDS = 120
+
+
+def make(folder: Path, programs: Binaries, pgpass: Path) -> None:
+    """A new cluster in FOLDER/data, beside and renamed: what was interrupted is made again."""
+    logger.info("making a database in {} with PostgreSQL {}", folder, programs)
+    part = folder / "data.part"
+    shutil.rmtree(part, ignore_errors=True)
+    words = ["--username=postgres", "--auth=reject", "--encoding=UTF8", "--no-locale", "--data-checksums"]
+    done = run([programs.path("initdb"), f"--pgdata={part}", *words], MAKE_SECONDS)
+    if done.returncode != 0:
+        raise UserError(f"--dir {folder}: initdb failed: {last(done.stderr)}")
+    password = secrets.token_urlsafe(24)
+    role = f"CREATE ROLE {NAME} LOGIN PASSWORD '{password}';\nCREATE DATABASE {NAME} OWNER {NAME};\n"
+    # A server for one process, which reads its standard input: no connection, and no password in any argument.
+    scram = ["-c", "password_encryption=scram-sha-256"]
+    single = [programs.path("postgres"), "--single", "-D", str(part), *scram, "postgres"]
+    done = run(single, MAKE_SECONDS, feed=role)
+    mistakes = re.findall(r"(?:ERROR|FATAL|PANIC): .*", done.stderr)
+    if done.returncode != 0 or mistakes:
+        raise UserError(f"--dir {folder}: the database was not made: {(mistakes or ['postgres ended'])[0]}")
+    with (part / "postgresql.conf").open("a") as file:
+        file.write("include 'kd_search.conf'\n")
+    write(pgpass, f"*:*:{NAME}:{NAME}:{password}\n")
+    part.rename(folder / "data")
+
+
+def run(words: Sequence[str], seconds: float, *, feed: str = "") -> "subprocess.CompletedProcess[str]":
+    """One of PostgreSQL's programs, without settings of other servers and without secrets in its environment."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "OPTUNA_STORAGE"}
+    environment |= {"LC_ALL": "C", "TZ": environment.get("TZ", "UTC")}
+    try:
+        return subprocess.run(
+            words, input=feed, capture_output=True, text=True, timeout=seconds, check=False, cwd="/", env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{Path(words[0]).name}: did not end within {seconds:g} s; see the server's log") from None
+
+
+def last(text: str) -> str:
+    """The last line that says something."""
+    return one_line(next((line for line in reversed(text.splitlines()) if line.strip()), "no message"))
+
+
+def write(path: Path, text: str) -> None:
+    """A private file, whole or not at all."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.unlink(missing_ok=True)
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

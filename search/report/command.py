@@ -12,7 +12,8 @@ from search.report.content.build import report
 from search.report.content.document import Report
 from search.report.content.worst_cases import Wanted
 from search.report.files import slug, write
-from search.storage.database import AWAY, open_storage, patient
+from search.storage.database import open_storage
+from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line

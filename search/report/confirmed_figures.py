@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 
 from search.answer.document import Claim, ConfirmedPart, Network, Scores
-from search.axes import share_axis, size_axis
-from search.plotting import COLOURS, MARKERS, shown
+from search.plotting import COLOURS, MARKERS, share_axis, shown, size_axis
 from search.report.content.document import Search
 from search.report.content.text import title_of
 from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg

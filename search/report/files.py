@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from search.commands.export import write_beside
-from search.report import across_figures
+from search.report import search_figures
 from search.report.content.document import Report, Study
 from search.report.page import drawn, page
 from search.report.svg import Drawn
-from search.report.table import Table
-from search.report.table_formats import latex
+from search.report.table_formats import Table, latex
 from search.report.tables import across, tables
+from trainer.atomic_files import write_output
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula at the beginning of a text."""
@@ -40,13 +39,13 @@ def places(output: Path) -> Places:
 def write(report: Report, output: Path) -> Places:
     """Write all files, the page last. Raises UserError where one cannot be written."""
     at = places(output)
-    write_beside(at.json, text_of(report))
+    write_output(at.json, text_of(report))
     for name, table in named(report):
-        write_beside(at.tables / f"{name}.csv", csv_text(table))
-        write_beside(at.tables / f"{name}.tex", latex(table))
+        write_output(at.tables / f"{name}.csv", csv_text(table))
+        write_output(at.tables / f"{name}.tex", latex(table))
     for name, figure in drawings(report):
-        write_beside(at.figures / f"{name}.svg", figure.svg.decode())
-    write_beside(at.page, page(report))
+        write_output(at.figures / f"{name}.svg", figure.svg.decode())
+    write_output(at.page, page(report))
     return at
 
 
@@ -65,7 +64,7 @@ def named(report: Report) -> list[tuple[str, Table]]:
 
 def drawings(report: Report) -> list[tuple[str, Drawn]]:
     """Every figure with the name of its file."""
-    found = [(slug(each.name), each) for each in across_figures.figures_across(report)]
+    found = [(slug(each.name), each) for each in search_figures.figures_across(report)]
     return found + [
         (f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)
     ]

@@ -8,11 +8,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from search.report import across_figures, confirmed_figures, search_figures
+from search.report import confirmed_figures, search_figures
 from search.report.content.document import Report, Study
 from search.report.content.number_format import shown
 from search.report.svg import Drawn
-from search.report.table import Cell, Table
+from search.report.table_formats import Cell, Table
 from search.report.tables import across, tables
 
 HERE = Path(__file__).resolve().parent
@@ -60,7 +60,7 @@ def page(report: Report) -> str:
     ]
     template = _environment().get_template("page.html.j2")
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of the program's own
-    beside = {"across": [table.told() for table in across(report)], "together": across_figures.figures_across(report)}
+    beside = {"across": [table.told() for table in across(report)], "together": search_figures.figures_across(report)}
     return template.render(report=report, studies=studies, style=style, **beside)
 
 

@@ -1,16 +1,21 @@
-"""One search among those of a study: the main one, or a control with some values of [run] set and a smaller space."""
+"""One search among those of a study: the main one, or a control with some values of [run] set and a smaller space.
 
+A parameter leaves the space of an arm where its conditions can no longer hold or its value no longer has an effect. The
+entries of [[enqueue]] are checked against the space of their arm.
+"""
+
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from losses.config import NEEDS_TEACHER
 from search.spec.config import ArmEntry, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
-from search.spec.space import Parameter, Scalar, active, condition, ordered, shown, worlds
-from search.spec.uses import check_conditions, dead_kd, shrink
+from search.spec.space import FloatRange, Parameter, Scalar, active, condition, ordered, same, shown, worlds
 from trainer.config import RunConfig
-from trainer.config_paths import Table, flatten, known_paths, replace, unknown_path
+from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
 from trainer.errors import UserError, explain, nearest, received
 
 MAIN = "kd"
@@ -250,3 +255,144 @@ def check_pruner(arm: Arm) -> None:
         key = "min_epochs" if arm.pruner.min_epochs > arm.pruner.warmup_epochs else "warmup_epochs"
         value = getattr(arm.pruner, key)
         raise UserError(f"{arm.where}: pruner.{key} = {value}: no rung within {arm.epochs} epochs; lower it")
+
+
+def with_enqueued(arms: Sequence[Arm], entries: Sequence[Mapping[str, Any]], where: str) -> tuple[Arm, ...]:
+    """The arms with the entries that name them; an entry without `arm` belongs to the main search. Raises UserError."""
+    wanted: dict[str, list[Mapping[str, Scalar]]] = {arm.name: [] for arm in arms}
+    for i, entry in enumerate(entries):
+        name = entry.get("arm", MAIN)
+        if name not in wanted:
+            raise UserError(f"{where}: enqueue[{i}].arm = {received(name)}: no such arm{nearest(str(name), wanted)}")
+        arm = next(arm for arm in arms if arm.name == name)
+        values = flatten({key: value for key, value in entry.items() if key != "arm"})
+        wanted[arm.name].append(_values(arm, values, f"{where}: enqueue[{i}]"))
+    for arm in arms:
+        if len(wanted[arm.name]) > arm.trials:
+            count = len(wanted[arm.name])
+            raise UserError(
+                f"{arm.where}: enqueue: {count} trials for a budget of {arm.trials}; raise trials or remove some"
+            )
+    return tuple(dataclasses.replace(arm, enqueue=tuple(wanted[arm.name])) for arm in arms)
+
+
+def _values(arm: Arm, values: Mapping[str, Any], where: str) -> Mapping[str, Scalar]:
+    """The entry's values by parameter name."""
+    if not values:
+        raise UserError(f"{where}: empty; name at least one parameter")
+    found = {path: _fitting(arm, path, value, where) for path, value in values.items()}
+    named = {p.name: values[path] for path, several in found.items() for p in several}
+    # What the entry leaves out is still open: it is wrong only if it fits none of the combinations.
+    trials = [arm.complete({**world, **named}) for world in arm.worlds()]
+    live = {path: {p.name for p in several} for path, several in found.items()}
+    fitting = [trial for trial in trials if all(names & trial.keys() for names in live.values())]
+    chosen: dict[str, Scalar] = {}
+    for path, several in found.items():
+        place = f"{where}.{path} = {received(values[path])}"
+        if not any(live[path] & trial.keys() for trial in fitting or trials):
+            raise UserError(f"{place}: not live with the entry's other values; {condition(several[0])}")
+        meant = [p for p in several if any(p.name in trial for trial in fitting)]
+        if len(meant) > 1:
+            raise UserError(f"{place}: fits several ranges; name one of {', '.join(p.name for p in meant)}")
+        for p in meant:
+            chosen[p.name] = float(values[path]) if isinstance(p, FloatRange) else values[path]
+    if not fitting:
+        raise UserError(
+            f"{where}: no trial has these values together; {'; '.join(map(str, sorted(values)))} exclude each other"
+        )
+    return chosen
+
+
+def _fitting(arm: Arm, path: str, value: object, where: str) -> list[Parameter]:
+    """The parameters that a key may mean, by path or by name, and whose range holds the value."""
+    meant = [p for p in arm.space if path in (p.path, p.name)]
+    if not meant:
+        known = nearest(path, [p.path for p in arm.space])
+        raise UserError(f"{where}.{path} = {received(value)}: not in the space of {arm.name}{known}")
+    fitting = [p for p in meant if isinstance(value, bool | int | float | str) and p.contains(value)]
+    if not fitting:
+        ranges = "; ".join(shown(p) for p in meant)
+        raise UserError(f"{where}.{path} = {received(value)}: outside the range {ranges}")
+    return fitting
+
+
+def shrink(
+    space: Sequence[Parameter], values: Mapping[str, Any], fixed: Mapping[str, Scalar], where: str
+) -> tuple[tuple[Parameter, ...], list[str]]:
+    """What stays of a space, and why the rest left; repeated, as a parameter that leaves may decide over others."""
+    reasons: list[str] = []
+    left = tuple(space)
+    while True:
+        found = list(worlds(left, fixed, where))
+        gone = {p.name: reason for p in left if (reason := _useless(p, left, values, fixed, found)) is not None}
+        if not gone:
+            return left, reasons
+        reasons += [f"{name} ({reason})" for name, reason in gone.items()]
+        left = tuple(p for p in left if p.name not in gone)
+
+
+def _useless(
+    parameter: Parameter,
+    space: Sequence[Parameter],
+    values: Mapping[str, Any],
+    fixed: Mapping[str, Scalar],
+    found: Sequence[Mapping[str, Scalar]],
+) -> str | None:
+    """Why an arm has no use for a parameter of the main search; None where it has."""
+    if parameter.path in values:
+        return "set by the arm"
+    table, _, key = parameter.path.rpartition(".")
+    name = fixed.get(f"{table}.name")
+    searched = any(p.path == f"{table}.name" for p in space)
+    if not searched and isinstance(name, str) and names_of(RunConfig, table):
+        taken = takes(RunConfig, table, name)
+        if taken is not None and key not in taken:
+            return f"{name} does not take it"
+    if not any(active(parameter, {**fixed, **world}) for world in found):
+        return "its when can no longer hold"
+    if parameter in dead_kd(space, fixed):
+        return "its term is in no method of the arm"
+    return None
+
+
+def dead_kd(space: Sequence[Parameter], fixed: Mapping[str, Scalar]) -> list[Parameter]:
+    """Parameters of terms that need a teacher and that no method names where the parameter may be live."""
+    searched = [value for p in space if p.path == "method" for value in p.probes()]
+    dead = []
+    for p in space:
+        steps = p.path.split(".")
+        if steps[0] != "losses" or steps[1] not in NEEDS_TEACHER:
+            continue
+        wanted = dict(p.when).get("method")
+        methods: list[Scalar] = [m for m in (searched or [fixed["method"]]) if wanted is None or m in wanted]
+        if not any(steps[1] in str(method).split("+") for method in methods):
+            dead.append(p)
+    return dead
+
+
+def check_conditions(
+    space: Sequence[Parameter], fixed: Mapping[str, Scalar], found: Sequence[Mapping[str, Scalar]], where: str
+) -> None:
+    """Every condition names values that its path may have, can hold, and lets one range of a path be live at a time.
+
+    found: the space's `worlds`. Raises UserError.
+    """
+    for p in space:
+        for path, allowed in p.when:
+            place = f"{where}: space.{p.name}.when.{path}"
+            there = [q for q in space if q.path == path]
+            if any(isinstance(q, FloatRange) for q in there):
+                raise UserError(f"{place} = {received(allowed[0])}: {path} is a real number; name a path with choices")
+            known = [str(value) for q in there for value in q.probes()] or [str(fixed.get(path))]
+            for value in allowed:
+                if not any(q.contains(value) for q in there) and not same(value, fixed.get(path)):
+                    raise UserError(f"{place} = {received(value)}: never the case{nearest(str(value), known)}")
+        live = [world for world in found if active(p, {**fixed, **world})]
+        if not live:
+            raise UserError(f"{where}: space.{p.name}.when: can never hold; {condition(p)}")
+        for q in space:
+            both = q.path == p.path and q.name != p.name and any(active(q, {**fixed, **w}) for w in live)
+            if both:
+                raise UserError(
+                    f"{where}: space.{p.name}.when: overlaps with {q.name}; let one range be live at a time"
+                )

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import InstanceOf, ValidationError
 
 from models.config import Frozen
-from search.spec.arms import MAIN, Arm, check_pruner, control_arm, main_arm
+from search.spec.arms import MAIN, Arm, check_pruner, control_arm, main_arm, with_enqueued
 from search.spec.config import (
     SCORE_NAMES,
     Budget,
@@ -26,12 +26,10 @@ from search.spec.config import (
     SamplerConfig,
     StudyTables,
 )
-from search.spec.enqueue import with_enqueued
 from search.spec.file import find, read
 from search.spec.identity import PLACES, arm_identity, difference, digest, document
 from search.spec.overrides import apply
-from search.spec.ranges import entries, parse
-from search.spec.space import Parameter, Scalar
+from search.spec.space import Parameter, Scalar, entries, parse
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
 from trainer.errors import UserError, explain, received

@@ -6,7 +6,7 @@ from typing import Any
 
 from search.spec.config import StudyTables
 from search.spec.file import check_depth
-from search.spec.ranges import entries
+from search.spec.space import entries
 from trainer.config import RunConfig
 from trainer.config_paths import Table, nest, replace
 from trainer.errors import UserError, nearest, received

@@ -193,4 +193,4 @@ SPACE_KEYS = (
     ("`choices`", "list of values", "in place of a range: texts, numbers, or true and false"),
     ("`when`", "table", "paths with a value, or a list of values, under which the parameter is live at all"),
 )
-"""The keys of an entry of [space]; `search.spec.ranges` reads them."""
+"""The keys of an entry of [space]; `search.spec.space` reads them."""

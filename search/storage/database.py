@@ -1,48 +1,40 @@
-"""The one place where a storage is built: engine, tables, fence, and the checks that a database can be used at all."""
+"""The one place where a storage is built: engine, tables, fence, and the checks that a database can be used at all.
+
+Tables and studies are created by one process at a time, over all machines. Every call to PostgreSQL ends: the client
+keeps the limit that it asks the server to keep, also where something between them keeps the connection open and
+answers nothing.
+"""
 
 import contextlib
 import logging
+import re
+import select
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 import sqlalchemy as sa
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
+from psycopg2 import OperationalError, extensions  # type: ignore[import-untyped]  # it has no stubs
 
-from search.storage import calls, errors, schema
-from search.storage.creation import one_at_a_time
+from search.storage import errors, schema
 from search.storage.fencing import Fence
 from search.storage.leases import Leases
-from search.storage.url import NETWORK_DISKS, disk_kind
+from search.storage.url import NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
 from trainer.errors import UserError
 
-DRIVERS = {
-    "sqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-    "postgresql": "postgresql+psycopg2",
-    "postgresql+psycopg2": "postgresql+psycopg2",
-}
-"""What a URL may begin with, and the driver that serves it."""
-SECRET_WORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-"""What of a URL's query nobody but the database may see."""
 CALL_SECONDS = 30
 """No single statement may take longer."""
 
 
 UPGRADE = "to bring them up: python -m search db backup -o FILE, then: python -m search db upgrade"
 NEWER = "use the program of that version, or another database"
-AWAY = (
-    StorageInternalError,
-    sa.exc.OperationalError,
-    sa.exc.TimeoutError,
-    sa.exc.InterfaceError,
-    sa.exc.InternalError,
-)
-"""What a call raises while the database is away, full or (the last one) read-only."""
 GONE = (KeyError, UpdateFinishedTrialError)
 """What Optuna raises about a trial that somebody deleted or ended."""
 
@@ -57,32 +49,6 @@ class Opened:
     leases: Leases
     label: str
     """The URL without its password."""
-
-
-def label_of(url: str) -> str:
-    """The URL as it may be shown: without its password, and other secrets. Raises UserError for what is no URL."""
-    parsed = _parsed(url)
-    hidden = {name: "***" for name in SECRET_WORDS if name in parsed.query}
-    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
-
-
-def _parsed(url: str) -> sa.URL:
-    try:
-        return sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # a port that is no number: the message would show it
-        raise UserError(
-            "storage: this is no database URL (not shown, it may hold a password); known forms: "
-            "postgresql://USER@HOST/DATABASE, sqlite:///FILE"
-        ) from None
-
-
-def _with_driver(url: str) -> sa.URL:
-    """The URL with the driver that is installed: which one `postgresql://` means depends on SQLAlchemy's version."""
-    parsed = _parsed(url)
-    driver = DRIVERS.get(parsed.drivername)
-    if driver is None:
-        raise UserError(f"storage: {label_of(url)}: {parsed.drivername!r} is not supported; known: postgresql, sqlite")
-    return parsed.set(drivername=driver)
 
 
 def open_storage(url: str, *, create: bool = True) -> Opened:
@@ -122,7 +88,7 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
 def _engine_arguments(dialect: str) -> dict[str, Any]:
     if dialect == "sqlite":
         return {"connect_args": {"timeout": CALL_SECONDS}}
-    calls.bound()
+    bound()
     arguments = {
         "connect_timeout": 10,
         "keepalives_idle": 10,
@@ -153,11 +119,6 @@ def _lock_on_begin(engine: sa.Engine) -> None:
 def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
     """The lock under which studies are created."""
     return one_at_a_time(_with_driver(url), label_of(url))
-
-
-def _template(url: sa.URL) -> str:
-    """Optuna formats the URL as a template: braces in a password are doubled so that they survive."""
-    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
 
 
 def own_version(connection: sa.Connection) -> int | None:
@@ -259,17 +220,76 @@ def _not_opened(label: str, error: Exception) -> UserError:
     return UserError(f"storage: {label} cannot be used: {errors.words(error)}; see that URL and rights are right")
 
 
+GRACE_SECONDS = 2.0
+"""How much later than the server the client gives up: where the server still answers, its words are better."""
+CONNECT_SECONDS = 12.0
+"""For a server that takes a connection and then says nothing."""
+_LIMIT = re.compile(r"statement_timeout=(\d+)s")
+
+
+def bound() -> None:
+    """From now on this process waits for PostgreSQL no longer than each connection's own `statement_timeout`."""
+    extensions.set_wait_callback(_wait)
+
+
+def _wait(connection: Any) -> None:
+    """Wait for an answer, or to be connected. Raises OperationalError at the limit; psycopg2 then closes the call's
+    connection."""
+    found = _LIMIT.search(connection.dsn)
+    seconds = None if found is None else int(found[1]) + GRACE_SECONDS
+    if seconds is None and connection.status == extensions.STATUS_SETUP:
+        seconds = CONNECT_SECONDS  # libpq's own connect_timeout does not count when we wait ourselves
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        state = connection.poll()
+        if state == extensions.POLL_OK:
+            return
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            raise OperationalError(f"no answer within {seconds:g} s")
+        waiting = select.poll()
+        waiting.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        waiting.poll(None if left is None else left * 1000)
+
+
+CREATION_SECONDS = 120
+"""Many workers that start at once make tables and studies one after the other."""
+_ADVISORY_LOCK = 0x6B64_7365  # any constant serves, if no other program on the same database uses it
+
+
 @contextlib.contextmanager
-def patient(what: str) -> Iterator[None]:
-    """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
+def one_at_a_time(url: sa.URL, label: str) -> Iterator[None]:
+    """One process at a time creates tables and studies: concurrent CREATE TABLE fails on PostgreSQL."""
+    if url.get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            yield
+            return
+        lock = filelock.FileLock(f"{url.database}.lock", timeout=CREATION_SECONDS)
+        with _waiting(label):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+        return
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    # The lock is a transaction's: that of a session would stay behind in a connection that a pooler keeps.
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{CREATION_SECONDS}s'"))
+        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        with _waiting(label):
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        yield
+
+
+@contextlib.contextmanager
+def _waiting(label: str) -> Iterator[None]:
     try:
         yield
-    except errors.DATABASE as error:
-        if errors.passes(error):
-            text = f"the database does not answer ({errors.words(error)}); check the URL and the server, then repeat"
-            raise errors.DatabaseAway(f"{what}: {text}", error) from None
-        if errors.refused(error):
-            raise UserError(
-                f"{what}: the database refuses this ({errors.words(error)}); see that URL and rights are right"
-            ) from None
-        raise
+    except (filelock.Timeout, sa.exc.OperationalError) as error:
+        if isinstance(error, sa.exc.OperationalError) and "lock timeout" not in str(error):
+            raise
+        raise UserError(
+            f"storage: {label}: another process has been making tables "
+            f"or studies for {CREATION_SECONDS} s; see whether it hangs, then repeat"
+        ) from None

@@ -9,11 +9,13 @@ it before there is a connection; and no client can ask for English there, as opt
 the server says, and nothing is lost.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 
+from search.storage import errors
 from trainer.errors import UserError, one_line
 
 DATABASE = (StorageInternalError, sa.exc.DBAPIError, sa.exc.TimeoutError)
@@ -126,3 +128,29 @@ def _about_connection(error: BaseException) -> bool:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     # psycopg2 knows no better than "DatabaseError" where a connection ends in the middle of an answer.
     return kinds[0] == "DatabaseError" or not {"OperationalError", "InterfaceError", "InternalError"}.isdisjoint(kinds)
+
+
+AWAY = (
+    StorageInternalError,
+    sa.exc.OperationalError,
+    sa.exc.TimeoutError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+)
+"""What a call raises while the database is away, full or (the last one) read-only."""
+
+
+@contextlib.contextmanager
+def patient(what: str) -> Iterator[None]:
+    """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
+    try:
+        yield
+    except errors.DATABASE as error:
+        if errors.passes(error):
+            text = f"the database does not answer ({errors.words(error)}); check the URL and the server, then repeat"
+            raise errors.DatabaseAway(f"{what}: {text}", error) from None
+        if errors.refused(error):
+            raise UserError(
+                f"{what}: the database refuses this ({errors.words(error)}); see that URL and rights are right"
+            ) from None
+        raise

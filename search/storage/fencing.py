@@ -15,35 +15,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from search.storage.once import refuse_twice
-from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, findings, leases, orphans, searches
-from search.storage.statements import NOTHING, Values, insert_once, now_of, put_attributes, put_findings
-
-CLOSED = "the search is closed for good"
-"""Why nothing begins in a search that a person has closed."""
-DELETED = "the study was deleted"
-"""Why nothing begins in a study that Optuna no longer has."""
-
-
-class LeaseLost(Exception):
-    """Somebody else holds the trial now, or it is finished: this holder's writes do not count."""
-
-
-class Refused(Exception):
-    """No trial may begin now; `final` says whether that can change while the search runs."""
-
-    def __init__(self, reason: str, *, final: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.final = final
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who holds a lease: stable over a restart of the ranks by the same torchrun."""
-
-    name: str
-    host: str
+from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, leases, searches
+from search.storage.searches import CLOSED, DELETED, why_closed
+from search.storage.statements import (
+    NOTHING,
+    LeaseLost,
+    Owner,
+    Refused,
+    Values,
+    apply,
+    begin_attempt,
+    forget_leases,
+    insert_once,
+    now_of,
+    put_attributes,
+    put_findings,
+    refuse_twice,
+)
 
 
 @dataclass
@@ -243,58 +231,3 @@ class Fence:
         if search.began is None:
             started = searches.update().where(searches.c.search_id == search_id, searches.c.began.is_(None))
             session.execute(started.values(began=now))
-
-
-def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None:
-    """Why nothing new is admitted to a search any more, in words; None where something is."""
-    if search.closed:
-        return CLOSED
-    if search.stop is not None:
-        how = "now" if search.stop == "now" else "running trials go on to their end"
-        return f"the search was asked to stop ({how})"
-    of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
-    failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
-    if connection.execute(failed).scalar_one() >= search.max_failed:
-        return f"max_failed: {search.max_failed} trials failed"
-    if search.wall_seconds is not None and search.began is not None and now - search.began >= search.wall_seconds:
-        return f"wall: {search.wall_seconds / 3600:.2f} h are over"
-    if search.gpu_hours is not None:
-        used = connection.execute(sa.select(sa.func.sum(leases.c.gpu_seconds)).where(of_search)).scalar_one() or 0.0
-        if used >= search.gpu_hours * 3600:
-            return f"gpu_hours: {search.gpu_hours} are used"
-    return None
-
-
-def forget_leases(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
-    """Delete some leases, and what was written down of their attempts."""
-    trial_ids = sa.select(leases.c.trial_id).where(which)
-    for table in (attempts, orphans, findings, leases):
-        connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
-
-
-def begin_attempt(
-    connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int
-) -> None:
-    """Write down who begins with a trial, from which epoch. Raises Refused where that attempt exists."""
-    values = dict(trial_id=trial_id, token=token, owner=owner.name, host=owner.host, first_epoch=first_epoch)
-    inserted = connection.execute(insert_once(dialect, attempts, began=now_of(dialect), **values))
-    if inserted.rowcount != 1:
-        raise Refused(f"trial {trial_id} has an attempt {token} already")
-
-
-def end_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, why: str) -> None:
-    """Write down how an attempt ended."""
-    mine = (attempts.c.trial_id == trial_id) & (attempts.c.token == token)
-    connection.execute(attempts.update().where(mine).values(ended=now_of(dialect), why=why))
-
-
-def apply(
-    connection: sa.Connection, dialect: str, trial_id: int, token: int, changes: Mapping[str, Any], ends: str | None
-) -> None:
-    """Change a held lease; raises LeaseLost where the token no longer holds it."""
-    if changes:
-        held = (leases.c.trial_id == trial_id) & (leases.c.token == token) & (leases.c.state == HELD)
-        if connection.execute(leases.update().where(held).values(**changes)).rowcount != 1:
-            raise LeaseLost(f"trial {trial_id}: token {token} holds it no longer")
-    if ends is not None:
-        end_attempt(connection, dialect, trial_id, token, ends)

@@ -1,21 +1,33 @@
-"""Who runs which trial: the statements on our own tables that stand outside Optuna's transactions.
+"""Who holds which trial: the lease rows, the attempts on them, and which of them are stale.
 
-Expiry is never judged by a clock: a held lease may be taken by someone who has watched its beat stand still for one
-time-to-live of uninterrupted contact (`search.storage.watch`). Lock order: study, trial, lease, search.
+A lease expires by no clock. It may be taken by a process that has watched its heartbeat stand still for one
+time-to-live of uninterrupted contact with the database, on its own monotonic clock. The statements here stand outside
+Optuna's transactions, and lock in this order: study, trial, lease, search. Taking a trial also deletes what it reported
+of epochs that it will train again.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from search.storage.again import forget_above
-from search.storage.fencing import LeaseLost, Owner, apply, begin_attempt, end_attempt, forget_leases, why_closed
-from search.storage.once import insert_search
 from search.storage.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
-from search.storage.statements import NOTHING, Values, now_of, put_attributes
+from search.storage.searches import insert_search, why_closed
+from search.storage.statements import (
+    NOTHING,
+    LeaseLost,
+    Owner,
+    Values,
+    apply,
+    begin_attempt,
+    end_attempt,
+    forget_leases,
+    now_of,
+    put_attributes,
+)
 
 
 @dataclass(frozen=True)
@@ -288,3 +300,56 @@ def _lock_arms(connection: sa.Connection, search_id: int) -> None:
 
 
 __all__ = ["Held", "LeaseLost", "Leases", "Owner", "Seen"]
+
+RUNG = "completed_rung_"
+"""What a halving pruner's notes on a trial are called, with the rung's number: the score that reached it."""
+
+
+def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], trial_id: int, epoch: int) -> None:
+    """Delete a trial's reports above `epoch`, and what a halving pruner noted of them.
+
+    An epoch that is trained again may come out otherwise, as the data stand elsewhere: were its note kept, it would
+    not be judged, and rivals would be measured against a score that is on no curve.
+    """
+    values, notes = tables["trial_intermediate_values"], tables["trial_system_attributes"]
+    of_trial = values.c.trial_id == trial_id
+    gone = set(
+        connection.execute(sa.select(values.c.intermediate_value).where(of_trial, values.c.step > epoch)).scalars()
+    )
+    if not gone:
+        return
+    connection.execute(values.delete().where(of_trial, values.c.step > epoch))
+    # A student that learns nothing has the same score in each epoch: then the note may be of one that stays.
+    gone -= set(connection.execute(sa.select(values.c.intermediate_value).where(of_trial)).scalars())
+    mine = (notes.c.trial_id == trial_id) & notes.c.key.startswith(RUNG, autoescape=True)
+    for row in connection.execute(sa.select(notes.c.key, notes.c.value_json).where(mine)).all():
+        score = json.loads(row.value_json)
+        if (score if math.isfinite(score) else None) in gone:
+            connection.execute(notes.delete().where(mine & (notes.c.key == row.key)))
+
+
+@dataclass
+class Watch:
+    """Whose beat stood still, on the watcher's own monotonic clock; an interruption of contact begins anew."""
+
+    ttl: float
+    _since: dict[int, tuple[int, int, float]] = field(default_factory=dict)
+    _contact: float | None = None
+
+    def stale(self, rows: Sequence[Seen], now: float) -> list[Seen]:
+        """The held leases whose beat stood still for a whole time-to-live; `now` in monotonic seconds."""
+        if self._contact is not None and now - self._contact > self.ttl / 2:
+            self._since.clear()
+        self._contact = now
+        seen: dict[int, tuple[int, int, float]] = {}
+        for row in rows:
+            if row.state == HELD:
+                before = self._since.get(row.trial_id)
+                same = before is not None and before[:2] == (row.token, row.beat)
+                seen[row.trial_id] = before if same and before is not None else (row.token, row.beat, now)
+        self._since = seen
+        return [row for row in rows if row.trial_id in seen and now - seen[row.trial_id][2] >= self.ttl]
+
+    def interrupt(self) -> None:
+        """Contact with the database was lost: what was seen before proves nothing."""
+        self._since.clear()

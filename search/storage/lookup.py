@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.storage import schema
-from search.storage.database import bare_engine, label_of
-from search.storage.url import DEFAULT, from_environment, storage_url
-from trainer.errors import one_line
+from search.storage.database import Opened, bare_engine
+from search.storage.url import DEFAULT, from_environment, label_of, storage_url
+from trainer.errors import UserError, nearest, one_line
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,13 @@ def stored(given: str | None, name: str) -> Stored | None:
 def _sqlite_file(url: str) -> Path | None:
     parsed = sa.make_url(url)
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def known_search(opened: Opened, study: str, name: str | None = None) -> Any:
+    """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
+    wanted = name or study
+    wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted
+    row = opened.leases.search(wanted)
+    if row is None:
+        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.leases.names())}")
+    return row

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from loguru import logger
 
 from search.storage import schema
-from search.storage.database import NEWER, OptunaTables, bare_engine, creation_lock, label_of, open_storage, own_version
+from search.storage.database import NEWER, OptunaTables, bare_engine, creation_lock, open_storage, own_version
+from search.storage.url import label_of
 from trainer.errors import UserError
 
 

@@ -1,13 +1,18 @@
-"""INSERT statements that never raise IntegrityError: Optuna swallows it, or repeats what it was in the middle of."""
+"""The statements inside Optuna's own transactions: leases, attempts, attributes, and what must not happen twice.
+
+An INSERT here never raises IntegrityError: Optuna swallows it, or repeats what it was in the middle of.
+"""
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from search.storage.schema import findings
+from search.storage.schema import HELD, attempts, findings, leases, orphans
 
 Values = Mapping[str, Any]
 NOTHING: Values = {}
@@ -54,3 +59,86 @@ def put_findings(connection: sa.Connection, dialect: str, rows: Sequence[Values]
 
 def _insert(dialect: str) -> Any:
     return sqlite.insert if dialect == "sqlite" else postgresql.insert
+
+
+QUEUED_AS = "queued_as"
+"""The system attribute of an enqueued trial that names the call which put it there."""
+_SYSTEM_ATTRIBUTES = sa.table(
+    "trial_system_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json")
+)
+
+
+def named(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A new name for a call that queues a trial, and the system attributes of that trial."""
+    name = uuid.uuid4().hex
+    return name, {"fixed_params": dict(params), QUEUED_AS: name}
+
+
+class AlreadyQueuedError(Exception):
+    """The trial is in the queue: it was created before, and only the answer was lost on the way."""
+
+
+def refuse_twice(connection: sa.Connection, trial_id: int, name: str | None) -> None:
+    """Raises AlreadyQueuedError where another trial than this was put into a queue by the call of that name."""
+    if name is None:
+        return
+    same = (_SYSTEM_ATTRIBUTES.c.key == QUEUED_AS) & (_SYSTEM_ATTRIBUTES.c.value_json == json.dumps(name))
+    query = sa.select(_SYSTEM_ATTRIBUTES.c.trial_id).where(same, _SYSTEM_ATTRIBUTES.c.trial_id != trial_id).limit(1)
+    if connection.execute(query).scalar_one_or_none() is not None:
+        raise AlreadyQueuedError
+
+
+class LeaseLost(Exception):
+    """Somebody else holds the trial now, or it is finished: this holder's writes do not count."""
+
+
+class Refused(Exception):
+    """No trial may begin now; `final` says whether that can change while the search runs."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lease: stable over a restart of the ranks by the same torchrun."""
+
+    name: str
+    host: str
+
+
+def forget_leases(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Delete some leases, and what was written down of their attempts."""
+    trial_ids = sa.select(leases.c.trial_id).where(which)
+    for table in (attempts, orphans, findings, leases):
+        connection.execute(table.delete().where(table.c.trial_id.in_(trial_ids)))
+
+
+def begin_attempt(
+    connection: sa.Connection, dialect: str, trial_id: int, token: int, owner: Owner, first_epoch: int
+) -> None:
+    """Write down who begins with a trial, from which epoch. Raises Refused where that attempt exists."""
+    values = dict(trial_id=trial_id, token=token, owner=owner.name, host=owner.host, first_epoch=first_epoch)
+    inserted = connection.execute(insert_once(dialect, attempts, began=now_of(dialect), **values))
+    if inserted.rowcount != 1:
+        raise Refused(f"trial {trial_id} has an attempt {token} already")
+
+
+def end_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, why: str) -> None:
+    """Write down how an attempt ended."""
+    mine = (attempts.c.trial_id == trial_id) & (attempts.c.token == token)
+    connection.execute(attempts.update().where(mine).values(ended=now_of(dialect), why=why))
+
+
+def apply(
+    connection: sa.Connection, dialect: str, trial_id: int, token: int, changes: Mapping[str, Any], ends: str | None
+) -> None:
+    """Change a held lease; raises LeaseLost where the token no longer holds it."""
+    if changes:
+        held = (leases.c.trial_id == trial_id) & (leases.c.token == token) & (leases.c.state == HELD)
+        if connection.execute(leases.update().where(held).values(**changes)).rowcount != 1:
+            raise LeaseLost(f"trial {trial_id}: token {token} holds it no longer")
+    if ends is not None:
+        end_attempt(connection, dialect, trial_id, token, ends)

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from trainer.errors import UserError
 
 DEFAULT = Path("runs/search.db")
@@ -71,3 +73,45 @@ def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
         if folder.is_relative_to(point) and len(point.parts) > best:
             best, kind = len(point.parts), words[2]
     return kind
+
+
+DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgresql": "postgresql+psycopg2",
+    "postgresql+psycopg2": "postgresql+psycopg2",
+}
+"""What a URL may begin with, and the driver that serves it."""
+SECRET_WORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+"""What of a URL's query nobody but the database may see."""
+
+
+def label_of(url: str) -> str:
+    """The URL as it may be shown: without its password, and other secrets. Raises UserError for what is no URL."""
+    parsed = _parsed(url)
+    hidden = {name: "***" for name in SECRET_WORDS if name in parsed.query}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):  # a port that is no number: the message would show it
+        raise UserError(
+            "storage: this is no database URL (not shown, it may hold a password); known forms: "
+            "postgresql://USER@HOST/DATABASE, sqlite:///FILE"
+        ) from None
+
+
+def _with_driver(url: str) -> sa.URL:
+    """The URL with the driver that is installed: which one `postgresql://` means depends on SQLAlchemy's version."""
+    parsed = _parsed(url)
+    driver = DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise UserError(f"storage: {label_of(url)}: {parsed.drivername!r} is not supported; known: postgresql, sqlite")
+    return parsed.set(drivername=driver)
+
+
+def _template(url: sa.URL) -> str:
+    """Optuna formats the URL as a template: braces in a password are doubled so that they survive."""
+    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")

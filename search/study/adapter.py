@@ -2,7 +2,7 @@
 
 Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores
 its resolved run, which makes it exist for training, `report` stores an epoch, `complete`, `prune` and `fail` end it.
-Every write carries the token; `said` are attributes of the trial that are written with it.
+Every write carries the fencing token; `said` are attributes of the trial that are written with it.
 """
 
 from collections import Counter
@@ -20,15 +20,35 @@ from search.spec.config import MedianConfig
 from search.spec.load import StudySpec
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.storage.database import Opened
-from search.storage.fencing import DELETED, Owner, Refused
 from search.storage.leases import Held, Leases, Seen, shortened
-from search.storage.once import AlreadyQueuedError, named
 from search.storage.schema import FINISHED
-from search.storage.statements import NOTHING, Values
-from search.study.counts import Counts
+from search.storage.searches import DELETED
+from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
 from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The trials of one arm by state."""
+
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    waiting: int
+
+    @property
+    def admitted(self) -> int:
+        """What counts against the budget: every trial that did not fail."""
+        return self.complete + self.pruned + self.running + self.waiting
+
+    @property
+    def begun(self) -> int:
+        """Those of them that do not wait."""
+        return self.admitted - self.waiting
+
 
 _QUEUED = "enqueued"
 """The attribute of a study whose file's own trials are in its queue."""

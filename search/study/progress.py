@@ -1,4 +1,4 @@
-"""Where a search stands: all figures of `status` and of the dashboard's note, from the database alone."""
+"""Where a search stands, how fast it goes and when it will be done: all figures of `status` and of the dashboard."""
 
 import json
 from collections import Counter
@@ -6,118 +6,84 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.planning.foreseen import compared
+from search.planning.slots import compared
 from search.storage.database import Opened
 from search.storage.schema import FINISHED, HELD
-from search.storage.searches import clock
 from search.study.code_version import versions
-from search.study.pace import Pace, pace_of
+from search.study.snapshot import Rows, read
 from search.study.trial_attributes import failure
-from trainer.config_paths import flatten
-from trainer.errors import UserError, nearest
 
-PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_step"
-"""Attributes of trials that hold the student's parameters in millions, the teacher's validation Dice, and its passes a
-student step."""
-MESSAGES = 20
-"""Messages of failed trials that are told at most, the newest."""
+FEWEST = 5
+"""Finished trials that a rate needs."""
+LATEST = 20
+"""Finished trials, the newest, that a rate is taken over."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What the database holds of a search, read once."""
+class Pace:
+    """A search's speed."""
 
-    search: Any
-    arms: Sequence[Any]
-    leases: Mapping[str, Sequence[Any]]
-    """By arm, in the order of trial numbers."""
-    attempts: Sequence[Any]
-    trials: Mapping[str, Sequence[Any]]
-    """Optuna's trials by arm."""
-    now: float
-    """By the database's clock."""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What the search was opened with: objective, front, limits, run, space."""
-        return dict(json.loads(self.search.spec))
-
-    @property
-    def metric(self) -> str:
-        """The score that trials are judged by."""
-        return str(next(iter(self.record["objective"].values())))
-
-    @property
-    def maximize(self) -> bool:
-        """Whether higher scores are better."""
-        return "minimize" not in self.record["objective"]
-
-    @property
-    def along(self) -> str | None:
-        """The path of the front's parameter; None where there is no front."""
-        front = self.record.get("front")
-        return None if front is None else str(front)
-
-    @property
-    def confirms(self) -> str | None:
-        """The study that this one confirms; None for a search."""
-        kept = self.record.get("confirm")
-        return None if kept is None else str(kept["study"])
-
-    @property
-    def teacher(self) -> float | None:
-        """The teacher's score where trials name one and it is told in the search's own metric."""
-        found = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
-        return next((float(score) for score in found if score is not None and self.metric == "dice"), None)
-
-    @property
-    def passes(self) -> float | None:
-        """The teacher's passes a student step, mean over the trials that tell it; None where none does."""
-        told = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
-        return sum(map(float, told)) / len(told) if told else None
-
-    @property
-    def every(self) -> list[Any]:
-        """The leases of all arms."""
-        return [lease for leases in self.leases.values() for lease in leases]
-
-    def taught(self, arm: str) -> bool:
-        """Whether a run of an arm has a KD term. Before it has one: as [run] for the main search, else not."""
-        methods = [json.loads(lease.run)["method"] for lease in self.leases[arm] if lease.run is not None]
-        first = self.record["run"].get("method", "none") if arm == self.arms[0].name else "none"
-        return any(method != "none" for method in methods or [first])
-
-    def params_m(self) -> dict[int, float]:
-        """Millions of parameters by trial id, where known."""
-        named = [(t._trial_id, t.user_attrs.get(PARAMS)) for trials in self.trials.values() for t in trials]
-        return {trial_id: float(size) for trial_id, size in named if size is not None}
-
-    def choice(self, lease: Any) -> Any:
-        """A trial's value of the front's parameter; None before its run is known, or without a front."""
-        if self.along is None or lease.run is None:
-            return None
-        return flatten(json.loads(lease.run)).get(self.along)
-
-    def ended(self) -> dict[int, float]:
-        """When each finished trial ended, by trial id."""
-        return {a.trial_id: a.ended for a in self.attempts if a.ended is not None}
+    trials_an_hour: float | None
+    """Over the newest finished trials (all, where none is left), in the time in which somebody worked; None while there
+    are too few."""
+    eta_seconds: float | None
+    """Until all is done at this rate; None where that cannot be said."""
+    unknown: str | None
+    """Why it cannot be said."""
 
 
-def read(opened: Opened, name: str) -> Rows:
-    """Everything of a search. Raises UserError where the study is unknown."""
-    row = opened.leases.search(name)
-    if row is None:
-        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
-    arms = opened.leases.arms_of(row.search_id)
-    ids = [arm.study_id for arm in arms]
-    return Rows(
-        search=row,
-        arms=arms,
-        leases={arm.name: opened.leases.details([arm.study_id]) for arm in arms},
-        attempts=opened.leases.attempts_of(ids),
-        trials={arm.name: opened.storage.get_all_trials(arm.study_id, deepcopy=False) for arm in arms},
-        now=clock(opened.engine),
-    )
+def pace_of(
+    ended: Sequence[float], attempts: Sequence[tuple[float, float | None]], now: float, *, held: int, left: int
+) -> Pace:
+    """The speed from when trials ended and when attempts at them were under way, in seconds of one clock.
+
+    ended: of the trials that completed or were pruned. attempts: (began, ended or None). held: trials that somebody
+    trains now. left: trials that are still to be finished.
+    """
+    if len(ended) < FEWEST:
+        why = f"{len(ended)} of {FEWEST} finished trials that a rate needs" if left else None
+        return Pace(None, None if left else 0.0, why)
+    in_order = sorted(ended)
+    recent = in_order[-LATEST:] if left else in_order  # what is over is told as a whole
+    start = in_order[-LATEST - 1] if len(in_order) > len(recent) else min(began for began, _ in attempts)
+    busy = _covered([(max(began, start), now if end is None else end) for began, end in attempts])
+    rate = 3600 * len(recent) / max(busy, 1e-3)
+    if left == 0:
+        return Pace(rate, 0.0, None)
+    if held == 0:
+        return Pace(rate, None, "no worker holds a trial")
+    return Pace(rate, 3600 * left / rate, None)
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of some spans; a night in which no worker ran does not count."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        if end > max(begin, reached):
+            total += end - max(begin, reached)
+            reached = end
+    return total
+
+
+def told(seconds: float) -> str:
+    """A duration in two words: `41 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def an_hour(rate: float) -> str:
+    """A rate in digits that can be read: `0.42`, `17.3`, `5,180`."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+MESSAGES = 20
+"""Messages of failed trials that are told at most, the newest."""
 
 
 def standing(opened: Opened, name: str) -> dict[str, Any]:

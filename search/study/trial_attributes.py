@@ -10,11 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search.planning.limits import Cost
+from search.planning.network_costs import Cost
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
     from trainer.dry_run import Facts
+from collections import defaultdict
+from collections.abc import Iterator
+from statistics import median
+
+from pydantic import Field
+
+from models.config import Frozen
 
 LONGEST = 200
 """Characters of a text."""
@@ -151,3 +158,23 @@ def _networks(run: RunConfig) -> tuple[str, str]:
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+class Share(Frozen):
+    """What one loss term moved at the end of training."""
+
+    term: str
+    trials: int
+    median: float = Field(description="share of the gradient's norm with respect to the logits")
+    dead: int = Field(description="trials in which it was below a hundredth")
+
+
+def shares_of(trials: Sequence[Any]) -> Iterator[Share]:
+    """Each loss term over the trials that were trained to their end and recorded it."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.state.name == "COMPLETE":
+            for name, value in trial.user_attrs.get(SHARES, {}).items():
+                found[name].append(float(value))
+    for term, values in sorted(found.items()):
+        yield Share(term=term, trials=len(values), median=median(values), dead=sum(v < DEAD for v in values))

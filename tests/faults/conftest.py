@@ -22,15 +22,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.commands.simulate import Curves, SimulatedStudents
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
+from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.load import load
 from search.storage.database import open_storage
-from search.storage.fencing import Owner
 from search.storage.schema import orphans
+from search.storage.statements import Owner
 from search.study.adapter import Search
 from search.study.create import attach_search
 from trainer.reports import EpochReport, Failure

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from search.commands.simulate import simulated_identity
 from search.spec.load import load
 from search.storage.database import open_storage
-from search.storage.fencing import Owner, Refused
+from search.storage.statements import Owner, Refused
 from search.study.adapter import Search
 from search.study.create import open_search
 from trainer.errors import UserError

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.postgres.backup import backup
-from search.postgres.conninfo import without_secrets
+from search.postgres.backup import backup, without_secrets
 from search.spec.load import load
-from search.storage.database import label_of
+from search.storage.url import label_of
 from trainer.errors import UserError
 
 SECRET = "p{0}%q'; DROP TABLE trials; --"  # noqa: S105 - it opens nothing

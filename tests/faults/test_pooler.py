@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from search.storage import creation, database
+from search.storage import database
 from search.storage.errors import DatabaseAway
 from trainer.errors import UserError
 
@@ -98,6 +98,6 @@ def test_a_pooler_that_is_not_set_up_is_a_mistake_and_not_waited_for(pooler):
 
 def test_who_waits_too_long_for_the_creation_lock_is_told_so(database_url, monkeypatch):
     database.open_storage(database_url).engine.dispose()
-    monkeypatch.setattr(creation, "CREATION_SECONDS", 1)
+    monkeypatch.setattr(database, "CREATION_SECONDS", 1)
     with database.creation_lock(database_url), pytest.raises(UserError, match="another process has been making tables"):
         database.open_storage(database_url)

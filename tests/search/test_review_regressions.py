@@ -12,13 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from search.execution.database_thread import Desk
-from search.execution.held_trials import Members
+from search.execution.held_trials import Members, on_hand
 from search.execution.messages import Settings, Told, Written
 from search.execution.owner import owner_of
-from search.execution.resuming import on_hand
-from search.storage.fencing import LeaseLost, Owner, Refused
 from search.storage.leases import Seen
 from search.storage.schema import arms, attempts, leases
+from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Search
 from trainer.distributed import supervisor
 from trainer.reports import EpochReport, Saved

@@ -12,19 +12,18 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search.commands.simulate import Curves, SimulatedStudents
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import Lead, run_group
 from search.execution.group import Alone
-from search.execution.held_trials import Members
+from search.execution.held_trials import Members, on_hand
 from search.execution.messages import Begin, Drop, Fell, Settings, Told, Written
-from search.execution.resuming import on_hand
+from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.arms import Arm
 from search.spec.load import load
 from search.spec.space import Scalar
-from search.storage.fencing import Owner
 from search.storage.leases import Held, Seen
 from search.storage.schema import attempts, orphans, searches
+from search.storage.statements import Owner
 from search.study.adapter import Claim, Search
 from trainer.config import RunConfig
 from trainer.errors import UserError

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from search.commands.simulate import Curves, SimulatedStudents
 from search.commands.work import flags
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
-from search.storage.fencing import Owner
+from search.execution.simulated_students import Curves, SimulatedStudents
+from search.storage.statements import Owner
 from search.worker import add_flags
 from trainer import loggers
 from trainer.__main__ import main

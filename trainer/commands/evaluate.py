@@ -32,11 +32,11 @@ def main(args: Namespace) -> int:
     """Print the scores; write them where asked. Raises UserError, CheckpointError, DataError."""
     import torch
 
+    from trainer.checkpoint import ready
     from trainer.data import open_data, read_openings, record_opening
     from trainer.distributed.ranks import Ranks
     from trainer.evaluation.metrics import validate
     from trainer.teacher.assessment import alike, overlap_words, seen
-    from trainer.weights import ready
 
     for path in (args.per_image, args.json):
         writable(path)

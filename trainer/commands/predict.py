@@ -12,12 +12,10 @@ import numpy as np
 
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
-from trainer.commands.folder import segment
 from trainer.data.dataset import DataSet, Pixels
 from trainer.distributed.launch import device, writable
 from trainer.errors import UserError
-from trainer.evaluation.case_figures import chosen
-from trainer.evaluation.cases import drawn, predicted_labels
+from trainer.evaluation.case_figures import chosen, drawn, predicted_labels
 from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
 from trainer.package.inference import labels as thresholded
 from trainer.run_file import Entry, read
@@ -28,9 +26,17 @@ if TYPE_CHECKING:
 
     from models.config import TeacherConfig
     from models.output import Segmenter
+    from trainer.checkpoint import Ready
     from trainer.config import Precision
     from trainer.evaluation.metrics import Scores
-    from trainer.weights import Ready
+import sys
+from collections.abc import Callable
+
+from PIL import Image
+
+from trainer.data.files import SUFFIXES, read_image
+from trainer.errors import DataError, on_stderr, one_line
+from trainer.evaluation.case_figures import overlay
 
 
 def main(args: Namespace) -> int:
@@ -44,7 +50,7 @@ def main(args: Namespace) -> int:
         return _package(args)
     import torch
 
-    from trainer.weights import ready
+    from trainer.checkpoint import ready
 
     where = torch.device(device(args.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
     made = ready(args.weights / WEIGHTS if args.weights.is_dir() else _weights(args), device=where)
@@ -177,3 +183,69 @@ def _masks(
 
     scores = validate(network, data, "validation", ranks=Ranks(where), precision=precision, keep=keep)
     return scores, kept
+
+
+BATCH = 8
+"""Pictures that go through a network together."""
+NOT_ALL = 2
+"""Exit code where a picture could not be read."""
+
+Masks = Callable[[Sequence[Pixels]], list[Pixels]]
+"""RGB pictures (H, W, 3) of any sizes to labels (H, W)."""
+
+
+def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) -> int:
+    """Write `output`/masks and `output`/overlays for the pictures of a folder; 0, or NOT_ALL.
+
+    Masks of two classes are black and white, of more the labels themselves. Raises UserError where the folder holds no
+    picture or the output cannot be written.
+    """
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder; give one that holds pictures")
+    files = sorted(file for file in images.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}")
+    writable(output / "masks" / files[0].name)
+    names = _names(files)
+    counting = Counting("segmenting")
+    done = seen = 0
+    for start in range(0, len(files), BATCH):
+        batch = list(_readable(files[start : start + BATCH]))
+        found = masks([image for _, image in batch]) if batch else []
+        for (file, image), mask in zip(batch, found, strict=True):
+            # Two classes as other programs expect a mask: black and white.
+            _save(output / "masks" / names[file], mask * 255 if classes == 2 else mask)
+            _save(output / "overlays" / names[file], overlay(image, mask))
+        done += len(batch)
+        seen = min(start + BATCH, len(files))
+        counting(seen, len(files))
+    failed = len(files) - done
+    print(
+        f"{output}  {done} masks and overlays at native size, by {by}"
+        + (f"; {failed} of {len(files)} pictures could not be read" if failed else "")
+    )
+    return NOT_ALL if failed else 0
+
+
+def _readable(files: Sequence[Path]) -> Iterator[tuple[Path, Pixels]]:
+    for file in files:
+        try:
+            yield file, read_image(file)
+        except DataError as error:
+            # The line of progress on a terminal makes room.
+            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+            on_stderr(f"{clear}error: {one_line(error)}")
+
+
+def _names(files: Sequence[Path]) -> dict[Path, str]:
+    """A PNG's name for each picture; the old suffix stays in where two would get the same."""
+    stems = [file.stem for file in files]
+    return {file: f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files}
+
+
+def _save(path: Path, pixels: Pixels) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, format="PNG")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error

@@ -168,9 +168,9 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     """Measure the best epoch's weights on both parts and write the file with all that is known of them."""
     import models
     from trainer import checkpoint
+    from trainer.checkpoint import ready
     from trainer.evaluation.calibration import Calibration
     from trainer.evaluation.metrics import validate
-    from trainer.weights import ready
 
     # The lead wrote it: the others must not look before.
     best = ranks.share(work / "best.safetensors")

@@ -27,9 +27,9 @@ from loguru import logger
 from trainer.atomic_files import sync_folder
 from trainer.config import Pictures
 from trainer.data.dataset import Pixels, Placement
+from trainer.data.file_check import Progress, threads
 from trainer.data.files import read_pair
 from trainer.data.letterbox import fit_image, fit_mask, place
-from trainer.data.file_check import Progress, threads
 from trainer.errors import DataError
 
 FORMAT = 1

@@ -67,7 +67,7 @@ class DataSet(Protocol):
         """sha256 of each image file (or drawn picture) of a part, in the order of `samples`; hashes open nothing."""
 
     def sketches(self, part: Part) -> Sequence[bytes]:
-        """The sketch (`trainer.data.splits.perceptual_hash`) of each picture of a part, in the order of `samples`;
+        """The sketch (`trainer.data.perceptual_hash`) of each picture of a part, in the order of `samples`;
         opens nothing."""
 
     def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:

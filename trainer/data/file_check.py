@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.files import orientation, read_pair
-from trainer.data.splits.perceptual_hash import Look, look
+from trainer.data.perceptual_hash import Look, look
 from trainer.errors import DataError
 
 Progress = Callable[[int, int], None]

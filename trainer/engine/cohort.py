@@ -17,8 +17,7 @@ from trainer.engine.resources import Counters, Shelf
 from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
-from trainer.evaluation.case_figures import chosen
-from trainer.evaluation.cases import drawn, masks, with_weights
+from trainer.evaluation.case_figures import chosen, drawn, masks, with_weights
 from trainer.evaluation.metrics import POOLED, SCORES, Scores, validate
 from trainer.evaluation.per_image import Examination, examine
 from trainer.failures import Fault, fault

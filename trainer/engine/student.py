@@ -1,8 +1,13 @@
-"""One member of a cohort: its network, losses, optimizer, schedule, random state and fate."""
+"""One member of a cohort: its network, losses, optimizer, schedule, random state and fate.
+
+Each member draws from a random state of its own, scales its loss in fp16, and measures on the first batch of an epoch
+what share each loss term has in its gradient.
+"""
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +19,12 @@ import models
 from losses.term import Loss, Taps, Term
 from models.output import Output, Segmenter, whole
 from trainer import checkpoint
-from trainer.config import RunConfig
+from trainer.config import Precision, RunConfig
 from trainer.data.dataset import DataSet
 from trainer.data.splits.near_duplicates import packed
 from trainer.distributed.ranks import Later, Ranks
-from trainer.engine.draws import Draws
 from trainer.engine.flat_parameters import Flat, Room, host, pack, unpack
-from trainer.engine.gradients import Shares, shares
 from trainer.engine.optim import Average, Optimizer, Schedule
-from trainer.engine.scale import Scale
 from trainer.errors import CheckpointError
 from trainer.evaluation.metrics import Scores, autocast
 from trainer.failures import Fault, fault
@@ -298,3 +300,115 @@ class Student:
             "run": self.run.model_dump(mode="json"),
         }
         return checkpoint.export(path, self.best["weights"], words)
+
+
+class Draws:
+    """The state of torch's generators on the host and on one device, swapped in while its owner draws."""
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._device = device
+        self._states: list[Tensor] = []
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Start again from a seed."""
+        outer = self._now()
+        torch.manual_seed(seed)
+        self._states = self._now()
+        self._set(outer)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Draw from this state; the outer one is back afterwards, unchanged."""
+        outer = self._now()
+        self._set(self._states)
+        try:
+            yield
+        finally:
+            self._states = self._now()
+            self._set(outer)
+
+    def _now(self) -> list[Tensor]:
+        on_device = [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_device]
+
+    def _set(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, self._device)
+
+
+class Shares:
+    """Norms of the gradients of a student's weighted loss terms, once an epoch; nothing waits for the device.
+
+    Where every term reads the logits alone the gradient is with respect to them, which costs no pass through the
+    network. Where one reads taps it is with respect to the network's weights, the only thing that all terms move; that
+    costs a backward pass a term. Neither draws a random number or touches the gradient that is trained with.
+    """
+
+    def __init__(self, terms: int, device: torch.device) -> None:
+        self.norms = torch.zeros(terms, dtype=torch.float64, device=device)
+        """Of each term on this rank's images; zero before the first batch."""
+        self._wanted = True
+        self._leaves: list[Tensor] = []
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        self.norms = torch.zeros_like(self.norms)
+        self._wanted, self._leaves = True, []
+
+    def listen(self, output: Output, network: nn.Module, *, taps: bool) -> None:
+        """Before the terms of a batch are computed from the student's output. taps: whether one reads taps."""
+        if self._wanted:
+            weights: list[Tensor] = [weight for weight in network.parameters() if weight.requires_grad]
+            self._leaves = weights if taps else [output.logits]
+
+    def measure(self, terms: Sequence[Tensor | None]) -> None:
+        """The weighted terms of the batch, before they go backward; None for one of weight zero."""
+        leaves, self._leaves = self._leaves, []
+        if self._wanted:
+            self._wanted = False
+            self.norms = torch.stack([_norm(term, leaves, self.norms) for term in terms])
+
+
+def _norm(term: Tensor | None, leaves: Sequence[Tensor], like: Tensor) -> Tensor:
+    if term is None or not term.requires_grad:
+        return like.new_zeros(())
+    found = torch.autograd.grad(term, leaves, retain_graph=True, allow_unused=True)
+    squares = [gradient.double().square().sum() for gradient in found if gradient is not None]
+    return torch.stack(squares).sum().sqrt() if squares else like.new_zeros(())
+
+
+def shares(norms: Sequence[float]) -> list[float]:
+    """Each norm over the sum of all; nothing where that is zero or not finite."""
+    total = sum(norms)
+    return [norm / total for norm in norms] if 0 < total < float("inf") else []
+
+
+class Scale:
+    """What keeps small gradients alive in fp16: the loss is multiplied, the gradient divided, on the device.
+
+    Halved by each step whose gradient is not finite (which is then skipped), doubled after 2000 good ones
+    (Micikevicius et al. 2018, section 3.2). For other precisions it is 1 and stays.
+    """
+
+    START, GROW_AFTER, FLOOR = 2.0**16, 2000, 2.0**-16
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        self.moves = precision == "fp16"
+        # value, good steps since it last changed
+        self.state = torch.tensor([self.START if self.moves else 1.0, 0.0], device=device)
+
+    @property
+    def value(self) -> Tensor:
+        return self.state[0]
+
+    def stepped(self, good: Tensor) -> None:
+        """Hear whether the step's gradient was finite (boolean scalar on the device)."""
+        if not self.moves:
+            return
+        since = self.state[1] + 1
+        grows = since >= self.GROW_AFTER
+        after_good = torch.stack([torch.where(grows, 2 * self.value, self.value), torch.where(grows, 0 * since, since)])
+        after_bad = torch.stack([self.value / 2, 0 * since])
+        self.state.copy_(torch.where(good, after_good, after_bad))

@@ -65,7 +65,7 @@ class Examination:
 
     def places(self, config: DataConfig, data: DataSet) -> list[Place]:
         """What is examined of a run's data. Raises DataError where an unseen source cannot be used."""
-        from trainer.data.layouts.unseen import open_unseen
+        from trainer.data.layouts.polyp import open_unseen
 
         found = [Place("validation", data, "validation", None), Place("test", data, "test", self.opening)]
         for name in self.unseen:

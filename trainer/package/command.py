@@ -33,9 +33,9 @@ from trainer.package.model_card import Confirmation, Facts, card, data_facts, ne
 from trainer.package.onnx_runtime import Session, need
 
 if TYPE_CHECKING:
+    from trainer.checkpoint import Ready
     from trainer.data import DataSet
     from trainer.package.parity import Parity
-    from trainer.weights import Ready
 
 MOST_PICTURES = 64
 """Validation pictures on which a package is compared with torch, spread evenly over all."""
@@ -83,8 +83,8 @@ def package(wish: Wish) -> list[str]:
     """
     import torch
 
+    from trainer.checkpoint import ready
     from trainer.data import open_data
-    from trainer.weights import ready
 
     _refuse(wish)
     need("onnx", "onnxscript", "onnxruntime")

@@ -1,4 +1,7 @@
-"""The card of a package: what it is, what it learned from, how good it is and how that is known, and its limits."""
+"""The card of a package: what it is, what it learned from, how good it is and how that is known, and its limits.
+
+Owners' terms of public data sets stand here as far as this program knows them; the files that come with a set decide.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from trainer.config import RunConfig
 from trainer.package.inference import CARD, NETWORK, PARITY, PREPROCESSING, RUN, SUMS, WEIGHTS, Preprocessing
-from trainer.package.terms import terms
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSet, Part
     from trainer.package.parity import Parity
+from collections.abc import Iterable
 
 PARTS: tuple["Part", ...] = ("train", "validation", "test")
 LIMITS = """\
@@ -203,3 +206,19 @@ def _files() -> str:
         SUMS: "`sha256sum -c SHA256SUMS` checks the rest",
     }
     return "\n".join(f"- `{name}`: {what}" for name, what in words.items())
+
+
+TERMS: Mapping[str, str] = {
+    "Kvasir-SEG": "research and education with citation (Jha et al. 2020); other use needs the owners' permission",
+    "CVC-ClinicDB": "research with citation (Bernal et al. 2015); its frames come from 29 sequences",
+    "CVC-ColonDB": "research with citation (Bernal et al. 2012); its frames come from 15 sequences",
+    "ETIS-LaribPolypDB": "research with citation (Silva et al. 2014); its frames come from 34 sequences",
+    "blobs": "drawn by this program; free of anybody's terms",
+}
+"""Source, as a split file names it -> its terms."""
+UNKNOWN = "unknown to this program: ask whoever gave you the images"
+
+
+def terms(sources: Iterable[str]) -> dict[str, str]:
+    """The terms of sources by name, sorted; UNKNOWN for those that are not in TERMS."""
+    return {source: TERMS.get(source, UNKNOWN) for source in sorted(set(sources))}

@@ -1,4 +1,4 @@
-"""`python -m trainer profile`: what one pass of a network costs on this machine."""
+"""`python -m trainer profile`: time and peak memory of one pass of a network, with the machine that it ran on."""
 
 import argparse
 import time
@@ -22,12 +22,16 @@ from trainer.distributed.launch import writable
 from trainer.errors import UserError
 from trainer.package.inference import NETWORK, RUN, WEIGHTS, check
 from trainer.profiling.latency_table import Row, extend, options_of
-from trainer.profiling.machine import cores, flags, processor
-from trainer.profiling.peak import Peak
 
 if TYPE_CHECKING:
     from models.output import Segmenter
     from trainer.package.onnx_runtime import Floats
+import ctypes
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
 
 WARM = 5
 """Passes at least that are not timed; as many as a tenth of the time takes."""
@@ -147,7 +151,7 @@ def _target(args: Namespace) -> Target:
     if path.suffix == ".safetensors":
         import torch
 
-        from trainer.weights import ready
+        from trainer.checkpoint import ready
 
         return _of(ready(path, device=torch.device("cpu")).run, args.runtime or "torch", path, args.size)
     return _of(read(path).run, args.runtime or "torch", None, args.size)
@@ -176,8 +180,8 @@ def _network(target: Target) -> "Segmenter":
     import torch
 
     import models
+    from trainer.checkpoint import ready
     from trainer.dry_run import CHANNELS, CLASSES
-    from trainer.weights import ready
 
     if target.file is not None:
         return ready(target.file, device=torch.device("cpu")).network
@@ -217,7 +221,7 @@ def _torch(target: Target, way: Way) -> Row:
     import torch
 
     import models  # noqa: F401 - what is imported before the peak is no memory of the network's
-    from trainer.weights import ready  # noqa: F401 - as above
+    from trainer.checkpoint import ready  # noqa: F401 - as above
 
     where = torch.device(checked_device(way.device) or "cpu")
     torch.set_num_threads(way.threads)
@@ -277,3 +281,74 @@ def _row(target: Target, way: Way, size: int, times: list[float], megabytes: flo
         versions=versions,
         measured=datetime.now(UTC).date().isoformat(),
     )
+
+
+TELLING = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "asimd", "asimddp", "sve", "neon")
+"""Of a processor's flags, those that decide how fast it multiplies."""
+_MODEL = ("model name", "Model", "Hardware")
+
+
+def processor() -> str:
+    """The processor's name as Linux has it, else what Python knows."""
+    found = dict(_lines())
+    return next((found[key] for key in _MODEL if key in found), platform.processor() or platform.machine())
+
+
+def flags() -> list[str]:
+    """The processor's flags that are in TELLING, in its order."""
+    found = dict(_lines())
+    own = (found.get("flags") or found.get("Features") or "").split()
+    return [flag for flag in TELLING if flag in own]
+
+
+def cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    """Keys and values of the last core that Linux lists."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            yield key.strip(), value.strip()
+
+
+class Peak:
+    """Measures from its making on. device: cpu or cuda."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
+        if device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+            return
+        # What was freed before would hide what is taken now: it is given back first, where the C library can.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        # Linux forgets its high-water mark when asked; else the highest of the process counts.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = _kilobytes("VmRSS:") * 1024
+
+    def megabytes(self) -> float:
+        """MB (10^6 bytes) at the peak so far."""
+        if self._device == "cuda":
+            import torch
+
+            return (torch.cuda.max_memory_allocated() - self._before) / 1e6
+        return max(0.0, (_kilobytes("VmHWM:") * 1024 - self._before) / 1e6)
+
+
+def _kilobytes(name: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)

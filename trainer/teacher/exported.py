@@ -1,15 +1,25 @@
-"""A network that another program exported, in the place of a teacher: its own input and output brought to ours."""
+"""A network that another program exported (torch.export or ONNX), in the place of a teacher, its input and output
+brought to ours. ONNX runs through onnxruntime, which the extra `onnx` brings.
+"""
 
+import hashlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from models.config import ExportedTeacher
 from models.output import Output, Segmenter
+from trainer.checkpoint import digest
+from trainer.cli.missing_packages import remedy
 from trainer.data.stream import MEAN, STD
 from trainer.errors import CheckpointError
 
@@ -145,3 +155,157 @@ def _channels(config: ExportedTeacher, name: Literal["mean", "std"], other: Tens
     values = torch.tensor(given).expand(channels)
     # They stand in the order of its channels, and are applied before the channels are turned round.
     return values.flip(0) if config.colours == "bgr" else values
+
+
+def open_export(path: Path, take: str | None, *, channels: int, device: torch.device) -> Program:
+    """The program of a file on the device. Raises CheckpointError."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: no program of torch.export, or cut short; write it with torch.export.save")
+    try:
+        program = torch.export.load(path)
+    except Exception as error:
+        # Other archives, other versions, operators that are not here: each has an error of its own.
+        raise CheckpointError(f"{path}: no program that this torch can run ({_short(error)})") from error
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    shape, kind = _input(program, path, channels)
+    module = program.module()
+    where = _number(take)
+
+    def call(images: Tensor) -> Tensor:
+        return _chosen(module(images.to(kind)), take, where, path)
+
+    height, width = (size if isinstance(size, int) else None for size in shape[2:])
+    least, most = _range(program, shape[0])
+    return Program(call, None if height is None or width is None else (height, width), least, most)
+
+
+def _input(program: Any, path: Path, channels: int) -> tuple[tuple[Any, ...], torch.dtype]:
+    """Shape and type of the only input."""
+    names = program.graph_signature.user_inputs
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    if len(values) != 1 or not isinstance(values[0], Tensor) or values[0].ndim != 4 or values[0].shape[1] != channels:
+        shapes = ", ".join(str(tuple(getattr(value, "shape", ()))) for value in values)
+        raise CheckpointError(f"{path}: takes {shapes or 'nothing'}; expected images (N, {channels}, H, W) alone")
+    return tuple(values[0].shape), values[0].dtype
+
+
+def _range(program: Any, size: Any) -> tuple[int, int | None]:
+    """How many images the program takes: least and most."""
+    if isinstance(size, int):
+        return size, size
+    bounds = program.range_constraints.get(size.node.expr)
+    if bounds is None:
+        return 1, None
+    upper = int(bounds.upper) if bounds.upper.is_Integer and int(bounds.upper) < 2**31 else None
+    return max(int(bounds.lower), 1), upper
+
+
+def _number(take: str | None) -> int | None:
+    if take is None:
+        return None
+    if not take.isdecimal():
+        raise CheckpointError(f"teacher.take = {take!r}: expected the number of an output, from 0")
+    return int(take)
+
+
+def _chosen(returned: Any, take: str | None, number: int | None, path: Path) -> Tensor:
+    leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+    if number is None and len(leaves) == 1:
+        return leaves[0]
+    if number is None or number >= len(leaves):
+        wrong = "teacher.take: missing" if take is None else f"teacher.take = {take!r}: no such output"
+        raise CheckpointError(f"{wrong}; {path} returns {len(leaves)} tensors, numbered from 0")
+    return leaves[number]
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+_KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def open_onnx(path: Path, take: str | None, *, channels: int, device: torch.device) -> Program:
+    """The network of a file, on the device where onnxruntime can reach it, else on the CPU. Raises CheckpointError."""
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    wished = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    providers = [name for name in wished if name in runtime.get_available_providers()] + ["CPUExecutionProvider"]
+    try:
+        session = runtime.InferenceSession(str(path), sess_options=options, providers=providers)
+    except Exception as error:
+        # onnxruntime's errors share no class, and their messages span lines.
+        raise CheckpointError(f"{path}: no ONNX network that onnxruntime can run ({_first_line(error)})") from error
+    if len(session.get_inputs()) != 1:
+        names = ", ".join(entry.name for entry in session.get_inputs())
+        raise CheckpointError(f"{path}: takes the inputs {names}; expected images alone")
+    entry = session.get_inputs()[0]
+    shape = [size if isinstance(size, int) else None for size in entry.shape]
+    if entry.type not in _KINDS or len(shape) != 4 or shape[1] not in (None, channels):
+        raise CheckpointError(
+            f"{path}: input {entry.name} is {entry.type} {entry.shape}; expected float images (N, {channels}, H, W)"
+        )
+    name = _output(session, take, path)
+    kind = _KINDS[entry.type]
+
+    def call(images: Tensor) -> Tensor:
+        found: Any = session.run([name], {entry.name: images.cpu().numpy().astype(kind, copy=False)})[0]
+        return torch.from_numpy(found).to(images.device)
+
+    height, width = shape[2:]
+    size = None if height is None or width is None else (height, width)
+    return Program(call, size, shape[0] or 1, shape[0])
+
+
+def content(path: Path) -> str:
+    """sha256 over a file and the files of weights that it names beside it. Raises CheckpointError."""
+    whole = digest(path)
+    onnx = _package("onnx")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        # The parser of its format raises an error of its own library.
+        raise CheckpointError(f"{path}: not an ONNX file, or cut short ({_first_line(error)})") from error
+    beside = {pair.value for tensor in _tensors(model.graph) for pair in tensor.external_data if pair.key == "location"}
+    if not beside:
+        return whole
+    lines = [whole, *(f"{name} {digest(path.parent / name)}" for name in sorted(beside))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _tensors(graph: Any) -> list[Any]:
+    """All stored tensors of a graph: its weights, constants, and those of graphs within it."""
+    found = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node or inner.initializer:
+                    found += _tensors(inner)
+    return found
+
+
+def _output(session: Any, take: str | None, path: Path) -> str:
+    names = [str(entry.name) for entry in session.get_outputs()]
+    if take is None and len(names) == 1:
+        return names[0]
+    if take not in names:
+        wrong = "teacher.take: missing" if take is None else f"teacher.take = {take!r}: no such output"
+        raise CheckpointError(f"{wrong}; {path} returns {', '.join(names)}")
+    return take
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise CheckpointError(f'teacher.name = "onnx": {remedy(error)}') from error
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,6 +1,7 @@
 """Teachers opened from what their settings name: a run of ours, another program's weights, network or maps, several."""
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +11,19 @@ from typing import Any, TypeVar, assert_never
 import numpy as np
 import torch
 from loguru import logger
-from torch import nn
+from torch import Tensor, nn
 
 import models
 from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
-from models.output import Segmenter
+from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import Weights
 from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
 from trainer.data.stream import normalise
 from trainer.errors import CheckpointError, received
-from trainer.teacher import onnx_file, probability_maps, state_dict
-from trainer.teacher.ensemble import Ensemble
-from trainer.teacher.export_file import open_export
-from trainer.teacher.exported import Exported
-from trainer.teacher.onnx_file import open_onnx
+from trainer.teacher import exported, probability_maps, state_dict
+from trainer.teacher.exported import Exported, open_export, open_onnx
 from trainer.teacher.probability_maps import Maps
 
 Kind = TypeVar("Kind", bound=Segmenter)
@@ -106,7 +104,7 @@ def content(config: TeacherConfig) -> str:
     if isinstance(config, MapsTeacher):
         return probability_maps.content(path)
     if isinstance(config, ExportedTeacher) and config.name == "onnx":
-        return onnx_file.content(path)
+        return exported.content(path)
     return checkpoint.digest(path)
 
 
@@ -221,3 +219,22 @@ def _same(path: Path, what: str, expected: object, found: object) -> None:
 def knows(files: Sequence[Weights | None]) -> bool:
     """Whether every member says which images it was trained on."""
     return all(file is not None and "train_images" in file.words for file in files)
+
+
+class Ensemble(Segmenter):
+    """The arithmetic mean of the members' probabilities at temperature 1 (Hinton, Vinyals and Dean 2015,
+    arXiv 1503.02531), given as its logarithm, so that softmax of these logits is that mean; no taps.
+
+    A temperature of a loss softens the mean, not the members.
+    """
+
+    def __init__(self, members: Sequence[Segmenter]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.stride = math.lcm(*(member.stride for member in members))
+        self.tap_channels = {}
+
+    def forward(self, images: Tensor) -> Output:
+        """Normalised images (N, C, S, S) to logits (N, classes, S, S) float32."""
+        said = torch.stack([member(images).logits.float().log_softmax(1) for member in self.members])
+        return Output(said.logsumexp(0) - math.log(len(self.members)), {})

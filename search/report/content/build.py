@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from search.answer.build import answer
+from search.answer.build import GAIN, answer, chosen_or_best, claim
 from search.answer.comparisons import TEST
 from search.answer.document import ConfirmedPart, Verdict
 from search.confirm.plan import confirmations
 from search.confirm.results import confirmed
-from search.report.content.confirmed_words import GAIN, chosen_or_best, claim, confirmed_words
 from search.report.content.document import Report, Search, Side, Study
 from search.report.content.search_results import search_part
-from search.report.content.text import control_of, limits, unconfirmed
-from search.report.content.times import Times, times
+from search.report.content.statistics import Times, times
+from search.report.content.text import confirmed_words, control_of, limits, unconfirmed
 from search.report.content.worst_cases import Wanted, pictures
 from search.storage.database import Opened
-from search.study.progress import Rows, read
+from search.study.snapshot import Rows, read
 from trainer.errors import UserError
 
 

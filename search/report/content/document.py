@@ -9,6 +9,7 @@ from pydantic import Field
 
 from models.config import Frozen
 from search.answer.document import ConfirmedPart
+from search.study.trial_attributes import Share
 
 Scalar = bool | int | float | str
 
@@ -78,15 +79,6 @@ class Edge(Frozen):
     hits: int
     of: int
     words: str
-
-
-class Share(Frozen):
-    """What one loss term moved at the end of training."""
-
-    term: str
-    trials: int
-    median: float = Field(description="share of the gradient's norm with respect to the logits")
-    dead: int = Field(description="trials in which it was below a hundredth")
 
 
 class Cost(Frozen):

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from search.report.content.cost import cost_of
 from search.report.content.document import (
     Arm,
     Best,
@@ -20,14 +19,20 @@ from search.report.content.document import (
     Search,
     Teacher,
 )
-from search.report.content.expected import curve, expected_best
-from search.report.content.importance import importance_of
-from search.report.content.rungs import pruned_at, rungs_of
-from search.report.content.statistics import edges_of
-from search.report.content.times import Times
+from search.report.content.statistics import (
+    Times,
+    cost_of,
+    curve,
+    edges_of,
+    expected_best,
+    importance_of,
+    pruned_at,
+    rungs_of,
+)
 from search.storage.schema import FINISHED
-from search.study.progress import Rows, figures
-from search.study.shares import shares_of
+from search.study.progress import figures
+from search.study.snapshot import Rows
+from search.study.trial_attributes import shares_of
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
 

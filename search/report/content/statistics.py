@@ -1,8 +1,23 @@
-"""Ends of the search space that the best trials hit: the best may lie beyond."""
+"""What the trials of a search tell together: ranges whose end is best, importance, expected best, rungs, hours."""
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.planning.limits import milliseconds
+from search.report.content.document import Cost
+from search.samplers.storage_view import quantiles_within
+from search.spec.config import Latency
+from search.storage.schema import FINISHED
+from trainer.config import RunConfig
+from trainer.errors import UserError
 
 SHARE = 0.1
 """The best tenth of the trials trained to their end, and not fewer than FEWEST_FOR_EDGES."""
@@ -79,3 +94,193 @@ def _place(distribution: Any, value: Any) -> float | None:
 
 def _count(places: Sequence[float | None], end: float) -> int:
     return sum(place is not None and abs(place - end) <= NEAR for place in places)
+
+
+def cost_of(leases: Sequence[Any]) -> Cost:
+    """The device hours of some trials by how they ended, and their hours by part."""
+    ended: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
+    for lease in leases:
+        ended[_outcome(lease)] += lease.gpu_seconds / 3600
+        parts.update({part: seconds / 3600 for part, seconds in json.loads(lease.seconds or "{}").items()})
+    return Cost(
+        hours=sum(ended.values()),
+        by_outcome=dict(sorted(ended.items())),
+        outcome_shares=_shares(ended),
+        by_part=dict(sorted(parts.items())),
+        part_shares=_shares(parts),
+    )
+
+
+def _shares(hours: Counter[str]) -> dict[str, float]:
+    total = sum(hours.values())
+    return {name: spent / total for name, spent in sorted(hours.items())} if total else {}
+
+
+def _outcome(lease: Any) -> str:
+    if lease.state != FINISHED:
+        return "unfinished"
+    if lease.failure is not None:
+        return "failed"
+    return "pruned" if lease.weights is None else "complete"
+
+
+MOST = 48
+"""Values of n that a curve has at most."""
+
+
+def expected_best(scores: Sequence[float], n: int, *, maximize: bool = True) -> float:
+    """The mean, over all sets of n of these scores, of the set's best; n from 1 to len(scores).
+
+    With the N scores in rising order it is the sum over i of x_i C(i - 1, n - 1) / C(N, n): draws without replacement,
+    unbiased for the best of n new draws, where draws with replacement are too low (Tang et al. 2020, "Showing Your Work
+    Doesn't Always Work", section 3; the question is that of Dodge et al. 2019, "Show Your Work").
+    """
+    ordered = np.sort(np.asarray(scores, dtype=float) * (1 if maximize else -1))
+    count = len(ordered)
+    if not 1 <= n <= count:
+        raise ValueError(f"n = {n}: from 1 to {count} scores")
+    places = np.arange(n, count + 1)
+    chances = np.exp(_log_choose(places - 1, n - 1) - _log_choose(np.array([count]), n))
+    return float(ordered[n - 1 :] @ chances) * (1 if maximize else -1)
+
+
+def curve(scores: Sequence[float], *, maximize: bool = True) -> list[tuple[int, float]]:
+    """(n, expected best of n) for some n from 1 to all, denser where the curve bends."""
+    count = len(scores)
+    if not count:
+        return []
+    steps = sorted({max(1, round(math.exp(x))) for x in np.linspace(0.0, math.log(count), MOST)} | {count})
+    return [(n, expected_best(scores, n, maximize=maximize)) for n in steps]
+
+
+def _log_choose(of: np.ndarray, n: int) -> np.ndarray:
+    from scipy.special import gammaln
+
+    found: np.ndarray = gammaln(of + 1) - gammaln(n + 1) - gammaln(of - n + 1)
+    return found
+
+
+FEWEST_FOR_IMPORTANCE = 20
+"""Trials trained to their end that a first answer needs: the best tenth has to be more than one."""
+REDRAWN = 40
+"""Sets of trials, drawn with replacement, from which the spread is taken."""
+
+Found = list[tuple[str, float, float, float]]
+
+
+def importance_of(trials: Sequence[Any], *, maximize: bool, along: str | None) -> tuple[Found, int]:
+    """((parameter, share, low, high), largest first) and how many trials were judged; nothing for fewer than
+    FEWEST_FOR_IMPORTANCE.
+
+    PED-ANOVA (Watanabe, Bansal and Hutter 2023): how far the best tenth's values differ from all trials'; parameters
+    that live under a condition count by how often they do. With a front, trials are ranked within their choice of its
+    parameter, which is left out: the question is then what makes a network good among those of its size. low, high: of
+    the middle eight tenths of REDRAWN sets of trials drawn anew.
+    """
+    done = [t for t in trials if t.state == TrialState.COMPLETE and t.values and math.isfinite(t.values[0])]
+    if len(done) < FEWEST_FOR_IMPORTANCE:
+        return [], len(done)
+    if along is not None:
+        done = [t for t in quantiles_within(along)(list(trials)) if t.state == TrialState.COMPLETE]
+    whole = _importances(done, maximize=maximize, along=along)
+    draws = np.random.default_rng(0).integers(len(done), size=(REDRAWN, len(done)))
+    redrawn = [_importances([done[i] for i in row], maximize=maximize, along=along) for row in draws]
+    found = []
+    for name, share in sorted(whole.items(), key=lambda item: (-item[1], item[0])):
+        spread = np.quantile([shares.get(name, 0.0) for shares in redrawn], [0.1, 0.9])
+        found.append((name, share, float(spread[0]), float(spread[1])))
+    return found, len(done)
+
+
+def _importances(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> dict[str, float]:
+    """Share by parameter, summing to 1."""
+    names = sorted({name for trial in trials for name in trial.params if name != along})
+    study = optuna.create_study(direction="maximize" if maximize else "minimize")
+    study.add_trials(trials)
+    with warnings.catch_warnings():
+        # Few trials under a condition: the spread of the redrawn sets says it in numbers.
+        warnings.simplefilter("ignore")
+        found = optuna.importance.get_param_importances(study, params=names)
+    return {name: float(value) for name, value in found.items()}
+
+
+FEWEST_FOR_RUNGS = 8
+"""Trials trained to their end that a correlation needs."""
+POINTS = 12
+"""Epochs that are told at most."""
+
+
+def pruned_at(leases: Sequence[Any]) -> list[tuple[int, int]]:
+    """(epoch, how many trials were pruned after it), rising."""
+    gone = [r.epoch for r in leases if r.state == FINISHED and r.failure is None and r.weights is None]
+    return sorted(Counter(gone).items())
+
+
+def rungs_of(leases: Sequence[Any], trials: Sequence[Any], choices: Mapping[int, Any]) -> list[tuple[int, int, float]]:
+    """(epoch, trials, Spearman's rank correlation with the final score) over trials that were trained to their end.
+
+    Ranks are taken within trials of the same choice of the front, so that a size that is better at every epoch does
+    not make the correlation. Pruned trials have no final score: among the others, which are more alike, the correlation
+    is lower than it would be among all.
+    """
+    final = {
+        r.trial_id: r.best_score
+        for r in leases
+        if r.state == FINISHED and r.failure is None and r.weights is not None and r.best_score is not None
+    }
+    at: dict[int, list[tuple[Any, float, float]]] = defaultdict(list)
+    for trial in trials:
+        if trial._trial_id in final:
+            for epoch, value in trial.intermediate_values.items():
+                if math.isfinite(value):
+                    at[epoch].append((choices.get(trial._trial_id), value, final[trial._trial_id]))
+    epochs = sorted(epoch for epoch, points in at.items() if len(points) >= FEWEST_FOR_RUNGS)
+    if len(epochs) > POINTS:
+        epochs = sorted({epochs[round(place)] for place in np.linspace(0, len(epochs) - 1, POINTS)})
+    found = [(epoch, len(at[epoch]), _correlation(at[epoch])) for epoch in epochs]
+    return [(epoch, count, value) for epoch, count, value in found if value is not None]
+
+
+def _correlation(points: Sequence[tuple[Any, float, float]]) -> float | None:
+    groups: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+    for choice, early, late in points:
+        groups[choice].append((early, late))
+    one = np.concatenate([_centred([early for early, _ in group]) for group in groups.values()])
+    two = np.concatenate([_centred([late for _, late in group]) for group in groups.values()])
+    norm = math.sqrt(float(one @ one) * float(two @ two))
+    return float(one @ two) / norm if norm > 0 else None
+
+
+def _centred(values: Sequence[float]) -> np.ndarray:
+    """Ranks from -1/2 to 1/2 about their mean; ties share the mean of theirs."""
+    from scipy.stats import rankdata
+
+    ranks = np.asarray(rankdata(values), dtype=float)
+    centred: np.ndarray = (ranks - ranks.mean()) / max(len(values), 1)
+    return centred
+
+
+Times = Callable[[Mapping[str, Any]], float | None]
+"""From a complete run, as JSON holds it, to milliseconds; None where they are not known."""
+
+
+def times(limits: Mapping[str, Any], table: str | None) -> Times:
+    """By the table that was named, else by that of the study's limits. Raises UserError for a named one without use.
+
+    A network that the study's own table lacks, and a table that is not on this machine, leave a time unknown.
+    """
+    if table is not None:
+        bound = Latency(max=1.0, table=table)
+        return lambda run: milliseconds(bound, RunConfig.model_validate(run))
+    if limits.get("latency_ms") is None:
+        return lambda _run: None
+    bound = Latency.model_validate(limits["latency_ms"])
+
+    def known(run: Mapping[str, Any]) -> float | None:
+        try:
+            return milliseconds(bound, RunConfig.model_validate(run))
+        except UserError:
+            return None
+
+    return known

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.report.content.document import Picture
-from search.study.progress import Rows
+from search.study.snapshot import Rows
 from trainer.cli.entry import MISTAKES
 from trainer.config import RunConfig
 from trainer.errors import one_line
@@ -51,10 +51,9 @@ def pictures(rows: Rows, weights: str | None, wanted: Wanted | None) -> tuple[tu
 def _worst(path: Path, cache: Path) -> Picture:
     import torch
 
+    from trainer.checkpoint import ready
     from trainer.data import open_data
-    from trainer.evaluation.case_figures import chosen
-    from trainer.evaluation.cases import drawn
-    from trainer.weights import ready
+    from trainer.evaluation.case_figures import chosen, drawn
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = ready(path, device=device)
@@ -77,7 +76,7 @@ def _worst(path: Path, cache: Path) -> Picture:
 def _examined(network: Any, data: Any, precision: Any, device: Any) -> tuple[Any, dict[int, Any]]:
     """Dice of each validation image, and its labels."""
     from trainer.distributed.ranks import Ranks
-    from trainer.evaluation.cases import predicted_labels
+    from trainer.evaluation.case_figures import predicted_labels
     from trainer.evaluation.metrics import validate
 
     kept: dict[int, Any] = {}
@@ -92,7 +91,7 @@ def _examined(network: Any, data: Any, precision: Any, device: Any) -> tuple[Any
 def _taught(run: RunConfig, data: Any, indices: list[int], device: Any) -> dict[str, Any]:
     """The teacher's masks of some images; nothing where the run has none or its file is not here."""
     from trainer.errors import CheckpointError
-    from trainer.evaluation.cases import masks
+    from trainer.evaluation.case_figures import masks
     from trainer.teacher import assessment
 
     if run.teacher is None:

@@ -10,20 +10,21 @@ import pytest
 import search.__main__ as search_main
 from search.answer.selection import Chosen, by_hand, shipped, weights_of
 from search.commands import confirm
-from search.commands.simulate import Curves, SimulatedStudents, plateau, simulated_identity
+from search.commands.simulate import simulated_identity
 from search.confirm.plan import Plan, made
 from search.confirm.results import confirmed
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
+from search.execution.simulated_students import Curves, SimulatedStudents, plateau
 from search.spec.config import Dashboard
 from search.spec.load import load
 from search.storage.database import open_storage
-from search.storage.fencing import Owner
+from search.storage.statements import Owner
 from search.study.adapter import Search
 from search.study.create import open_search
-from search.study.progress import read
+from search.study.snapshot import read
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
 from trainer.errors import UserError

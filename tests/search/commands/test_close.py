@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 
 from search.commands.close import WITHDRAWN, close
 from search.storage.database import open_storage
-from search.storage.fencing import CLOSED, LeaseLost, Owner, Refused
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
+from search.storage.searches import CLOSED
+from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, Search
 from trainer.errors import UserError
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from search.commands import stop
-from search.commands.enqueue import known_search
-from search.storage.fencing import Owner
+from search.storage.lookup import known_search
+from search.storage.statements import Owner
 from search.study.adapter import Claim, Search
 from trainer.errors import UserError
 

@@ -9,9 +9,10 @@ import torch
 
 import models
 from search.commands import validate
-from search.commands.findings import examine
 from search.commands.simulate import simulated_identity
-from search.planning.limits import breach, costs, refuse_hopeless
+from search.commands.validate import examine
+from search.planning.limits import breach, refuse_hopeless
+from search.planning.network_costs import costs
 from search.spec.load import find, load, probe_runs, resolve
 from search.storage.database import open_storage
 from search.study.create import open_search

@@ -18,7 +18,7 @@ import pytest
 
 from search import worker
 from search.commands import confirm
-from search.commands.simulate import Curves, SimulatedStudents, plateau, simulated_identity
+from search.commands.simulate import simulated_identity
 from search.confirm.data_checks import checked, specification
 from search.confirm.plan import Plan, confirmations, is_confirmation, made, plan_of
 from search.confirm.results import confirmed
@@ -26,15 +26,17 @@ from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
+from search.execution.simulated_students import Curves, SimulatedStudents, plateau
 from search.spec.config import Dashboard
 from search.spec.load import load
 from search.storage.database import open_storage
 from search.storage.evidence import Evidence
-from search.storage.fencing import LeaseLost, Owner
 from search.storage.leases import Held
+from search.storage.statements import LeaseLost, Owner
 from search.study.adapter import Search
 from search.study.create import open_search
-from search.study.progress import read, standing
+from search.study.progress import standing
+from search.study.snapshot import read
 from trainer.config import RunConfig
 from trainer.data import read_openings
 from trainer.data.layouts.blobs import draw

@@ -26,25 +26,22 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import get_note, save_note, wsgi
 from PIL import Image
 
-from search.commands.simulate import Curves, SimulatedStudents
-from search.dashboard.curves import Curve, curves_figure
-from search.dashboard.figures import Dot, best_figure, size_figure
-from search.dashboard.markdown import code, table
+from search.dashboard.figures import Curve, Dot, best_figure, curves_figure, size_figure
 from search.dashboard.note import MARK, write
+from search.dashboard.note_text import code, table
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
 from search.execution.note_process import Scribe
+from search.execution.simulated_students import Curves, SimulatedStudents
 from search.plotting import Scale
 from search.storage.database import open_storage
-from search.storage.fencing import Owner
 from search.storage.schema import leases
 from search.storage.searches import noted, take_last_turn, take_turn
-from search.storage.statements import put_attributes
+from search.storage.statements import Owner, put_attributes
 from search.study.adapter import Search
-from search.study.pace import FEWEST, pace_of
-from search.study.progress import standing
+from search.study.progress import FEWEST, pace_of, standing
 
 STUDY = """
 [objective]

@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from search.commands.simulate import Curves, SimulatedStudents
 from search.execution import epoch_loop as module
 from search.execution.checkpoint_writer import Writers
 from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
-from search.execution.held_trials import Members
+from search.execution.held_trials import Members, on_hand
 from search.execution.messages import Settings, Told, Written
-from search.execution.resuming import on_hand
-from search.storage.fencing import Owner
+from search.execution.simulated_students import Curves, SimulatedStudents
+from search.storage.statements import Owner
 from search.study.adapter import Search
 from trainer.distributed.watchdog import Pulse
 from trainer.reports import EpochReport, Failure, Saved, Write

@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.commands.simulate import Curves, SimulatedStudents
-from search.execution.beside import Beside
 from search.execution.database_thread import Desk
-from search.execution.epoch_loop import run_group
+from search.execution.epoch_loop import Beside, run_group
 from search.execution.group import Alone
 from search.execution.held_trials import Members
 from search.execution.messages import Settings, Told, Written
-from search.storage.fencing import Owner
+from search.execution.simulated_students import Curves, SimulatedStudents
 from search.storage.schema import leases, orphans
+from search.storage.statements import Owner
 from search.study.adapter import Claim, Search
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Saved

@@ -13,8 +13,8 @@ from search.execution.database_thread import Desk
 from search.execution.messages import Settings, Told, Written
 from search.execution.note_process import Scribe
 from search.storage.database import creation_lock
-from search.storage.fencing import Owner, Refused
 from search.storage.schema import leases, orphans
+from search.storage.statements import Owner, Refused
 from search.study.adapter import Search
 from trainer.reports import EpochReport, Saved
 

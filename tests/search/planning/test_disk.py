@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.commands.findings import examine
+from search.commands.validate import examine
 from search.planning.disk import forecast, state_bytes, weights_bytes, words
 from search.spec.load import load
 from trainer.config import RunConfig

@@ -9,14 +9,14 @@ from pydantic import TypeAdapter
 import search.__main__ as search_main
 import trainer.__main__ as trainer_main
 from models.config import NetworkConfig
-from search.planning.latency import networks
-from search.planning.limits import breach, costs, refuse_hopeless, verdict
+from search.planning.limits import breach, networks, refuse_hopeless, verdict
+from search.planning.network_costs import costs
 from search.spec.load import load
 from trainer.cli.entry import guard
 from trainer.errors import UserError
-from trainer.profiling import latency_table, machine
+from trainer.profiling import command, latency_table
+from trainer.profiling.command import Peak
 from trainer.profiling.latency_table import COLUMNS, Row, extend, looked_up, read
-from trainer.profiling.peak import Peak
 
 ROW = Row(
     network="unet",
@@ -221,6 +221,6 @@ class TestMeasuring:
         assert 55 < peak.megabytes() < 200
 
     def test_the_machine_is_named(self) -> None:
-        assert machine.processor()
-        assert set(machine.flags()) <= set(machine.TELLING)
-        assert machine.cores() >= 1
+        assert command.processor()
+        assert set(command.flags()) <= set(command.TELLING)
+        assert command.cores() >= 1

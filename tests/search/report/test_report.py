@@ -28,7 +28,7 @@ import search.__main__ as search_main
 from search.answer.build import answer
 from search.answer.summary import score_words
 from search.commands import confirm
-from search.commands.simulate import Curves, SimulatedStudents, plateau, simulated_identity
+from search.commands.simulate import simulated_identity
 from search.commands.status import lines, look
 from search.confirm import plan as confirm_plan
 from search.confirm.configurations import Configuration
@@ -38,28 +38,24 @@ from search.execution.database_thread import Desk
 from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.messages import Settings
+from search.execution.simulated_students import Curves, SimulatedStudents, plateau
 from search.report import command, search_figures
 from search.report.content.build import report, side
-from search.report.content.confirmed_words import confirmed_words
 from search.report.content.document import Report
-from search.report.content.expected import curve, expected_best
-from search.report.content.importance import importance_of
 from search.report.content.number_format import KINDS, MINUS, shown
-from search.report.content.rungs import rungs_of
-from search.report.content.statistics import edges_of
-from search.report.content.text import unconfirmed
+from search.report.content.statistics import curve, edges_of, expected_best, importance_of, rungs_of
+from search.report.content.text import confirmed_words, unconfirmed
 from search.report.files import csv_text, drawings, named, slug, text_of
 from search.report.page import page
-from search.report.table import Column, Table
-from search.report.table_formats import escaped, latex
+from search.report.table_formats import Column, Table, escaped, latex
 from search.spec.config import Choose, Confirm, Dashboard
 from search.spec.load import load
 from search.storage.database import Opened, open_storage
 from search.storage.evidence import OpeningRecord
-from search.storage.fencing import Owner
+from search.storage.statements import Owner
 from search.study.adapter import Search
 from search.study.create import open_search
-from search.study.progress import read
+from search.study.snapshot import read
 from search.study.trial_attributes import teller
 from trainer.cli.entry import guard
 from trainer.config import RunConfig

@@ -11,8 +11,8 @@ from search.samplers import SAMPLERS
 from search.spec import reference
 from search.spec.config import StudyTables
 from search.spec.load import load
-from search.spec.ranges import _KEYS
 from search.spec.reference_examples import EXAMPLES, SPACE_KEYS
+from search.spec.space import _KEYS
 from trainer.config import RunConfig
 from trainer.config_paths import known_paths
 from trainer.data import DATASETS

@@ -68,7 +68,10 @@ def the_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
 
 
 def test_importing_the_study_file_brings_neither_torch_nor_optuna():
-    code = "import search.spec.load, search.commands.validate, sys; print([m for m in ('torch', 'optuna') if m in sys.modules])"
+    code = (
+        "import search.spec.load, search.commands.validate, sys; "
+        "print([m for m in ('torch', 'optuna') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 
 from search.storage import errors
-from search.storage.database import open_storage, patient
+from search.storage.database import open_storage
+from search.storage.errors import patient
 from trainer.errors import UserError
 
 RAISED = "DO $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{}'; END $$"

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.trial import Trial, TrialState
 
-from search.storage.fencing import LeaseLost, Owner, Refused
 from search.storage.leases import Held, Seen
 from search.storage.schema import attempts, leases, metadata
+from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, Search
 from trainer.errors import UserError
 

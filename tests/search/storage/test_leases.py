@@ -12,12 +12,11 @@ import sqlalchemy as sa
 from search.execution.held_trials import Members
 from search.execution.messages import Settings
 from search.storage import database as storage_file
-from search.storage.database import creation_lock, label_of, open_storage
-from search.storage.fencing import Owner, Refused
-from search.storage.leases import Held, Seen
+from search.storage.database import creation_lock, open_storage
+from search.storage.leases import Held, Seen, Watch
 from search.storage.schema import attempts, leases, searches, version_row
-from search.storage.url import disk_kind
-from search.storage.watch import Watch
+from search.storage.statements import Owner, Refused
+from search.storage.url import disk_kind, label_of
 from search.study.adapter import Claim, Search
 from trainer.errors import UserError
 

@@ -27,9 +27,9 @@ from optuna.trial import TrialState
 from search.commands.simulate import simulated_identity
 from search.spec.load import StudySpec, load
 from search.storage.database import Opened, open_storage
-from search.storage.fencing import LeaseLost, Owner, Refused
 from search.storage.leases import Held, Seen
 from search.storage.schema import leases
+from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Search
 from search.study.create import open_search
 from trainer.errors import UserError

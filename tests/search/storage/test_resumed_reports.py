@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from search.execution.held_trials import Members
+from search.execution.held_trials import Members, on_hand
 from search.execution.messages import Settings, Told
-from search.execution.resuming import on_hand
-from search.storage.fencing import Owner
+from search.storage.statements import Owner
 from search.study.adapter import Search
 from trainer.reports import EpochReport
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from search.storage.fencing import Owner
+from search.storage.statements import Owner
 from search.study.adapter import Search
 
 STUDY = """

@@ -26,9 +26,9 @@ from search.execution.epoch_loop import run_group
 from search.execution.group import Alone
 from search.execution.held_trials import Members
 from search.execution.messages import Fell, Settings, Told, Written
-from search.planning.limits import costs
+from search.planning.network_costs import costs
 from search.storage.artifacts import Artifacts
-from search.storage.fencing import Owner
+from search.storage.statements import Owner
 from search.study.adapter import Claim, Search
 from search.study.trial_attributes import Attempt, Judged, attempts, failure, plain, teller
 from trainer.config import RunConfig

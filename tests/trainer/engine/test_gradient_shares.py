@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from models.output import Output
-from search.study.shares import shares_of
-from search.study.trial_attributes import moved
+from search.study.trial_attributes import moved, shares_of
 from trainer.config import RunConfig
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
-from trainer.engine.gradients import Shares, shares
+from trainer.engine.student import Shares, shares
 from trainer.reports import EpochReport
 
 PLAIN = {

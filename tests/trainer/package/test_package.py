@@ -112,9 +112,9 @@ class TestFolder:
         assert checkpoint.weights(place / "student.safetensors").sha256 in card
 
     def test_a_confirmed_card_has_the_scores_with_their_intervals(self, place: Path) -> None:
+        from trainer.checkpoint import ready
         from trainer.package.command import _facts
         from trainer.package.model_card import card
-        from trainer.weights import ready
 
         made = ready(place / "student.safetensors", device=torch.device("cpu"))
         data = open_data(made.run.data, cache=place / "cache")

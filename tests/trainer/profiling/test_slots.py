@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.planning import foreseen
 from search.planning import slots as measured
+from search.planning import slots as slots_module
 from search.spec.load import load
 from trainer.distributed.ranks import Ranks
 from trainer.profiling.slots import MOST, SHARED, Measured, choose, epoch_seconds, forecast, share
@@ -149,16 +149,16 @@ def test_what_happened_stands_beside_the_forecast_of_those_who_made_one() -> Non
     def lease(environment: dict[str, object], epoch: int, gpu_seconds: float) -> SimpleNamespace:
         return SimpleNamespace(environment=json.dumps(environment), epoch=epoch, gpu_seconds=gpu_seconds)
 
-    auto = {"ranks": 2, foreseen.FORECAST: foreseen.kept(36.0, 72.0, 3)}
+    auto = {"ranks": 2, slots_module.FORECAST: slots_module.kept(36.0, 72.0, 3)}
     others = [lease({"ranks": 2}, 50, 9.0), lease(auto, 0, 0.0), SimpleNamespace(environment=None, epoch=0)]
-    found = foreseen.compared([lease(auto, 10, 300.0), lease(auto, 20, 780.0), *others])
+    found = slots_module.compared([lease(auto, 10, 300.0), lease(auto, 20, 780.0), *others])
     assert found is not None
     assert found["epochs"] == 30
     assert found["epoch_seconds"] == {"forecast": pytest.approx([12.0, 24.0]), "took": pytest.approx(18.0)}
     assert found["device_hours"] == {"forecast": pytest.approx([0.2, 0.4]), "took": pytest.approx(0.3)}
-    assert foreseen.line(found) == (
+    assert slots_module.line(found) == (
         "forecast of --slots auto for 30 epochs: 12 to 24 s a trial's epoch, 0.2 to 0.4 device hours; "
         "took 18 s, 0.3 device hours"
     )
-    assert foreseen.compared(others) is None
-    assert foreseen.without(auto) == {"ranks": 2}
+    assert slots_module.compared(others) is None
+    assert slots_module.without(auto) == {"ranks": 2}

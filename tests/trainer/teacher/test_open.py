@@ -15,8 +15,7 @@ from torch import nn
 
 import models
 from models.config import PlainNetwork
-from search.commands.findings import examine
-from search.commands.validate import lines
+from search.commands.validate import examine, lines
 from search.spec.identity import run_document
 from search.spec.load import load
 from trainer.commands import teach

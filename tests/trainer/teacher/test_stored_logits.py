@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.output import Output
-from search.commands.findings import examine
+from search.commands.validate import examine
 from search.spec.load import load
 from trainer.config import RunConfig
 from trainer.data import open_data

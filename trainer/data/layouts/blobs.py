@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from trainer.config import BlobsData, Pictures
 from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
+from trainer.data.file_check import Progress
 from trainer.data.files import pixel_hash
 from trainer.data.letterbox import fit_image, fit_mask, place
 from trainer.data.openings import require_opening
-from trainer.data.file_check import Progress
-from trainer.data.splits.perceptual_hash import sketch
+from trainer.data.perceptual_hash import sketch
 from trainer.data.splits.split import PARTS
 from trainer.seeds import derive
 

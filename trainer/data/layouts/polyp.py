@@ -1,4 +1,8 @@
-"""Pictures with binary masks that a split file lists: polyps, and whatever else has two classes."""
+"""Pictures with binary masks that a split file lists: polyps, and whatever else has two classes.
+
+Sources that no split names are folders of images and masks below the data root, for a last look at a trained network.
+Their images count as test rows: without the record of an opening nothing of them is read.
+"""
 
 import hashlib
 import os
@@ -8,16 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from trainer.config import Pictures, PolypData
+from trainer.config import DataConfig, Pictures, PolypData
 from trainer.data.cache import Decoded, decoded
-from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, Sample
+from trainer.data.file_check import Progress, threads
 from trainer.data.files import file_hash, read_pair
 from trainer.data.openings import require_opening
-from trainer.data.file_check import Progress, threads
+from trainer.data.perceptual_hash import Look
+from trainer.data.splits.folders import find_pairs
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
-from trainer.data.splits.perceptual_hash import Look
 from trainer.data.splits.split import PARTS, Row, read_split, samples
-from trainer.errors import DataError
+from trainer.errors import DataError, nearest
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
@@ -169,3 +174,24 @@ class Polyps:
 
 def _content(rows: list[tuple[str, ...]]) -> str:
     return hashlib.sha256("\x1e".join("\x1f".join(row) for row in sorted(rows)).encode()).hexdigest()
+
+
+def open_unseen(config: DataConfig, name: str, *, cache: Path) -> DataSet:
+    """All images of the folder `name` below the root of the data, as test rows, fitted as the data's settings say.
+
+    Parts that the folder is divided into are taken together; no group is known. Raises DataError where the folder
+    cannot be used or the data has no folders.
+    """
+    if not isinstance(config, PolypData):
+        raise DataError(f"unseen = {name!r}: {config.name} has no other sources; remove it")
+    root = data_root(config)
+    folder = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not folder.is_dir():
+        known = sorted(below.name for below in root.iterdir() if below.is_dir() and not below.name.startswith("."))
+        raise DataError(f"unseen = {name!r}: no such folder in {root}{nearest(name, known)}")
+    pairs = find_pairs(folder)
+    rows = [
+        Row(name, pair.image.relative_to(root).as_posix(), pair.mask.relative_to(root).as_posix(), "", "test")
+        for pair in pairs
+    ]
+    return Polyps(config, root, rows, cache)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from trainer.atomic_files import write_text
 from trainer.data.cache import locked
-from trainer.data.files import read_image
 from trainer.data.file_check import threads
-from trainer.data.splits.perceptual_hash import BYTES, Look, alike, look
+from trainer.data.files import read_image
+from trainer.data.perceptual_hash import BYTES, Look, alike, look
 from trainer.data.splits.split import Row
 from trainer.errors import DataError
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.commands import data
 from trainer.config import PolypData
 from trainer.data import DataError, DataSet, open_data
 from trainer.data.dataset import Part, Pixels
 from trainer.data.files import read_image
 from trainer.data.layouts.blobs import draw
-from trainer.commands import data
+from trainer.data.perceptual_hash import BYTES, alike, look, sketch
 from trainer.data.splits.near_duplicates import packed, twins, unpacked
-from trainer.data.splits.perceptual_hash import BYTES, alike, look, sketch
 from trainer.data.splits.split import Row, read_split, write_split
 
 

@@ -15,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.data.dataset import Part
 from trainer.commands import data
-from trainer.data.splits.assign import assign, read_groups
+from trainer.data.dataset import Part
 from trainer.data.file_check import Examined, examine_all
 from trainer.data.splits.folders import find_pairs
 from trainer.data.splits.near_duplicates import twins
-from trainer.data.splits.split import Row, read_split, samples, write_split
+from trainer.data.splits.split import Row, assign, read_groups, read_split, samples, write_split
 from trainer.errors import DataError
 
 FRACTIONS: dict[Part, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}

@@ -1,0 +1,98 @@
+"""Parameters and GFLOP of the networks that a study can build, counted on the meta device."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, product
+from typing import TYPE_CHECKING
+
+from search.spec.arms import Arm
+from search.spec.load import StudySpec
+from search.spec.space import Parameter, Scalar
+from trainer.config import RunConfig
+from trainer.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from trainer.dry_run import Facts
+
+MOST_STRUCTURES = 256
+"""Combinations of what decides over the cost that are built for one arm; of a larger space, the first so many."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One of the networks that an arm may train, with the losses it trains with."""
+
+    arm: str
+    params: Mapping[str, Scalar]
+    run: RunConfig
+    facts: "Facts"
+
+    @property
+    def params_m(self) -> float:
+        """Parameters of the student, millions."""
+        return self.facts.params / 1e6
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP of the student's forward pass over one image."""
+        return self.facts.flops / 1e9
+
+
+def costs(spec: StudySpec) -> list[Cost]:
+    """Every distinct combination of student, teacher, losses and data that the arms may train, built without weights.
+
+    Raises UserError in one line for the first that cannot be built: a size that is no multiple of the network's stride,
+    a loss that does not find its taps, an unknown encoder or preset.
+    """
+    found = []
+    for arm in spec.arms:
+        seen: set[str] = set()
+        for params in _structures(arm):
+            run = arm.resolve(params)
+            key = _structure(run)
+            if key not in seen:
+                seen.add(key)
+                found.append(Cost(arm.name, params, run, _checked(run, arm, params)))
+    return found
+
+
+def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar]) -> "Facts":
+    from trainer.dry_run import check
+
+    try:
+        return check(run)
+    except ValueError as error:
+        chosen = ", ".join(f"{name} = {value}" for name, value in params.items()) or "nothing"
+        raise UserError(f"{arm.where}: run.{one_line(error)} (with {chosen})") from error
+
+
+def _sizing(arm: Arm) -> list[Parameter]:
+    """The parameters that decide over what a student costs."""
+    return [p for p in arm.space if p.path.startswith(("student.", "data."))]
+
+
+def _structures(arm: Arm) -> Iterator[dict[str, Scalar]]:
+    """Parameters that show every value, and all combinations of those that decide over the cost."""
+    yield from arm.probes()
+    values = [[(p.name, value) for value in p.probes()] for p in _sizing(arm)]
+    for world in arm.worlds():
+        for combination in islice(product(*values), MOST_STRUCTURES):
+            yield arm.complete({**world, **dict(combination)})
+
+
+def _structure(run: RunConfig) -> str:
+    """Equal for runs that build the same networks and losses: numbers that only scale are left out."""
+    terms = {name: term.model_dump_json(exclude={"weight", "temperature"}) for name, term in run.live_terms().items()}
+    teacher = run.teacher.model_dump_json() if run.teacher and run.methods() else None
+    return repr(
+        (run.student.model_dump_json(), teacher, run.data.model_dump_json(), run.batch_size, sorted(terms.items()))
+    )
+
+
+@lru_cache(maxsize=1024)
+def _sizes(run: str) -> tuple[float, float]:
+    from trainer.dry_run import check
+
+    facts = check(RunConfig.model_validate_json(run))
+    return facts.params / 1e6, facts.flops / 1e9

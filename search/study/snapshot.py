@@ -1,0 +1,112 @@
+"""The rows of a search as one consistent reading of the database: trials, leases, attempts and parameters."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.storage.database import Opened
+from search.storage.searches import clock
+from trainer.config_paths import flatten
+from trainer.errors import UserError, nearest
+
+PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_step"
+"""Attributes of trials that hold the student's parameters in millions, the teacher's validation Dice, and its passes a
+student step."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the database holds of a search, read once."""
+
+    search: Any
+    arms: Sequence[Any]
+    leases: Mapping[str, Sequence[Any]]
+    """By arm, in the order of trial numbers."""
+    attempts: Sequence[Any]
+    trials: Mapping[str, Sequence[Any]]
+    """Optuna's trials by arm."""
+    now: float
+    """By the database's clock."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the search was opened with: objective, front, limits, run, space."""
+        return dict(json.loads(self.search.spec))
+
+    @property
+    def metric(self) -> str:
+        """The score that trials are judged by."""
+        return str(next(iter(self.record["objective"].values())))
+
+    @property
+    def maximize(self) -> bool:
+        """Whether higher scores are better."""
+        return "minimize" not in self.record["objective"]
+
+    @property
+    def along(self) -> str | None:
+        """The path of the front's parameter; None where there is no front."""
+        front = self.record.get("front")
+        return None if front is None else str(front)
+
+    @property
+    def confirms(self) -> str | None:
+        """The study that this one confirms; None for a search."""
+        kept = self.record.get("confirm")
+        return None if kept is None else str(kept["study"])
+
+    @property
+    def teacher(self) -> float | None:
+        """The teacher's score where trials name one and it is told in the search's own metric."""
+        found = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
+        return next((float(score) for score in found if score is not None and self.metric == "dice"), None)
+
+    @property
+    def passes(self) -> float | None:
+        """The teacher's passes a student step, mean over the trials that tell it; None where none does."""
+        told = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
+        return sum(map(float, told)) / len(told) if told else None
+
+    @property
+    def every(self) -> list[Any]:
+        """The leases of all arms."""
+        return [lease for leases in self.leases.values() for lease in leases]
+
+    def taught(self, arm: str) -> bool:
+        """Whether a run of an arm has a KD term. Before it has one: as [run] for the main search, else not."""
+        methods = [json.loads(lease.run)["method"] for lease in self.leases[arm] if lease.run is not None]
+        first = self.record["run"].get("method", "none") if arm == self.arms[0].name else "none"
+        return any(method != "none" for method in methods or [first])
+
+    def params_m(self) -> dict[int, float]:
+        """Millions of parameters by trial id, where known."""
+        named = [(t._trial_id, t.user_attrs.get(PARAMS)) for trials in self.trials.values() for t in trials]
+        return {trial_id: float(size) for trial_id, size in named if size is not None}
+
+    def choice(self, lease: Any) -> Any:
+        """A trial's value of the front's parameter; None before its run is known, or without a front."""
+        if self.along is None or lease.run is None:
+            return None
+        return flatten(json.loads(lease.run)).get(self.along)
+
+    def ended(self) -> dict[int, float]:
+        """When each finished trial ended, by trial id."""
+        return {a.trial_id: a.ended for a in self.attempts if a.ended is not None}
+
+
+def read(opened: Opened, name: str) -> Rows:
+    """Everything of a search. Raises UserError where the study is unknown."""
+    row = opened.leases.search(name)
+    if row is None:
+        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
+    arms = opened.leases.arms_of(row.search_id)
+    ids = [arm.study_id for arm in arms]
+    return Rows(
+        search=row,
+        arms=arms,
+        leases={arm.name: opened.leases.details([arm.study_id]) for arm in arms},
+        attempts=opened.leases.attempts_of(ids),
+        trials={arm.name: opened.storage.get_all_trials(arm.study_id, deepcopy=False) for arm in arms},
+        now=clock(opened.engine),
+    )
