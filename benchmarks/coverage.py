@@ -23,7 +23,7 @@ from scipy.stats import t
 
 from search.answer.comparisons import TEST, metric_of, pairs
 from search.answer.power import LONG, Noise, measured
-from search.answer.score_arrays import grids, shared
+from search.answer.score_arrays import score_arrays, shared
 from search.answer.uncertainty import Floats, estimate, holm
 from search.confirm.results import confirmed
 from search.storage.database import open_storage
@@ -158,7 +158,7 @@ def of_study(storage: str | None, study: str) -> Noise:
     opened = open_storage(storage_url(storage), create=False)
     found = confirmed(opened, study)
     opened.engine.dispose()
-    by_name, all_of = grids(found), []
+    by_name, all_of = score_arrays(found), []
     for pair in pairs(found):
         minuend, subtrahend = by_name.get((pair.minuend.name, TEST)), by_name.get((pair.subtrahend.name, TEST))
         if minuend is not None and subtrahend is not None:

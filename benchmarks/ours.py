@@ -23,13 +23,13 @@ from benchmarks.views import views_path
 from benchmarks.workloads import WORKLOADS, study
 from models.torchvision_guard import make_importable
 from search.commands.simulate import simulated_identity
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.messages import Settings
+from search.execution.messages import WorkerSettings
 from search.execution.owner import this_owner
 from search.spec.load import StudySpec
 from search.storage.database import open_storage
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from search.study.create import open_search
 from trainer.config import Replay, RunConfig
 from trainer.data import augment, open_data
@@ -81,7 +81,7 @@ class Timed(Cohort):
         return saved
 
 
-def asks(search: Search) -> dict[int, float]:
+def asks(search: StudyAdapter) -> dict[int, float]:
     """Seconds that each trial of a search takes to be claimed, sampled and stored: filled while the search runs."""
     spent: dict[int, float] = {}
     claim, suggest, commit = search.claim, search.suggest, search.commit
@@ -121,9 +121,9 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     augment.build(spec.run.data.augment)  # imports albumentations
     make_importable()
     import_module("segmentation_models_pytorch")
-    settings = Settings(this_owner(0), slots, work / "runs", 1, {"ranks": 1}, breach=lambda _: None)
+    settings = WorkerSettings(this_owner(0), slots, work / "runs", 1, {"ranks": 1}, breach=lambda _: None)
     account.begin()
-    why = run_group(ranks, students, Desk(search, settings))
+    why = run_group(ranks, students, DatabaseThread(search, settings))
     counters = students.counters
     account.counts["steps"] = counters.student_steps
     moments = [moment.wall for _, _, moment in account.epochs]

@@ -29,9 +29,9 @@ from search.commands.simulate import simulated_identity
 from search.execution.owner import owner_of
 from search.execution.simulated_students import Curves
 from search.spec.load import StudySpec, find, load
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.schema import leases
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from trainer.cli.entry import guard
 
@@ -58,7 +58,7 @@ class Calls:
 class Probe:
     """Takes trials and reports epochs as a worker's database thread does, with a clock."""
 
-    def __init__(self, opened: Opened, search: Search) -> None:
+    def __init__(self, opened: Database, search: StudyAdapter) -> None:
         self.search = search
         self.calls = Calls()
         self._count = 0
@@ -233,7 +233,9 @@ def by_trials(url: sa.URL, folder: Path, trials: int) -> None:
         raise RuntimeError(f"the worker ended with {worker.returncode}")
 
 
-def _watch(opened: Opened, search: Search, workers: Sequence["subprocess.Popen[bytes]"]) -> tuple[float, float, float]:
+def _watch(
+    opened: Database, search: StudyAdapter, workers: Sequence["subprocess.Popen[bytes]"]
+) -> tuple[float, float, float]:
     """Trials an hour between a quarter and three quarters of the budget; connections a worker; memory of one."""
     marks: dict[float, tuple[float, int]] = {}
     total = sum(arm.trials for arm in search.arms.values())

@@ -30,9 +30,9 @@ except ModuleNotFoundError as error:
 
 from search.confirm import data_checks
 from search.execution import checkpoint_writer, connect
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import BAD_DATA, PREEMPTED, run_group
-from search.execution.messages import Settings
+from search.execution.messages import WorkerSettings
 from search.execution.owner import this_owner
 from search.exit_codes import MAX_FAILED, MISTAKE
 from search.planning.limits import breach, refuse_hopeless
@@ -41,7 +41,7 @@ from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
 from search.spec.identity import arm_identity
 from search.spec.load import StudySpec, identity, record
 from search.storage.artifacts import Artifacts
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.url import add_storage, label_of, storage_url
 from search.study import code_version
@@ -178,7 +178,7 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots.count)
-    with loggers.Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
+    with loggers.Loggers(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
         return run_group(ranks, students, desk, log.tell)
 
 
@@ -212,7 +212,7 @@ def _desk(
     slots: Slots,
     judged: Judged | None,
     known: Callable[[], Any],
-) -> Desk:
+) -> DatabaseThread:
     import torch
 
     found = known()
@@ -237,7 +237,7 @@ def _desk(
             f"--runs {args.runs}: cannot be made ({error.strerror}); give a folder on a disk with room"
         ) from error
     runs = args.runs.resolve()
-    settings = Settings(
+    settings = WorkerSettings(
         this_owner(ranks.group),
         slots.count,
         runs,
@@ -250,7 +250,7 @@ def _desk(
         images=spec.dashboard.images == "validation",
         note_every=args.note_every or None,
     )
-    return Desk(search, settings)
+    return DatabaseThread(search, settings)
 
 
 def _costs(spec: StudySpec) -> Any:
@@ -259,7 +259,7 @@ def _costs(spec: StudySpec) -> Any:
     return found
 
 
-def _artifacts(folder: Path, opened: Opened) -> Artifacts | None:
+def _artifacts(folder: Path, opened: Database) -> Artifacts | None:
     """The folder of the dashboard's files; None, after a warning, where it cannot be used: a search needs none."""
     try:
         return Artifacts(folder.resolve(), opened.storage)
@@ -273,7 +273,7 @@ def _artifacts(folder: Path, opened: Opened) -> Artifacts | None:
 def _leave_at_once() -> None:
     # Threads and process groups that wait for a lost sibling must not hold the process: torchrun restarts it.
     sys.stderr.flush()
-    os._exit(supervisor.lost())
+    os._exit(supervisor.exit_code_after_loss())
 
 
 def run(act: Callable[[], int]) -> NoReturn:
@@ -282,7 +282,7 @@ def run(act: Callable[[], int]) -> NoReturn:
     At once where a disk still holds a writer up: torch would crash the process while Python clears up.
     """
     try:
-        code = supervisor.leave(guard(act, supervisor.say))
+        code = supervisor.record_exit_code(guard(act, supervisor.say_once))
     except Exception:  # noqa: BLE001 - a bug; no code is left for the siblings, so torchrun starts the ranks again
         traceback.print_exc()
         code = 1

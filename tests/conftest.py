@@ -34,7 +34,7 @@ from loguru import logger
 from search.commands.simulate import simulated_identity
 from search.spec.load import load
 from search.storage.database import open_storage
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from trainer.distributed.listening import listeners
 
@@ -230,11 +230,11 @@ def command() -> Command:
 
 
 @pytest.fixture
-def open_again(tmp_path: Path) -> Iterator[Callable[..., Search]]:
+def open_again(tmp_path: Path) -> Iterator[Callable[..., StudyAdapter]]:
     """Open the one search of a test once more, as another process would: `open_again(url, name, text, *changes)`."""
     engines = []
 
-    def opened(url: str, name: str, text: str, *changes: str) -> Search:
+    def opened(url: str, name: str, text: str, *changes: str) -> StudyAdapter:
         path = tmp_path / f"{name}.toml"
         path.write_text(text)
         storage = open_storage(url)

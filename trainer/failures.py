@@ -15,7 +15,7 @@ _MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 @dataclass(frozen=True)
-class Fault:
+class LocalFailure:
     """An exception as words; it holds no frame and so no tensor."""
 
     kind: FailureKind
@@ -23,7 +23,7 @@ class Fault:
     detail: str = ""
 
 
-def fault(error: Exception, run: RunConfig) -> Fault:
+def local_failure(error: Exception, run: RunConfig) -> LocalFailure:
     """The words for an exception in a member's part of the work.
 
     Raises the exception itself where no single member is to blame: siblings lost, or a device that can do nothing more.
@@ -38,15 +38,17 @@ def fault(error: Exception, run: RunConfig) -> Fault:
         where = f"{run.student.name} of {size}, batch_size {run.batch_size}, size {run.data.size}"
         less = f"batch_size {run.batch_size // 2}, " if run.batch_size > 1 else ""
         remedy = f"try {less}a smaller network or size, or fewer students side by side (--slots)"
-        return Fault(FailureKind.OUT_OF_MEMORY, f"out of memory: {where}; {remedy}", detail)
+        return LocalFailure(FailureKind.OUT_OF_MEMORY, f"out of memory: {where}; {remedy}", detail)
     if isinstance(error, DataError):
-        return Fault(FailureKind.BAD_DATA, text, detail)
+        return LocalFailure(FailureKind.BAD_DATA, text, detail)
     if isinstance(error, CheckpointError):
-        return Fault(FailureKind.STORAGE, text, detail)
-    return Fault(FailureKind.BUG, f"{type(error).__name__}: {text}", detail)
+        return LocalFailure(FailureKind.STORAGE, text, detail)
+    return LocalFailure(FailureKind.BUG, f"{type(error).__name__}: {text}", detail)
 
 
-def not_finite(run: RunConfig, epoch: int) -> Fault:
+def not_finite(run: RunConfig, epoch: int) -> LocalFailure:
     """The words for a loss or gradient that became infinite or no number at all."""
     rate = f"lr {run.optim.lr:g}, precision {run.precision}"
-    return Fault(FailureKind.NOT_FINITE, f"loss or gradient not finite in epoch {epoch} ({rate}); a lower lr may help")
+    return LocalFailure(
+        FailureKind.NOT_FINITE, f"loss or gradient not finite in epoch {epoch} ({rate}); a lower lr may help"
+    )

@@ -161,7 +161,7 @@ def figures(report: EpochReport) -> dict[str, float]:
     return {f"{group}/{name}": float(value) for group, values in groups.items() for name, value in values.items()}
 
 
-class Mirrors:
+class Loggers:
     """Several mirrors, each written by a thread of its own. Made of no kinds, it does nothing."""
 
     def __init__(self, kinds: Sequence[str], folder: Path, name: str) -> None:

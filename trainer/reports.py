@@ -25,7 +25,7 @@ class FailureKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Measured:
+class PerImageResult:
     """What one network did on each image of one part of the data; `trainer.evaluation.per_image` says what the columns
     are."""
 
@@ -81,7 +81,7 @@ class EpochReport:
 
     None: not counted. Like `seconds` it tells of the neighbours, not of the member.
     """
-    measured: tuple[Measured, ...] | None = None
+    measured: tuple[PerImageResult, ...] | None = None
     """With the last epoch, where runs are examined: the best epoch's weights on each part."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Of each live term in the gradient, on the first batch of the epoch; nothing where that was not measured."""
@@ -162,7 +162,7 @@ class Students(Protocol):
         """
 
 
-class TrialFailed(Exception):
+class RunFailed(Exception):
     """A run that failed by agreement of all its ranks."""
 
     def __init__(self, failure: Failure) -> None:

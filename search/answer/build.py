@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from search.answer.comparisons import TEST, Grids, claims, metric_of, near_teacher, on_validation
-from search.answer.document import Claim, ConfirmedPart, Network, Opening, Verdict
+from search.answer.comparisons import TEST, Grids, comparisons, metric_of, non_inferiority, on_validation
+from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict
 from search.answer.power import needed
-from search.answer.score_arrays import Grid, grids, level
+from search.answer.score_arrays import ScoreArray, level, score_arrays
 from search.answer.subgroups import reliability, scores
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
@@ -22,15 +22,15 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
 
     Raises ValueError where networks were not measured on the same images.
     """
-    found, metric = grids(confirmed), metric_of(confirmed)
+    found, metric = score_arrays(confirmed), metric_of(confirmed)
     parts = _parts(confirmed)
-    near, chosen = near_teacher(confirmed, found, metric)
+    near, chosen = non_inferiority(confirmed, found, metric)
     name = None if chosen is None else chosen.name
     order = [(c.name, part) for part in ("validation", *parts) for c in confirmed.configurations]
     shown = [found[key] for key in order if key in found]
     return ConfirmedPart(
         networks=tuple(_network(each, found, metric, latency, confirmed, name) for each in confirmed.configurations),
-        claims=(*claims(confirmed, found, parts, CONFIDENCE), *near),
+        claims=(*comparisons(confirmed, found, parts, CONFIDENCE), *near),
         scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
         reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
         thresholds=tuple(_thresholds(shown)),
@@ -79,19 +79,19 @@ def words(configuration: Configuration) -> str:
     return ", ".join([str(kind["name"]), *facts])
 
 
-def _by_seed(grid: Grid, metric: str) -> Iterator[tuple[int, float]]:
+def _by_seed(grid: ScoreArray, metric: str) -> Iterator[tuple[int, float]]:
     for seed, row in zip(grid.seeds, grid.values(metric), strict=False):
         yield seed, float(row.mean())
 
 
-def _thresholds(shown: Sequence[Grid]) -> Iterator[tuple[str, float]]:
+def _thresholds(shown: Sequence[ScoreArray]) -> Iterator[tuple[str, float]]:
     """Chosen anew for each seed on validation; the mean of them."""
     for name in dict.fromkeys(grid.configuration for grid in shown):
         values = {s: f.threshold for grid in shown if grid.configuration == name for s, f in grid.by_seed.items()}
         yield name, sum(values.values()) / len(values)
 
 
-def _choice(confirmed: Confirmed, near: Sequence[Claim], chosen: Configuration | None) -> str:
+def _choice(confirmed: Confirmed, near: Sequence[Comparison], chosen: Configuration | None) -> str:
     size = {"params": "parameters", "gflops": "floating-point operations"}[confirmed.choose.smallest]
     rule = (
         f"the smallest by {size} of the winners and controls that are shown not to lie more than "
@@ -124,7 +124,7 @@ def distillation(part: ConfirmedPart) -> Verdict:
     return "shown" if set(verdicts) == {"shown"} else "not_shown"
 
 
-def claim(part: ConfirmedPart, name: str) -> Claim | None:
+def claim(part: ConfirmedPart, name: str) -> Comparison | None:
     """The claim of a name on test, of the network to ship where there are several."""
     found = [c for c in part.claims if c.name == name and c.part == "test"]
     mine = [c for c in found if c.minuend == part.chosen]

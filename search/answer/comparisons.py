@@ -9,14 +9,14 @@ validation: choosing again among what was confirmed would favour the arm of whic
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from search.answer.document import Claim, Verdict
-from search.answer.score_arrays import Grid, difference, level
+from search.answer.document import Comparison, Verdict
+from search.answer.score_arrays import ScoreArray, difference, level
 from search.answer.uncertainty import Estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
 
 TEST = "test"
-Grids = dict[tuple[str, str], Grid]
+Grids = dict[tuple[str, str], ScoreArray]
 
 FAMILY = ("gain", "kd_term_effect", "tuning_gain")
 """Claims that are corrected together. Others are described beside them."""
@@ -76,7 +76,7 @@ def pairs(confirmed: Confirmed) -> list[Pair]:
     return found
 
 
-def claims(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confidence: float) -> list[Claim]:
+def comparisons(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confidence: float) -> list[Comparison]:
     """Every comparison on test and, outside of the corrected family, on every unseen source."""
     metric = metric_of(confirmed)
     compared = pairs(confirmed)
@@ -104,7 +104,7 @@ def _without_kd(configuration: Configuration) -> bool:
     return bool(configuration.run["method"] == "none")
 
 
-def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) -> Claim | None:
+def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) -> Comparison | None:
     minuend, subtrahend = grids.get((pair.minuend.name, part)), grids.get((pair.subtrahend.name, part))
     if minuend is None or subtrahend is None:
         return None
@@ -121,12 +121,12 @@ def made(
     metric: str,
     confidence: float,
     margin: float | None = None,
-) -> Claim:
+) -> Comparison:
     """A claim without its verdict. With a margin its p is one-sided, of a difference of at most -margin."""
     interval = None if found is None else found.interval(confidence)
     p = None if found is None else found.two_sided() if margin is None else found.above(-margin)
     low, high = interval or (None, None)
-    return Claim(
+    return Comparison(
         name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
         estimate=None if found is None else found.value, low=low, high=high, confidence=confidence, p=p, p_holm=None,
         unit=f"{metric}, mean over images", images=0 if found is None else found.images,
@@ -135,7 +135,7 @@ def made(
     )  # fmt: skip
 
 
-def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[Claim]:
+def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[Comparison]:
     """The claims of the family that cannot be made, with the reason."""
     reasons = {
         "gain": "no search without KD whose best has no more parameters was confirmed",
@@ -146,7 +146,7 @@ def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[C
     if winner is not None and _without_kd(winner):
         reasons |= dict.fromkeys(("gain", "kd_term_effect"), "the winner was trained without distillation")
     return [
-        Claim(
+        Comparison(
             name=name, part=TEST, minuend="", subtrahend="", estimate=None, low=None, high=None, confidence=confidence,
             p=None, p_holm=None, unit="", images=0, groups=0, seeds=0, margin=None, verdict="not estimable",
             reason=reason + (f" ({len(confirmed.missing)} runs are missing)" if confirmed.missing else ""), words="",
@@ -164,12 +164,12 @@ def verdict(estimate: float | None, p: float | None, confidence: float) -> Verdi
     return "shown" if estimate > 0 else "worse"
 
 
-def _judged(claim: Claim) -> Claim:
+def _judged(claim: Comparison) -> Comparison:
     found = verdict(claim.estimate, claim.p if claim.p_holm is None else claim.p_holm, claim.confidence)
     return claim.model_copy(update={"verdict": found, "words": _sentence(claim, found)})
 
 
-def _sentence(claim: Claim, found: Verdict) -> str:
+def _sentence(claim: Comparison, found: Verdict) -> str:
     if claim.estimate is None:
         return f"{claim.name}: not estimable: {claim.reason}"
     said = f"{claim.minuend} less {claim.subtrahend} ({claim.words}) on {claim.part}: {claim.estimate:+.4f}"
@@ -179,9 +179,9 @@ def _sentence(claim: Claim, found: Verdict) -> str:
     return f"{said} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {found.replace('_', ' ')}"
 
 
-def near_teacher(
+def non_inferiority(
     confirmed: Confirmed, grids: Grids, metric: str, part: str = TEST
-) -> tuple[list[Claim], Configuration | None]:
+) -> tuple[list[Comparison], Configuration | None]:
     """Which students are shown not to lie more than the margin below the teacher, and the one to ship.
 
     Every winner and control is tested one-sided at the chosen confidence, corrected over all of them (Holm), so that
@@ -193,7 +193,7 @@ def near_teacher(
     metric = choose.metric if behind is not None and choose.metric in behind.one.columns else metric
     if teacher is None or behind is None:
         return [], None
-    found: list[tuple[Configuration, Claim]] = []
+    found: list[tuple[Configuration, Comparison]] = []
     for each in (c for c in confirmed.configurations if c.role in ("winner", "control")):
         grid = grids.get((each.name, part))
         if grid is not None:
@@ -211,13 +211,13 @@ def near_teacher(
     return [_told(claim) for _, claim in found], chosen
 
 
-def _near(claim: Claim, p: float, confidence: float) -> Claim:
+def _near(claim: Comparison, p: float, confidence: float) -> Comparison:
     shown: Verdict = "shown" if p <= 1 - confidence else "not_shown"
     if claim.high is not None and claim.margin is not None and claim.high < -claim.margin:
         shown = "worse"
     return claim.model_copy(update={"p_holm": p, "verdict": shown})
 
 
-def _told(claim: Claim) -> Claim:
+def _told(claim: Comparison) -> Comparison:
     """The claim with its sentence."""
     return claim.model_copy(update={"words": _sentence(claim, claim.verdict)})

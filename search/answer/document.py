@@ -12,7 +12,7 @@ from models.config import Frozen
 Verdict = Literal["shown", "not_shown", "worse", "not estimable"]
 
 
-class Claim(Frozen):
+class Comparison(Frozen):
     """One comparison with its interval."""
 
     name: str
@@ -128,7 +128,7 @@ class ConfirmedPart(Frozen):
     """All of it."""
 
     networks: tuple[Network, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[Comparison, ...]
     scores: tuple[Scores, ...]
     reliability: tuple[Reliability, ...]
     thresholds: tuple[tuple[str, float], ...] = Field(description="(network, chosen threshold of the foreground)")

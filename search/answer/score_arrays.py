@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from search.answer.uncertainty import Estimate, Floats, Mask, estimate
-from search.confirm.results import Confirmed, Findings
+from search.confirm.results import Confirmed, PerImageScores
 
 
 @dataclass(frozen=True)
-class Grid:
+class ScoreArray:
     """One network on one part of the data. Its images are in the same order for every seed."""
 
     configuration: str
     part: str
-    by_seed: dict[int | None, Findings]
+    by_seed: dict[int | None, PerImageScores]
 
     @property
-    def one(self) -> Findings:
+    def one(self) -> PerImageScores:
         """Any of the seeds: images, sources, groups and true areas are those of all."""
         return next(iter(self.by_seed.values()))
 
@@ -36,19 +36,19 @@ class Grid:
         return np.asarray([self.by_seed[seed].columns[column] for seed in chosen], dtype=np.float64)
 
 
-def grids(confirmed: Confirmed) -> dict[tuple[str, str], Grid]:
+def score_arrays(confirmed: Confirmed) -> dict[tuple[str, str], ScoreArray]:
     """By (configuration, part). Raises ValueError where two seeds did not see the same images in the same order."""
-    found: dict[tuple[str, str], Grid] = {}
+    found: dict[tuple[str, str], ScoreArray] = {}
     for each in confirmed.findings:
         key = each.configuration, each.part
-        grid = found.setdefault(key, Grid(*key, {}))
+        grid = found.setdefault(key, ScoreArray(*key, {}))
         if grid.by_seed and grid.one.images != each.images:
             raise ValueError(f"{each.configuration} on {each.part}: seed {each.seed} was measured on other images")
         grid.by_seed[each.seed] = each
     return found
 
 
-def level(grid: Grid, column: str, chosen: Mask | None = None) -> Estimate | None:
+def level(grid: ScoreArray, column: str, chosen: Mask | None = None) -> Estimate | None:
     """The mean of a column over images and seeds; None where no image has a value. chosen: a mask of images.
 
     A teacher has no seeds: its interval is over groups alone, the only thing that was sampled.
@@ -56,7 +56,9 @@ def level(grid: Grid, column: str, chosen: Mask | None = None) -> Estimate | Non
     return _estimated(grid.values(column), grid.one.groups, chosen, seeds=len(grid.seeds))
 
 
-def difference(minuend: Grid, subtrahend: Grid, column: str, chosen: Mask | None = None) -> tuple[Estimate | None, int]:
+def difference(
+    minuend: ScoreArray, subtrahend: ScoreArray, column: str, chosen: Mask | None = None
+) -> tuple[Estimate | None, int]:
     """The mean of one column less the other's, paired by seed and image, and the seeds that both have.
 
     Where one of them is a teacher all seeds of the other count. None where nothing can be paired. Raises ValueError
@@ -71,7 +73,7 @@ def difference(minuend: Grid, subtrahend: Grid, column: str, chosen: Mask | None
     return _estimated(values, minuend.one.groups, chosen, seeds=len(seeds)), len(seeds)
 
 
-def shared(minuend: Grid, subtrahend: Grid) -> tuple[int, ...]:
+def shared(minuend: ScoreArray, subtrahend: ScoreArray) -> tuple[int, ...]:
     """Seeds with which both were trained; all of the other's where one is a teacher."""
     if not subtrahend.seeds:
         return minuend.seeds

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.confirm.plan import confirmations
-from search.confirm.results import Confirmed, Findings
-from search.storage.database import Opened
+from search.confirm.results import Confirmed, PerImageScores
+from search.storage.database import Database
 from search.study.snapshot import read
 from trainer.errors import UserError, nearest
 
@@ -22,7 +22,7 @@ Weights = Mapping[tuple[str, int], Path]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedStudent:
     """Which configuration is shipped, and what is known of it beside its own scores."""
 
     name: str
@@ -43,7 +43,7 @@ class Shipped:
     confirmation: "Confirmation"
 
 
-def shipped(found: Confirmed, chosen: Chosen, weights: Weights) -> Shipped:
+def with_evidence(found: Confirmed, chosen: SelectedStudent, weights: Weights) -> Shipped:
     """The network of the chosen configuration whose seed has the median validation score; of two in the middle, the
     lower. The best seed would be a choice by chance, and test has chosen nothing.
 
@@ -74,7 +74,7 @@ def shipped(found: Confirmed, chosen: Chosen, weights: Weights) -> Shipped:
     return Shipped(file, middle.threshold, said)
 
 
-def _scores(found: Confirmed, chosen: Chosen, mine: Sequence[Findings], seed: int) -> "list[Score]":
+def _scores(found: Confirmed, chosen: SelectedStudent, mine: Sequence[PerImageScores], seed: int) -> "list[Score]":
     """For each part: these weights, and the mean over seeds with its interval."""
     from trainer.package.model_card import Score
 
@@ -98,11 +98,11 @@ def _metric(found: Confirmed) -> str:
     return metric_of(found)
 
 
-def _mean(findings: Findings, metric: str) -> float:
+def _mean(findings: PerImageScores, metric: str) -> float:
     return statistics.fmean(findings.columns[metric])
 
 
-def weights_of(opened: Opened, study: str) -> Weights:
+def weights_of(opened: Database, study: str) -> Weights:
     """Where the newest confirmation of a study left its weights. Raises UserError where there is none."""
     names = confirmations(study, opened.leases.names())
     if not names:
@@ -120,7 +120,7 @@ def _seed(lease: Any) -> int:
     return int(json.loads(lease.run)["seed"])
 
 
-def by_rule(found: Confirmed) -> Chosen:
+def by_rule(found: Confirmed) -> SelectedStudent:
     """What the rule of [confirm] chooses. Raises UserError where no network keeps it."""
     from search.answer.build import answer
 
@@ -133,7 +133,7 @@ def by_rule(found: Confirmed) -> Chosen:
     return _chosen(part, part.chosen, f"It is {part.choice}.")
 
 
-def by_hand(found: Confirmed, name: str) -> Chosen:
+def by_hand(found: Confirmed, name: str) -> SelectedStudent:
     """A configuration that somebody names. Raises UserError for an unknown one."""
     from search.answer.build import answer
 
@@ -145,7 +145,7 @@ def by_hand(found: Confirmed, name: str) -> Chosen:
     return _chosen(part, name, f"It was chosen by hand, not by the rule of [confirm], {rule}.")
 
 
-def _chosen(part: "ConfirmedPart", name: str, why: str) -> Chosen:
+def _chosen(part: "ConfirmedPart", name: str, why: str) -> SelectedStudent:
     """With the intervals of its scores and the claims that speak of it, those that cannot be estimated included."""
     level = part.confidence
     intervals = {
@@ -156,4 +156,4 @@ def _chosen(part: "ConfirmedPart", name: str, why: str) -> Chosen:
     network = next(each for each in part.networks if each.name == name)
     if network.low is not None and network.high is not None:
         intervals["test"] = (network.low, network.high, level)
-    return Chosen(name, why, intervals, tuple(c.words for c in part.claims if c.minuend in (name, "")))
+    return SelectedStudent(name, why, intervals, tuple(c.words for c in part.claims if c.minuend in (name, "")))

@@ -6,13 +6,13 @@ from typing import Literal
 import numpy as np
 
 from search.answer.document import Reliability, Scores
-from search.answer.score_arrays import Grid, level
+from search.answer.score_arrays import ScoreArray, level
 from search.answer.uncertainty import Floats, Mask
 
 SIZES = ("small", "middle", "large")
 
 
-def scores(grid: Grid, confidence: float) -> Iterator[Scores]:
+def scores(grid: ScoreArray, confidence: float) -> Iterator[Scores]:
     """One row for all images, one a source where there are several, one a third of the images with a polyp by its area,
     `small (to 3.1%)` of the image, `middle (to 9.0%)`, `large (over 9.0%)`.
 
@@ -36,7 +36,7 @@ def scores(grid: Grid, confidence: float) -> Iterator[Scores]:
                 yield _row(grid, "size", f"{name} ({bound})", third, confidence)
 
 
-def reliability(grid: Grid) -> Reliability:
+def reliability(grid: ScoreArray) -> Reliability:
     """Confidence and accuracy by bin of all seeds' pixels, and the mean gap (Guo et al. 2017, eq. 3)."""
     bins = _bins(grid)
     pixels = bins[:, 0].sum()
@@ -44,7 +44,7 @@ def reliability(grid: Grid) -> Reliability:
     return Reliability(network=grid.configuration, part=grid.part, ece=_ece(bins), bins=rows)
 
 
-def _bins(grid: Grid) -> Floats:
+def _bins(grid: ScoreArray) -> Floats:
     every = np.asarray([each.calibration for each in grid.by_seed.values()], dtype=np.float64)
     bins: Floats = every.sum(axis=0)
     return bins
@@ -55,7 +55,7 @@ def _ece(bins: Floats) -> float | None:
     return float(np.abs(confidence - right).sum() / pixels) if pixels > 0 else None
 
 
-def _row(grid: Grid, by: Literal["all", "source", "size"], stratum: str, mask: Mask, confidence: float) -> Scores:
+def _row(grid: ScoreArray, by: Literal["all", "source", "size"], stratum: str, mask: Mask, confidence: float) -> Scores:
     groups = len({g for g, keep in zip(grid.one.groups, mask, strict=True) if keep})
     dice = level(grid, "dice", mask)
     interval = None if dice is None else dice.interval(confidence)
@@ -83,7 +83,7 @@ def _row(grid: Grid, by: Literal["all", "source", "size"], stratum: str, mask: M
     )
 
 
-def _mean(grid: Grid, column: str, mask: Mask) -> float | None:
+def _mean(grid: ScoreArray, column: str, mask: Mask) -> float | None:
     values = grid.values(column)[:, mask]
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else None

@@ -7,12 +7,12 @@ from search.answer.comparisons import TEST, metric_of
 from search.answer.document import ConfirmedPart
 from search.confirm.plan import confirmations, plan_of
 from search.confirm.results import Confirmed, confirmed
-from search.storage.database import Opened
+from search.storage.database import Database
 from search.study.progress import figures
-from search.study.snapshot import Rows, read
+from search.study.snapshot import SearchSnapshot, read
 
 
-def confirmation(opened: Opened, rows: Rows) -> dict[str, Any] | None:
+def confirmation(opened: Database, rows: SearchSnapshot) -> dict[str, Any] | None:
     """The newest confirmation of a study, or of the study that a confirmation belongs to; None where there is none.
 
     `study` was confirmed by `name`, whose main arm is the dashboard's study `study_id`: `finished` of `trials`,
@@ -40,7 +40,7 @@ def confirmation(opened: Opened, rows: Rows) -> dict[str, Any] | None:
     }
 
 
-def _result(found: Confirmed, search: Rows) -> dict[str, Any] | None:
+def _result(found: Confirmed, search: SearchSnapshot) -> dict[str, Any] | None:
     if not any(each.part == TEST and each.seed is not None for each in found.findings):
         return None
     part = answer(found)

@@ -7,7 +7,7 @@ from collections import Counter
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search.storage.database import Opened, creation_lock, open_storage
+from search.storage.database import Database, creation_lock, open_storage
 from search.storage.errors import patient
 from search.storage.lookup import known_search
 from search.storage.schema import FREE, HELD, PAUSED
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def close(opened: Opened, url: str, search_id: int) -> dict[str, int]:
+def close(opened: Database, url: str, search_id: int) -> dict[str, int]:
     """End a search for good; the same again does what a former call may have left undone.
 
     Returns how many trials were withdrawn and pruned by this call, and how many are held and free.
@@ -64,7 +64,7 @@ def close(opened: Opened, url: str, search_id: int) -> dict[str, int]:
     return {"withdrawn": withdrawn, "pruned": pruned, "held": states[HELD], "free": states[FREE]}
 
 
-def _withdraw(opened: Opened, study_id: int) -> int:
+def _withdraw(opened: Database, study_id: int) -> int:
     """Take the queue of one arm back; returns how many trials were in it."""
     count = 0
     for trial in opened.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,)):
@@ -73,7 +73,7 @@ def _withdraw(opened: Opened, study_id: int) -> int:
     return count
 
 
-def _prune(opened: Opened, trial_id: int) -> int:
+def _prune(opened: Database, trial_id: int) -> int:
     """A paused trial is pruned where it stands, with its newest score; 1 where it was still paused."""
     trial = opened.storage.get_trial(trial_id)
     last = trial.last_step
@@ -82,7 +82,7 @@ def _prune(opened: Opened, trial_id: int) -> int:
 
 
 def _end(
-    opened: Opened,
+    opened: Database,
     trial_id: int,
     state: TrialState,
     values: list[float] | None,

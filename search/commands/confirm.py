@@ -20,11 +20,11 @@ from search.confirm.plan import Plan, confirmations, identities, made, name_of, 
 from search.confirm.results import Confirmed, confirmed
 from search.spec.config import Dashboard
 from search.spec.identity import difference
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.lookup import known_search
 from search.storage.url import storage_url
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
 from search.study.progress import figures, standing
 from search.study.snapshot import read
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def the_plan(opened: Opened, study: str, args: argparse.Namespace) -> Plan:
+def the_plan(opened: Database, study: str, args: argparse.Namespace) -> Plan:
     """The plan that is there, or a new one where there is none or a second opening is wished. Raises UserError."""
     rows = read(opened, study)
     if rows.record.get("confirm"):
@@ -119,7 +119,7 @@ def _sizes(run: str) -> tuple[int, float]:
     return facts.params, facts.flops / 1e9
 
 
-def _create(opened: Opened, url: str, plan: Plan, cache: Path) -> None:
+def _create(opened: Database, url: str, plan: Plan, cache: Path) -> None:
     """Refuse what the data or the teacher speaks against, then make the confirmation."""
     from trainer.distributed.ranks import Ranks
 
@@ -128,13 +128,13 @@ def _create(opened: Opened, url: str, plan: Plan, cache: Path) -> None:
         opened_as(opened, url, plan)
 
 
-def opened_as(opened: Opened, url: str, plan: Plan) -> Search:
+def opened_as(opened: Database, url: str, plan: Plan) -> StudyAdapter:
     """The confirmation in the database, made where it is not there."""
     spec = plan.spec()
     return open_search(opened, url, spec, Identity(plan.identity, identities(plan, spec), plan.record()))
 
 
-def _queue_again(opened: Opened, url: str, plan: Plan) -> None:
+def _queue_again(opened: Database, url: str, plan: Plan) -> None:
     """Queue every seed of which no trial is left but failed ones. One that was not finite would be so again."""
     search = opened_as(opened, url, plan)
     for arm in search.arms.values():

@@ -8,7 +8,7 @@ from search.spec.space import Scalar, shown
 from search.storage.database import open_storage
 from search.storage.errors import patient
 from search.storage.url import add_storage, storage_url
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import attach_search
 from trainer.errors import UserError, received
 
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
         return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)), opened.label)
 
 
-def _enqueue(args: argparse.Namespace, search: Search, label: str) -> int:
+def _enqueue(args: argparse.Namespace, search: StudyAdapter, label: str) -> int:
     arm = search.spec.arm(args.arm)
     params: dict[str, Scalar] = {}
     for word in args.params:

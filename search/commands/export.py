@@ -9,11 +9,11 @@ from typing import Any
 from search.answer import selection
 from search.confirm.results import confirmed
 from search.spec.arms import MAIN
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.url import add_storage, storage_url
 from search.study import snapshot
-from search.study.snapshot import Rows
+from search.study.snapshot import SearchSnapshot
 from trainer.atomic_files import write_output
 from trainer.config import RunConfig
 from trainer.errors import UserError, nearest
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _seed(args: argparse.Namespace, opened: Opened, name: str) -> int:
+def _seed(args: argparse.Namespace, opened: Database, name: str) -> int:
     found = seed_results(snapshot.read(opened, name))
     text = seed_text(found)
     if args.output is None:
@@ -101,7 +101,7 @@ def _package(args: argparse.Namespace, name: str) -> int:
         opened = open_storage(storage_url(args.storage), create=False)
         found, weights = confirmed(opened, name), selection.weights_of(opened, name)
     chosen = selection.by_rule(found) if args.configuration is None else selection.by_hand(found, args.configuration)
-    what = selection.shipped(found, chosen, weights)
+    what = selection.with_evidence(found, chosen, weights)
     wish = Wish(
         weights=what.weights,
         folder=args.package,
@@ -125,7 +125,7 @@ def _refuse_confirmation(name: str, record: dict[str, Any]) -> None:
         )
 
 
-def exported(opened: Opened, name: str, top: int) -> dict[str, Any]:
+def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
     """The document. Raises UserError where the study is unknown or no trial has finished."""
     row = opened.leases.search(name)
     if row is None:
@@ -205,7 +205,7 @@ def _size(run: RunConfig) -> dict[str, float]:
     return {"params": facts.params, "gflops": facts.flops / 1e9}
 
 
-def seed_results(rows: Rows) -> dict[str, Any]:
+def seed_results(rows: SearchSnapshot) -> dict[str, Any]:
     """params, value, finished_trials, pruned_trials, completed_trials of the main search, in that order.
 
     Parameters have their names in [space]; a front's choice is one of them. finished: all trials that ended, failed

@@ -19,21 +19,21 @@ from pathlib import Path
 from loguru import logger
 
 from search.execution import connect
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import PREEMPTED, run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
 from search.execution.owner import owner_of, this_owner
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.identity import arm_identity, digest
 from search.spec.load import StudySpec, find, load, record
 from search.storage.artifacts import Artifacts
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.schema import HELD
 from search.storage.statements import Owner
 from search.storage.url import from_environment, label_of, storage_url
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import nothing_known, teller
 from trainer.distributed import signals
@@ -49,13 +49,13 @@ def simulated_identity(spec: StudySpec) -> Identity:
 
 def work(args: argparse.Namespace, spec: StudySpec) -> str:
     """One simulated worker in this process; returns why it ended."""
-    group = Alone()
+    group = SingleProcess()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, lambda *_: group.ask_to_stop())
     if args.parent is not None:
         signals.end_with(args.parent)
 
-    def opens() -> tuple[Opened, Search]:
+    def opens() -> tuple[Database, StudyAdapter]:
         with patient("simulate"):
             opened = open_storage(args.storage)
             return opened, open_search(opened, args.storage, spec, simulated_identity(spec))
@@ -73,7 +73,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
     )
     owner: Owner = this_owner(0)
     environment = {"simulated": True, "ranks": 1}
-    settings = Settings(
+    settings = WorkerSettings(
         owner,
         args.slots,
         args.runs,
@@ -86,7 +86,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
         # Sizes of students are for people who look; finding them loads torch.
         known=teller((), None) if args.note_every else nothing_known,
     )
-    return run_group(group, students, Desk(search, settings))
+    return run_group(group, students, DatabaseThread(search, settings))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +177,7 @@ def _storage(args: argparse.Namespace) -> str:
     return url or f"sqlite:///{args.runs / 'simulated.db'}"
 
 
-def herd(args: argparse.Namespace, search: Search) -> int:
+def herd(args: argparse.Namespace, search: StudyAdapter) -> int:
     """Keep the workers running until all have ended by themselves; returns how many were killed."""
     draw = random.Random(args.seed)  # noqa: S311 - no secret
     # Nothing but the URL that was found: a file in the environment would be a second one.
@@ -204,7 +204,7 @@ def herd(args: argparse.Namespace, search: Search) -> int:
     return killed
 
 
-def _holders(search: Search, workers: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+def _holders(search: StudyAdapter, workers: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
     """The workers that hold trials now: killing one that has just begun or ended would show nothing."""
     owners = {row.owner for row in search.leases.of_studies(list(search.arms)) if row.state == HELD}
     return [i for i, w in enumerate(workers) if w.poll() is None and owner_of(w.pid, 0).name in owners]

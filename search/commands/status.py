@@ -12,11 +12,11 @@ from typing import Any
 
 from search.answer.summary import confirmation, progress_words, rule_words, score_words
 from search.planning import slots
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
-from search.study.progress import an_hour, told
+from search.study.progress import an_hour, format_duration
 from search.study.progress import figures as figures_of
 from search.study.snapshot import read
 from trainer.distributed.signals import until_interrupted
@@ -61,14 +61,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def look(opened: Opened, name: str) -> dict[str, Any]:
+def look(opened: Database, name: str) -> dict[str, Any]:
     """The figures of a search, with those of its confirmation. Raises UserError where the study is unknown."""
     rows = read(opened, name)
     own = {"storage": opened.label, **figures_of(rows, opened.leases.closed)}
     return own | {"confirms": rows.confirms, "confirmation": confirmation(opened, rows)}
 
 
-def _watch(opened: Opened, name: str, every: float, figures: dict[str, Any], *, as_json: bool) -> int:
+def _watch(opened: Database, name: str, every: float, figures: dict[str, Any], *, as_json: bool) -> int:
     """Look again every so many seconds until the search has ended; a database that is away is waited for."""
     screen = Screen()
     with suppress(KeyboardInterrupt), until_interrupted() as pause:
@@ -83,7 +83,7 @@ def _watch(opened: Opened, name: str, every: float, figures: dict[str, Any], *, 
     return 0
 
 
-def _again(opened: Opened, name: str) -> dict[str, Any] | None:
+def _again(opened: Database, name: str) -> dict[str, Any] | None:
     try:
         return look(opened, name)
     except AWAY as error:
@@ -129,8 +129,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     if figures["teacher"] is not None:
         text.append(f"teacher {figures['metric']} {figures['teacher']:.4f}")
     text += _cost(figures)
-    told = code_version.line(figures["versions"])
-    text += [] if told is None else [told]
+    format_duration = code_version.line(figures["versions"])
+    text += [] if format_duration is None else [format_duration]
     for name, ends in figures["workers"].items():
         text.append(f"worker {name}: " + ", ".join(f"{count} {why}" for why, count in sorted(ends.items())))
     text += [running_line(trial, figures["metric"]) for trial in figures["running"][:RUNNING]]
@@ -179,14 +179,14 @@ def progress(figures: dict[str, Any]) -> str:
     if eta is None:
         return f"{speed}; ETA unknown ({figures['eta_unknown']})"
     when = time.strftime("%a %H:%M", time.localtime(time.time() + eta))
-    return f"{speed}; ETA {told(eta)} (about {when})"
+    return f"{speed}; ETA {format_duration(eta)} (about {when})"
 
 
 def running_line(trial: dict[str, Any], metric: str) -> str:
     """One trial that is begun and not finished: `running kd #12 on gpu1: epoch 5 of 20, for 3 min, dice 0.8712`."""
     where = f"on {trial['host']}" if trial["host"] is not None else f"({trial['state']}, waits for a worker)"
     of = "" if trial["epochs"] is None else f" of {trial['epochs']}"
-    since = "" if trial["seconds"] is None else f", for {told(trial['seconds'])}"
+    since = "" if trial["seconds"] is None else f", for {format_duration(trial['seconds'])}"
     again = f", attempt {trial['attempt']}" if trial["attempt"] > 1 else ""
     score = "" if trial["score"] is None else f", {metric} {trial['score']:.4f}"
     return f"running {trial['arm']} #{trial['trial']} {where}: epoch {trial['epoch']}{of}{since}{again}{score}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from loguru import logger
 
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import AWAY, patient
 from search.storage.lookup import known_search
 from search.storage.schema import HELD
@@ -81,7 +81,7 @@ def _answer(row: Any, wish: str, *, ended: bool) -> str:
     return WISHES[wish]
 
 
-def _held(opened: Opened, search_id: int) -> Sequence[Any]:
+def _held(opened: Database, search_id: int) -> Sequence[Any]:
     study_ids = [arm.study_id for arm in opened.leases.arms_of(search_id)]
     return [lease for lease in opened.leases.details(study_ids) if lease.state == HELD]
 
@@ -115,7 +115,7 @@ class _Beats:
         return moved
 
 
-def _wait(opened: Opened, row: Any, held: Sequence[Any], most: float) -> int:
+def _wait(opened: Database, row: Any, held: Sequence[Any], most: float) -> int:
     """Until nobody holds a trial; 0 then, also where the holders are dead. Raises UserError after `most` seconds."""
     began, told, beats = time.monotonic(), -math.inf, _Beats()
     said = ""
@@ -143,7 +143,7 @@ def _wait(opened: Opened, row: Any, held: Sequence[Any], most: float) -> int:
     return 0
 
 
-def _again(opened: Opened, row: Any, held: Sequence[Any]) -> Sequence[Any]:
+def _again(opened: Database, row: Any, held: Sequence[Any]) -> Sequence[Any]:
     try:
         now = known_search(opened, row.name)
         found = _held(opened, row.search_id)

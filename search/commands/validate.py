@@ -179,11 +179,11 @@ def _stored_logits(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
     """What the teacher's logits take on disk where the images have fixed views."""
     if data is None or spec.run.data.views is None:
         return
-    from trainer.engine.resources import lesson
+    from trainer.engine.resources import teacher_key
     from trainer.teacher.stored_logits import stored_bytes
 
     listening = [run for _, run in probe_runs(spec) if run.methods()]
-    kinds = {(stream_key(run), lesson(run)): run for run in listening}
+    kinds = {(stream_key(run), teacher_key(run)): run for run in listening}
     size = sum(stored_bytes(run, data) for run in kinds.values())
     yield f"data.views: the teacher's logits take {size / 1e9:.3g} GB of each machine's cache folder, computed once"
 

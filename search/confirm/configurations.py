@@ -8,7 +8,7 @@ from typing import Any, Literal
 from search.spec.arms import MAIN
 from search.spec.identity import PLACES
 from search.storage.schema import FINISHED
-from search.study.snapshot import Rows
+from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
 from trainer.config_paths import replace as replaced
@@ -49,7 +49,7 @@ class Finished:
     gpu_seconds: float
 
 
-def chosen(rows: Rows, top: int, sizes: Sizes) -> tuple[tuple[Configuration, ...], dict[str, float]]:
+def chosen(rows: SearchSnapshot, top: int, sizes: Sizes) -> tuple[tuple[Configuration, ...], dict[str, float]]:
     """The configurations in the order of their names' first mention, and the GPU seconds that a run of each took.
 
     Winners: the best of the main search; with a front then the best of each of its values, the best value first; then
@@ -78,7 +78,7 @@ def chosen(rows: Rows, top: int, sizes: Sizes) -> tuple[tuple[Configuration, ...
     return tuple(found), costs
 
 
-def finished(rows: Rows, arm: str, sizes: Sizes) -> list[Finished]:
+def finished(rows: SearchSnapshot, arm: str, sizes: Sizes) -> list[Finished]:
     """The trials of an arm that were trained to their end, each run once, the best first."""
     whole = [
         lease
@@ -143,7 +143,7 @@ def _without_teacher(found: Sequence[Configuration]) -> Configuration | None:
     )
 
 
-def _defaults(rows: Rows, best: Configuration, sizes: Sizes) -> Configuration:
+def _defaults(rows: SearchSnapshot, best: Configuration, sizes: Sizes) -> Configuration:
     """[run] as the study file has it, at the places and with the student of the best winner, without a teacher."""
     places = {path: value for path, value in flatten(best.run).items() if path in PLACES}
     table, _ = replaced(RunConfig, {**rows.record["run"], "teacher": best.run["teacher"]}, {**places, "method": "none"})
@@ -162,6 +162,6 @@ def _recipe(run: RunConfig) -> str:
     return run.model_copy(update={"seed": 0}).model_dump_json()
 
 
-def used_seeds(rows: Rows) -> set[int]:
+def used_seeds(rows: SearchSnapshot) -> set[int]:
     """The seeds of all runs of the search."""
     return {json.loads(lease.run)["seed"] for lease in rows.every if lease.run is not None}

@@ -10,7 +10,7 @@ from loguru import logger
 
 from search.confirm.plan import Plan, identities, is_confirmation, stored_plan
 from search.spec.load import StudySpec, find, load
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import DatabaseAway, patient
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import storage_url
@@ -21,7 +21,7 @@ from trainer.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
-    from trainer.evaluation.per_image import Examination
+    from trainer.evaluation.per_image import TestSetEvaluation
     from trainer.teacher.assessment import Facts
 
 T = TypeVar("T")
@@ -90,15 +90,17 @@ def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[s
             )
 
 
-def contents(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> "tuple[Identity, Facts | None, Examination]":
+def contents(
+    args: argparse.Namespace, spec: StudySpec, ranks: "Ranks"
+) -> "tuple[Identity, Facts | None, TestSetEvaluation]":
     """What a worker needs of a confirmation beside its plan. The opening of the test rows is recorded here, before
     anything of them is read, and the teacher is examined where nobody has done it. Every rank calls it."""
-    from trainer.evaluation.per_image import Examination
+    from trainer.evaluation.per_image import TestSetEvaluation
 
     plan: Plan = spec.confirms
     data, facts = checked(plan, cache=args.cache, ranks=ranks)
     opening, todo = _on_lead(ranks, lambda: _waited(args.database_wait, lambda: _record_opening(args, plan)))
-    examination = Examination(opening, args.cache, plan.table.unseen)
+    examination = TestSetEvaluation(opening, args.cache, plan.table.unseen)
     if todo and facts is not None and ranks.group == 0:
         _examine_teacher(args, plan, data, examination, ranks)
     who = Identity(plan.identity, identities(plan, spec), plan.record())
@@ -122,10 +124,10 @@ def _record_opening(args: argparse.Namespace, plan: Plan) -> tuple[Opening, bool
 
 
 def _examine_teacher(
-    args: argparse.Namespace, plan: Plan, data: DataSet, examination: "Examination", ranks: "Ranks"
+    args: argparse.Namespace, plan: Plan, data: DataSet, examination: "TestSetEvaluation", ranks: "Ranks"
 ) -> None:
     from trainer.evaluation.per_image import examine
-    from trainer.failures import Fault
+    from trainer.failures import LocalFailure
     from trainer.teacher import assessment
 
     run = _taught(plan)
@@ -133,7 +135,7 @@ def _examine_teacher(
         logger.info("{}: the teacher is examined", plan.name)
     with ranks.pulse.expected():
         found = examine(assessment.load(run, data, device=ranks.device), run, data, examination, ranks)
-    if isinstance(found, Fault):
+    if isinstance(found, LocalFailure):
         # Such as stored maps, which say nothing of other images: the students' comparisons stand without it.
         logger.warning("{}: the teacher is not examined: {}", plan.name, found.message)
         return
@@ -147,7 +149,7 @@ def _examine_teacher(
     _on_lead(ranks, lambda: _waited(args.database_wait, keep))
 
 
-def _found(args: argparse.Namespace, plan: Plan) -> tuple[Opened, str]:
+def _found(args: argparse.Namespace, plan: Plan) -> tuple[Database, str]:
     with patient("confirm"):
         opened = open_storage(storage_url(args.storage), create=False)
         row = opened.leases.search(plan.name)
@@ -179,7 +181,7 @@ def _on_lead(ranks: "Ranks", work: Callable[[], T]) -> T:
             told = (work(), None)
         except (UserError, DataError) as error:
             told = (None, str(error))
-    value, mistake = ranks.share(told)
+    value, mistake = ranks.broadcast(told)
     if mistake is not None:
         raise UserError(mistake)
     return value  # type: ignore[return-value]  # without a mistake it is what the lead's work gave

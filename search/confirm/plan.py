@@ -23,7 +23,7 @@ from search.spec.space import Choices
 from search.storage.database import open_storage
 from search.storage.errors import patient
 from search.storage.url import storage_url
-from search.study.snapshot import Rows
+from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
 from trainer.errors import UserError, explain, nearest
 
@@ -144,7 +144,7 @@ def plan_of(name: str, record: Mapping[str, Any]) -> Plan:
     )
 
 
-def made(rows: Rows, table: Confirm, sizes: Sizes, *, name: str, dashboard: Dashboard, early: bool) -> Plan:
+def made(rows: SearchSnapshot, table: Confirm, sizes: Sizes, *, name: str, dashboard: Dashboard, early: bool) -> Plan:
     """The plan for what a search has found. Raises UserError in one line where there is nothing to confirm."""
     taken = used_seeds(rows) & set(table.seeds)
     if taken:

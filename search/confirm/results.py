@@ -8,17 +8,17 @@ from typing import Any
 from search.confirm.configurations import Configuration
 from search.confirm.plan import Plan, confirmations, plan_of
 from search.spec.config import Choose
-from search.storage.database import Opened
+from search.storage.database import Database
 from search.storage.evidence import TEACHER, Evidence, OpeningRecord
 from search.storage.schema import FINISHED
-from search.study.snapshot import Rows, read
+from search.study.snapshot import SearchSnapshot, read
 from trainer.config import RunConfig
 from trainer.errors import UserError
-from trainer.reports import Measured
+from trainer.reports import PerImageResult
 
 
 @dataclass(frozen=True)
-class Findings:
+class PerImageScores:
     """What one trained network did on each image of one part of the data."""
 
     configuration: str
@@ -39,7 +39,7 @@ class Confirmed:
     study: str
     objective: str
     configurations: tuple[Configuration, ...]
-    findings: tuple[Findings, ...]
+    findings: tuple[PerImageScores, ...]
     budgets: Mapping[str, tuple[int, int]]
     """Arm of the search to (trials finished, trials of the budget)."""
     choose: Choose
@@ -49,7 +49,7 @@ class Confirmed:
     """What was to be confirmed and is not there, in words."""
 
 
-def confirmed(opened: Opened, study: str, *, sized: bool = True) -> Confirmed:
+def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
     """What the newest confirmation of a study found so far. Raises UserError where there is none.
 
     sized: count the teacher's parameters and operations, which loads torch; else they are 0.
@@ -79,8 +79,10 @@ def confirmed(opened: Opened, study: str, *, sized: bool = True) -> Confirmed:
     )
 
 
-def _trials(rows: Rows, plan: Plan, measured: Mapping[int, Sequence[Measured]]) -> tuple[list[Findings], list[str]]:
-    found: list[Findings] = []
+def _trials(
+    rows: SearchSnapshot, plan: Plan, measured: Mapping[int, Sequence[PerImageResult]]
+) -> tuple[list[PerImageScores], list[str]]:
+    found: list[PerImageScores] = []
     missing: list[str] = []
     for each in plan.configurations:
         leases = {_seed(lease): lease for lease in rows.leases.get(each.name, ())}
@@ -105,11 +107,11 @@ def _why(lease: Any | None) -> str:
     return "not measured" if lease.state == FINISHED else f"still {lease.state}, epoch {lease.epoch}"
 
 
-def _as_findings(configuration: str, seed: int | None, one: Measured) -> Findings:
-    return Findings(configuration=configuration, seed=seed, **vars(one))
+def _as_findings(configuration: str, seed: int | None, one: PerImageResult) -> PerImageScores:
+    return PerImageScores(configuration=configuration, seed=seed, **vars(one))
 
 
-def _ended(rows: Rows, arm: str) -> int:
+def _ended(rows: SearchSnapshot, arm: str) -> int:
     states = [trial.state.name for trial in rows.trials[arm]]
     return sum(state in ("COMPLETE", "PRUNED") for state in states)
 

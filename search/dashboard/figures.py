@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from search.plotting import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
 from search.storage.schema import FINISHED
-from search.study.snapshot import Rows
+from search.study.snapshot import SearchSnapshot
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class Picture:
     data: bytes
 
 
-def draw(rows: Rows) -> dict[str, Picture]:
+def draw(rows: SearchSnapshot) -> dict[str, Picture]:
     """The figures by what they show: `size` where parameters are known, `best`, `curves`."""
     scale = Scale(rows.metric, rows.maximize, rows.teacher)
     arms = [arm.name for arm in rows.arms]
@@ -293,7 +293,7 @@ def draw(rows: Rows) -> dict[str, Picture]:
     return pictures
 
 
-def dots_of(rows: Rows) -> list[Dot]:
+def dots_of(rows: SearchSnapshot) -> list[Dot]:
     """The trials that were trained to their end, in the order in which they ended.
 
     Where no trial tells its parameters (a simulation builds no networks), a choice that is a number stands for them.
@@ -317,7 +317,7 @@ def _finished(leases: Sequence[Any]) -> list[Any]:
     return [lease for lease in leases if lease.state == FINISHED and lease.failure is None]
 
 
-def curves_of(rows: Rows) -> list[Curve]:
+def curves_of(rows: SearchSnapshot) -> list[Curve]:
     """The validated epochs of all trials but failed ones."""
     found = []
     for arm, trials in rows.trials.items():

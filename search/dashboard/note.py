@@ -20,12 +20,12 @@ from search.answer.summary import confirmation
 from search.dashboard.figures import Picture, draw
 from search.dashboard.note_text import Shown, attributes, story
 from search.storage.artifacts import Artifacts
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.searches import noted
 from search.storage.url import add_storage, storage_url
 from search.study.progress import figures
-from search.study.snapshot import Rows, read
+from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import shares_of
 
 WITHIN = 150
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def write(opened: Opened, name: str, folder: Path | None) -> str:
+def write(opened: Database, name: str, folder: Path | None) -> str:
     """Write the notes of a search's studies, and with a confirmation's those of its search; returns what was done, in
     words. Raises UserError for an unknown study."""
     rows = read(opened, name)
@@ -104,7 +104,7 @@ def _below(note: str) -> str:
     return f"\n\n{note}" if note else ""
 
 
-def _kept(opened: Opened, rows: Rows, pictures: Mapping[str, Picture], folder: Path) -> dict[str, Shown]:
+def _kept(opened: Database, rows: SearchSnapshot, pictures: Mapping[str, Picture], folder: Path) -> dict[str, Shown]:
     """Put the figures into the dashboard's folder, as files of the main search's study; all notes show the same.
 
     The address changes with the contents, so that no browser shows an old figure. Raises OSError.
@@ -123,5 +123,5 @@ def _kept(opened: Opened, rows: Rows, pictures: Mapping[str, Picture], folder: P
     return found
 
 
-def _study(opened: Opened, study_id: int) -> Study:
+def _study(opened: Database, study_id: int) -> Study:
     return load_study(study_name=opened.storage.get_study_name_from_id(study_id), storage=opened.storage)

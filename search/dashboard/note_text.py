@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.answer.summary import progress_words, rule_words, score_words
-from search.study.progress import an_hour, told
+from search.study.progress import an_hour, format_duration
 
 RUNNING = 16
 """Running trials that are listed at most."""
@@ -135,15 +135,15 @@ def _confirmed(figures: Mapping[str, Any]) -> list[str]:
     begun = f"**Confirmed** by {link}, {progress_words(found)}"
     text = f"{begun}; {rule_words(result)} {best}. Distillation: **{result['distillation']}**.{gone}"
     lines = [
-        [code(name), f"{told['score']:.4f}", _interval(told), str(told["seeds"] or "")]
-        for name, told in result["networks"].items()
+        [code(name), f"{format_duration['score']:.4f}", _interval(format_duration), str(format_duration["seeds"] or "")]
+        for name, format_duration in result["networks"].items()
     ]
     heads = ["network", f"test {result['metric']}", "interval, 95 %", "seeds"]
     return [f"{text} All comparisons: {code(found['report'], MESSAGE)}", table(heads, lines)]
 
 
-def _interval(told: Mapping[str, Any]) -> str:
-    return "" if told["low"] is None else f"{told['low']:.4f} to {told['high']:.4f}"
+def _interval(format_duration: Mapping[str, Any]) -> str:
+    return "" if format_duration["low"] is None else f"{format_duration['low']:.4f} to {format_duration['high']:.4f}"
 
 
 def _heading(figures: Mapping[str, Any], arm: str, studies: Mapping[str, int]) -> str:
@@ -169,7 +169,11 @@ def _summary(figures: Mapping[str, Any], now: float) -> str:
         words.append(f"About {an_hour(figures['trials_an_hour'])} trials an hour.")
     if not figures["ended"]:
         eta = figures["eta_seconds"]
-        words.append(f"Done in about {told(eta)}." if eta is not None else f"When: unknown ({figures['eta_unknown']}).")
+        words.append(
+            f"Done in about {format_duration(eta)}."
+            if eta is not None
+            else f"When: unknown ({figures['eta_unknown']})."
+        )
     return " ".join(words)
 
 
@@ -229,7 +233,7 @@ def _running(figures: Mapping[str, Any], studies: Mapping[str, int]) -> list[str
     for trial in figures["running"][:RUNNING]:
         where = code(trial["host"]) if trial["host"] is not None else "waits for a worker"
         epoch = f"{trial['epoch']} of {trial['epochs']}" if trial["epochs"] is not None else str(trial["epoch"])
-        since = "" if trial["seconds"] is None else told(trial["seconds"])
+        since = "" if trial["seconds"] is None else format_duration(trial["seconds"])
         score = "" if trial["score"] is None else f"{trial['score']:.4f}"
         link = _trial(studies[trial["arm"]], trial["trial"])
         rows.append([code(trial["arm"]), link, where, str(trial["attempt"]), epoch, since, score])

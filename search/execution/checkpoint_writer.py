@@ -22,7 +22,7 @@ Until = Callable[[], float | None]
 """When, on the monotonic clock, waiting has to end; None while nobody is in a hurry."""
 
 
-class Writers:
+class CheckpointWriter:
     """The lead's. A disk that is full or read-only costs no trial: what stood stands, and each epoch tries again."""
 
     def __init__(self) -> None:

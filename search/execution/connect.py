@@ -44,13 +44,13 @@ class _Told:
 
 
 class Together(Protocol):
-    """The ranks of all groups: `trainer.distributed.ranks.Ranks`, and `search.execution.group.Alone`."""
+    """The ranks of all groups: `trainer.distributed.ranks.Ranks`, and `search.execution.group.SingleProcess`."""
 
     @property
     def stop_asked(self) -> bool:
         """Whether this rank wishes to stop."""
 
-    def everyone(self, value: _Told) -> list[_Told]:
+    def all_gather_world(self, value: _Told) -> list[_Told]:
         """Every rank's value, on every rank of all groups."""
 
 
@@ -77,7 +77,7 @@ def opened(ranks: Together, opens: Callable[[], T] | None, *, place: str, patien
     since: float | None = None
     while True:
         over = patience == 0 or (since is not None and time.monotonic() - since >= patience)
-        told = ranks.everyone(_told(ranks, attempt, known=known, over=over))
+        told = ranks.all_gather_world(_told(ranks, attempt, known=known, over=over))
         mistake = next((each.mistake for each in told if each.mistake is not None), None)
         gone = next((each.gone for each in told if each.gone is not None), None)
         if mistake is not None:

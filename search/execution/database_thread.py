@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 
 from loguru import logger
 
-from search.execution.held_trials import Members, on_hand
-from search.execution.messages import Fell, Settings, Told, Written
-from search.execution.note_process import Scribe
+from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.messages import CheckpointWritten, EpochDone, TrialFailed, WorkerSettings
+from search.execution.note_process import NoteProcess
 from search.storage import errors
-from search.storage.leases import Seen, Watch
+from search.storage.leases import LeaseRow, StaleLeases
 from search.storage.schema import HELD
 from search.storage.statements import Refused
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.errors import UserError
 
 CLOSING = 8.0
@@ -29,10 +29,10 @@ CALLS = 120.0
 sooner, and its error sends the thread back to its beginning."""
 
 
-class Desk:
+class DatabaseThread:
     """Runs a thread; `inbox`, `tell`, `settle` and `close` are the lead's side."""
 
-    def __init__(self, search: Search, settings: Settings) -> None:
+    def __init__(self, search: StudyAdapter, settings: WorkerSettings) -> None:
         self.search = search
         self.settings = settings
         self.ended: str | None = None
@@ -40,9 +40,9 @@ class Desk:
         self.preempt = threading.Event()
         """Somebody asked all workers to stop now."""
         self.error: BaseException | None = None
-        self._members = Members(search, settings)
+        self._members = HeldTrials(search, settings)
         self.inbox = self._members.inbox
-        self._outbox: deque[Told | Fell | Written] = deque()
+        self._outbox: deque[EpochDone | TrialFailed | CheckpointWritten] = deque()
         self._lock = threading.Condition()
         self._got_on = time.monotonic()
         self._asked = 0
@@ -51,18 +51,18 @@ class Desk:
         self._closing: str | None = None
         self._gave_back = False
         self._scribe = self._scribe_of(settings)
-        self._watch = Watch(settings.ttl)
-        self._stale: list[Seen] = []
+        self._watch = StaleLeases(settings.ttl)
+        self._stale: list[LeaseRow] = []
         self._drains = False
         self._beat_due = self._look_due = self._line_due = 0.0
         self._line = ""
         self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
 
-    def _scribe_of(self, settings: Settings) -> Scribe | None:
+    def _scribe_of(self, settings: WorkerSettings) -> NoteProcess | None:
         if settings.note_every is None:
             return None
         folder = None if settings.artifacts is None else settings.artifacts.folder
-        return Scribe(self.search, settings.note_every, folder)
+        return NoteProcess(self.search, settings.note_every, folder)
 
     # ---- the lead's side
 
@@ -78,11 +78,11 @@ class Desk:
         """
         return time.monotonic() - self._got_on > max(limit, CALLS)
 
-    def tell(self, item: Told | Fell | Written) -> None:
+    def tell(self, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
         """Put something into the outbox; never waits."""
         with self._lock:
             self._outbox.append(item)
-            if isinstance(item, Written):  # nobody settles after it
+            if isinstance(item, CheckpointWritten):  # nobody settles after it
                 self._lock.notify_all()
 
     def settle(self, patience: float, hurried: Callable[[], bool]) -> None:
@@ -252,7 +252,7 @@ class Desk:
             (name in planned or c.admitted >= budgets.get(name, 0)) and not c.waiting for name, c in counts.items()
         )
 
-    def _release(self, rows: Sequence[Seen]) -> None:
+    def _release(self, rows: Sequence[LeaseRow]) -> None:
         """Free what we hold beyond our slots, a claim that was repeated: nobody beats for it."""
         owner, known = self.settings.owner, self._members.held
         if any(r.state == HELD and r.owner == owner.name and r.trial_id not in known for r in rows):

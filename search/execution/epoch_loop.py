@@ -12,10 +12,10 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.execution.checkpoint_writer import Writers, saved
-from search.execution.database_thread import CLOSING, Desk
+from search.execution.checkpoint_writer import CheckpointWriter, saved
+from search.execution.database_thread import CLOSING, DatabaseThread
 from search.execution.group import Group, Plan
-from search.execution.messages import PICTURE, WEIGHTS, Begin, Fell, Told, Written
+from search.execution.messages import PICTURE, WEIGHTS, CheckpointWritten, EpochDone, StartTrial, TrialFailed
 from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students, Write
 
@@ -40,22 +40,22 @@ def _nobody(_trial: str, _report: EpochReport) -> None:
     """Nobody listens."""
 
 
-class Lead:
+class Leader:
     """Plans epochs and reports them; the lead rank of a group has one."""
 
-    def __init__(self, desk: Desk, students: Students, group: Group, tell: Tell = _nobody) -> None:
+    def __init__(self, desk: DatabaseThread, students: Students, group: Group, tell: Tell = _nobody) -> None:
         self.desk, self._tell = desk, tell
         self._students = students
         self._group = group
-        self._training: dict[int, Begin] = {}
+        self._training: dict[int, StartTrial] = {}
         self._over: list[int] = []
         """Members that trained their last epoch."""
         self._owed: dict[int, tuple[EpochReport, Future[Saved]]] = {}
         """Last epochs whose weights are not on disk; it is asked again before each epoch, where it refused them."""
-        self._writers = Writers()
+        self._writers = CheckpointWriter()
         self._end: float | None = None
         """When the disk holds nobody up any more, on the monotonic clock; None while nobody is in a hurry."""
-        self._beside = Beside()
+        self._beside = BetweenEpochs()
         self.bad_data: str | None = None
         """The file that no trial can be trained with; None while there is none."""
 
@@ -70,7 +70,7 @@ class Lead:
         self._over = []
         while not self.desk.inbox.empty():
             event = self.desk.inbox.get()
-            if isinstance(event, Begin):
+            if isinstance(event, StartTrial):
                 begins.append(event)
             elif self._training.pop(event.key, None) is not None:
                 self._owed.pop(event.key, None)
@@ -149,10 +149,10 @@ class Lead:
 
     def _trained(self, key: int, report: EpochReport, write: Write | None, beside: Mapping[str, float]) -> None:
         begin, replay = self._training[key], self._students.replay(key)
-        self.desk.tell(Told(key, begin.token, report, beside=beside))
+        self.desk.tell(EpochDone(key, begin.token, report, beside=beside))
 
         def named(found: Saved) -> None:
-            self.desk.tell(Written(key, begin.token, report.epoch, found, replay))
+            self.desk.tell(CheckpointWritten(key, begin.token, report.epoch, found, replay))
 
         if write is not None:
             self._writers.later(key, write, begin.folder / f"epoch-{report.epoch}.pt", named)
@@ -164,7 +164,7 @@ class Lead:
             self._owed[key] = report, end
             return
         picture = self._picture(key) if self.desk.settings.draws else None
-        self.desk.tell(Told(key, self._training[key].token, report, weights, picture, beside))
+        self.desk.tell(EpochDone(key, self._training[key].token, report, weights, picture, beside))
         self._training.pop(key)
         self._over.append(key)
 
@@ -206,10 +206,10 @@ class Lead:
             # All trials read the same files, so all would fail: they are given back, and this worker ends.
             self.bad_data = self.bad_data or f"{BAD_DATA}: {failure.message}"
             return
-        self.desk.tell(Fell(key, begin.token, failure))
+        self.desk.tell(TrialFailed(key, begin.token, failure))
 
 
-def run_group(group: Group, students: Students, desk: Desk | None, tell: Tell = _nobody) -> str:
+def run_group(group: Group, students: Students, desk: DatabaseThread | None, tell: Tell = _nobody) -> str:
     """Train until nothing is left or somebody asks to stop; returns why. `desk`: on the lead rank alone. tell: hears of
     every epoch of every trial, with the trial's name.
 
@@ -218,7 +218,7 @@ def run_group(group: Group, students: Students, desk: Desk | None, tell: Tell = 
     if desk is None:
         with group.pulse.expected():
             return _follow(group, students)
-    lead = Lead(desk, students, group, tell)
+    lead = Leader(desk, students, group, tell)
     desk.start()
     # Where anything is raised from here on, the leases stay: the restarted lead takes them back, or others adopt them.
     try:
@@ -232,9 +232,9 @@ def run_group(group: Group, students: Students, desk: Desk | None, tell: Tell = 
     return why
 
 
-def _lead(group: Group, students: Students, lead: Lead) -> str:
+def _lead(group: Group, students: Students, lead: Leader) -> str:
     while True:
-        plan = group.share(lead.plan())
+        plan = group.broadcast(lead.plan())
         failures = _carry_out(group, students, plan)
         if plan.end is not None:
             return plan.end
@@ -251,7 +251,7 @@ def _lead(group: Group, students: Students, lead: Lead) -> str:
 def _follow(group: Group, students: Students) -> str:
     nothing = Plan((), (), 0, None)
     while True:
-        plan = group.share(nothing)
+        plan = group.broadcast(nothing)
         failures = _carry_out(group, students, plan)
         if plan.end is not None:
             return plan.end
@@ -269,7 +269,7 @@ def _carry_out(group: Group, students: Students, plan: Plan) -> dict[int, Failur
     return _admit(group, students, plan.begin)
 
 
-def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[int, Failure]:
+def _admit(group: Group, students: Students, begins: tuple[StartTrial, ...]) -> dict[int, Failure]:
     """Take new members on every rank, or on none."""
     failures: dict[int, Failure] = {}
     for begin in begins:
@@ -280,7 +280,7 @@ def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[
         except Exception as error:  # noqa: BLE001 - one run that cannot begin must not end the others
             kind = FailureKind.OUT_OF_MEMORY if "out of memory" in str(error) else FailureKind.BUG
             mine = Failure(kind, f"{type(error).__name__}: {error}", 1, traceback.format_exc())
-        found = [failure for failure in group.gather(mine) if failure is not None]
+        found = [failure for failure in group.all_gather(mine) if failure is not None]
         if not found:
             continue
         if mine is None:
@@ -290,7 +290,7 @@ def _admit(group: Group, students: Students, begins: tuple[Begin, ...]) -> dict[
     return failures
 
 
-class Beside:
+class BetweenEpochs:
     """Counts from the end of one epoch's checkpoints to the beginning of the next epoch, where somebody trains then."""
 
     def __init__(self) -> None:

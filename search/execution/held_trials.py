@@ -16,15 +16,24 @@ from typing import Any
 
 from loguru import logger
 
-from search.execution.messages import WEIGHTS, Begin, Drop, Fell, Member, Settings, Told, Written
+from search.execution.messages import (
+    WEIGHTS,
+    CheckpointWritten,
+    DropTrial,
+    EpochDone,
+    HeldTrial,
+    StartTrial,
+    TrialFailed,
+    WorkerSettings,
+)
 from search.planning import slots
 from search.storage import errors
 from search.storage.evidence import rows_of
-from search.storage.leases import Seen
+from search.storage.leases import LeaseRow
 from search.storage.schema import leases
 from search.storage.statements import LeaseLost
 from search.study import code_version
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from search.study.trial_attributes import Attempt, attempts, listening, moved, pace, result
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
@@ -33,18 +42,18 @@ MOST_LOST = 3
 """How often a trial's worker may vanish before the trial fails."""
 
 
-class Members:
+class HeldTrials:
     """Called by the database thread alone."""
 
-    def __init__(self, search: Search, settings: Settings) -> None:
+    def __init__(self, search: StudyAdapter, settings: WorkerSettings) -> None:
         self.search = search
         self.settings = settings
-        self.held: dict[int, Member] = {}
-        self.inbox: queue.SimpleQueue[Begin | Drop] = queue.SimpleQueue()
+        self.held: dict[int, HeldTrial] = {}
+        self.inbox: queue.SimpleQueue[StartTrial | DropTrial] = queue.SimpleQueue()
         self.resting_until = 0.0
         """On the monotonic clock: nothing begins before, as a file could not be read."""
 
-    def store(self, item: Told | Fell | Written) -> None:
+    def store(self, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
         """Write what happened to a member; a member that was lost leaves an orphan record."""
         member = self.held.get(item.key)
         if member is None or member.held.token != item.token:
@@ -52,10 +61,10 @@ class Members:
             self._discard(item)
             return
         try:
-            if isinstance(item, Written) and item.epoch != member.epoch:
+            if isinstance(item, CheckpointWritten) and item.epoch != member.epoch:
                 # A stop did not wait for it, and the epoch after it was told: the row would get that one's figures.
                 self._discard(item)
-            elif isinstance(item, Written):
+            elif isinstance(item, CheckpointWritten):
                 self.search.leases.change(member.held, after_writing(member, item))
                 if member.checkpoint != item.saved.path:
                     remove(member.checkpoint)  # the row names the new one now
@@ -65,15 +74,17 @@ class Members:
         except LeaseLost:
             self._keep_orphan(member, item)
 
-    def _discard(self, item: Told | Fell | Written) -> None:
+    def _discard(self, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
         """Remove a file that no row names: one whose answer was lost may have been named after all."""
-        file = item.saved if isinstance(item, Written) else item.weights if isinstance(item, Told) else None
+        file = (
+            item.saved if isinstance(item, CheckpointWritten) else item.weights if isinstance(item, EpochDone) else None
+        )
         if file is not None:
             row = self.search.leases.row(item.key)
             if row is None or str(file.path) not in (row.checkpoint, row.weights):
                 remove(file.path)
 
-    def spoil(self, item: Told | Fell | Written, error: Exception) -> None:
+    def spoil(self, item: EpochDone | TrialFailed | CheckpointWritten, error: Exception) -> None:
         """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
         member = self.held.get(item.key)
         if member is None:
@@ -102,7 +113,7 @@ class Members:
             run = self._run_of(claim)
             if run is None:
                 return
-            member = Member(held, f"{claim.arm.name} #{held.number}", run, holders=self._holders(claim))
+            member = HeldTrial(held, f"{claim.arm.name} #{held.number}", run, holders=self._holders(claim))
             resume = None
             if seen is not None and seen.run is not None:
                 resume = resume_of(seen, claim.resume_epoch)
@@ -111,9 +122,9 @@ class Members:
             return
         self.held[held.trial_id] = member
         folder = self._place(claim.arm.name, held.number) / str(held.token)
-        self.inbox.put(Begin(held.trial_id, run, resume, member.label, held.token, folder))
+        self.inbox.put(StartTrial(held.trial_id, run, resume, member.label, held.token, folder))
 
-    def _as_stored(self, member: Member, resume: Resume | None) -> Member:
+    def _as_stored(self, member: HeldTrial, resume: Resume | None) -> HeldTrial:
         """A member that somebody trained before: what it cost stays; what it reached, only where it goes on from it."""
         row = self.search.leases.row(member.held.trial_id)
         if row is None:
@@ -167,8 +178,8 @@ class Members:
         self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True), said)
         return run
 
-    def _store(self, member: Member, item: Told | Fell) -> None:
-        if isinstance(item, Fell):
+    def _store(self, member: HeldTrial, item: EpochDone | TrialFailed) -> None:
+        if isinstance(item, TrialFailed):
             self._fall(member, item.failure)
             return
         report = item.report
@@ -187,7 +198,7 @@ class Members:
             logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
             self.forget(item.key, None)
 
-    def _complete(self, member: Member, item: Told) -> None:
+    def _complete(self, member: HeldTrial, item: EpochDone) -> None:
         key = member.held.trial_id
         self.held[key] = member = upload(self.search, self.settings, member, item.picture)
         best = member.best_score if member.best_score is not None else math.nan
@@ -203,7 +214,7 @@ class Members:
         logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
         self.held.pop(key, None)
 
-    def _fall(self, member: Member, failure: Failure) -> None:
+    def _fall(self, member: HeldTrial, failure: Failure) -> None:
         """A failed trial stays failed, but for a file that could not be read: that may be the disk's fault."""
         text = f"epoch {failure.epoch}: {failure.message}"
         key = member.held.trial_id
@@ -223,7 +234,7 @@ class Members:
         tries = [] if row is None else self.search.leases.attempts_of([row.study_id])
         return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in tries)
 
-    def _sweep(self, member: Member) -> None:
+    def _sweep(self, member: HeldTrial) -> None:
         """No row names a checkpoint of this trial any more, whoever wrote it."""
         remove(member.checkpoint)
         arm = self.search.arms[member.held.study_id].name
@@ -232,7 +243,7 @@ class Members:
     def _place(self, arm: str, number: int) -> Path:
         return self.settings.runs / self.search.folder / arm / str(number)
 
-    def _judge(self, member: Member) -> bool:
+    def _judge(self, member: HeldTrial) -> bool:
         try:
             return self.search.pruned(member.held)
         except LeaseLost:
@@ -243,7 +254,7 @@ class Members:
             logger.error("{}: the pruner raised, the trial goes on:\n{}", member.label, traceback.format_exc())
             return False
 
-    def _after(self, member: Member, item: Told) -> Member:
+    def _after(self, member: HeldTrial, item: EpochDone) -> HeldTrial:
         """The member once this epoch is stored; a try that fails leaves the member as it was."""
         report = item.report
         parts = {**report.seconds, **item.beside}
@@ -263,8 +274,8 @@ class Members:
             return True
         return score < best if self.search.spec.objective.direction == "minimize" else score > best
 
-    def _keep_orphan(self, member: Member, item: Told | Fell | Written) -> None:
-        if isinstance(item, Written):
+    def _keep_orphan(self, member: HeldTrial, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
+        if isinstance(item, CheckpointWritten):
             self._discard(item)  # who tells its next epoch, or beats for it, finds the member lost
             return
         row = self.search.leases.row(item.key)
@@ -275,8 +286,8 @@ class Members:
             self.forget(item.key, None)
             return
         self._discard(item)
-        epoch = item.report.epoch if isinstance(item, Told) else item.failure.epoch
-        record = dict(item.report.scores or {}) if isinstance(item, Told) else {"failure": item.failure.kind.value}
+        epoch = item.report.epoch if isinstance(item, EpochDone) else item.failure.epoch
+        record = dict(item.report.scores or {}) if isinstance(item, EpochDone) else {"failure": item.failure.kind.value}
         self.search.leases.orphan(member.held, epoch, record)
         self.forget(item.key, "lost to another worker")
 
@@ -285,7 +296,7 @@ class Members:
         if member is not None:
             if why is not None:
                 logger.warning("{}: {}", member.label, why)
-            self.inbox.put(Drop(key))
+            self.inbox.put(DropTrial(key))
 
     def give_back(self, why: str) -> None:
         for key, member in list(self.held.items()):
@@ -296,18 +307,18 @@ class Members:
             self.held.pop(key)
 
 
-def ending(member: Member, outcome: str) -> dict[str, Any]:
+def ending(member: HeldTrial, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
     reached = result(member.best_epoch, member.scores)
     return {"attempts": attempts(member.holders, outcome), **reached, **moved(member.shares), **cost(member)}
 
 
-def cost(member: Member) -> dict[str, Any]:
+def cost(member: HeldTrial) -> dict[str, Any]:
     """The attributes that say what its holder's epochs cost so far."""
     return {**pace(member.here, member.epochs), **listening(member.run, member.passes, member.epochs)}
 
 
-def upload(search: Search, settings: Settings, member: Member, picture: Path | None) -> Member:
+def upload(search: StudyAdapter, settings: WorkerSettings, member: HeldTrial, picture: Path | None) -> HeldTrial:
     """Give a trial that still runs its picture, once; where the folder refuses it, the trial goes on without.
 
     Raises LeaseLost.
@@ -349,7 +360,7 @@ def sweep(place: Path, token: int) -> None:
             remove(path)
 
 
-def on_hand(row: Seen) -> int:
+def on_hand(row: LeaseRow) -> int:
     """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0.
 
     A checkpoint of the last epoch, which no worker writes, has nothing to go on to: 0 as well.
@@ -372,7 +383,7 @@ def on_hand(row: Seen) -> int:
     return row.epoch if digest == row.checkpoint_sha256 else 0
 
 
-def resume_of(row: Seen, epoch: int) -> Resume | None:
+def resume_of(row: LeaseRow, epoch: int) -> Resume | None:
     """Where a taken trial goes on, its checkpoint having been judged good for `epoch`; None: from the beginning."""
     if epoch == 0 or row.checkpoint is None:
         return None
@@ -380,13 +391,13 @@ def resume_of(row: Seen, epoch: int) -> Resume | None:
     return Resume(Path(row.checkpoint), replay)
 
 
-def spent(member: Member) -> dict[str, Any]:
+def spent(member: HeldTrial) -> dict[str, Any]:
     """What the trial cost so far; that grows whether or not a checkpoint is written. Telling it is a sign of life."""
     cost = json.dumps(member.seconds, sort_keys=True)
     return dict(seconds=cost, gpu_seconds=member.gpu_seconds, beat=leases.c.beat + 1)
 
 
-def after_writing(member: Member, item: Written) -> dict[str, Any]:
+def after_writing(member: HeldTrial, item: CheckpointWritten) -> dict[str, Any]:
     """What it says once the checkpoint of the member's newest epoch is on disk."""
     return dict(
         epoch=item.epoch,
@@ -397,12 +408,12 @@ def after_writing(member: Member, item: Written) -> dict[str, Any]:
     )
 
 
-def at_end(member: Member) -> dict[str, Any]:
+def at_end(member: HeldTrial) -> dict[str, Any]:
     """What it says when nothing is left to train: no checkpoint."""
     return dict(epoch=member.epoch, checkpoint=None, **figures(member))
 
 
-def figures(member: Member) -> dict[str, Any]:
+def figures(member: HeldTrial) -> dict[str, Any]:
     """What the trial cost and reached so far."""
     return dict(
         **spent(member),

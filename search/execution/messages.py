@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from search.storage.artifacts import Artifacts
-from search.storage.leases import Held
+from search.storage.leases import LeaseHandle
 from search.storage.statements import Owner
 from search.study.trial_attributes import Attempt, nothing_known
 from trainer.config import RunConfig
@@ -17,7 +17,7 @@ WEIGHTS, PICTURE = "best.safetensors", "worst-and-median.png"
 
 
 @dataclass(frozen=True)
-class Begin:
+class StartTrial:
     """Train this from the next epoch boundary on."""
 
     key: int
@@ -31,17 +31,17 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Drop:
+class DropTrial:
     """Forget this member: pruned, or lost to another worker."""
 
     key: int
 
 
 @dataclass(frozen=True)
-class Told:
+class EpochDone:
     """One epoch of one member, on its way to the database.
 
-    The trial goes on from the checkpoint of an earlier epoch, until this one's is `Written`.
+    The trial goes on from the checkpoint of an earlier epoch, until this one's is `CheckpointWritten`.
     """
 
     key: int
@@ -56,7 +56,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Written:
+class CheckpointWritten:
     """A checkpoint that is on disk, of the epoch that was told last of a member."""
 
     key: int
@@ -67,7 +67,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Fell:
+class TrialFailed:
     """A member that failed, on its way to the database."""
 
     key: int
@@ -76,10 +76,10 @@ class Fell:
 
 
 @dataclass(frozen=True)
-class Member:
+class HeldTrial:
     """A trial in this worker's hands."""
 
-    held: Held
+    held: LeaseHandle
     label: str
     run: RunConfig
     seconds: dict[str, float] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerSettings:
     """What a desk has to know about its worker."""
 
     owner: Owner

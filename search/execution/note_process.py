@@ -16,7 +16,7 @@ from typing import IO
 from loguru import logger
 
 from search.storage.searches import take_last_turn, take_turn
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.repository import REPOSITORY
 
 PATIENCE = 180.0
@@ -35,10 +35,10 @@ class Child:
     """Monotonic seconds."""
 
 
-class Scribe:
+class NoteProcess:
     """Used by the database thread alone."""
 
-    def __init__(self, search: Search, every: float, folder: Path | None) -> None:
+    def __init__(self, search: StudyAdapter, every: float, folder: Path | None) -> None:
         """every: seconds between two writings, over all leads. folder: of the dashboard's files; None: tables alone."""
         self._search, self._every, self._folder = search, every, folder
         self.children: list[Child] = []

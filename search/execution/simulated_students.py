@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
-from trainer.reports import EpochReport, Failure, FailureKind, Measured, Resume, Saved, Write
+from trainer.reports import EpochReport, Failure, FailureKind, PerImageResult, Resume, Saved, Write
 from trainer.seeds import derive
 
 
@@ -60,7 +60,7 @@ def plateau(run: RunConfig) -> float:
 class SimulatedStudents:
     """`trainer.reports.Students` whose epochs come from curves and whose checkpoints are small files."""
 
-    measure: Callable[[RunConfig], tuple[Measured, ...]] | None = None
+    measure: Callable[[RunConfig], tuple[PerImageResult, ...]] | None = None
     """What an examination after the last epoch finds; None: there is none."""
 
     def __init__(self, curves: Curves, *, slots: int, metric: str, epoch_seconds: float, fail_share: float) -> None:

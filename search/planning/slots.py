@@ -48,7 +48,7 @@ def choose_slots(spec: StudySpec, *, cache: Path, ranks: "Ranks") -> Slots:
         except Exception as error:  # noqa: BLE001 - a search is not worth less because its costs are not known yet
             why = one_line(f"{type(error).__name__}: {error}")
             logger.warning("--slots auto: not measured ({}); {} students at a time", why, FALLBACK)
-    return ranks.share(chosen)
+    return ranks.broadcast(chosen)
 
 
 def _measured(spec: StudySpec, cache: Path, ranks: "Ranks") -> Slots:

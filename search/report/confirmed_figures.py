@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 
-from search.answer.document import Claim, ConfirmedPart, Network, Scores
+from search.answer.document import Comparison, ConfirmedPart, Network, Scores
 from search.plotting import COLOURS, MARKERS, share_axis, shown, size_axis
 from search.report.content.document import Search
 from search.report.content.text import title_of
@@ -131,7 +131,7 @@ def _near(part: ConfirmedPart) -> Drawn | None:
     return _forest("near-teacher", "Less the teacher", alt, rows, note)
 
 
-def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Claim]], note: str) -> Drawn | None:
+def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Comparison]], note: str) -> Drawn | None:
     if not rows:
         return None
     with canvas(0.9 + 0.33 * len(rows)) as figure:
@@ -152,7 +152,7 @@ def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Claim]], 
     return Drawn(name, title, alt, data, note)
 
 
-def _row(axes: Axes, up: int, claim: Claim) -> None:
+def _row(axes: Axes, up: int, claim: Comparison) -> None:
     firm = claim.verdict in ("shown", "worse")
     colour = {"shown": COLOURS[2], "worse": COLOURS[1]}.get(claim.verdict, MUTED)
     if claim.low is not None and claim.high is not None:

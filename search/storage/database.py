@@ -40,7 +40,7 @@ GONE = (KeyError, UpdateFinishedTrialError)
 
 
 @dataclass(frozen=True)
-class Opened:
+class Database:
     """A database in use by this process."""
 
     storage: BaseStorage
@@ -51,7 +51,7 @@ class Opened:
     """The URL without its password."""
 
 
-def open_storage(url: str, *, create: bool = True) -> Opened:
+def open_storage(url: str, *, create: bool = True) -> Database:
     """Open the tables of Optuna and our own.
 
     create: make those that are missing; otherwise a database without them is an error. Raises UserError in one line,
@@ -82,7 +82,7 @@ def open_storage(url: str, *, create: bool = True) -> Opened:
         ) from None
     fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect, GONE)
     named = dict(optuna_models.BaseModel.metadata.tables.items())
-    return Opened(get_storage(rdb), rdb.engine, fence, Leases(rdb.engine, named), label)
+    return Database(get_storage(rdb), rdb.engine, fence, Leases(rdb.engine, named), label)
 
 
 def _engine_arguments(dialect: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from search.storage.schema import findings, openings
 from search.storage.statements import insert_once, now_of, put_findings
-from trainer.reports import Measured
+from trainer.reports import PerImageResult
 
 TEACHER = 0
 """What stands for the teacher in the place of a trial's id."""
@@ -51,7 +51,7 @@ class Evidence:
             OpeningRecord(r.who, r.opened, r.purpose, tuple(json.loads(r.configurations)), r.uuid) for r in rows
         )
 
-    def keep(self, uuid: str, trial_id: int, measured: Sequence[Measured]) -> None:
+    def keep(self, uuid: str, trial_id: int, measured: Sequence[PerImageResult]) -> None:
         """Keep findings outside of a trial's end: those of the teacher. What is there already stays: it is the same."""
         with self._engine.begin() as connection:
             put_findings(connection, self._dialect, rows_of(uuid, trial_id, [each.to_json() for each in measured]))
@@ -62,18 +62,18 @@ class Evidence:
         with self._engine.begin() as connection:
             return connection.execute(sa.select(findings.c.part).where(mine).limit(1)).one_or_none() is not None
 
-    def findings(self, uuid: str) -> dict[int, tuple[Measured, ...]]:
+    def findings(self, uuid: str) -> dict[int, tuple[PerImageResult, ...]]:
         """By trial id, and `TEACHER`: what was measured of each part, in the order of their names."""
         query = sa.select(findings).where(findings.c.uuid == uuid).order_by(findings.c.trial_id, findings.c.part)
-        found: dict[int, list[Measured]] = {}
+        found: dict[int, list[PerImageResult]] = {}
         with self._engine.begin() as connection:
             for row in connection.execute(query):
-                found.setdefault(row.trial_id, []).append(Measured.from_json(json.loads(row.record)))
+                found.setdefault(row.trial_id, []).append(PerImageResult.from_json(json.loads(row.record)))
         return {trial_id: tuple(parts) for trial_id, parts in found.items()}
 
 
 def rows_of(uuid: str, trial_id: int, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table of findings, from what `Measured.to_json` gives."""
+    """Rows of the table of findings, from what `PerImageResult.to_json` gives."""
     return [
         dict(uuid=uuid, trial_id=trial_id, part=each["part"], record=json.dumps(each, allow_nan=False))
         for each in measured

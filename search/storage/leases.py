@@ -31,7 +31,7 @@ from search.storage.statements import (
 
 
 @dataclass(frozen=True)
-class Held:
+class LeaseHandle:
     """A trial in the hands of this process."""
 
     trial_id: int
@@ -41,7 +41,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LeaseRow:
     """A lease as it was last read."""
 
     trial_id: int
@@ -76,16 +76,16 @@ class Leases:
         self.dialect = engine.dialect.name
         self._tables = optuna_tables
 
-    def of_studies(self, study_ids: Sequence[int], *, finished: bool = False) -> list[Seen]:
+    def of_studies(self, study_ids: Sequence[int], *, finished: bool = False) -> list[LeaseRow]:
         """The leases of some studies, by study and number; finished ones on request."""
-        columns = [leases.c[name] for name in Seen.__dataclass_fields__]
+        columns = [leases.c[name] for name in LeaseRow.__dataclass_fields__]
         query = sa.select(*columns).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
         if not finished:
             query = query.where(leases.c.state != FINISHED)
         with self.engine.begin() as connection:
-            return [Seen(*row) for row in connection.execute(query)]
+            return [LeaseRow(*row) for row in connection.execute(query)]
 
-    def beat(self, held: Sequence[Held]) -> set[int]:
+    def beat(self, held: Sequence[LeaseHandle]) -> set[int]:
         """One heartbeat for each; returns the ids of those that are no longer ours."""
         if not held:
             return set()
@@ -96,7 +96,7 @@ class Leases:
             kept = set(connection.execute(sa.select(leases.c.trial_id).where(mine)).scalars())
         return {h.trial_id for h in held} - kept
 
-    def take(self, seen: Seen, owner: Owner, *, resume_epoch: int, lost: bool) -> Held | None:
+    def take(self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, lost: bool) -> LeaseHandle | None:
         """Take a free, stale or own lease exactly as it was seen; None where somebody was quicker.
 
         In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go:
@@ -128,16 +128,18 @@ class Leases:
             if seen.state == HELD:
                 end_attempt(connection, self.dialect, seen.trial_id, seen.token, "lost" if lost else "restarted")
             begin_attempt(connection, self.dialect, seen.trial_id, token, owner, resume_epoch + 1)
-        return Held(seen.trial_id, seen.number, seen.study_id, token)
+        return LeaseHandle(seen.trial_id, seen.number, seen.study_id, token)
 
-    def _close(self, connection: sa.Connection, seen: Seen, why: str) -> None:
+    def _close(self, connection: sa.Connection, seen: LeaseRow, why: str) -> None:
         """A trial that somebody ended or deleted in Optuna, past its holder, must not be waited for."""
         mine = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
         changes = dict(state=FINISHED, owner=None, checkpoint=None, message="ended by somebody else, not by its worker")
         if connection.execute(leases.update().where(mine).values(**changes)).rowcount == 1 and seen.state == HELD:
             end_attempt(connection, self.dialect, seen.trial_id, seen.token, why)
 
-    def change(self, held: Held, changes: Values, *, ends: str | None = None, attributes: Values = NOTHING) -> None:
+    def change(
+        self, held: LeaseHandle, changes: Values, *, ends: str | None = None, attributes: Values = NOTHING
+    ) -> None:
         """Change a held lease outside Optuna's transactions, and user attributes of its trial with it: checkpoint, run,
         give back. Raises LeaseLost."""
         with self.engine.begin() as connection:
@@ -145,11 +147,11 @@ class Leases:
             put_attributes(connection, self.dialect, held.trial_id, attributes)
             apply(connection, self.dialect, held.trial_id, held.token, changes, ends)
 
-    def give_back(self, held: Held, why: str = "preempted", attributes: Values = NOTHING) -> None:
+    def give_back(self, held: LeaseHandle, why: str = "preempted", attributes: Values = NOTHING) -> None:
         """Free a held trial for anybody, uncharged. Raises LeaseLost."""
         self.change(held, {"state": FREE, "owner": None}, ends=why, attributes=attributes)
 
-    def orphan(self, held: Held, epoch: int, record: Mapping[str, Any]) -> None:
+    def orphan(self, held: LeaseHandle, epoch: int, record: Mapping[str, Any]) -> None:
         """Keep what a former holder had to say about a trial that it lost."""
         text = json.dumps(record, allow_nan=False, sort_keys=True)
         values = dict(trial_id=held.trial_id, token=held.token, epoch=epoch, record=text)
@@ -299,7 +301,7 @@ def _lock_arms(connection: sa.Connection, search_id: int) -> None:
     connection.execute(query.with_for_update())
 
 
-__all__ = ["Held", "LeaseLost", "Leases", "Owner", "Seen"]
+__all__ = ["LeaseHandle", "LeaseLost", "LeaseRow", "Leases", "Owner"]
 
 RUNG = "completed_rung_"
 """What a halving pruner's notes on a trial are called, with the rung's number: the score that reached it."""
@@ -329,14 +331,14 @@ def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], tria
 
 
 @dataclass
-class Watch:
+class StaleLeases:
     """Whose beat stood still, on the watcher's own monotonic clock; an interruption of contact begins anew."""
 
     ttl: float
     _since: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     _contact: float | None = None
 
-    def stale(self, rows: Sequence[Seen], now: float) -> list[Seen]:
+    def stale(self, rows: Sequence[LeaseRow], now: float) -> list[LeaseRow]:
         """The held leases whose beat stood still for a whole time-to-live; `now` in monotonic seconds."""
         if self._contact is not None and now - self._contact > self.ttl / 2:
             self._since.clear()

@@ -19,8 +19,8 @@ from search.spec.arms import Arm
 from search.spec.config import MedianConfig
 from search.spec.load import StudySpec
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
-from search.storage.database import Opened
-from search.storage.leases import Held, Leases, Seen, shortened
+from search.storage.database import Database
+from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
 from search.storage.schema import FINISHED
 from search.storage.searches import DELETED
 from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
@@ -58,9 +58,9 @@ _QUEUED = "enqueued"
 class Claim:
     """A trial that this process holds, before or after its run was stored."""
 
-    held: Held
+    held: LeaseHandle
     arm: Arm
-    seen: Seen | None
+    seen: LeaseRow | None
     """The lease as it was found, where the trial was taken over."""
     lost: bool = False
     """Whether it was taken from a holder that vanished."""
@@ -68,11 +68,11 @@ class Claim:
     """The epoch after which it goes on: as judged, once, when it was taken."""
 
 
-class Search:
+class StudyAdapter:
     """One search in an opened database: its arms as Optuna studies, and the leases of their trials."""
 
     def __init__(
-        self, opened: Opened, spec: StudySpec, search_id: int, folder: str, studies: Mapping[str, int]
+        self, opened: Database, spec: StudySpec, search_id: int, folder: str, studies: Mapping[str, int]
     ) -> None:
         self.opened = opened
         self.spec = spec
@@ -109,7 +109,7 @@ class Search:
             remedy = "start a study of another name (--name)" if refused.final else "raise budget.trials to make room"
             raise UserError(f"enqueue: {refused.reason}; {remedy}") from None
 
-    def claim(self, owner: Owner, on_hand: Callable[[Seen], int], stale: Sequence[Seen]) -> Claim:
+    def claim(self, owner: Owner, on_hand: Callable[[LeaseRow], int], stale: Sequence[LeaseRow]) -> Claim:
         """The next trial for this owner: a free or stale one, else a waiting or new one of the neediest arm.
 
         on_hand: the epoch that this host can resume a lease from (0 where its checkpoint cannot be read).
@@ -131,7 +131,7 @@ class Search:
                 refused = reason
         raise refused or Refused("every arm has its trials", final=True)
 
-    def retake(self, owner: Owner, on_hand: Callable[[Seen], int], known: Container[int] = ()) -> Iterator[Claim]:
+    def retake(self, owner: Owner, on_hand: Callable[[LeaseRow], int], known: Container[int] = ()) -> Iterator[Claim]:
         """Take back at once what this owner holds without knowing of it.
 
         From before its ranks were restarted, or from a claim whose answer was lost. known: trial ids that it knows of.
@@ -162,7 +162,9 @@ class Search:
 
     # ---- training
 
-    def report(self, held: Held, epoch: int, value: float | None, changes: Values, said: Values = NOTHING) -> None:
+    def report(
+        self, held: LeaseHandle, epoch: int, value: float | None, changes: Values, said: Values = NOTHING
+    ) -> None:
         """Store an epoch: its score where it has one, and the lease's changes, in one transaction. Raises LeaseLost."""
         if value is None:
             self.leases.change(held, changes, attributes=said)
@@ -170,7 +172,7 @@ class Search:
         with self.opened.fence.write(held.trial_id, held.token, changes, attributes=said):
             self.opened.storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
 
-    def pruned(self, held: Held) -> bool:
+    def pruned(self, held: LeaseHandle) -> bool:
         """Whether the trial, as reported so far, is pruned."""
         arm = self.arms[held.study_id]
         if arm.pruner.name == "none":
@@ -179,7 +181,7 @@ class Search:
             trial = self.opened.storage.get_trial(held.trial_id)
             return pruners.should_prune(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=_front(arm))
 
-    def attribute(self, held: Held, key: str, value: Any) -> None:
+    def attribute(self, held: LeaseHandle, key: str, value: Any) -> None:
         """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""
         with self.opened.fence.write(held.trial_id, held.token):
             self.opened.storage.set_trial_user_attr(held.trial_id, key, value)
@@ -187,26 +189,26 @@ class Search:
     # ---- ending
 
     def complete(
-        self, held: Held, value: float, changes: Values, said: Values = NOTHING, found: Sequence[Values] = ()
+        self, held: LeaseHandle, value: float, changes: Values, said: Values = NOTHING, found: Sequence[Values] = ()
     ) -> None:
         """The run reached its last epoch; `found`: rows of its findings. Raises LeaseLost."""
         self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", said, found)
 
-    def prune(self, held: Held, changes: Values, said: Values = NOTHING) -> None:
+    def prune(self, held: LeaseHandle, changes: Values, said: Values = NOTHING) -> None:
         """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
         values = None if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
         self._finish(held, TrialState.PRUNED, values, changes, "pruned", said)
 
-    def fail(self, held: Held, kind: str, message: str, said: Values = NOTHING) -> None:
+    def fail(self, held: LeaseHandle, kind: str, message: str, said: Values = NOTHING) -> None:
         """The trial failed for good. Raises LeaseLost."""
         changes = {"failure": kind, "message": shortened(message), "checkpoint": None}
         self._finish(held, TrialState.FAIL, None, changes, kind, {**said, **failure(kind, message)})
 
     def _finish(
         self,
-        held: Held,
+        held: LeaseHandle,
         state: TrialState,
         values: list[float] | None,
         changes: Values,
@@ -272,9 +274,9 @@ class Search:
             number = self.opened.storage.get_trial_number_from_id(trial_id)
         except KeyError:
             raise Refused(DELETED, final=True) from None
-        return Claim(Held(trial_id, number, study_id, 1), arm, None)
+        return Claim(LeaseHandle(trial_id, number, study_id, 1), arm, None)
 
-    def _by_need(self, rows: Sequence[Seen]) -> Iterator[int]:
+    def _by_need(self, rows: Sequence[LeaseRow]) -> Iterator[int]:
         """Arms with room, the one that is furthest behind its share first."""
         flying, counts = Counter(row.study_id for row in rows), self.counts()
         arms = with_budgets(self.arms, self.leases.arms_of(self.search_id))
@@ -322,7 +324,7 @@ def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
     return pruners.PrunerSettings(epochs=arm.epochs, **given)
 
 
-def study_id_of(opened: Opened, name: str, direction: Literal["maximize", "minimize"]) -> int:
+def study_id_of(opened: Database, name: str, direction: Literal["maximize", "minimize"]) -> int:
     """The id of an Optuna study, created where it is missing; call it under `creation_lock`."""
     study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
     return study._study_id

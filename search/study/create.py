@@ -10,8 +10,8 @@ from loguru import logger
 
 from search.spec.identity import difference
 from search.spec.load import MAIN, StudySpec, record
-from search.storage.database import Opened, creation_lock
-from search.study.adapter import Search, study_id_of
+from search.storage.database import Database, creation_lock
+from search.study.adapter import StudyAdapter, study_id_of
 from search.study.settings import changes, stored, superseded
 from trainer.errors import UserError, nearest
 
@@ -26,7 +26,7 @@ class Identity:
     """What the identity was computed from, for a difference in words."""
 
 
-def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -> Search:
+def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity) -> StudyAdapter:
     """Create the search or join it. Raises UserError with the difference where the stored one is another."""
     with creation_lock(url):
         _forget_deleted(opened)
@@ -61,14 +61,14 @@ def open_search(opened: Opened, url: str, spec: StudySpec, identity: Identity) -
             rows = [row for row in rows if row["study_id"] not in present]
             values |= {name: getattr(found, name) for name in ("settings", "max_failed", "gpu_hours", "wall_seconds")}
         search_id = opened.leases.add_search(values, rows)
-        search = Search(opened, spec, search_id, str(values["uuid"]), studies)
+        search = StudyAdapter(opened, spec, search_id, str(values["uuid"]), studies)
         if found is None or not found.closed:
             for arm in spec.arms:
                 search.enqueue_all(arm)
     return search
 
 
-def _joins_with_older(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> bool:
+def _joins_with_older(opened: Database, spec: StudySpec, found: Any, identity: Identity) -> bool:
     """Whether another file was given since this one held; says what differs. Raises UserError for another study."""
     _check_same(opened, spec, found, identity)
     old, lines = superseded(spec, found.settings), changes(spec, found.settings)
@@ -85,7 +85,7 @@ def _joins_with_older(opened: Opened, spec: StudySpec, found: Any, identity: Ide
     return old
 
 
-def _forget_deleted(opened: Opened) -> None:
+def _forget_deleted(opened: Database) -> None:
     """Forget what Optuna deleted in the meantime, of every search in this database.
 
     SQLite gives out the ids of deleted studies and trials again: what is left of them would bind their successors.
@@ -109,7 +109,7 @@ def _forget_deleted(opened: Opened) -> None:
     opened.leases.forget_leftovers()
 
 
-def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity) -> None:
+def _check_same(opened: Database, spec: StudySpec, found: Any, identity: Identity) -> None:
     if found.identity != identity.search:
         raise UserError(_changed(spec.name, found.spec, identity))
     for arm in opened.leases.arms_of(found.search_id):
@@ -120,7 +120,7 @@ def _check_same(opened: Opened, spec: StudySpec, found: Any, identity: Identity)
             )
 
 
-def attach_search(opened: Opened, spec: StudySpec) -> Search:
+def attach_search(opened: Database, spec: StudySpec) -> StudyAdapter:
     """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
     found = opened.leases.search(spec.name)
     if found is None:
@@ -135,7 +135,7 @@ def attach_search(opened: Opened, spec: StudySpec) -> Search:
     missing = [arm.name for arm in spec.arms if arm.name not in names]
     if missing:
         raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")
-    return Search(opened, spec, found.search_id, found.uuid, names)
+    return StudyAdapter(opened, spec, found.search_id, found.uuid, names)
 
 
 def _changed(name: str, stored: str, identity: Identity) -> str:

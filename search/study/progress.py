@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.planning.slots import compared
-from search.storage.database import Opened
+from search.storage.database import Database
 from search.storage.schema import FINISHED, HELD
 from search.study.code_version import versions
-from search.study.snapshot import Rows, read
+from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import failure
 
 FEWEST = 5
@@ -65,7 +65,7 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def told(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in two words: `41 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
     minutes = round(seconds / 60)
     if seconds < 90:
@@ -86,12 +86,12 @@ MESSAGES = 20
 """Messages of failed trials that are told at most, the newest."""
 
 
-def standing(opened: Opened, name: str) -> dict[str, Any]:
+def standing(opened: Database, name: str) -> dict[str, Any]:
     """All figures of a search as a script reads them. Raises UserError where the study is unknown."""
     return {"storage": opened.label, **figures(read(opened, name), opened.leases.closed)}
 
 
-def figures(rows: Rows, closed_of: Callable[[int], tuple[str | None, str | None]]) -> dict[str, Any]:
+def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[str | None, str | None]]) -> dict[str, Any]:
     """`closed_of`: why nothing new is admitted to a search, as `Leases.closed` says it."""
     pick = max if rows.maximize else min
     closed, _ = closed_of(rows.search.search_id)
@@ -123,7 +123,7 @@ def figures(rows: Rows, closed_of: Callable[[int], tuple[str | None, str | None]
     }
 
 
-def _arm(rows: Rows, arm: Any, pick: Any) -> dict[str, Any]:
+def _arm(rows: SearchSnapshot, arm: Any, pick: Any) -> dict[str, Any]:
     leases = rows.leases[arm.name]
     states = Counter(trial.state.name for trial in rows.trials[arm.name])
     whole = [r for r in leases if r.weights is not None and r.failure is None and r.best_score is not None]
@@ -146,7 +146,7 @@ def _ended(arms: Mapping[str, Mapping[str, Any]], closed: str | None, *, idle: b
     return idle and (done or closed is not None)
 
 
-def _pace(rows: Rows, arms: Mapping[str, Mapping[str, Any]], closed: str | None) -> Pace:
+def _pace(rows: SearchSnapshot, arms: Mapping[str, Mapping[str, Any]], closed: str | None) -> Pace:
     ended, good = rows.ended(), [r for r in rows.every if r.state == FINISHED and r.failure is None]
     if closed is None:
         left = sum(max(a["of"] - a["complete"] - a["pruned"], a["running"] + a["waiting"]) for a in arms.values())
@@ -157,7 +157,7 @@ def _pace(rows: Rows, arms: Mapping[str, Mapping[str, Any]], closed: str | None)
     return pace_of([ended[r.trial_id] for r in good if r.trial_id in ended], under_way, rows.now, held=held, left=left)
 
 
-def _front(rows: Rows, pick: Any) -> list[dict[str, Any]]:
+def _front(rows: SearchSnapshot, pick: Any) -> list[dict[str, Any]]:
     """One row a choice of the front: its parameters, how many were trained to their end, and the best of each arm."""
     if rows.along is None:
         return []
@@ -182,7 +182,7 @@ def _sum(leases: Sequence[Any]) -> dict[str, float]:
     return dict(total)
 
 
-def _workers(rows: Rows) -> dict[str, dict[str, int]]:
+def _workers(rows: SearchSnapshot) -> dict[str, dict[str, int]]:
     """By worker (host and a number), how its attempts ended."""
     names: dict[str, str] = {}
     table: dict[str, dict[str, int]] = {}
@@ -194,7 +194,7 @@ def _workers(rows: Rows) -> dict[str, dict[str, int]]:
     return table
 
 
-def _running(rows: Rows) -> list[dict[str, Any]]:
+def _running(rows: SearchSnapshot) -> list[dict[str, Any]]:
     """The trials that are begun and not finished: who holds each since when, and how far it is."""
     last = {attempt.trial_id: attempt for attempt in rows.attempts}
     found = []
@@ -220,7 +220,7 @@ def _running(rows: Rows) -> list[dict[str, Any]]:
     return found
 
 
-def _failures(rows: Rows) -> list[dict[str, Any]]:
+def _failures(rows: SearchSnapshot) -> list[dict[str, Any]]:
     """The newest failed trials with one line of their message."""
     failed = [(arm, lease) for arm, leases in rows.leases.items() for lease in leases if lease.failure is not None]
     ended = rows.ended()

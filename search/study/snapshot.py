@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.storage.database import Opened
+from search.storage.database import Database
 from search.storage.searches import clock
 from trainer.config_paths import flatten
 from trainer.errors import UserError, nearest
@@ -16,7 +16,7 @@ student step."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class SearchSnapshot:
     """What the database holds of a search, read once."""
 
     search: Any
@@ -95,14 +95,14 @@ class Rows:
         return {a.trial_id: a.ended for a in self.attempts if a.ended is not None}
 
 
-def read(opened: Opened, name: str) -> Rows:
+def read(opened: Database, name: str) -> SearchSnapshot:
     """Everything of a search. Raises UserError where the study is unknown."""
     row = opened.leases.search(name)
     if row is None:
         raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
     arms = opened.leases.arms_of(row.search_id)
     ids = [arm.study_id for arm in arms]
-    return Rows(
+    return SearchSnapshot(
         search=row,
         arms=arms,
         leases={arm.name: opened.leases.details([arm.study_id]) for arm in arms},

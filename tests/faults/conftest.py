@@ -22,16 +22,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.load import load
 from search.storage.database import open_storage
 from search.storage.schema import orphans
 from search.storage.statements import Owner
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import attach_search
 from trainer.reports import EpochReport, Failure
 
@@ -257,7 +257,7 @@ class Herd:
     folder: Path
     fork: Callable[..., Any]
     processes: list[Process] = field(default_factory=list)
-    _searches: list[Search] = field(default_factory=list)
+    _searches: list[StudyAdapter] = field(default_factory=list)
 
     @property
     def study(self) -> Path:
@@ -276,7 +276,7 @@ class Herd:
         self.processes.append(Process(words, url or self.url, log, None if anew else self.fork))
         return self.processes[-1]
 
-    def look(self) -> Search:
+    def look(self) -> StudyAdapter:
         """The search, once a worker has opened it; past every proxy."""
         if not self._searches:
             end = time.monotonic() + 60
@@ -341,7 +341,7 @@ def _attached(opened: Any, herd: Herd) -> Any:
     return row if opened.leases.arms_of(row.search_id) else None
 
 
-def checked(search: Search, trials: int) -> Counter[str]:
+def checked(search: StudyAdapter, trials: int) -> Counter[str]:
     found = search.trials(search.spec.main)
     assert [trial.number for trial in found] == list(range(len(found)))
     done = [trial for trial in found if trial.state.name in ("COMPLETE", "PRUNED")]
@@ -392,20 +392,20 @@ def herd_on(tmp_path: Path, fork: Callable[..., Any]) -> Iterator[Callable[[str]
 class InProcess:
     """A whole worker but for its process; `at[n]` is called before the n-th epoch of the group."""
 
-    search: Search
+    search: StudyAdapter
     runs: Path
     slots: int = 2
     seconds: float = 0.02
     ttl: float = 600.0
     owner: Owner = field(default_factory=lambda: Owner("me", "here"))
     at: dict[int, Callable[[], None]] = field(default_factory=dict)
-    group: Alone = field(default_factory=Alone)
+    group: SingleProcess = field(default_factory=SingleProcess)
     spoil: Callable[[int, dict[int, EpochReport | Failure]], dict[int, EpochReport | Failure]] = lambda _, told: told
     """What becomes of the reports of the n-th epoch."""
 
     def __post_init__(self) -> None:
-        given = Settings(self.owner, self.slots, self.runs, 1, {}, breach=lambda _: None, ttl=self.ttl)
-        self.desk = Desk(self.search, given)
+        given = WorkerSettings(self.owner, self.slots, self.runs, 1, {}, breach=lambda _: None, ttl=self.ttl)
+        self.desk = DatabaseThread(self.search, given)
         self.students = SimulatedStudents(
             Curves(), slots=self.slots, metric="dice", epoch_seconds=self.seconds, fail_share=0.0
         )
@@ -433,7 +433,7 @@ class InProcess:
 
 
 @pytest.fixture
-def join(open_again: Callable[..., Search], postgres_url: str) -> Callable[..., Search]:
+def join(open_again: Callable[..., StudyAdapter], postgres_url: str) -> Callable[..., StudyAdapter]:
     """Open the one search of the test on PostgreSQL, once more for each call: `join(*changes, url=...)`."""
     return lambda *changes, url=postgres_url: open_again(url, "faults", STUDY, *changes)
 

@@ -15,13 +15,13 @@ from search.commands.simulate import simulated_identity
 from search.spec.load import load
 from search.storage.database import open_storage
 from search.storage.statements import Owner, Refused
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from trainer.errors import UserError
 
 MANY = 32
 SOME = 16
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 def _all_at_once(count: int, work: Callable[[int], Any]) -> list[Any]:
@@ -121,7 +121,7 @@ def test_each_enqueued_trial_is_handed_out_once_while_others_are_enqueued(
 
 
 def test_an_answer_that_is_lost_queues_a_trial_once(
-    join: Callable[..., Search], postgres_url: str, proxy: Any, monkeypatch: pytest.MonkeyPatch
+    join: Callable[..., StudyAdapter], postgres_url: str, proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Optuna repeats a creation whose answer did not come; the server had it each time."""
     monkeypatch.setattr("random.random", lambda: 0.02)  # Optuna waits twice as long, in seconds, between its tries

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.config import RunConfig
 
 OTHERS = (
@@ -19,7 +19,7 @@ OTHERS = (
 
 
 def test_a_group_of_ranks_takes_two_connections_at_most(
-    join: Callable[..., Search], tmp_path: Path, postgres_url: str, tools: SimpleNamespace
+    join: Callable[..., StudyAdapter], tmp_path: Path, postgres_url: str, tools: SimpleNamespace
 ) -> None:
     search = join()
     counted: list[int] = []
@@ -48,7 +48,12 @@ def test_a_group_of_ranks_takes_two_connections_at_most(
     ],
 )
 def test_an_epoch_of_a_trial_costs_few_statements_however_long_the_trial(
-    open_again: Callable[..., Search], tmp_path: Path, postgres_url: str, tools: SimpleNamespace, pruner: str, each: int
+    open_again: Callable[..., StudyAdapter],
+    tmp_path: Path,
+    postgres_url: str,
+    tools: SimpleNamespace,
+    pruner: str,
+    each: int,
 ) -> None:
     counted = []
     for epochs in (4, 8, 16):
@@ -69,7 +74,7 @@ def test_an_epoch_of_a_trial_costs_few_statements_however_long_the_trial(
 
 
 def test_the_stored_parameters_are_those_that_were_trained_to_the_last_bit(
-    join: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    join: Callable[..., StudyAdapter], tmp_path: Path, tools: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = join()
     trained: dict[int, RunConfig] = {}

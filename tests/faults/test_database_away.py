@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 
 TTL = 4.0
 """Seconds to live where several workers are alive: none may seem dead only because the machine is busy."""
@@ -65,7 +65,11 @@ def test_a_worker_cut_off_from_the_network_loses_its_trials_once_each(
 
 
 def test_a_call_to_a_silent_server_ends(
-    join: Callable[..., Search], postgres_url: str, proxy: Any, monkeypatch: pytest.MonkeyPatch, tools: SimpleNamespace
+    join: Callable[..., StudyAdapter],
+    postgres_url: str,
+    proxy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: SimpleNamespace,
 ) -> None:
     """Where packets are dropped, or a pooler keeps the connection without a word, the client gives up by itself."""
     monkeypatch.setattr("search.storage.database.CALL_SECONDS", 2)
@@ -83,7 +87,7 @@ def test_a_call_to_a_silent_server_ends(
 
 
 def test_answers_to_commits_that_are_lost_on_the_wire_cost_nothing(
-    join: Callable[..., Search],
+    join: Callable[..., StudyAdapter],
     postgres_url: str,
     proxy: Any,
     tmp_path: Path,
@@ -106,7 +110,7 @@ def test_answers_to_commits_that_are_lost_on_the_wire_cost_nothing(
 
 @pytest.mark.parametrize("fault", ["read-only", "no connection left"])
 def test_a_server_that_refuses_is_one_that_is_away(
-    join: Callable[..., Search],
+    join: Callable[..., StudyAdapter],
     postgres_url: str,
     postgres_admin: sa.Engine,
     tmp_path: Path,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer import checkpoint
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 Disk = Callable[..., Path]
 
 
@@ -87,7 +87,7 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
     leads: list[Any] = []
     import search.execution.epoch_loop as module
 
-    class Seen(module.Lead):
+    class Seen(module.Leader):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             leads.append(self)

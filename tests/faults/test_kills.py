@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 
 MOMENTS = {
     "ask": ["INSERT INTO kd_lease", "INSERT INTO kd_attempt", "INSERT INTO trial_params"],
@@ -26,7 +26,7 @@ MOMENTS = {
 """Phase of a trial -> beginnings of its statements."""
 
 
-def _child(search: Search, runs: Path, tools: SimpleNamespace, moment: str, place: str) -> None:
+def _child(search: StudyAdapter, runs: Path, tools: SimpleNamespace, moment: str, place: str) -> None:
     """A whole worker that kills itself before a statement, or once the transaction that holds it was committed."""
     search.opened.engine.dispose(close=False)  # the parent keeps its connections
     armed = []
@@ -54,7 +54,7 @@ def _is(statement: str, moment: str) -> bool:
     return moment != "" and " ".join(statement.split()).startswith(moment)
 
 
-def _fork(search: Search, runs: Path, tools: SimpleNamespace, moment: str, place: str) -> int:
+def _fork(search: StudyAdapter, runs: Path, tools: SimpleNamespace, moment: str, place: str) -> int:
     """Returns the status that the kernel tells."""
     pid = os.fork()
     if pid == 0:
@@ -69,7 +69,7 @@ def _fork(search: Search, runs: Path, tools: SimpleNamespace, moment: str, place
 
 
 def test_a_worker_killed_at_any_statement_goes_on_where_it_was(
-    join: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace
+    join: Callable[..., StudyAdapter], tmp_path: Path, tools: SimpleNamespace
 ) -> None:
     """One worker after the other under one owner's name, as torchrun restarts its ranks, each killed elsewhere.
 

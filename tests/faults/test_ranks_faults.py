@@ -18,7 +18,7 @@ import albumentations  # noqa: F401 - here once, and not in each rank
 import pytest
 
 from search.storage.database import open_storage
-from search.storage.leases import Seen
+from search.storage.leases import LeaseRow
 
 STUDY = """
 [objective]
@@ -94,11 +94,11 @@ found = [told(cohort.epoch()), told(cohort.epoch())]
 started = time.monotonic()
 try:
     if ranks.rank == 0:
-        ranks.share({"a": 1})
+        ranks.broadcast({"a": 1})
     else:
-        ranks.sum(torch.ones(1000))
-        ranks.sum(torch.ones(7))
-    ranks.gather(1)
+        ranks.all_reduce(torch.ones(1000))
+        ranks.all_reduce(torch.ones(7))
+    ranks.all_gather(1)
 finally:
     (out / f"ended-{ranks.rank}").write_text(str(time.monotonic() - started))
     os._exit(1)
@@ -200,7 +200,7 @@ def test_a_killed_rank_is_started_anew_with_its_trials_and_a_signal_is_obeyed_wh
     Neither the ranks nor those that are started in their place listen beyond the machine."""
     opened: list[Any] = []
 
-    def rows() -> list[Seen]:
+    def rows() -> list[LeaseRow]:
         assert worker.poll() is None, (tmp_path / "log").read_text()
         if not opened:
             opened.append(open_storage(postgres_url))

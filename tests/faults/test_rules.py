@@ -9,10 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.reports import EpochReport, Failure, FailureKind
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 Told = dict[int, EpochReport | Failure]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from search.execution import database_thread, epoch_loop
-from search.study.adapter import Search
-from trainer.distributed.watchdog import Pulse
+from search.study.adapter import StudyAdapter
+from trainer.distributed.watchdog import Watchdog
 
 LIMIT = 4.0
 """Seconds without a sign of work; a busy machine may hold a process up for one or two of them."""
@@ -20,7 +20,7 @@ HANGS = ("admit", "snapshot", "write", "export", "replay", "epoch")
 
 
 def test_a_hang_ends_the_process_whatever_the_students_were_asked_for(
-    open_again: Callable[..., Search], tmp_path: Path, tools: SimpleNamespace
+    open_again: Callable[..., StudyAdapter], tmp_path: Path, tools: SimpleNamespace
 ) -> None:
     pids = {}
     for where in HANGS:
@@ -44,11 +44,11 @@ def _ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(found[1])
 
 
-def hang(open_again: Callable[..., Search], url: str, folder: Path, tools: SimpleNamespace, where: str) -> None:
+def hang(open_again: Callable[..., StudyAdapter], url: str, folder: Path, tools: SimpleNamespace, where: str) -> None:
     """In a process of its own: one of the calls sleeps; before it, waits for work do not count."""
     os.dup2(os.open(folder / where, os.O_WRONLY | os.O_CREAT), 2)
     worker = tools.InProcess(open_again(url, where, tools.STUDY), folder)
-    worker.group.pulse = Pulse(LIMIT)
+    worker.group.pulse = Watchdog(LIMIT)
     names = {}
     exec(f"def {where}_that_hangs(*_):\n    import time; time.sleep(60)", names)  # noqa: S102 - a name for the traceback
     hangs = names[f"{where}_that_hangs"]
@@ -61,7 +61,7 @@ def hang(open_again: Callable[..., Search], url: str, folder: Path, tools: Simpl
 
 
 def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead_gets_on(
-    open_again: Callable[..., Search], sqlite_url: str, tmp_path: Path, tools: SimpleNamespace, monkeypatch: Any
+    open_again: Callable[..., StudyAdapter], sqlite_url: str, tmp_path: Path, tools: SimpleNamespace, monkeypatch: Any
 ) -> None:
     """A checkpoint that is a pipe without a writer: whoever opens it waits in the kernel, as at a disk that is gone."""
     first = tools.InProcess(open_again(sqlite_url, "pipe", tools.STUDY, "budget.trials=1"), tmp_path, slots=1)
@@ -79,7 +79,7 @@ def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead
     if pid == 0:
         os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT), 2)
         second = tools.InProcess(open_again(sqlite_url, "pipe", tools.STUDY, "budget.trials=1"), tmp_path, slots=1)
-        second.group.pulse = Pulse(LIMIT)
+        second.group.pulse = Watchdog(LIMIT)
         second.run()
         os._exit(7)
     assert _ended(pid) == 1
@@ -93,7 +93,7 @@ def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        pulse = Pulse(1.0)
+        pulse = Watchdog(1.0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with pulse.expected():
             with pulse.waits():
@@ -110,6 +110,6 @@ def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_
 
 
 def test_without_a_limit_nothing_is_watched() -> None:
-    pulse = Pulse()
+    pulse = Watchdog()
     with pytest.raises(ZeroDivisionError), pulse.expected(), pulse.waits():
         _ = 1 // 0

@@ -11,14 +11,14 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search.execution.database_thread import Desk
-from search.execution.held_trials import Members, on_hand
-from search.execution.messages import Settings, Told, Written
+from search.execution.database_thread import DatabaseThread
+from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.owner import owner_of
-from search.storage.leases import Seen
+from search.storage.leases import LeaseRow
 from search.storage.schema import arms, attempts, leases
 from search.storage.statements import LeaseLost, Owner, Refused
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.distributed import supervisor
 from trainer.reports import EpochReport, Saved
 
@@ -26,19 +26,19 @@ STUDY = (Path(__file__).parents[1] / "small.toml").read_text()
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 ROOT = Path(__file__).resolve().parents[2]
 
-Open = Callable[..., Search]
+Open = Callable[..., StudyAdapter]
 
 
-def settings(tmp_path: Path, owner: Owner = ME) -> Settings:
-    return Settings(owner, 2, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
+def settings(tmp_path: Path, owner: Owner = ME) -> WorkerSettings:
+    return WorkerSettings(owner, 2, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
 
 
-def delete(search: Search) -> None:
+def delete(search: StudyAdapter) -> None:
     """As the dashboard does: Optuna's rows go, ours stay."""
     optuna.delete_study(study_name=search.spec.name, storage=search.opened.storage)
 
 
-def all_of(search: Search, table: sa.Table) -> list[Any]:
+def all_of(search: StudyAdapter, table: sa.Table) -> list[Any]:
     with search.opened.engine.begin() as connection:
         return list(connection.execute(sa.select(table)))
 
@@ -111,22 +111,22 @@ def test_a_trial_of_a_deleted_study_is_lost_to_who_prunes_it(database_url: str, 
 def test_a_checkpoint_is_judged_once(sqlite_url: str, open_again: Open, tmp_path: Path) -> None:
     """What is kept of a trial and where its training goes on come from the same look at its file."""
     search = open_again(sqlite_url, "first", STUDY)
-    members = Members(search, settings(tmp_path))
+    members = HeldTrials(search, settings(tmp_path))
     claim = search.claim(ME, on_hand, ())
     members.begin(claim)
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
     saved = Saved(tmp_path / "one.pt", "0" * 64, 7)
-    members.store(Told(claim.held.trial_id, 1, report))
-    members.store(Written(claim.held.trial_id, 1, 1, saved, ((1, 0),)))
-    looks: list[Seen] = []
+    members.store(EpochDone(claim.held.trial_id, 1, report))
+    members.store(CheckpointWritten(claim.held.trial_id, 1, 1, saved, ((1, 0),)))
+    looks: list[LeaseRow] = []
 
-    def vanishes_behind(row: Seen) -> int:
+    def vanishes_behind(row: LeaseRow) -> int:
         looks.append(row)
         return row.epoch
 
     (again,) = search.retake(ME, vanishes_behind)
     assert (len(looks), again.resume_epoch) == (1, 1)
-    others = Members(search, settings(tmp_path))
+    others = HeldTrials(search, settings(tmp_path))
     others.begin(again)
     begin = others.inbox.get_nowait()
     assert begin.resume.checkpoint == saved.path  # it is not there: the failure to read it is told, not passed over
@@ -179,13 +179,13 @@ def outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, 
 
 def test_a_code_of_an_earlier_start_ends_no_later_one(outcomes: Callable[[int, int], Path]) -> None:
     folder = outcomes(0, 0)
-    assert supervisor.leave(2) == 0
+    assert supervisor.record_exit_code(2) == 0
     outcomes(0, 1)
-    assert supervisor.lost() == 0  # its sibling knows better
+    assert supervisor.exit_code_after_loss() == 0  # its sibling knows better
     outcomes(1, 1)
-    assert supervisor.lost() == 1
+    assert supervisor.exit_code_after_loss() == 1
     outcomes(10, 0)
-    assert supervisor.leave(0) == 0
+    assert supervisor.record_exit_code(0) == 0
     assert (supervisor._codes(folder, None), supervisor._codes(folder, 0), supervisor._codes(folder, 5)) == (
         [0],
         [2],
@@ -199,15 +199,15 @@ def test_a_code_that_cannot_be_kept_is_the_rank_s_own(
 ) -> None:
     """A finished search stays one where the folder of outcomes takes no file."""
     monkeypatch.setenv("KD_OUTCOMES", str(outcomes(0, 0) / "gone"))
-    assert supervisor.leave(code) == code
-    supervisor.say("the last words")
+    assert supervisor.record_exit_code(code) == code
+    supervisor.say_once("the last words")
     assert "the last words" in capfd.readouterr().err
 
 
 def test_a_disk_that_fails_is_no_reason_to_begin_anew(sqlite_url: str, open_again: Open, tmp_path: Path, log) -> None:
     """Reading where no process has memory fails as a broken disk does (EIO), and the file is no less there."""
     search = open_again(sqlite_url, "first", STUDY)
-    members = Members(search, settings(tmp_path))
+    members = HeldTrials(search, settings(tmp_path))
     claim = search.claim(ME, on_hand, ())
     members.begin(claim)
     broken = tmp_path / "broken.pt"
@@ -215,8 +215,8 @@ def test_a_disk_that_fails_is_no_reason_to_begin_anew(sqlite_url: str, open_agai
     with pytest.raises(OSError, match="Input/output error"):
         broken.read_bytes()
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
-    members.store(Told(claim.held.trial_id, 1, report))
-    members.store(Written(claim.held.trial_id, 1, 1, Saved(broken, "0" * 64, 7), ((1, 0),)))
+    members.store(EpochDone(claim.held.trial_id, 1, report))
+    members.store(CheckpointWritten(claim.held.trial_id, 1, 1, Saved(broken, "0" * 64, 7), ((1, 0),)))
     (row,) = search.leases.of_studies(list(search.arms))
     assert on_hand(row) == 1
     assert any("Input/output error" in line for line in log)
@@ -229,7 +229,7 @@ def test_who_works_for_a_deleted_study_writes_nothing_into_its_successor(
 ) -> None:
     """SQLite gives out ids of studies and trials again; a report under them would be another trial's."""
     old = open_again(sqlite_url, "first", STUDY)
-    desk = Desk(old, settings(tmp_path))
+    desk = DatabaseThread(old, settings(tmp_path))
     desk._claim()
     ((key, member),) = [*desk._members.held.items()][:1]
     delete(open_again(sqlite_url, "first", STUDY))
@@ -238,8 +238,8 @@ def test_who_works_for_a_deleted_study_writes_nothing_into_its_successor(
     assert (held.trial_id, held.token, list(new.arms)) == (key, member.held.token, list(old.arms))  # the same ids
     assert new.search_id != old.search_id
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
-    desk.tell(Told(key, member.held.token, report))
-    desk.tell(Written(key, member.held.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
+    desk.tell(EpochDone(key, member.held.token, report))
+    desk.tell(CheckpointWritten(key, member.held.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
     desk._flush()
     row = new.leases.row(held.trial_id)
     assert row is not None

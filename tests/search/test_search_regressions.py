@@ -12,19 +12,19 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search.execution.database_thread import Desk
-from search.execution.epoch_loop import Lead, run_group
-from search.execution.group import Alone
-from search.execution.held_trials import Members, on_hand
-from search.execution.messages import Begin, Drop, Fell, Settings, Told, Written
+from search.execution.database_thread import DatabaseThread
+from search.execution.epoch_loop import Leader, run_group
+from search.execution.group import SingleProcess
+from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.messages import CheckpointWritten, DropTrial, EpochDone, StartTrial, TrialFailed, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.arms import Arm
 from search.spec.load import load
 from search.spec.space import Scalar
-from search.storage.leases import Held, Seen
+from search.storage.leases import LeaseHandle, LeaseRow
 from search.storage.schema import attempts, orphans, searches
 from search.storage.statements import Owner
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.reports import EpochReport, Failure, FailureKind, Saved
@@ -38,7 +38,7 @@ trials = 3
 """
 ME, OTHER, THIRD = Owner("me", "here"), Owner("other", "there"), Owner("third", "there")
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def join(sqlite_url: str, open_again: Join) -> Join:
     return lambda *changes, text=STUDY: open_again(sqlite_url, "handed", text, *changes)
 
 
-def settings(tmp_path: Path, **changes: Any) -> Settings:
+def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
     values: dict[str, Any] = dict(owner=ME, slots=2, runs=tmp_path, ranks=1, environment={}, ttl=600.0)
-    return Settings(**{**values, "breach": lambda _: None, **changes})
+    return WorkerSettings(**{**values, "breach": lambda _: None, **changes})
 
 
 def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -63,12 +63,12 @@ def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
 class Worker:
     """A whole worker but for its process; `at(n, f)` calls f before the n-th epoch of the group."""
 
-    search: Search
-    settings: Settings
+    search: StudyAdapter
+    settings: WorkerSettings
     at: Mapping[int, Callable[[], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.search, self.settings)
+        self.desk = DatabaseThread(self.search, self.settings)
 
     def run(self) -> str:
         students = SimulatedStudents(
@@ -83,14 +83,14 @@ class Worker:
             return train()
 
         students.epoch = epoch  # type: ignore[method-assign]
-        return run_group(Alone(), students, self.desk)
+        return run_group(SingleProcess(), students, self.desk)
 
 
 @dataclass
 class Member:
-    """One member on its way through `Members`, without a group."""
+    """One member on its way through `HeldTrials`, without a group."""
 
-    members: Members
+    members: HeldTrials
     claim: Claim
 
     def tell(self, epoch: int, *, written: bool = True) -> Path:
@@ -99,36 +99,36 @@ class Member:
         path.write_text("weights")
         report = EpochReport(epoch, epoch - 1, {"dice": 0.5 + epoch / 100}, {}, {"student": 1.0}, final=False)
         digest = "9cba9e5ab0b1b0c4d1ee8f2a2d4e5e20"  # of other bytes: nobody can go on from this file
-        self.members.store(Told(held.trial_id, held.token, report))
+        self.members.store(EpochDone(held.trial_id, held.token, report))
         if not written:
             return path
-        self.members.store(Written(held.trial_id, held.token, epoch, Saved(path, digest, 7), ((1, 0),)))
+        self.members.store(CheckpointWritten(held.trial_id, held.token, epoch, Saved(path, digest, 7), ((1, 0),)))
         return path
 
 
-def member(search: Search, given: Settings, claim: Claim | None = None) -> Member:
-    members = Members(search, given)
+def member(search: StudyAdapter, given: WorkerSettings, claim: Claim | None = None) -> Member:
+    members = HeldTrials(search, given)
     claim = search.claim(given.owner, on_hand, ()) if claim is None else claim
     members.begin(claim)
     return Member(members, claim)
 
 
-def seen(search: Search, held: Held) -> Seen:
+def seen(search: StudyAdapter, held: LeaseHandle) -> LeaseRow:
     return next(row for row in search.leases.of_studies([held.study_id]) if row.trial_id == held.trial_id)
 
 
-def row_of(search: Search, held: Held) -> Any:
+def row_of(search: StudyAdapter, held: LeaseHandle) -> Any:
     row = search.leases.row(held.trial_id)
     assert row is not None
     return row
 
 
-def all_of(search: Search, table: sa.Table) -> list[Any]:
+def all_of(search: StudyAdapter, table: sa.Table) -> list[Any]:
     with search.opened.engine.begin() as connection:
         return list(connection.execute(sa.select(table)))
 
 
-def uuid_of(search: Search) -> str:
+def uuid_of(search: StudyAdapter) -> str:
     row = search.leases.search("handed")
     assert row is not None
     return str(row.uuid)
@@ -143,7 +143,7 @@ def test_a_member_that_is_lost_while_it_trains_leaves_no_trace_and_the_others_go
     """The database thread knows before the epoch ends: its report is ignored, its file removed."""
     search, others = join("budget.trials=3"), join("budget.trials=3")
     worker = Worker(search, settings(tmp_path, ttl=3.0))
-    stolen: list[Held] = []
+    stolen: list[LeaseHandle] = []
 
     def taken() -> bool:
         """Not where the holder's heart beats between the look and the taking."""
@@ -178,9 +178,9 @@ def test_a_member_that_is_pruned_while_its_next_epoch_trains_leaves_no_file_and_
     search = join()
     worker = Worker(search, settings(tmp_path))
     trains = threading.Event()
-    judged: list[Held] = []
+    judged: list[LeaseHandle] = []
 
-    def pruned(held: Held) -> bool:
+    def pruned(held: LeaseHandle) -> bool:
         if not judged:
             judged.append(held)
             assert trains.wait(20)
@@ -207,16 +207,16 @@ def test_a_member_that_comes_and_goes_within_one_epoch_is_dismissed_once_and_not
     join: Join, tmp_path: Path
 ) -> None:
     search = join()
-    lead = Lead(
-        Desk(search, settings(tmp_path)),
+    lead = Leader(
+        DatabaseThread(search, settings(tmp_path)),
         SimulatedStudents(Curves(), slots=2, metric="dice", epoch_seconds=0.0, fail_share=0.0),
-        Alone(),
+        SingleProcess(),
     )
-    begin = Begin(7, search.spec.run, None, "kd #7", 1, tmp_path)
+    begin = StartTrial(7, search.spec.run, None, "kd #7", 1, tmp_path)
     lead.desk.settle = lambda *_: None  # type: ignore[method-assign]  # its thread does not run here
     lead.desk.inbox.put(begin)
     assert lead.plan().begin == (begin,)
-    for event in (Drop(7), begin, Drop(7)):
+    for event in (DropTrial(7), begin, DropTrial(7)):
         lead.desk.inbox.put(event)
     plan = lead.plan()
     assert (plan.dismiss, plan.begin, plan.members) == ((7,), (), 0)
@@ -296,15 +296,15 @@ def test_a_trial_that_goes_on_elsewhere_is_of_mixed_devices_and_keeps_its_costs(
     assert isinstance(report, EpochReport)
     report = EpochReport(1, 0, report.scores, {}, {"student": 3.0, "data": 1.0}, final=False)
     saved = students.snapshot(key)(tmp_path / "epoch-1.pt")
-    one.members.store(Told(key, 1, report))
-    one.members.store(Written(key, 1, 1, saved, students.replay(key)))
+    one.members.store(EpochDone(key, 1, report))
+    one.members.store(CheckpointWritten(key, 1, 1, saved, students.replay(key)))
     assert json.loads(row_of(search, one.claim.held).environment) == cpu
     one.members.give_back("preempted")
     for environment, owner in ((gpu, OTHER), (cpu, ME)):
         next_one = member(search, settings(tmp_path, environment=environment, owner=owner, ranks=2))
         assert next_one.claim.held.trial_id == key
         begin = next_one.members.inbox.get()
-        assert isinstance(begin, Begin)
+        assert isinstance(begin, StartTrial)
         assert begin.resume is not None
         assert begin.resume.checkpoint == saved.path
         row = row_of(search, next_one.claim.held)
@@ -329,7 +329,7 @@ def test_a_trial_that_starts_again_is_of_its_new_device_and_keeps_its_costs(join
     two = member(search, settings(tmp_path, environment=gpu, owner=OTHER))  # no file that it can go on from
     assert two.claim.held.trial_id == one.claim.held.trial_id
     begin = two.members.inbox.get()
-    assert isinstance(begin, Begin)
+    assert isinstance(begin, StartTrial)
     assert begin.resume is None
     row = row_of(search, two.claim.held)
     assert json.loads(row.environment) == gpu
@@ -380,12 +380,12 @@ def test_a_bug_before_training_ends_its_trial_alone(
 # ---- studies that are deleted
 
 
-def finish_all(search: Search, tmp_path: Path) -> None:
+def finish_all(search: StudyAdapter, tmp_path: Path) -> None:
     Worker(search, settings(tmp_path / "runs")).run()
     assert all(counts.complete == arm.trials for counts, arm in zip(*both(search), strict=True))
 
 
-def both(search: Search) -> tuple[Any, Any]:
+def both(search: StudyAdapter) -> tuple[Any, Any]:
     return search.counts().values(), search.arms.values()
 
 
@@ -495,7 +495,7 @@ def test_what_is_told_under_an_older_token_is_not_stored(join: Join, tmp_path: P
     old = row_of(search, again.held)
     assert old.token == 2
     late = one.tell(2)  # under token 1
-    one.members.store(Fell(again.held.trial_id, 1, Failure(FailureKind.NOT_FINITE, "not finite", 2)))
+    one.members.store(TrialFailed(again.held.trial_id, 1, Failure(FailureKind.NOT_FINITE, "not finite", 2)))
     assert row_of(search, again.held) == old
     assert search.trials(search.spec.main)[0].intermediate_values == {}
     assert (first.is_file(), late.is_file()) == (True, False)
@@ -524,7 +524,7 @@ class Died(BaseException):
     """The process ends here."""
 
 
-def queued(search: Search, name: str = "kd") -> list[float]:
+def queued(search: StudyAdapter, name: str = "kd") -> list[float]:
     return [trial.system_attrs["fixed_params"]["optim.lr"] for trial in search.trials(search.spec.arm(name))]
 
 
@@ -533,16 +533,16 @@ def test_trials_of_the_file_are_queued_once_though_their_process_died(
     join: Join, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
     """Between the creation of the search and its queue, or between two entries."""
-    real = Search.enqueue
+    real = StudyAdapter.enqueue
     calls: list[Mapping[str, Scalar]] = []
 
-    def dies(search: Search, arm: Arm, params: Mapping[str, Scalar]) -> None:
+    def dies(search: StudyAdapter, arm: Arm, params: Mapping[str, Scalar]) -> None:
         if len(calls) == done:
             raise Died
         calls.append(params)
         real(search, arm, params)
 
-    monkeypatch.setattr(Search, "enqueue", dies)
+    monkeypatch.setattr(StudyAdapter, "enqueue", dies)
     with pytest.raises(Died):
         join(text=STUDY + QUEUE)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import torch
 from trainer.config import RunConfig
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
-from trainer.engine.epoch import Lockstep
+from trainer.engine.epoch import StreamEpoch
 from trainer.engine.fit import fit
 from trainer.reports import EpochReport
 
@@ -55,7 +55,7 @@ def test_the_host_never_waits_for_the_device_inside_a_step(
     cohort.admit(0, run)
     cohort.admit(1, run.model_copy(update={"optim": run.optim.model_copy(update={"clip": 1.0, "ema": True})}))
     assert all(isinstance(report, EpochReport) for report in cohort.epoch().values())
-    plain, steps = Lockstep._step, []
+    plain, steps = StreamEpoch._step, []
 
     def watched(self, batches) -> None:
         steps.append(None)
@@ -65,7 +65,7 @@ def test_the_host_never_waits_for_the_device_inside_a_step(
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Lockstep, "_step", watched)
+    monkeypatch.setattr(StreamEpoch, "_step", watched)
     told = cohort.epoch()
     assert all(isinstance(report, EpochReport) for report in told.values()), told
     assert len(steps) == 6

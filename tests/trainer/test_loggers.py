@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from search.commands.work import flags
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.storage.statements import Owner
 from search.worker import add_flags
@@ -20,7 +20,7 @@ from trainer import loggers
 from trainer.__main__ import main
 from trainer.cli.parser import CommandLine
 from trainer.errors import UserError
-from trainer.loggers import Mirrors, past_torchrun
+from trainer.loggers import Loggers, past_torchrun
 from trainer.reports import EpochReport
 
 STUDY = """
@@ -62,7 +62,7 @@ def rows(path: Path) -> list[tuple[str, ...]]:
 
 def test_csv_has_a_row_a_figure_in_full_precision_and_goes_on_after_a_restart(tmp_path):
     for epoch in (1, 2):
-        with Mirrors(["csv"], tmp_path, "polyp-kd") as log:
+        with Loggers(["csv"], tmp_path, "polyp-kd") as log:
             log.tell("kd-7", report(epoch))
     found = rows(tmp_path / "polyp-kd" / "kd-7.csv")
     assert found == [
@@ -77,7 +77,7 @@ def test_csv_has_a_row_a_figure_in_full_precision_and_goes_on_after_a_restart(tm
 
 def test_tensorboard_reads_what_was_written(tmp_path):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
-    with Mirrors(["tensorboard"], tmp_path, "polyp-kd") as log:
+    with Loggers(["tensorboard"], tmp_path, "polyp-kd") as log:
         for epoch in (1, 2):
             log.tell("kd-7", report(epoch))
     (file,) = (tmp_path / "polyp-kd" / "kd-7").iterdir()
@@ -101,7 +101,7 @@ def test_a_mirror_that_fails_is_one_warning_and_the_others_go_on(tmp_path, monke
         def close(self) -> None: ...
 
     monkeypatch.setattr(loggers, "KINDS", {**loggers.KINDS, "broken": Broken})
-    with Mirrors(["broken", "csv"], tmp_path, "s") as log_to:
+    with Loggers(["broken", "csv"], tmp_path, "s") as log_to:
         for epoch in range(1, 6):
             log_to.tell("kd-0", report(epoch))
     assert len([line for line in log if "--log broken" in line]) == 1
@@ -122,7 +122,7 @@ def test_a_mirror_that_hangs_keeps_nobody_waiting(tmp_path, monkeypatch, log):
     monkeypatch.setattr(loggers, "KINDS", {"hangs": Hangs})
     monkeypatch.setattr(loggers, "PATIENCE", 0.05)
     monkeypatch.setattr(loggers, "WAITING", 3)
-    with Mirrors(["hangs"], tmp_path, "s") as log_to:
+    with Loggers(["hangs"], tmp_path, "s") as log_to:
         for epoch in range(1, 10):
             log_to.tell("kd-0", report(epoch))
     go.set()
@@ -158,7 +158,7 @@ def test_wandb_stays_offline_with_a_run_a_trial(tmp_path, monkeypatch):
     stand_in.init = Run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    with Mirrors(["wandb"], tmp_path, "polyp-kd") as log:
+    with Loggers(["wandb"], tmp_path, "polyp-kd") as log:
         log.tell("kd-1", report(1))
         log.tell("kd-2", report(2))
         log.tell("kd-1", report(2))
@@ -180,10 +180,10 @@ def test_fit_writes_each_epoch(tmp_path):
 
 def test_a_worker_writes_a_file_a_trial_of_its_own(tmp_path, sqlite_url, open_again):
     search = open_again(sqlite_url, "mirrored", SEARCH)
-    settings = Settings(Owner("me", "here"), 2, tmp_path, 1, {}, breach=lambda _: None)
+    settings = WorkerSettings(Owner("me", "here"), 2, tmp_path, 1, {}, breach=lambda _: None)
     students = SimulatedStudents(Curves(), slots=2, metric="dice", epoch_seconds=0.0, fail_share=0.0)
-    with Mirrors(["csv"], tmp_path / "logs", "mirrored") as log:
-        run_group(Alone(), students, Desk(search, settings), log.tell)
+    with Loggers(["csv"], tmp_path / "logs", "mirrored") as log:
+        run_group(SingleProcess(), students, DatabaseThread(search, settings), log.tell)
     files = sorted((tmp_path / "logs" / "mirrored").iterdir())
     assert [file.name for file in files] == ["kd-0.csv", "kd-1.csv", "kd-2.csv"]
     for file in files:

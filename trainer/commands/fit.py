@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trainer.cli.progress import Counting, Progress, spoken
 from trainer.distributed.launch import Outcome, launch, writable
 from trainer.errors import UserError, one_line
-from trainer.loggers import Mirrors
+from trainer.loggers import Loggers
 from trainer.loggers import check as check_mirrors
 from trainer.run_file import Entry, RunFile, read
 
@@ -71,7 +71,7 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
 
     work = folder if args.runs is None else args.runs / _name(file, ranks.world)
     state = work / "state.pt"
-    resume = Resume(state) if ranks.share(state.is_file()) else None
+    resume = Resume(state) if ranks.broadcast(state.is_file()) else None
     best = work / "best.safetensors"
     progress = Progress(file.run.epochs, file.metric)
     # The joins belong to the recorded run; what `--set` changes is another one and starts at stream epoch 0.
@@ -87,7 +87,7 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
         export=best,
     )
     trial = f"fit-{file.entry.rank}" if file.entry else "fit"
-    with Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, file.path.stem) as log:
+    with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, file.path.stem) as log:
         for report in training:
             if ranks.leads:
                 progress.hear(report)

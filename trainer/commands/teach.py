@@ -14,7 +14,7 @@ from trainer.cli.progress import Counting, Progress, spoken
 from trainer.config import RunConfig
 from trainer.distributed.launch import Outcome, launch, writable
 from trainer.errors import UserError, one_line, received
-from trainer.loggers import Mirrors
+from trainer.loggers import Loggers
 from trainer.loggers import check as check_mirrors
 from trainer.run_file import PLACES, read
 
@@ -90,7 +90,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
     best = work / "best.safetensors"
-    with Mirrors(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
+    with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
         for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / "state.pt", export=best):
             if ranks.leads:
                 progress.hear(report)
@@ -127,7 +127,7 @@ def _prepare(work: Path, name: str, ranks: "Ranks", *, again: bool) -> Path | No
             write(mark, name.encode())
         elif (work / "state.pt").is_file():
             state = work / "state.pt"
-    return ranks.share(state)
+    return ranks.broadcast(state)
 
 
 def _finished(output: Path, run: RunConfig, name: str, data: "DataSet") -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     from trainer.evaluation.metrics import validate
 
     # The lead wrote it: the others must not look before.
-    best = ranks.share(work / "best.safetensors")
+    best = ranks.broadcast(work / "best.safetensors")
     made = ready(best, device=ranks.device)
     network = made.network
     calibration = Calibration(data, "validation", ranks)

@@ -100,7 +100,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     import torch
 
     from trainer.distributed.ranks import Ranks, RanksLost
-    from trainer.reports import Stopped, TrialFailed
+    from trainer.reports import RunFailed, Stopped
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -118,7 +118,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
         ranks.leave()
     except RanksLost as lost:
         return Outcome((), LOST, one_line(lost)), False
-    except TrialFailed as failed:
+    except RunFailed as failed:
         failure = failed.failure
         bug, mistake = failure.kind == "bug", failure.kind in ("bad_data", "storage")
         return Outcome((), 2 if mistake else 1, failure.detail if bug else one_line(failed)), True

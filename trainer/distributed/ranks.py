@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.distributed.stores import Meeting, meet
-from trainer.distributed.watchdog import Pulse
+from trainer.distributed.watchdog import Watchdog
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -41,7 +41,7 @@ def ranks_per_trial(world: int, batch_size: int) -> int:
     return next((ranks for ranks in divisors if batch_size // ranks >= _LEAST_IMAGES), 1)
 
 
-class Later:
+class ToHost:
     """A small tensor on its way to the host; `get` waits for it, polled."""
 
     def __init__(self, ranks: "Ranks", tensor: Tensor) -> None:
@@ -67,8 +67,8 @@ class Ranks:
     """The ranks that train one cohort together. `Ranks()` is one process alone: the same calls, nothing to wait for.
 
     rank, world: this process's place in its group, and how many the group has.
-    group, groups: which of the torchrun's groups this is, and how many there are; they meet in `everyone` alone.
-    leads: whether this rank does what is done once.
+    group, groups: which of the torchrun's groups this is, and how many there are; they meet in `all_gather_world`
+    alone. leads: whether this rank does what is done once.
     """
 
     _joins: ClassVar[Iterator[int]] = count()
@@ -80,7 +80,7 @@ class Ranks:
             torch.cuda.set_device(self.device)  # events and streams are those of the current device
         self._wish, self._first = [False], 0
         self._stall, self._grace = float("inf"), float("inf")
-        self.pulse = Pulse()
+        self.pulse = Watchdog()
         """Called at every sum, value on the host and batch scored; ends this process where its work hangs."""
         self._host: dist.ProcessGroup | None = None
         self._tensors: dist.ProcessGroup | None = None
@@ -103,7 +103,7 @@ class Ranks:
         ranks = cls(_device(device))
         ranks._stall, ranks._grace = stall, min(grace, stall)
         # A little later than siblings give up on this rank: their message says more.
-        ranks.pulse = Pulse(stall + min(stall / 4, 10.0))
+        ranks.pulse = Watchdog(stall + min(stall / 4, 10.0))
         if "RANK" in os.environ and world > 1:
             ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
         return ranks
@@ -125,7 +125,9 @@ class Ranks:
                     self._host, self._tensors = host, tensors
         self.rank, self.world = index % size, size
         self.group, self.groups, self._first = index // size, world // size, index // size * size
-        self.everyone(None)  # gloo's meeting ends rank by rank: one that left at once would break that of a slower one
+        self.all_gather_world(
+            None
+        )  # gloo's meeting ends rank by rank: one that left at once would break that of a slower one
 
     @property
     def leads(self) -> bool:
@@ -140,7 +142,7 @@ class Ranks:
         """Wish that all ranks of the group stop; safe in a signal handler. It travels with the next step's flag."""
         self._wish[0] = True
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The lead's value on every rank; other ranks' values are not looked at."""
         if self.world == 1:
             return value
@@ -151,11 +153,11 @@ class Ranks:
         self._run("share", lambda: dist.broadcast(content, self._first, group=self._host, async_op=True))
         return cast("T", _unpack(content))
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks, on every rank."""
         return self._gather(value, self.world, self._host)
 
-    def everyone(self, value: T) -> list[T]:
+    def all_gather_world(self, value: T) -> list[T]:
         """The same over the ranks of all groups; all of them call it."""
         return self._gather(value, self.world * self.groups, None)
 
@@ -172,7 +174,7 @@ class Ranks:
         self._run("gather", lambda: dist.all_gather(contents, padded, group=group, async_op=True))
         return [_unpack(content[: int(length.item())]) for content, length in zip(contents, lengths, strict=True)]
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """`tensor` summed over the ranks, in place; equal bit for bit on all of them.
 
         A tensor on the host has its sum at return; one on a CUDA device has it in the order of the device's stream.
@@ -203,12 +205,12 @@ class Ranks:
         except Exception as error:
             if agreeing.agreed:
                 raise
-            return next(told for told in self.gather(words(error)) if told is not None)
+            return next(told for told in self.all_gather(words(error)) if told is not None)
         return result
 
-    def later(self, tensor: Tensor) -> Later:
+    def to_host(self, tensor: Tensor) -> ToHost:
         """Start to bring a small tensor to the host."""
-        return Later(self, tensor)
+        return ToHost(self, tensor)
 
     def poll(self, done: Callable[[], bool], what: str) -> None:
         """Wait until `done`. Raises RanksLost after the stall limit, or after the grace once a stop was asked for."""
@@ -237,7 +239,7 @@ class Ranks:
         """Part from the siblings after all have come here; `join` works again afterwards."""
         if self._host is None:
             return
-        self.gather(None)
+        self.all_gather(None)
         self._host = self._tensors = None
         with _lost("leave"):
             dist.destroy_process_group()
@@ -261,13 +263,13 @@ class _Agreeing(Ranks):
         if self.agreed:
             return
         self.agreed = True
-        for told in self.gather(None):
+        for told in self.all_gather(None):
             if told is not None:
                 raise _ElsewhereError(told)
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         self.agree()
-        return super().sum(tensor)
+        return super().all_reduce(tensor)
 
 
 def _device(asked: torch.device | str | None) -> torch.device:

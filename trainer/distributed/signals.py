@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from trainer.distributed.supervisor import SAME_STOP_SECONDS, say
+from trainer.distributed.supervisor import SAME_STOP_SECONDS, say_once
 
 ASKED = "asked to stop: writing checkpoints, giving the trials back; a second signal ends at once, without"
 LOOK = 1.0
@@ -75,5 +75,5 @@ def _look(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK)
     with contextlib.suppress(OSError):  # what read this may be gone with the parent
-        say(f"the process that started this worker ({parent}) is gone: it ends, too")
+        say_once(f"the process that started this worker ({parent}) is gone: it ends, too")
     os.kill(os.getpid(), signal.SIGTERM)

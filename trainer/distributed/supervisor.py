@@ -1,7 +1,7 @@
 """Ranks under torchrun's agent in this process: its restarts and nothing of its reports; the exit code is the ranks'.
 
 torchrun answers every exit code of a rank with 1, a page of its own and another start. Ranks that know how they end
-therefore say so in a file (`leave`) and end with 0; what is left to the agent are ranks that died.
+therefore say so in a file (`record_exit_code`) and end with 0; what is left to the agent are ranks that died.
 """
 
 import logging
@@ -57,7 +57,7 @@ def supervise(script: Path, words: Sequence[str], *, ranks: str, restarts: int, 
     return int(died)
 
 
-def leave(code: int) -> int:
+def record_exit_code(code: int) -> int:
     """What a rank is to end with: under `supervise` its code is kept there, and torchrun, told 0, reports nothing.
 
     Elsewhere the code itself, and where it cannot be kept.
@@ -73,13 +73,13 @@ def leave(code: int) -> int:
     return 0
 
 
-def lost() -> int:
+def exit_code_after_loss() -> int:
     """What a rank without its siblings is to end with: 1, to be started again, or 0 where one of them knows better."""
     folder = os.environ.get(_OUTCOMES)
     return 0 if folder is not None and any(_codes(Path(folder), _start())) else 1
 
 
-def say(line: str) -> None:
+def say_once(line: str) -> None:
     """A rank's last words on stderr; under `supervise`, what several ranks say alike is said by the first of them."""
     folder = os.environ.get(_OUTCOMES)
     if folder is not None:

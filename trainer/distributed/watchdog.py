@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 
-class Pulse:
+class Watchdog:
     """Ends the process where `beat` is not called for `limit` seconds inside `expected`; an infinite limit never does.
 
     Ranks notice each other in their waits, but a rank alone has no siblings, and its lease would be kept alive for

@@ -12,16 +12,16 @@ from trainer import checkpoint
 from trainer.config import Replay, RunConfig
 from trainer.data import stream_key
 from trainer.distributed.ranks import Ranks
-from trainer.engine.epoch import Lockstep, Member
-from trainer.engine.resources import Counters, Shelf
+from trainer.engine.epoch import CohortMember, StreamEpoch
+from trainer.engine.resources import Counters, SharedResources
 from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
 from trainer.evaluation.case_figures import chosen, drawn, masks, with_weights
 from trainer.evaluation.metrics import POOLED, SCORES, Scores, validate
-from trainer.evaluation.per_image import Examination, examine
-from trainer.failures import Fault, fault
-from trainer.reports import EpochReport, Failure, Measured, Resume, Saved, Write
+from trainer.evaluation.per_image import TestSetEvaluation, examine
+from trainer.failures import LocalFailure, local_failure
+from trainer.reports import EpochReport, Failure, PerImageResult, Resume, Saved, Write
 from trainer.teacher.stored_logits import refuse_taps
 
 CASES = 3
@@ -52,15 +52,15 @@ class Cohort:
         slots: int,
         cache: Path,
         monitor: str = "dice",
-        examination: Examination | None = None,
+        examination: TestSetEvaluation | None = None,
     ) -> None:
         if monitor not in {*SCORES, *POOLED}:
             raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, {*SCORES, *POOLED})}")
         self.counters = Counters()
         self._ranks, self._slots, self._monitor = ranks, slots, monitor
         self._examination = examination
-        self._members: dict[int, Member] = {}
-        self._shelf = Shelf(ranks, cache, self.counters)
+        self._members: dict[int, CohortMember] = {}
+        self._shelf = SharedResources(ranks, cache, self.counters)
 
     def admit(self, key: int, run: RunConfig, resume: Resume | None = None, *, follow: Replay | None = None) -> None:
         """Take a run into a free slot. Raises ValueError where no slot is free, the key is taken, or `follow` does not
@@ -78,14 +78,14 @@ class Cohort:
             raise ValueError(f"replay: {list(follow)} does not begin at own epoch 1")
         if follow is None and self._examination is not None:
             follow = ((1, 0),)
-        member = Member(key, run, free[0], follow)
+        member = CohortMember(key, run, free[0], follow)
         self._members[key] = member
         try:
             self._build(member, resume)
         except Exception as error:  # noqa: BLE001 - the ranks agree on it at the next epoch
-            member.fault, member.student = fault(error, run), None
+            member.fault, member.student = local_failure(error, run), None
 
-    def _build(self, member: Member, resume: Resume | None) -> None:
+    def _build(self, member: CohortMember, resume: Resume | None) -> None:
         run = member.run
         data = self._shelf.data(run)
         member.stream = self._shelf.stream(run)
@@ -119,13 +119,13 @@ class Cohort:
         forwards, steps = self.counters.teacher_forwards, self.counters.student_steps
         told: dict[int, EpochReport | Failure] = {**self._meet()}
         stands = self._positions()
-        groups: dict[tuple[Hashable, int], list[Member]] = {}
+        groups: dict[tuple[Hashable, int], list[CohortMember]] = {}
         for member in sorted(self._members.values(), key=lambda member: member.slot):
             if member.key in stands:
                 groups.setdefault((stream_key(member.run), stands[member.key]), []).append(member)
         self._shelf.let_go_but({name for name, _ in groups})
         for (_, position), members in groups.items():
-            told |= Lockstep(self._ranks, members, position, self._shelf, watch, self.counters).run()
+            told |= StreamEpoch(self._ranks, members, position, self._shelf, watch, self.counters).run()
             self._prepare(members, position + 1)
         reports: dict[int, EpochReport] = {}
         for (_, position), members in groups.items():
@@ -143,7 +143,7 @@ class Cohort:
                 told[key] = replace(reports[key], seconds=seconds, passes=passes)
         return told
 
-    def _prepare(self, members: list[Member], position: int) -> None:
+    def _prepare(self, members: list[CohortMember], position: int) -> None:
         """Threads make the first batches of a stream's next epoch while this thread validates and the lead reports."""
         if any(member.trained.epoch + 1 < member.run.epochs for member in members):
             self._shelf.stream(members[0].run).prepare(position)
@@ -154,9 +154,9 @@ class Cohort:
         failures = {}
         if new:
             said = [(member.fault, member.student.epoch if member.student else 0) for member in new]
-            for member, answers in zip(new, zip(*self._ranks.gather(said), strict=True), strict=True):
+            for member, answers in zip(new, zip(*self._ranks.all_gather(said), strict=True), strict=True):
                 member.met = True
-                faults = [fault for fault, _ in answers if fault is not None]
+                faults = [local_failure for local_failure, _ in answers if local_failure is not None]
                 if faults:
                     epoch = max(epoch for _, epoch in answers) + 1
                     failures[member.key] = Failure(faults[0].kind, faults[0].message, epoch, faults[0].detail)
@@ -181,7 +181,7 @@ class Cohort:
             for member in ready
         }
 
-    def _close(self, member: Member, position: int, watch: Stopwatch) -> EpochReport | Failure:
+    def _close(self, member: CohortMember, position: int, watch: Stopwatch) -> EpochReport | Failure:
         """The end of a member's epoch: buffers averaged, scored where that is due, the join recorded."""
         student, run = member.trained, member.run
         losses = student.settle()
@@ -192,17 +192,19 @@ class Cohort:
         means: dict[str, float] | None = None
         if run.validation.due(epoch, run.epochs):
             with watch.part("validation", [member.key]):
-                found = self._ranks.attempt(lambda ranks: self._score(member, ranks), lambda error: fault(error, run))
-            if isinstance(found, Fault):
+                found = self._ranks.attempt(
+                    lambda ranks: self._score(member, ranks), lambda error: local_failure(error, run)
+                )
+            if isinstance(found, LocalFailure):
                 return Failure(found.kind, found.message, epoch, found.detail)
             means = found.means
             student.scored(found)
         seen = self._examined(member, watch) if student.finished else None
-        if isinstance(seen, Fault):
+        if isinstance(seen, LocalFailure):
             return Failure(seen.kind, seen.message, epoch, seen.detail)
         return EpochReport(epoch, position, means, losses, {}, student.finished, measured=seen, shares=student.shares)
 
-    def _examined(self, member: Member, watch: Stopwatch) -> tuple[Measured, ...] | Fault | None:
+    def _examined(self, member: CohortMember, watch: Stopwatch) -> tuple[PerImageResult, ...] | LocalFailure | None:
         """The best epoch's weights on every part; None where nothing is examined."""
         best = member.trained.best
         if self._examination is None or best is None:
@@ -211,7 +213,7 @@ class Cohort:
             network = with_weights(member.trained.judged, best["weights"])
             return examine(network, member.run, self._shelf.data(member.run), self._examination, self._ranks)
 
-    def _score(self, member: Member, ranks: Ranks) -> Scores:
+    def _score(self, member: CohortMember, ranks: Ranks) -> Scores:
         data = self._shelf.data(member.run)
         return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision)
 

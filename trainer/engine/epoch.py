@@ -11,17 +11,17 @@ from torch import Tensor
 from models.output import Output
 from trainer.config import Replay, RunConfig
 from trainer.data.stream import Batch, Stream, normalise
-from trainer.distributed.ranks import Later, Ranks
+from trainer.distributed.ranks import Ranks, ToHost
 from trainer.engine.flat_parameters import Room
-from trainer.engine.resources import Counters, Shelf, lesson
+from trainer.engine.resources import Counters, SharedResources, teacher_key
 from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
-from trainer.failures import Fault, not_finite
+from trainer.failures import LocalFailure, not_finite
 from trainer.reports import Failure, FailureKind, Stopped
 
 
 @dataclass
-class Member:
+class CohortMember:
     """A run in a slot."""
 
     key: int
@@ -35,7 +35,7 @@ class Member:
     room: Room = field(default_factory=Room)
     """For the copies that its checkpoints are written of."""
     stream: Stream | None = None
-    fault: Fault | None = None
+    fault: LocalFailure | None = None
     """What went wrong on this rank when it was admitted."""
     met: bool = False
     """Whether all ranks have agreed that it was admitted."""
@@ -50,7 +50,7 @@ class Member:
 
 
 @dataclass
-class Lockstep:
+class StreamEpoch:
     """The members of one stream, through one epoch of it.
 
     Every rank takes the same steps in the same order, whatever fails on it: a member that fails sends zeros and a flag.
@@ -58,15 +58,15 @@ class Lockstep:
     """
 
     ranks: Ranks
-    members: list[Member]
+    members: list[CohortMember]
     """In the order of their slots; those that fail are taken out."""
     epoch: int
     """Of the stream."""
-    shelf: Shelf
+    shelf: SharedResources
     watch: Stopwatch
     counters: Counters
     failures: dict[int, Failure] = field(default_factory=dict)
-    _flags: deque[dict[int, Later]] = field(default_factory=deque)
+    _flags: deque[dict[int, ToHost]] = field(default_factory=deque)
 
     def run(self) -> dict[int, Failure]:
         """Train until the stream's epoch ends or no member is left. Returns the failures; raises Stopped."""
@@ -96,9 +96,9 @@ class Lockstep:
         for member in self.members:
             student = member.trained
             with self.watch.part("student", [member.key]):
-                sums = student.forward(images, target, heard.get(lesson(member.run)))
-                self.ranks.sum(sums)
-                self.ranks.sum(student.backward(sums))
+                sums = student.forward(images, target, heard.get(teacher_key(member.run)))
+                self.ranks.all_reduce(sums)
+                self.ranks.all_reduce(student.backward(sums))
                 flags[member.key] = student.update()
             self.counters.student_steps += 1
         self._flags.append(flags)
@@ -134,16 +134,16 @@ class Lockstep:
                 heard[name] = self.shelf.ask(listeners[0].run, self.epoch, indices, images, taps)
         return heard
 
-    def _listeners(self) -> dict[Hashable, list[Member]]:
+    def _listeners(self) -> dict[Hashable, list[CohortMember]]:
         """Those who still need a teacher, by what they hear."""
-        classes: dict[Hashable, list[Member]] = {}
+        classes: dict[Hashable, list[CohortMember]] = {}
         for member in self.members:
             if member.trained.fault is None and member.trained.needs_teacher:
-                classes.setdefault(lesson(member.run), []).append(member)
+                classes.setdefault(teacher_key(member.run), []).append(member)
         return classes
 
     @contextmanager
-    def _teaching(self, listeners: list[Member]) -> Iterator[None]:
+    def _teaching(self, listeners: list[CohortMember]) -> Iterator[None]:
         """A teacher's work for these members; where it fails, that is their fault."""
         try:
             with self.watch.part("teacher", [member.key for member in listeners]):
@@ -164,14 +164,14 @@ class Lockstep:
     def _agree(self) -> None:
         """Drop who failed on any rank after its last flag."""
         if self.members:
-            said = self.ranks.gather([member.trained.fault is not None for member in self.members])
+            said = self.ranks.all_gather([member.trained.fault is not None for member in self.members])
             for member, failed in list(zip(self.members, zip(*said, strict=True), strict=True)):
                 if any(failed):
                     self._drop(member)
 
-    def _drop(self, member: Member) -> None:
+    def _drop(self, member: CohortMember) -> None:
         epoch = member.trained.epoch + 1
-        faults = [fault for fault in self.ranks.gather(member.trained.fault) if fault is not None]
+        faults = [fault for fault in self.ranks.all_gather(member.trained.fault) if fault is not None]
         fault = faults[0] if faults else not_finite(member.run, epoch)
         self.failures[member.key] = Failure(fault.kind, fault.message, epoch, fault.detail)
         self.members.remove(member)

@@ -6,7 +6,7 @@ from pathlib import Path
 from trainer.config import Replay, RunConfig
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
-from trainer.reports import EpochReport, Failure, Resume, TrialFailed
+from trainer.reports import EpochReport, Failure, Resume, RunFailed
 
 ALONE = 0
 """The key of the only member."""
@@ -35,7 +35,7 @@ def fit(
     while True:
         report = cohort.epoch().get(ALONE)
         if isinstance(report, Failure):
-            raise TrialFailed(report)
+            raise RunFailed(report)
         if report is None:
             return
         if ranks.leads and save is not None:

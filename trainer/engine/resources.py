@@ -18,7 +18,7 @@ from trainer.data.stream import Stream, Workers, normalise, threads
 from trainer.distributed.ranks import Ranks
 from trainer.evaluation.metrics import autocast
 from trainer.teacher.probability_maps import Maps
-from trainer.teacher.stored_logits import UNSTORED, Views
+from trainer.teacher.stored_logits import UNSTORED, StoredLogits
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Counters:
     """Data sets and teachers brought into memory."""
 
 
-class Shelf:
+class SharedResources:
     """Data sets, streams and teachers, kept from trial to trial."""
 
     def __init__(self, ranks: Ranks, cache: Path, counters: Counters) -> None:
@@ -46,7 +46,7 @@ class Shelf:
         self._streams: dict[Hashable, Stream] = {}
         self._workers = Workers(threads(ranks.world))
         self._teachers: dict[Hashable, Segmenter] = {}
-        self._views: dict[Hashable, Views] = {}
+        self._views: dict[Hashable, StoredLogits] = {}
 
     def data(self, run: RunConfig) -> DataSet:
         """The data of a run. Raises DataError."""
@@ -149,17 +149,17 @@ class Shelf:
         with closing(self.stream(run).pictures(view, [indices])) as batches:
             return next(batches).images
 
-    def _views_of(self, run: RunConfig) -> Views | None:
+    def _views_of(self, run: RunConfig) -> StoredLogits | None:
         """The stored logits that a run listens to; None where its teacher is asked for each batch."""
         if run.data.views is None or run.teacher is None or not run.methods():
             return None
-        name = (stream_key(run), lesson(run))
+        name = (stream_key(run), teacher_key(run))
         if name not in self._views:
             from trainer.teacher.open import content
 
             sha256 = content(run.teacher)
             ask = partial(self._said, run)
-            self._views[name] = Views(self._cache, run, self.data(run), sha256, self._ranks.device, ask)
+            self._views[name] = StoredLogits(self._cache, run, self.data(run), sha256, self._ranks.device, ask)
         return self._views[name]
 
     def _said(self, run: RunConfig, view: int, indices: tuple[int, ...], pixels: Tensor) -> Tensor:
@@ -212,6 +212,6 @@ def halved(network: Segmenter, precision: Precision) -> Segmenter:
     return network
 
 
-def lesson(run: RunConfig) -> Hashable:
+def teacher_key(run: RunConfig) -> Hashable:
     """Runs of one stream with equal lessons listen to the same teacher pass; None: to none."""
     return (run.teacher.model_dump_json(), run.precision) if run.teacher is not None and run.methods() else None

@@ -22,12 +22,12 @@ from trainer import checkpoint
 from trainer.config import Precision, RunConfig
 from trainer.data.dataset import DataSet
 from trainer.data.splits.near_duplicates import packed
-from trainer.distributed.ranks import Later, Ranks
+from trainer.distributed.ranks import Ranks, ToHost
 from trainer.engine.flat_parameters import Flat, Room, host, pack, unpack
 from trainer.engine.optim import Average, Optimizer, Schedule
 from trainer.errors import CheckpointError
 from trainer.evaluation.metrics import Scores, autocast
-from trainer.failures import Fault, fault
+from trainer.failures import LocalFailure, local_failure
 from trainer.reports import Saved
 from trainer.seeds import derive
 
@@ -39,7 +39,8 @@ class Student:
     """Everything that one run changes while it trains.
 
     A step is `forward`, a sum over the ranks of what it returns, `backward`, a sum of what that returns, `update`. None
-    of them raises for a mistake of the member alone: `fault` says what went wrong here, a flag stands in for it.
+    of them raises for a mistake of the member alone: `local_failure` says what went wrong here, a flag stands in for
+    it.
 
     teacher: the taps of the teacher that the losses may read; steps: of an epoch; monitor: the score that is maximised.
     Raises what building raises: CheckpointError, ValueError, out of memory.
@@ -116,7 +117,7 @@ class Student:
 
     def _begin(self) -> None:
         self._shares.begin()
-        self.fault: Fault | None = None
+        self.fault: LocalFailure | None = None
         self._terms: dict[str, Term] = {}
         self._dead = torch.zeros((), dtype=torch.bool, device=self._device)
         self._stop = torch.zeros((), dtype=torch.float64, device=self._device)
@@ -126,7 +127,7 @@ class Student:
 
     def fail(self, error: Exception) -> None:
         """Remember what went wrong on this rank. Raises what is no single member's fault."""
-        self.fault = self.fault or fault(error, self.run)
+        self.fault = self.fault or local_failure(error, self.run)
         self._terms = {}
 
     def forward(self, images: Tensor | None, target: Tensor | None, teacher: Output | None) -> Tensor:
@@ -183,14 +184,14 @@ class Student:
         self._values = torch.stack(values).double()
         self.flat.flags[1] = ~torch.isfinite(torch.stack([total.detach(), *self._values])).all()
 
-    def update(self) -> Later:
+    def update(self) -> ToHost:
         """One step along the summed gradient where no rank flagged it. Returns [failed for good, stop wishes]."""
         try:
             self._step()
         except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
             # The next step's flag tells the others, or what they agree on at the end of the epoch.
             self.fail(error)
-        return self._ranks.later(torch.stack([self._dead.double(), self._stop]))
+        return self._ranks.to_host(torch.stack([self._dead.double(), self._stop]))
 
     def _step(self) -> None:
         failed = self.flat.flags[0] > 0
@@ -216,10 +217,10 @@ class Student:
         """
         modules = [self.network, self.losses] + ([self.judged] if self.judged is not self.network else [])
         buffers = [buffer for module in modules for buffer in module.buffers()]
-        sums = self._ranks.sum(pack([self._shares.norms, self._parts, *buffers]))
+        sums = self._ranks.all_reduce(pack([self._shares.norms, self._parts, *buffers]))
         count, terms = len(self._shares.norms) + len(self._parts), len(self._weights)
         unpack(sums[count:] / self._ranks.world, buffers)
-        *totals, steps = self._ranks.later(sums[:count]).get()
+        *totals, steps = self._ranks.to_host(sums[:count]).get()
         norms, totals = totals[:terms], totals[terms:]
         self.shares = dict(zip(self._weights, shares(norms), strict=False))
         steps /= self._ranks.world

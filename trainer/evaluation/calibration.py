@@ -40,17 +40,17 @@ class Calibration:
 
     def error(self) -> float:
         """The mean over pixels of |accuracy - confidence| of their bin, in [0, 1]."""
-        pixels, confidence, right = self._ranks.sum(self._sums.clone())
+        pixels, confidence, right = self._ranks.all_reduce(self._sums.clone())
         gap = (confidence - right).abs().sum() / pixels.sum().clamp(min=1)
-        return self._ranks.later(gap).get()[0]
+        return self._ranks.to_host(gap).get()[0]
 
     def entropy(self) -> float:
         """The mean over pixels of the entropy of their class probabilities, in nats: 0 to log(classes)."""
-        total, pixels = self._ranks.later(self._ranks.sum(self._doubt.clone())).get()
+        total, pixels = self._ranks.to_host(self._ranks.all_reduce(self._doubt.clone())).get()
         return total / max(pixels, 1.0)
 
     def table(self) -> tuple[tuple[float, float, float], ...]:
         """By bin: pixels, sum of their confidence, pixels whose class is the true one."""
-        sums = self._ranks.later(self._ranks.sum(self._sums.clone())).get()
+        sums = self._ranks.to_host(self._ranks.all_reduce(self._sums.clone())).get()
         pixels, confidence, right = np.array(sums).reshape(3, BINS)
         return tuple(zip(pixels.tolist(), confidence.tolist(), right.tolist(), strict=True))

@@ -209,7 +209,7 @@ def validate(
     finally:
         network.train(training)
     found = np.empty(counts.shape)
-    found[order] = np.array(ranks.later(ranks.sum(counts)).get()).reshape(counts.shape)
+    found[order] = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
     return score(found)
 
 

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from trainer.config import DataConfig, Precision, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part, Pixels
 from trainer.evaluation.metrics import IGNORE, SCORES, Counts, dice, validate
-from trainer.reports import Measured
+from trainer.reports import PerImageResult
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from models.output import Segmenter
     from trainer.distributed.ranks import Ranks
-    from trainer.failures import Fault
+    from trainer.failures import LocalFailure
 
 GRID = tuple(step / 20 for step in range(1, 20))
 """Thresholds among which validation chooses."""
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Examination:
+class TestSetEvaluation:
     """What is read once a run is over: test rows, and sources that no split names."""
 
     opening: Opening
@@ -79,20 +79,20 @@ class Examination:
 class _Failed(Exception):
     """A step that failed on some rank."""
 
-    def __init__(self, fault: "Fault") -> None:
-        super().__init__(fault.message)
-        self.fault = fault
+    def __init__(self, local_failure: "LocalFailure") -> None:
+        super().__init__(local_failure.message)
+        self.fault = local_failure
 
 
 def examine(
-    network: "Segmenter", run: RunConfig, data: DataSet, examination: Examination, ranks: "Ranks"
-) -> "tuple[Measured, ...] | Fault":
+    network: "Segmenter", run: RunConfig, data: DataSet, examination: TestSetEvaluation, ranks: "Ranks"
+) -> "tuple[PerImageResult, ...] | LocalFailure":
     """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault."""
-    from trainer.failures import Fault, fault
+    from trainer.failures import LocalFailure, local_failure
 
     def attempt(work: "Callable[[Ranks], T]") -> T:
-        found = ranks.attempt(work, lambda error: fault(error, run))
-        if isinstance(found, Fault):
+        found = ranks.attempt(work, lambda error: local_failure(error, run))
+        if isinstance(found, LocalFailure):
             raise _Failed(found)
         return found
 
@@ -124,7 +124,7 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
         counts[index] = torch.bincount(above[truth != IGNORE], minlength=2 * bins).double()
 
     validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
-    found = np.array(ranks.later(ranks.sum(counts)).get()).reshape(total, 2, bins)
+    found = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, 2, bins)
     # At threshold i, the bins above i are said to be foreground.
     said = np.flip(np.cumsum(np.flip(found, axis=2), axis=2), axis=2)[:, :, 1:]
     fp, tp = said[:, 0], said[:, 1]
@@ -134,7 +134,9 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
     return GRID[best]
 
 
-def measured(network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float, precision: Precision) -> Measured:
+def measured(
+    network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float, precision: Precision
+) -> PerImageResult:
     """Every column of a part: the ranks share its images. Every rank calls it; all get the same."""
     from trainer.data.stream import threads
     from trainer.evaluation.calibration import Calibration
@@ -161,10 +163,10 @@ def measured(network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: f
         validate(network, data, part, ranks=ranks, precision=precision, opening=opening, keep=hear)
         settle(0)
     every: dict[int, Row] = {}
-    for mine in ranks.gather(rows):
+    for mine in ranks.all_gather(rows):
         every |= mine
     samples = data.samples(part, opening)
-    return Measured(
+    return PerImageResult(
         part=name,
         threshold=threshold,
         images=tuple(sample.image or sample.name for sample in samples),

@@ -17,7 +17,7 @@ FILLED = 0.8
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepTimings:
     """What was found on one rank. Pairs are of the smallest and the largest student of a space."""
 
     data: float
@@ -45,14 +45,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SlotChoice:
     """A number of students, and what bound it."""
 
     slots: int
     because: str
 
 
-def choose(found: Measured, *, in_flight: int) -> Chosen:
+def choose(found: StepTimings, *, in_flight: int) -> SlotChoice:
     """The rule. in_flight: trials that may run at once, over all arms and workers. At least 1, whatever was found."""
     student = max(_middle(found.student), 1e-9)
     wished = max(1, math.ceil(found.shared * (1 - SHARED) / SHARED / student - 1e-9))
@@ -65,15 +65,15 @@ def choose(found: Measured, *, in_flight: int) -> Chosen:
         f"never more than {MOST}": MOST,
     }
     because = min(bounds, key=bounds.__getitem__)
-    return Chosen(max(1, bounds[because]), because)
+    return SlotChoice(max(1, bounds[because]), because)
 
 
-def share(found: Measured, slots: int) -> float:
+def share(found: StepTimings, slots: int) -> float:
     """The part of a step that teacher and data take with so many students, 0 to 1."""
     return found.shared / max(found.shared + slots * _middle(found.student), 1e-9)
 
 
-def epoch_seconds(found: Measured, slots: int) -> tuple[float, float]:
+def epoch_seconds(found: StepTimings, slots: int) -> tuple[float, float]:
     """Wall time of an epoch of so many students, all of the smallest and all of the largest kind, with validation."""
     small, large = (
         found.steps * (found.shared + slots * step) + slots * scored
@@ -82,7 +82,7 @@ def epoch_seconds(found: Measured, slots: int) -> tuple[float, float]:
     return small, large
 
 
-def forecast(found: Measured, slots: int, *, epochs: int, trials: int, ranks: int) -> list[str]:
+def forecast(found: StepTimings, slots: int, *, epochs: int, trials: int, ranks: int) -> list[str]:
     """What a search of so many trials costs, a line each, if none were pruned and all ran through."""
     small, large = epoch_seconds(found, slots)
     hours = [seconds * epochs * trials / slots * ranks / 3600 for seconds in (small, large)]

@@ -16,10 +16,10 @@ from models.output import Output
 from trainer.config import RunConfig
 from trainer.data.stream import normalise
 from trainer.distributed.ranks import Ranks
-from trainer.engine.resources import Counters, Shelf
+from trainer.engine.resources import Counters, SharedResources
 from trainer.engine.student import Student
 from trainer.evaluation.metrics import validate
-from trainer.profiling.slots import Measured
+from trainer.profiling.slots import StepTimings
 
 REPEATS = 3
 """Timed steps of each kind, after one that is not; their median counts."""
@@ -29,13 +29,13 @@ BATCHES = 6
 
 def measure(
     smallest: RunConfig, largest: RunConfig, taught: RunConfig | None, *, cache: Path, ranks: Ranks
-) -> Measured:
+) -> StepTimings:
     """What two runs cost on this rank, and the teacher of a third; no collective runs in it.
 
     Data is opened and decoded where it was not, which takes its time once. Nothing of it stays. Raises what building a
     run or opening its data raises.
     """
-    shelf = Shelf(ranks, cache, Counters())
+    shelf = SharedResources(ranks, cache, Counters())
     data = _data(shelf, largest, ranks)
     free = free_bytes(ranks.device)
     teacher = 0.0
@@ -43,7 +43,7 @@ def measure(
         images = _batch(shelf, taught, ranks)[0]
         teacher = _median(lambda: shelf.hear(taught, images, frozenset()), ranks)
     small, large = (_costs(run, shelf, ranks) for run in (smallest, largest))
-    return Measured(
+    return StepTimings(
         data=data,
         teacher=teacher,
         student=(small.step, large.step),
@@ -66,7 +66,7 @@ class _Costs(NamedTuple):
     checkpoint: int
 
 
-def _costs(run: RunConfig, shelf: Shelf, ranks: Ranks) -> _Costs:
+def _costs(run: RunConfig, shelf: SharedResources, ranks: Ranks) -> _Costs:
     images, target = _batch(shelf, run, ranks)
     teacher = shelf.teacher(run)
     before, high = _allocated(ranks.device), _peak(ranks.device)
@@ -91,7 +91,7 @@ def _costs(run: RunConfig, shelf: Shelf, ranks: Ranks) -> _Costs:
     return _Costs(step, scored, member, beyond, kept)
 
 
-def _batch(shelf: Shelf, run: RunConfig, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def _batch(shelf: SharedResources, run: RunConfig, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Normalised images and target of a run's first batch, on the device."""
     with closing(shelf.stream(run).epoch(0)) as batches:
         batch = next(batches)
@@ -110,7 +110,7 @@ def free_bytes(device: torch.device) -> int:
     return free
 
 
-def _data(shelf: Shelf, run: RunConfig, ranks: Ranks) -> float:
+def _data(shelf: SharedResources, run: RunConfig, ranks: Ranks) -> float:
     """Seconds until the next batch where batches are taken as fast as they come."""
     stream = shelf.stream(run)
     with closing(stream.epoch(0)) as batches:  # what is read and imported once
@@ -132,7 +132,7 @@ def _step(student: Student, images: Tensor, target: Tensor, heard: Output | None
         raise RuntimeError(student.fault.message)
 
 
-def _validated(student: Student, shelf: Shelf, run: RunConfig, ranks: Ranks) -> None:
+def _validated(student: Student, shelf: SharedResources, run: RunConfig, ranks: Ranks) -> None:
     validate(student.judged, shelf.data(run), "validation", ranks=_Share(ranks), precision=run.precision)
 
 
@@ -142,7 +142,7 @@ class _Share(Ranks):
     def __init__(self, ranks: Ranks) -> None:
         vars(self).update(vars(ranks))
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
         return tensor
 

@@ -64,7 +64,7 @@ def stored_dice(network: Maps, data: DataSet, part: Part, *, keep: Keep | None, 
         counts[index] = confusion(labels(said[None]), truth[None], data.classes)[0]
         if keep is not None:
             keep(index, said)
-    return score(np.array(ranks.later(ranks.sum(counts)).get()).reshape(counts.shape)).means["dice"]
+    return score(np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)).means["dice"]
 
 
 _UNSEEN: tuple[Part, ...] = ("validation", "test")

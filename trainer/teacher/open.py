@@ -38,7 +38,7 @@ _ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys"})
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedTeacher:
     """A teacher that is ready to be asked."""
 
     network: Segmenter
@@ -108,21 +108,21 @@ def content(config: TeacherConfig) -> str:
     return checkpoint.digest(path)
 
 
-def opened(run: RunConfig, data: DataSet, *, device: torch.device) -> Opened:
+def opened(run: RunConfig, data: DataSet, *, device: torch.device) -> OpenedTeacher:
     """The teacher of a run on the device. Raises CheckpointError in one line where a file is missing, or was made for
     another network, other images or other classes."""
     return _opened(wanted(run), data, device)
 
 
-def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opened:
+def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> OpenedTeacher:
     refuse_absent(config)
     if isinstance(config, EnsembleTeacher):
         members = [_opened(member, data, device) for member in config.members]
         network = _still(Ensemble([member.network for member in members]), device)
         files = tuple(file for member in members for file in member.files)
-        return Opened(network, files, tuple(note for member in members for note in member.notes))
+        return OpenedTeacher(network, files, tuple(note for member in members for note in member.notes))
     if isinstance(config, MapsTeacher):
-        return Opened(Maps(located(config), data).eval(), (None,))
+        return OpenedTeacher(Maps(located(config), data).eval(), (None,))
     if isinstance(config, ExportedTeacher):
         return _exported(config, data, device)
     if isinstance(config, NetworkTeacher):
@@ -130,7 +130,7 @@ def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opene
     assert_never(config)
 
 
-def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> Opened:
+def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
     """A run of ours, or a safetensors file with our keys that says nothing of itself."""
     path = located(config)
     file = checkpoint.weights(path)
@@ -140,10 +140,10 @@ def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> Opened:
     network = _built(config, data)
     checkpoint.fill(network, file.tensors, path)
     _refuse_ruins(network, path)
-    return Opened(_still(network, device), (file,))
+    return OpenedTeacher(_still(network, device), (file,))
 
 
-def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Opened:
+def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
     """Another program's state dict. Refused unless it covers every parameter and statistic."""
     path = located(config)
     tensors, _ = state_dict.state_dict(path)
@@ -152,10 +152,10 @@ def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Ope
     if not report.covered:
         raise CheckpointError(f"{path}: does not cover {config.name}: {report.words()}; change teacher.keys")
     _refuse_ruins(network, path)
-    return Opened(_still(network, device), (None,), (f"{path}: {report.words()}",))
+    return OpenedTeacher(_still(network, device), (None,), (f"{path}: {report.words()}",))
 
 
-def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> Opened:
+def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
     path = located(config)
     opener = open_onnx if config.name == "onnx" else open_export
     program = opener(path, config.take, channels=data.channels, device=device)
@@ -163,7 +163,7 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     network = _still(network, device)
     count = min(PROBES, len(data.samples("validation")))
     if not count:
-        return Opened(network, (None,))
+        return OpenedTeacher(network, (None,))
     images = np.stack([data.fitted("validation", index)[0] for index in range(count)])
     doubt = network.probe(normalise(torch.from_numpy(images).to(device)))
     if doubt is not None:
@@ -171,7 +171,7 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     size = data.config.size
     other = program.size if program.size != (size, size) else None
     sizes = "" if other is None else f"{path}: images are resized from {size} x {size} to its {other[0]} x {other[1]}"
-    return Opened(network, (None,), tuple(filter(None, (doubt, sizes))))
+    return OpenedTeacher(network, (None,), tuple(filter(None, (doubt, sizes))))
 
 
 def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:

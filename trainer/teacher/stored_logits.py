@@ -72,7 +72,7 @@ def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
         )
 
 
-class Views:
+class StoredLogits:
     """The stored logits of one teacher on one run's views. `ask` asks the teacher of images of one view.
 
     Raises DataError where the folder has no room for what is missing.

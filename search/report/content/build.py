@@ -16,13 +16,13 @@ from search.report.content.search_results import search_part
 from search.report.content.statistics import Times, times
 from search.report.content.text import confirmed_words, control_of, limits, unconfirmed
 from search.report.content.worst_cases import Wanted, pictures
-from search.storage.database import Opened
-from search.study.snapshot import Rows, read
+from search.storage.database import Database
+from search.study.snapshot import SearchSnapshot, read
 from trainer.errors import UserError
 
 
 def report(
-    opened: Opened,
+    opened: Database,
     names: Sequence[str],
     *,
     wanted: Wanted | None = None,
@@ -46,7 +46,7 @@ def report(
     )
 
 
-def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None) -> Study:
+def study(opened: Database, name: str, wanted: Wanted | None, latency: str | None) -> Study:
     """One study. Raises UserError where it is unknown, or the confirmation of another."""
     rows = read(opened, name)
     if rows.confirms is not None:
@@ -81,7 +81,7 @@ def study(opened: Opened, name: str, wanted: Wanted | None, latency: str | None)
     )
 
 
-def _answered(opened: Opened, name: str, time_of: Times) -> ConfirmedPart | None:
+def _answered(opened: Database, name: str, time_of: Times) -> ConfirmedPart | None:
     """What was confirmed so far; None before the first network was scored on test."""
     found = confirmed(opened, name)
     if not any(each.part == TEST and each.seed is not None for each in found.findings):
@@ -91,7 +91,7 @@ def _answered(opened: Opened, name: str, time_of: Times) -> ConfirmedPart | None
 
 
 def _weights(
-    opened: Opened, rows: Rows, searched: Search, confirmation: tuple[str, ConfirmedPart] | None
+    opened: Database, rows: SearchSnapshot, searched: Search, confirmation: tuple[str, ConfirmedPart] | None
 ) -> str | None:
     """The file of the weights of the network to ship, or of the candidate."""
     if confirmation is not None:

@@ -31,7 +31,7 @@ from search.report.content.statistics import (
 )
 from search.storage.schema import FINISHED
 from search.study.progress import figures
-from search.study.snapshot import Rows
+from search.study.snapshot import SearchSnapshot
 from search.study.trial_attributes import shares_of
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
@@ -43,7 +43,7 @@ NO_RUN = ("seed", "data.root", "data.split", "teacher.checkpoint", "teacher.min_
 Closed = Callable[[int], tuple[str | None, str | None]]
 
 
-def search_part(rows: Rows, closed_of: Closed, time_of: Times, *, margin: float | None) -> Search:
+def search_part(rows: SearchSnapshot, closed_of: Closed, time_of: Times, *, margin: float | None) -> Search:
     """All of it. closed_of: as `Leases.closed`. margin: how far below the teacher a student may be, where known."""
     told = figures(rows, closed_of)
     base = json.loads(rows.search.spec)["run"]
@@ -74,7 +74,7 @@ def search_part(rows: Rows, closed_of: Closed, time_of: Times, *, margin: float 
     )
 
 
-def dots_of(rows: Rows, time_of: Times) -> list[Dot]:
+def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
     """The trials that were trained to their end, in the order of their numbers."""
     attributes = {t._trial_id: t.user_attrs for trials in rows.trials.values() for t in trials}
     sizes = rows.params_m()
@@ -116,7 +116,7 @@ def finished_scores(leases: Sequence[Any], *, maximize: bool) -> list[float]:
     return known + [(min if maximize else max)(known)] * (len(over) - len(known))
 
 
-def _arm(rows: Rows, arm: Any, counts: Mapping[str, Any], dots: Sequence[Dot]) -> Arm:
+def _arm(rows: SearchSnapshot, arm: Any, counts: Mapping[str, Any], dots: Sequence[Dot]) -> Arm:
     leases, trials = rows.leases[arm.name], rows.trials[arm.name]
     mine = [dot for dot in dots if dot.arm == arm.name]
     scores = finished_scores(leases, maximize=rows.maximize)
@@ -149,7 +149,7 @@ def _arm(rows: Rows, arm: Any, counts: Mapping[str, Any], dots: Sequence[Dot]) -
     )
 
 
-def _equal(rows: Rows) -> tuple[Equal, ...]:
+def _equal(rows: SearchSnapshot) -> tuple[Equal, ...]:
     """The arms after as many trials as each of them finished: the smallest of these compares them all."""
     scores = {name: finished_scores(leases, maximize=rows.maximize) for name, leases in rows.leases.items()}
     return tuple(
@@ -165,7 +165,7 @@ def _equal(rows: Rows) -> tuple[Equal, ...]:
     )
 
 
-def _best(rows: Rows, leases: Sequence[Any], trials: Sequence[Any], dots: Sequence[Dot]) -> Best | None:
+def _best(rows: SearchSnapshot, leases: Sequence[Any], trials: Sequence[Any], dots: Sequence[Dot]) -> Best | None:
     if not dots:
         return None
     dot = (max if rows.maximize else min)(dots, key=lambda d: d.score)
@@ -190,7 +190,7 @@ def network_words(network: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [str(network["name"]), f"width {width}" if width else network.get("encoder")]))
 
 
-def _teacher(rows: Rows, base: Mapping[str, Any]) -> Teacher | None:
+def _teacher(rows: SearchSnapshot, base: Mapping[str, Any]) -> Teacher | None:
     network = base.get("teacher")
     if network is None:
         return None
@@ -203,7 +203,7 @@ def _teacher(rows: Rows, base: Mapping[str, Any]) -> Teacher | None:
     return Teacher(network=network_words(network), score=rows.teacher, params_m=sizes[0] if sizes else None)
 
 
-def _difference(rows: Rows, arm: str) -> dict[str, Any]:
+def _difference(rows: SearchSnapshot, arm: str) -> dict[str, Any]:
     """Where the fixed settings of an arm's runs differ from those of the main search."""
     main = str(rows.arms[0].name)
     if arm == main:
@@ -212,7 +212,7 @@ def _difference(rows: Rows, arm: str) -> dict[str, Any]:
     return {path: other.get(path) for path in sorted({*one, *other}) if path in other and one.get(path) != other[path]}
 
 
-def _fixed(rows: Rows, arm: str) -> dict[str, Any]:
+def _fixed(rows: SearchSnapshot, arm: str) -> dict[str, Any]:
     """The values that all runs of an arm share, by path; parameters of its space are not among them."""
     first = next((json.loads(lease.run) for lease in rows.leases[arm] if lease.run is not None), None)
     if first is None:
@@ -230,7 +230,7 @@ def _fixed(rows: Rows, arm: str) -> dict[str, Any]:
     }
 
 
-def _front(rows: Rows, dots: Sequence[Dot]) -> tuple[FrontLine, ...]:
+def _front(rows: SearchSnapshot, dots: Sequence[Dot]) -> tuple[FrontLine, ...]:
     """One line a choice of the front; without a front, one a size."""
     groups: dict[Any, list[Dot]] = {}
     for dot in dots:

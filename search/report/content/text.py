@@ -1,7 +1,7 @@
 """The four sentences of a study, confirmed or not, and what its numbers do not say."""
 
 from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation
-from search.answer.document import Claim, ConfirmedPart, Network, Verdict
+from search.answer.document import Comparison, ConfirmedPart, Network, Verdict
 from search.answer.uncertainty import FEW_SEEDS
 from search.report.content.document import Arm, Search
 from search.report.content.number_format import shown
@@ -239,13 +239,13 @@ def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str
     return f"{said}: {'; '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
 
 
-def _told(claim: Claim) -> str:
+def _told(claim: Comparison) -> str:
     if claim.estimate is None:
         return f"the gain is not estimable, {claim.reason or 'no numbers'}"
     return f"the gain is {_difference(claim, f' ({claim.minuend} less {claim.subtrahend})')}"
 
 
-def _difference(claim: Claim, pair: str = "") -> str:
+def _difference(claim: Comparison, pair: str = "") -> str:
     """The estimate with its interval, what it is of, and what that shows."""
     if claim.estimate is None:
         return "not estimable"

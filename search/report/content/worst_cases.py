@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.report.content.document import Picture
-from search.study.snapshot import Rows
+from search.study.snapshot import SearchSnapshot
 from trainer.cli.entry import MISTAKES
 from trainer.config import RunConfig
 from trainer.errors import one_line
@@ -31,7 +31,9 @@ class Wanted:
     cache: Path
 
 
-def pictures(rows: Rows, weights: str | None, wanted: Wanted | None) -> tuple[tuple[Picture, ...], str | None]:
+def pictures(
+    rows: SearchSnapshot, weights: str | None, wanted: Wanted | None
+) -> tuple[tuple[Picture, ...], str | None]:
     """The pictures, or why there are none. weights: of the network to draw, a file; wanted: None leaves them out."""
     shown = json.loads(rows.search.settings).get("dashboard", {}).get("images") == "validation"
     if wanted is None:

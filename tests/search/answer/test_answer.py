@@ -17,7 +17,7 @@ from search.answer.comparisons import verdict
 from search.answer.power import LONG, Noise, measured, smallest_gain
 from search.answer.uncertainty import estimate, holm
 from search.confirm.configurations import Configuration
-from search.confirm.results import Confirmed, Findings
+from search.confirm.results import Confirmed, PerImageScores
 from search.spec.config import Choose
 
 IMAGES = 40
@@ -156,7 +156,7 @@ LEVELS = {
 }
 
 
-def findings(name: str, level: float, part: str) -> list[Findings]:
+def findings(name: str, level: float, part: str) -> list[PerImageScores]:
     """Scores that scatter by image and seed around a level, with everything else made up alike."""
     draw = np.random.default_rng(len(part))  # the same images are hard for every network
     hard = draw.normal(0.0, 0.05, IMAGES)
@@ -174,7 +174,7 @@ def findings(name: str, level: float, part: str) -> list[Findings]:
         names = tuple(f"{part}/{i}.png" for i in range(IMAGES))
         bins = ((100.0, 90.0, 80.0), (0.0, 0.0, 0.0))
         sources = ("here",) * 20 + ("there",) * 20
-        found.append(Findings(name, seed, part, 0.5, names, sources, names, columns, bins))
+        found.append(PerImageScores(name, seed, part, 0.5, names, sources, names, columns, bins))
     return found
 
 

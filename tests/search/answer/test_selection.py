@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 import search.__main__ as search_main
-from search.answer.selection import Chosen, by_hand, shipped, weights_of
+from search.answer.selection import SelectedStudent, by_hand, weights_of, with_evidence
 from search.commands import confirm
 from search.commands.simulate import simulated_identity
 from search.confirm.plan import Plan, made
 from search.confirm.results import confirmed
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents, plateau
 from search.spec.config import Dashboard
 from search.spec.load import load
 from search.storage.database import open_storage
 from search.storage.statements import Owner
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from search.study.snapshot import read
 from trainer.cli.entry import guard
@@ -30,7 +30,7 @@ from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.evaluation.per_image import COLUMNS
 from trainer.package.command import Wish
-from trainer.reports import Measured
+from trainer.reports import PerImageResult
 
 STUDY = """
 [objective]
@@ -58,26 +58,26 @@ MEDIAN = 14
 """Of the two in the middle, the lower."""
 
 
-def measured(run: RunConfig) -> tuple[Measured, ...]:
+def measured(run: RunConfig) -> tuple[PerImageResult, ...]:
     """Scores that the seed decides; on test in the opposite order, so that a choice by test would be seen."""
     names = tuple(f"blobs/{i}" for i in range(4))
     good = SCORES.get(run.seed, plateau(run))
     rest = dict.fromkeys(COLUMNS, (0.5,) * 4)
     return tuple(
-        Measured(part, 0.35, names, ("blobs",) * 4, names, rest | {"dice": (value, value - 0.1) * 2}, BINS)
+        PerImageResult(part, 0.35, names, ("blobs",) * 4, names, rest | {"dice": (value, value - 0.1) * 2}, BINS)
         for part, value in (("validation", good), ("test", 1.5 - good))
     )
 
 
-def train(search: Search, folder: Path) -> None:
+def train(search: StudyAdapter, folder: Path) -> None:
     students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.0)
     students.measure = measured if search.spec.confirms is not None else None
-    settings = Settings(Owner("me", "here"), 4, folder, 1, {}, breach=lambda _: None, ttl=600.0)
-    run_group(Alone(), students, Desk(search, settings))
+    settings = WorkerSettings(Owner("me", "here"), 4, folder, 1, {}, breach=lambda _: None, ttl=600.0)
+    run_group(SingleProcess(), students, DatabaseThread(search, settings))
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyAdapter]:
     """A search that has ended and is confirmed, in a database of files that the tests only read."""
     folder = tmp_path_factory.mktemp("confirmed")
     (folder / "tiny.toml").write_text(STUDY)
@@ -93,14 +93,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Search]:
 
 
 @pytest.fixture
-def url(done: Search) -> str:
+def url(done: StudyAdapter) -> str:
     return done.opened.engine.url.render_as_string(hide_password=False)
 
 
-def test_the_seed_with_the_median_validation_score_is_packed_with_its_own_threshold(done: Search) -> None:
+def test_the_seed_with_the_median_validation_score_is_packed_with_its_own_threshold(done: StudyAdapter) -> None:
     found, weights = confirmed(done.opened, "tiny"), weights_of(done.opened, "tiny")
-    chosen = Chosen("kd-1", "It is the smallest.", {"test": (0.6, 0.7, 0.95)}, ("gain: not shown.",))
-    what = shipped(found, chosen, weights)
+    chosen = SelectedStudent("kd-1", "It is the smallest.", {"test": (0.6, 0.7, 0.95)}, ("gain: not shown.",))
+    what = with_evidence(found, chosen, weights)
     assert what.weights == weights["kd-1", MEDIAN]
     assert what.threshold == 0.35
     said = what.confirmation
@@ -112,28 +112,28 @@ def test_the_seed_with_the_median_validation_score_is_packed_with_its_own_thresh
     assert (mean.value, mean.interval) == (pytest.approx(1.45 - sum(SCORES.values()) / 4), (0.6, 0.7, 0.95))
 
 
-def test_a_seed_that_is_missing_is_no_middle(done: Search) -> None:
+def test_a_seed_that_is_missing_is_no_middle(done: StudyAdapter) -> None:
     found, weights = confirmed(done.opened, "tiny"), weights_of(done.opened, "tiny")
     left = tuple(each for each in found.findings if each.seed != MEDIAN)
-    assert shipped(replace(found, findings=left), by_hand(found, "kd-1"), weights).confirmation.seed == 13
+    assert with_evidence(replace(found, findings=left), by_hand(found, "kd-1"), weights).confirmation.seed == 13
 
 
-def test_what_cannot_be_packed_is_one_line(done: Search, tmp_path: Path) -> None:
+def test_what_cannot_be_packed_is_one_line(done: StudyAdapter, tmp_path: Path) -> None:
     found, weights = confirmed(done.opened, "tiny"), weights_of(done.opened, "tiny")
     gone = {**weights, ("kd-1", MEDIAN): tmp_path / "gone.safetensors"}
     with pytest.raises(UserError, match=r"the weights of kd-1 seed 14 are not at .*--runs"):
-        shipped(found, by_hand(found, "kd-1"), gone)
+        with_evidence(found, by_hand(found, "kd-1"), gone)
     with pytest.raises(
         UserError, match=r"--configuration kd-9: not in the confirmation of tiny; known: .*nearest: kd-1"
     ):
         by_hand(found, "kd-9")
     left = tuple(each for each in found.findings if each.configuration != "defaults")
     with pytest.raises(UserError, match="defaults: was not trained again"):
-        shipped(replace(found, findings=left), by_hand(found, "defaults"), weights)
+        with_evidence(replace(found, findings=left), by_hand(found, "defaults"), weights)
 
 
 def test_the_command_hands_all_of_it_to_the_package(
-    done: Search, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: StudyAdapter, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The packing itself is in test_package.py; it takes seconds."""
     wishes: list[Wish] = []
@@ -150,7 +150,7 @@ def test_the_command_hands_all_of_it_to_the_package(
 
 
 def test_without_a_teacher_to_come_near_the_rule_chooses_none_and_says_so(
-    done: Search, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: StudyAdapter, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", "tiny", "--storage", url, "--confirmed", "--package", str(tmp_path / "ship")]
     assert guard(lambda: search_main.main(words)) == 2
@@ -171,7 +171,7 @@ def test_without_a_teacher_to_come_near_the_rule_chooses_none_and_says_so(
 def test_a_mistake_is_one_line(
     sqlite_url: str,
     tmp_path: Path,
-    open_again: Callable[..., Search],
+    open_again: Callable[..., StudyAdapter],
     capsys: pytest.CaptureFixture[str],
     words: tuple[str, ...],
     said: str,
@@ -184,7 +184,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_the_five_keys_of_other_projects_are_written_on_request(
-    done: Search, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: StudyAdapter, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "optuna_results.json"
     words = ["export", "tiny", "--storage", url, "--format", "seed"]

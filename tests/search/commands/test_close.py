@@ -16,7 +16,7 @@ from search.storage.database import open_storage
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
 from search.storage.searches import CLOSED
 from search.storage.statements import LeaseLost, Owner, Refused
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
 STUDY = """
@@ -55,16 +55,16 @@ runpy.run_module("search", run_name="__main__", alter_sys=True)
 
 
 @pytest.fixture
-def join(database_url: str, open_again: Callable[..., Search]) -> Callable[..., Search]:
+def join(database_url: str, open_again: Callable[..., StudyAdapter]) -> Callable[..., StudyAdapter]:
     """Open the one search of the test once more, as another process would."""
     return partial(open_again, database_url, "over", STUDY)
 
 
-def claim(search: Search) -> Claim:
+def claim(search: StudyAdapter) -> Claim:
     return search.claim(ME, lambda _row: 0, ())
 
 
-def begun(search: Search) -> Claim:
+def begun(search: StudyAdapter) -> Claim:
     """A claimed trial with a stored run and one reported epoch."""
     claimed = claim(search)
     run = claimed.arm.resolve(search.suggest(claimed))
@@ -73,7 +73,7 @@ def begun(search: Search) -> Claim:
     return claimed
 
 
-def pause(search: Search, claimed: Claim) -> None:
+def pause(search: StudyAdapter, claimed: Claim) -> None:
     search.leases.change(claimed.held, {"state": PAUSED, "owner": None}, ends="paused")
 
 
@@ -156,7 +156,7 @@ def test_nothing_slips_in_behind_a_close(join, database_url):
     got: list[list[str]] = [[], []]
     errors: list[BaseException] = []
 
-    def press(search: Search, done: list[str]) -> None:
+    def press(search: StudyAdapter, done: list[str]) -> None:
         try:
             while True:
                 search.enqueue(search.spec.main, {"optim.lr": 1e-2})

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import __main__ as search_main
 from search.spec.load import load
 from search.storage.database import open_storage
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import attach_search
 from trainer.errors import UserError
 
@@ -59,7 +59,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, database_url: str) -> str:
 
 
 @pytest.fixture
-def attached(study: Path, environment: str) -> Iterator[Search]:
+def attached(study: Path, environment: str) -> Iterator[StudyAdapter]:
     """The search after the workers opened it."""
     end = time.monotonic() + 60
     while True:
@@ -81,7 +81,7 @@ def whole_curve(trial: FrozenTrial) -> bool:
     return list(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
 
 
-def checked(search: Search) -> Counter[str]:
+def checked(search: StudyAdapter) -> Counter[str]:
     """Every trial is finished, numbered once, leased, and has a curve without gaps; returns the states."""
     trials = search.trials(search.spec.main)
     assert [trial.number for trial in trials] == list(range(len(trials)))
@@ -158,7 +158,7 @@ def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
     slow = words(study, tmp_path, *flags, "--epoch-seconds", "0.5")
     first = launch(*slow)
     try:
-        search: Search = request.getfixturevalue("attached")
+        search: StudyAdapter = request.getfixturevalue("attached")
         study_ids = list(search.arms)
         end = time.monotonic() + 60
         while not any(row.epoch >= 2 for row in search.leases.of_studies(study_ids)):

@@ -11,7 +11,7 @@ import pytest
 from search.commands import stop
 from search.storage.lookup import known_search
 from search.storage.statements import Owner
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
 STUDY = """
@@ -35,7 +35,7 @@ Stop = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def search(database_url: str, open_again: Callable[..., Search]) -> Search:
+def search(database_url: str, open_again: Callable[..., StudyAdapter]) -> StudyAdapter:
     return open_again(database_url, "tiny", STUDY)
 
 
@@ -52,11 +52,11 @@ def stopped(database_url: str, capsys: pytest.CaptureFixture[str]) -> Stop:
     return run
 
 
-def claim(search: Search, host: str) -> Claim:
+def claim(search: StudyAdapter, host: str) -> Claim:
     return search.claim(Owner(f"{host}:1", host), lambda _row: 0, ())
 
 
-def test_the_answer_names_who_holds_trials_and_where_they_are_stored(search: Search, stopped: Stop) -> None:
+def test_the_answer_names_who_holds_trials_and_where_they_are_stored(search: StudyAdapter, stopped: Stop) -> None:
     code, lines = stopped()
     assert (code, len(lines)) == (0, 1)
     stopped("--undo")
@@ -71,7 +71,7 @@ def test_the_answer_names_who_holds_trials_and_where_they_are_stored(search: Sea
     assert "give their trials back" in now
 
 
-def test_waiting_ends_with_the_last_trial_that_is_held(search: Search, stopped: Stop) -> None:
+def test_waiting_ends_with_the_last_trial_that_is_held(search: StudyAdapter, stopped: Stop) -> None:
     held = [claim(search, "gpu1").held for _ in range(2)]
     with pytest.raises(UserError, match=r"still held after 0.1 s: 2 trials \(2 by gpu1\)"):
         stopped("--now", "--wait", "0.1")
@@ -88,7 +88,7 @@ def test_waiting_ends_with_the_last_trial_that_is_held(search: Search, stopped: 
     assert (code, lines[-1]) == (0, "tiny: no trial is held any more")
 
 
-def test_waiting_ends_where_somebody_takes_the_wish_back(search: Search, stopped: Stop) -> None:
+def test_waiting_ends_where_somebody_takes_the_wish_back(search: StudyAdapter, stopped: Stop) -> None:
     claim(search, "gpu1")
 
     def undo() -> None:
@@ -104,7 +104,7 @@ def test_waiting_ends_where_somebody_takes_the_wish_back(search: Search, stopped
     somebody.join()
 
 
-def test_nobody_is_waited_for_who_is_dead(search: Search, stopped: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_waited_for_who_is_dead(search: StudyAdapter, stopped: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(search, "gpu1")
     monkeypatch.setattr(stop, "SILENT", 0.5)
     code, lines = stopped("--wait")

@@ -22,18 +22,18 @@ from search.commands.simulate import simulated_identity
 from search.confirm.data_checks import checked, specification
 from search.confirm.plan import Plan, confirmations, is_confirmation, made, plan_of
 from search.confirm.results import confirmed
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents, plateau
 from search.spec.config import Dashboard
 from search.spec.load import load
 from search.storage.database import open_storage
 from search.storage.evidence import Evidence
-from search.storage.leases import Held
+from search.storage.leases import LeaseHandle
 from search.storage.statements import LeaseLost, Owner
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from search.study.progress import standing
 from search.study.snapshot import read
@@ -43,7 +43,7 @@ from trainer.data.layouts.blobs import draw
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
 from trainer.errors import DataError, UserError
-from trainer.reports import Measured
+from trainer.reports import PerImageResult
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -80,40 +80,40 @@ top = 3
 SEEDS = (11, 12, 13)
 
 
-def measured(run: RunConfig) -> tuple[Measured, ...]:
+def measured(run: RunConfig) -> tuple[PerImageResult, ...]:
     """What a simulated network did on four images: its plateau, and nan where there is no surface."""
     dice = tuple(plateau(run) - 0.01 * i for i in range(4))
     columns = {"dice": dice, "hd95": (math.nan, 1.0, 2.0, 3.0)}
     names = tuple(f"blobs/{i}" for i in range(4))
     return tuple(
-        Measured(part, 0.5, names, ("blobs",) * 4, names, columns, ((4.0, 2.0, 1.0),))
+        PerImageResult(part, 0.5, names, ("blobs",) * 4, names, columns, ((4.0, 2.0, 1.0),))
         for part in ("validation", "test")
     )
 
 
-def train(search: Search, folder: Path, owner: str = "me", ttl: float = 600.0, fail_share: float = 0.0) -> str:
+def train(search: StudyAdapter, folder: Path, owner: str = "me", ttl: float = 600.0, fail_share: float = 0.0) -> str:
     """One whole worker in this thread, but for its process and the training."""
     students = SimulatedStudents(Curves(), slots=3, metric="dice", epoch_seconds=0.0, fail_share=fail_share)
     students.measure = measured if search.spec.confirms is not None else None
-    settings = Settings(Owner(owner, "here"), 3, folder, 1, {}, breach=lambda _: None, ttl=ttl)
-    return run_group(Alone(), students, Desk(search, settings))
+    settings = WorkerSettings(Owner(owner, "here"), 3, folder, 1, {}, breach=lambda _: None, ttl=ttl)
+    return run_group(SingleProcess(), students, DatabaseThread(search, settings))
 
 
-def plan_for(search: Search, **changes: Any) -> Plan:
+def plan_for(search: StudyAdapter, **changes: Any) -> Plan:
     rows = read(search.opened, search.spec.name)
     table = search.spec.confirm.model_copy(update=changes)
     name = f"{search.spec.name}.confirm"
     return made(rows, table, confirm.sizes, name=name, dashboard=Dashboard(), early=False)
 
 
-Finish = Callable[[str], Search]
+Finish = Callable[[str], StudyAdapter]
 
 
 @pytest.fixture
-def finish(tmp_path: Path, open_again: Callable[..., Search]) -> Finish:
+def finish(tmp_path: Path, open_again: Callable[..., StudyAdapter]) -> Finish:
     """A search of two arms that has ended, in a database of the given URL."""
 
-    def finished(url: str) -> Search:
+    def finished(url: str) -> StudyAdapter:
         search = open_again(url, "tiny", STUDY)
         train(search, tmp_path)
         return search
@@ -134,7 +134,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ended(kept: Path, sqlite_url: str, open_again: Callable[..., Search]) -> Search:
+def ended(kept: Path, sqlite_url: str, open_again: Callable[..., StudyAdapter]) -> StudyAdapter:
     """That search in a database of the test's own."""
     with closing(sqlite3.connect(kept)) as source, closing(sqlite3.connect(sqlite_url[10:])) as copy:
         source.backup(copy)
@@ -150,7 +150,7 @@ def words(url: str, *more: str) -> argparse.Namespace:
 # ---- what is trained
 
 
-def test_the_winners_are_the_best_and_the_best_of_each_front_value_and_every_claim_has_its_control(ended: Search):
+def test_the_winners_are_the_best_and_the_best_of_each_front_value_and_every_claim_has_its_control(ended: StudyAdapter):
     plan = plan_for(ended)
     by_role: dict[str, list[Any]] = {}
     for each in plan.configurations:
@@ -179,7 +179,7 @@ def test_the_winners_are_the_best_and_the_best_of_each_front_value_and_every_cla
     assert defaults.run["teacher"]["checkpoint"] == "teacher.safetensors"
 
 
-def test_a_plan_comes_back_from_the_database_as_it_was_made(ended: Search, sqlite_url: str):
+def test_a_plan_comes_back_from_the_database_as_it_was_made(ended: StudyAdapter, sqlite_url: str):
     plan = plan_for(ended)
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
     row = search.leases.search(plan.name)
@@ -199,7 +199,7 @@ def test_names_of_confirmations_are_told_from_studies():
 # ---- exactly the planned trials
 
 
-def trials_of(search: Search) -> dict[str, list[tuple[str, int]]]:
+def trials_of(search: StudyAdapter) -> dict[str, list[tuple[str, int]]]:
     return {arm.name: sorted((t.state.name, t.params["seed"]) for t in search.trials(arm)) for arm in search.spec.arms}
 
 
@@ -233,7 +233,7 @@ def test_two_workers_train_exactly_the_planned_trials_and_a_dead_ones_trial_goes
     assert all(Path(row.weights).is_file() and len(row.weights_sha256) == 64 for row in weights)
 
 
-def test_trials_are_handed_out_seed_by_seed(ended: Search, sqlite_url: str):
+def test_trials_are_handed_out_seed_by_seed(ended: StudyAdapter, sqlite_url: str):
     """Configurations of one seed share batches and teacher passes, so they begin together."""
     search = confirm.opened_as(ended.opened, sqlite_url, plan_for(ended))
     count = len(search.spec.arms)
@@ -243,7 +243,7 @@ def test_trials_are_handed_out_seed_by_seed(ended: Search, sqlite_url: str):
 
 
 def test_a_failed_seed_is_missing_and_not_made_up_for_until_it_is_asked_for_again(
-    ended: Search, sqlite_url: str, tmp_path: Path
+    ended: StudyAdapter, sqlite_url: str, tmp_path: Path
 ):
     plan = plan_for(ended, seeds=(11, 12))
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
@@ -271,7 +271,7 @@ class Vanished(BaseException):
     """The worker is gone."""
 
 
-def test_a_worker_that_lost_its_trial_leaves_no_findings(ended: Search, sqlite_url: str):
+def test_a_worker_that_lost_its_trial_leaves_no_findings(ended: StudyAdapter, sqlite_url: str):
     plan = plan_for(ended)
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
     claim = search.claim(Owner("me", "here"), lambda _: 0, [])
@@ -285,14 +285,14 @@ def test_a_worker_that_lost_its_trial_leaves_no_findings(ended: Search, sqlite_u
 
 
 def test_a_trial_whose_worker_vanished_before_its_end_was_stored_is_examined_again_and_counts_once(
-    ended: Search, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: StudyAdapter, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Between the last report and the end: its last epoch is trained again, from the checkpoint of the one before."""
     plan = plan_for(ended)
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
     finish, begun = search.complete, []
 
-    def vanish(held: Held, *_: Any) -> None:
+    def vanish(held: LeaseHandle, *_: Any) -> None:
         monkeypatch.setattr(search, "complete", finish)
         begun.append((held, search.leases.row(held.trial_id)))
         raise Vanished
@@ -315,7 +315,7 @@ def test_a_trial_whose_worker_vanished_before_its_end_was_stored_is_examined_aga
 # ---- refusals
 
 
-def test_a_second_table_is_a_second_opening_and_has_to_be_asked_for(ended: Search, sqlite_url: str):
+def test_a_second_table_is_a_second_opening_and_has_to_be_asked_for(ended: StudyAdapter, sqlite_url: str):
     plan = plan_for(ended)
     confirm.opened_as(ended.opened, sqlite_url, plan)
     same = confirm.the_plan(ended.opened, "tiny", words(sqlite_url))
@@ -335,13 +335,13 @@ def test_a_second_table_is_a_second_opening_and_has_to_be_asked_for(ended: Searc
         (("--set", "confirm.tops=5"), "confirm.tops.*unknown"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_in_one_line(ended: Search, sqlite_url: str, more: Any, message: str):
+def test_a_plan_that_cannot_be_is_refused_in_one_line(ended: StudyAdapter, sqlite_url: str, more: Any, message: str):
     with pytest.raises(UserError, match=message) as caught:
         confirm.the_plan(ended.opened, "tiny", words(sqlite_url, *more))
     assert "\n" not in str(caught.value)
 
 
-def test_a_search_that_runs_or_found_nothing_is_not_confirmed(sqlite_url: str, open_again: Callable[..., Search]):
+def test_a_search_that_runs_or_found_nothing_is_not_confirmed(sqlite_url: str, open_again: Callable[..., StudyAdapter]):
     search = open_again(sqlite_url, "tiny", STUDY)
     with pytest.raises(UserError, match=r"has not ended.*close tiny.*--anyway"):
         confirm.the_plan(search.opened, "tiny", words(sqlite_url))
@@ -351,7 +351,7 @@ def test_a_search_that_runs_or_found_nothing_is_not_confirmed(sqlite_url: str, o
         confirm.the_plan(search.opened, "other", words(sqlite_url))
 
 
-def test_a_confirmation_is_not_confirmed(ended: Search, sqlite_url: str):
+def test_a_confirmation_is_not_confirmed(ended: StudyAdapter, sqlite_url: str):
     confirm.opened_as(ended.opened, sqlite_url, plan_for(ended))
     with pytest.raises(UserError, match="is a confirmation itself"):
         confirm.the_plan(ended.opened, "tiny.confirm", words(sqlite_url))
@@ -386,7 +386,7 @@ def split(root: Path, *parts: str) -> dict[str, Any]:
     return dict(name="polyp", root=str(root), split=str(root / "split.csv"), size=32)
 
 
-def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_opened(ended: Search, pictures: Path):
+def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_opened(ended: StudyAdapter, pictures: Path):
     plan, ranks, cache = plan_for(ended), Ranks("cpu"), pictures / "cache"
     parts = ("train", "train", "train", "train", "validation", "test")
     blind = split(pictures, *parts[:5])

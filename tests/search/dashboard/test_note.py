@@ -29,18 +29,18 @@ from PIL import Image
 from search.dashboard.figures import Curve, Dot, best_figure, curves_figure, size_figure
 from search.dashboard.note import MARK, write
 from search.dashboard.note_text import code, table
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
-from search.execution.note_process import Scribe
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
+from search.execution.note_process import NoteProcess
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.plotting import Scale
 from search.storage.database import open_storage
 from search.storage.schema import leases
 from search.storage.searches import noted, take_last_turn, take_turn
 from search.storage.statements import Owner, put_attributes
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.progress import FEWEST, pace_of, standing
 
 STUDY = """
@@ -75,32 +75,32 @@ HOSTILE = (
     "# [k](javascript:alert(3)) www.evil.test ``` \\| `"
 )
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
-def train(search: Search, runs: Path, **changes: Any) -> Desk:
+def train(search: StudyAdapter, runs: Path, **changes: Any) -> DatabaseThread:
     """One simulated worker, to the end of the search."""
     values: dict[str, Any] = dict(breach=lambda _: None, ttl=60.0)
-    settings = Settings(ME, 4, runs, 1, {}, **{**values, **changes})
+    settings = WorkerSettings(ME, 4, runs, 1, {}, **{**values, **changes})
     students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.0)
-    desk = Desk(search, settings)
-    run_group(Alone(), students, desk)
+    desk = DatabaseThread(search, settings)
+    run_group(SingleProcess(), students, desk)
     return desk
 
 
-def put_shares(search: Search, trial_id: int, shares: dict[str, float]) -> None:
+def put_shares(search: StudyAdapter, trial_id: int, shares: dict[str, float]) -> None:
     """What a trial's real training would have said of its loss terms."""
     with search.opened.engine.begin() as connection:
         put_attributes(connection, search.opened.engine.dialect.name, trial_id, {"gradient.shares": shares})
 
 
-def spoil(search: Search, **values: str) -> None:
+def spoil(search: StudyAdapter, **values: str) -> None:
     """Give every lease of the search what a user may have written."""
     with search.opened.engine.begin() as connection:
         connection.execute(leases.update().where(leases.c.study_id.in_(list(search.arms))).values(**values))
 
 
-def studies_of(search: Search) -> list[optuna.Study]:
+def studies_of(search: StudyAdapter) -> list[optuna.Study]:
     names = [arm.study_name for arm in search.arms.values()]
     return [optuna.load_study(study_name=name, storage=search.opened.storage) for name in names]
 
@@ -276,7 +276,7 @@ def test_a_lead_has_the_notes_written_by_a_child_that_shows_no_secret(
     word = "hunter2"
     url = sa.make_url(postgres_url).set(password=word).render_as_string(hide_password=False)
     search = open_again(url, "note", STUDY)
-    scribe = Scribe(search, 3600.0, tmp_path / "artifacts")
+    scribe = NoteProcess(search, 3600.0, tmp_path / "artifacts")
     scribe.look()
     (child,) = scribe.children
     arguments, environment = _shown(child.process.pid)
@@ -322,7 +322,7 @@ def test_a_child_that_fails_is_one_line_of_the_log(
 ) -> None:
     search = open_again(sqlite_url, "note", STUDY)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    scribe = Scribe(search, 0.0, None)
+    scribe = NoteProcess(search, 0.0, None)
     for _ in range(3):
         scribe.look()
         assert len(scribe.children) == 1

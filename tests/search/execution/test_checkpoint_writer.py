@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from search.execution import epoch_loop as module
-from search.execution.checkpoint_writer import Writers
-from search.execution.database_thread import Desk
+from search.execution.checkpoint_writer import CheckpointWriter
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.held_trials import Members, on_hand
-from search.execution.messages import Settings, Told, Written
+from search.execution.group import SingleProcess
+from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.storage.statements import Owner
-from search.study.adapter import Search
-from trainer.distributed.watchdog import Pulse
+from search.study.adapter import StudyAdapter
+from trainer.distributed.watchdog import Watchdog
 from trainer.reports import EpochReport, Failure, Saved, Write
 
 STUDY = (Path(__file__).parents[2] / "small.toml").read_text()
@@ -31,7 +31,7 @@ EPOCHS = 4
 
 
 @pytest.fixture
-def search(sqlite_url: str, open_again: Callable[..., Search]) -> Search:
+def search(sqlite_url: str, open_again: Callable[..., StudyAdapter]) -> StudyAdapter:
     return open_again(sqlite_url, "writers", STUDY, "budget.trials=1")
 
 
@@ -58,15 +58,15 @@ class Disk:
 class Worker:
     """A worker but for its process; `before[n]` is called before the group's n-th epoch, from 1."""
 
-    search: Search
+    search: StudyAdapter
     runs: Path
     disk: Disk
     before: Mapping[int, Callable[[], None]] = field(default_factory=dict)
-    group: Alone = field(default_factory=Alone)
+    group: SingleProcess = field(default_factory=SingleProcess)
 
     def run(self) -> str:
-        settings = Settings(Owner("me", "here"), 1, self.runs, 1, {}, breach=lambda _: None, ttl=600.0)
-        self.desk = Desk(self.search, settings)
+        settings = WorkerSettings(Owner("me", "here"), 1, self.runs, 1, {}, breach=lambda _: None, ttl=600.0)
+        self.desk = DatabaseThread(self.search, settings)
         students = SimulatedStudents(Curves(), slots=1, metric="dice", epoch_seconds=0.0, fail_share=0.0)
         train, snapshot = students.epoch, students.snapshot
         trained = 0
@@ -83,12 +83,12 @@ class Worker:
         return run_group(self.group, students, self.desk)
 
 
-def row(search: Search) -> Any:
+def row(search: StudyAdapter) -> Any:
     (found,) = search.leases.of_studies(list(search.arms), finished=True)
     return found
 
 
-def reports(search: Search) -> list[int]:
+def reports(search: StudyAdapter) -> list[int]:
     (trial,) = search.trials(search.spec.main)
     return list(trial.intermediate_values)
 
@@ -104,7 +104,9 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_an_epoch_is_reported_and_the_next_one_trained_while_a_checkpoint_is_written(search: Search, tmp_path: Path):
+def test_an_epoch_is_reported_and_the_next_one_trained_while_a_checkpoint_is_written(
+    search: StudyAdapter, tmp_path: Path
+):
     disk, found = Disk(2), []
 
     def look() -> None:
@@ -119,7 +121,7 @@ def test_an_epoch_is_reported_and_the_next_one_trained_while_a_checkpoint_is_wri
     assert files(tmp_path) == []
 
 
-def test_no_report_stands_more_than_one_epoch_above_its_checkpoint(search: Search, tmp_path: Path):
+def test_no_report_stands_more_than_one_epoch_above_its_checkpoint(search: StudyAdapter, tmp_path: Path):
     disk = Disk(1)
     release = threading.Timer(0.4, disk.on.set)
     found: list[Any] = []
@@ -134,7 +136,7 @@ def test_no_report_stands_more_than_one_epoch_above_its_checkpoint(search: Searc
     assert found[0][1][:2] == [1, 2]
 
 
-def test_who_is_asked_to_stop_waits_for_what_is_being_written(search: Search, tmp_path: Path):
+def test_who_is_asked_to_stop_waits_for_what_is_being_written(search: StudyAdapter, tmp_path: Path):
     disk = Disk(2)
 
     def stop() -> None:
@@ -149,7 +151,7 @@ def test_who_is_asked_to_stop_waits_for_what_is_being_written(search: Search, tm
 
 
 def test_a_disk_that_hangs_holds_nobody_up_who_ends(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
     monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
     disk = Disk(3)
@@ -167,7 +169,7 @@ def test_a_disk_that_hangs_holds_nobody_up_who_ends(
 
 
 def test_a_disk_that_hangs_since_the_epoch_before_holds_nobody_up_who_is_asked_to_stop(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
     """Nothing is copied then, as the copy before it is still being read; the trial goes on from what is on disk."""
     monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
@@ -183,7 +185,7 @@ def test_a_disk_that_hangs_since_the_epoch_before_holds_nobody_up_who_is_asked_t
 
 
 def test_weights_that_a_hanging_disk_keeps_hold_nobody_up_who_is_asked_to_stop(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
     disk, export = Disk(), SimulatedStudents.export
@@ -206,7 +208,7 @@ def test_weights_that_a_hanging_disk_keeps_hold_nobody_up_who_is_asked_to_stop(
 
 
 def test_who_ends_without_a_signal_waits_for_a_slow_disk(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """`search stop --now`: nobody kills this worker, so no epoch is lost, however long the disk takes."""
     monkeypatch.setattr(module, "CLOSING", module.LEAST)
@@ -223,20 +225,20 @@ def test_who_ends_without_a_signal_waits_for_a_slow_disk(
 
 
 def test_a_disk_that_hangs_holds_no_trial_back_from_a_search_that_is_stopped(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "CLOSING", module.LEAST)
     disk = Disk(2)
     worker = Worker(search, tmp_path, disk, {2: lambda: worker.desk.preempt.set()})
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
-    worker.group.pulse = Pulse(4.0)  # by which such a process would end itself, with its trials
+    worker.group.pulse = Watchdog(4.0)  # by which such a process would end itself, with its trials
     worker.run()
     until(lambda: row(search).state == "free")
     assert (row(search).epoch, on_hand(row(search))) == (1, 1)
     disk.on.set()
 
 
-def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(search: Search, tmp_path: Path):
+def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(search: StudyAdapter, tmp_path: Path):
     class DeadError(Exception):
         pass
 
@@ -256,7 +258,7 @@ def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(
 
 
 def test_no_checkpoint_is_written_of_a_trial_that_its_report_ends(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(search, "pruned", lambda held: reports(search) == [1, 2])
     disk = Disk()
@@ -265,7 +267,7 @@ def test_no_checkpoint_is_written_of_a_trial_that_its_report_ends(
 
 
 def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
     """The verdict came late, so that the next epoch had begun."""
     monkeypatch.setattr(module, "PATIENCE", 0.0)
@@ -284,13 +286,13 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
         found.extend(files(path))
         disk.on.set()
 
-    sweep = Members._sweep
+    sweep = HeldTrials._sweep
 
-    def swept(members: Members, member: Any) -> None:
+    def swept(members: HeldTrials, member: Any) -> None:
         sweep(members, member)
         threading.Timer(0.2, wait, (tmp_path,)).start()
 
-    monkeypatch.setattr(Members, "_sweep", swept)
+    monkeypatch.setattr(HeldTrials, "_sweep", swept)
     Worker(search, tmp_path, disk).run()
     assert row(search).state == "finished"
     assert (found, files(tmp_path)) == ([], [])
@@ -302,25 +304,25 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
 class Half:
     """A member whose first epoch was told, and the checkpoint of it that is on disk and not named yet."""
 
-    members: Members
+    members: HeldTrials
     key: int
-    written: Written
+    written: CheckpointWritten
 
 
 @pytest.fixture
-def told(search: Search, tmp_path: Path) -> Half:
-    settings = Settings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
-    members = Members(search, settings)
+def told(search: StudyAdapter, tmp_path: Path) -> Half:
+    settings = WorkerSettings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
+    members = HeldTrials(search, settings)
     claim = search.claim(settings.owner, on_hand, [])
     members.begin(claim)
     key, token = claim.held.trial_id, claim.held.token
-    members.store(Told(key, token, EpochReport(1, 0, {"dice": 0.5}, {}, {}, False)))
+    members.store(EpochDone(key, token, EpochReport(1, 0, {"dice": 0.5}, {}, {}, False)))
     path = tmp_path / "epoch-1.pt"
     path.write_bytes(b"state")
-    return Half(members, key, Written(key, token, 1, Saved(path, "0" * 64, 5), ((1, 0),)))
+    return Half(members, key, CheckpointWritten(key, token, 1, Saved(path, "0" * 64, 5), ((1, 0),)))
 
 
-def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: Search, told: Half):
+def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: StudyAdapter, told: Half):
     assert (row(search).epoch, row(search).checkpoint) == (0, None)
     told.members.store(told.written)
     whole = search.leases.row(told.key)
@@ -330,31 +332,31 @@ def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: Search, tol
     assert told.written.saved.path.is_file()
 
 
-def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: Search, told: Half):
+def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: StudyAdapter, told: Half):
     """Who stops does not wait for a disk that hangs: the row would have the best of an epoch that is not there."""
     token = told.members.held[told.key].held.token
-    told.members.store(Told(told.key, token, EpochReport(2, 1, {"dice": 0.9}, {}, {}, False)))
+    told.members.store(EpochDone(told.key, token, EpochReport(2, 1, {"dice": 0.9}, {}, {}, False)))
     told.members.store(told.written)
     whole = search.leases.row(told.key)
     assert (whole.epoch, whole.checkpoint, whole.best_score) == (0, None, None)
     assert not told.written.saved.path.exists()
 
 
-def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: Search, told: Half):
+def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: StudyAdapter, told: Half):
     told.members.search.prune(told.members.held[told.key].held, {})
     told.members.forget(told.key, None)
     told.members.store(told.written)
     assert not told.written.saved.path.exists()
 
 
-def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: Search, told: Half):
+def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: StudyAdapter, told: Half):
     assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
     told.members.store(told.written)
     assert not told.written.saved.path.exists()
     assert told.key in told.members.held  # what it reports next is kept aside
 
 
-def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: Search, told: Half):
+def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: StudyAdapter, told: Half):
     """The row was changed, the answer to it was lost, and before the next try another worker took the trial."""
     told.members.store(told.written)
     assert search.leases.take(row(search), OTHER, resume_epoch=1, lost=True) is not None
@@ -363,7 +365,7 @@ def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: Se
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another holder's"])
-def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: Search, told: Half, own: bool):
+def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: StudyAdapter, told: Half, own: bool):
     """The folder could not be brought to disk after the rename, or the database did not take the row."""
     member = told.members.held[told.key]
     place = told.members.settings.runs / search.folder / "kd" / str(member.held.number)
@@ -377,11 +379,11 @@ def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: Search
     assert {path.name for path in folder.iterdir()} == (set(names[2:]) if own else set())
 
 
-def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: Search, tmp_path: Path):
+def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: StudyAdapter, tmp_path: Path):
     """Each of three was killed while it wrote, so each left a part of a file that no row names."""
     for token in range(1, 5):
-        settings = Settings(Owner(f"w{token}", "there"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
-        members = Members(search, settings)
+        settings = WorkerSettings(Owner(f"w{token}", "there"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
+        members = HeldTrials(search, settings)
         claim = search.claim(settings.owner, on_hand, [row(search)] if token > 1 else [])
         part = tmp_path / search.folder / "kd" / str(claim.held.number) / str(token) / ".epoch-2.pt.77.part"
         if token < 4:
@@ -391,17 +393,17 @@ def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: Search, tm
     assert (row(search).state, files(tmp_path)) == ("finished", [])
 
 
-def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: Search, told: Half):
+def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: StudyAdapter, told: Half):
     path = told.written.saved.path.with_name("best.safetensors")
     path.write_bytes(b"weights")
     assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
     token = told.members.held[told.key].held.token
     report = EpochReport(EPOCHS, 0, {"dice": 0.5}, {}, {}, True)
-    told.members.store(Told(told.key, token, report, Saved(path, "0" * 64, 7)))
+    told.members.store(EpochDone(told.key, token, report, Saved(path, "0" * 64, 7)))
     assert not path.exists()
 
 
-def test_a_row_at_its_last_epoch_begins_anew(search: Search, told: Half):
+def test_a_row_at_its_last_epoch_begins_anew(search: StudyAdapter, told: Half):
     """No worker leaves one; who finds it must not train empty epochs for ever."""
     told.members.store(told.written)
     content = told.written.saved.path.read_bytes()
@@ -425,7 +427,7 @@ def test_an_error_that_is_no_matter_of_the_disk_is_raised_when_the_others_are_wr
         time.sleep(0.2)
         return Saved(path, "", 0)
 
-    writers, named = Writers(), list[Path]()
+    writers, named = CheckpointWriter(), list[Path]()
     writers.later(1, broken, tmp_path / "1.pt", lambda found: named.append(found.path))
     writers.later(2, slow, tmp_path / "2.pt", lambda found: named.append(found.path))
     with pytest.raises(RuntimeError, match="a bug in what writes"):
@@ -433,7 +435,7 @@ def test_an_error_that_is_no_matter_of_the_disk_is_raised_when_the_others_are_wr
     assert named == [tmp_path / "2.pt"]
 
 
-def test_trials_are_given_back_though_a_writer_raised(search: Search, tmp_path: Path):
+def test_trials_are_given_back_though_a_writer_raised(search: StudyAdapter, tmp_path: Path):
     disk = Disk()
 
     def broken(_: Path) -> Saved:
@@ -450,7 +452,7 @@ def test_trials_are_given_back_though_a_writer_raised(search: Search, tmp_path: 
 
 
 def test_a_refusal_is_said_at_once_and_its_end_when_all_was_taken(tmp_path: Path, log: list[str]):
-    full, took = threading.Event(), Writers()
+    full, took = threading.Event(), CheckpointWriter()
     full.set()
 
     def write(path: Path) -> Saved:
@@ -484,7 +486,7 @@ def test_a_disk_with_room_for_weights_alone_is_no_disk_that_takes_checkpoints(tm
     def full(path: Path) -> Saved:
         raise OSError(28, "No space left on device")
 
-    writers = Writers()
+    writers = CheckpointWriter()
     for _ in range(3):
         writers.later(1, full, tmp_path / "1.pt", lambda _: None)
         assert writers.finish(lambda: None, never) == []
@@ -493,9 +495,9 @@ def test_a_disk_with_room_for_weights_alone_is_no_disk_that_takes_checkpoints(tm
     assert len([line for line in log if "checkpoint" in line]) == 1
 
 
-def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: Search, told: Half):
+def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: StudyAdapter, told: Half):
     """Also where the database thread was not yet waiting when it was told."""
-    desk = Desk(search, told.members.settings)
+    desk = DatabaseThread(search, told.members.settings)
     desk._members.held = told.members.held
     flush, wait, passes, waited = desk._flush, desk._lock.wait, [0], list[int]()
 

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from search.execution.connect import AskedToStopError, opened
-from search.execution.group import Alone
-from search.storage.database import Opened, open_storage
+from search.execution.group import SingleProcess
+from search.storage.database import Database, open_storage
 from trainer.errors import UserError
 
 PLACE = "postgresql://u:***@h/db"
@@ -49,7 +49,7 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
     somebody.start()
     try:
         mine = url.set(username=role).render_as_string(hide_password=False)
-        found: Opened | None = opened(Alone(), lambda: open_storage(mine), place=PLACE, patience=30)
+        found: Database | None = opened(SingleProcess(), lambda: open_storage(mine), place=PLACE, patience=30)
         assert found is not None
         found.engine.dispose()
     finally:
@@ -66,10 +66,10 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
 def test_the_wait_is_bounded_and_a_wish_to_stop_ends_it_at_once() -> None:
     nobody = f"postgresql://u@127.0.0.1:{free_port()}/db"
     with pytest.raises(UserError, match=r"does not answer for 1 s: .*refused"):
-        opened(Alone(), lambda: open_storage(nobody), place=PLACE, patience=1)
+        opened(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=1)
     with pytest.raises(UserError, match="does not answer: "):
-        opened(Alone(), lambda: open_storage(nobody), place=PLACE, patience=0)
-    group = Alone()
+        opened(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=0)
+    group = SingleProcess()
     threading.Timer(1.0, group.ask_to_stop).start()
     began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -90,7 +90,7 @@ def test_a_mistake_is_told_at_once(
     text = url.render_as_string(hide_password=False)
     began = time.monotonic()
     with pytest.raises(UserError) as raised:
-        opened(Alone(), lambda: open_storage(text), place=PLACE, patience=60)
+        opened(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=60)
     if mistake == "host" and "Temporary failure" in str(raised.value):
         pytest.skip("no name server can be asked here")
     assert time.monotonic() - began < 30
@@ -98,7 +98,7 @@ def test_a_mistake_is_told_at_once(
     if mistake == "host":
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         with pytest.raises(UserError, match="does not answer for 1 s"):
-            opened(Alone(), lambda: open_storage(text), place=PLACE, patience=1)
+            opened(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=1)
 
 
 GROUPS = """

@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.execution.database_thread import Desk
-from search.execution.epoch_loop import Beside, run_group
-from search.execution.group import Alone
-from search.execution.held_trials import Members
-from search.execution.messages import Settings, Told, Written
+from search.execution.database_thread import DatabaseThread
+from search.execution.epoch_loop import BetweenEpochs, run_group
+from search.execution.group import SingleProcess
+from search.execution.held_trials import HeldTrials
+from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.storage.schema import leases, orphans
 from search.storage.statements import Owner
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Saved
 
 STUDY = (Path(__file__).parents[2] / "small.toml").read_text()
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
@@ -36,24 +36,24 @@ def join(database_url: str, open_again: Join) -> Join:
     return partial(open_again, database_url, "desk", STUDY)
 
 
-def settings(tmp_path: Path, **changes: Any) -> Settings:
+def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
     values: dict[str, Any] = dict(owner=ME, slots=2, runs=tmp_path, ranks=1, environment={}, ttl=600.0)
-    return Settings(**{**values, "breach": lambda _: None, **changes})
+    return WorkerSettings(**{**values, "breach": lambda _: None, **changes})
 
 
 @dataclass
 class Worker:
     """A whole worker but for its process; `at(n, f)` calls f before the n-th epoch of the group."""
 
-    search: Search
-    settings: Settings
+    search: StudyAdapter
+    settings: WorkerSettings
     seconds: float = 0.02
     at: Mapping[int, Callable[[], None]] = field(default_factory=dict)
-    group: Alone = field(default_factory=Alone)
+    group: SingleProcess = field(default_factory=SingleProcess)
     reported: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.search, self.settings)
+        self.desk = DatabaseThread(self.search, self.settings)
 
     def run(self) -> str:
         students = SimulatedStudents(
@@ -100,12 +100,12 @@ def until(what: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def whole_curves(search: Search) -> bool:
+def whole_curves(search: StudyAdapter) -> bool:
     trials = search.trials(search.spec.main)
     return all(list(trial.intermediate_values) == [1, 2, 3, 4] for trial in trials)
 
 
-def orphan_rows(search: Search) -> list[Any]:
+def orphan_rows(search: StudyAdapter) -> list[Any]:
     with search.opened.engine.begin() as connection:
         return list(connection.execute(sa.select(orphans)))
 
@@ -132,7 +132,7 @@ def test_a_worker_trains_the_budget_and_leaves_only_the_best_weights(
 
 def test_time_between_two_epochs_is_shared_by_those_who_train_next() -> None:
     """The wait for the database is no idle time, and time without anybody to train belongs to no trial."""
-    beside = Beside()
+    beside = BetweenEpochs()
     time.sleep(0.05)
     began = time.monotonic()
     beside.anew()
@@ -269,9 +269,9 @@ def test_a_lost_lease_drops_its_member_and_keeps_an_orphan_record(join: Join, tm
 
 @dataclass
 class Member:
-    """One member on its way through `Members`, without a group."""
+    """One member on its way through `HeldTrials`, without a group."""
 
-    members: Members
+    members: HeldTrials
     claim: Claim
 
     def tell(self, epoch: int, *, final: bool = False) -> None:
@@ -283,13 +283,13 @@ class Member:
         path.write_text("weights")
         report = EpochReport(epoch, epoch - 1, {"dice": 0.5 + epoch / 100}, {}, {"student": 1.0}, final)
         saved = Saved(path, "0" * 64, 7)
-        self.members.store(Told(key, token, report, saved if final else None))
+        self.members.store(EpochDone(key, token, report, saved if final else None))
         if not final:
-            self.members.store(Written(key, token, epoch, saved, ((1, 0),)))
+            self.members.store(CheckpointWritten(key, token, epoch, saved, ((1, 0),)))
 
 
-def member(search: Search, tmp_path: Path) -> Member:
-    members = Members(search, settings(tmp_path))
+def member(search: StudyAdapter, tmp_path: Path) -> Member:
+    members = HeldTrials(search, settings(tmp_path))
     claim = search.claim(ME, lambda _: 0, ())
     members.begin(claim)
     return Member(members, claim)

@@ -9,19 +9,19 @@ import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 
-from search.execution.database_thread import Desk
-from search.execution.messages import Settings, Told, Written
-from search.execution.note_process import Scribe
+from search.execution.database_thread import DatabaseThread
+from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
+from search.execution.note_process import NoteProcess
 from search.storage.database import creation_lock
 from search.storage.schema import leases, orphans
 from search.storage.statements import Owner, Refused
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.reports import EpochReport, Saved
 
 STUDY = (Path(__file__).parents[2] / "small.toml").read_text()
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
@@ -30,25 +30,25 @@ def join(database_url: str, open_again: Join) -> Join:
 
 
 @pytest.fixture
-def desk(join: Join, tmp_path: Path) -> Desk:
+def desk(join: Join, tmp_path: Path) -> DatabaseThread:
     """A desk that holds one trial; its thread is not started, its passes are the test's."""
     values: dict[str, Any] = dict(owner=ME, slots=1, runs=tmp_path, ranks=1, environment={}, breach=lambda _: None)
-    desk = Desk(join(), Settings(**values))
+    desk = DatabaseThread(join(), WorkerSettings(**values))
     desk._claim()
     return desk
 
 
-def told(desk: Desk, folder: Path, epoch: int) -> tuple[Told, Written]:
+def told(desk: DatabaseThread, folder: Path, epoch: int) -> tuple[EpochDone, CheckpointWritten]:
     """A report of the trial that the desk holds, and its checkpoint on disk."""
     ((key, member),) = desk._members.held.items()
     path = folder / f"epoch-{epoch}.pt"
     path.write_text("weights")
     report = EpochReport(epoch, epoch - 1, {"dice": 0.5}, {}, {"student": 1.0}, False)
     token = member.held.token
-    return Told(key, token, report), Written(key, token, epoch, Saved(path, "0" * 64, 7), ((1, 0),))
+    return EpochDone(key, token, report), CheckpointWritten(key, token, epoch, Saved(path, "0" * 64, 7), ((1, 0),))
 
 
-def steal(search: Search) -> None:
+def steal(search: StudyAdapter) -> None:
     """Another worker takes the trial."""
     (row,) = search.leases.of_studies(list(search.arms))
     assert search.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True) is not None
@@ -84,7 +84,7 @@ def test_a_worker_stays_when_the_last_trial_in_flight_ends_right_after_it_was_re
     others = join("budget.in_flight=1")
     held = others.claim(OTHER, lambda _: 0, ()).held
     values: dict[str, Any] = dict(owner=ME, slots=1, runs=tmp_path, ranks=1, environment={}, breach=lambda _: None)
-    desk = Desk(join("budget.in_flight=1"), Settings(**values))
+    desk = DatabaseThread(join("budget.in_flight=1"), WorkerSettings(**values))
     real = desk.search.claim
 
     def claim(*arguments: Any) -> Any:
@@ -108,7 +108,7 @@ def test_notes_are_written_where_a_file_names_the_database(desk, tmp_path, monke
     file.chmod(0o600)
     monkeypatch.setenv("OPTUNA_STORAGE_FILE", str(file))
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    scribe = Scribe(desk.search, 0.001, None)
+    scribe = NoteProcess(desk.search, 0.001, None)
     scribe.look()
     assert scribe.children
     scribe.wait(120)

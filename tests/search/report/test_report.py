@@ -32,12 +32,12 @@ from search.commands.simulate import simulated_identity
 from search.commands.status import lines, look
 from search.confirm import plan as confirm_plan
 from search.confirm.configurations import Configuration
-from search.confirm.results import Confirmed, Findings
+from search.confirm.results import Confirmed, PerImageScores
 from search.dashboard.note import write
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.messages import Settings
+from search.execution.group import SingleProcess
+from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents, plateau
 from search.report import command, search_figures
 from search.report.content.build import report, side
@@ -50,17 +50,17 @@ from search.report.page import page
 from search.report.table_formats import Column, Table, escaped, latex
 from search.spec.config import Choose, Confirm, Dashboard
 from search.spec.load import load
-from search.storage.database import Opened, open_storage
+from search.storage.database import Database, open_storage
 from search.storage.evidence import OpeningRecord
 from search.storage.statements import Owner
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from search.study.snapshot import read
 from search.study.trial_attributes import teller
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
 from trainer.errors import UserError
-from trainer.reports import Measured
+from trainer.reports import PerImageResult
 
 STUDY = """
 [objective]
@@ -99,18 +99,18 @@ trials = 12
 HOSTILE = '<script>alert(1)</script> =cmd|"/c calc"!A0 \\input{/etc/passwd} $x^2$ {{ 7*7 }} %s & _'
 
 
-def train(found: Search, runs: Path) -> None:
+def train(found: StudyAdapter, runs: Path) -> None:
     """One simulated worker, to the end of the search or of its confirmation."""
     students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.05)
     students.measure = examined if found.spec.confirms is not None else None
     owner = Owner("me", "here")
     known = teller((), None)
-    made = Settings(owner, 4, runs, 1, {"simulated": True}, breach=lambda _: None, ttl=60.0, known=known)
-    run_group(Alone(), students, Desk(found, made))
+    made = WorkerSettings(owner, 4, runs, 1, {"simulated": True}, breach=lambda _: None, ttl=60.0, known=known)
+    run_group(SingleProcess(), students, DatabaseThread(found, made))
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A database in which a simulated search was run to its end."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "polyps.toml").write_text(STUDY)
@@ -122,7 +122,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
 
 
 @pytest.fixture(scope="module")
-def made(opened: Opened) -> Report:
+def made(opened: Database) -> Report:
     return report(opened, ["polyps"])
 
 
@@ -255,7 +255,7 @@ def configuration(name: str, role: Any, score: float, width: int, of: str | None
     return Configuration(name, role, arm, of, rank, trial, score + 0.02, params, params / 1.8e5, run)
 
 
-def measured(each: Configuration, seed: int | None, part: str, score: float, images: int) -> Findings:
+def measured(each: Configuration, seed: int | None, part: str, score: float, images: int) -> PerImageScores:
     """Images of very different difficulty, the same for all networks, with a little of the seed in each."""
     draw = np.random.default_rng([7, len(part)])
     area = draw.uniform(0.01, 0.3, images)
@@ -276,7 +276,7 @@ def measured(each: Configuration, seed: int | None, part: str, score: float, ima
         for i in range(8, 15)
     ]
     unseen = part not in ("validation", "test")
-    return Findings(
+    return PerImageScores(
         configuration=each.name,
         seed=seed,
         part=part,
@@ -467,19 +467,19 @@ def test_a_confirmed_study_beside_an_unconfirmed_one(made: Report, gained: Repor
     assert lines[1].low is None
 
 
-def examined(run: RunConfig) -> tuple[Measured, ...]:
+def examined(run: RunConfig) -> tuple[PerImageResult, ...]:
     """What a simulated network did on images: as good as its curve ends."""
     facts = Configuration("n", "winner", "kd", None, 1, None, None, run.student.width, 1.0, {})
     found = [
         measured(facts, run.seed, part, plateau(run), images) for part, images in (("validation", 24), ("test", 40))
     ]
     return tuple(
-        Measured(**{name: value for name, value in vars(each).items() if name not in ("configuration", "seed")})
+        PerImageResult(**{name: value for name, value in vars(each).items() if name not in ("configuration", "seed")})
         for each in found
     )
 
 
-def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Opened, tmp_path: Path) -> None:
+def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Database, tmp_path: Path) -> None:
     file = str(opened.engine.url.database)
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(tmp_path / "study.db")) as copy:
         source.backup(copy)
@@ -529,7 +529,7 @@ def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
     )
 
 
-def told_of(opened: Opened, name: str) -> tuple[str, str]:
+def told_of(opened: Database, name: str) -> tuple[str, str]:
     """What `status` and the note of a study say; writing a confirmation's notes writes its search's."""
     status_lines = "\n".join(lines(look(opened, name)))
     write(opened, "polyps.confirm", None)
@@ -714,7 +714,7 @@ def run(*words: str) -> tuple[int, list[str]]:
 
 
 def test_the_command_writes_page_json_csv_and_latex(
-    opened: Opened, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    opened: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _ = run("report", "polyps", "--storage", str(opened.engine.url), "-o", str(tmp_path / "out"))
     assert code == 0
@@ -741,7 +741,7 @@ def test_the_command_writes_page_json_csv_and_latex(
         (["polyps", "-o", "FILE/x"], "error: --output"),
     ],
 )
-def test_mistakes_are_one_line(opened: Opened, tmp_path: Path, words: list[str], told: str) -> None:
+def test_mistakes_are_one_line(opened: Database, tmp_path: Path, words: list[str], told: str) -> None:
     (tmp_path / "file").write_text("no folder")
     words = [word.replace("FILE", str(tmp_path / "file")) for word in words]
     code, lines = run("report", *words, "--storage", str(opened.engine.url))
@@ -750,7 +750,7 @@ def test_mistakes_are_one_line(opened: Opened, tmp_path: Path, words: list[str],
     assert lines[0].startswith(told)
 
 
-def test_studies_stand_side_by_side(opened: Opened, made: Report) -> None:
+def test_studies_stand_side_by_side(opened: Database, made: Report) -> None:
     """The same network on several sets, or several networks on one: a line each, and everything of each below."""
     first = made.studies[0]
     other = first.model_copy(update={"name": "other/../x", "search": first.search.model_copy(update={"data": ()})})

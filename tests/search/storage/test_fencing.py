@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from optuna.distributions import FloatDistribution
 from optuna.trial import Trial, TrialState
 
-from search.storage.leases import Held, Seen
+from search.storage.leases import LeaseHandle, LeaseRow
 from search.storage.schema import attempts, leases, metadata
 from search.storage.statements import LeaseLost, Owner, Refused
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
 STUDY = """
@@ -42,7 +42,7 @@ in_flight = 5
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 LR = {"optim.lr": 1e-2}
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
@@ -51,30 +51,30 @@ def join(database_url: str, open_again: Join) -> Join:
     return partial(open_again, database_url, "fenced", STUDY)
 
 
-def no_checkpoint(_row: Seen) -> int:
+def no_checkpoint(_row: LeaseRow) -> int:
     return 0
 
 
-def claim(search: Search, owner: Owner = ME, stale: tuple[Seen, ...] = ()) -> Claim:
+def claim(search: StudyAdapter, owner: Owner = ME, stale: tuple[LeaseRow, ...] = ()) -> Claim:
     return search.claim(owner, no_checkpoint, stale)
 
 
-def enqueue(search: Search, *, lr: float = 1e-2) -> None:
+def enqueue(search: StudyAdapter, *, lr: float = 1e-2) -> None:
     search.enqueue(search.spec.main, {"optim.lr": lr})
 
 
-def count(search: Search) -> int:
+def count(search: StudyAdapter) -> int:
     return search.counts()["kd"].admitted
 
 
-def stored(search: Search) -> dict[str, list[str]]:
+def stored(search: StudyAdapter) -> dict[str, list[str]]:
     """Every row of every table, ours and Optuna's."""
     tables = {**metadata.tables, **search.leases._tables}
     with search.opened.engine.begin() as connection:
         return {name: sorted(repr(row) for row in connection.execute(sa.select(t))) for name, t in tables.items()}
 
 
-def ids(search: Search) -> tuple[set[int], set[int], set[int]]:
+def ids(search: StudyAdapter) -> tuple[set[int], set[int], set[int]]:
     """The trials that exist and do not wait, those with a lease, those with an attempt."""
     trials = {t._trial_id for t in search.trials(search.spec.main) if t.state != TrialState.WAITING}
     with search.opened.engine.begin() as connection:
@@ -86,28 +86,28 @@ def ids(search: Search) -> tuple[set[int], set[int], set[int]]:
 # ---- the token
 
 
-def write_param(search: Search, held: Held) -> None:
+def write_param(search: StudyAdapter, held: LeaseHandle) -> None:
     with search.opened.fence.write(held.trial_id, held.token):
         search.opened.storage.set_trial_param(held.trial_id, "another", 0.5, FloatDistribution(0.0, 1.0))
 
 
-def write_system_attr(search: Search, held: Held) -> None:
+def write_system_attr(search: StudyAdapter, held: LeaseHandle) -> None:
     with search.opened.fence.write(held.trial_id, held.token):
         search.opened.storage.set_trial_system_attr(held.trial_id, "key", 1)
 
 
-def write_constraint(search: Search, held: Held) -> None:
+def write_constraint(search: StudyAdapter, held: LeaseHandle) -> None:
     study = optuna.load_study(study_name=search.spec.main.study_name, storage=search.opened.storage)
     with search.opened.fence.write(held.trial_id, held.token):
         Trial(study, held.trial_id).set_constraint("size", 1.0)
 
 
-def beat(search: Search, held: Held) -> None:
+def beat(search: StudyAdapter, held: LeaseHandle) -> None:
     if search.leases.beat([held]):
         raise LeaseLost("the beat says so")
 
 
-WRITES: dict[str, Callable[[Search, Held], None]] = {
+WRITES: dict[str, Callable[[StudyAdapter, LeaseHandle], None]] = {
     "intermediate value": lambda s, h: s.report(h, 2, 0.5, {}),
     "intermediate value with lease change": lambda s, h: s.report(h, 2, 0.5, {"epoch": 2}),
     "known step again": lambda s, h: s.report(h, 1, 0.9, {}),
@@ -125,7 +125,7 @@ WRITES: dict[str, Callable[[Search, Held], None]] = {
 }
 
 
-def begun(search: Search) -> Claim:
+def begun(search: StudyAdapter) -> Claim:
     """A claimed trial with parameters, a run and one report."""
     found = claim(search)
     search.suggest(found)
@@ -134,14 +134,14 @@ def begun(search: Search) -> Claim:
     return found
 
 
-def taken_by_other(other: Search, held: Held) -> Held:
+def taken_by_other(other: StudyAdapter, held: LeaseHandle) -> LeaseHandle:
     row = next(r for r in other.leases.of_studies([held.study_id]) if r.trial_id == held.trial_id)
     taken = other.leases.take(row, OTHER, resume_epoch=1, lost=True)
     assert taken is not None
     return taken
 
 
-def refusals(search: Search, held: Held) -> list[str]:
+def refusals(search: StudyAdapter, held: LeaseHandle) -> list[str]:
     """Every kind of write, each of which must be refused and leave no trace; returns those that were not."""
     landed = []
     before = stored(search)
@@ -335,7 +335,7 @@ def test_threads_with_storages_of_their_own_share_a_budget_exactly(join: Join) -
     study_id = next(iter(searches[0].arms))
     errors: list[BaseException] = []
 
-    def ask(search: Search, owner: Owner) -> None:
+    def ask(search: StudyAdapter, owner: Owner) -> None:
         try:
             while True:
                 search._ask(study_id, owner)
@@ -358,7 +358,7 @@ def test_threads_with_storages_of_their_own_share_a_budget_exactly(join: Join) -
 # ---- halves
 
 
-def collide(search: Search, table: sa.Table, trial_id: int) -> None:
+def collide(search: StudyAdapter, table: sa.Table, trial_id: int) -> None:
     """A row of the trial that is yet to come, as a program with a bug would leave it."""
     row: dict[str, Any] = dict(trial_id=trial_id, token=1, owner="x", host="x")
     if table is leases:
@@ -369,7 +369,7 @@ def collide(search: Search, table: sa.Table, trial_id: int) -> None:
         connection.execute(table.insert().values(**row))
 
 
-def clear(search: Search, table: sa.Table) -> None:
+def clear(search: StudyAdapter, table: sa.Table) -> None:
     with search.opened.engine.begin() as connection:
         connection.execute(table.delete())
 

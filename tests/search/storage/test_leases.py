@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.execution.held_trials import Members
-from search.execution.messages import Settings
+from search.execution.held_trials import HeldTrials
+from search.execution.messages import WorkerSettings
 from search.storage import database as storage_file
 from search.storage.database import creation_lock, open_storage
-from search.storage.leases import Held, Seen, Watch
+from search.storage.leases import LeaseHandle, LeaseRow, StaleLeases
 from search.storage.schema import attempts, leases, searches, version_row
 from search.storage.statements import Owner, Refused
 from search.storage.url import disk_kind, label_of
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
 STUDY = """
@@ -52,7 +52,7 @@ trials = 4
 """
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
@@ -61,19 +61,19 @@ def join(database_url: str, open_again: Join) -> Join:
     return lambda *changes, text=STUDY: open_again(database_url, "leased", text, *changes)
 
 
-def nothing_on_hand(_row: Seen) -> int:
+def nothing_on_hand(_row: LeaseRow) -> int:
     return 0
 
 
-def claim(search: Search, owner: Owner = ME, stale: tuple[Seen, ...] = ()) -> Claim:
+def claim(search: StudyAdapter, owner: Owner = ME, stale: tuple[LeaseRow, ...] = ()) -> Claim:
     return search.claim(owner, nothing_on_hand, stale)
 
 
-def seen(search: Search, held: Held) -> Seen:
+def seen(search: StudyAdapter, held: LeaseHandle) -> LeaseRow:
     return next(row for row in search.leases.of_studies([held.study_id]) if row.trial_id == held.trial_id)
 
 
-def trained(search: Search, epochs: int, owner: Owner = ME) -> Held:
+def trained(search: StudyAdapter, epochs: int, owner: Owner = ME) -> LeaseHandle:
     """A held trial with reports up to an epoch, a rung at each report, and a checkpoint's name."""
     found = claim(search, owner)
     search.suggest(found)
@@ -85,13 +85,13 @@ def trained(search: Search, epochs: int, owner: Owner = ME) -> Held:
     return found.held
 
 
-def search_row(search: Search) -> Any:
+def search_row(search: StudyAdapter) -> Any:
     row = search.leases.search("leased")
     assert row is not None
     return row
 
 
-def rungs(search: Search, number: int) -> list[str]:
+def rungs(search: StudyAdapter, number: int) -> list[str]:
     return [key for key in search.trials(search.spec.main)[number].system_attrs if key.startswith("completed_rung")]
 
 
@@ -182,19 +182,19 @@ def test_an_owner_takes_its_own_trials_back_at_once_and_nobody_elses(join: Join)
 # ---- watching
 
 
-def row_of(number: int, *, beat: int = 0, token: int = 1, state: str = "held") -> Seen:
-    return Seen(number, 1, number, state, "w", token, beat, 0, 0, None, None, None, None)
+def row_of(number: int, *, beat: int = 0, token: int = 1, state: str = "held") -> LeaseRow:
+    return LeaseRow(number, 1, number, state, "w", token, beat, 0, 0, None, None, None, None)
 
 
 def test_nothing_is_stale_before_a_whole_time_to_live_of_contact() -> None:
-    watch = Watch(60.0)
+    watch = StaleLeases(60.0)
     for now in range(0, 60, 5):
         assert watch.stale([row_of(1)], 1000.0 + now) == []
     assert watch.stale([row_of(1)], 1060.0) == [row_of(1)]
 
 
 def test_a_beat_or_another_token_begins_anew() -> None:
-    watch = Watch(60.0)
+    watch = StaleLeases(60.0)
     for now in range(0, 55, 5):
         watch.stale([row_of(1), row_of(2), row_of(3)], float(now))
     assert watch.stale([row_of(1, beat=1), row_of(2, token=2), row_of(3)], 55.0) == []
@@ -207,7 +207,7 @@ def test_a_beat_or_another_token_begins_anew() -> None:
 @pytest.mark.parametrize("noticed", [True, False], ids=["errors", "a pause of the watcher"])
 def test_an_outage_proves_nothing(noticed: bool) -> None:
     """Neither where calls failed nor where the watcher itself stood still (suspended, swapped out)."""
-    watch = Watch(60.0)
+    watch = StaleLeases(60.0)
     for now in range(0, 55, 5):
         watch.stale([row_of(1)], float(now))
     if noticed:
@@ -219,7 +219,7 @@ def test_an_outage_proves_nothing(noticed: bool) -> None:
 
 
 def test_free_trials_are_never_stale() -> None:
-    watch = Watch(60.0)
+    watch = StaleLeases(60.0)
     for now in range(0, 200, 10):
         assert watch.stale([row_of(1, state="free")], float(now)) == []
 
@@ -230,7 +230,7 @@ def test_free_trials_are_never_stale() -> None:
 def test_a_trial_whose_worker_vanished_three_times_fails(join: Join, tmp_path: Path) -> None:
     """Told by whoever takes it; giving back is not charged."""
     search = join()
-    members = Members(search, Settings(OTHER, 1, tmp_path, 1, {}, breach=lambda _: None))
+    members = HeldTrials(search, WorkerSettings(OTHER, 1, tmp_path, 1, {}, breach=lambda _: None))
     held = claim(search).held
     for _ in range(5):
         search.leases.give_back(held)
@@ -252,22 +252,22 @@ def test_a_trial_whose_worker_vanished_three_times_fails(join: Join, tmp_path: P
     assert search.leases.attempts_of([held.study_id])[-1].why == "lost"
 
 
-def age(search: Search, **values: float) -> None:
+def age(search: StudyAdapter, **values: float) -> None:
     with search.opened.engine.begin() as connection:
         connection.execute(searches.update().values(**values))
 
 
-def fail_two(search: Search) -> None:
+def fail_two(search: StudyAdapter) -> None:
     for _ in range(2):
         search.fail(claim(search).held, "bug", "broken")
 
 
-def use_up(search: Search) -> None:
+def use_up(search: StudyAdapter) -> None:
     with search.opened.engine.begin() as connection:
         connection.execute(leases.update().values(gpu_seconds=7200.0))
 
 
-CLOSINGS: dict[str, tuple[Callable[[Search], None], str]] = {
+CLOSINGS: dict[str, tuple[Callable[[StudyAdapter], None], str]] = {
     "max_failed": (fail_two, "max_failed: 2 trials failed"),
     "wall": (lambda s: age(s, began=1.0), "wall: 1.00 h are over"),
     "gpu_hours": (use_up, "gpu_hours: 2.0 are used"),

@@ -26,11 +26,11 @@ from optuna.trial import TrialState
 
 from search.commands.simulate import simulated_identity
 from search.spec.load import StudySpec, load
-from search.storage.database import Opened, open_storage
-from search.storage.leases import Held, Seen
+from search.storage.database import Database, open_storage
+from search.storage.leases import LeaseHandle, LeaseRow
 from search.storage.schema import leases
 from search.storage.statements import LeaseLost, Owner, Refused
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from trainer.errors import UserError
 
@@ -78,7 +78,7 @@ class Trial:
 class Workers(RuleBasedStateMachine):
     """Rules are what processes do; `held` has every lease that anybody ever held, most of them zombies' by then."""
 
-    opened: Opened
+    opened: Database
     spec: StudySpec
     url: str
 
@@ -91,7 +91,7 @@ class Workers(RuleBasedStateMachine):
         arm = spec.main
         fresh = type(arm)(**{**vars(arm), "study_name": spec.name})
         spec = spec.model_copy(update={"arms": (fresh,)})
-        self.search: Search = open_search(self.opened, self.url, spec, simulated_identity(spec))
+        self.search: StudyAdapter = open_search(self.opened, self.url, spec, simulated_identity(spec))
         self.study_id = next(iter(self.search.arms))
         self.trials: dict[int, Trial] = {}
         self.numbers: dict[int, int] = {}
@@ -107,11 +107,11 @@ class Workers(RuleBasedStateMachine):
     def counted(self) -> int:
         return len(self.trials) + self.waiting - self.failed
 
-    def holds(self, held: Held) -> bool:
+    def holds(self, held: LeaseHandle) -> bool:
         trial = self.trials[held.trial_id]
         return trial.state == "held" and trial.token == held.token
 
-    def expect(self, held: Held, write: Callable[[], None]) -> bool:
+    def expect(self, held: LeaseHandle, write: Callable[[], None]) -> bool:
         """Do a write that must land if and only if `held` still holds; returns whether it did."""
         mine = self.holds(held)
         try:
@@ -122,7 +122,7 @@ class Workers(RuleBasedStateMachine):
         assert mine, "a zombie's write landed"
         return True
 
-    def seen(self, state: str) -> list[Seen]:
+    def seen(self, state: str) -> list[LeaseRow]:
         return [row for row in self.search.leases.of_studies([self.study_id]) if row.state == state]
 
     # ---- beginning
@@ -132,7 +132,7 @@ class Workers(RuleBasedStateMachine):
         """Walks that begin with nothing spend most of their steps on nothing."""
         both = [self.ask(owner) for owner in owners]
         for one in both:
-            assert isinstance(one, Held)
+            assert isinstance(one, LeaseHandle)
             self.report(one, values)
         return multiple(*both)
 
@@ -160,7 +160,7 @@ class Workers(RuleBasedStateMachine):
         self.search.commit(claim, "{}", "{}")
         return claim.held
 
-    def taken(self, held: Held, owner: Owner, *, lost: bool = False) -> None:
+    def taken(self, held: LeaseHandle, owner: Owner, *, lost: bool = False) -> None:
         trial = self.trials[held.trial_id]
         assert held.token == trial.token + 1
         trial.token, trial.state, trial.owner = held.token, "held", owner.name
@@ -187,7 +187,7 @@ class Workers(RuleBasedStateMachine):
         row = rows[pick % len(rows)]
         trial = self.trials[row.trial_id]
         if beats:
-            assert self.search.leases.beat([Held(row.trial_id, row.number, row.study_id, row.token)]) == set()
+            assert self.search.leases.beat([LeaseHandle(row.trial_id, row.number, row.study_id, row.token)]) == set()
         epoch = 0 if forgets else row.epoch
         held = self.search.leases.take(row, owner, resume_epoch=epoch, lost=True)
         if beats:
@@ -211,7 +211,7 @@ class Workers(RuleBasedStateMachine):
     # ---- training and ending, by holders and zombies alike
 
     @rule(held=held, values=VALUES)
-    def report(self, held: Held, values: list[float | None]) -> None:
+    def report(self, held: LeaseHandle, values: list[float | None]) -> None:
         trial = self.trials[held.trial_id]
         for value in values:
             epoch = trial.epoch + 1
@@ -220,22 +220,22 @@ class Workers(RuleBasedStateMachine):
                 trial.scored |= {epoch} if value is not None else set()
 
     @rule(held=held)
-    def annotate(self, held: Held) -> None:
+    def annotate(self, held: LeaseHandle) -> None:
         self.expect(held, lambda: self.search.attribute(held, "by", held.token))
 
     @rule(held=held)
-    def beat(self, held: Held) -> None:
+    def beat(self, held: LeaseHandle) -> None:
         lost = self.search.leases.beat([held])
         assert lost == (set() if self.holds(held) else {held.trial_id})
 
     @rule(held=consumes(held))
-    def give_back(self, held: Held) -> None:
+    def give_back(self, held: LeaseHandle) -> None:
         if self.expect(held, lambda: self.search.leases.give_back(held)):
             self.trials[held.trial_id].state = "free"
 
     @precondition(lambda self: self.flying() > 0)
     @rule(held=held, end=st.sampled_from(["complete", "prune", "fail"]))
-    def finish(self, held: Held, end: str) -> None:
+    def finish(self, held: LeaseHandle, end: str) -> None:
         ends = {
             "complete": lambda: self.search.complete(held, 0.5, {}),
             "prune": lambda: self.search.prune(held, {}),
@@ -297,7 +297,7 @@ class Workers(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def opened(database_url: str) -> Iterator[Opened]:
+def opened(database_url: str) -> Iterator[Database]:
     storage = open_storage(database_url)
     yield storage
     storage.engine.dispose()
@@ -305,7 +305,7 @@ def opened(database_url: str) -> Iterator[Opened]:
 
 @pytest.mark.slow
 def test_whatever_workers_do_the_database_agrees_with_the_model(
-    opened: Opened, database_url: str, tmp_path: Path
+    opened: Database, database_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "walk.toml"
     path.write_text(STUDY)

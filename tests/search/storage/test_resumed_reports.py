@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from search.execution.held_trials import Members, on_hand
-from search.execution.messages import Settings, Told
+from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.messages import EpochDone, WorkerSettings
 from search.storage.statements import Owner
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 from trainer.reports import EpochReport
 
 STUDY = (Path(__file__).parents[2] / "small.toml").read_text().replace("epochs = 4", "epochs = 9")
@@ -19,10 +19,10 @@ HALVING = ("pruner.name=halving", "pruner.min_epochs=2", "pruner.reduction=2", "
 class Worker:
     """Holds trials and tells their epochs."""
 
-    def __init__(self, search: Search, name: str, runs: Path) -> None:
+    def __init__(self, search: StudyAdapter, name: str, runs: Path) -> None:
         self.search = search
-        settings = Settings(Owner(name, "here"), 4, runs, 1, {}, breach=lambda _: None, ttl=600.0)
-        self.members = Members(search, settings)
+        settings = WorkerSettings(Owner(name, "here"), 4, runs, 1, {}, breach=lambda _: None, ttl=600.0)
+        self.members = HeldTrials(search, settings)
 
     def begin(self, *stale: Any) -> int:
         claim = self.search.claim(self.members.settings.owner, on_hand, stale)
@@ -31,20 +31,20 @@ class Worker:
 
     def tell(self, trial_id: int, epoch: int, dice: float) -> None:
         token = self.members.held[trial_id].held.token
-        self.members.store(Told(trial_id, token, EpochReport(epoch, epoch - 1, {"dice": dice}, {}, {}, False)))
+        self.members.store(EpochDone(trial_id, token, EpochReport(epoch, epoch - 1, {"dice": dice}, {}, {}, False)))
 
 
 @pytest.fixture
-def search(database_url: str, open_again: Callable[..., Search]) -> Search:
+def search(database_url: str, open_again: Callable[..., StudyAdapter]) -> StudyAdapter:
     return open_again(database_url, "again", STUDY, "budget.trials=4", "budget.in_flight=4", *HALVING)
 
 
-def rungs(search: Search, trial_id: int) -> dict[str, Any]:
+def rungs(search: StudyAdapter, trial_id: int) -> dict[str, Any]:
     attributes = search.opened.storage.get_trial(trial_id).system_attrs
     return {key: value for key, value in attributes.items() if key.startswith("completed_rung")}
 
 
-def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: Search, tmp_path: Path) -> None:
+def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: StudyAdapter, tmp_path: Path) -> None:
     mine, theirs = Worker(search, "me", tmp_path), Worker(search, "other", tmp_path)
     first, *rivals = [mine.begin() for _ in range(4)]
     for trial_id, dice in zip(rivals, (0.80, 0.81, 0.82), strict=True):
@@ -66,7 +66,7 @@ def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: Se
 
 
 @pytest.mark.parametrize("last", [0.6, 0.5, 0.7], ids=["another", "that of rung 0", "that of rung 1"])
-def test_rungs_of_epochs_that_stay_are_kept(search: Search, tmp_path: Path, last: float) -> None:
+def test_rungs_of_epochs_that_stay_are_kept(search: StudyAdapter, tmp_path: Path, last: float) -> None:
     """Also where an epoch that goes had the very score of one that stays, as a student has that learns nothing."""
     mine = Worker(search, "me", tmp_path)
     trial_id = mine.begin()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from search.storage.statements import Owner
-from search.study.adapter import Search
+from search.study.adapter import StudyAdapter
 
 STUDY = """
 [objective]
@@ -30,18 +30,18 @@ ME = Owner("me", "here")
 
 
 @pytest.fixture
-def join(open_again: Callable[..., Search], sqlite_url: str) -> Callable[..., Search]:
+def join(open_again: Callable[..., StudyAdapter], sqlite_url: str) -> Callable[..., StudyAdapter]:
     return lambda text, *changes: open_again(sqlite_url, "some", text, *changes)
 
 
-def budget(search: Search) -> tuple[int, int]:
+def budget(search: StudyAdapter) -> tuple[int, int]:
     row = search.leases.search("some")
     assert row is not None
     return search.leases.arms_of(search.search_id)[0].trials, row.max_failed
 
 
 def test_who_is_started_again_with_an_older_file_says_so_and_changes_nothing(
-    join: Callable[..., Search], log: list[str]
+    join: Callable[..., StudyAdapter], log: list[str]
 ) -> None:
     first = budget(join(STUDY))
     raised = join(MORE)
@@ -55,7 +55,7 @@ def test_who_is_started_again_with_an_older_file_says_so_and_changes_nothing(
     assert [again.claim(ME, lambda _: 0, ()).held.number for _ in range(2)] == [0, 1]
 
 
-def test_one_may_go_back_on_purpose(join: Callable[..., Search]) -> None:
+def test_one_may_go_back_on_purpose(join: Callable[..., StudyAdapter]) -> None:
     join(STUDY)
     join(MORE)
     assert budget(join(STUDY + "# as it was before\n"))[0] == 1
@@ -64,7 +64,7 @@ def test_one_may_go_back_on_purpose(join: Callable[..., Search]) -> None:
     assert budget(join(STUDY))[0] == 5
 
 
-def test_a_worker_that_joined_before_a_budget_was_raised_takes_part(join: Callable[..., Search]) -> None:
+def test_a_worker_that_joined_before_a_budget_was_raised_takes_part(join: Callable[..., StudyAdapter]) -> None:
     early = join(STUDY)
     early.claim(ME, lambda _: 0, ())
     join(MORE)

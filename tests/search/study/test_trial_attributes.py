@@ -21,15 +21,15 @@ from optuna_dashboard import wsgi
 from PIL import Image
 
 from search.commands.close import close
-from search.execution.database_thread import Desk
+from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import Alone
-from search.execution.held_trials import Members
-from search.execution.messages import Fell, Settings, Told, Written
+from search.execution.group import SingleProcess
+from search.execution.held_trials import HeldTrials
+from search.execution.messages import CheckpointWritten, EpochDone, TrialFailed, WorkerSettings
 from search.planning.network_costs import costs
 from search.storage.artifacts import Artifacts
 from search.storage.statements import Owner
-from search.study.adapter import Claim, Search
+from search.study.adapter import Claim, StudyAdapter
 from search.study.trial_attributes import Attempt, Judged, attempts, failure, plain, teller
 from trainer.config import RunConfig
 from trainer.distributed.ranks import Ranks
@@ -58,7 +58,7 @@ in_flight = 4
 """
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 
-Join = Callable[..., Search]
+Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
@@ -77,16 +77,16 @@ SHORT = STUDY.replace("epochs = 4", "epochs = 2").replace("trials = 4", "trials 
 """A search that is really trained."""
 
 
-def settings(tmp_path: Path, owner: Owner = ME, **changes: Any) -> Settings:
+def settings(tmp_path: Path, owner: Owner = ME, **changes: Any) -> WorkerSettings:
     values: dict[str, Any] = dict(owner=owner, slots=2, runs=tmp_path / "runs", ranks=1, environment={}, ttl=600.0)
-    return Settings(**{**values, "breach": lambda _: None, **changes})
+    return WorkerSettings(**{**values, "breach": lambda _: None, **changes})
 
 
 @dataclass
 class Held:
     """One trial on its way through a worker's hands, without a group."""
 
-    members: Members
+    members: HeldTrials
     claim: Claim
 
     @property
@@ -102,12 +102,12 @@ class Held:
         scores = {"dice": 0.5 + epoch / 100, "iou": 0.4}
         report = EpochReport(epoch, epoch - 1, scores, {}, {"student": 1.5, "data": 0.5}, final)
         saved = Saved(path, hashlib.sha256(b"weights").hexdigest(), 7)
-        self.members.store(Told(self.key, token, report, saved if final else None))
+        self.members.store(EpochDone(self.key, token, report, saved if final else None))
         if not final:
-            self.members.store(Written(self.key, token, epoch, saved, ((1, 0),)))
+            self.members.store(CheckpointWritten(self.key, token, epoch, saved, ((1, 0),)))
 
     def fall(self, kind: FailureKind, message: str, detail: str = "") -> None:
-        self.members.store(Fell(self.key, self.claim.held.token, Failure(kind, message, 3, detail)))
+        self.members.store(TrialFailed(self.key, self.claim.held.token, Failure(kind, message, 3, detail)))
 
     @property
     def trial(self) -> FrozenTrial:
@@ -118,8 +118,8 @@ class Held:
         return dict(self.trial.user_attrs)
 
 
-def begun(search: Search, tmp_path: Path, owner: Owner = ME, **changes: Any) -> Held:
-    members = Members(search, settings(tmp_path, owner, **changes))
+def begun(search: StudyAdapter, tmp_path: Path, owner: Owner = ME, **changes: Any) -> Held:
+    members = HeldTrials(search, settings(tmp_path, owner, **changes))
     claim = search.claim(owner, lambda _: 0, ())
     members.begin(claim)
     return Held(members, claim)
@@ -235,7 +235,7 @@ def test_a_trial_whose_workers_vanish_says_where(local: Join, tmp_path: Path) ->
         row = next(row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == one.key)
         held = search.leases.take(row, OTHER, resume_epoch=0, lost=True)
         assert held is not None
-        Members(search, settings(tmp_path, OTHER)).begin(Claim(held, one.claim.arm, row, lost=True))
+        HeldTrials(search, settings(tmp_path, OTHER)).begin(Claim(held, one.claim.arm, row, lost=True))
     assert one.said["failure"] == "lost"
     assert one.said["attempts"] == "4: here (lost), there (lost), there (lost), there (lost)"
 
@@ -299,17 +299,19 @@ def taught(teacher: dict[str, Any], **changes: Any) -> RunConfig:
     return run_of(method="kl", teacher=teacher, losses={"ce": {}, "kl": {}}, optim={"ema": True}, **changes)
 
 
-def train(search: Search, tmp_path: Path, *, images: bool, change: Callable[[Cohort], None] = lambda _: None) -> Path:
+def train(
+    search: StudyAdapter, tmp_path: Path, *, images: bool, change: Callable[[Cohort], None] = lambda _: None
+) -> Path:
     """A whole worker with a real cohort, in this process; returns the folder of artifacts."""
     folder = tmp_path / "artifacts"
     mine = settings(tmp_path, artifacts=Artifacts(folder, search.opened.storage), images=images)
     cohort = Cohort(CPU(), slots=2, cache=tmp_path / "cache")
     change(cohort)
-    run_group(Alone(), cohort, Desk(search, mine))
+    run_group(SingleProcess(), cohort, DatabaseThread(search, mine))
     return folder
 
 
-def files_of(search: Search, trial: FrozenTrial) -> list[Any]:
+def files_of(search: StudyAdapter, trial: FrozenTrial) -> list[Any]:
     return get_all_artifact_meta(study_or_trial=trial, storage=search.opened.storage)
 
 
@@ -382,7 +384,7 @@ def test_a_picture_that_a_careless_worker_sends_is_not_kept_while_images_are_off
     picture.write_bytes(b"private")
     weights = Saved(tmp_path / "best", "0" * 64, 7)
     report = EpochReport(4, 3, {"dice": 0.5}, {}, {}, True)
-    one.members.store(Told(one.key, one.claim.held.token, report, weights, picture))
+    one.members.store(EpochDone(one.key, one.claim.held.token, report, weights, picture))
     assert one.trial.state.name == "COMPLETE"
     assert files_of(search, one.trial) == []
     assert list(folder.iterdir()) == []

@@ -27,16 +27,16 @@ def test_a_trial_takes_as_many_ranks_as_leave_each_eight_images(world, batch, ex
 def test_one_process_alone_needs_no_sibling():
     ranks = Ranks("cpu")
     assert (ranks.rank, ranks.world, ranks.leads, ranks.groups) == (0, 1, True, 1)
-    assert ranks.share([1]) == [1]
-    assert ranks.gather("a") == ["a"]
-    assert ranks.sum(torch.ones(2)).tolist() == [1, 1]
-    assert ranks.later(torch.tensor([[1.5, 2.0]])).get() == [1.5, 2.0]
+    assert ranks.broadcast([1]) == [1]
+    assert ranks.all_gather("a") == ["a"]
+    assert ranks.all_reduce(torch.ones(2)).tolist() == [1, 1]
+    assert ranks.to_host(torch.tensor([[1.5, 2.0]])).get() == [1.5, 2.0]
     ranks.leave()
 
 
 def test_a_value_on_its_way_is_the_one_at_the_time():
     tensor = torch.zeros(1)
-    later = Ranks("cpu").later(tensor)
+    later = Ranks("cpu").to_host(tensor)
     tensor += 1
     assert later.get() == [0.0]
 
@@ -64,7 +64,7 @@ def test_more_ranks_than_devices_are_refused(monkeypatch):
 
 def test_work_that_fails_alone_is_told_in_words_and_work_that_succeeds_returns():
     ranks = Ranks("cpu")
-    assert ranks.attempt(lambda inner: inner.sum(torch.ones(1)).item(), str) == 1.0
+    assert ranks.attempt(lambda inner: inner.all_reduce(torch.ones(1)).item(), str) == 1.0
     assert ranks.attempt(lambda inner: 1 // 0, str) == "integer division or modulo by zero"
 
 
@@ -109,20 +109,20 @@ def test_values_agree_on_two_ranks_and_joining_works_again(tmp_path, repository,
         def broken(inner):
             if index == 1:
                 raise ValueError("only here")
-            return inner.sum(torch.ones(1)).item()
+            return inner.all_reduce(torch.ones(1)).item()
         said.append({
             "where": [ranks.rank, ranks.world, ranks.leads, ranks.group, ranks.groups],
-            "share": ranks.share({"from": index}),
-            "gather": ranks.gather("x" * (1000 * index + 1)),
-            "sum": ranks.sum(single).tolist(),
-            "works": ranks.attempt(lambda inner: inner.sum(torch.ones(1)).item(), str),
+            "share": ranks.broadcast({"from": index}),
+            "gather": ranks.all_gather("x" * (1000 * index + 1)),
+            "sum": ranks.all_reduce(single).tolist(),
+            "works": ranks.attempt(lambda inner: inner.all_reduce(torch.ones(1)).item(), str),
             "broken": ranks.attempt(broken, str),
-            "after": ranks.sum(torch.ones(1)).item(),
+            "after": ranks.all_reduce(torch.ones(1)).item(),
         })
         ranks.leave()
     ranks = Ranks.join(1, stall=30, device="cpu")
     said.append({"where": [ranks.rank, ranks.world, ranks.leads, ranks.group, ranks.groups],
-                 "sum": ranks.sum(torch.ones(1)).item(), "share": ranks.share(index)})
+                 "sum": ranks.all_reduce(torch.ones(1)).item(), "share": ranks.broadcast(index)})
     ranks.leave()
     tell(said)
     """
@@ -168,14 +168,14 @@ def handler(*_):
     heard.append(time.monotonic() - start)
     ranks.ask_to_stop()
 signal.signal(signal.SIGTERM, handler)
-ranks.sum(torch.ones(1))
+ranks.all_reduce(torch.ones(1))
 ranks._stall, ranks._grace = {stall}, 1
 start = time.monotonic()
 if index == 1:
     {sibling}
 (out / "waiting").touch()
 try:
-    ranks.sum(torch.ones(1))
+    ranks.all_reduce(torch.ones(1))
 except RanksLost as error:
     tell([str(error), time.monotonic() - start, heard])
     os._exit(0)

@@ -16,7 +16,7 @@ from trainer.dry_run import CHANNELS, CLASSES, check
 from trainer.engine.cohort import Cohort
 from trainer.engine.fit import fit
 from trainer.errors import CheckpointError
-from trainer.reports import EpochReport, Failure, FailureKind, Resume, Stopped, TrialFailed
+from trainer.reports import EpochReport, Failure, FailureKind, Resume, RunFailed, Stopped
 
 DATA = {"name": "blobs", "size": 32, "train": 16, "validation": 6}
 STEPS = 4
@@ -520,7 +520,7 @@ def test_a_rank_without_an_image_sends_zeros(cohort):
 
 def test_fit_raises_what_the_member_died_of(tmp_path):
     run = make(optim={"name": "sgd", "lr": 1e30, "schedule": {"name": "constant"}})
-    with pytest.raises(TrialFailed, match="not_finite") as error:
+    with pytest.raises(RunFailed, match="not_finite") as error:
         list(fit(run, cache=tmp_path, ranks=Ranks("cpu")))
     assert error.value.failure.kind is FailureKind.NOT_FINITE
 

@@ -105,7 +105,7 @@ cohort = cohort_of(A)
 first = told(cohort, 1)
 if ranks.leads:
     cohort.snapshot(0)(out / "state.pt")
-ranks.share(None)
+ranks.broadcast(None)
 cohort = Cohort(ranks, slots=2, cache=out / "cache")
 cohort.admit(0, A, Resume(out / "state.pt", ((1, 0),)))
 cohort.admit(1, C, Resume(out / ("state.pt" if ranks.leads else "missing.pt"), ((1, 0),)))
@@ -115,7 +115,7 @@ cohort = cohort_of(A)
 cohort.epoch()
 if ranks.leads:
     cohort.export(0, out / "teacher.safetensors")
-ranks.share(None)
+ranks.broadcast(None)
 teacher = {"name": "unet", "width": 4, "checkpoint": str(out / "teacher.safetensors")}
 cohort = cohort_of(make(method="kl", losses={"ce": {}, "kl": {}}, teacher=teacher, data=DATA | {"views": 2}))
 found["views"] = {"told": told(cohort), "weights": weights(cohort, 0)}

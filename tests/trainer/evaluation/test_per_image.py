@@ -24,14 +24,14 @@ from trainer.evaluation.metrics import validate
 from trainer.evaluation.per_image import (
     COLUMNS,
     GRID,
-    Examination,
     Place,
+    TestSetEvaluation,
     chosen_threshold,
     hd95,
     image_columns,
     measured,
 )
-from trainer.reports import EpochReport, Measured
+from trainer.reports import EpochReport, PerImageResult
 
 OPENING = Opening("me@here", "2026-01-01T00:00:00+00:00", "a test")
 LOW, HIGH = -9.0, 9.0
@@ -148,7 +148,7 @@ def test_a_part_is_measured_image_by_image_as_validation_scores_it(data: DataSet
     assert sum(right for _, _, right in found.calibration) / pixels == pytest.approx(
         np.average(scores.images["accuracy"], weights=[data.native_mask("test", i, OPENING).size for i in range(6)])
     )
-    again = Measured.from_json(found.to_json())
+    again = PerImageResult.from_json(found.to_json())
     assert str(again) == str(found)
 
 
@@ -212,7 +212,7 @@ def train(cohort: Cohort, folder: Path) -> dict[int, tuple[EpochReport, dict[str
 
 def test_runs_of_one_seed_are_paired_in_any_cohort_and_whenever_they_join(tmp_path: Path):
     """Equal runs are equal bit for bit: the same start, the same batches, from the first epoch of their stream on."""
-    examination = Examination(OPENING, tmp_path)
+    examination = TestSetEvaluation(OPENING, tmp_path)
     make = lambda: Cohort(Ranks("cpu"), slots=4, cache=tmp_path, examination=examination)  # noqa: E731
     together, alone = make(), make()
     together.admit(1, run())
@@ -234,7 +234,7 @@ def test_runs_of_one_seed_are_paired_in_any_cohort_and_whenever_they_join(tmp_pa
 
 
 def test_runs_are_examined_after_their_last_epoch_alone_and_only_where_that_is_asked_for(tmp_path: Path):
-    cohort = Cohort(Ranks("cpu"), slots=1, cache=tmp_path, examination=Examination(OPENING, tmp_path))
+    cohort = Cohort(Ranks("cpu"), slots=1, cache=tmp_path, examination=TestSetEvaluation(OPENING, tmp_path))
     cohort.admit(1, run())
     first, last = cohort.epoch()[1], cohort.epoch()[1]
     assert isinstance(first, EpochReport)

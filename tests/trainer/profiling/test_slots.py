@@ -14,10 +14,10 @@ from search.planning import slots as measured
 from search.planning import slots as slots_module
 from search.spec.load import load
 from trainer.distributed.ranks import Ranks
-from trainer.profiling.slots import MOST, SHARED, Measured, choose, epoch_seconds, forecast, share
+from trainer.profiling.slots import MOST, SHARED, StepTimings, choose, epoch_seconds, forecast, share
 from trainer.profiling.step_timing import measure
 
-FOUND = Measured(
+FOUND = StepTimings(
     data=0.005,
     teacher=0.045,
     student=(0.1, 0.2),

@@ -25,7 +25,7 @@ from trainer.data.stream import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.fit import fit
-from trainer.engine.resources import Counters, Shelf
+from trainer.engine.resources import Counters, SharedResources
 from trainer.errors import CheckpointError, UserError
 from trainer.teacher import open as opened
 from trainer.teacher.assessment import facts, floor
@@ -299,7 +299,7 @@ def folder(data: DataSet, tmp_path: Path) -> Path:
 class TestMaps:
     def test_they_are_bent_along_with_the_mask_in_every_view(self, data, folder, tmp_path):
         run = make({"name": "maps", "checkpoint": str(folder)})
-        shelf = Shelf(Ranks("cpu"), tmp_path, Counters())
+        shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
         for epoch in (0, 1):
             for batch in shelf.stream(run).epoch(epoch):
                 heard = shelf.ask(run, epoch, batch.indices, torch.empty(0), frozenset())

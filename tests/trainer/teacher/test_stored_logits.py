@@ -18,11 +18,11 @@ from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.cohort import Cohort
 from trainer.engine.fit import fit
-from trainer.engine.resources import Counters, Shelf, halved
+from trainer.engine.resources import Counters, SharedResources, halved
 from trainer.reports import EpochReport, Failure, FailureKind, Resume
 from trainer.run_file import read
 from trainer.teacher import assessment as teachers
-from trainer.teacher.stored_logits import CHUNK, Views, stored_bytes
+from trainer.teacher.stored_logits import CHUNK, StoredLogits, stored_bytes
 
 SIZE, TRAIN, VIEWS, STEPS = 32, 18, 2, 4
 DATA = {"name": "blobs", "size": SIZE, "train": TRAIN, "validation": 3, "views": VIEWS}
@@ -128,7 +128,7 @@ def test_the_numbers_are_the_same_whether_the_logits_were_there_or_not(teacher, 
 def test_an_epoch_shows_the_view_of_its_number(teacher, tmp_path):
     """Epoch e shows view e mod V: pictures repeat, their order does not."""
     run = make(teacher)
-    shelf = Shelf(Ranks("cpu"), tmp_path, Counters())
+    shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
     free = shelf.stream(make(teacher, data={key: DATA[key] for key in DATA if key != "views"}))
 
     def shown(stream, number: int) -> dict[int, np.ndarray]:
@@ -148,7 +148,7 @@ def test_an_epoch_shows_the_view_of_its_number(teacher, tmp_path):
 
 def test_what_is_heard_is_the_teacher_within_the_rounding_of_float16(teacher, tmp_path):
     run = make(teacher)
-    shelf = Shelf(Ranks("cpu"), tmp_path, Counters())
+    shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
     batch = next(iter(shelf.stream(run).epoch(0)))
     heard = shelf.ask(run, 0, batch.indices, torch.empty(0), frozenset())
     assert heard is not None
@@ -167,7 +167,7 @@ def test_another_teacher_preset_precision_or_seed_has_files_of_its_own(teacher, 
         make(teacher, data=DATA | {"augment": "flips"}),
         make(teacher, data=DATA | {"views": 3}),
     ]
-    shelf = Shelf(Ranks("cpu"), tmp_path, Counters())
+    shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
     assert len({shelf._views_of(run).folder for run in [*runs, make(teacher, optim={"lr": 0.5})]}) == len(runs)
 
 
@@ -222,10 +222,10 @@ def test_who_was_slower_hears_what_the_faster_one_stored(teacher, tmp_path):
     run = make(teacher)
     data = open_data(run.data, cache=tmp_path)
 
-    def views(value: float) -> Views:
+    def views(value: float) -> StoredLogits:
         shape = (data.classes, SIZE, SIZE)
         say = lambda _view, indices, _pixels: torch.full((len(indices), *shape), value)  # noqa: E731
-        return Views(tmp_path, run, data, "0" * 64, torch.device("cpu"), say)
+        return StoredLogits(tmp_path, run, data, "0" * 64, torch.device("cpu"), say)
 
     chunk = tuple(range(CHUNK))
     pixels = torch.zeros(CHUNK, SIZE, SIZE, 3, dtype=torch.uint8)
@@ -265,7 +265,7 @@ def test_the_teacher_itself_is_trained_without_views(teacher, tmp_path):
 
 def test_a_wish_to_stop_ends_the_making_of_views(teacher, tmp_path):
     ranks = Ranks("cpu")
-    shelf = Shelf(ranks, tmp_path, Counters())
+    shelf = SharedResources(ranks, tmp_path, Counters())
     ranks.ask_to_stop()
     shelf.prepare(make(teacher), 0)
     assert not files(tmp_path)
