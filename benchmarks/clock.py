@@ -39,6 +39,15 @@ def now() -> Seconds:
     return Seconds(time.perf_counter(), cpu + sum(_cpu_of(pid) for pid in _children(os.getpid())))
 
 
+def now_of(pid: int) -> Seconds:
+    """Both clocks for a process that this one started and has not waited for; its children are not in it.
+
+    The CPU seconds of one that runs are as old as the scheduler's last tick, up to 10 ms.
+    """
+    # By clock_getcpuclockid(3), for which Python has no call: what /proc says is rounded to hundredths besides.
+    return Seconds(time.perf_counter(), time.clock_gettime(~pid << 3 | 2))
+
+
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):

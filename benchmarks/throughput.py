@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.throughput --blocks 5 --json throughput.json
     python -m benchmarks.throughput --table throughput.json
     python -m benchmarks.throughput --quick
+    python -m benchmarks.throughput --against FOLDER --blocks 5 --arms ours-fp32-1 ours-fp32-8
 
 Every arm is a fresh process; the arms of a block follow each other in random order; no time is taken before the gate
 of `benchmarks.equality` has passed, and none is kept where an arm did other work than the rest. A ratio is taken
@@ -11,13 +12,16 @@ seconds of an arm's processes, which other programs on the machine hardly change
 began below a load of 1.5 and between two calibrations within 15 %. Imports are not counted, nor is what is done once
 a machine: decoding (ours), and with views the teacher's passes, whose seconds are printed. All raw values are in the
 JSON file, to which a further call adds blocks.
+
+`--against FOLDER` runs each arm by this version and, right before or after, by the one whose checkout is in FOLDER
+(9f9c9df or later), on pictures of its own, and prints this one's seconds over the other's (`benchmarks.against`).
 """
 
 import argparse
 import json
 import os
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import equality
+from benchmarks import against, equality
 from benchmarks.clock import calibrate, cpu_flags
 from benchmarks.table import tables
 from benchmarks.views import views_path
@@ -34,6 +38,10 @@ from benchmarks.workloads import BATCH, FULL, TINY, WORKLOADS, Parts, draw_data,
 from trainer.cli.entry import guard
 
 QUICK = WORKLOADS["r18-8"]
+MODULES = {True: "benchmarks.ours", False: "benchmarks.plain"}
+"""Of an arm's process, by whether it runs the product; only the flags that both had at 9f9c9df are given."""
+PARTS = {"epoch": "epoch of a trial", "trial": "short trial"}
+"""What of an arm is timed, and its heading."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,15 @@ class Arm:
     """Of each trial: two are a short trial, in which starts and ends weigh most."""
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the product runs it."""
+        return self.name.startswith("ours")
+
+    @property
     def words(self) -> list[str]:
-        """The command of its process, but for the folder, the workload and the account."""
+        """The flags of its process, but for the folder, the workload and the account."""
         kind, precision, *more = self.name.split("-")
-        words = [sys.executable, "-m", "benchmarks.ours" if kind == "ours" else "benchmarks.plain"]
-        words += ["--precision", precision, "--epochs", str(self.epochs), "--trials", str(self.trials)]
+        words = ["--precision", precision, "--epochs", str(self.epochs), "--trials", str(self.trials)]
         if kind == "ours":
             words += ["--slots", more[0], *(["--views"] if "views" in more else [])]
         return words + (["--tuned"] if kind == "tuned" else [])
@@ -69,26 +81,21 @@ def arms(views: bool, epochs: int) -> list[Arm]:
     return [Arm(name, epochs) for name in names]
 
 
-def measure(arm: Arm, workload: str, folder: Path, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Side:
+    """A version of the program, and the folder with its pictures, teachers and decoded data."""
+
+    version: against.Version
+    folder: Path
+
+
+def measure(arm: Arm, workload: str, side: Side, seed: int) -> dict[str, Any]:
     """One fresh process: its account, the load when it began, and the calibrations around it."""
-    account = folder / "account.json"
+    account = side.folder / "account.json"
     account.unlink(missing_ok=True)
     load, before = os.getloadavg()[0], calibrate()
-    words = [
-        *arm.words,
-        "--folder",
-        str(folder),
-        "--workload",
-        workload,
-        "--seed",
-        str(seed),
-        "--account",
-        str(account),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{arm.name}: {done.stderr[-3000:]}")
+    words = [*arm.words, "--folder", str(side.folder), "--workload", workload]
+    side.version.run(MODULES[arm.is_ours], [*words, "--seed", str(seed), "--account", str(account)])
     after = calibrate()
     row = {"workload": workload, "arm": arm.name, "load": load, "calibration": [before._asdict(), after._asdict()]}
     return {**row, **json.loads(account.read_text())}
@@ -104,64 +111,89 @@ def demand_same_work(row: dict[str, Any], arm: Arm, parts: Parts) -> None:
 
 
 def blocks(
-    chosen: Sequence[Arm], workloads: Sequence[str], folder: Path, parts: Parts, count: int, first: int, minutes: float
+    chosen: Sequence[Arm], workloads: Sequence[str], sides: Sequence[Side], parts: Parts, every: range, minutes: float
 ) -> Iterator[dict[str, Any]]:
-    """Rows as they come; a block has every arm of one workload once."""
+    """Rows as they come; a block has every arm of one workload once by each side. every: the numbers of the blocks."""
     end = time.monotonic() + 60 * minutes
-    for block in range(first, first + count):
+    for block in every:
         for workload in workloads:
             order = [*chosen]
             random.Random(f"{block} {workload}").shuffle(order)  # noqa: S311 - no secret
             for arm in order:
                 if time.monotonic() > end:
                     return
-                row = {"block": block, **measure(arm, workload, folder, seed=block)}
-                demand_same_work(row, arm, parts)
-                yield row
+                for side in against.turns(sides, block + chosen.index(arm)):
+                    row = {"block": block, **measure(arm, workload, side, seed=block)}
+                    demand_same_work(row, arm, parts)
+                    yield row | ({"version": side.version.name} if len(sides) > 1 else {})
 
 
-def store_views(chosen: Sequence[Arm], workloads: Sequence[str], folder: Path) -> None:
+def store_views(chosen: Sequence[Arm], workloads: Sequence[str], side: Side) -> None:
     """What a search with stored teacher outputs pays once, said and not counted in any trial."""
     precisions = sorted({arm.name.split("-")[1] for arm in chosen if arm.name.endswith("views")})
     for workload in {WORKLOADS[w].encoder: w for w in workloads}.values():
         for precision in precisions:
             arm = Arm(f"ours-{precision}-1-views", chosen[0].epochs)
-            facts = measure(arm, workload, folder, seed=0)["facts"]
+            facts = measure(arm, workload, side, seed=0)["facts"]
             words = f"{facts['seconds']['teacher']:.1f} s for {facts['teacher_forwards']} passes"
-            print(f"{WORKLOADS[workload].encoder} {precision}: {arm.epochs} views, teacher {words}", flush=True)
+            place = f"{side.version.name} version, {WORKLOADS[workload].encoder} {precision}"
+            print(f"{place}: {arm.epochs} views, teacher {words}", flush=True)
 
 
-def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The gate, an untimed round, and the blocks; the file grows with every arm."""
+def prepared(folder: Path, args: argparse.Namespace, parts: Parts) -> list[Side]:
+    """The sides with equal pictures and teachers, once the gate has passed; what they decode is no other's."""
+    sides = [Side(version, folder / version.name) for version in against.versions(args.against, MODULES[True])]
+    first = sides[0].folder
+    first.mkdir()
+    draw_data(first, parts)
+    for encoder in {WORKLOADS[w].encoder for w in args.workloads} | {"resnet18"}:
+        teacher_file(first, encoder)
+    for side in sides[1:]:
+        shutil.copytree(first, side.folder)
+    if len(sides) > 1:
+        print(against.named([side.version for side in sides]), flush=True)
+    equality.check(first)  # which also brings every library and file into the disk's cache
+    return sides
+
+
+def chosen_arms(args: argparse.Namespace) -> list[Arm]:
+    """Those of --arms; by default all, and against another version those of the product."""
     views = views_path() is not None
     if not views:
         print("no arm with stored teacher outputs: runs have no field `views` in this version", flush=True)
     every = {arm.name: arm for arm in arms(views, args.epochs)}
-    names = args.arms or list(every)
+    names = args.arms or [name for name, arm in every.items() if arm.is_ours or args.against is None]
     unknown = [name for name in names if name not in every]
     if unknown:
         raise SystemExit(f"--arms {unknown[0]}: unknown; known: {', '.join(every)}")
-    chosen = [every[name] for name in names]
+    return [every[name] for name in names]
+
+
+def run(args: argparse.Namespace, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The gate, an untimed round, and the blocks; the file grows with every arm."""
+    if any(("version" in row) != (args.against is not None) for row in known):
+        raise SystemExit(f"--json {args.json}: one file holds either runs against another version or others")
+    chosen = chosen_arms(args)
     parts = TINY if args.quick else Parts(args.train, args.train // 8)
     first = max((row["block"] for row in known), default=0) + 1
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
-        folder = Path(name)
-        draw_data(folder, parts)
-        for encoder in {WORKLOADS[w].encoder for w in args.workloads} | {"resnet18"}:
-            teacher_file(folder, encoder)
-        equality.check(folder)  # which also brings every library and file into the disk's cache
-        store_views(chosen, args.workloads, folder)
-        for row in blocks(chosen, args.workloads, folder, parts, args.blocks, first, args.minutes):
+        sides = prepared(Path(name), args, parts)
+        for side in sides:
+            store_views(chosen, args.workloads, side)
+        every = range(first, first + args.blocks)
+        for row in blocks(chosen, args.workloads, sides, parts, every, args.minutes):
             known.append({**row, "parts": [parts.train, parts.validation]})
-            line = f"block {row['block']} {row['workload']} {row['arm']}: load {row['load']:.1f}"
-            steady, trial = row["epoch"], row["trial"]
-            words = [
-                f"{name} {s['wall']:.2f} s, {s['cpu']:.2f} CPU" for name, s in (("epoch", steady), ("trial", trial))
-            ]
-            print(f"{line}, {', '.join(words)}", flush=True)
+            line = f"block {row['block']} {row['workload']} {row['arm']} {row.get('version', '')}".rstrip()
+            words = [f"{part} {row[part]['wall']:.2f} s, {row[part]['cpu']:.2f} CPU" for part in PARTS]
+            print(f"{line}: load {row['load']:.1f}, {', '.join(words)}", flush=True)
             if args.json is not None:
                 args.json.write_text("[\n" + ",\n".join(json.dumps(r) for r in known) + "\n]\n")
     return known
+
+
+def shown(rows: Sequence[dict[str, Any]]) -> str:
+    """The tables of a file of either kind."""
+    return against.table(rows, PARTS) if any("version" in row for row in rows) else tables(rows)
 
 
 def main() -> int:
@@ -176,15 +208,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="raw values, kept and added to")
     parser.add_argument("--table", type=Path, help="print the tables of such a file and measure nothing")
     parser.add_argument("--quick", action="store_true", help="one block of two arms on tiny data, in about a minute")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version, by turns")
     args = parser.parse_args()
     if args.quick:
-        args.blocks, args.workloads, args.arms = 1, [QUICK.name], args.arms or ["plain-fp32", "ours-fp32-2"]
+        arms_of_quick = ["plain-fp32", "ours-fp32-2"] if args.against is None else ["ours-fp32-2"]
+        args.blocks, args.workloads, args.arms = 1, [QUICK.name], args.arms or arms_of_quick
     print(cpu_flags(), flush=True)
     if args.table is not None:
-        print(tables(json.loads(args.table.read_text())))
+        print(shown(json.loads(args.table.read_text())))
         return 0
     known = json.loads(args.json.read_text()) if args.json is not None and args.json.is_file() else []
-    print(tables(run(args, known)))
+    print(shown(run(args, known)))
     return 0
 
 

@@ -1,12 +1,18 @@
 """How long until a good student is found: a finished trial within 0.005 of the best of N full-budget trials.
 
     python -m benchmarks.time_to_answer
+    python -m benchmarks.time_to_answer --against FOLDER --blocks 5
 
 Nothing is trained and no clock is waited for: the trials' curves are recorded ones or a formula's
 (`benchmarks.worlds`), and time is counted from what an epoch costs. Sampler, pruner and the spread along the front are
 the product's own. The plain search is Optuna's TPE and MedianPruner with their defaults, one trial at a time. Ours
 trains K trials side by side: an epoch of K trials costs the shared part (teacher and data) once and each student's
 own part. Times are in units of one plain epoch of the widest student.
+
+`--against FOLDER` runs the whole by turns with the version whose checkout is in FOLDER (9f9c9df or later), and prints
+what sampling and pruning took: this version's seconds over the other's, by arm (`benchmarks.against`); and
+which arms came to other figures. They follow from the seeds, but for Hyperband's: its brackets hang on a study's name,
+which Optuna draws.
 """
 
 import argparse
@@ -16,6 +22,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner
@@ -23,6 +30,7 @@ from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
+from benchmarks import against
 from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
 from search import pruners, samplers
 from search.spec.arms import Arm
@@ -237,7 +245,16 @@ def main() -> int:
     parser.add_argument("--worlds", nargs="+", choices=("recorded", "formula"), default=["recorded", "formula"])
     parser.add_argument("--shared", type=float, default=Cost.shared, help="seconds of teacher and data a step")
     parser.add_argument("--widest", type=float, default=Cost.widest, help="seconds of the widest student a step")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version, by turns")
+    parser.add_argument("--blocks", type=int, default=3, help="with --against: how often each version runs (default 3)")
     args = parser.parse_args()
+    if args.against is not None:
+        words = [f"--{name}={getattr(args, name)}" for name in ("trials", "seeds", "within", "shared", "widest")]
+        commands = {world: ["--worlds", world, *words] for world in args.worlds}
+        compared = against.versions(args.against, "benchmarks.time_to_answer")
+        rows = against.by_turns(compared, "benchmarks.time_to_answer", commands, args.blocks)
+        print("\n".join([against.table(rows, {"time": "whole arm"}), "", *against.differing(rows)]))
+        return 0
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in args.worlds:
         world: World = Recorded() if name == "recorded" else Formula()

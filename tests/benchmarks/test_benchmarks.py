@@ -3,16 +3,19 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.against import OTHER, THIS, Version, differing, paired, ratio, table, timed_lines, turns, versions
 from benchmarks.clock import Account, Seconds, interval
 from benchmarks.table import tables, within_blocks
 from benchmarks.time_to_answer import Cost, Simulation, Way
 from benchmarks.worlds import WIDTH, Formula, widths_of
+from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +60,98 @@ def test_the_interval_holds_the_median():
     low, high = interval([1.0, 2.0, 2.1, 2.2, 9.0])
     assert low <= 2.1 <= high
     assert (low, high) != (2.1, 2.1)
+
+
+def test_a_ratio_of_versions_has_students_interval_of_the_logarithms():
+    """Of -0.1, 0, 0.1 and 0.2: the mean is 0.05, the deviation 0.1291, and Student's quantile 3.1824 at 3 degrees."""
+    middle, low, high = ratio([math.exp(each) for each in (0.2, -0.1, 0.1, 0.0)])
+    assert middle == pytest.approx((1 + math.exp(0.1)) / 2)
+    reach = 3.182446 * math.sqrt(0.05 / 3) / 2
+    assert (low, high) == pytest.approx((math.exp(0.05 - reach), math.exp(0.05 + reach)))
+
+
+def test_versions_that_change_places_have_the_inverse_interval():
+    there, back = ratio([0.5, 0.9, 1.3]), ratio([1 / 0.5, 1 / 0.9, 1 / 1.3])
+    assert there == pytest.approx((1 / back.median, 1 / back.high, 1 / back.low))
+    assert there.low < 1 < there.high
+    narrow = ratio([0.5, 0.9, 1.3], share=0.5)
+    assert there.low < narrow.low < narrow.high < there.high
+
+
+def test_one_pair_has_a_ratio_and_no_interval():
+    assert ratio([0.8]) == (0.8, -math.inf, math.inf)
+    rows = [row(1, "ours-fp32-1", 4) | {"version": THIS}, row(1, "ours-fp32-1", 5) | {"version": OTHER}]
+    assert "| ours-fp32-1 | 0.800 | 0.800 |" in table(rows, {"epoch": "epoch of a trial"})
+
+
+def test_versions_are_paired_within_blocks_and_on_a_quiet_machine():
+    rows = [row(b, "ours-fp32-1", s * b) | {"version": v} for b in (1, 10) for v, s in ((THIS, 3), (OTHER, 2))]
+    rows += [row(2, "ours-fp32-1", 100) | {"version": THIS}, row(1, "ours-fp32-2", 100) | {"version": OTHER}]
+    assert paired(rows, "ours-fp32-1", "epoch", "cpu") == [1.5, 1.5]
+    assert paired(rows, "ours-fp32-2", "epoch", "cpu") == []
+    rows[0]["load"] = 3.0
+    assert len(paired(rows, "ours-fp32-1", "epoch", "wall")) == 1
+    assert len(paired(rows, "ours-fp32-1", "epoch", "cpu")) == 2
+
+
+def test_each_version_goes_first_in_turn():
+    assert [turns([THIS, OTHER], count)[0] for count in range(4)] == [THIS, OTHER, THIS, OTHER]
+
+
+def test_figures_that_differ_between_versions_are_named_and_those_that_never_agree_are_told_apart():
+    def figures(arm: str, block: int, version: str, words: str) -> dict:
+        return {"workload": "recorded", "arm": arm, "block": block, "version": version, "figures": [words, "1.0"]}
+
+    same = [figures("same", b, v, "5") for b in (1, 2) for v in (THIS, OTHER)]
+    assert differing(same) == ["All 1 arms came to the same figures."]
+    other = [figures("other", 1, THIS, "5"), figures("other", 1, OTHER, "6"), figures("new", 1, THIS, "7")]
+    drawn = [figures("drawn", b, THIS, str(b)) for b in (1, 2)]
+    lines = differing([*same, *other, *drawn])
+    assert lines == [
+        "recorded, other: 5 | 1.0; the other: 6 | 1.0",
+        "recorded, new: 7 | 1.0; the other: no such arm",
+        "recorded, drawn: other figures from run to run of one version",
+    ]
+
+
+PRINTS = """
+import sys, time
+while time.process_time() < 0.1: pass
+print("| arm | figure |")
+print("| --- | ---: |")
+began = time.process_time()
+while time.process_time() < began + 0.3: pass
+print("| busy | 1 |", flush=True)
+time.sleep(0.3)
+print("| idle | 2 |", flush=True)
+print("x" * 100_000, file=sys.stderr)
+sys.exit(int(sys.argv[1]))
+"""
+
+
+def test_the_arms_of_a_table_are_timed_by_its_lines(tmp_path):
+    """In a real process: what comes before the table counts for no arm, and a wait costs no CPU."""
+    (tmp_path / "prints.py").write_text(PRINTS)
+    found = timed_lines(Version(OTHER, tmp_path), "prints", ["0"])
+    assert {arm: cells for arm, (_, cells) in found.items()} == {"busy": ["1"], "idle": ["2"]}
+    busy, idle = found["busy"][0], found["idle"][0]
+    assert 0.25 < busy.cpu < 0.39
+    assert idle.wall > 0.25
+    assert idle.cpu < 0.1
+    with pytest.raises(RuntimeError, match=r"prints in .*xxx"):
+        timed_lines(Version(OTHER, tmp_path), "prints", ["3"])
+
+
+def test_a_folder_that_is_no_other_version_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not there; give a checkout"):
+        versions(tmp_path, "benchmarks.ours")
+    with pytest.raises(UserError, match="is this version"):
+        versions(ROOT, "benchmarks.ours")
+    (tmp_path / "benchmarks").mkdir()
+    # The rest of the program is not there; it may be found where it is installed.
+    (tmp_path / "benchmarks" / "ours.py").touch()
+    with pytest.raises(UserError, match=r"its process imports|cannot be imported: ModuleNotFoundError"):
+        versions(tmp_path, "benchmarks.ours")
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +199,21 @@ def test_the_gate_passes_and_a_table_comes_out(tmp_path):
     assert rows["ours-fp32-2"]["facts"]["teacher_forwards"] * 2 == rows["ours-fp32-2"]["counts"]["steps"]
     assert rows["plain-fp32"]["counts"] == rows["ours-fp32-2"]["counts"]
     assert "| ours-fp32-2 |" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_version_is_measured_against_a_checkout_of_another(tmp_path):
+    """The other one's own sources run: here a copy that calls one of its arms by another name."""
+    for room in ("benchmarks", "search", "trainer", "losses", "models", "studies"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    there = tmp_path / "benchmarks" / "time_to_answer.py"
+    there.write_text(there.read_text().replace('"ours, 8, no pruner"', '"ours, 8, never pruned"'))
+    words = ["--against", str(tmp_path), "--blocks", "1", "--trials", "40", "--seeds", "1", "--worlds", "recorded"]
+    command = [sys.executable, "-m", "benchmarks.time_to_answer", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "### recorded: this over the other" in done.stdout
+    lines = {line.split(" | ")[0]: line for line in done.stdout.splitlines() if line.startswith("| ")}
+    assert float(lines["| plain TPE + median, one at a time"].split(" | ")[1]) > 0
+    assert lines["| ours, 8, never pruned"] == "| ours, 8, never pruned | - | - |"
+    assert "recorded, ours, 8, never pruned: no such arm; the other: " in done.stdout
