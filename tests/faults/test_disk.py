@@ -95,7 +95,7 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
     worker.at = {2: strike}
     healer = threading.Thread(target=heal)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "Lead", Seen)
+        patch.setattr(module, "Leader", Seen)
         healer.start()
         worker.run()
     healer.join()

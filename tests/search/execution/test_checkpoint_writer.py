@@ -523,14 +523,14 @@ import os, sys, tempfile, threading
 from pathlib import Path
 import torch
 from search.worker import run
-from search.execution.checkpoint_writer import Writers
+from search.execution.checkpoint_writer import CheckpointWriter
 from trainer import checkpoint
 
 path = Path(sys.argv[1])
 part = path.with_name(f".{path.name}.{os.getpid()}.part")
 os.mkfifo(part)
 reader = os.open(part, os.O_RDWR)  # takes what a pipe holds, and then nothing: a disk that hangs
-writers = Writers()
+writers = CheckpointWriter()
 state = {f"w{i}": torch.zeros(20000) for i in range(100)}
 writers.later(1, lambda to: checkpoint.save(to, state), path, lambda _: None)
 writers.go()

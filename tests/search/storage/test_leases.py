@@ -355,7 +355,7 @@ import os
 from pathlib import Path
 from search.study.create import open_search
 from search.commands.simulate import simulated_identity
-from search.spec import load
+from search.spec.load import load
 from search.storage.database import open_storage
 spec = load(Path({path!r}))
 os.read({gate}, 1)

@@ -15,7 +15,7 @@ from trainer.engine.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.data import open_data
 from trainer.data.stream import Stream, normalise
-from trainer.failures import fault
+from trainer.failures import local_failure
 from trainer.distributed.ranks import Ranks, RanksLost
 from trainer.reports import EpochReport, Resume, Stopped
 from trainer.engine.student import Student
@@ -140,8 +140,8 @@ for where in (ranks, Ranks("cpu")):
     student.begin_epoch()
     student.network.eval()
     batch = next(iter(stream.epoch(0)))
-    sums = where.sum(student.forward(normalise(batch.images), batch.masks.long(), None))
-    where.sum(student.backward(sums))
+    sums = where.all_reduce(student.forward(normalise(batch.images), batch.masks.long(), None))
+    where.all_reduce(student.backward(sums))
     gradients[where.world] = student.flat.gradient.clone()
 found["gradients"] = gradients
 torch.save(found, out / f"found-{ranks.rank}.pt")

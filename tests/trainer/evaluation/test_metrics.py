@@ -184,7 +184,7 @@ class Part(Ranks):
         super().__init__("cpu")
         self.rank, self.world, self.others = rank, world, others
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         self.others.append(tensor.clone())
         return torch.stack(self.others).sum(0)
 

@@ -520,7 +520,7 @@ def test_progress_counts_every_pair(tmp_path: Path) -> None:
 
 def test_the_commands_need_no_torch(repository: Path) -> None:
     """`data check` starts at once."""
-    code = "import sys, trainer.data, trainer.data.commands, trainer.data.augment; sys.exit('torch' in sys.modules)"
+    code = "import sys, trainer.data, trainer.commands.data, trainer.data.augment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
 
 
