@@ -162,7 +162,7 @@ def by_finished(url: sa.URL, folder: Path, sizes: Sequence[int], probes: int) ->
         open_search(opened, text, spec, simulated_identity(spec))
         words = simulate(folder, spec, ["pruner.name=none", "arms.no-kd.trials=1"])
         subprocess.run([*words, "--slots", "16"], env=environment(url), check=True, capture_output=True)
-        arm = next(a for a in opened.leases.arms_of(opened.leases.search(spec.name).search_id) if a.name == "kd")  # type: ignore[union-attr]
+        arm = next(a for a in opened.searches.arms_of(opened.searches.search(spec.name).search_id) if a.name == "kd")  # type: ignore[union-attr]
         copies(opened.engine, arm.study_id, size // 100 - 1)
         opened.engine.dispose()
         spec = spec_of(f"scale-{size}", 100_000, "arms.no-kd.trials=1")

@@ -104,7 +104,7 @@ def _mean(findings: PerImageScores, metric: str) -> float:
 
 def weights_of(opened: Database, study: str) -> Weights:
     """Where the newest confirmation of a study left its weights. Raises UserError where there is none."""
-    names = confirmations(study, opened.leases.names())
+    names = confirmations(study, opened.searches.names())
     if not names:
         raise UserError(f"study {study!r}: is not confirmed yet; python -m search confirm {study}")
     rows = read(opened, names[-1])

@@ -18,13 +18,13 @@ def confirmation(opened: Database, rows: SearchSnapshot) -> dict[str, Any] | Non
     `study` was confirmed by `name`, whose main arm is the dashboard's study `study_id`: `finished` of `trials`,
     `failed`, `ended`; `result` is None until it has ended with a score on test. Torch is not loaded.
     """
-    names = opened.leases.names()
+    names = opened.searches.names()
     of = rows.confirms or str(rows.search.name)
     begun = confirmations(of, names)
     if not begun:
         return None
     mine = rows if rows.search.name == begun[-1] else read(opened, begun[-1])
-    told = figures(mine, opened.leases.closed)
+    told = figures(mine, opened.searches.closed)
     arms = told["arms"].values()
     known = of in names and told["ended"]
     return {

@@ -55,9 +55,9 @@ def close(opened: Database, url: str, search_id: int) -> dict[str, int]:
     Returns how many trials were withdrawn and pruned by this call, and how many are held and free.
     """
     with creation_lock(url):
-        opened.leases.close(search_id)
+        opened.searches.close(search_id)
     # Nothing is admitted from here on: what waits or is paused can only become less.
-    study_ids = [arm.study_id for arm in opened.leases.arms_of(search_id)]
+    study_ids = [arm.study_id for arm in opened.searches.arms_of(search_id)]
     withdrawn = sum(_withdraw(opened, study_id) for study_id in study_ids)
     pruned = sum(_prune(opened, row.trial_id) for row in opened.leases.of_studies(study_ids) if row.state == PAUSED)
     states = Counter(row.state for row in opened.leases.of_studies(study_ids))

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(url, create=False)
         study = known_search(opened, args.study, args.name).name
         plan = the_plan(opened, study, args)
-        known = plan.name in opened.leases.names()
+        known = plan.name in opened.searches.names()
     if args.plan:
         print("\n".join(lines(plan)))
         return 0
@@ -81,7 +81,7 @@ def the_plan(opened: Database, study: str, args: argparse.Namespace) -> Plan:
     if rows.record.get("confirm"):
         raise UserError(f"study {study!r}: is a confirmation itself; give the search that it confirms")
     table = table_of(json.loads(rows.search.settings), args.set, f"[confirm] of {study}")
-    before = confirmations(study, opened.leases.names())
+    before = confirmations(study, opened.searches.names())
     if before and not args.second_opening:
         known = stored_plan(args.storage, before[-1])
         if known.table != table:
@@ -90,7 +90,7 @@ def the_plan(opened: Database, study: str, args: argparse.Namespace) -> Plan:
                 "rows were open; to open them again, which the report will say: --second-opening"
             )
         return known
-    ended = figures(rows, opened.leases.closed)["ended"]
+    ended = figures(rows, opened.searches.closed)["ended"]
     if not ended and not args.anyway:
         raise UserError(
             f"study {study!r}: has not ended, and what is best may change; let its workers finish, end it "

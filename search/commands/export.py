@@ -127,14 +127,14 @@ def _refuse_confirmation(name: str, record: dict[str, Any]) -> None:
 
 def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
     """The document. Raises UserError where the study is unknown or no trial has finished."""
-    row = opened.leases.search(name)
+    row = opened.searches.search(name)
     if row is None:
-        known = opened.leases.names()
+        known = opened.searches.names()
         raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, known)}")
     record = json.loads(row.spec)
     _refuse_confirmation(name, record)
     direction, metric = next(iter(record["objective"].items()))
-    arms = opened.leases.arms_of(row.search_id)
+    arms = opened.searches.arms_of(row.search_id)
     sign = -1 if direction == "maximize" else 1
     best = []
     controls: dict[str, Any] = {}

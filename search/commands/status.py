@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 def look(opened: Database, name: str) -> dict[str, Any]:
     """The figures of a search, with those of its confirmation. Raises UserError where the study is unknown."""
     rows = read(opened, name)
-    own = {"storage": opened.label, **figures_of(rows, opened.leases.closed)}
+    own = {"storage": opened.label, **figures_of(rows, opened.searches.closed)}
     return own | {"confirms": rows.confirms, "confirmation": confirmation(opened, rows)}
 
 

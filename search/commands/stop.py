@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         row = known_search(opened, args.study, args.name)
         ended = standing(opened, row.name)["ended"]
         wish = None if args.undo else "now" if args.now else "drain"
-        opened.leases.ask_to_stop(row.search_id, wish)
+        opened.searches.ask_to_stop(row.search_id, wish)
         held = _held(opened, row.search_id)
     where = f"[{opened.label}]"
     if wish is None:
@@ -82,7 +82,7 @@ def _answer(row: Any, wish: str, *, ended: bool) -> str:
 
 
 def _held(opened: Database, search_id: int) -> Sequence[Any]:
-    study_ids = [arm.study_id for arm in opened.leases.arms_of(search_id)]
+    study_ids = [arm.study_id for arm in opened.searches.arms_of(search_id)]
     return [lease for lease in opened.leases.details(study_ids) if lease.state == HELD]
 
 

@@ -152,7 +152,7 @@ def _examine_teacher(
 def _found(args: argparse.Namespace, plan: Plan) -> tuple[Database, str]:
     with patient("confirm"):
         opened = open_storage(storage_url(args.storage), create=False)
-        row = opened.leases.search(plan.name)
+        row = opened.searches.search(plan.name)
     if row is None:
         raise UserError(f"study {plan.name!r} was deleted from {opened.label}")
     return opened, row.uuid

@@ -213,7 +213,7 @@ def stored_plan(storage: str | None, name: str) -> Plan:
     """The plan of a confirmation that exists. Raises UserError."""
     with patient("confirm"):
         opened = open_storage(storage_url(storage), create=False)
-        row, names = opened.leases.search(name), opened.leases.names()
+        row, names = opened.searches.search(name), opened.searches.names()
         opened.engine.dispose()
     if row is None:
         study = name.rpartition(".confirm")[0]

@@ -55,7 +55,7 @@ def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
     sized: count the teacher's parameters and operations, which loads torch; else they are 0.
     """
     search = read(opened, study)
-    names = confirmations(study, opened.leases.names())
+    names = confirmations(study, opened.searches.names())
     if not names:
         raise UserError(f"study {study!r}: is not confirmed yet; python -m search confirm {study}")
     rows = read(opened, names[-1])

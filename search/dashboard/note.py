@@ -80,7 +80,7 @@ def write(opened: Database, name: str, folder: Path | None) -> str:
         except OSError as error:
             without = f"their folder cannot be written ({error.strerror or type(error).__name__})"
             logger.warning("note: {}: {}", folder, without)
-    found = figures(rows, opened.leases.closed)
+    found = figures(rows, opened.searches.closed)
     terms = {arm: list(shares_of(trials)) for arm, trials in rows.trials.items()}
     found |= {"confirms": rows.confirms, "confirmation": confirmation(opened, rows), "terms": terms}
     studies = {arm.name: arm.study_id for arm in rows.arms}
@@ -91,7 +91,7 @@ def write(opened: Database, name: str, folder: Path | None) -> str:
         for key, value in attributes(found, arm.name).items():
             study.set_user_attr(key, value)
     written = f"{len(studies)} notes with {len(pictures)} figures"
-    if rows.confirms is None or rows.confirms not in opened.leases.names():
+    if rows.confirms is None or rows.confirms not in opened.searches.names():
         return written
     # Nobody works on the search any more, and its notes are what people look at.
     return f"{written}; {rows.confirms}: {write(opened, rows.confirms, folder)}"

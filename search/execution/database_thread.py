@@ -245,7 +245,7 @@ class DatabaseThread:
 
     def _exhausted(self) -> bool:
         """Whether every arm has admitted its whole budget, by the database's figures, and nothing waits."""
-        budgets = {row.name: row.trials for row in self.search.leases.arms_of(self.search.search_id)}
+        budgets = {row.name: row.trials for row in self.search.searches.arms_of(self.search.search_id)}
         counts = self.search.counts()
         planned = {arm.name for arm in self.search.arms.values() if arm.planned}
         return all(
@@ -261,7 +261,7 @@ class DatabaseThread:
 
     def _closed(self) -> str | None:
         """Why nothing new begins; also obeys a wish to stop."""
-        closed, stop = self.search.leases.closed(self.search.search_id)
+        closed, stop = self.search.searches.closed(self.search.search_id)
         self._drains = stop is not None
         if stop == "now" and not self.preempt.is_set():
             logger.info("asked to stop: {}", closed)
@@ -271,7 +271,7 @@ class DatabaseThread:
     def _flush(self) -> None:
         if self.search.opened.engine.dialect.name == "sqlite" and self._members.held:
             # It gives out the ids of deleted trials again: what is written under them would be another study's.
-            gone, _ = self.search.leases.closed(self.search.search_id)
+            gone, _ = self.search.searches.closed(self.search.search_id)
             if gone is not None and gone.endswith("was deleted"):
                 self._outbox.clear()
                 for key in list(self._members.held):

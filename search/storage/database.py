@@ -26,6 +26,7 @@ from psycopg2 import OperationalError, extensions  # type: ignore[import-untyped
 from search.storage import errors, schema
 from search.storage.fencing import Fence
 from search.storage.leases import Leases
+from search.storage.searches import Searches
 from search.storage.url import NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
 from trainer.errors import UserError
 
@@ -47,6 +48,7 @@ class Database:
     engine: sa.Engine
     fence: Fence
     leases: Leases
+    searches: Searches
     label: str
     """The URL without its password."""
 
@@ -82,7 +84,8 @@ def open_storage(url: str, *, create: bool = True) -> Database:
         ) from None
     fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect, GONE)
     named = dict(optuna_models.BaseModel.metadata.tables.items())
-    return Database(get_storage(rdb), rdb.engine, fence, Leases(rdb.engine, named), label)
+    leases, searches = Leases(rdb.engine, named), Searches(rdb.engine, named)
+    return Database(get_storage(rdb), rdb.engine, fence, leases, searches, label)
 
 
 def _engine_arguments(dialect: str) -> dict[str, Any]:

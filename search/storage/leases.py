@@ -14,18 +14,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.storage.schema import FINISHED, FREE, HELD, arms, attempts, leases, orphans, searches
-from search.storage.searches import insert_search, why_closed
+from search.storage.schema import FINISHED, FREE, HELD, attempts, leases, orphans
 from search.storage.statements import (
     NOTHING,
-    LeaseLost,
     Owner,
     Values,
     apply,
     begin_attempt,
     end_attempt,
-    forget_leases,
-    now_of,
     put_attributes,
 )
 
@@ -158,82 +154,6 @@ class Leases:
         with self.engine.begin() as connection:
             connection.execute(orphans.insert().values(**values))
 
-    def closed(self, search_id: int) -> tuple[str | None, str | None]:
-        """(why nothing new is admitted, the stop wish): None where there is none."""
-        with self.engine.begin() as connection:
-            search = connection.execute(sa.select(searches).where(searches.c.search_id == search_id)).one_or_none()
-            if search is None:
-                return "the study was deleted", "now"
-            present = sa.select(self._tables["studies"].c.study_id)
-            gone = sa.select(arms.c.study_name).where(arms.c.search_id == search_id, arms.c.study_id.not_in(present))
-            deleted = connection.execute(gone.limit(1)).scalar_one_or_none()
-            if deleted is not None:
-                return f"the study {deleted} was deleted", "now"
-            now = connection.execute(sa.select(now_of(self.dialect))).scalar_one()
-            return why_closed(connection, search, now), search.stop
-
-    def ask_to_stop(self, search_id: int, wish: str | None) -> None:
-        """Write a stop wish (`drain`, `now`) for all workers of a search; None takes it back.
-
-        Admissions that are under way hold the row of their arm: they are over when this returns.
-        """
-        with self.engine.begin() as connection:
-            _lock_arms(connection, search_id)
-            connection.execute(searches.update().where(searches.c.search_id == search_id).values(stop=wish))
-
-    def close(self, search_id: int) -> None:
-        """Admit nothing to a search any more, for good; call it under `creation_lock`.
-
-        Admissions that are under way hold the row of their arm: they are over when this returns.
-        """
-        with self.engine.begin() as connection:
-            _lock_arms(connection, search_id)
-            connection.execute(searches.update().where(searches.c.search_id == search_id).values(closed=True))
-
-    def search(self, name: str) -> Any | None:
-        """The row of a search by name."""
-        with self.engine.begin() as connection:
-            return connection.execute(sa.select(searches).where(searches.c.name == name)).one_or_none()
-
-    def names(self) -> list[str]:
-        """The names of all searches in this database."""
-        with self.engine.begin() as connection:
-            return list(connection.execute(sa.select(searches.c.name).order_by(searches.c.name)).scalars())
-
-    def arms_of(self, search_id: int) -> list[Any]:
-        """The arms of a search, the main one first."""
-        with self.engine.begin() as connection:
-            query = sa.select(arms).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
-            return list(connection.execute(query))
-
-    def add_search(self, values: Mapping[str, Any], arm_rows: Sequence[Mapping[str, Any]]) -> int:
-        """Write a search with its arms, or bring the changeable figures of an existing one up to date."""
-        with self.engine.begin() as connection:
-            found = connection.execute(sa.select(searches).where(searches.c.name == values["name"])).one_or_none()
-            if found is None:
-                search_id = insert_search(connection, values)
-            else:
-                search_id = found.search_id
-                _lock_arms(connection, search_id)
-                changeable = {k: values[k] for k in ("spec", "settings", "max_failed", "gpu_hours", "wall_seconds")}
-                connection.execute(searches.update().where(searches.c.search_id == search_id).values(**changeable))
-            for row in arm_rows:
-                known = connection.execute(sa.select(arms.c.study_id).where(arms.c.study_id == row["study_id"]))
-                if known.one_or_none() is None:
-                    connection.execute(arms.insert().values(search_id=search_id, **row))
-                else:
-                    mine = arms.update().where(arms.c.study_id == row["study_id"])
-                    connection.execute(mine.values(search_id=search_id, **row))
-        return search_id
-
-    def states(self, study_ids: Sequence[int]) -> dict[tuple[int, str], int]:
-        """How many trials of each study are in each of Optuna's states."""
-        trials = self._tables["trials"]
-        query = sa.select(trials.c.study_id, trials.c.state, sa.func.count()).where(trials.c.study_id.in_(study_ids))
-        with self.engine.begin() as connection:
-            rows = connection.execute(query.group_by(trials.c.study_id, trials.c.state))
-            return {(study_id, state.name): count for study_id, state, count in rows}
-
     def best(self, study_ids: Sequence[int], *, minimize: bool) -> Any | None:
         """The finished, not failed lease with the best score; None where there is none."""
         done = leases.c.study_id.in_(study_ids) & (leases.c.state == FINISHED) & leases.c.failure.is_(None)
@@ -248,34 +168,6 @@ class Leases:
         """One whole lease row."""
         with self.engine.begin() as connection:
             return connection.execute(sa.select(leases).where(leases.c.trial_id == trial_id)).one_or_none()
-
-    def forget(self, study_ids: Sequence[int]) -> None:
-        """Delete what is known of studies that Optuna no longer has, and searches that have no arm left."""
-        with self.engine.begin() as connection:
-            forget_leases(connection, leases.c.study_id.in_(study_ids))
-            connection.execute(arms.delete().where(arms.c.study_id.in_(study_ids)))
-            connection.execute(searches.delete().where(searches.c.search_id.not_in(sa.select(arms.c.search_id))))
-
-    def forget_leftovers(self) -> None:
-        """Delete the leases of trials that Optuna no longer has, or whose id is another trial's by now."""
-        trials = self._tables["trials"]
-        same = (trials.c.trial_id == leases.c.trial_id) & (trials.c.study_id == leases.c.study_id)
-        with self.engine.begin() as connection:
-            forget_leases(connection, ~sa.exists().where(same, trials.c.number == leases.c.number))
-
-    def gone_arms(self, search_id: int) -> set[int]:
-        """The study ids of a search's arms that Optuna no longer has, or that are another study's by now."""
-        studies = self._tables["studies"]
-        same = (studies.c.study_id == arms.c.study_id) & (studies.c.study_name == arms.c.study_name)
-        query = sa.select(arms.c.study_id).where(arms.c.search_id == search_id, ~sa.exists().where(same))
-        with self.engine.begin() as connection:
-            return set(connection.execute(query).scalars())
-
-    def rename(self, study_id: int, name: str) -> None:
-        """Give one of Optuna's studies another name, so that its own is free."""
-        studies = self._tables["studies"]
-        with self.engine.begin() as connection:
-            connection.execute(studies.update().where(studies.c.study_id == study_id).values(study_name=name))
 
     def details(self, study_ids: Sequence[int]) -> list[Any]:
         """Whole lease rows, for status and export."""
@@ -294,14 +186,6 @@ class Leases:
             )
             return list(connection.execute(query))
 
-
-def _lock_arms(connection: sa.Connection, search_id: int) -> None:
-    """Take the rows of all arms before that of the search, as admissions do."""
-    query = sa.select(arms.c.study_id).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
-    connection.execute(query.with_for_update())
-
-
-__all__ = ["LeaseHandle", "LeaseLost", "LeaseRow", "Leases", "Owner"]
 
 RUNG = "completed_rung_"
 """What a halving pruner's notes on a trial are called, with the rung's number: the score that reached it."""

@@ -62,7 +62,7 @@ def known_search(opened: Database, study: str, name: str | None = None) -> Any:
     """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
     wanted = name or study
     wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted
-    row = opened.leases.search(wanted)
+    row = opened.searches.search(wanted)
     if row is None:
-        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.leases.names())}")
+        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.searches.names())}")
     return row

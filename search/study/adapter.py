@@ -22,7 +22,7 @@ from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, sa
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
 from search.storage.schema import FINISHED
-from search.storage.searches import DELETED
+from search.storage.searches import DELETED, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
@@ -80,6 +80,7 @@ class StudyAdapter:
         self.folder = folder
         """The uuid that names this search's folder of checkpoints."""
         self.leases: Leases = opened.leases
+        self.searches: Searches = opened.searches
         self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
         self._pruner_of = {arm.name: pruners.pruner(_pruner_settings(arm)) for arm in spec.arms}
@@ -225,7 +226,7 @@ class StudyAdapter:
 
     def counts(self) -> dict[str, Counts]:
         """Trials by arm and state."""
-        states = self.leases.states(list(self.arms))
+        states = self.searches.states(list(self.arms))
         names = dict(complete="COMPLETE", pruned="PRUNED", failed="FAIL", running="RUNNING", waiting="WAITING")
         return {
             arm.name: Counts(**{field: states.get((study_id, state), 0) for field, state in names.items()})
@@ -279,7 +280,7 @@ class StudyAdapter:
     def _by_need(self, rows: Sequence[LeaseRow]) -> Iterator[int]:
         """Arms with room, the one that is furthest behind its share first."""
         flying, counts = Counter(row.study_id for row in rows), self.counts()
-        arms = with_budgets(self.arms, self.leases.arms_of(self.search_id))
+        arms = with_budgets(self.arms, self.searches.arms_of(self.search_id))
         ratio = {study_id: _budget_used(arm, counts[arm.name]) for study_id, arm in arms.items()}
         wanted = {study_id for study_id, arm in arms.items() if ratio[study_id] < 1 or counts[arm.name].waiting}
         room = [study_id for study_id in wanted if flying[study_id] < arms[study_id].in_flight]

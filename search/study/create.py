@@ -30,7 +30,7 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
     """Create the search or join it. Raises UserError with the difference where the stored one is another."""
     with creation_lock(url):
         _forget_deleted(opened)
-        found = opened.leases.search(spec.name)
+        found = opened.searches.search(spec.name)
         old = found is not None and _joins_with_older(opened, spec, found, identity)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
         rows = [
@@ -57,10 +57,10 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
             wall_seconds=budget.wall_seconds,
         )
         if found is not None and old:
-            present = {row.study_id for row in opened.leases.arms_of(found.search_id)}
+            present = {row.study_id for row in opened.searches.arms_of(found.search_id)}
             rows = [row for row in rows if row["study_id"] not in present]
             values |= {name: getattr(found, name) for name in ("settings", "max_failed", "gpu_hours", "wall_seconds")}
-        search_id = opened.leases.add_search(values, rows)
+        search_id = opened.searches.add_search(values, rows)
         search = StudyAdapter(opened, spec, search_id, str(values["uuid"]), studies)
         if found is None or not found.closed:
             for arm in spec.arms:
@@ -90,29 +90,29 @@ def _forget_deleted(opened: Database) -> None:
 
     SQLite gives out the ids of deleted studies and trials again: what is left of them would bind their successors.
     """
-    for name in opened.leases.names():
-        found = opened.leases.search(name)
+    for name in opened.searches.names():
+        found = opened.searches.search(name)
         if found is None:
             continue
-        arms, gone = opened.leases.arms_of(found.search_id), opened.leases.gone_arms(found.search_id)
+        arms, gone = opened.searches.arms_of(found.search_id), opened.searches.gone_arms(found.search_id)
         if not gone:
             continue
         # Without its main study a search is no more: a new one under its name starts with nothing.
         everything = any(arm.name == MAIN for arm in arms if arm.study_id in gone)
-        opened.leases.forget([arm.study_id for arm in arms] if everything else list(gone))
+        opened.searches.forget([arm.study_id for arm in arms] if everything else list(gone))
         for arm in arms:
             if everything and arm.study_id not in gone:
                 aside = f"{arm.study_name}.{found.uuid[:8]}"
-                opened.leases.rename(arm.study_id, aside)
+                opened.searches.rename(arm.study_id, aside)
                 kept = f"trials of its arm {arm.name} stay as {aside}"
                 logger.warning("the main study of {} was deleted: {}", name, kept)
-    opened.leases.forget_leftovers()
+    opened.searches.forget_leftovers()
 
 
 def _check_same(opened: Database, spec: StudySpec, found: Any, identity: Identity) -> None:
     if found.identity != identity.search:
         raise UserError(_changed(spec.name, found.spec, identity))
-    for arm in opened.leases.arms_of(found.search_id):
+    for arm in opened.searches.arms_of(found.search_id):
         if identity.arms.get(arm.name, arm.identity) != arm.identity:
             raise UserError(
                 f"study {spec.name!r}: its arm {arm.name!r} exists with another run or space; "
@@ -122,16 +122,16 @@ def _check_same(opened: Database, spec: StudySpec, found: Any, identity: Identit
 
 def attach_search(opened: Database, spec: StudySpec) -> StudyAdapter:
     """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
-    found = opened.leases.search(spec.name)
+    found = opened.searches.search(spec.name)
     if found is None:
-        known = opened.leases.names()
+        known = opened.searches.names()
         raise UserError(
             f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first"
         )
     lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
     if lines:
         raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
-    names = {row.name: row.study_id for row in opened.leases.arms_of(found.search_id)}
+    names = {row.name: row.study_id for row in opened.searches.arms_of(found.search_id)}
     missing = [arm.name for arm in spec.arms if arm.name not in names]
     if missing:
         raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")

@@ -88,11 +88,11 @@ MESSAGES = 20
 
 def standing(opened: Database, name: str) -> dict[str, Any]:
     """All figures of a search as a script reads them. Raises UserError where the study is unknown."""
-    return {"storage": opened.label, **figures(read(opened, name), opened.leases.closed)}
+    return {"storage": opened.label, **figures(read(opened, name), opened.searches.closed)}
 
 
 def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[str | None, str | None]]) -> dict[str, Any]:
-    """`closed_of`: why nothing new is admitted to a search, as `Leases.closed` says it."""
+    """`closed_of`: why nothing new is admitted to a search, as `Searches.closed` says it."""
     pick = max if rows.maximize else min
     closed, _ = closed_of(rows.search.search_id)
     arms = {arm.name: _arm(rows, arm, pick) for arm in rows.arms}

@@ -97,10 +97,10 @@ class SearchSnapshot:
 
 def read(opened: Database, name: str) -> SearchSnapshot:
     """Everything of a search. Raises UserError where the study is unknown."""
-    row = opened.leases.search(name)
+    row = opened.searches.search(name)
     if row is None:
-        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.leases.names())}")
-    arms = opened.leases.arms_of(row.search_id)
+        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.searches.names())}")
+    arms = opened.searches.arms_of(row.search_id)
     ids = [arm.study_id for arm in arms]
     return SearchSnapshot(
         search=row,

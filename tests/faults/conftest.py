@@ -282,7 +282,7 @@ class Herd:
             end = time.monotonic() + 60
             while True:
                 opened = open_storage(self.url)
-                if opened.leases.search("faults") is not None:
+                if opened.searches.search("faults") is not None:
                     break
                 opened.engine.dispose()
                 assert time.monotonic() < end, "no worker opened the search"
@@ -337,8 +337,8 @@ class Herd:
 
 
 def _attached(opened: Any, herd: Herd) -> Any:
-    row = opened.leases.search("faults")
-    return row if opened.leases.arms_of(row.search_id) else None
+    row = opened.searches.search("faults")
+    return row if opened.searches.arms_of(row.search_id) else None
 
 
 def checked(search: StudyAdapter, trials: int) -> Counter[str]:

@@ -204,8 +204,10 @@ def test_a_killed_rank_is_started_anew_with_its_trials_and_a_signal_is_obeyed_wh
         assert worker.poll() is None, (tmp_path / "log").read_text()
         if not opened:
             opened.append(open_storage(postgres_url))
-        row = opened[0].leases.search("hurt")
-        return [] if row is None else opened[0].leases.of_studies([opened[0].leases.arms_of(row.search_id)[0].study_id])
+        row = opened[0].searches.search("hurt")
+        if row is None:
+            return []
+        return opened[0].leases.of_studies([opened[0].searches.arms_of(row.search_id)[0].study_id])
 
     tools.until(lambda: len(rows()) == 2 and all(row.epoch >= 1 for row in rows()), 150)
     before = {row.trial_id: row for row in rows()}

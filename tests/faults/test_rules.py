@@ -80,7 +80,7 @@ def test_a_checkpoint_that_cannot_be_read_is_waited_for(
         return {key: Failure(FailureKind.STORAGE, "epoch-1.pt: cannot be read", 1) for key in told}
 
     worker = tools.InProcess(search, tmp_path, ttl=0.3, slots=1, spoil=always)
-    worker.at = {2: lambda: search.leases.ask_to_stop(search.search_id, "drain")}
+    worker.at = {2: lambda: search.searches.ask_to_stop(search.search_id, "drain")}
     worker.run()
     ends = [attempt.why for attempt in search.leases.attempts_of(list(search.arms))]
     assert ends.count("storage") == 4  # one of the first trial, three of the second, the last for good

@@ -68,7 +68,7 @@ def test_a_wish_in_the_database_to_stop_now_ends_workers_everywhere(herd: Any, t
     workers = [herd.start(epoch=0.8) for _ in range(2)]
     tools.until(lambda: all(herd.held_by(worker) for worker in workers), 60)
     search = herd.look()
-    search.leases.ask_to_stop(search.search_id, "now")
+    search.searches.ask_to_stop(search.search_id, "now")
     herd.finish()
     assert {row.state for row in search.leases.details(list(search.arms))} <= {"finished", "free"}
     assert all(worker.lines("asked to stop: the search was asked to stop (now)") == 1 for worker in workers)

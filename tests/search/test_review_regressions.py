@@ -70,8 +70,8 @@ def test_a_study_that_gets_a_deleted_one_s_id_is_its_own(database_url: str, open
     third = open_again(database_url, "third", STUDY.replace("epochs = 4", "epochs = 5"))
     if database_url.startswith("sqlite"):
         assert list(third.arms) == list(second.arms)
-    assert [arm.study_id for arm in third.leases.arms_of(third.search_id)] == list(third.arms)
-    assert third.leases.names() == ["first", "third"]
+    assert [arm.study_id for arm in third.searches.arms_of(third.search_id)] == list(third.arms)
+    assert third.searches.names() == ["first", "third"]
     assert [row.trial_id for row in all_of(third, leases)] == [kept.trial_id]
     assert [row.trial_id for row in all_of(third, attempts)] == [kept.trial_id]
     claim = third.claim(ME, on_hand, ())
@@ -85,8 +85,8 @@ def test_an_arm_s_row_under_another_search_s_id_is_taken_over(sqlite_url: str, o
     with first.opened.engine.begin() as connection:
         connection.execute(arms.update().where(arms.c.study_id == study_id).values(search_id=first.search_id))
     again = open_again(sqlite_url, "second", STUDY)
-    assert [arm.study_id for arm in again.leases.arms_of(again.search_id)] == [study_id]
-    assert [arm.study_id for arm in again.leases.arms_of(first.search_id)] == list(first.arms)
+    assert [arm.study_id for arm in again.searches.arms_of(again.search_id)] == [study_id]
+    assert [arm.study_id for arm in again.searches.arms_of(first.search_id)] == list(first.arms)
 
 
 def test_a_claim_from_a_deleted_study_is_refused_for_good(database_url: str, open_again: Open) -> None:

@@ -129,7 +129,7 @@ def all_of(search: StudyAdapter, table: sa.Table) -> list[Any]:
 
 
 def uuid_of(search: StudyAdapter) -> str:
-    row = search.leases.search("handed")
+    row = search.searches.search("handed")
     assert row is not None
     return str(row.uuid)
 
@@ -263,10 +263,10 @@ def test_data_and_teacher_are_the_same_for_all_arms(tmp_path: Path, path: str, v
 def test_a_control_arm_that_changed_under_its_name_is_refused(join: Join, arm: str) -> None:
     """Its numbers would mix with those of another run or space; nothing is stored of the try."""
     first = join(text=STUDY + WIDE)
-    before = first.leases.arms_of(first.search_id)
+    before = first.searches.arms_of(first.search_id)
     with pytest.raises(UserError, match=r"its arm 'wide' exists with another run or space; give the arm another name"):
         join("budget.trials=9", text=STUDY + arm)
-    assert first.leases.arms_of(first.search_id) == before
+    assert first.searches.arms_of(first.search_id) == before
     assert join(text=STUDY + WIDE).arms.keys() == first.arms.keys()
 
 
@@ -274,7 +274,7 @@ def test_budgets_of_arms_may_change_and_arms_may_come_and_go(join: Join) -> None
     first = join(text=STUDY + WIDE)
     second = join("budget.trials=9", text=STUDY + WIDE.replace("trials = 3", "trials = 5\nin_flight = 1"))
     assert second.arms.keys() == first.arms.keys()
-    stored = {row.name: (row.trials, row.in_flight) for row in second.leases.arms_of(second.search_id)}
+    stored = {row.name: (row.trials, row.in_flight) for row in second.searches.arms_of(second.search_id)}
     assert stored == {"kd": (9, 4), "wide": (5, 1)}
     assert list(join().arms) == [study_id for study_id, arm in first.arms.items() if arm.name == "kd"]
     other = WIDE.replace("wide", "wider").replace("= 6", "= 8")
@@ -629,7 +629,7 @@ def test_a_changed_budget_or_pruner_is_taken_and_said_once(join: Join, log: list
     log.clear()
     again = join("budget.trials=6")
     assert not [line for line in log if "changed since" in line]
-    assert again.leases.arms_of(again.search_id)[0].trials == 6
+    assert again.searches.arms_of(again.search_id)[0].trials == 6
 
 
 def test_a_long_failure_keeps_what_failed_and_the_error_that_ends_its_traceback(join: Join) -> None:

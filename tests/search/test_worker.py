@@ -164,9 +164,9 @@ def test_a_terminated_worker_gives_its_trials_back_and_the_next_goes_on_from_the
     worker.send_signal(signal.SIGTERM)
     _end(worker, 60)
     opened = open_storage(sqlite_url, create=False)
-    row = opened.leases.search("tiny")
+    row = opened.searches.search("tiny")
     assert row is not None
-    studies = [arm.study_id for arm in opened.leases.arms_of(row.search_id)]
+    studies = [arm.study_id for arm in opened.searches.arms_of(row.search_id)]
     left = opened.leases.of_studies(studies)
     assert left, "nothing was in flight"
     assert {seen.state for seen in left} == {"free"}
@@ -193,9 +193,9 @@ def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Pa
     arms = _figures(postgres_url)["arms"]
     assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
     opened = open_storage(postgres_url, create=False)
-    row = opened.leases.search("tiny")
+    row = opened.searches.search("tiny")
     assert row is not None
-    studies = [arm.study_id for arm in opened.leases.arms_of(row.search_id)]
+    studies = [arm.study_id for arm in opened.searches.arms_of(row.search_id)]
     assert "lost" in {attempt.why for attempt in opened.leases.attempts_of(studies)}
 
 
@@ -237,10 +237,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: list[str], expected: str, 
 def _leases(url: str) -> list[object]:
     try:
         opened = open_storage(url, create=False)
-        row = opened.leases.search("tiny")
-        return (
-            [] if row is None else opened.leases.of_studies([a.study_id for a in opened.leases.arms_of(row.search_id)])
-        )
+        row = opened.searches.search("tiny")
+        arms = [] if row is None else opened.searches.arms_of(row.search_id)
+        return [] if row is None else opened.leases.of_studies([arm.study_id for arm in arms])
     except Exception as error:
         if "holds no search yet" in str(error) or "no such file" in str(error):
             return []

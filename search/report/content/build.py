@@ -55,10 +55,10 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
             f"python -m search report {rows.confirms}"
         )
     time_of = times(rows.record.get("limits", {}), latency)
-    begun = confirmations(name, opened.leases.names())
+    begun = confirmations(name, opened.searches.names())
     part = _answered(opened, name, time_of) if begun else None
     margin = None if part is None else part.margin
-    searched = search_part(rows, opened.leases.closed, time_of, margin=margin)
+    searched = search_part(rows, opened.searches.closed, time_of, margin=margin)
     verdict: Verdict = "not_shown" if control_of(searched) is not None else "not estimable"
     if part is None:
         headline, answer = unconfirmed(name, searched)

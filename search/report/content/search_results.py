@@ -44,7 +44,7 @@ Closed = Callable[[int], tuple[str | None, str | None]]
 
 
 def search_part(rows: SearchSnapshot, closed_of: Closed, time_of: Times, *, margin: float | None) -> Search:
-    """All of it. closed_of: as `Leases.closed`. margin: how far below the teacher a student may be, where known."""
+    """All of it. closed_of: as `Searches.closed`. margin: how far below the teacher a student may be, where known."""
     told = figures(rows, closed_of)
     base = json.loads(rows.search.spec)["run"]
     dots = dots_of(rows, time_of)

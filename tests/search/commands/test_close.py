@@ -111,13 +111,13 @@ def test_a_closed_search_lets_running_trials_end_and_begins_none(join, database_
     with pytest.raises(UserError, match=f"{CLOSED}; start a study of another name"):
         search.enqueue(search.spec.main, {"optim.lr": 1e-2})
     assert [r.state for r in search.leases.details(list(search.arms))] == [FINISHED] * 2
-    assert search.leases.closed(search.search_id)[0] == CLOSED
+    assert search.searches.closed(search.search_id)[0] == CLOSED
 
 
 def test_neither_a_raised_budget_nor_a_new_arm_opens_it_again(join, open_again, database_url):
     first = join()
     close(first.opened, database_url, first.search_id)
-    first.leases.ask_to_stop(first.search_id, None)
+    first.searches.ask_to_stop(first.search_id, None)
     more = STUDY.replace("trials = 40", "trials = 80") + '[[arms]]\nname = "more"\nset = { "optim.name" = "sgd" }\n'
     later = open_again(database_url, "over", more)
     with pytest.raises(Refused, match=CLOSED):
@@ -204,8 +204,8 @@ def test_running_workers_end_with_0_and_so_does_one_that_comes_later(database_ur
     try:
         opened = open_storage(database_url)
         end = time.monotonic() + 60
-        while (row := opened.leases.search("over")) is None or len(
-            opened.leases.of_studies([arm.study_id for arm in opened.leases.arms_of(row.search_id)])
+        while (row := opened.searches.search("over")) is None or len(
+            opened.leases.of_studies([arm.study_id for arm in opened.searches.arms_of(row.search_id)])
         ) < 4:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -218,7 +218,7 @@ def test_running_workers_end_with_0_and_so_does_one_that_comes_later(database_ur
         for worker in workers:
             worker.kill()
             worker.wait()
-    rows = opened.leases.details([arm.study_id for arm in opened.leases.arms_of(row.search_id)])
+    rows = opened.leases.details([arm.study_id for arm in opened.searches.arms_of(row.search_id)])
     opened.engine.dispose()
     assert {r.state for r in rows} == {FINISHED}
     assert 4 <= len(rows) < 203

@@ -199,9 +199,9 @@ def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path, search: Command
     assert again[1].startswith("tiny: queued in arm fixed, where 2 now wait")
     assert search(running, "simulate", "tiny.toml", "--shared", "--workers", "1").returncode == 0
     opened = open_storage(f"sqlite:///{running / 'search.db'}")
-    row = opened.leases.search("tiny")
+    row = opened.searches.search("tiny")
     assert row is not None
-    first = {arm.name: opened.leases.details([arm.study_id])[0] for arm in opened.leases.arms_of(row.search_id)}
+    first = {arm.name: opened.leases.details([arm.study_id])[0] for arm in opened.searches.arms_of(row.search_id)}
     run = json.loads(first["kd"].run)
     assert (run["student"]["width"], run["optim"]["lr"]) == (8, 0.01)
     assert json.loads(first["fixed"].run)["optim"]["lr"] == 0.02
@@ -218,9 +218,9 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(
     try:
         end = time.monotonic() + 60
         opened = open_storage(url)
-        row = opened.leases.search("tiny")
+        row = opened.searches.search("tiny")
         assert row is not None
-        study_ids = [arm.study_id for arm in opened.leases.arms_of(row.search_id)]
+        study_ids = [arm.study_id for arm in opened.searches.arms_of(row.search_id)]
         while len(opened.leases.of_studies(study_ids)) < 2:
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -64,7 +64,7 @@ def attached(study: Path, environment: str) -> Iterator[StudyAdapter]:
     end = time.monotonic() + 60
     while True:
         opened = open_storage(environment)
-        if opened.leases.search("simulated") is not None:
+        if opened.searches.search("simulated") is not None:
             break
         opened.engine.dispose()
         assert time.monotonic() < end, "no worker opened the search"

@@ -95,7 +95,7 @@ def test_waiting_ends_where_somebody_takes_the_wish_back(search: StudyAdapter, s
         end = time.monotonic() + 60
         while known_search(search.opened, "tiny").stop is None and time.monotonic() < end:
             time.sleep(0.02)
-        search.leases.ask_to_stop(search.search_id, None)
+        search.searches.ask_to_stop(search.search_id, None)
 
     somebody = threading.Thread(target=undo)
     somebody.start()

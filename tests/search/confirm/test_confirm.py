@@ -182,7 +182,7 @@ def test_the_winners_are_the_best_and_the_best_of_each_front_value_and_every_cla
 def test_a_plan_comes_back_from_the_database_as_it_was_made(ended: StudyAdapter, sqlite_url: str):
     plan = plan_for(ended)
     search = confirm.opened_as(ended.opened, sqlite_url, plan)
-    row = search.leases.search(plan.name)
+    row = search.searches.search(plan.name)
     again = plan_of(plan.name, json.loads(row.spec))
     assert (again, again.identity) == (plan, row.identity)
     assert [arm.study_name for arm in search.spec.arms] == [f"tiny.confirm.{each.name}" for each in plan.configurations]

@@ -56,4 +56,4 @@ def test_another_error_keeps_its_traceback(sqlite_url: str, log: list[str], monk
     monkeypatch.setattr(opened.storage, "get_all_studies", broken)
     assert asked(Guarded(wsgi(opened.storage), "none")).startswith("500")
     opened.engine.dispose()
-    assert any("Exception: a bug" in line and "test_dashboard.py" in line for line in log)
+    assert any("Exception: a bug" in line and "test_server.py" in line for line in log)

@@ -430,7 +430,7 @@ def test_stop_now_from_the_database_gives_trials_back(join: Join, tmp_path: Path
     search, person = join(), join()
 
     def asks() -> None:
-        person.leases.ask_to_stop(person.search_id, "now")
+        person.searches.ask_to_stop(person.search_id, "now")
         with person.opened.engine.begin() as connection:  # room for a claim, which sees the wish
             connection.execute(sa.select(leases))
 

@@ -352,7 +352,7 @@ def test_stopped_and_started_by_two_at_once_it_keeps_data_port_and_password(mine
     rules = (mine.folder / "data" / "pg_hba.conf").read_text().splitlines()
     assert {line.split()[-1] for line in rules if line and not line.startswith("#")} == {"scram-sha-256"}
     opened = open_storage(mine.url)
-    assert opened.leases.names() == ["stays"]
+    assert opened.searches.names() == ["stays"]
     opened.engine.dispose()
 
 
@@ -441,7 +441,7 @@ def test_sqlite_is_copied_whole_while_somebody_has_it_open_and_put_back(
     assert inside(*words).returncode == 0
     assert one_line(inside(*words), "holds 1 studies", "'kept'")
     again = open_storage(f"sqlite:///{target}", create=False)
-    assert again.leases.names() == ["kept"]
+    assert again.searches.names() == ["kept"]
     again.engine.dispose()
     torn = study.parent / "torn.backup"
     torn.write_bytes(file.read_bytes()[:-8192])

@@ -533,7 +533,7 @@ def told_of(opened: Database, name: str) -> tuple[str, str]:
     """What `status` and the note of a study say; writing a confirmation's notes writes its search's."""
     status_lines = "\n".join(lines(look(opened, name)))
     write(opened, "polyps.confirm", None)
-    study = opened.leases.arms_of(opened.leases.search(name).search_id)[0].study_name  # type: ignore[union-attr]
+    study = opened.searches.arms_of(opened.searches.search(name).search_id)[0].study_name  # type: ignore[union-attr]
     return status_lines, get_note(load_study(study_name=study, storage=opened.storage))
 
 

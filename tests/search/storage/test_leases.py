@@ -86,7 +86,7 @@ def trained(search: StudyAdapter, epochs: int, owner: Owner = ME) -> LeaseHandle
 
 
 def search_row(search: StudyAdapter) -> Any:
-    row = search.leases.search("leased")
+    row = search.searches.search("leased")
     assert row is not None
     return row
 
@@ -271,7 +271,7 @@ CLOSINGS: dict[str, tuple[Callable[[StudyAdapter], None], str]] = {
     "max_failed": (fail_two, "max_failed: 2 trials failed"),
     "wall": (lambda s: age(s, began=1.0), "wall: 1.00 h are over"),
     "gpu_hours": (use_up, "gpu_hours: 2.0 are used"),
-    "stop": (lambda s: s.leases.ask_to_stop(s.search_id, "drain"), r"the search was asked to stop \(running"),
+    "stop": (lambda s: s.searches.ask_to_stop(s.search_id, "drain"), r"the search was asked to stop \(running"),
 }
 
 
@@ -281,7 +281,7 @@ def test_a_closed_search_admits_nothing_new_but_lets_free_trials_end(join: Join,
     close, words = CLOSINGS[kind]
     free = claim(search).held
     search.enqueue(search.spec.main, {"optim.lr": 1e-2})
-    assert search.leases.closed(search.search_id) == (None, None)
+    assert search.searches.closed(search.search_id) == (None, None)
     search.leases.give_back(free)
     if kind == "max_failed":
         taken = claim(search)
@@ -297,7 +297,7 @@ def test_a_closed_search_admits_nothing_new_but_lets_free_trials_end(join: Join,
     assert refused.value.final
     search.complete(taken.held, 0.5, {})
     assert search.counts()["kd"].waiting == 1
-    why, stop = search.leases.closed(search.search_id)
+    why, stop = search.searches.closed(search.search_id)
     assert why == refused.value.reason
     assert stop == ("drain" if kind == "stop" else None)
 
@@ -381,11 +381,11 @@ def test_an_empty_database_opened_by_eight_processes_holds_one_search(
     os.close(opens)
     assert len(set(told)) == 1, told
     opened = open_storage(database_url)
-    assert opened.leases.names() == ["leased"]
-    search_id = getattr(opened.leases.search("leased"), "search_id", 0)
-    assert [arm.name for arm in opened.leases.arms_of(search_id)] == ["kd", "wide"]
+    assert opened.searches.names() == ["leased"]
+    search_id = getattr(opened.searches.search("leased"), "search_id", 0)
+    assert [arm.name for arm in opened.searches.arms_of(search_id)] == ["kd", "wide"]
     assert len(opened.storage.get_all_studies()) == 2
-    assert sum(opened.leases.states([a.study_id for a in opened.leases.arms_of(search_id)]).values()) == 1
+    assert sum(opened.searches.states([a.study_id for a in opened.searches.arms_of(search_id)]).values()) == 1
     opened.engine.dispose()
 
 
@@ -455,10 +455,10 @@ def test_the_documented_url_of_postgresql_names_no_driver(postgres_url: str) -> 
     plain = sa.make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
     opened = open_storage(plain)
     with creation_lock(plain):
-        assert opened.leases.names() == []
+        assert opened.searches.names() == []
     opened.engine.dispose()
     seen_again = open_storage(plain, create=False)
-    assert seen_again.leases.names() == []
+    assert seen_again.searches.names() == []
     seen_again.engine.dispose()
 
 

@@ -35,9 +35,9 @@ def join(open_again: Callable[..., StudyAdapter], sqlite_url: str) -> Callable[.
 
 
 def budget(search: StudyAdapter) -> tuple[int, int]:
-    row = search.leases.search("some")
+    row = search.searches.search("some")
     assert row is not None
-    return search.leases.arms_of(search.search_id)[0].trials, row.max_failed
+    return search.searches.arms_of(search.search_id)[0].trials, row.max_failed
 
 
 def test_who_is_started_again_with_an_older_file_says_so_and_changes_nothing(
