@@ -5,11 +5,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.confirm.plan import confirmations
 from search.confirm.results import Confirmed, PerImageScores
 from search.storage.database import Database
+from search.storage.leases import LeaseDetails
 from search.study.snapshot import read
 from trainer.errors import UserError, nearest
 
@@ -116,8 +117,8 @@ def weights_of(opened: Database, study: str) -> Weights:
     }
 
 
-def _seed(lease: Any) -> int:
-    return int(json.loads(lease.run)["seed"])
+def _seed(lease: LeaseDetails) -> int:
+    return int(json.loads(lease.known_run)["seed"])
 
 
 def by_rule(found: Confirmed) -> SelectedStudent:

@@ -11,6 +11,7 @@ from search.confirm.results import confirmed
 from search.spec.arms import MAIN
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
+from search.storage.leases import LeaseDetails
 from search.storage.url import add_storage, storage_url
 from search.study import snapshot
 from search.study.snapshot import SearchSnapshot
@@ -144,7 +145,7 @@ def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
         done = [
             r for r in rows if r.state == "finished" and r.failure is None and r.weights and r.best_score is not None
         ]
-        done.sort(key=lambda r: (sign * r.best_score, r.number))
+        done.sort(key=lambda r: (sign * r.known_score, r.number))
         counts[arm.name] = _counts(rows, len(done), arm.trials)
         entries = [_entry(rank + 1, r, arm.name) for rank, r in enumerate(done[:top])]
         if arm.name == "kd":
@@ -167,7 +168,7 @@ def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
     }
 
 
-def _counts(rows: list[Any], complete: int, of: int) -> dict[str, Any]:
+def _counts(rows: list[LeaseDetails], complete: int, of: int) -> dict[str, Any]:
     finished = [r for r in rows if r.state == "finished"]
     failed: dict[str, int] = {}
     for row in finished:
@@ -177,23 +178,23 @@ def _counts(rows: list[Any], complete: int, of: int) -> dict[str, Any]:
     return {"of": of, "finished": ended, "complete": complete, "pruned": ended - complete, "failed": failed}
 
 
-def _entry(rank: int, row: Any, arm: str) -> dict[str, Any]:
-    run = json.loads(row.run)
-    environment = json.loads(row.environment)
+def _entry(rank: int, row: LeaseDetails, arm: str) -> dict[str, Any]:
+    run = json.loads(row.known_run)
+    environment = json.loads(row.environment or "{}")
     return {
         "rank": rank,
         "arm": arm,
         "trial": row.number,
         "value": row.best_score,
         "epoch": row.best_epoch,
-        "scores": json.loads(row.scores),
+        "scores": json.loads(row.scores or "{}"),
         "run": run,
-        "replay": json.loads(row.replay),
+        "replay": json.loads(row.replay or "null"),
         **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch")},
         "size": _size(RunConfig.model_validate(run))
         if not environment.get("simulated")
         else {"params": 0, "gflops": 0.0},
-        "seconds": json.loads(row.seconds),
+        "seconds": json.loads(row.seconds or "{}"),
         "weights": row.weights,
     }
 
@@ -219,7 +220,7 @@ def seed_results(rows: SearchSnapshot) -> dict[str, Any]:
         name = rows.search.name
         raise UserError(f"study {name!r}: no trial has finished yet; see: python -m search status {name}")
     sign = 1 if rows.maximize else -1
-    best = max(whole, key=lambda trial: (sign * trial.value, -trial.number))
+    best = max(whole, key=lambda trial: (sign * float(trial.value or 0.0), -trial.number))
     ended = {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")}
     return {
         "params": dict(best.params),

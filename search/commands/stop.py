@@ -5,14 +5,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from loguru import logger
 
 from search.storage.database import Database, open_storage
 from search.storage.errors import AWAY, patient
+from search.storage.leases import LeaseDetails
 from search.storage.lookup import known_search
 from search.storage.schema import HELD
+from search.storage.searches import SearchRow
 from search.storage.url import add_storage, storage_url
 from search.study.progress import standing
 from trainer.distributed.signals import until_interrupted
@@ -73,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if args.wait is None else _wait(opened, row, held, args.wait)
 
 
-def _answer(row: Any, wish: str, *, ended: bool) -> str:
+def _answer(row: SearchRow, wish: str, *, ended: bool) -> str:
     if row.closed:
         return f"closed for good already{'' if ended else '; ' + WISHES[wish]}"
     if ended:
@@ -81,12 +82,12 @@ def _answer(row: Any, wish: str, *, ended: bool) -> str:
     return WISHES[wish]
 
 
-def _held(opened: Database, search_id: int) -> Sequence[Any]:
+def _held(opened: Database, search_id: int) -> Sequence[LeaseDetails]:
     study_ids = [arm.study_id for arm in opened.searches.arms_of(search_id)]
     return [lease for lease in opened.leases.details(study_ids) if lease.state == HELD]
 
 
-def _words(held: Sequence[Any]) -> str:
+def _words(held: Sequence[LeaseDetails]) -> str:
     """`3 trials (2 by gpu1, 1 by gpu2)`."""
     hosts = Counter(lease.host for lease in held)
     by = ", ".join(f"{count} by {host}" for host, count in sorted(hosts.items(), key=str))
@@ -100,13 +101,13 @@ class _Beats:
         self._clock = clock
         self._moved: dict[tuple[int, int], tuple[int, float]] = {}
 
-    def silent(self, held: Sequence[Any]) -> bool:
+    def silent(self, held: Sequence[LeaseDetails]) -> bool:
         """Whether none of the holders has shown a sign of life for SILENT seconds."""
         now = self._clock()
         last = [self._last(lease, now) for lease in held]
         return bool(last) and all(now - moved > SILENT for moved in last)
 
-    def _last(self, lease: Any, now: float) -> float:
+    def _last(self, lease: LeaseDetails, now: float) -> float:
         key = (lease.trial_id, lease.token)
         beat, moved = self._moved.get(key, (None, now))
         if beat != lease.beat:
@@ -115,7 +116,7 @@ class _Beats:
         return moved
 
 
-def _wait(opened: Database, row: Any, held: Sequence[Any], most: float) -> int:
+def _wait(opened: Database, row: SearchRow, held: Sequence[LeaseDetails], most: float) -> int:
     """Until nobody holds a trial; 0 then, also where the holders are dead. Raises UserError after `most` seconds."""
     began, told, beats = time.monotonic(), -math.inf, _Beats()
     said = ""
@@ -143,7 +144,7 @@ def _wait(opened: Database, row: Any, held: Sequence[Any], most: float) -> int:
     return 0
 
 
-def _again(opened: Database, row: Any, held: Sequence[Any]) -> Sequence[Any]:
+def _again(opened: Database, row: SearchRow, held: Sequence[LeaseDetails]) -> Sequence[LeaseDetails]:
     try:
         now = known_search(opened, row.name)
         found = _held(opened, row.search_id)

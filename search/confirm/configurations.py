@@ -85,14 +85,14 @@ def finished(rows: SearchSnapshot, arm: str, sizes: Sizes) -> list[Finished]:
         for lease in rows.leases[arm]
         if lease.state == FINISHED and lease.failure is None and lease.weights and lease.best_score is not None
     ]
-    whole.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.best_score, lease.number))
+    whole.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.known_score, lease.number))
     found: list[Finished] = []
     for lease in whole:
-        run = RunConfig.model_validate_json(lease.run)
+        run = RunConfig.model_validate_json(lease.known_run)
         if any(_recipe(run) == _recipe(other.run) for other in found):
             continue
         rank, facts = len(found) + 1, sizes(run)
-        found.append(Finished(arm, rank, lease.number, lease.best_score, run, *facts, lease.gpu_seconds))
+        found.append(Finished(arm, rank, lease.number, lease.known_score, run, *facts, lease.gpu_seconds))
     return found
 
 

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from search.confirm.configurations import Configuration
 from search.confirm.plan import Plan, confirmations, plan_of
 from search.spec.config import Choose
 from search.storage.database import Database
 from search.storage.evidence import TEACHER, Evidence, OpeningRecord
+from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
 from search.study.snapshot import SearchSnapshot, read
 from trainer.config import RunConfig
@@ -95,11 +95,11 @@ def _trials(
     return found, missing
 
 
-def _seed(lease: Any) -> int | None:
+def _seed(lease: LeaseDetails) -> int | None:
     return None if lease.run is None else int(json.loads(lease.run)["seed"])
 
 
-def _why(lease: Any | None) -> str:
+def _why(lease: LeaseDetails | None) -> str:
     if lease is None:
         return "not begun"
     if lease.failure is not None:

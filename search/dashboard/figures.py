@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from search.plotting import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
+from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
 from search.study.snapshot import SearchSnapshot
 
@@ -312,7 +312,7 @@ def dots_of(rows: SearchSnapshot) -> list[Dot]:
     return [dot for _, dot in sorted(found, key=lambda pair: pair[0])]
 
 
-def _finished(leases: Sequence[Any]) -> list[Any]:
+def _finished(leases: Sequence[LeaseDetails]) -> list[LeaseDetails]:
     """The trials that completed or were pruned."""
     return [lease for lease in leases if lease.state == FINISHED and lease.failure is None]
 

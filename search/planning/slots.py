@@ -12,6 +12,7 @@ from loguru import logger
 
 from search.planning.network_costs import costs
 from search.spec.load import StudySpec
+from search.storage.leases import LeaseDetails
 from trainer.errors import one_line
 from trainer.profiling.slots import choose, epoch_seconds, forecast
 
@@ -81,7 +82,7 @@ def without(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if name != FORECAST}
 
 
-def compared(leases: Sequence[Any]) -> dict[str, Any] | None:
+def compared(leases: Sequence[LeaseDetails]) -> dict[str, Any] | None:
     """Forecast and truth over the epochs of the trials that have a forecast; None without any.
 
     An epoch that had to be trained again counts once with all its seconds, and of a trial that runs one whose

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, leases, searches
-from search.storage.searches import CLOSED, DELETED, why_closed
+from search.storage.searches import CLOSED, DELETED, ArmRow, SearchRow, why_closed
 from search.storage.statements import (
     NOTHING,
     LeaseLost,
@@ -193,9 +193,10 @@ class Fence:
 
     def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
         of_study = sa.select(arms).where(arms.c.study_id == admission.study_id)
-        arm = session.execute(of_study.with_for_update()).one_or_none()
-        if arm is None or arm.search_id != admission.search_id:  # an id that SQLite gave out again
+        row = session.execute(of_study.with_for_update()).one_or_none()
+        if row is None or row.search_id != admission.search_id:  # an id that SQLite gave out again
             raise Refused(DELETED, final=True)
+        arm = ArmRow.of(row)
         refuse_twice(session.connection(), trial.trial_id, admission.once)
         # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
         if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
@@ -223,7 +224,7 @@ class Fence:
         begin_attempt(session.connection(), self._dialect, trial.trial_id, 1, owner, 1)
 
     def _check_search(self, session: orm.Session, search_id: int) -> None:
-        search = session.execute(sa.select(searches).where(searches.c.search_id == search_id)).one()
+        search = SearchRow.of(session.execute(sa.select(searches).where(searches.c.search_id == search_id)).one())
         now = session.execute(sa.select(now_of(self._dialect))).scalar_one()
         reason = why_closed(session.connection(), search, now)
         if reason is not None:

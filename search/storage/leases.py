@@ -55,6 +55,67 @@ class LeaseRow:
     checkpoint_sha256: str | None
 
 
+@dataclass(frozen=True)
+class LeaseDetails(LeaseRow):
+    """A whole row of the table of leases."""
+
+    host: str | None
+    best_epoch: int | None
+    best_score: float | None
+    scores: str | None
+    """All scores of the best epoch by name, as JSON."""
+    seconds: str | None
+    """Wall time by part, as JSON."""
+    gpu_seconds: float
+    environment: str | None
+    """Versions, ranks and forecast of those that trained it, as JSON."""
+    weights: str | None
+    weights_sha256: str | None
+    failure: str | None
+    """The failure's class; None where it did not fail."""
+    message: str | None
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "LeaseDetails":
+        """The typed form of a row with all columns."""
+        return cls(**row._asdict())
+
+    @property
+    def known_run(self) -> str:
+        """The run of a trial that began to train. Raises ValueError for others."""
+        if self.run is None:
+            raise ValueError(f"trial {self.trial_id} has no run yet")
+        return self.run
+
+    @property
+    def known_score(self) -> float:
+        """The best score of a trial that was validated. Raises ValueError for others."""
+        if self.best_score is None:
+            raise ValueError(f"trial {self.trial_id} has no score yet")
+        return self.best_score
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """A row of the table of attempts: one holder of a trial."""
+
+    trial_id: int
+    token: int
+    owner: str
+    host: str
+    first_epoch: int
+    began: float
+    """Seconds since 1970 by the database's clock; `ended` too."""
+    ended: float | None
+    why: str | None
+    """How it ended; None while it goes on."""
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "AttemptRow":
+        """The typed form of a row with all columns."""
+        return cls(**row._asdict())
+
+
 def shortened(message: str, most: int = 4000) -> str:
     """Head and tail of a long message: what failed stands first, and a traceback names its error last.
 
@@ -154,7 +215,7 @@ class Leases:
         with self.engine.begin() as connection:
             connection.execute(orphans.insert().values(**values))
 
-    def best(self, study_ids: Sequence[int], *, minimize: bool) -> Any | None:
+    def best(self, study_ids: Sequence[int], *, minimize: bool) -> LeaseDetails | None:
         """The finished, not failed lease with the best score; None where there is none."""
         done = leases.c.study_id.in_(study_ids) & (leases.c.state == FINISHED) & leases.c.failure.is_(None)
         order = leases.c.best_score.asc() if minimize else leases.c.best_score.desc()
@@ -162,29 +223,31 @@ class Leases:
             sa.select(leases).where(done, leases.c.best_score.is_not(None)).order_by(order, leases.c.number).limit(1)
         )
         with self.engine.begin() as connection:
-            return connection.execute(query).one_or_none()
+            row = connection.execute(query).one_or_none()
+        return None if row is None else LeaseDetails.of(row)
 
-    def row(self, trial_id: int) -> Any | None:
-        """One whole lease row."""
+    def row(self, trial_id: int) -> LeaseDetails | None:
+        """The whole lease row of a trial; None where it has none."""
         with self.engine.begin() as connection:
-            return connection.execute(sa.select(leases).where(leases.c.trial_id == trial_id)).one_or_none()
+            row = connection.execute(sa.select(leases).where(leases.c.trial_id == trial_id)).one_or_none()
+        return None if row is None else LeaseDetails.of(row)
 
-    def details(self, study_ids: Sequence[int]) -> list[Any]:
+    def details(self, study_ids: Sequence[int]) -> list[LeaseDetails]:
         """Whole lease rows, for status and export."""
         with self.engine.begin() as connection:
             query = (
                 sa.select(leases).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
             )
-            return list(connection.execute(query))
+            return [LeaseDetails.of(row) for row in connection.execute(query)]
 
-    def attempts_of(self, study_ids: Sequence[int]) -> list[Any]:
+    def attempts_of(self, study_ids: Sequence[int]) -> list[AttemptRow]:
         """Whole attempt rows of some studies' trials."""
         with self.engine.begin() as connection:
             mine = sa.select(leases.c.trial_id).where(leases.c.study_id.in_(study_ids))
             query = (
                 sa.select(attempts).where(attempts.c.trial_id.in_(mine)).order_by(attempts.c.trial_id, attempts.c.token)
             )
-            return list(connection.execute(query))
+            return [AttemptRow.of(row) for row in connection.execute(query)]
 
 
 RUNG = "completed_rung_"

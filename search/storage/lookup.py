@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from search.storage import schema
 from search.storage.database import Database, bare_engine
+from search.storage.searches import SearchRow
 from search.storage.url import DEFAULT, from_environment, label_of, storage_url
 from trainer.errors import UserError, nearest, one_line
 
@@ -58,7 +59,7 @@ def _sqlite_file(url: str) -> Path | None:
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
-def known_search(opened: Database, study: str, name: str | None = None) -> Any:
+def known_search(opened: Database, study: str, name: str | None = None) -> SearchRow:
     """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
     wanted = name or study
     wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted

@@ -5,12 +5,59 @@ Turns of notes are settled by one row and the database's clock: one leader in a 
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from search.storage.schema import HELD, arms, attempts, leases, searches
 from search.storage.statements import forget_leases, now_of
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """A row of the table of searches."""
+
+    search_id: int
+    name: str
+    uuid: str
+    identity: str
+    spec: str
+    """What the search was opened with, as JSON."""
+    settings: str
+    """What may change while it goes on, as JSON."""
+    stop: str | None
+    """The stop wish, `drain` or `now`."""
+    closed: bool
+    max_failed: int
+    gpu_hours: float | None
+    wall_seconds: float | None
+    began: float | None
+    """Seconds since 1970 by the database's clock; `noted` too."""
+    noted: float | None
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "SearchRow":
+        """The typed form of a row with all columns."""
+        return cls(**row._asdict())
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """A row of the table of arms."""
+
+    study_id: int
+    search_id: int
+    name: str
+    study_name: str
+    identity: str
+    trials: int
+    in_flight: int
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "ArmRow":
+        """The typed form of a row with all columns."""
+        return cls(**row._asdict())
 
 
 def clock(engine: sa.Engine) -> float:
@@ -72,7 +119,7 @@ DELETED = "the study was deleted"
 """Why nothing begins in a study that Optuna no longer has."""
 
 
-def why_closed(connection: sa.Connection, search: Any, now: float) -> str | None:
+def why_closed(connection: sa.Connection, search: SearchRow, now: float) -> str | None:
     """Why nothing new is admitted to a search any more, in words; None where something is."""
     if search.closed:
         return CLOSED
@@ -100,21 +147,22 @@ class Searches:
         self.dialect = engine.dialect.name
         self._tables = optuna_tables
 
-    def search(self, name: str) -> Any | None:
-        """The row of a search by name."""
+    def search(self, name: str) -> SearchRow | None:
+        """The row of a search by name; None where there is none."""
         with self.engine.begin() as connection:
-            return connection.execute(sa.select(searches).where(searches.c.name == name)).one_or_none()
+            row = connection.execute(sa.select(searches).where(searches.c.name == name)).one_or_none()
+        return None if row is None else SearchRow.of(row)
 
     def names(self) -> list[str]:
         """The names of all searches in this database."""
         with self.engine.begin() as connection:
             return list(connection.execute(sa.select(searches.c.name).order_by(searches.c.name)).scalars())
 
-    def arms_of(self, search_id: int) -> list[Any]:
+    def arms_of(self, search_id: int) -> list[ArmRow]:
         """The arms of a search, the main one first."""
         with self.engine.begin() as connection:
             query = sa.select(arms).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
-            return list(connection.execute(query))
+            return [ArmRow.of(row) for row in connection.execute(query)]
 
     def states(self, study_ids: Sequence[int]) -> dict[tuple[int, str], int]:
         """How many trials of each study are in each of Optuna's states."""
@@ -136,7 +184,7 @@ class Searches:
             if deleted is not None:
                 return f"the study {deleted} was deleted", "now"
             now = connection.execute(sa.select(now_of(self.dialect))).scalar_one()
-            return why_closed(connection, search, now), search.stop
+            return why_closed(connection, SearchRow.of(search), now), search.stop
 
     def ask_to_stop(self, search_id: int, wish: str | None) -> None:
         """Write a stop wish (`drain`, `now`) for all workers of a search; None takes it back.

@@ -10,6 +10,7 @@ from typing import Any
 
 from loguru import logger
 
+from search.storage.leases import LeaseDetails
 from trainer.repository import REPOSITORY
 
 CODE = "code"
@@ -37,13 +38,13 @@ def both(before: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, str]:
     return {CODE: BETWEEN.join(dict.fromkeys(known))} if known else {}
 
 
-def versions(leases: Sequence[Any]) -> dict[str, int]:
+def versions(leases: Sequence[LeaseDetails]) -> dict[str, int]:
     """Trials by version; a trial that several versions trained counts for each of them."""
     told = [str(json.loads(lease.environment or "{}").get(CODE, "")) for lease in leases]
     return dict(Counter(code for codes in told for code in codes.split(BETWEEN) if code))
 
 
-def warn_of_others(name: str, leases: Sequence[Any]) -> None:
+def warn_of_others(name: str, leases: Sequence[LeaseDetails]) -> None:
     """Say in one line that trials of this study were trained by other sources than those of this worker."""
     others = {code: count for code, count in versions(leases).items() if code != code_of()}
     if others:

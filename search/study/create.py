@@ -11,6 +11,7 @@ from loguru import logger
 from search.spec.identity import difference
 from search.spec.load import MAIN, StudySpec, record
 from search.storage.database import Database, creation_lock
+from search.storage.searches import SearchRow
 from search.study.adapter import StudyAdapter, study_id_of
 from search.study.settings import changes, stored, superseded
 from trainer.errors import UserError, nearest
@@ -68,7 +69,7 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
     return search
 
 
-def _joins_with_older(opened: Database, spec: StudySpec, found: Any, identity: Identity) -> bool:
+def _joins_with_older(opened: Database, spec: StudySpec, found: SearchRow, identity: Identity) -> bool:
     """Whether another file was given since this one held; says what differs. Raises UserError for another study."""
     _check_same(opened, spec, found, identity)
     old, lines = superseded(spec, found.settings), changes(spec, found.settings)
@@ -109,7 +110,7 @@ def _forget_deleted(opened: Database) -> None:
     opened.searches.forget_leftovers()
 
 
-def _check_same(opened: Database, spec: StudySpec, found: Any, identity: Identity) -> None:
+def _check_same(opened: Database, spec: StudySpec, found: SearchRow, identity: Identity) -> None:
     if found.identity != identity.search:
         raise UserError(_changed(spec.name, found.spec, identity))
     for arm in opened.searches.arms_of(found.search_id):

@@ -8,7 +8,9 @@ from typing import Any
 
 from search.planning.slots import compared
 from search.storage.database import Database
+from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED, HELD
+from search.storage.searches import ArmRow
 from search.study.code_version import versions
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import failure
@@ -123,7 +125,7 @@ def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[str | None, s
     }
 
 
-def _arm(rows: SearchSnapshot, arm: Any, pick: Any) -> dict[str, Any]:
+def _arm(rows: SearchSnapshot, arm: ArmRow, pick: Any) -> dict[str, Any]:
     leases = rows.leases[arm.name]
     states = Counter(trial.state.name for trial in rows.trials[arm.name])
     whole = [r for r in leases if r.weights is not None and r.failure is None and r.best_score is not None]
@@ -175,7 +177,7 @@ def _front(rows: SearchSnapshot, pick: Any) -> list[dict[str, Any]]:
     return sorted(table.values(), key=lambda line: (line["choice"] is None, str(type(line["choice"])), line["choice"]))
 
 
-def _sum(leases: Sequence[Any]) -> dict[str, float]:
+def _sum(leases: Sequence[LeaseDetails]) -> dict[str, float]:
     total: Counter[str] = Counter()
     for lease in leases:
         total.update(json.loads(lease.seconds or "{}"))
@@ -230,7 +232,7 @@ def _failures(rows: SearchSnapshot) -> list[dict[str, Any]]:
             "arm": arm,
             "trial": lease.number,
             "class": lease.failure,
-            "message": failure(lease.failure, lease.message or "")["failure.message"],
+            "message": failure(str(lease.failure), lease.message or "")["failure.message"],
         }
         for arm, lease in failed[:MESSAGES]
     ]

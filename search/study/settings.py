@@ -13,6 +13,7 @@ from typing import Any
 from search.spec.arms import Arm
 from search.spec.identity import difference, digest
 from search.spec.load import StudySpec
+from search.storage.searches import ArmRow
 from trainer.errors import UserError
 
 _FILES = "files"
@@ -47,7 +48,7 @@ def changes(spec: StudySpec, before: str) -> list[str]:
     return difference(kept, settings(spec))
 
 
-def with_budgets(arms: Mapping[int, Arm], rows: Sequence[Any]) -> dict[int, Arm]:
+def with_budgets(arms: Mapping[int, Arm], rows: Sequence[ArmRow]) -> dict[int, Arm]:
     """The arms by study id, with the budgets of their rows in the database.
 
     A worker with a newer file may have changed them since this one joined.

@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from search.storage.database import Database
-from search.storage.searches import clock
+from search.storage.leases import AttemptRow, LeaseDetails
+from search.storage.searches import ArmRow, SearchRow, clock
 from trainer.config_paths import flatten
 from trainer.errors import UserError, nearest
 
@@ -19,12 +22,12 @@ student step."""
 class SearchSnapshot:
     """What the database holds of a search, read once."""
 
-    search: Any
-    arms: Sequence[Any]
-    leases: Mapping[str, Sequence[Any]]
+    search: SearchRow
+    arms: Sequence[ArmRow]
+    leases: Mapping[str, Sequence[LeaseDetails]]
     """By arm, in the order of trial numbers."""
-    attempts: Sequence[Any]
-    trials: Mapping[str, Sequence[Any]]
+    attempts: Sequence[AttemptRow]
+    trials: Mapping[str, Sequence[FrozenTrial]]
     """Optuna's trials by arm."""
     now: float
     """By the database's clock."""
@@ -69,7 +72,7 @@ class SearchSnapshot:
         return sum(map(float, told)) / len(told) if told else None
 
     @property
-    def every(self) -> list[Any]:
+    def every(self) -> list[LeaseDetails]:
         """The leases of all arms."""
         return [lease for leases in self.leases.values() for lease in leases]
 
@@ -84,7 +87,7 @@ class SearchSnapshot:
         named = [(t._trial_id, t.user_attrs.get(PARAMS)) for trials in self.trials.values() for t in trials]
         return {trial_id: float(size) for trial_id, size in named if size is not None}
 
-    def choice(self, lease: Any) -> Any:
+    def choice(self, lease: LeaseDetails) -> Any:
         """A trial's value of the front's parameter; None before its run is known, or without a front."""
         if self.along is None or lease.run is None:
             return None

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from optuna.trial import FrozenTrial
+
 from search.planning.network_costs import Cost
 from trainer.config import RunConfig
 
@@ -169,7 +171,7 @@ class Share(Frozen):
     dead: int = Field(description="trials in which it was below a hundredth")
 
 
-def shares_of(trials: Sequence[Any]) -> Iterator[Share]:
+def shares_of(trials: Sequence[FrozenTrial]) -> Iterator[Share]:
     """Each loss term over the trials that were trained to their end and recorded it."""
     found: dict[str, list[float]] = defaultdict(list)
     for trial in trials:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from search.report.content.document import (
     Arm,
     Best,
@@ -29,7 +31,9 @@ from search.report.content.statistics import (
     pruned_at,
     rungs_of,
 )
+from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
+from search.storage.searches import ArmRow
 from search.study.progress import figures
 from search.study.snapshot import SearchSnapshot
 from search.study.trial_attributes import shares_of
@@ -87,23 +91,23 @@ def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
                     Dot(
                         arm=arm,
                         trial=lease.number,
-                        score=lease.best_score,
+                        score=lease.known_score,
                         choice=_scalar(rows.choice(lease)),
                         params_m=sizes.get(lease.trial_id),
                         gflops=None if flops is None else float(flops),
-                        latency_ms=time_of(json.loads(lease.run)),
+                        latency_ms=time_of(json.loads(lease.known_run)),
                     )
                 )
     return found
 
 
-def whole(lease: Any) -> bool:
+def whole(lease: LeaseDetails) -> bool:
     """Whether a trial was trained to its end and has a score."""
     scored = lease.best_score is not None and math.isfinite(lease.best_score)
     return lease.state == FINISHED and lease.failure is None and lease.weights is not None and scored
 
 
-def finished_scores(leases: Sequence[Any], *, maximize: bool) -> list[float]:
+def finished_scores(leases: Sequence[LeaseDetails], *, maximize: bool) -> list[float]:
     """One score a trial that completed or was pruned.
 
     A pruned trial counts with the best that it reached, one that was pruned before its first score with the arm's
@@ -116,7 +120,7 @@ def finished_scores(leases: Sequence[Any], *, maximize: bool) -> list[float]:
     return known + [(min if maximize else max)(known)] * (len(over) - len(known))
 
 
-def _arm(rows: SearchSnapshot, arm: Any, counts: Mapping[str, Any], dots: Sequence[Dot]) -> Arm:
+def _arm(rows: SearchSnapshot, arm: ArmRow, counts: Mapping[str, Any], dots: Sequence[Dot]) -> Arm:
     leases, trials = rows.leases[arm.name], rows.trials[arm.name]
     mine = [dot for dot in dots if dot.arm == arm.name]
     scores = finished_scores(leases, maximize=rows.maximize)
@@ -165,7 +169,9 @@ def _equal(rows: SearchSnapshot) -> tuple[Equal, ...]:
     )
 
 
-def _best(rows: SearchSnapshot, leases: Sequence[Any], trials: Sequence[Any], dots: Sequence[Dot]) -> Best | None:
+def _best(
+    rows: SearchSnapshot, leases: Sequence[LeaseDetails], trials: Sequence[FrozenTrial], dots: Sequence[Dot]
+) -> Best | None:
     if not dots:
         return None
     dot = (max if rows.maximize else min)(dots, key=lambda d: d.score)
@@ -176,7 +182,7 @@ def _best(rows: SearchSnapshot, leases: Sequence[Any], trials: Sequence[Any], do
         trial=dot.trial,
         score=dot.score,
         epoch=lease.best_epoch,
-        network=network_words(json.loads(lease.run)["student"]),
+        network=network_words(json.loads(lease.known_run)["student"]),
         params_m=dot.params_m,
         gflops=dot.gflops,
         share_of_teacher=None if share is None else float(share) / 100,

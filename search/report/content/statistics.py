@@ -15,6 +15,7 @@ from search.planning.limits import milliseconds
 from search.report.content.document import Cost
 from search.samplers.storage_view import quantiles_within
 from search.spec.config import Latency
+from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -28,7 +29,7 @@ NEAR = 0.1
 Hit = tuple[str, Any, Literal["lowest", "highest"], int, int, str]
 
 
-def edges_of(trials: Sequence[Any], *, maximize: bool, along: str | None) -> Iterator[Hit]:
+def edges_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> Iterator[Hit]:
     """(parameter, end, lowest or highest, hits, of, words) for each range of which at least half of the best trials lie
     at one end; of the front's parameter, where the very best trial has its first or last number.
 
@@ -56,7 +57,7 @@ def edges_of(trials: Sequence[Any], *, maximize: bool, along: str | None) -> Ite
                 yield name, end, "lowest" if which == "lowest" else "highest", hits, len(live), words
 
 
-def _best_of(done: Sequence[Any], along: str | None) -> list[Any]:
+def _best_of(done: Sequence[FrozenTrial], along: str | None) -> list[FrozenTrial]:
     """The best tenth within each choice of the front, so that the largest network does not speak for all."""
     groups: dict[Any, list[Any]] = {}
     for trial in done:
@@ -96,9 +97,9 @@ def _count(places: Sequence[float | None], end: float) -> int:
     return sum(place is not None and abs(place - end) <= NEAR for place in places)
 
 
-def cost_of(leases: Sequence[Any]) -> Cost:
+def cost_of(leases: Sequence[LeaseDetails]) -> Cost:
     """The device hours of some trials by how they ended, and their hours by part."""
-    ended: Counter[str] = Counter()
+    ended: dict[str, float] = defaultdict(float)
     parts: Counter[str] = Counter()
     for lease in leases:
         ended[_outcome(lease)] += lease.gpu_seconds / 3600
@@ -112,12 +113,12 @@ def cost_of(leases: Sequence[Any]) -> Cost:
     )
 
 
-def _shares(hours: Counter[str]) -> dict[str, float]:
+def _shares(hours: Mapping[str, float]) -> dict[str, float]:
     total = sum(hours.values())
     return {name: spent / total for name, spent in sorted(hours.items())} if total else {}
 
 
-def _outcome(lease: Any) -> str:
+def _outcome(lease: LeaseDetails) -> str:
     if lease.state != FINISHED:
         return "unfinished"
     if lease.failure is not None:
@@ -169,7 +170,7 @@ REDRAWN = 40
 Found = list[tuple[str, float, float, float]]
 
 
-def importance_of(trials: Sequence[Any], *, maximize: bool, along: str | None) -> tuple[Found, int]:
+def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> tuple[Found, int]:
     """((parameter, share, low, high), largest first) and how many trials were judged; nothing for fewer than
     FEWEST_FOR_IMPORTANCE.
 
@@ -211,13 +212,15 @@ POINTS = 12
 """Epochs that are told at most."""
 
 
-def pruned_at(leases: Sequence[Any]) -> list[tuple[int, int]]:
+def pruned_at(leases: Sequence[LeaseDetails]) -> list[tuple[int, int]]:
     """(epoch, how many trials were pruned after it), rising."""
     gone = [r.epoch for r in leases if r.state == FINISHED and r.failure is None and r.weights is None]
     return sorted(Counter(gone).items())
 
 
-def rungs_of(leases: Sequence[Any], trials: Sequence[Any], choices: Mapping[int, Any]) -> list[tuple[int, int, float]]:
+def rungs_of(
+    leases: Sequence[LeaseDetails], trials: Sequence[FrozenTrial], choices: Mapping[int, Any]
+) -> list[tuple[int, int, float]]:
     """(epoch, trials, Spearman's rank correlation with the final score) over trials that were trained to their end.
 
     Ranks are taken within trials of the same choice of the front, so that a size that is better at every epoch does

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from search.execution.held_trials import HeldTrials
 from search.execution.messages import WorkerSettings
 from search.storage import database as storage_file
+from search.storage import schema
 from search.storage.database import creation_lock, open_storage
-from search.storage.leases import LeaseHandle, LeaseRow, StaleLeases
+from search.storage.leases import AttemptRow, LeaseDetails, LeaseHandle, LeaseRow, StaleLeases
 from search.storage.schema import attempts, leases, searches, version_row
+from search.storage.searches import ArmRow, SearchRow
 from search.storage.statements import Owner, Refused
 from search.storage.url import disk_kind, label_of
 from search.study.adapter import Claim, StudyAdapter
@@ -538,3 +540,18 @@ def test_sqlite_takes_its_write_lock_at_begin(join: Join) -> None:
             pass
     with one.opened.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+
+
+@pytest.mark.parametrize(
+    ("row", "table"),
+    [
+        (LeaseDetails, schema.leases),
+        (AttemptRow, schema.attempts),
+        (SearchRow, schema.searches),
+        (ArmRow, schema.arms),
+    ],
+)
+def test_a_typed_row_has_the_columns_of_its_table(row: type[Any], table: sa.Table) -> None:
+    columns = {column.name: column.nullable for column in table.columns}
+    optional = {each.name: "None" in str(each.type) for each in fields(row)}
+    assert optional == columns
