@@ -123,13 +123,13 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     import_module("segmentation_models_pytorch")
     settings = WorkerSettings(this_owner(0), slots, work / "runs", 1, {"ranks": 1}, breach=lambda _: None)
     account.begin()
-    why = run_group(ranks, students, DatabaseThread(search, settings))
+    end = run_group(ranks, students, DatabaseThread(search, settings))
     counters = students.counters
     account.counts["steps"] = counters.student_steps
     moments = [moment.wall for _, _, moment in account.epochs]
     account.facts["between_epochs"] = 1 - sum(students.told[1:]) / (moments[-1] - moments[0])
     account.facts |= {"ask": statistics.median(asked.values()), "build": statistics.median(students.built)}
-    account.facts |= {"teacher_forwards": counters.teacher_forwards, "batches": counters.batches, "why": why}
+    account.facts |= {"teacher_forwards": counters.teacher_forwards, "batches": counters.batches, "why": end.text}
     return account
 
 

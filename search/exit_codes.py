@@ -1,5 +1,7 @@
 """The exit codes of every command of a search and of its workers."""
 
+from enum import Enum, auto
+
 MISTAKE = 2
 """The user has to mend something, such as a value in a file or a file of the data."""
 MAX_FAILED = 3
@@ -14,3 +16,25 @@ EXIT_CODES = {
     143: "TERM, USR1 or HUP told a worker to stop, and its trials were given back",
 }
 """Code -> what it means."""
+
+
+class EndReason(Enum):
+    """Why a worker ends."""
+
+    NOTHING_LEFT = auto()
+    """No trial is left to train: the budget is used, or the search admits none any more."""
+    ASKED_TO_STOP = auto()
+    """A signal or `search stop --now` asked it to."""
+    BAD_DATA = auto()
+    """A file of the data cannot be used, so that every trial would fail."""
+    MAX_FAILED = auto()
+    """So many trials failed that the search ended."""
+
+
+CODE_OF_END: dict[EndReason, int] = {
+    EndReason.NOTHING_LEFT: 0,
+    EndReason.ASKED_TO_STOP: 0,
+    EndReason.BAD_DATA: MISTAKE,
+    EndReason.MAX_FAILED: MAX_FAILED,
+}
+"""Reason -> a worker's exit code."""

@@ -31,10 +31,11 @@ except ModuleNotFoundError as error:
 from search.confirm import data_checks
 from search.execution import checkpoint_writer, connect
 from search.execution.database_thread import DatabaseThread
-from search.execution.epoch_loop import BAD_DATA, PREEMPTED, run_group
+from search.execution.epoch_loop import run_group
+from search.execution.group import ASKED_TO_STOP, GroupEnd
 from search.execution.messages import WorkerSettings
 from search.execution.owner import this_owner
-from search.exit_codes import MAX_FAILED, MISTAKE
+from search.exit_codes import CODE_OF_END
 from search.planning.limits import breach, refuse_hopeless
 from search.planning.network_costs import costs
 from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
@@ -146,8 +147,8 @@ def main() -> int:
         if ranks.leads and ranks.group == 0 and (said := open_agent(parent)):
             logger.warning("{}", said)
     try:
-        why = _work(args, spec, ranks)
-        logger.info("{} ends: {}", spec.name, why)
+        end = _work(args, spec, ranks)
+        logger.info("{} ends: {}", spec.name, end.text)
         ranks.leave()
     except RanksLost as lost:
         logger.error("{}; this process ends, torchrun may restart it (--max-restarts)", lost)
@@ -155,10 +156,10 @@ def main() -> int:
     except torch.cuda.OutOfMemoryError:
         logger.error("out of memory outside of any trial: use fewer --slots\n{}", traceback.format_exc())
         _leave_at_once()
-    return MAX_FAILED if why.startswith("max_failed") else MISTAKE if why.startswith(BAD_DATA) else 0
+    return CODE_OF_END[end.reason]
 
 
-def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # type: ignore[name-defined]  # noqa: F821
+def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> GroupEnd:  # type: ignore[name-defined]  # noqa: F821
     from trainer.engine.cohort import Cohort
 
     if spec.confirms is None:
@@ -173,7 +174,7 @@ def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> str:  # 
     try:
         desk = connect.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
     except connect.AskedToStopError:
-        return PREEMPTED
+        return ASKED_TO_STOP
     metric = spec.objective.metric
     students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"

@@ -20,8 +20,8 @@ from loguru import logger
 
 from search.execution import connect
 from search.execution.database_thread import DatabaseThread
-from search.execution.epoch_loop import PREEMPTED, run_group
-from search.execution.group import SingleProcess
+from search.execution.epoch_loop import run_group
+from search.execution.group import ASKED_TO_STOP, GroupEnd, SingleProcess
 from search.execution.messages import WorkerSettings
 from search.execution.owner import owner_of, this_owner
 from search.execution.simulated_students import Curves, SimulatedStudents
@@ -47,7 +47,7 @@ def simulated_identity(spec: StudySpec) -> Identity:
     return Identity(digest(document), {arm.name: arm_identity(arm, **content) for arm in spec.arms}, document)
 
 
-def work(args: argparse.Namespace, spec: StudySpec) -> str:
+def work(args: argparse.Namespace, spec: StudySpec) -> GroupEnd:
     """One simulated worker in this process; returns why it ended."""
     group = SingleProcess()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -63,7 +63,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> str:
     try:
         found = connect.opened(group, opens, place=label_of(args.storage), patience=connect.WAIT)
     except connect.AskedToStopError:
-        return PREEMPTED
+        return ASKED_TO_STOP
     assert found is not None  # noqa: S101 - who opens finds
     opened, search = found
     curves = Curves.read(args.curves) if args.curves else Curves()
@@ -135,7 +135,7 @@ def main(args: argparse.Namespace) -> int:
     args.runs.mkdir(parents=True, exist_ok=True)
     args.storage = _storage(args)
     if args.as_worker:
-        logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec))
+        logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec).text)
         return 0
     with patient("simulate"):
         opened = open_storage(args.storage)

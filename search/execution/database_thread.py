@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 
 from loguru import logger
 
+from search.execution.group import GroupEnd
 from search.execution.held_trials import HeldTrials, on_hand
 from search.execution.messages import CheckpointWritten, EpochDone, TrialFailed, WorkerSettings
 from search.execution.note_process import NoteProcess
+from search.exit_codes import EndReason
 from search.storage import errors
 from search.storage.leases import LeaseRow, StaleLeases
 from search.storage.schema import HELD
+from search.storage.searches import Closed, ClosedKind, SearchClosed
 from search.storage.statements import Refused
 from search.study.adapter import StudyAdapter
 from trainer.errors import UserError
@@ -29,13 +32,19 @@ CALLS = 120.0
 sooner, and its error sends the thread back to its beginning."""
 
 
+def end_of(closed: Closed) -> GroupEnd:
+    """Why a worker ends whose search admits no new trials."""
+    failed = closed.kind is ClosedKind.MAX_FAILED
+    return GroupEnd(EndReason.MAX_FAILED if failed else EndReason.NOTHING_LEFT, closed.text)
+
+
 class DatabaseThread:
     """Runs a thread; `inbox`, `tell`, `settle` and `close` are the lead's side."""
 
     def __init__(self, search: StudyAdapter, settings: WorkerSettings) -> None:
         self.search = search
         self.settings = settings
-        self.ended: str | None = None
+        self.ended: GroupEnd | None = None
         """Why this worker has nothing left to do; None while it has."""
         self.preempt = threading.Event()
         """Somebody asked all workers to stop now."""
@@ -219,7 +228,7 @@ class DatabaseThread:
             if time.monotonic() < self._members.resting_until:
                 return
             if self._drains:
-                self.ended = closed if not self._members.held else None
+                self.ended = end_of(closed) if closed is not None and not self._members.held else None
                 return
             try:
                 claim = self.search.claim(self.settings.owner, on_hand, self._stale)
@@ -228,7 +237,8 @@ class DatabaseThread:
                 nobody = not self.search.leases.of_studies(list(self.search.arms))
                 # The last one in flight may have ended since the refusal: then there is room now.
                 if nobody and (closed is not None or self._exhausted()):
-                    self.ended = closed or refused.reason
+                    closed = closed or (refused.closed if isinstance(refused, SearchClosed) else None)
+                    self.ended = GroupEnd(EndReason.NOTHING_LEFT, refused.reason) if closed is None else end_of(closed)
                 return
             self._members.begin(claim)
 
@@ -259,12 +269,12 @@ class DatabaseThread:
             for claim in self.search.retake(owner, on_hand, known):
                 self.search.leases.give_back(claim.held, "restarted")
 
-    def _closed(self) -> str | None:
+    def _closed(self) -> Closed | None:
         """Why nothing new begins; also obeys a wish to stop."""
         closed, stop = self.search.searches.closed(self.search.search_id)
         self._drains = stop is not None
         if stop == "now" and not self.preempt.is_set():
-            logger.info("asked to stop: {}", closed)
+            logger.info("asked to stop: {}", None if closed is None else closed.text)
             self.preempt.set()
         return closed
 
@@ -272,10 +282,10 @@ class DatabaseThread:
         if self.search.opened.engine.dialect.name == "sqlite" and self._members.held:
             # It gives out the ids of deleted trials again: what is written under them would be another study's.
             gone, _ = self.search.searches.closed(self.search.search_id)
-            if gone is not None and gone.endswith("was deleted"):
+            if gone is not None and gone.kind is ClosedKind.DELETED:
                 self._outbox.clear()
                 for key in list(self._members.held):
-                    self._members.forget(key, gone)
+                    self._members.forget(key, gone.text)
         while self._outbox:
             # After an outage much may wait, longer than others may wait for a beat. What is lost stays a member until
             # its reports were kept as orphans.

@@ -4,7 +4,6 @@ The time between two epochs is kept by part: copies and weights, the wait for th
 """
 
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -14,8 +13,9 @@ from loguru import logger
 
 from search.execution.checkpoint_writer import CheckpointWriter, saved
 from search.execution.database_thread import CLOSING, DatabaseThread
-from search.execution.group import Group, Plan
+from search.execution.group import ASKED_TO_STOP, Group, GroupEnd, Plan
 from search.execution.messages import PICTURE, WEIGHTS, CheckpointWritten, EpochDone, StartTrial, TrialFailed
+from search.exit_codes import EndReason
 from trainer.errors import one_line
 from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students, Write
 
@@ -23,12 +23,8 @@ COPIES = 4
 """Members that are copied at the same time."""
 LEAST = 2.0
 """Seconds that are left to the database at the end, however slow the disk was."""
-PREEMPTED = "asked to stop"
-"""Why a group ends that was asked to."""
 PATIENCE = 20.0
 """Seconds that an epoch boundary waits for the database, while it answers at all."""
-BAD_DATA = "bad data"
-"""What the reason begins with where a group ends because of a file that cannot be used."""
 IDLE = 0.5
 """Seconds between looks for work while there is none."""
 
@@ -56,7 +52,7 @@ class Leader:
         self._end: float | None = None
         """When the disk holds nobody up any more, on the monotonic clock; None while nobody is in a hurry."""
         self._beside = BetweenEpochs()
-        self.bad_data: str | None = None
+        self.bad_data: GroupEnd | None = None
         """The file that no trial can be trained with; None while there is none."""
 
     def plan(self) -> Plan:
@@ -85,7 +81,7 @@ class Leader:
             self._writers.finish(self._group.pulse.beat, lambda: self._until() or slow)
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()
-        end = self.bad_data or (PREEMPTED if self._group.stop_asked else None)
+        end = self.bad_data or (ASKED_TO_STOP if self._group.stop_asked else None)
         members = len(self._training) - len(self._owed)
         if end is None and members == 0:
             end = None if self._owed else self.desk.ended
@@ -204,12 +200,12 @@ class Leader:
         begin = self._training.pop(key)
         if failure.kind is FailureKind.BAD_DATA:
             # All trials read the same files, so all would fail: they are given back, and this worker ends.
-            self.bad_data = self.bad_data or f"{BAD_DATA}: {failure.message}"
+            self.bad_data = self.bad_data or GroupEnd(EndReason.BAD_DATA, f"bad data: {failure.message}")
             return
         self.desk.tell(TrialFailed(key, begin.token, failure))
 
 
-def run_group(group: Group, students: Students, desk: DatabaseThread | None, tell: Tell = _nobody) -> str:
+def run_group(group: Group, students: Students, desk: DatabaseThread | None, tell: Tell = _nobody) -> GroupEnd:
     """Train until nothing is left or somebody asks to stop; returns why. `desk`: on the lead rank alone. tell: hears of
     every epoch of every trial, with the trial's name.
 
@@ -232,7 +228,7 @@ def run_group(group: Group, students: Students, desk: DatabaseThread | None, tel
     return why
 
 
-def _lead(group: Group, students: Students, lead: Leader) -> str:
+def _lead(group: Group, students: Students, lead: Leader) -> GroupEnd:
     while True:
         plan = group.broadcast(lead.plan())
         failures = _carry_out(group, students, plan)
@@ -244,11 +240,11 @@ def _lead(group: Group, students: Students, lead: Leader) -> str:
         try:
             reports = students.epoch()
         except Stopped:
-            return PREEMPTED
+            return ASKED_TO_STOP
         lead.take(reports)
 
 
-def _follow(group: Group, students: Students) -> str:
+def _follow(group: Group, students: Students) -> GroupEnd:
     nothing = Plan((), (), 0, None)
     while True:
         plan = group.broadcast(nothing)
@@ -260,7 +256,7 @@ def _follow(group: Group, students: Students) -> str:
         try:
             students.epoch()
         except Stopped:
-            return PREEMPTED
+            return ASKED_TO_STOP
 
 
 def _carry_out(group: Group, students: Students, plan: Plan) -> dict[int, Failure]:
@@ -278,8 +274,10 @@ def _admit(group: Group, students: Students, begins: tuple[StartTrial, ...]) -> 
         try:
             students.admit(begin.key, begin.run, begin.resume)
         except Exception as error:  # noqa: BLE001 - one run that cannot begin must not end the others
-            kind = FailureKind.OUT_OF_MEMORY if "out of memory" in str(error) else FailureKind.BUG
-            mine = Failure(kind, f"{type(error).__name__}: {error}", 1, traceback.format_exc())
+            from trainer.failures import local_failure  # loads torch, which the simulation does without
+
+            local = local_failure(error, begin.run)
+            mine = Failure(local.kind, local.message, 1, local.detail)
         found = [failure for failure in group.all_gather(mine) if failure is not None]
         if not found:
             continue

@@ -4,9 +4,21 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from search.execution.messages import StartTrial
+from search.exit_codes import EndReason
 from trainer.distributed.watchdog import Watchdog
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GroupEnd:
+    """Why a group of ranks ends. Compare by reason; the text is for people."""
+
+    reason: EndReason
+    text: str
+
+
+ASKED_TO_STOP = GroupEnd(EndReason.ASKED_TO_STOP, "asked to stop")
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,7 @@ class Plan:
     begin: tuple[StartTrial, ...]
     members: int
     """How many train in the next epoch."""
-    end: str | None
+    end: GroupEnd | None
     """Why the group ends now; None while it goes on."""
 
 

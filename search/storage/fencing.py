@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, leases, searches
-from search.storage.searches import CLOSED, DELETED, ArmRow, SearchRow, why_closed
+from search.storage.searches import CLOSED, DELETED, ArmRow, Closed, ClosedKind, SearchClosed, SearchRow, why_closed
 from search.storage.statements import (
     NOTHING,
     LeaseLost,
@@ -195,12 +195,12 @@ class Fence:
         of_study = sa.select(arms).where(arms.c.study_id == admission.study_id)
         row = session.execute(of_study.with_for_update()).one_or_none()
         if row is None or row.search_id != admission.search_id:  # an id that SQLite gave out again
-            raise Refused(DELETED, final=True)
+            raise SearchClosed(Closed(ClosedKind.DELETED, DELETED))
         arm = ArmRow.of(row)
         refuse_twice(session.connection(), trial.trial_id, admission.once)
         # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
         if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
-            raise Refused(CLOSED, final=True)
+            raise SearchClosed(Closed(ClosedKind.CLOSED, CLOSED))
         table = self._trial.__table__
         mine = table.c.study_id == admission.study_id
         counted = sa.select(sa.func.count()).where(mine, table.c.state != type(trial.state).FAIL)
@@ -228,7 +228,7 @@ class Fence:
         now = session.execute(sa.select(now_of(self._dialect))).scalar_one()
         reason = why_closed(session.connection(), search, now)
         if reason is not None:
-            raise Refused(reason, final=True)
+            raise SearchClosed(reason)
         if search.began is None:
             started = searches.update().where(searches.c.search_id == search_id, searches.c.began.is_(None))
             session.execute(started.values(began=now))

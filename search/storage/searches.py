@@ -6,12 +6,13 @@ Turns of notes are settled by one row and the database's clock: one leader in a 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import sqlalchemy as sa
 
 from search.storage.schema import HELD, arms, attempts, leases, searches
-from search.storage.statements import forget_leases, now_of
+from search.storage.statements import Refused, forget_leases, now_of
 
 
 @dataclass(frozen=True)
@@ -119,23 +120,56 @@ DELETED = "the study was deleted"
 """Why nothing begins in a study that Optuna no longer has."""
 
 
-def why_closed(connection: sa.Connection, search: SearchRow, now: float) -> str | None:
-    """Why nothing new is admitted to a search any more, in words; None where something is."""
+class ClosedKind(Enum):
+    """Why a search admits no new trials."""
+
+    CLOSED = auto()
+    """A person closed it for good."""
+    DELETED = auto()
+    """Somebody deleted the search or one of its studies."""
+    STOP = auto()
+    """A person asked it to stop."""
+    MAX_FAILED = auto()
+    """Too many trials failed."""
+    WALL = auto()
+    """Its time is over."""
+    GPU_HOURS = auto()
+    """Its GPU hours are used."""
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Why a search admits no new trials. Compare by kind; the text is for people."""
+
+    kind: ClosedKind
+    text: str
+
+
+class SearchClosed(Refused):
+    """No trial may begin: the whole search admits none any more."""
+
+    def __init__(self, closed: Closed) -> None:
+        super().__init__(closed.text, final=True)
+        self.closed = closed
+
+
+def why_closed(connection: sa.Connection, search: SearchRow, now: float) -> Closed | None:
+    """Why nothing new is admitted to a search any more; None where something is."""
     if search.closed:
-        return CLOSED
+        return Closed(ClosedKind.CLOSED, CLOSED)
     if search.stop is not None:
         how = "now" if search.stop == "now" else "running trials go on to their end"
-        return f"the search was asked to stop ({how})"
+        return Closed(ClosedKind.STOP, f"the search was asked to stop ({how})")
     of_search = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id == search.search_id))
     failed = sa.select(sa.func.count()).where(of_search, leases.c.failure.is_not(None))
     if connection.execute(failed).scalar_one() >= search.max_failed:
-        return f"max_failed: {search.max_failed} trials failed"
+        return Closed(ClosedKind.MAX_FAILED, f"max_failed: {search.max_failed} trials failed")
     if search.wall_seconds is not None and search.began is not None and now - search.began >= search.wall_seconds:
-        return f"wall: {search.wall_seconds / 3600:.2f} h are over"
+        return Closed(ClosedKind.WALL, f"wall: {search.wall_seconds / 3600:.2f} h are over")
     if search.gpu_hours is not None:
         used = connection.execute(sa.select(sa.func.sum(leases.c.gpu_seconds)).where(of_search)).scalar_one() or 0.0
         if used >= search.gpu_hours * 3600:
-            return f"gpu_hours: {search.gpu_hours} are used"
+            return Closed(ClosedKind.GPU_HOURS, f"gpu_hours: {search.gpu_hours} are used")
     return None
 
 
@@ -172,17 +206,17 @@ class Searches:
             rows = connection.execute(query.group_by(trials.c.study_id, trials.c.state))
             return {(study_id, state.name): count for study_id, state, count in rows}
 
-    def closed(self, search_id: int) -> tuple[str | None, str | None]:
+    def closed(self, search_id: int) -> tuple[Closed | None, str | None]:
         """(why nothing new is admitted, the stop wish): None where there is none."""
         with self.engine.begin() as connection:
             search = connection.execute(sa.select(searches).where(searches.c.search_id == search_id)).one_or_none()
             if search is None:
-                return "the study was deleted", "now"
+                return Closed(ClosedKind.DELETED, DELETED), "now"
             present = sa.select(self._tables["studies"].c.study_id)
             gone = sa.select(arms.c.study_name).where(arms.c.search_id == search_id, arms.c.study_id.not_in(present))
             deleted = connection.execute(gone.limit(1)).scalar_one_or_none()
             if deleted is not None:
-                return f"the study {deleted} was deleted", "now"
+                return Closed(ClosedKind.DELETED, f"the study {deleted} was deleted"), "now"
             now = connection.execute(sa.select(now_of(self.dialect))).scalar_one()
             return why_closed(connection, SearchRow.of(search), now), search.stop
 

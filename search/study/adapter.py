@@ -22,7 +22,7 @@ from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, sa
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
 from search.storage.schema import FINISHED
-from search.storage.searches import DELETED, Searches
+from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
@@ -274,7 +274,7 @@ class StudyAdapter:
                     trial_id = self.opened.storage.create_new_trial(study_id)
             number = self.opened.storage.get_trial_number_from_id(trial_id)
         except KeyError:
-            raise Refused(DELETED, final=True) from None
+            raise SearchClosed(Closed(ClosedKind.DELETED, DELETED)) from None
         return Claim(LeaseHandle(trial_id, number, study_id, 1), arm, None)
 
     def _by_need(self, rows: Sequence[LeaseRow]) -> Iterator[int]:

@@ -10,7 +10,7 @@ from search.planning.slots import compared
 from search.storage.database import Database
 from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED, HELD
-from search.storage.searches import ArmRow
+from search.storage.searches import ArmRow, Closed
 from search.study.code_version import versions
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import failure
@@ -93,10 +93,11 @@ def standing(opened: Database, name: str) -> dict[str, Any]:
     return {"storage": opened.label, **figures(read(opened, name), opened.searches.closed)}
 
 
-def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[str | None, str | None]]) -> dict[str, Any]:
+def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | None, str | None]]) -> dict[str, Any]:
     """`closed_of`: why nothing new is admitted to a search, as `Searches.closed` says it."""
     pick = max if rows.maximize else min
-    closed, _ = closed_of(rows.search.search_id)
+    why_closed, _ = closed_of(rows.search.search_id)
+    closed = None if why_closed is None else why_closed.text
     arms = {arm.name: _arm(rows, arm, pick) for arm in rows.arms}
     pace = _pace(rows, arms, closed)
     return {

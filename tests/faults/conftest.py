@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import SingleProcess
+from search.execution.group import GroupEnd, SingleProcess
 from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.load import load
@@ -410,7 +410,7 @@ class InProcess:
             Curves(), slots=self.slots, metric="dice", epoch_seconds=self.seconds, fail_share=0.0
         )
 
-    def run(self) -> str:
+    def run(self) -> GroupEnd:
         train, done = self.students.epoch, 0
 
         def epoch() -> dict[int, EpochReport | Failure]:

@@ -9,6 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.execution.group import GroupEnd
+from search.exit_codes import EndReason
 from search.study.adapter import StudyAdapter
 from trainer.reports import EpochReport, Failure, FailureKind
 
@@ -50,8 +52,8 @@ def test_a_bad_file_of_the_data_ends_the_worker_and_fails_no_trial(
 ) -> None:
     search = join("budget.trials=3")
     spoil = _fails_once(FailureKind.BAD_DATA, "train/0017.png: cut short")
-    why = tools.InProcess(search, tmp_path, spoil=spoil).run()
-    assert why == "bad data: train/0017.png: cut short"
+    end = tools.InProcess(search, tmp_path, spoil=spoil).run()
+    assert end == GroupEnd(EndReason.BAD_DATA, "bad data: train/0017.png: cut short")
     counts = search.counts()["kd"]
     assert (counts.failed, counts.running) == (0, 2)
     assert {row.state for row in search.leases.of_studies(list(search.arms))} == {"free"}
@@ -89,14 +91,14 @@ def test_a_checkpoint_that_cannot_be_read_is_waited_for(
 
 
 def test_too_many_failures_end_the_study(join: Join, tmp_path: Path, tools: SimpleNamespace) -> None:
-    """`max_failed` closes it; the worker's reason is what its exit code 3 is made of."""
+    """`max_failed` closes it; the worker's exit code 3 follows from the reason."""
     search = join("budget.max_failed=2")
 
     def all_fail(_epoch: int, told: Told) -> Told:
         return {key: Failure(FailureKind.NOT_FINITE, "not finite", 1) for key in told}
 
-    why = tools.InProcess(search, tmp_path, spoil=all_fail).run()
-    assert why.startswith("max_failed")
+    end = tools.InProcess(search, tmp_path, spoil=all_fail).run()
+    assert end == GroupEnd(EndReason.MAX_FAILED, "max_failed: 2 trials failed")
     counts = search.counts()["kd"]
     assert counts.failed <= 2 + 2  # what was in flight already
     assert counts.running == 0

@@ -83,7 +83,7 @@ class Worker:
             return train()
 
         students.epoch = epoch  # type: ignore[method-assign]
-        return run_group(SingleProcess(), students, self.desk)
+        return run_group(SingleProcess(), students, self.desk).text
 
 
 @dataclass

@@ -33,7 +33,7 @@ from search.report.content.statistics import (
 )
 from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
-from search.storage.searches import ArmRow
+from search.storage.searches import ArmRow, Closed
 from search.study.progress import figures
 from search.study.snapshot import SearchSnapshot
 from search.study.trial_attributes import shares_of
@@ -44,10 +44,10 @@ GFLOPS, PERCENT = "model.gflops", "model.percent_of_teacher"
 """Attributes of trials that hold the GFLOP of one image, and the parameters in percent of the teacher's."""
 NO_RUN = ("seed", "data.root", "data.split", "teacher.checkpoint", "teacher.min_dice")
 
-Closed = Callable[[int], tuple[str | None, str | None]]
+ClosedOf = Callable[[int], tuple[Closed | None, str | None]]
 
 
-def search_part(rows: SearchSnapshot, closed_of: Closed, time_of: Times, *, margin: float | None) -> Search:
+def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, margin: float | None) -> Search:
     """All of it. closed_of: as `Searches.closed`. margin: how far below the teacher a student may be, where known."""
     told = figures(rows, closed_of)
     base = json.loads(rows.search.spec)["run"]

@@ -111,7 +111,7 @@ def test_a_closed_search_lets_running_trials_end_and_begins_none(join, database_
     with pytest.raises(UserError, match=f"{CLOSED}; start a study of another name"):
         search.enqueue(search.spec.main, {"optim.lr": 1e-2})
     assert [r.state for r in search.leases.details(list(search.arms))] == [FINISHED] * 2
-    assert search.searches.closed(search.search_id)[0] == CLOSED
+    assert search.searches.closed(search.search_id)[0].text == CLOSED
 
 
 def test_neither_a_raised_budget_nor_a_new_arm_opens_it_again(join, open_again, database_url):

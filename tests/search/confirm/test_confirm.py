@@ -96,7 +96,7 @@ def train(search: StudyAdapter, folder: Path, owner: str = "me", ttl: float = 60
     students = SimulatedStudents(Curves(), slots=3, metric="dice", epoch_seconds=0.0, fail_share=fail_share)
     students.measure = measured if search.spec.confirms is not None else None
     settings = WorkerSettings(Owner(owner, "here"), 3, folder, 1, {}, breach=lambda _: None, ttl=ttl)
-    return run_group(SingleProcess(), students, DatabaseThread(search, settings))
+    return run_group(SingleProcess(), students, DatabaseThread(search, settings)).text
 
 
 def plan_for(search: StudyAdapter, **changes: Any) -> Plan:
@@ -456,7 +456,7 @@ def a_worker(study: str, url: str, folder: Path) -> str:
     words = ["--storage", url, "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--note-every", "0"]
     args = parser.parse_args([*words, "--slots", "2", "--ttl", "5"])
     args.study = study
-    return worker._work(args, specification(args), Ranks("cpu"))
+    return worker._work(args, specification(args), Ranks("cpu")).text
 
 
 def test_a_search_is_confirmed_from_its_database_by_workers_that_know_its_name_alone(

@@ -16,7 +16,7 @@ from search.execution import epoch_loop as module
 from search.execution.checkpoint_writer import CheckpointWriter
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
-from search.execution.group import SingleProcess
+from search.execution.group import GroupEnd, SingleProcess
 from search.execution.held_trials import HeldTrials, on_hand
 from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
@@ -64,7 +64,7 @@ class Worker:
     before: Mapping[int, Callable[[], None]] = field(default_factory=dict)
     group: SingleProcess = field(default_factory=SingleProcess)
 
-    def run(self) -> str:
+    def run(self) -> GroupEnd:
         settings = WorkerSettings(Owner("me", "here"), 1, self.runs, 1, {}, breach=lambda _: None, ttl=600.0)
         self.desk = DatabaseThread(self.search, settings)
         students = SimulatedStudents(Curves(), slots=1, metric="dice", epoch_seconds=0.0, fail_share=0.0)

@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.execution.database_thread import DatabaseThread
+from search.execution.database_thread import DatabaseThread, end_of
 from search.execution.epoch_loop import BetweenEpochs, run_group
-from search.execution.group import SingleProcess
+from search.execution.group import ASKED_TO_STOP, GroupEnd, SingleProcess
 from search.execution.held_trials import HeldTrials
 from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
+from search.exit_codes import CODE_OF_END, EXIT_CODES, EndReason
 from search.storage.schema import leases, orphans
+from search.storage.searches import Closed, ClosedKind
 from search.storage.statements import Owner
 from search.study.adapter import Claim, StudyAdapter
 from trainer.config import RunConfig
-from trainer.reports import EpochReport, Failure, Saved
+from trainer.reports import EpochReport, Failure, FailureKind, Resume, Saved
 
 STUDY = (Path(__file__).parents[2] / "small.toml").read_text()
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
@@ -55,7 +57,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.desk = DatabaseThread(self.search, self.settings)
 
-    def run(self) -> str:
+    def run(self) -> GroupEnd:
         students = SimulatedStudents(
             Curves(), slots=self.settings.slots, metric="dice", epoch_seconds=self.seconds, fail_share=0.0
         )
@@ -364,7 +366,37 @@ def test_a_finish_that_never_came_is_repeated_and_the_epoch_counts_once(
     assert '"student": 4.0' in row.seconds
 
 
+# ---- the exit code
+
+
+def test_every_reason_to_end_has_a_documented_exit_code() -> None:
+    assert set(CODE_OF_END) == set(EndReason)
+    assert set(CODE_OF_END.values()) <= set(EXIT_CODES)
+
+
+@pytest.mark.parametrize("kind", ClosedKind)
+def test_the_exit_code_follows_from_the_kind_and_never_from_the_text(kind: ClosedKind) -> None:
+    end = end_of(Closed(kind, "max_failed, in words that somebody may change"))
+    assert CODE_OF_END[end.reason] == (3 if kind is ClosedKind.MAX_FAILED else 0)
+
+
 # ---- bugs and limits
+
+
+def test_a_run_that_memory_cannot_hold_fails_as_such_whatever_the_error_says(
+    join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error's type and the spellings of `trainer.failures` count."""
+    search = join("budget.trials=1", "budget.max_failed=1")
+
+    def full(_students: object, _key: int, _run: RunConfig, _resume: Resume | None = None) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(SimulatedStudents, "admit", full)
+    assert Worker(search, settings(tmp_path)).run().reason is EndReason.MAX_FAILED
+    (row,) = search.leases.details(list(search.arms))
+    assert row.failure == FailureKind.OUT_OF_MEMORY.value
+    assert "fewer students side by side" in row.message
 
 
 def test_a_bug_of_the_sampler_fails_one_trial_and_the_worker_goes_on(
@@ -435,7 +467,7 @@ def test_stop_now_from_the_database_gives_trials_back(join: Join, tmp_path: Path
             connection.execute(sa.select(leases))
 
     worker = Worker(search, settings(tmp_path, slots=3), seconds=0.05, at={1: asks})
-    assert worker.run() == "asked to stop"
+    assert worker.run() == ASKED_TO_STOP
     rows = search.leases.of_studies(list(search.arms))
     assert {row.state for row in rows} <= {"free"}
     assert search.counts()["kd"].failed == 0

@@ -300,7 +300,8 @@ def test_a_closed_search_admits_nothing_new_but_lets_free_trials_end(join: Join,
     search.complete(taken.held, 0.5, {})
     assert search.counts()["kd"].waiting == 1
     why, stop = search.searches.closed(search.search_id)
-    assert why == refused.value.reason
+    assert why is not None
+    assert (why.kind.name.lower(), why.text) == (kind, refused.value.reason)
     assert stop == ("drain" if kind == "stop" else None)
 
 
