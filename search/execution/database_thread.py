@@ -195,7 +195,7 @@ class DatabaseThread:
         now = self._got_on = time.monotonic()
         if now < self._beat_due:
             return
-        lost = self.search.leases.beat([m.held for m in self._members.held.values()])
+        lost = self.search.leases.beat([trial.lease for trial in self._members.held.values()])
         for key in lost if forget else ():
             self._members.forget(key, "lost to another worker")
         self._beat_due = now + self.settings.ttl / 6
@@ -295,5 +295,5 @@ class DatabaseThread:
             except errors.DATABASE as error:
                 if errors.passes(error):
                     raise
-                self._members.spoil(self._outbox[0], error)
+                self._members.fail_unstorable(self._outbox[0], error)
             self._outbox.popleft()

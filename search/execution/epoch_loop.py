@@ -145,7 +145,7 @@ class Leader:
 
     def _trained(self, key: int, report: EpochReport, write: Write | None, beside: Mapping[str, float]) -> None:
         begin, replay = self._training[key], self._students.replay(key)
-        self.desk.tell(EpochDone(key, begin.token, report, beside=beside))
+        self.desk.tell(EpochDone(key, begin.token, report, overhead=beside))
 
         def named(found: Saved) -> None:
             self.desk.tell(CheckpointWritten(key, begin.token, report.epoch, found, replay))

@@ -10,7 +10,9 @@ import math
 import queue
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from search.execution.messages import (
     DropTrial,
     EpochDone,
     HeldTrial,
+    Item,
     StartTrial,
     TrialFailed,
     WorkerSettings,
@@ -29,8 +32,8 @@ from search.execution.messages import (
 from search.planning import slots
 from search.storage import errors
 from search.storage.evidence import rows_of
-from search.storage.leases import LeaseRow
-from search.storage.schema import leases
+from search.storage.leases import LeaseHandle, LeaseRow
+from search.storage.schema import FINISHED, leases
 from search.storage.statements import LeaseLost
 from search.study import code_version
 from search.study.adapter import Claim, StudyAdapter
@@ -40,6 +43,44 @@ from trainer.reports import Failure, FailureKind, Resume
 
 MOST_LOST = 3
 """How often a trial's worker may vanish before the trial fails."""
+LOST = "lost to another worker"
+
+
+class Outcome(Enum):
+    """How a held trial leaves this worker's hands."""
+
+    COMPLETE = auto()
+    PRUNED = auto()
+    FAILED = auto()
+    UNSTORABLE = auto()
+    """The database will never take its report: it failed, and the leader still trains it."""
+    ENDED_BEFORE = auto()
+    """An earlier try ended it; only the answer to that was lost on the way."""
+    GIVEN_BACK = auto()
+    LOST = auto()
+    """Another worker holds it, or its study was deleted."""
+
+
+class Cleanup(Enum):
+    """What is to be done where a trial leaves this worker's hands."""
+
+    REMOVE_FILES = auto()
+    """No row names a checkpoint of the trial any more, whoever wrote it."""
+    DROP = auto()
+    """The leader still trains the trial: it has to be told."""
+
+
+CLEANUP: dict[Outcome, tuple[Cleanup, ...]] = {
+    Outcome.COMPLETE: (Cleanup.REMOVE_FILES,),
+    Outcome.PRUNED: (Cleanup.REMOVE_FILES, Cleanup.DROP),
+    Outcome.FAILED: (Cleanup.REMOVE_FILES,),
+    Outcome.UNSTORABLE: (Cleanup.REMOVE_FILES, Cleanup.DROP),
+    Outcome.ENDED_BEFORE: (Cleanup.REMOVE_FILES, Cleanup.DROP),
+    Outcome.GIVEN_BACK: (),
+    Outcome.LOST: (Cleanup.DROP,),
+}
+"""Outcome -> what follows, in this order, once the database has it. The leader itself ends a trial that completes or
+fails."""
 
 
 class HeldTrials:
@@ -51,95 +92,79 @@ class HeldTrials:
         self.held: dict[int, HeldTrial] = {}
         self.inbox: queue.SimpleQueue[StartTrial | DropTrial] = queue.SimpleQueue()
         self.resting_until = 0.0
-        """On the monotonic clock: nothing begins before, as a file could not be read."""
+        """When trials may begin again, on the monotonic clock: none begins for a while after a file could not be
+        read."""
 
-    def store(self, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
-        """Write what happened to a member; a member that was lost leaves an orphan record."""
-        member = self.held.get(item.key)
-        if member is None or member.held.token != item.token:
-            # Pruned or lost while its last epoch was trained, or while its checkpoint was written.
-            self._discard(item)
-            return
-        try:
-            if isinstance(item, CheckpointWritten) and item.epoch != member.epoch:
-                # A stop did not wait for it, and the epoch after it was told: the row would get that one's figures.
-                self._discard(item)
-            elif isinstance(item, CheckpointWritten):
-                self.search.leases.change(member.held, after_writing(member, item))
-                if member.checkpoint != item.saved.path:
-                    remove(member.checkpoint)  # the row names the new one now
-                self.held[item.key] = replace(member, checkpoint=item.saved.path)
-            else:
-                self._store(member, item)
-        except LeaseLost:
-            self._keep_orphan(member, item)
-
-    def _discard(self, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
-        """Remove a file that no row names: one whose answer was lost may have been named after all."""
-        file = (
-            item.saved if isinstance(item, CheckpointWritten) else item.weights if isinstance(item, EpochDone) else None
-        )
-        if file is not None:
-            row = self.search.leases.row(item.key)
-            if row is None or str(file.path) not in (row.checkpoint, row.weights):
-                remove(file.path)
-
-    def spoil(self, item: EpochDone | TrialFailed | CheckpointWritten, error: Exception) -> None:
-        """What was told of a member cannot be stored, now or later: the trial fails, the others go on."""
-        member = self.held.get(item.key)
-        if member is None:
-            return
-        text = "".join(traceback.format_exception(error))
-        logger.error("{} failed, the database does not take its report: {}", member.label, errors.words(error))
-        try:
-            self.search.fail(member.held, "bug", text, ending(member, "bug"))
-            self._sweep(member)
-        except LeaseLost:
-            logger.warning("{}: lost to another worker", member.label)
-        self.forget(item.key, None)
-        self._discard(item)
+    # ---- beginning
 
     def begin(self, claim: Claim) -> None:
-        """From a claim to a member: complete its parameters, check its limits, store its run."""
-        held, seen = claim.held, claim.seen
+        """Turn a claim into a held trial: complete its parameters, check its limits, store its run."""
+        lease, row = claim.held, claim.seen
         try:
-            if seen is not None and seen.lost + claim.lost >= MOST_LOST:
-                said = {"attempts": attempts(self._holders(claim), "lost")}
-                self.search.fail(held, "lost", f"its worker vanished {MOST_LOST} times", said)
-                remove(None if seen.checkpoint is None else Path(seen.checkpoint))
-                sweep(self._place(claim.arm.name, held.number), held.token)
-                logger.warning("#{} of {} failed: its worker vanished {} times", held.number, claim.arm.name, MOST_LOST)
+            if row is not None and row.lost + claim.lost >= MOST_LOST:
+                attributes = {"attempts": attempts(self._holders(claim), "lost")}
+                self.search.fail(lease, "lost", f"its worker vanished {MOST_LOST} times", attributes)
+                self._remove_files(lease, None if row.checkpoint is None else Path(row.checkpoint))
+                logger.warning(
+                    "#{} of {} failed: its worker vanished {} times", lease.number, claim.arm.name, MOST_LOST
+                )
                 return
             run = self._run_of(claim)
             if run is None:
                 return
-            member = HeldTrial(held, f"{claim.arm.name} #{held.number}", run, holders=self._holders(claim))
+            trial = HeldTrial(lease, f"{claim.arm.name} #{lease.number}", run, holders=self._holders(claim))
             resume = None
-            if seen is not None and seen.run is not None:
-                resume = resume_of(seen, claim.resume_epoch)
-                member = self._as_stored(member, resume)
+            if row is not None and row.run is not None:
+                resume = resume_of(row, claim.resume_epoch)
+                trial = self._as_stored(trial, resume)
         except LeaseLost:
             return
-        self.held[held.trial_id] = member
-        folder = self._place(claim.arm.name, held.number) / str(held.token)
-        self.inbox.put(StartTrial(held.trial_id, run, resume, member.label, held.token, folder))
+        self.held[lease.trial_id] = trial
+        folder = self._folder(lease) / str(lease.token)
+        self.inbox.put(StartTrial(lease.trial_id, run, resume, trial.label, lease.token, folder))
 
-    def _as_stored(self, member: HeldTrial, resume: Resume | None) -> HeldTrial:
-        """A member that somebody trained before: what it cost stays; what it reached, only where it goes on from it."""
-        row = self.search.leases.row(member.held.trial_id)
+    def _run_of(self, claim: Claim) -> RunConfig | None:
+        """The run of a claimed trial, stored with it; None where the trial ended before training."""
+        lease, row = claim.held, claim.seen
+        try:
+            if row is not None and row.run is not None:
+                return RunConfig.model_validate_json(row.run)
+            run = claim.arm.resolve(self.search.suggest(claim))
+            breach = self.settings.breach(run)
+            attributes = {**self.settings.known(run), "host": self.settings.owner.host}
+        except LeaseLost:
+            raise
+        except Exception as error:  # a bug before training ends this trial, with its traceback, not the worker
+            if errors.passes(error):
+                raise
+            self.search.fail(lease, "bug", traceback.format_exc())
+            logger.error("{} #{} failed before training:\n{}", claim.arm.name, lease.number, traceback.format_exc())
+            return None
+        if breach is not None:
+            self.search.attribute(lease, "limit", breach)
+            self.search.prune(lease, {"message": breach}, attributes)
+            return None
+        text = run.model_dump_json(exclude_none=True)
+        attributes["attempts"] = attempts(self._holders(claim))
+        self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True), attributes)
+        return run
+
+    def _as_stored(self, trial: HeldTrial, resume: Resume | None) -> HeldTrial:
+        """A trial that somebody trained before: what it cost stays; what it reached, only where it goes on from it."""
+        row = self.search.leases.row(trial.lease.trial_id)
         if row is None:
-            return member
-        mine, before = dict(self.settings.environment), json.loads(row.environment or "{}")
+            return trial
+        own, before = dict(self.settings.environment), json.loads(row.environment or "{}")
         # Where part of the epochs ran elsewhere, no replay on one machine can promise the same bits.
-        same = slots.without(mine) == slots.without(before)
-        now = mine if resume is None or same else {**before, "device": "mixed", **code_version.both(before, mine)}
-        said = {"host": self.settings.owner.host, "attempts": attempts(member.holders)}
-        self.search.leases.change(member.held, {"environment": json.dumps(now, sort_keys=True)}, attributes=said)
-        member = replace(member, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)
+        same = slots.without(own) == slots.without(before)
+        now = own if resume is None or same else {**before, "device": "mixed", **code_version.both(before, own)}
+        attributes = {"host": self.settings.owner.host, "attempts": attempts(trial.holders)}
+        self.search.leases.change(trial.lease, {"environment": json.dumps(now, sort_keys=True)}, attributes=attributes)
+        trial = replace(trial, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)
         if resume is None:
-            return member
+            return trial
         return replace(
-            member,
+            trial,
             best_epoch=row.best_epoch,
             best_score=row.best_score,
             scores=json.loads(row.scores or "{}"),
@@ -152,120 +177,78 @@ class HeldTrials:
         rows = self.search.leases.attempts_of([claim.held.study_id])
         return tuple(Attempt(r.host, r.first_epoch, r.why) for r in rows if r.trial_id == claim.held.trial_id)
 
-    def _run_of(self, claim: Claim) -> RunConfig | None:
-        """The run of a claimed trial, stored with it; None where the trial ended before training."""
-        held, seen = claim.held, claim.seen
-        try:
-            if seen is not None and seen.run is not None:
-                return RunConfig.model_validate_json(seen.run)
-            run = claim.arm.resolve(self.search.suggest(claim))
-            breach = self.settings.breach(run)
-            said = {**self.settings.known(run), "host": self.settings.owner.host}
-        except LeaseLost:
-            raise
-        except Exception as error:  # a bug before training ends this trial, with its traceback, not the worker
-            if errors.passes(error):
-                raise
-            self.search.fail(held, "bug", traceback.format_exc())
-            logger.error("{} #{} failed before training:\n{}", claim.arm.name, held.number, traceback.format_exc())
-            return None
-        if breach is not None:
-            self.search.attribute(held, "limit", breach)
-            self.search.prune(held, {"message": breach}, said)
-            return None
-        text = run.model_dump_json(exclude_none=True)
-        said["attempts"] = attempts(self._holders(claim))
-        self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True), said)
-        return run
+    # ---- training
 
-    def _store(self, member: HeldTrial, item: EpochDone | TrialFailed) -> None:
-        if isinstance(item, TrialFailed):
-            self._fall(member, item.failure)
+    def store(self, item: Item) -> None:
+        """Write what happened to a trial; one that was lost leaves an orphan record."""
+        trial = self.held.get(item.key)
+        if trial is None or trial.lease.token != item.token:
+            # Pruned or lost while its last epoch was trained, or while its checkpoint was written.
+            self._discard(item)
             return
+        try:
+            if isinstance(item, CheckpointWritten):
+                self._store_checkpoint(trial, item)
+            elif isinstance(item, TrialFailed):
+                self._fail(trial, item.failure)
+            else:
+                self._store_epoch(trial, item)
+        except LeaseLost:
+            self._keep_orphan(trial, item)
+
+    def _store_checkpoint(self, trial: HeldTrial, item: CheckpointWritten) -> None:
+        if item.epoch != trial.epoch:
+            # A stop did not wait for it, and the next epoch was stored first: the row would get that one's figures.
+            self._discard(item)
+            return
+        self.search.leases.change(trial.lease, checkpoint_columns(trial, item))
+        if trial.checkpoint != item.saved.path:
+            remove(trial.checkpoint)  # the row names the new one now
+        self.held[item.key] = replace(trial, checkpoint=item.saved.path)
+
+    def _store_epoch(self, trial: HeldTrial, item: EpochDone) -> None:
         report = item.report
         metric = self.search.spec.objective.metric
         value = None if report.scores is None else report.scores[metric]
         # Where the finish below fails and all is tried again, the epoch is in the sums already.
-        after = member if member.epoch == report.epoch else self._after(member, item)
-        said = cost(after) if after.epochs == 1 else {}
-        self.search.report(member.held, report.epoch, value, spent(after), said)
-        self.held[item.key] = member = after
+        trial = trial if trial.epoch == report.epoch else self._with_epoch(trial, item)
+        attributes = cost(trial) if trial.epochs == 1 else {}
+        self.search.report(trial.lease, report.epoch, value, cost_columns(trial), attributes)
+        self.held[item.key] = trial
         if report.final:
-            self._complete(member, item)
-        elif value is not None and self._judge(member):
-            self.search.prune(member.held, at_end(member), ending(member, "pruned"))
-            self._sweep(member)
-            logger.info("{} pruned at epoch {} ({} {:.4f})", member.label, report.epoch, metric, value)
-            self.forget(item.key, None)
+            self._complete(trial, item)
+        elif value is not None and self._should_prune(trial):
+            self.search.prune(trial.lease, end_columns(trial), ending(trial, "pruned"))
+            logger.info("{} pruned at epoch {} ({} {:.4f})", trial.label, report.epoch, metric, value)
+            self._end(trial, Outcome.PRUNED)
 
-    def _complete(self, member: HeldTrial, item: EpochDone) -> None:
-        key = member.held.trial_id
-        self.held[key] = member = upload(self.search, self.settings, member, item.picture)
-        best = member.best_score if member.best_score is not None else math.nan
-        changes = at_end(member)
-        if item.weights is not None:
-            changes |= {"weights": str(item.weights.path), "weights_sha256": item.weights.sha256}
-        found: list[dict[str, Any]] = []
-        if self.search.arms[member.held.study_id].planned and item.report.measured is not None:
-            found = rows_of(self.search.folder, key, [each.to_json() for each in item.report.measured])
-        self.search.complete(member.held, best, changes, ending(member, "finished"), found)
-        self._sweep(member)
-        metric = self.search.spec.objective.metric
-        logger.info("{} complete: {} {:.4f} at epoch {}", member.label, metric, best, member.best_epoch)
-        self.held.pop(key, None)
-
-    def _fall(self, member: HeldTrial, failure: Failure) -> None:
-        """A failed trial stays failed, but for a file that could not be read: that may be the disk's fault."""
-        text = f"epoch {failure.epoch}: {failure.message}"
-        key = member.held.trial_id
-        if failure.kind is FailureKind.STORAGE and self._storage_failures(key) + 1 < MOST_LOST:
-            self.search.leases.give_back(member.held, failure.kind.value, ending(member, failure.kind.value))
-            logger.warning("{} given back, this worker begins nothing for a while: {}", member.label, text)
-            self.resting_until = time.monotonic() + self.settings.ttl
-        else:
-            said = ending(member, failure.kind.value)
-            self.search.fail(member.held, failure.kind.value, f"{text}\n{failure.detail}".strip(), said)
-            logger.warning("{} failed ({}) in {}", member.label, failure.kind.value, text)
-            self._sweep(member)
-        self.held.pop(key)
-
-    def _storage_failures(self, trial_id: int) -> int:
-        row = self.search.leases.row(trial_id)
-        tries = [] if row is None else self.search.leases.attempts_of([row.study_id])
-        return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in tries)
-
-    def _sweep(self, member: HeldTrial) -> None:
-        """No row names a checkpoint of this trial any more, whoever wrote it."""
-        remove(member.checkpoint)
-        arm = self.search.arms[member.held.study_id].name
-        sweep(self._place(arm, member.held.number), member.held.token)
-
-    def _place(self, arm: str, number: int) -> Path:
-        return self.settings.runs / self.search.folder / arm / str(number)
-
-    def _judge(self, member: HeldTrial) -> bool:
+    def _should_prune(self, trial: HeldTrial) -> bool:
         try:
-            return self.search.pruned(member.held)
+            return self.search.pruned(trial.lease)
         except LeaseLost:
             raise
-        except Exception as error:  # a pruner's bug must not end trials: it is said aloud, the trial goes on
+        except Exception as error:  # a pruner's bug must not end trials: it is logged, the trial goes on
             if errors.passes(error):
                 raise
-            logger.error("{}: the pruner raised, the trial goes on:\n{}", member.label, traceback.format_exc())
+            logger.error("{}: the pruner raised, the trial goes on:\n{}", trial.label, traceback.format_exc())
             return False
 
-    def _after(self, member: HeldTrial, item: EpochDone) -> HeldTrial:
-        """The member once this epoch is stored; a try that fails leaves the member as it was."""
+    def _with_epoch(self, trial: HeldTrial, item: EpochDone) -> HeldTrial:
+        """The trial once this epoch is stored; a try that fails leaves the trial as it was."""
         report = item.report
-        parts = {**report.seconds, **item.beside}
-        seconds = {**member.seconds, **{part: member.seconds.get(part, 0.0) + spent for part, spent in parts.items()}}
-        gpu_seconds = member.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks
-        after = replace(member, epoch=report.epoch, seconds=seconds, gpu_seconds=gpu_seconds)
-        here = {**member.here, **{part: member.here.get(part, 0.0) + spent for part, spent in parts.items()}}
-        passes = None if report.passes is None else (member.passes or 0.0) + report.passes
-        after = replace(after, here=here, epochs=member.epochs + 1, passes=passes, shares=report.shares)
+        parts = {**report.seconds, **item.overhead}
+        after = replace(
+            trial,
+            epoch=report.epoch,
+            seconds=_added(trial.seconds, parts),
+            gpu_seconds=trial.gpu_seconds + sum(report.seconds.values()) * self.settings.ranks,
+            own_seconds=_added(trial.own_seconds, parts),
+            epochs=trial.epochs + 1,
+            passes=None if report.passes is None else (trial.passes or 0.0) + report.passes,
+            shares=report.shares,
+        )
         score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
-        if score is not None and self._better(score, member.best_score):
+        if score is not None and self._better(score, trial.best_score):
             return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))
         return after
 
@@ -274,67 +257,149 @@ class HeldTrials:
             return True
         return score < best if self.search.spec.objective.direction == "minimize" else score > best
 
-    def _keep_orphan(self, member: HeldTrial, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
+    # ---- ending
+
+    def _complete(self, trial: HeldTrial, item: EpochDone) -> None:
+        key = trial.lease.trial_id
+        self.held[key] = trial = upload(self.search, self.settings, trial, item.picture)
+        best = trial.best_score if trial.best_score is not None else math.nan
+        changes = end_columns(trial)
+        if item.weights is not None:
+            changes |= {"weights": str(item.weights.path), "weights_sha256": item.weights.sha256}
+        results: list[dict[str, Any]] = []
+        if self.search.arms[trial.lease.study_id].planned and item.report.measured is not None:
+            results = rows_of(self.search.folder, key, [each.to_json() for each in item.report.measured])
+        self.search.complete(trial.lease, best, changes, ending(trial, "finished"), results)
+        metric = self.search.spec.objective.metric
+        logger.info("{} complete: {} {:.4f} at epoch {}", trial.label, metric, best, trial.best_epoch)
+        self._end(trial, Outcome.COMPLETE)
+
+    def _fail(self, trial: HeldTrial, failure: Failure) -> None:
+        """A failed trial stays failed, but for a file that could not be read: that may be the disk's fault."""
+        text = f"epoch {failure.epoch}: {failure.message}"
+        kind = failure.kind.value
+        if failure.kind is FailureKind.STORAGE and self._storage_failures(trial.lease.trial_id) + 1 < MOST_LOST:
+            self.search.leases.give_back(trial.lease, kind, ending(trial, kind))
+            logger.warning("{} given back, this worker begins nothing for a while: {}", trial.label, text)
+            self.resting_until = time.monotonic() + self.settings.ttl
+            self._end(trial, Outcome.GIVEN_BACK)
+            return
+        self.search.fail(trial.lease, kind, f"{text}\n{failure.detail}".strip(), ending(trial, kind))
+        logger.warning("{} failed ({}) in {}", trial.label, kind, text)
+        self._end(trial, Outcome.FAILED)
+
+    def _storage_failures(self, trial_id: int) -> int:
+        row = self.search.leases.row(trial_id)
+        rows = [] if row is None else self.search.leases.attempts_of([row.study_id])
+        return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in rows)
+
+    def fail_unstorable(self, item: Item, error: Exception) -> None:
+        """Fail a trial whose report the database cannot store, now or later; the others go on."""
+        trial = self.held.get(item.key)
+        if trial is None:
+            return
+        text = "".join(traceback.format_exception(error))
+        logger.error("{} failed, the database does not take its report: {}", trial.label, errors.words(error))
+        try:
+            self.search.fail(trial.lease, "bug", text, ending(trial, "bug"))
+            self._end(trial, Outcome.UNSTORABLE)
+        except LeaseLost:
+            logger.warning("{}: {}", trial.label, LOST)
+            self._end(trial, Outcome.LOST)
+        self._discard(item)
+
+    def _keep_orphan(self, trial: HeldTrial, item: Item) -> None:
+        """Keep what was reported of a trial that another worker holds by now."""
         if isinstance(item, CheckpointWritten):
-            self._discard(item)  # who tells its next epoch, or beats for it, finds the member lost
+            self._discard(item)  # its next report, or the next heartbeat, finds the trial lost
             return
         row = self.search.leases.row(item.key)
-        if row is not None and row.state == "finished" and row.token == member.held.token:
-            # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
-            self._sweep(member)
-            self._discard(item)
-            self.forget(item.key, None)
-            return
         self._discard(item)
+        if row is not None and row.state == FINISHED and row.token == trial.lease.token:
+            # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
+            self._end(trial, Outcome.ENDED_BEFORE)
+            return
         epoch = item.report.epoch if isinstance(item, EpochDone) else item.failure.epoch
         record = dict(item.report.scores or {}) if isinstance(item, EpochDone) else {"failure": item.failure.kind.value}
-        self.search.leases.orphan(member.held, epoch, record)
-        self.forget(item.key, "lost to another worker")
+        self.search.leases.orphan(trial.lease, epoch, record)
+        self.forget(item.key, LOST)
 
-    def forget(self, key: int, why: str | None) -> None:
-        member = self.held.pop(key, None)
-        if member is not None:
-            if why is not None:
-                logger.warning("{}: {}", member.label, why)
-            self.inbox.put(DropTrial(key))
+    def forget(self, key: int, reason: str) -> None:
+        """Let go of a trial that the database says is not this worker's any more."""
+        trial = self.held.get(key)
+        if trial is not None:
+            logger.warning("{}: {}", trial.label, reason)
+            self._end(trial, Outcome.LOST)
 
-    def give_back(self, why: str) -> None:
-        for key, member in list(self.held.items()):
+    def give_back(self, reason: str) -> None:
+        """Free all trials for anybody, uncharged."""
+        for trial in list(self.held.values()):
             try:
-                self.search.leases.give_back(member.held, why, ending(member, why))
+                self.search.leases.give_back(trial.lease, reason, ending(trial, reason))
             except LeaseLost:
-                logger.warning("{}: lost to another worker", member.label)
-            self.held.pop(key)
+                logger.warning("{}: {}", trial.label, LOST)
+            self._end(trial, Outcome.GIVEN_BACK)
+
+    def _end(self, trial: HeldTrial, outcome: Outcome) -> None:
+        """The one place where a trial leaves this worker's hands; the database has its end already."""
+        cleanup = CLEANUP[outcome]
+        if Cleanup.REMOVE_FILES in cleanup:
+            self._remove_files(trial.lease, trial.checkpoint)
+        del self.held[trial.lease.trial_id]
+        if Cleanup.DROP in cleanup:
+            self.inbox.put(DropTrial(trial.lease.trial_id))
+
+    def _discard(self, item: Item) -> None:
+        """Remove a file that no row names: one whose answer was lost may have been named after all."""
+        file = (
+            item.saved if isinstance(item, CheckpointWritten) else item.weights if isinstance(item, EpochDone) else None
+        )
+        if file is not None:
+            row = self.search.leases.row(item.key)
+            if row is None or str(file.path) not in (row.checkpoint, row.weights):
+                remove(file.path)
+
+    def _remove_files(self, lease: LeaseHandle, checkpoint: Path | None) -> None:
+        remove(checkpoint)
+        sweep(self._folder(lease), lease.token)
+
+    def _folder(self, lease: LeaseHandle) -> Path:
+        """The folder of a trial, which has one for each holder."""
+        return self.settings.runs / self.search.folder / self.search.arms[lease.study_id].name / str(lease.number)
 
 
-def ending(member: HeldTrial, outcome: str) -> dict[str, Any]:
+def _added(sums: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, float]:
+    return {**sums, **{part: sums.get(part, 0.0) + seconds for part, seconds in parts.items()}}
+
+
+def ending(trial: HeldTrial, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
-    reached = result(member.best_epoch, member.scores)
-    return {"attempts": attempts(member.holders, outcome), **reached, **moved(member.shares), **cost(member)}
+    reached = result(trial.best_epoch, trial.scores)
+    return {"attempts": attempts(trial.holders, outcome), **reached, **moved(trial.shares), **cost(trial)}
 
 
-def cost(member: HeldTrial) -> dict[str, Any]:
+def cost(trial: HeldTrial) -> dict[str, Any]:
     """The attributes that say what its holder's epochs cost so far."""
-    return {**pace(member.here, member.epochs), **listening(member.run, member.passes, member.epochs)}
+    return {**pace(trial.own_seconds, trial.epochs), **listening(trial.run, trial.passes, trial.epochs)}
 
 
-def upload(search: StudyAdapter, settings: WorkerSettings, member: HeldTrial, picture: Path | None) -> HeldTrial:
+def upload(search: StudyAdapter, settings: WorkerSettings, trial: HeldTrial, picture: Path | None) -> HeldTrial:
     """Give a trial that still runs its picture, once; where the folder refuses it, the trial goes on without.
 
     Raises LeaseLost.
     """
     artifacts = settings.artifacts
-    if picture is None or artifacts is None or not settings.images or member.pictured:
-        return member
-    held = member.held
+    if picture is None or artifacts is None or not settings.images or trial.picture_handled:
+        return trial
+    lease = trial.lease
     try:
-        with search.opened.fence.write(held.trial_id, held.token):
-            artifacts.to_trial(held.trial_id, picture, "image/png")
+        with search.opened.fence.write(lease.trial_id, lease.token):
+            artifacts.to_trial(lease.trial_id, picture, "image/png")
         picture.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        logger.warning("{}: its picture cannot be kept in {} ({})", member.label, artifacts.folder, reason)
-    return replace(member, pictured=True)
+        logger.warning("{}: its picture cannot be kept in {} ({})", trial.label, artifacts.folder, reason)
+    return replace(trial, picture_handled=True)
 
 
 def remove(path: Path | None) -> None:
@@ -352,7 +417,7 @@ def sweep(place: Path, token: int) -> None:
     place: the trial's folder, which has one for each holder.
     """
     for path in place.glob("*/*epoch-*"):
-        # What this worker is still writing comes as `Written`, of a trial that is over.
+        # What this worker is still writing comes as `CheckpointWritten`, of a trial that is over.
         if path.parent.name != str(token) or not path.name.startswith("."):
             remove(path)
     for path in place.glob(f"*/*{WEIGHTS}*"):
@@ -391,33 +456,33 @@ def resume_of(row: LeaseRow, epoch: int) -> Resume | None:
     return Resume(Path(row.checkpoint), replay)
 
 
-def spent(member: HeldTrial) -> dict[str, Any]:
-    """What the trial cost so far; that grows whether or not a checkpoint is written. Telling it is a sign of life."""
-    cost = json.dumps(member.seconds, sort_keys=True)
-    return dict(seconds=cost, gpu_seconds=member.gpu_seconds, beat=leases.c.beat + 1)
+def cost_columns(trial: HeldTrial) -> dict[str, Any]:
+    """What the trial cost so far, which grows whether or not a checkpoint is written. Storing it is a heartbeat."""
+    seconds = json.dumps(trial.seconds, sort_keys=True)
+    return dict(seconds=seconds, gpu_seconds=trial.gpu_seconds, beat=leases.c.beat + 1)
 
 
-def after_writing(member: HeldTrial, item: CheckpointWritten) -> dict[str, Any]:
-    """What it says once the checkpoint of the member's newest epoch is on disk."""
+def checkpoint_columns(trial: HeldTrial, item: CheckpointWritten) -> dict[str, Any]:
+    """The columns of the lease once the checkpoint of the trial's newest epoch is on disk."""
     return dict(
         epoch=item.epoch,
         checkpoint=str(item.saved.path),
         checkpoint_sha256=item.saved.sha256,
         replay=json.dumps(item.replay),
-        **figures(member),
+        **result_columns(trial),
     )
 
 
-def at_end(member: HeldTrial) -> dict[str, Any]:
-    """What it says when nothing is left to train: no checkpoint."""
-    return dict(epoch=member.epoch, checkpoint=None, **figures(member))
+def end_columns(trial: HeldTrial) -> dict[str, Any]:
+    """The columns of the lease when nothing is left to train: no checkpoint."""
+    return dict(epoch=trial.epoch, checkpoint=None, **result_columns(trial))
 
 
-def figures(member: HeldTrial) -> dict[str, Any]:
+def result_columns(trial: HeldTrial) -> dict[str, Any]:
     """What the trial cost and reached so far."""
     return dict(
-        **spent(member),
-        best_epoch=member.best_epoch,
-        best_score=member.best_score,
-        scores=json.dumps(dict(member.scores), allow_nan=False, sort_keys=True),
+        **cost_columns(trial),
+        best_epoch=trial.best_epoch,
+        best_score=trial.best_score,
+        scores=json.dumps(dict(trial.scores), allow_nan=False, sort_keys=True),
     )

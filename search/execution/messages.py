@@ -1,4 +1,4 @@
-"""What the lead and its database thread say to each other, and what a worker holds."""
+"""The messages between the leader and its database thread, and what a worker holds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Resume, Saved
 
 WEIGHTS, PICTURE = "best.safetensors", "worst-and-median.png"
-"""Files beside a trial's checkpoints, written before its last epoch is told."""
+"""Files beside a trial's checkpoints, written before its last epoch is reported."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,23 @@ class StartTrial:
     resume: Resume | None
     label: str
     token: int
-    """Of the lease that it is trained under; whatever is told about it carries it."""
+    """The fencing token of the lease that it is trained under; every message about the trial carries it."""
     folder: Path
     """Where its files go: one folder a token, so that no two holders share one."""
 
 
 @dataclass(frozen=True)
 class DropTrial:
-    """Forget this member: pruned, or lost to another worker."""
+    """Forget this trial: it was pruned, or lost to another worker."""
 
     key: int
 
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One epoch of one member, on its way to the database.
+    """One epoch of one trial, on its way to the database.
 
-    The trial goes on from the checkpoint of an earlier epoch, until this one's is `CheckpointWritten`.
+    The trial resumes from the checkpoint of an earlier epoch until `CheckpointWritten` names this one's.
     """
 
     key: int
@@ -50,14 +50,14 @@ class EpochDone:
     weights: Saved | None = None
     """The best epoch's weights, with the last report."""
     picture: Path | None = None
-    """Of the worst and median validation cases, with the last report, where one was drawn."""
-    beside: Mapping[str, float] = field(default_factory=dict)
-    """The member's share of the seconds between two epochs: checkpoint, database, idle."""
+    """A picture of the worst and median validation cases, with the last report, where one was drawn."""
+    overhead: Mapping[str, float] = field(default_factory=dict)
+    """The trial's share of the seconds between two epochs: checkpoint, database, idle."""
 
 
 @dataclass(frozen=True)
 class CheckpointWritten:
-    """A checkpoint that is on disk, of the epoch that was told last of a member."""
+    """A checkpoint that is on disk; it counts where no later epoch of the trial was reported."""
 
     key: int
     token: int
@@ -68,18 +68,22 @@ class CheckpointWritten:
 
 @dataclass(frozen=True)
 class TrialFailed:
-    """A member that failed, on its way to the database."""
+    """A trial that failed, on its way to the database."""
 
     key: int
     token: int
     failure: Failure
 
 
+Item = EpochDone | TrialFailed | CheckpointWritten
+"""What the database thread stores."""
+
+
 @dataclass(frozen=True)
 class HeldTrial:
     """A trial in this worker's hands."""
 
-    held: LeaseHandle
+    lease: LeaseHandle
     label: str
     run: RunConfig
     seconds: dict[str, float] = field(default_factory=dict)
@@ -90,24 +94,24 @@ class HeldTrial:
     """All scores of the best epoch."""
     checkpoint: Path | None = None
     epoch: int = 0
-    """The last one that was stored by this worker."""
+    """The last epoch that this worker stored."""
     holders: tuple[Attempt, ...] = ()
-    """All who held the trial, this one last."""
-    here: Mapping[str, float] = field(default_factory=dict)
+    """All workers that held the trial, this one last."""
+    own_seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part that this holder spent."""
     epochs: int = 0
     """Epochs that this holder trained."""
     passes: float | None = None
-    """Sum over them of the teacher's passes a student step; None where nobody counted."""
+    """Sum over these epochs of the teacher's passes a student step; None where nobody counted."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Of each loss term in the gradient, in the last epoch; nothing where that was not measured."""
-    pictured: bool = False
+    """Share of each loss term in the gradient, in the last epoch; empty where that was not measured."""
+    picture_handled: bool = False
     """Whether its picture was uploaded, or cannot be."""
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a desk has to know about its worker."""
+    """What the database thread has to know about its worker."""
 
     owner: Owner
     slots: int
@@ -115,9 +119,9 @@ class WorkerSettings:
     ranks: int
     environment: Mapping[str, Any]
     breach: Callable[[RunConfig], str | None]
-    """The limit that a run breaks, in words; None where it keeps them."""
+    """The limit that a run breaks, as text; None where it keeps all."""
     ttl: float = 60.0
-    """Seconds that a lease's beat may stand still before others may take the trial."""
+    """Seconds without a heartbeat after which others may take a trial."""
     known: Callable[[RunConfig], Mapping[str, Any]] = nothing_known
     """The attributes of a run that are known before it is trained."""
     artifacts: Artifacts | None = None
@@ -125,7 +129,7 @@ class WorkerSettings:
     images: bool = False
     """Whether pictures of validation images may be drawn and uploaded."""
     note_every: float | None = None
-    """Seconds between two writings of the studies' notes for the dashboard, over all leads; None: none are written."""
+    """Seconds between two writings of the studies' notes for the dashboard, over all workers; None: no notes."""
 
     @property
     def draws(self) -> bool:

@@ -235,11 +235,11 @@ def test_who_works_for_a_deleted_study_writes_nothing_into_its_successor(
     delete(open_again(sqlite_url, "first", STUDY))
     new = open_again(sqlite_url, "first", STUDY)
     held = new.claim(OTHER, on_hand, ()).held
-    assert (held.trial_id, held.token, list(new.arms)) == (key, member.held.token, list(old.arms))  # the same ids
+    assert (held.trial_id, held.token, list(new.arms)) == (key, member.lease.token, list(old.arms))  # the same ids
     assert new.search_id != old.search_id
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
-    desk.tell(EpochDone(key, member.held.token, report))
-    desk.tell(CheckpointWritten(key, member.held.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
+    desk.tell(EpochDone(key, member.lease.token, report))
+    desk.tell(CheckpointWritten(key, member.lease.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
     desk._flush()
     row = new.leases.row(held.trial_id)
     assert row is not None

@@ -499,7 +499,7 @@ def test_what_is_told_under_an_older_token_is_not_stored(join: Join, tmp_path: P
     assert row_of(search, again.held) == old
     assert search.trials(search.spec.main)[0].intermediate_values == {}
     assert (first.is_file(), late.is_file()) == (True, False)
-    assert one.members.held[again.held.trial_id].held.token == 2
+    assert one.members.held[again.held.trial_id].lease.token == 2
     assert all_of(search, orphans) == []
     now = Member(one.members, again).tell(1)
     assert row_of(search, again.held).checkpoint == str(now)

@@ -286,13 +286,13 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
         found.extend(files(path))
         disk.on.set()
 
-    sweep = HeldTrials._sweep
+    sweep = HeldTrials._remove_files
 
-    def swept(members: HeldTrials, member: Any) -> None:
-        sweep(members, member)
+    def swept(members: HeldTrials, *trial: Any) -> None:
+        sweep(members, *trial)
         threading.Timer(0.2, wait, (tmp_path,)).start()
 
-    monkeypatch.setattr(HeldTrials, "_sweep", swept)
+    monkeypatch.setattr(HeldTrials, "_remove_files", swept)
     Worker(search, tmp_path, disk).run()
     assert row(search).state == "finished"
     assert (found, files(tmp_path)) == ([], [])
@@ -334,7 +334,7 @@ def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: StudyAdapte
 
 def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: StudyAdapter, told: Half):
     """Who stops does not wait for a disk that hangs: the row would have the best of an epoch that is not there."""
-    token = told.members.held[told.key].held.token
+    token = told.members.held[told.key].lease.token
     told.members.store(EpochDone(told.key, token, EpochReport(2, 1, {"dice": 0.9}, {}, {}, False)))
     told.members.store(told.written)
     whole = search.leases.row(told.key)
@@ -343,8 +343,8 @@ def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: Stud
 
 
 def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: StudyAdapter, told: Half):
-    told.members.search.prune(told.members.held[told.key].held, {})
-    told.members.forget(told.key, None)
+    told.members.search.prune(told.members.held[told.key].lease, {})
+    told.members.forget(told.key, "lost")
     told.members.store(told.written)
     assert not told.written.saved.path.exists()
 
@@ -368,13 +368,13 @@ def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: St
 def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: StudyAdapter, told: Half, own: bool):
     """The folder could not be brought to disk after the rename, or the database did not take the row."""
     member = told.members.held[told.key]
-    place = told.members.settings.runs / search.folder / "kd" / str(member.held.number)
-    folder = place / str(member.held.token if own else member.held.token + 1)
+    place = told.members.settings.runs / search.folder / "kd" / str(member.lease.number)
+    folder = place / str(member.lease.token if own else member.lease.token + 1)
     folder.mkdir(parents=True)
     names = ("epoch-1.pt", "epoch-2.pt", ".epoch-3.pt.77.part", "best.safetensors")
     for name in names:
         (folder / name).write_bytes(b"state")
-    told.members.spoil(told.written, ValueError("of the database"))
+    told.members.fail_unstorable(told.written, ValueError("of the database"))
     # What this worker is still writing is not its to remove before it is whole.
     assert {path.name for path in folder.iterdir()} == (set(names[2:]) if own else set())
 
@@ -397,7 +397,7 @@ def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: Stud
     path = told.written.saved.path.with_name("best.safetensors")
     path.write_bytes(b"weights")
     assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
-    token = told.members.held[told.key].held.token
+    token = told.members.held[told.key].lease.token
     report = EpochReport(EPOCHS, 0, {"dice": 0.5}, {}, {}, True)
     told.members.store(EpochDone(told.key, token, report, Saved(path, "0" * 64, 7)))
     assert not path.exists()
@@ -408,9 +408,9 @@ def test_a_row_at_its_last_epoch_begins_anew(search: StudyAdapter, told: Half):
     told.members.store(told.written)
     content = told.written.saved.path.read_bytes()
     changes = {"epoch": EPOCHS, "checkpoint_sha256": hashlib.sha256(content).hexdigest()}
-    search.leases.change(told.members.held[told.key].held, changes)
+    search.leases.change(told.members.held[told.key].lease, changes)
     assert on_hand(row(search)) == 0
-    search.leases.change(told.members.held[told.key].held, {"epoch": EPOCHS - 1})
+    search.leases.change(told.members.held[told.key].lease, {"epoch": EPOCHS - 1})
     assert on_hand(row(search)) == EPOCHS - 1
 
 

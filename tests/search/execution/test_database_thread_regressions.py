@@ -44,7 +44,7 @@ def told(desk: DatabaseThread, folder: Path, epoch: int) -> tuple[EpochDone, Che
     path = folder / f"epoch-{epoch}.pt"
     path.write_text("weights")
     report = EpochReport(epoch, epoch - 1, {"dice": 0.5}, {}, {"student": 1.0}, False)
-    token = member.held.token
+    token = member.lease.token
     return EpochDone(key, token, report), CheckpointWritten(key, token, epoch, Saved(path, "0" * 64, 7), ((1, 0),))
 
 
@@ -72,7 +72,7 @@ def test_a_file_that_the_row_names_stays_though_its_member_is_gone(desk, join, t
     desk.tell(item)
     desk._flush()
     steal(join())
-    desk._members.forget(item.key, None)
+    desk._members.forget(item.key, "lost")
     desk.tell(item)
     desk._flush()
     assert item.saved.path.exists()
@@ -118,8 +118,8 @@ def test_notes_are_written_where_a_file_names_the_database(desk, tmp_path, monke
 
 def test_a_message_that_no_database_holds_as_text_ends_its_trial_all_the_same(desk):
     (member,) = desk._members.held.values()
-    desk.search.fail(member.held, "bug", "a\x00b\udc80c")
-    row = desk.search.leases.row(member.held.trial_id)
+    desk.search.fail(member.lease, "bug", "a\x00b\udc80c")
+    row = desk.search.leases.row(member.lease.trial_id)
     assert row is not None
     assert (row.failure, row.message) == ("bug", "a?b?c")
 

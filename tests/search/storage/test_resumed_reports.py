@@ -30,7 +30,7 @@ class Worker:
         return claim.held.trial_id
 
     def tell(self, trial_id: int, epoch: int, dice: float) -> None:
-        token = self.members.held[trial_id].held.token
+        token = self.members.held[trial_id].lease.token
         self.members.store(EpochDone(trial_id, token, EpochReport(epoch, epoch - 1, {"dice": dice}, {}, {}, False)))
 
 
