@@ -93,16 +93,16 @@ def test_a_mistake_on_one_rank_is_the_outcome_though_the_other_lost_it(tmp_path:
     """Which notices that its sibling is gone, and ends with the code that says what its sibling said."""
     body = """if rank == 1:
     raise UserError("only here")
-while supervisor.lost():
+while supervisor.exit_code_after_loss():
     time.sleep(0.05)
-os._exit(supervisor.lost())"""
+os._exit(supervisor.exit_code_after_loss())"""
     done = supervised(tmp_path, body, restarts=3)
     assert (done.returncode, done.stderr) == (2, "error: only here\n")
     assert (tmp_path / "start-0").read_text() == "x"
 
 
 def test_ranks_that_die_are_started_again_and_in_the_end_the_code_is_1(tmp_path: Path) -> None:
-    done = supervised(tmp_path, "os._exit(supervisor.lost()) if rank else time.sleep(30)", restarts=1)
+    done = supervised(tmp_path, "os._exit(supervisor.exit_code_after_loss()) if rank else time.sleep(30)", restarts=1)
     assert done.returncode == 1
     assert (tmp_path / "start-1").read_text() == "xx"
     lines = done.stderr.strip().splitlines()
