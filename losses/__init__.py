@@ -1,15 +1,15 @@
 """Losses by name. Free of torch until one is built."""
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from losses.config import Weighted
 from models.nearest import nearest
 
 if TYPE_CHECKING:
-    from losses.term import Loss, Taps
+    from losses.term import Loss
+    from models.output import Taps
 
 LOSSES: Mapping[str, str] = {
     "ce": "losses.ce:CrossEntropy",
@@ -22,33 +22,44 @@ LOSSES: Mapping[str, str] = {
     "at": "losses.at:AttentionTransfer",
     "selfreg": "losses.selfreg:SelfRegularisation",
 }
-"""Name in a study file -> module:class. A class asks by name for what it needs of `config`, `student` and `classes`."""
+"""Name in a study file -> module:class. Every class has the constructor of `losses.term.Loss`."""
 
 
-def build(name: str, config: Weighted, *, student: "Taps", teacher: "Taps | None", classes: int) -> "Loss":
-    """The loss `name` between a student and a teacher with these taps (`tap_channels`; no teacher: None).
+def build(
+    name: str,
+    config: Weighted,
+    *,
+    student: "Taps",
+    teacher: "Taps | None",
+    classes: int,
+    regions: bool = False,
+    dims: int = 2,
+) -> "Loss":
+    """The loss `name` between a student and a teacher with these taps (no teacher: None).
 
-    `config.weight` is the caller's to apply. Raises ValueError in one line where the loss cannot work with these
-    networks or this number of classes.
+    classes, regions, dims: as `losses.term.Loss` has them. `config.weight` is the caller's to apply. Raises ValueError
+    in one line where the loss cannot work with these networks or with this kind of target.
     """
     if name not in LOSSES:
         raise ValueError(f"losses.{name}: unknown loss{nearest(name, LOSSES)}")
-    module, _, kind = LOSSES[name].partition(":")
-    made: type[Loss] = getattr(import_module(module), kind)
-    if made.needs_teacher and teacher is None:
+    module, _, attribute = LOSSES[name].partition(":")
+    kind: type[Loss] = getattr(import_module(module), attribute)
+    if kind.needs_teacher and teacher is None:
         raise ValueError(
             f"losses.{name}: compares with a teacher, and there is none; add [run.teacher] or drop the term"
         )
-    offered: dict[str, Any] = {"config": config, "student": student, "classes": classes}
-    asked = inspect.signature(made).parameters
-    loss = made(**{word: value for word, value in offered.items() if word in asked})
-    _check_taps(name, loss, "student", student)
-    if made.needs_teacher and teacher is not None:
-        _check_taps(name, loss, "teacher", teacher)
+    if regions and not kind.handles_regions:
+        raise ValueError(f"losses.{name}: compares one label a voxel, and the data has regions that overlap; drop it")
+    if dims not in kind.handles_dims:
+        known = ", ".join(map(str, sorted(kind.handles_dims)))
+        raise ValueError(f"losses.{name}: dims = {dims}: works in {known} dimensions; drop the term")
+    loss = kind(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
+    _check_taps(name, "student", loss.student_taps(), student)
+    _check_taps(name, "teacher", loss.teacher_taps(), teacher or {})
     return loss
 
 
-def _check_taps(name: str, loss: "Loss", role: str, taps: "Taps") -> None:
-    for tap in sorted(loss.taps()):
+def _check_taps(name: str, role: str, wanted: Collection[str], taps: "Taps") -> None:
+    for tap in sorted(wanted):
         if tap not in taps:
             raise ValueError(f"losses.{name}.taps: the {role} has no tap {tap!r}{nearest(tap, taps)}")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from losses.config import At
 from losses.pooling import pool_alike
 from losses.term import Loss, Term
-from models.output import Output
+from models.output import Output, Taps
 
 
 def attention(feature: Tensor) -> Tensor:
@@ -32,13 +32,20 @@ class AttentionTransfer(Loss):
     """
 
     needs_teacher = True
+    handles_regions = True
 
-    def __init__(self, config: At) -> None:
-        super().__init__()
+    def __init__(
+        self, config: At, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self._taps = config.taps
 
-    def taps(self) -> frozenset[str]:
+    def student_taps(self) -> frozenset[str]:
         """The taps that the configuration lists."""
+        return frozenset(self._taps)
+
+    def teacher_taps(self) -> frozenset[str]:
+        """The same taps of the teacher."""
         return frozenset(self._taps)
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:

@@ -7,7 +7,7 @@ from losses.config import BceDice as Config
 from losses.dice import dice_of_images
 from losses.labels import amount, valid_images, valid_voxels
 from losses.term import Loss, Term
-from models.output import Output
+from models.output import Output, Taps
 
 
 def bce_of_images(logit: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
@@ -23,9 +23,11 @@ class BceDice(Loss):
     parts are taken per image, and images without a valid voxel do not count. Dice has the smoothing of `losses.dice`.
     """
 
-    def __init__(self, config: Config, classes: int) -> None:
+    def __init__(
+        self, config: Config, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
         """Raises ValueError where there are not two classes."""
-        super().__init__()
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         if classes != 2:
             raise ValueError(f"losses.bce-dice: is for 2 classes, the data has {classes}; use ce and dice")
         self.bce = config.bce

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from losses.config import Cwd
 from losses.labels import amount, valid_images, valid_voxels
 from losses.term import Loss, Term
-from models.output import Output
+from models.output import Output, Taps
 
 
 def channel_kl(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float) -> Tensor:
@@ -34,8 +34,10 @@ class ChannelWise(Loss):
 
     needs_teacher = True
 
-    def __init__(self, config: Cwd) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Cwd, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self.temperature = config.temperature
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:

@@ -6,7 +6,7 @@ from torch import Tensor
 from losses.config import Dist
 from losses.labels import amount, valid_images, valid_voxels
 from losses.term import Loss, Term
-from models.output import Output
+from models.output import Output, Taps
 
 EPS = 1e-8
 
@@ -45,8 +45,10 @@ class Relations(Loss):
 
     needs_teacher = True
 
-    def __init__(self, config: Dist) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Dist, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self.temperature = config.temperature
         self.beta = config.beta
         self.gamma = config.gamma

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from losses.config import Kl
 from losses.labels import amount, valid_images, valid_voxels
 from losses.term import Loss, Term
-from models.output import Output
+from models.output import Output, Taps
 
 
 def soft_label_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -25,8 +25,10 @@ class SoftLabels(Loss):
 
     needs_teacher = True
 
-    def __init__(self, config: Kl) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Kl, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self.temperature = config.temperature
         self.reduction = config.reduction
 

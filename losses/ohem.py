@@ -9,7 +9,7 @@ from losses.ce import cross_entropy
 from losses.config import Ohem
 from losses.labels import amount, valid_voxels
 from losses.term import Loss, Term
-from models.output import Output
+from models.output import Output, Taps
 
 
 def hard_cross_entropy(logits: Tensor, target: Tensor, threshold: float, min_share: float) -> Term:
@@ -35,8 +35,10 @@ def hard_cross_entropy(logits: Tensor, target: Tensor, threshold: float, min_sha
 class HardCrossEntropy(Loss):
     """Mean cross-entropy over the kept voxels; at least 0. Each rank keeps among its own voxels."""
 
-    def __init__(self, config: Ohem) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Ohem, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self.threshold = config.threshold
         self.min_share = config.min_share
 

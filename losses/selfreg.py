@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from losses.config import SelfReg
 from losses.pooling import pool_alike
-from losses.term import Loss, Taps, Term
+from losses.term import Loss, Term
 from models.nearest import nearest
-from models.output import Output
+from models.output import Output, Taps
 
 
 def internal(x: Tensor) -> Tensor:
@@ -54,9 +55,13 @@ class SelfRegularisation(Loss):
     last decoder map has no decoder part. Maps have no label: ignored voxels take part, every image counts.
     """
 
-    def __init__(self, student: Taps) -> None:
+    handles_regions = True
+
+    def __init__(
+        self, config: SelfReg, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
+    ) -> None:
         """Raises ValueError where the student has no encoder or no decoder map."""
-        super().__init__()
+        super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self._encoder = [tap for tap in student if tap == "mid" or (tap.startswith("enc") and tap != "enc1")]
         decoder = [tap for tap in student if tap.startswith("dec")]
         if not self._encoder or not decoder:
@@ -66,7 +71,7 @@ class SelfRegularisation(Loss):
             )
         *self._decoder, self._last = decoder
 
-    def taps(self) -> frozenset[str]:
+    def student_taps(self) -> frozenset[str]:
         """All maps that are compared."""
         return frozenset([*self._encoder, *self._decoder, self._last])
 

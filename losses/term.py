@@ -1,11 +1,11 @@
 """What every loss returns."""
 
-from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from models.output import Output
+from losses.config import Weighted
+from models.output import Output, Taps
 
 IGNORE = 255
 """Voxels with this label are left out of every loss and score."""
@@ -25,18 +25,45 @@ class Term(NamedTuple):
 
 
 class Loss(nn.Module):
-    """The contract of a loss; losses derive from it. Gradients flow to the student only."""
+    """The contract of a loss; losses derive from it. Gradients flow to the student only.
+
+    config: the loss's options. student, teacher: the taps that the two networks have; None without a teacher. classes:
+    channels of the logits. regions: whether the target is one mask a channel, which may overlap, in place of one label
+    a voxel. dims: axes of space, 2 for images and 3 for volumes. Every loss has this constructor, so that
+    `losses.build` needs to know none of them.
+    """
 
     needs_teacher: ClassVar[bool] = False
+    handles_regions: ClassVar[bool] = False
+    """Whether it works where `regions` is true."""
+    handles_dims: ClassVar[frozenset[int]] = frozenset({2, 3})
 
-    def taps(self) -> frozenset[str]:
-        """The taps that the loss reads from student and teacher."""
+    def __init__(
+        self,
+        config: Weighted,  # noqa: ARG002 - a loss without options reads none of them
+        *,
+        student: Taps,  # noqa: ARG002
+        teacher: Taps | None,  # noqa: ARG002
+        classes: int,  # noqa: ARG002
+        regions: bool,  # noqa: ARG002
+        dims: int,  # noqa: ARG002
+    ) -> None:
+        super().__init__()
+
+    def student_taps(self) -> frozenset[str]:
+        """The student's taps that the loss reads."""
         return frozenset()
+
+    def teacher_taps(self) -> frozenset[str]:
+        """The teacher's taps that the loss reads."""
+        return frozenset()
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """The run's epoch `epoch` (1 to `epochs`) begins; called before its first step, also after a resume.
+
+        A loss that changes over the run reads here, and only here, how far the run is.
+        """
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
         """Compare the student's output with the target (N, *S) int64, and where `needs_teacher` with the teacher's."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
-
-
-Taps = Mapping[str, int]
-"""Channels of each tap of a network, as `tap_channels` promises them."""

@@ -1,7 +1,11 @@
 """What several networks share."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from models.output import Tap
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -18,11 +22,13 @@ def double_conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(conv_bn_relu(inputs, outputs, stride), conv_bn_relu(outputs, outputs))
 
 
-def tap_names(levels: int) -> list[str]:
-    """enc1, ..., mid, ..., dec1: the taps of a U-shaped network with `levels` levels, the deepest included."""
-    down = [f"enc{level}" for level in range(1, levels)]
-    up = [f"dec{level}" for level in range(levels - 1, 0, -1)]
-    return [*down, "mid", *up]
+def level_taps(widths: Sequence[int]) -> dict[str, Tap]:
+    """enc1, ..., mid, ..., dec1: the taps of a U-shaped network with these channels by level, the deepest last."""
+    levels = [Tap(width, 2**level) for level, width in enumerate(widths)]
+    above = list(enumerate(levels[:-1], start=1))
+    down = {f"enc{level}": tap for level, tap in above}
+    up = {f"dec{level}": tap for level, tap in reversed(above)}
+    return {**down, "mid": levels[-1], **up}
 
 
 def check_size(images: Tensor, stride: int, name: str) -> None:

@@ -1,15 +1,28 @@
 """What every network returns, and what it promises."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+
+class Tap(NamedTuple):
+    """A feature map that a network promises to return."""
+
+    channels: int
+    stride: int
+    """The input's size over the map's size along each axis of space."""
+
+
+Taps = Mapping[str, Tap]
+"""The taps of a network by name, in the order from its input to its output."""
 
 
 class Output(NamedTuple):
     """One forward pass over N images of spatial size S.
 
     logits: (N, classes, *S) before softmax, at the input's size; classes >= 2, a binary task has two.
-    taps: the named features that the network promises in `tap_channels`: (N, C, *(S / tap stride)).
+    taps: the named features that the network promises in its own `taps`: (N, channels, *(S / stride)).
     """
 
     logits: Tensor
@@ -28,8 +41,7 @@ class Network(Protocol):
     """
 
     stride: int
-    tap_channels: dict[str, int]
-    """Channels of each tap, in the order from the input to the output of the network."""
+    taps: Taps
 
     def __call__(self, images: Tensor) -> Output: ...
 
@@ -38,7 +50,7 @@ class Segmenter(nn.Module):
     """An `nn.Module` that keeps the `Network` contract; networks derive from it."""
 
     stride: int
-    tap_channels: dict[str, int]
+    taps: Taps
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, *S) to logits and taps."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.blocks import double_conv, tap_names
+from models.blocks import double_conv, level_taps
 from models.output import Output, Segmenter
 
 LEVELS = 4
@@ -34,7 +34,7 @@ class ResUNet(Segmenter):
         )
         self.decoders = nn.ModuleList(_Residual(deep + here, here) for deep, here in pairwise(upwards))
         self.head = nn.Conv2d(width, classes, 1, bias=False)
-        self.tap_channels = dict(zip(tap_names(LEVELS), [*widths, *upwards[1:]], strict=True))
+        self.taps = level_taps(widths)
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, H, W) of any size to logits (N, classes, H, W)."""
@@ -48,7 +48,7 @@ class ResUNet(Segmenter):
             up = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=True)
             x = decoder(torch.cat([up, skip], dim=1))
             maps.append(x)
-        return Output(self.head(x), dict(zip(self.tap_channels, maps, strict=True)))
+        return Output(self.head(x), dict(zip(self.taps, maps, strict=True)))
 
 
 class _Residual(nn.Module):

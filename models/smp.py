@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.blocks import check_size
 from models.nearest import OptionError, nearest
-from models.output import Output, Segmenter
+from models.output import Output, Segmenter, Tap
 from models.torchvision_guard import make_importable
 
 DEPTH = 5
@@ -43,6 +43,7 @@ class _Smp(Segmenter):
     architecture: str
     last: str
     """The tap of the decoder's last map."""
+    last_stride: int
 
     def __init__(self, *, encoder: str, weights: str | None, in_channels: int, classes: int) -> None:
         super().__init__()
@@ -52,9 +53,10 @@ class _Smp(Segmenter):
         self.head: nn.Module = network.segmentation_head
         self.stride = int(network.encoder.output_stride) if network.requires_divisible_input_shape else 1
         names = [*(f"enc{level}" for level in range(2, DEPTH + 1)), "mid"]
-        channels = zip(names, network.encoder.out_channels[1:], strict=True)
-        self.tap_channels = {name: int(count) for name, count in channels if count}
-        self.tap_channels[self.last] = int(network.segmentation_head[0].in_channels)
+        strides = [*(2 ** (level - 1) for level in range(2, DEPTH + 1)), int(network.encoder.output_stride)]
+        maps = zip(names, network.encoder.out_channels[1:], strides, strict=True)
+        self.taps = {name: Tap(int(count), stride) for name, count, stride in maps if count}
+        self.taps[self.last] = Tap(int(network.segmentation_head[0].in_channels), self.last_stride)
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, H, W), H and W multiples of `stride`, to logits of that size. Raises ValueError."""
@@ -62,7 +64,7 @@ class _Smp(Segmenter):
         features = self.encoder(images)
         decoded = self.decoder(features)
         maps = [feature for feature in features[1:] if feature.shape[1]]
-        return Output(self.head(decoded), dict(zip(self.tap_channels, [*maps, decoded], strict=True)))
+        return Output(self.head(decoded), dict(zip(self.taps, [*maps, decoded], strict=True)))
 
 
 class SmpUNet(_Smp):
@@ -70,6 +72,7 @@ class SmpUNet(_Smp):
 
     architecture = "Unet"
     last = "dec1"
+    last_stride = 1
 
 
 class SmpDeepLabV3Plus(_Smp):
@@ -81,6 +84,7 @@ class SmpDeepLabV3Plus(_Smp):
 
     architecture = "DeepLabV3Plus"
     last = "dec3"
+    last_stride = 4
 
 
 def _create(architecture: str, encoder: str, weights: str | None, *, in_channels: int, classes: int) -> _Parts:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.blocks import check_size, double_conv, tap_names
+from models.blocks import check_size, double_conv, level_taps
 from models.output import Output, Segmenter
 
 LEVELS = 5
@@ -32,7 +32,7 @@ class UNet(Segmenter):
         self.ups = nn.ModuleList(_up(deep, here) for deep, here in pairwise(upwards))
         self.decoders = nn.ModuleList(double_conv(2 * here, here) for here in upwards[1:])
         self.head = nn.Conv2d(width, classes, 1, bias=False)
-        self.tap_channels = dict(zip(tap_names(LEVELS), [*widths, *upwards[1:]], strict=True))
+        self.taps = level_taps(widths)
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, H, W), H and W multiples of 16, to logits (N, classes, H, W). Raises ValueError."""
@@ -46,7 +46,7 @@ class UNet(Segmenter):
         for up, decoder, skip in zip(self.ups, self.decoders, skips, strict=True):
             x = decoder(torch.cat([up(x), skip], dim=1))
             maps.append(x)
-        return Output(self.head(x), dict(zip(self.tap_channels, maps, strict=True)))
+        return Output(self.head(x), dict(zip(self.taps, maps, strict=True)))
 
 
 def _up(inputs: int, outputs: int) -> nn.Sequential:

@@ -57,12 +57,12 @@ def check(run: RunConfig) -> Facts:
             loss = losses.build(
                 name,
                 term,
-                student=student.tap_channels,
+                student=student.taps,
                 # A teacher without taps is refused below, in words of its own.
-                teacher=None if taught is None else student.tap_channels if teacher is None else teacher.tap_channels,
+                teacher=None if taught is None else student.taps if teacher is None else teacher.taps,
                 classes=classes,
             )
-        taps |= loss.taps() if loss.needs_teacher else frozenset()
+        taps |= loss.teacher_taps()
     refuse_taps(run, taps)
     size = {"in_channels": channels, "classes": classes, "size": run.data.size}
     return Facts(

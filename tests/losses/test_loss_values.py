@@ -10,9 +10,11 @@ import losses
 from losses.config import At, BceDice, Cwd, Dist, Kl, Ohem, SelfReg, Weighted
 from losses.selfreg import consistency, internal
 from losses.term import IGNORE
-from models.output import Output
+from models.output import Output, Tap
 
-TAPS = {"enc1": 4, "enc2": 5, "mid": 6, "dec2": 5, "dec1": 4}
+CHANNELS = {"enc1": 4, "enc2": 5, "mid": 6, "dec2": 5, "dec1": 4}
+SIZES = {"enc1": 8, "enc2": 4, "mid": 2, "dec2": 4, "dec1": 8}
+TAPS = {name: Tap(count, 8 // SIZES[name]) for name, count in CHANNELS.items()}
 
 
 def term_of(name, config, student, teacher=None, target=None):
@@ -201,7 +203,7 @@ def outputs(draw, sizes=(8, 8), channels=(4, 4)):
 
 
 def at_value(student, teacher):
-    loss = losses.build("at", At(taps=("mid",)), student={"mid": 1}, teacher={"mid": 1}, classes=2)
+    loss = losses.build("at", At(taps=("mid",)), student={"mid": Tap(1, 4)}, teacher={"mid": Tap(1, 4)}, classes=2)
     total, count = loss(student, teacher, torch.zeros(len(student.logits), 8, 8, dtype=torch.int64))
     return float(total.double() / count)
 
@@ -254,7 +256,7 @@ def test_consistency_picks_as_many_channels_at_random_on_both_sides(draw):
 
 
 def selfreg(taps):
-    channels = {tap: x.shape[1] for tap, x in taps.items()}
+    channels = {tap: Tap(x.shape[1], 8 // x.shape[2]) for tap, x in taps.items()}
     loss = losses.build("selfreg", SelfReg(), student=channels, teacher=None, classes=2)
     images = len(taps["mid"])
     total, count = loss(Output(torch.zeros(images, 2, 8, 8), taps), None, torch.zeros(images, 8, 8, dtype=torch.int64))
@@ -264,8 +266,7 @@ def selfreg(taps):
 
 def test_selfreg_sums_the_means_of_its_parts(draw):
     """Encoder maps below full resolution, decoder maps before the last, all of them against the last."""
-    sizes = {"enc1": 8, "enc2": 4, "mid": 2, "dec2": 4, "dec1": 8}
-    taps = {tap: torch.tensor(draw.normal(size=(2, TAPS[tap], size, size))) for tap, size in sizes.items()}
+    taps = {tap: torch.tensor(draw.normal(size=(2, CHANNELS[tap], size, size))) for tap, size in SIZES.items()}
     torch.manual_seed(9)
     value = selfreg(taps)
     torch.manual_seed(9)
@@ -275,8 +276,7 @@ def test_selfreg_sums_the_means_of_its_parts(draw):
 
 
 def test_selfreg_loses_nothing_on_equal_constant_maps():
-    sizes = {"enc1": 8, "enc2": 4, "mid": 2, "dec2": 4, "dec1": 8}
-    assert selfreg({tap: torch.full((2, TAPS[tap], size, size), 1.5) for tap, size in sizes.items()}) == 0.0
+    assert selfreg({tap: torch.full((2, CHANNELS[tap], size, size), 1.5) for tap, size in SIZES.items()}) == 0.0
 
 
 def test_selfreg_works_where_only_the_last_decoder_map_is_shown():

@@ -1,12 +1,15 @@
 """Losses keep the contract of losses/term.py; a new line in LOSSES is tested without a new test."""
 
+import inspect
+from importlib import import_module
+
 import pytest
 import torch
 
 import losses
 from losses.config import NEEDS_TEACHER, At, BceDice, Cwd, Dist, Kl, LossTerms, Ohem, SelfReg, Weighted
 from losses.term import IGNORE
-from models.output import Output
+from models.output import Output, Tap
 
 CONFIGS = {
     "ce": Weighted(),
@@ -19,9 +22,15 @@ CONFIGS = {
     "at": At(taps=("enc2", "mid")),
     "selfreg": SelfReg(),
 }
-STUDENT = {"enc1": 4, "enc2": 6, "mid": 8, "dec2": 6, "dec1": 4}
-TEACHER = {"enc2": 5, "enc3": 7, "mid": 12, "dec1": 9}
 SIZES = {"enc1": 16, "enc2": 8, "enc3": 4, "mid": 4, "dec2": 8, "dec1": 16}
+
+
+def taps(**channels):
+    return {name: Tap(count, 16 // SIZES[name]) for name, count in channels.items()}
+
+
+STUDENT = taps(enc1=4, enc2=6, mid=8, dec2=6, dec1=4)
+TEACHER = taps(enc2=5, enc3=7, mid=12, dec1=9)
 BY_IMAGE = ["ce", "dice", "bce-dice", "kl", "cwd", "at"]
 BY_LABEL = ["ce", "ohem", "dice", "bce-dice", "kl", "cwd", "dist"]
 
@@ -31,8 +40,9 @@ def name(request):
     return request.param
 
 
-def build(name, config=None):
-    return losses.build(name, config or CONFIGS[name], student=STUDENT, teacher=TEACHER, classes=classes(name))
+def build(name, config=None, dims=2):
+    config = config or CONFIGS[name]
+    return losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=classes(name), dims=dims)
 
 
 def classes(name):
@@ -43,11 +53,13 @@ def scene(name, images=4, dims=2, scale=1.0, dtype=torch.float32, seed=0):
     """Outputs of student and teacher that take gradients, and a target with ignored voxels."""
     draw = torch.Generator().manual_seed(seed)
 
-    def output(channels, factor):
+    def output(maps, factor):
         def made(count, size):
             return (torch.randn(images, count, *[size] * dims, generator=draw) * scale).to(dtype).requires_grad_()
 
-        return Output(made(classes(name), 16), {tap: made(c, SIZES[tap] * factor) for tap, c in channels.items()})
+        return Output(
+            made(classes(name), 16), {name: made(tap.channels, SIZES[name] * factor) for name, tap in maps.items()}
+        )
 
     target = torch.randint(0, classes(name), [images] + [16] * dims, generator=draw)
     target[torch.rand(target.shape, generator=draw) < 0.2] = IGNORE
@@ -81,7 +93,7 @@ def test_gradients_flow_to_the_student_only(name):
     student, teacher, target = scene(name)
     loss = build(name)
     loss(student, teacher, target).total.backward()
-    read = [student.taps[tap] for tap in loss.taps()] or [student.logits]
+    read = [student.taps[tap] for tap in loss.student_taps()] or [student.logits]
     untouched = {"dec1"} if name == "selfreg" else set()  # what selfreg compares with takes no gradient
     read = [x for x in read if all(x is not student.taps[tap] for tap in untouched)]
     assert all(x.grad is not None and x.grad.isfinite().all() and x.grad.abs().sum() > 0 for x in read)
@@ -92,7 +104,8 @@ def test_gradients_flow_to_the_student_only(name):
 def test_only_the_taps_that_a_loss_names_are_read(name):
     student, teacher, target = scene(name)
     loss = build(name)
-    narrow = [Output(o.logits, {t: x for t, x in o.taps.items() if t in loss.taps()}) for o in (student, teacher)]
+    read = [(student, loss.student_taps()), (teacher, loss.teacher_taps())]
+    narrow = [Output(o.logits, {t: x for t, x in o.taps.items() if t in names}) for o, names in read]
     torch.manual_seed(1)
     whole = loss(student, teacher, target)
     torch.manual_seed(1)
@@ -154,7 +167,7 @@ def test_half_precision_is_computed_in_float32(name, dtype, scale):
 
 def test_volumes_work_as_images_do(name):
     student, teacher, target = scene(name, images=2, dims=3)
-    term = build(name)(student, teacher, target)
+    term = build(name, dims=3)(student, teacher, target)
     term.total.backward()
     assert 0 < value(term) < float("inf")
 
@@ -195,7 +208,7 @@ def test_a_loss_is_built_for_the_taps_it_finds():
     with pytest.raises(ValueError, match=r"^losses\.at\.taps: the student has no tap 'end2'; known: .*; nearest: enc2"):
         build("at", At(taps=("end2",)))
     with pytest.raises(ValueError, match=r"^losses\.selfreg: the student has no tap 'dec1'; known: enc2, mid"):
-        losses.build("selfreg", SelfReg(), student={"enc2": 3, "mid": 4}, teacher=None, classes=2)
+        losses.build("selfreg", SelfReg(), student=taps(enc2=3, mid=4), teacher=None, classes=2)
 
 
 def test_mistakes_are_one_line_with_the_remedy():
@@ -216,3 +229,31 @@ def test_other_losses_need_no_teacher(name):
     student, _, target = scene(name)
     loss = losses.build(name, CONFIGS[name], student=STUDENT, teacher=None, classes=classes(name))
     assert loss(student, None, target).total.isfinite()
+
+
+def test_every_loss_has_the_constructor_of_the_contract(name):
+    """So `build` asks no class what it takes, and a new loss cannot need something that no other has."""
+    module, _, kind = losses.LOSSES[name].partition(":")
+    constructor = inspect.signature(getattr(import_module(module), kind)).parameters
+    assert list(constructor) == ["config", "student", "teacher", "classes", "regions", "dims"]
+
+
+def test_an_epoch_begins_for_every_loss_and_changes_none_that_does_not_ramp(name):
+    student, teacher, target = scene(name)
+    loss = build(name)
+    torch.manual_seed(1)
+    before = loss(student, teacher, target)
+    loss.begin_epoch(7, 7)
+    torch.manual_seed(1)
+    assert torch.equal(loss(student, teacher, target).total, before.total)
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_a_loss_of_labels_refuses_regions_that_overlap(name):
+    with pytest.raises(ValueError, match=rf"^losses\.{name}: compares one label a voxel, and the data has regions"):
+        losses.build(name, CONFIGS[name], student=STUDENT, teacher=TEACHER, classes=classes(name), regions=True, dims=2)
+
+
+def test_a_loss_refuses_a_number_of_dimensions_that_it_does_not_know(name):
+    with pytest.raises(ValueError, match=rf"^losses\.{name}: dims = 4: works in 2, 3 dimensions; drop the term$"):
+        build(name, dims=4)

@@ -61,12 +61,12 @@ def test_forward_gives_logits_at_input_size_and_the_promised_taps(config):
     network = seeded(config, in_channels=4, classes=5)
     logits, taps = network(torch.rand(2, 4, 64, 96))
     assert logits.shape == (2, 5, 64, 96)
-    assert list(taps) == list(network.tap_channels)
+    assert list(taps) == list(network.taps)
     for name, tap in taps.items():
-        assert tap.shape[:2] == (2, network.tap_channels[name])
+        assert tap.shape[:2] == (2, network.taps[name].channels)
+        assert tap.shape[2:] == (64 // network.taps[name].stride, 96 // network.taps[name].stride), name
         if name != "mid":
-            step = 2 ** (int(name[3:]) - 1)
-            assert tap.shape[2:] == (64 // step, 96 // step), name
+            assert network.taps[name].stride == 2 ** (int(name[3:]) - 1)
     assert taps["mid"].shape[2] == min(tap.shape[2] for tap in taps.values())
     places = [name[:3] for name in taps]
     assert places == sorted(places, key=["enc", "mid", "dec"].index)
@@ -134,7 +134,7 @@ def test_parameters_equal_the_reference_to_the_digit(config, count):
 @pytest.mark.parametrize("name", ["unet", "resunet"])
 def test_plain_networks_take_any_width(name, width):
     network = seeded(PlainNetwork(name=name, width=width), in_channels=1)
-    assert network.tap_channels["enc1"] == network.tap_channels["dec1"] == width
+    assert network.taps["enc1"] == network.taps["dec1"] == (width, 1)
     assert network(torch.rand(2, 1, 16, 16)).logits.isfinite().all()
 
 

@@ -105,7 +105,14 @@ def test_a_missing_extra_names_the_package_and_the_command(monkeypatch, package)
 def test_old_encoder_names_still_work():
     with torch.device("meta"):
         network = build(encoder="timm-mobilenetv3_small_100")
-    assert network.tap_channels == {"enc2": 16, "enc3": 16, "enc4": 24, "enc5": 48, "mid": 576, "dec1": 16}
+    assert {name: tap.channels for name, tap in network.taps.items()} == {
+        "enc2": 16,
+        "enc3": 16,
+        "enc4": 24,
+        "enc5": 48,
+        "mid": 576,
+        "dec1": 16,
+    }
 
 
 def test_an_encoder_without_a_first_level_has_no_tap_there():
@@ -114,7 +121,7 @@ def test_an_encoder_without_a_first_level_has_no_tap_there():
         network = build(encoder="mit_b0")
         taps = network.eval()(torch.empty(1, 3, 64, 64)).taps
     assert {p.device.type for p in network.parameters()} == {"meta"}
-    assert list(taps) == list(network.tap_channels) == ["enc3", "enc4", "enc5", "mid", "dec1"]
+    assert list(taps) == list(network.taps) == ["enc3", "enc4", "enc5", "mid", "dec1"]
 
 
 @pytest.mark.parametrize(
@@ -149,10 +156,10 @@ def test_a_plain_student_and_its_smp_teacher_share_levels(student):
         images = torch.empty(2, 3, 64, 64)
         target = torch.empty(2, 64, 64, dtype=torch.int64)
         pair = ours(images), theirs(images)
-        shared = set(ours.tap_channels) & set(theirs.tap_channels)
+        shared = set(ours.taps) & set(theirs.taps)
         assert {"enc2", "enc3", "mid", "dec1"} <= shared
         assert all(pair[0].taps[tap].shape[2:] == pair[1].taps[tap].shape[2:] for tap in shared - {"mid"})
         for name, config in (("at", At(taps=("enc2", "enc3", "mid"))), ("selfreg", SelfReg()), ("kl", Kl())):
             for network, output in ((ours, pair[0]), (theirs, pair[1])):
-                loss = losses.build(name, config, student=network.tap_channels, teacher=theirs.tap_channels, classes=2)
+                loss = losses.build(name, config, student=network.taps, teacher=theirs.taps, classes=2)
                 assert loss(output, pair[1], target).total.shape == ()

@@ -1,7 +1,7 @@
 """What all trials of a process share: data, streams of batches and teachers, brought into memory once and kept."""
 
 import os
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from losses.term import Taps
-from models.output import Output, Segmenter, whole
+import models
+from models.config import NetworkTeacher, TeacherConfig
+from models.output import Output, Segmenter, Taps, whole
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
 from trainer.data.stream import Stream, Workers, normalise, threads
@@ -95,17 +96,16 @@ class SharedResources:
         return self._teachers[name]
 
     def taps(self, run: RunConfig) -> Taps | None:
-        """The taps of a run's teacher; None without one. Where its logits are stored it is loaded by who looks at them.
+        """The taps of a run's teacher; None without one. Raises what loading raises.
 
-        Raises what loading raises.
+        Where its logits are stored the teacher stays on disk, and its taps are those that its settings promise.
         """
         if run.teacher is None or not run.methods():
             return None
-        return _TapsOf(partial(self._loaded_taps, run)) if run.data.views is not None else self._loaded_taps(run)
-
-    def _loaded_taps(self, run: RunConfig) -> Taps:
+        if run.data.views is not None:
+            return _promised_taps(run.teacher, self.data(run))
         network = self.teacher(run)
-        return {} if network is None else network.tap_channels
+        return None if network is None else network.taps
 
     def visible(self, run: RunConfig) -> Segmenter | None:
         """The teacher of a run where it can be asked about any image; None without one, and for stored maps."""
@@ -186,20 +186,12 @@ class SharedResources:
         return whole(output, taps)
 
 
-class _TapsOf(Mapping[str, int]):
-    """Taps that are known once somebody asks for one: most losses read none, and their teacher stays on disk."""
-
-    def __init__(self, find: Callable[[], Taps]) -> None:
-        self._find = find
-
-    def __getitem__(self, name: str) -> int:
-        return self._find()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._find())
-
-    def __len__(self) -> int:
-        return len(self._find())
+def _promised_taps(config: TeacherConfig, data: DataSet) -> Taps:
+    """The taps of a teacher as its settings say; only a network of ours has any."""
+    if not isinstance(config, NetworkTeacher):
+        return {}
+    with torch.device("meta"):
+        return models.build(config, in_channels=data.channels, classes=data.classes).taps
 
 
 def halved(network: Segmenter, precision: Precision) -> Segmenter:

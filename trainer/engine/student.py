@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import losses
 import models
-from losses.term import Loss, Taps, Term
-from models.output import Output, Segmenter, whole
+from losses.term import Loss, Term
+from models.output import Output, Segmenter, Taps, whole
 from trainer import checkpoint
 from trainer.config import Precision, RunConfig
 from trainer.data.dataset import DataSet
@@ -61,9 +61,8 @@ class Student:
         self._data = data
         self.draws = Draws(ranks.device, derive(run.seed, "init"))
         self.network, self.losses = self._build(teacher)
-        terms: list[Loss] = list(self.losses.values())  # type: ignore[arg-type]  # a ModuleDict knows modules alone
-        self._taps = frozenset[str]().union(*(term.taps() for term in terms))
-        self.teacher_taps = frozenset[str]().union(*(term.taps() for term in terms if term.needs_teacher))
+        self._student_taps = frozenset[str]().union(*(loss.student_taps() for loss in self._loss_list))
+        self.teacher_taps = frozenset[str]().union(*(loss.teacher_taps() for loss in self._loss_list))
         """What the losses read of a teacher beside its logits."""
         self.flat = Flat(nn.ModuleList([self.network, self.losses]))
         self.optimizer = Optimizer(run.optim, self.flat.weights)
@@ -84,9 +83,7 @@ class Student:
         with self.draws.swapped_in():
             network = models.build(self.run.student, in_channels=self._data.channels, classes=self._data.classes)
             terms = {
-                name: losses.build(
-                    name, term, student=network.tap_channels, teacher=teacher, classes=self._data.classes
-                )
+                name: losses.build(name, term, student=network.taps, teacher=teacher, classes=self._data.classes)
                 for name, term in self.run.live_terms().items()
             }
         start = self.run.student.checkpoint
@@ -102,8 +99,12 @@ class Student:
         return Average({"": mean, **dict(self.judged.named_buffers())}, self.schedule.total)
 
     @property
+    def _loss_list(self) -> list[Loss]:
+        return list(self.losses.values())  # type: ignore[arg-type]  # a ModuleDict knows modules alone
+
+    @property
     def needs_teacher(self) -> bool:
-        return any(bool(loss.needs_teacher) for loss in self.losses.values())
+        return any(loss.needs_teacher for loss in self._loss_list)
 
     @property
     def finished(self) -> bool:
@@ -114,6 +115,11 @@ class Student:
         self.draws.reseed(derive(self.run.seed, "train", self.epoch + 1, self._ranks.rank))
         self.network.train()
         self._begin()
+        try:
+            for loss in self._loss_list:
+                loss.begin_epoch(self.epoch + 1, self.run.epochs)
+        except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
+            self.fail(error)
 
     def _begin(self) -> None:
         self._shares.begin()
@@ -141,8 +147,8 @@ class Student:
                 with self.draws.swapped_in():
                     with autocast(self._device, self.run.precision):
                         output = self.network(images)
-                    output = whole(output, self._taps)
-                    self._shares.listen(output, self.network, taps=bool(self._taps))
+                    output = whole(output, self._student_taps)
+                    self._shares.listen(output, self.network, taps=bool(self._student_taps))
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
             except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)

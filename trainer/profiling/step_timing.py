@@ -73,7 +73,7 @@ def _costs(run: RunConfig, shelf: SharedResources, ranks: Ranks) -> _Costs:
     student = Student(
         run,
         shelf.data(run),
-        teacher=None if teacher is None else teacher.tap_channels,
+        teacher=None if teacher is None else teacher.taps,
         steps=shelf.stream(run).steps,
         ranks=ranks,
         monitor="dice",

@@ -55,7 +55,7 @@ class Exported(Segmenter):
 
     def __init__(self, program: Program, config: ExportedTeacher, *, channels: int, classes: int, where: str) -> None:
         super().__init__()
-        self.tap_channels = {}
+        self.taps = {}
         self._program, self._config, self._classes, self._where = program, config, classes, where
         scale, shift = _normalisation(config, channels, where)
         self.register_buffer("scale", scale)

@@ -232,7 +232,7 @@ class Ensemble(Segmenter):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.stride = math.lcm(*(member.stride for member in members))
-        self.tap_channels = {}
+        self.taps = {}
 
     def forward(self, images: Tensor) -> Output:
         """Normalised images (N, C, S, S) to logits (N, classes, S, S) float32."""

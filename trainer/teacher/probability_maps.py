@@ -41,7 +41,7 @@ class Maps(Segmenter):
 
     def __init__(self, folder: Path, data: DataSet) -> None:
         super().__init__()
-        self.tap_channels = {}
+        self.taps = {}
         self._data = data
         if data.classes != 2:
             raise CheckpointError(f'teacher.name = "maps": tells two classes apart, and the data has {data.classes}')

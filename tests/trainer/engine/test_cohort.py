@@ -121,6 +121,9 @@ class Breaks(torch.nn.Module):
         super().__init__()
         self.inner, self.left, self.error, self.backward = inner, after, error, backward
 
+    def begin_epoch(self, epoch, epochs):
+        self.inner.begin_epoch(epoch, epochs)
+
     def forward(self, student, teacher, target):
         self.left -= 1
         term = self.inner(student, teacher, target)
@@ -533,6 +536,41 @@ def test_fit_writes_after_each_epoch_and_resumes_from_it(tmp_path):
     started.close()
     rest = fit(run, cache=tmp_path, ranks=Ranks("cpu"), resume=Resume(tmp_path / "state.pt"))
     assert [bare(report) for report in rest] == whole[1:]
+
+
+class Notes(torch.nn.Module):
+    """A loss that notes when it was told of an epoch and when it was computed."""
+
+    needs_teacher = False
+
+    def __init__(self, inner) -> None:
+        super().__init__()
+        self.inner, self.calls = inner, []
+
+    def begin_epoch(self, epoch, epochs):
+        self.calls.append((epoch, epochs))
+
+    def forward(self, *arguments):
+        self.calls.append("step")
+        return self.inner(*arguments)
+
+
+def test_a_loss_learns_of_each_epoch_before_its_first_step_and_so_after_a_resume(cohort, tmp_path):
+    run = make(epochs=3)
+
+    def noted(cohort, resume=None):
+        cohort.admit(0, run, resume)
+        student = cohort._members[0].trained
+        student.losses["ce"] = notes = Notes(student.losses["ce"])
+        train(cohort, 2)
+        return [call for call, before in zip(notes.calls, [None, *notes.calls], strict=False) if call != before]
+
+    assert noted(cohort) == [(1, 3), "step", (2, 3), "step"]
+    saved = Cohort(Ranks("cpu"), slots=1, cache=tmp_path)
+    saved.admit(0, run)
+    train(saved, 2)
+    checkpoint = saved.snapshot(0)(tmp_path / "two.pt").path
+    assert noted(Cohort(Ranks("cpu"), slots=1, cache=tmp_path), Resume(checkpoint)) == [(3, 3), "step"]
 
 
 def test_a_run_is_checked_without_reading_a_file(teacher):

@@ -53,6 +53,8 @@ class Breaks(torch.nn.Module):
     def __init__(self, inner, after):
         super().__init__()
         self.inner, self.left = inner, after
+    def begin_epoch(self, *arguments):
+        self.inner.begin_epoch(*arguments)
     def forward(self, *arguments):
         self.left -= 1
         term = self.inner(*arguments)

@@ -35,7 +35,7 @@ class Redness(Segmenter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tap_channels = {}
+        self.taps = {}
         self.norm = nn.BatchNorm2d(3)
 
     def forward(self, images: Tensor) -> Output:

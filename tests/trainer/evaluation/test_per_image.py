@@ -107,7 +107,7 @@ def test_ignored_pixels_are_left_out():
 class Bright(nn.Module):
     """The redder, the more foreground; everything is a little too unsure."""
 
-    stride, tap_channels = 1, {}
+    stride, taps = 1, {}
 
     def forward(self, images: Tensor) -> Output:
         odds = 2.0 * images[:, 0] - 3.5

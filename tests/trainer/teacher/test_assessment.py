@@ -102,7 +102,7 @@ class TestLoad:
         path = made()
         monkeypatch.setenv("TEACHERS", str(path.parent))
         moved = with_teacher(run, checkpoint=f"$TEACHERS/{path.name}")
-        assert assessment.load(moved, data, device=CPU).tap_channels
+        assert assessment.load(moved, data, device=CPU).taps
 
     def test_a_missing_file_names_the_command_that_makes_it(self, run: RunConfig, data: DataSet) -> None:
         text = message(lambda: assessment.load(run, data, device=CPU))

@@ -95,7 +95,7 @@ class TestKeys:
             assert torch.equal(found.network(normalise(images)).logits, made(normalise(images)).logits)
         assert "keys match" in found.notes[0]
         assert "unexpected: aux.weight" in found.notes[0]
-        assert found.network.tap_channels
+        assert found.network.taps
         known = floor(run, data)
         assert known.seen is None
         assert known.measured
