@@ -14,12 +14,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import functools
 import os
 import traceback
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from trainer.cli.missing_packages import absent
 
@@ -30,24 +28,10 @@ except ModuleNotFoundError as error:
 
 from search.confirm import data_checks
 from search.execution import checkpoint_writer, connect
-from search.execution.database_thread import DatabaseThread
-from search.execution.epoch_loop import run_group
-from search.execution.group import ASKED_TO_STOP, GroupEnd
-from search.execution.messages import WorkerSettings
-from search.execution.owner import this_owner
+from search.execution.start import work
 from search.exit_codes import CODE_OF_END
-from search.planning.limits import breach, refuse_hopeless
-from search.planning.network_costs import costs
-from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
-from search.spec.identity import arm_identity
-from search.spec.load import StudySpec, identity, record
-from search.storage.artifacts import Artifacts
-from search.storage.database import Database, open_storage
-from search.storage.errors import patient
-from search.storage.url import add_storage, label_of, storage_url
-from search.study import code_version
-from search.study.create import Identity, open_search
-from search.study.trial_attributes import Judged, teller
+from search.planning.slots import AUTO
+from search.storage.url import add_storage
 from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.parser import CommandLine
@@ -144,10 +128,10 @@ def main() -> int:
     signals.obey_signals(ranks.ask_to_stop)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signals.end_with(parent)
-        if ranks.leads and ranks.group == 0 and (said := open_agent(parent)):
-            logger.warning("{}", said)
+        if ranks.leads and ranks.group == 0 and (warning := open_agent(parent)):
+            logger.warning("{}", warning)
     try:
-        end = _work(args, spec, ranks)
+        end = work(args, spec, ranks)
         logger.info("{} ends: {}", spec.name, end.text)
         ranks.leave()
     except RanksLost as lost:
@@ -157,118 +141,6 @@ def main() -> int:
         logger.error("out of memory outside of any trial: use fewer --slots\n{}", traceback.format_exc())
         _leave_at_once()
     return CODE_OF_END[end.reason]
-
-
-def _work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> GroupEnd:  # type: ignore[name-defined]  # noqa: F821
-    from trainer.engine.cohort import Cohort
-
-    if spec.confirms is None:
-        who, judged, examination = *_contents(args, spec, ranks), None
-    else:
-        who, facts, examination = data_checks.contents(args, spec, ranks)
-        judged = None if facts is None else Judged(facts.dice, facts.seen_words())
-    slots = choose_slots(spec, cache=args.cache, ranks=ranks) if args.slots == AUTO else Slots(args.slots)
-    known = functools.cache(partial(_costs, spec))  # once, however often the database is tried
-    opens = partial(_desk, args, spec, who, ranks, slots, judged, known) if ranks.leads else None
-    url = storage_url(args.storage)
-    try:
-        desk = connect.opened(ranks, opens, place=label_of(url), patience=args.database_wait)
-    except connect.AskedToStopError:
-        return ASKED_TO_STOP
-    metric = spec.objective.metric
-    students = Cohort(ranks, slots=slots.count, cache=args.cache, monitor=metric, examination=examination)
-    place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
-    logger.info("{}: {}, {} slots", spec.name, place, slots.count)
-    with loggers.Loggers(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
-        return run_group(ranks, students, desk, log.tell)
-
-
-def _contents(
-    args: argparse.Namespace,
-    spec: StudySpec,
-    ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
-) -> tuple[Identity, Judged | None]:
-    """Open data and teacher, refuse a teacher below its floor, and name what the study is by its contents.
-
-    Also returns what is known of the teacher.
-    """
-    from trainer.data import open_data
-    from trainer.teacher import assessment
-
-    data = open_data(spec.run.data, cache=args.cache)
-    teacher_hash, judged = None, None
-    if spec.run.teacher is not None:
-        facts = assessment.floor(spec.run, data, ranks=ranks)
-        teacher_hash, judged = facts.sha256, Judged(facts.dice, facts.seen_words())
-    contents = {"data_hash": data.content_hash, "teacher_hash": teacher_hash}
-    arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
-    return Identity(identity(spec, **contents), arms, record(spec, **contents)), judged
-
-
-def _desk(
-    args: argparse.Namespace,
-    spec: StudySpec,
-    who: Identity,
-    ranks: "Ranks",  # type: ignore[name-defined]  # noqa: F821
-    slots: Slots,
-    judged: Judged | None,
-    known: Callable[[], Any],
-) -> DatabaseThread:
-    import torch
-
-    found = known()
-    url = storage_url(args.storage)
-    with patient("worker"):
-        opened = open_storage(url)
-        search = open_search(opened, url, spec, who)
-        code_version.warn_of_others(spec.name, search.leases.details(list(search.arms)))
-    environment: dict[str, Any] = {
-        "ranks": ranks.world,
-        "threads": torch.get_num_threads(),
-        "device": ranks.device.type,
-        "torch": str(torch.__version__),
-        code_version.CODE: code_version.code_of(),
-    }
-    if slots.forecast is not None:
-        environment[FORECAST] = kept(*slots.forecast, slots.count)
-    try:
-        args.runs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--runs {args.runs}: cannot be made ({error.strerror}); give a folder on a disk with room"
-        ) from error
-    runs = args.runs.resolve()
-    settings = WorkerSettings(
-        this_owner(ranks.group),
-        slots.count,
-        runs,
-        ranks.world,
-        environment,
-        breach=breach(spec.limits),
-        ttl=args.ttl,
-        known=teller(found, judged),
-        artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
-        images=spec.dashboard.images == "validation",
-        note_every=args.note_every or None,
-    )
-    return DatabaseThread(search, settings)
-
-
-def _costs(spec: StudySpec) -> Any:
-    found = costs(spec)
-    refuse_hopeless(spec, found)
-    return found
-
-
-def _artifacts(folder: Path, opened: Database) -> Artifacts | None:
-    """The folder of the dashboard's files; None, after a warning, where it cannot be used: a search needs none."""
-    try:
-        return Artifacts(folder.resolve(), opened.storage)
-    except OSError as error:
-        logger.warning(
-            "--artifacts {}: cannot be used ({}): the search goes on without pictures", folder, error.strerror
-        )
-        return None
 
 
 def _leave_at_once() -> None:

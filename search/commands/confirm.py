@@ -122,8 +122,9 @@ def _sizes(run: str) -> tuple[int, float]:
 def _create(opened: Database, url: str, plan: Plan, cache: Path) -> None:
     """Refuse what the data or the teacher speaks against, then make the confirmation."""
     from trainer.distributed.ranks import Ranks
+    from trainer.engine.resources import SharedResources
 
-    checked(plan, cache=cache, ranks=Ranks("cpu"))
+    checked(plan, SharedResources(Ranks("cpu"), cache))
     with patient("confirm"):
         opened_as(opened, url, plan)
 

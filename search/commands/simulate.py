@@ -18,7 +18,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.execution import connect
+from search.execution.connect import WAIT_SECONDS, AskedToStopError, connect
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
 from search.execution.group import ASKED_TO_STOP, GroupEnd, SingleProcess
@@ -61,8 +61,8 @@ def work(args: argparse.Namespace, spec: StudySpec) -> GroupEnd:
             return opened, open_search(opened, args.storage, spec, simulated_identity(spec))
 
     try:
-        found = connect.opened(group, opens, place=label_of(args.storage), patience=connect.WAIT)
-    except connect.AskedToStopError:
+        found = connect(group, opens, place=label_of(args.storage), patience=WAIT_SECONDS)
+    except AskedToStopError:
         return ASKED_TO_STOP
     assert found is not None  # noqa: S101 - who opens finds
     opened, search = found

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
@@ -21,6 +20,7 @@ from trainer.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
+    from trainer.engine.resources import SharedResources
     from trainer.evaluation.per_image import TestSetEvaluation
     from trainer.teacher.assessment import Facts
 
@@ -38,32 +38,31 @@ def specification(args: argparse.Namespace) -> StudySpec:
     return _waited(args.database_wait, lambda: stored_plan(args.storage, args.study)).spec()
 
 
-def checked(plan: Plan, *, cache: Path, ranks: "Ranks") -> "tuple[DataSet, Facts | None]":
+def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
     """Open data and teacher as every configuration will, and refuse what would make the answer worthless.
 
-    Reads no test row: that there are some, and that nobody saw them, is known by counting and by hashes. Returns the
-    data, and what is known of the teacher. Every rank calls it. Raises UserError, DataError, CheckpointError.
+    Reads no test row: that there are some, and that nobody saw them, is known by counting and by hashes. Returns
+    what is known of the teacher. Every rank calls it. Raises UserError, DataError, CheckpointError.
     """
-    from trainer.data import open_data
     from trainer.data.layouts.polyp import open_unseen
     from trainer.teacher import assessment
 
     run = _taught(plan)
-    data = open_data(run.data, cache=cache)
+    data = resources.data(run)
     _same(plan, "data", data.content_hash)
     if not data.image_hashes("test"):
         raise UserError(
             f"{plan.study}: the split has no test rows, so nothing can be confirmed; "
             "a split file needs rows with split = test"
         )
-    unseen = {name: open_unseen(run.data, name, cache=cache) for name in plan.table.unseen}
+    unseen = {name: open_unseen(run.data, name, cache=resources.cache) for name in plan.table.unseen}
     facts = None
     if run.teacher is not None and run.methods():
-        facts = assessment.floor(run, data, ranks=ranks)
+        facts = assessment.floor(run, data, ranks=resources.ranks, teacher=resources.opened_teacher(run))
         _same(plan, "teacher", facts.sha256)
     for name, source in unseen.items():
         _refuse_seen(name, source, data, frozenset() if facts is None else facts.trained_on)
-    return data, facts
+    return facts
 
 
 def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[str]) -> None:
@@ -91,18 +90,19 @@ def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[s
 
 
 def contents(
-    args: argparse.Namespace, spec: StudySpec, ranks: "Ranks"
+    args: argparse.Namespace, spec: StudySpec, resources: "SharedResources"
 ) -> "tuple[Identity, Facts | None, TestSetEvaluation]":
     """What a worker needs of a confirmation beside its plan. The opening of the test rows is recorded here, before
     anything of them is read, and the teacher is examined where nobody has done it. Every rank calls it."""
     from trainer.evaluation.per_image import TestSetEvaluation
 
     plan: Plan = spec.confirms
-    data, facts = checked(plan, cache=args.cache, ranks=ranks)
+    ranks = resources.ranks
+    facts = checked(plan, resources)
     opening, todo = _on_lead(ranks, lambda: _waited(args.database_wait, lambda: _record_opening(args, plan)))
     examination = TestSetEvaluation(opening, args.cache, plan.table.unseen)
     if todo and facts is not None and ranks.group == 0:
-        _examine_teacher(args, plan, data, examination, ranks)
+        _examine_teacher(args, plan, resources, examination)
     who = Identity(plan.identity, identities(plan, spec), plan.record())
     return who, facts, examination
 
@@ -124,17 +124,16 @@ def _record_opening(args: argparse.Namespace, plan: Plan) -> tuple[Opening, bool
 
 
 def _examine_teacher(
-    args: argparse.Namespace, plan: Plan, data: DataSet, examination: "TestSetEvaluation", ranks: "Ranks"
+    args: argparse.Namespace, plan: Plan, resources: "SharedResources", examination: "TestSetEvaluation"
 ) -> None:
     from trainer.evaluation.per_image import examine
     from trainer.failures import LocalFailure
-    from trainer.teacher import assessment
 
-    run = _taught(plan)
+    run, ranks = _taught(plan), resources.ranks
     if ranks.leads:
         logger.info("{}: the teacher is examined", plan.name)
     with ranks.pulse.expected():
-        found = examine(assessment.load(run, data, device=ranks.device), run, data, examination, ranks)
+        found = examine(resources.opened_teacher(run).network, run, resources.data(run), examination, ranks)
     if isinstance(found, LocalFailure):
         # Such as stored maps, which say nothing of other images: the students' comparisons stand without it.
         logger.warning("{}: the teacher is not examined: {}", plan.name, found.message)

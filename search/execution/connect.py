@@ -1,4 +1,4 @@
-"""How the groups of a torchrun come to their search: all of them or none, and together they wait for a database.
+"""The groups of one torchrun open their search together: all of them or none, and they wait for a database.
 
 A mistake that one of them makes is that of all: they have the same study file and the same database, so no group is
 left to train while the devices of another stand idle.
@@ -18,12 +18,12 @@ from search.storage.errors import DatabaseAway
 from trainer.errors import UserError
 
 T = TypeVar("T")
-WAIT = 600.0
-"""Seconds that a worker which begins waits for a database that is away."""
-_AGAIN = 1.0
-"""Seconds between two tries."""
-_LOOK = 0.5
-"""Seconds after which the groups tell each other how far they are."""
+WAIT_SECONDS = 600.0
+"""How long a worker that begins waits for a database that is away."""
+_RETRY_SECONDS = 1.0
+"""Time between two tries."""
+_SYNC_SECONDS = 0.5
+"""Time after which the groups tell each other how far they are."""
 
 
 class AskedToStopError(Exception):
@@ -31,7 +31,7 @@ class AskedToStopError(Exception):
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Progress:
     """How far one rank is."""
 
     mistake: str | None = None
@@ -50,7 +50,7 @@ class Together(Protocol):
     def stop_asked(self) -> bool:
         """Whether this rank wishes to stop."""
 
-    def all_gather_world(self, value: _Told) -> list[_Told]:
+    def all_gather_world(self, value: _Progress) -> list[_Progress]:
         """Every rank's value, on every rank of all groups."""
 
 
@@ -59,13 +59,14 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--database-wait",
         type=float,
-        default=WAIT,
+        default=WAIT_SECONDS,
         metavar="SECONDS",
-        help=f"how long a worker that begins waits for a database that is away (default {WAIT:g}; 0: not at all)",
+        help="how long a worker that begins waits for a database that is away "
+        f"(default {WAIT_SECONDS:g}; 0: not at all)",
     )
 
 
-def opened(ranks: Together, opens: Callable[[], T] | None, *, place: str, patience: float) -> T | None:
+def connect(ranks: Together, opens: Callable[[], T] | None, *, place: str, patience: float) -> T | None:
     """What `opens` returns, once it did so in every group; None on ranks without one.
 
     place: the database as it may be shown. patience: seconds that a database may be away; that its host has no address
@@ -77,27 +78,27 @@ def opened(ranks: Together, opens: Callable[[], T] | None, *, place: str, patien
     since: float | None = None
     while True:
         over = patience == 0 or (since is not None and time.monotonic() - since >= patience)
-        told = ranks.all_gather_world(_told(ranks, attempt, known=known, over=over))
-        mistake = next((each.mistake for each in told if each.mistake is not None), None)
-        gone = next((each.gone for each in told if each.gone is not None), None)
+        everyone = ranks.all_gather_world(_progress(ranks, attempt, known=known, over=over))
+        mistake = next((each.mistake for each in everyone if each.mistake is not None), None)
+        gone = next((each.gone for each in everyone if each.gone is not None), None)
         if mistake is not None:
             raise UserError(mistake)
-        if any(each.stop for each in told):
+        if any(each.stop for each in everyone):
             raise AskedToStopError
         if gone is not None:
-            since = _wait_on(gone, since, place, patience, over=any(each.over for each in told))
-        elif not any(each.busy for each in told):
+            since = _wait_on(gone, since, place, patience, over=any(each.over for each in everyone))
+        elif not any(each.busy for each in everyone):
             if since is not None:
                 logger.info("database back after {:.0f} s", time.monotonic() - since)
             return None if attempt is None else attempt.result()
 
 
-def _told(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, over: bool) -> _Told:
+def _progress(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, over: bool) -> _Progress:
     if attempt is None:
-        return _Told(over=over, stop=ranks.stop_asked)
-    error = attempt.look(lambda: ranks.stop_asked)
+        return _Progress(over=over, stop=ranks.stop_asked)
+    error = attempt.wait_a_little(lambda: ranks.stop_asked)
     away = isinstance(error, DatabaseAway) and (known or not error.unknown_host)
-    return _Told(
+    return _Progress(
         mistake=str(error) if error is not None and not away else None,
         gone=error.why if isinstance(error, DatabaseAway) and away else None,
         busy=error is None and not attempt.done,
@@ -125,24 +126,24 @@ class _Attempt(Generic[T]):
 
     def __init__(self, opens: Callable[[], T]) -> None:
         self._opens = opens
-        self._found: list[T] = []
+        self._results: list[T] = []
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._next = 0.0
 
     @property
     def done(self) -> bool:
-        return bool(self._found)
+        return bool(self._results)
 
     def result(self) -> T:
-        return self._found[0]
+        return self._results[0]
 
-    def look(self, hurried: Callable[[], bool]) -> UserError | None:
+    def wait_a_little(self, hurried: Callable[[], bool]) -> UserError | None:
         """What the last try that ended came to, waiting a little for the present one; None: no error, or none yet.
 
         Raises what is no mistake of the user.
         """
-        end = time.monotonic() + _LOOK
+        end = time.monotonic() + _SYNC_SECONDS
         while not self.done and not hurried() and time.monotonic() < end:
             if self._thread is None and time.monotonic() >= self._next:
                 self._thread = threading.Thread(target=self._try, name="opening", daemon=True)
@@ -152,7 +153,7 @@ class _Attempt(Generic[T]):
                 continue
             self._thread.join(0.05)
             if not self._thread.is_alive():
-                self._thread, self._next = None, time.monotonic() + _AGAIN
+                self._thread, self._next = None, time.monotonic() + _RETRY_SECONDS
                 if self._error is not None:
                     break
         if self._error is not None and not isinstance(self._error, UserError):
@@ -161,7 +162,7 @@ class _Attempt(Generic[T]):
 
     def _try(self) -> None:
         try:
-            self._found.append(self._opens())
+            self._results.append(self._opens())
             self._error = None
-        except BaseException as error:  # noqa: BLE001 - raised by who looks
+        except BaseException as error:  # noqa: BLE001 - raised by `wait_a_little`
             self._error = error

@@ -5,7 +5,6 @@ Each trial keeps the forecast, so that `status` can compare it with what happene
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -17,7 +16,7 @@ from trainer.errors import one_line
 from trainer.profiling.slots import choose, epoch_seconds, forecast
 
 if TYPE_CHECKING:
-    from trainer.distributed.ranks import Ranks
+    from trainer.engine.resources import SharedResources
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,28 +35,29 @@ class Slots:
     """Seconds of an epoch of so many of the smallest and of the largest kind; None where nothing was measured."""
 
 
-def choose_slots(spec: StudySpec, *, cache: Path, ranks: "Ranks") -> Slots:
+def choose_slots(spec: StudySpec, resources: "SharedResources") -> Slots:
     """What the rule of `trainer.profiling.slots` says for this study on this machine, with its forecast in the log.
 
     Every rank calls it; the lead measures. What cannot be measured, such as a student that needs more memory than there
     is, is said aloud and ends in `FALLBACK`: its trial will say more.
     """
-    chosen = Slots(FALLBACK)
+    ranks, chosen = resources.ranks, Slots(FALLBACK)
     if ranks.leads:
         try:
-            chosen = _measured(spec, cache, ranks)
+            chosen = _measured(spec, resources)
         except Exception as error:  # noqa: BLE001 - a search is not worth less because its costs are not known yet
             why = one_line(f"{type(error).__name__}: {error}")
             logger.warning("--slots auto: not measured ({}); {} students at a time", why, FALLBACK)
     return ranks.broadcast(chosen)
 
 
-def _measured(spec: StudySpec, cache: Path, ranks: "Ranks") -> Slots:
+def _measured(spec: StudySpec, resources: "SharedResources") -> Slots:
     from trainer.profiling.step_timing import measure
 
     built = sorted(costs(spec), key=lambda cost: cost.facts.flops)
     taught = [cost.run for cost in built if cost.run.methods()]
-    found = measure(built[0].run, built[-1].run, taught[-1] if taught else None, cache=cache, ranks=ranks)
+    found = measure(built[0].run, built[-1].run, taught[-1] if taught else None, resources)
+    ranks = resources.ranks
     # Groups of one torchrun share what may be in flight; what other workers take is not known here.
     in_flight = math.ceil(sum(arm.in_flight for arm in spec.arms) / ranks.groups)
     chosen = choose(found, in_flight=in_flight)

@@ -13,7 +13,7 @@ from trainer.config import Replay, RunConfig
 from trainer.data import stream_key
 from trainer.distributed.ranks import Ranks
 from trainer.engine.epoch import CohortMember, StreamEpoch
-from trainer.engine.resources import Counters, SharedResources
+from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
@@ -40,7 +40,8 @@ class Cohort:
     its replay records; a member admitted with `follow` goes through the stream epochs recorded there instead.
 
     cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
-    counters: what this process has done so far.
+    resources: data, streams and teachers that are open already; None: this cohort opens its own.
+    counters: what was done with them so far.
     examination: measure the best epoch's weights on these parts after a run's last epoch. Then runs are to be compared
     in pairs: each goes through its stream from epoch 0, whenever it joins, as if admitted with `follow`.
     """
@@ -53,14 +54,15 @@ class Cohort:
         cache: Path,
         monitor: str = "dice",
         examination: TestSetEvaluation | None = None,
+        resources: SharedResources | None = None,
     ) -> None:
         if monitor not in {*SCORES, *POOLED}:
             raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, {*SCORES, *POOLED})}")
-        self.counters = Counters()
+        self._resources = resources or SharedResources(ranks, cache)
+        self.counters = self._resources.counters
         self._ranks, self._slots, self._monitor = ranks, slots, monitor
         self._examination = examination
         self._members: dict[int, CohortMember] = {}
-        self._shelf = SharedResources(ranks, cache, self.counters)
 
     def admit(self, key: int, run: RunConfig, resume: Resume | None = None, *, follow: Replay | None = None) -> None:
         """Take a run into a free slot. Raises ValueError where no slot is free, the key is taken, or `follow` does not
@@ -87,12 +89,12 @@ class Cohort:
 
     def _build(self, member: CohortMember, resume: Resume | None) -> None:
         run = member.run
-        data = self._shelf.data(run)
-        member.stream = self._shelf.stream(run)
+        data = self._resources.data(run)
+        member.stream = self._resources.stream(run)
         member.student = Student(
             run,
             data,
-            teacher=self._shelf.taps(run),
+            teacher=self._resources.taps(run),
             steps=member.stream.steps,
             ranks=self._ranks,
             monitor=self._monitor,
@@ -115,7 +117,7 @@ class Cohort:
 
     def _epoch(self) -> dict[int, EpochReport | Failure]:
         watch = Stopwatch(self._ranks)
-        self._shelf.count_pictures()
+        self._resources.count_pictures()
         forwards, steps = self.counters.teacher_forwards, self.counters.student_steps
         told: dict[int, EpochReport | Failure] = {**self._meet()}
         stands = self._positions()
@@ -123,9 +125,9 @@ class Cohort:
         for member in sorted(self._members.values(), key=lambda member: member.slot):
             if member.key in stands:
                 groups.setdefault((stream_key(member.run), stands[member.key]), []).append(member)
-        self._shelf.let_go_but({name for name, _ in groups})
+        self._resources.drop_prefetch_except({name for name, _ in groups})
         for (_, position), members in groups.items():
-            told |= StreamEpoch(self._ranks, members, position, self._shelf, watch, self.counters).run()
+            told |= StreamEpoch(self._ranks, members, position, self._resources, watch, self.counters).run()
             self._prepare(members, position + 1)
         reports: dict[int, EpochReport] = {}
         for (_, position), members in groups.items():
@@ -146,7 +148,7 @@ class Cohort:
     def _prepare(self, members: list[CohortMember], position: int) -> None:
         """Threads make the first batches of a stream's next epoch while this thread validates and the lead reports."""
         if any(member.trained.epoch + 1 < member.run.epochs for member in members):
-            self._shelf.stream(members[0].run).prepare(position)
+            self._resources.stream(members[0].run).prepare(position)
 
     def _meet(self) -> dict[int, Failure]:
         """Agree on who was admitted since the last epoch; those that some rank could not build have failed."""
@@ -211,10 +213,10 @@ class Cohort:
             return None
         with watch.part("examination", [member.key]):
             network = with_weights(member.trained.judged, best["weights"])
-            return examine(network, member.run, self._shelf.data(member.run), self._examination, self._ranks)
+            return examine(network, member.run, self._resources.data(member.run), self._examination, self._ranks)
 
     def _score(self, member: CohortMember, ranks: Ranks) -> Scores:
-        data = self._shelf.data(member.run)
+        data = self._resources.data(member.run)
         return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision)
 
     def replay(self, key: int) -> Replay:
@@ -241,12 +243,12 @@ class Cohort:
         teacher. None before the first validation.
         """
         member = self._members[key]
-        best, run, data = member.trained.best, member.run, self._shelf.data(member.run)
+        best, run, data = member.trained.best, member.run, self._resources.data(member.run)
         if best is None:
             return None
         worst, median = chosen(np.array(best["dice"]), CASES)
         networks = {
-            "teacher": self._shelf.visible(run),
+            "teacher": self._resources.visible(run),
             "student": with_weights(member.trained.judged, best["weights"]),
         }
         found = {

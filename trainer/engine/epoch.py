@@ -62,7 +62,7 @@ class StreamEpoch:
     """In the order of their slots; those that fail are taken out."""
     epoch: int
     """Of the stream."""
-    shelf: SharedResources
+    resources: SharedResources
     watch: Stopwatch
     counters: Counters
     failures: dict[int, Failure] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class StreamEpoch:
         """Stored logits of this epoch's view, where the members have views."""
         for listeners in self._listeners().values():
             with self._teaching(listeners):
-                self.shelf.prepare(listeners[0].run, self.epoch)
+                self.resources.prepare(listeners[0].run, self.epoch)
 
     def _ask(self, indices: tuple[int, ...], images: Tensor | None) -> dict[Hashable, Output | None]:
         """Each teacher that a member still needs, once."""
@@ -131,7 +131,7 @@ class StreamEpoch:
         for name, listeners in self._listeners().items():
             with self._teaching(listeners):
                 taps = frozenset[str]().union(*(member.trained.teacher_taps for member in listeners))
-                heard[name] = self.shelf.ask(listeners[0].run, self.epoch, indices, images, taps)
+                heard[name] = self.resources.teacher_output(listeners[0].run, self.epoch, indices, images, taps)
         return heard
 
     def _listeners(self) -> dict[Hashable, list[CohortMember]]:

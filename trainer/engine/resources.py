@@ -18,6 +18,8 @@ from trainer.data import DataSet, open_data, stream_key
 from trainer.data.stream import Stream, Workers, normalise, threads
 from trainer.distributed.ranks import Ranks
 from trainer.evaluation.metrics import autocast
+from trainer.teacher.open import OpenedTeacher, content, wanted
+from trainer.teacher.open import opened as open_teacher
 from trainer.teacher.probability_maps import Maps
 from trainer.teacher.stored_logits import UNSTORED, StoredLogits
 
@@ -39,61 +41,74 @@ class Counters:
 
 
 class SharedResources:
-    """Data sets, streams and teachers, kept from trial to trial."""
+    """Data sets, streams and teachers, opened once and kept from trial to trial.
 
-    def __init__(self, ranks: Ranks, cache: Path, counters: Counters) -> None:
-        self._ranks, self._cache, self._counters = ranks, cache, counters
+    cache: the folder of decoded data. counters: what was done with them so far.
+    """
+
+    def __init__(self, ranks: Ranks, cache: Path) -> None:
+        self.counters = Counters()
+        self.ranks, self.cache = ranks, cache
         self._data: dict[str, DataSet] = {}
         self._streams: dict[Hashable, Stream] = {}
         self._workers = Workers(threads(ranks.world))
-        self._teachers: dict[Hashable, Segmenter] = {}
+        self._teachers: dict[tuple[str, str, str], OpenedTeacher] = {}
         self._views: dict[Hashable, StoredLogits] = {}
 
     def data(self, run: RunConfig) -> DataSet:
         """The data of a run. Raises DataError."""
-        name = run.data.model_dump_json()
-        if name not in self._data:
-            self._data[name] = open_data(run.data, cache=self._cache)
-            self._counters.opened += 1
-        return self._data[name]
+        key = run.data.model_dump_json()
+        if key not in self._data:
+            self._data[key] = open_data(run.data, cache=self.cache)
+            self.counters.opened += 1
+        return self._data[key]
 
     def stream(self, run: RunConfig) -> Stream:
         """This rank's share of the batches of a run. Raises DataError, ValueError."""
-        name = stream_key(run)
-        if name not in self._streams:
-            self._streams[name] = Stream(
+        key = stream_key(run)
+        if key not in self._streams:
+            self._streams[key] = Stream(
                 self.data(run),
                 batch_size=run.batch_size,
                 seed=run.seed,
-                rank=self._ranks.rank,
-                world=self._ranks.world,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
                 workers=self._workers,
-                pinned=self._ranks.device.type == "cuda",
+                pinned=self.ranks.device.type == "cuda",
             )
-        return self._streams[name]
+        return self._streams[key]
 
-    def let_go_but(self, used: Collection[Hashable]) -> None:
+    def drop_prefetch_except(self, used: Collection[Hashable]) -> None:
         """Forget what was prepared for other streams than these."""
-        for name, stream in self._streams.items():
-            if name not in used:
+        for key, stream in self._streams.items():
+            if key not in used:
                 stream.let_go()
 
     def count_pictures(self) -> None:
         """Bring `decoded` up to date; data sets draw when they are asked."""
-        self._counters.decoded = sum(data.decoded for data in self._data.values())
+        self.counters.decoded = sum(data.decoded for data in self._data.values())
 
     def teacher(self, run: RunConfig) -> Segmenter | None:
         """The frozen teacher of a run that needs one. Raises what loading raises."""
-        if run.teacher is None or not run.methods():
-            return None
-        name = (run.teacher.model_dump_json(), run.data.model_dump_json(), run.precision)
-        if name not in self._teachers:
-            from trainer.teacher import assessment as teacher
+        return self.opened_teacher(run).network if run.teacher is not None and run.methods() else None
 
-            network = teacher.load(run, self.data(run), device=self._ranks.device)
-            self._teachers[name] = halved(network, run.precision)
-            self._counters.opened += 1
-        return self._teachers[name]
+    def opened_teacher(self, run: RunConfig) -> OpenedTeacher:
+        """The teacher that a run names, whether its losses need one or not, with what its files say of themselves.
+
+        Raises CheckpointError.
+        """
+        key = (_teacher_of(run), run.data.model_dump_json(), run.precision)
+        if key not in self._teachers:
+            opened = open_teacher(run, self.data(run), device=self.ranks.device)
+            halved(opened.network, run.precision)
+            self._teachers[key] = opened
+            self.counters.opened += 1
+        return self._teachers[key]
+
+    def _teacher_hash(self, run: RunConfig) -> str:
+        """The sha256 of a run's teacher; its file is read for it only where the teacher is not open."""
+        opened = next((opened for key, opened in self._teachers.items() if key[0] == _teacher_of(run)), None)
+        return content(wanted(run)) if opened is None else opened.sha256
 
     def taps(self, run: RunConfig) -> Taps | None:
         """The taps of a run's teacher; None without one. Raises what loading raises.
@@ -115,13 +130,13 @@ class SharedResources:
     def prepare(self, run: RunConfig, epoch: int) -> None:
         """Make what is missing of the logits that a stream epoch needs, where the run's views are stored.
 
-        Ranks and workers of a machine share the work. Asked to stop, it leaves the rest to `ask`. Raises DataError and
-        what loading raises.
+        Ranks and workers of a machine share the work. Asked to stop, it leaves the rest to `teacher_output`. Raises
+        DataError and what loading raises.
         """
         views = self._views_of(run)
         if views is None:
             return
-        stream, ranks = self.stream(run), self._ranks
+        stream, ranks = self.stream(run), self.ranks
         place = (ranks.group * ranks.world + ranks.rank) / (ranks.groups * ranks.world)
         # Workers that started together begin at different places, so that none repeats what another does just now.
         first = int(place * views.chunks) + os.getppid()
@@ -132,7 +147,7 @@ class SharedResources:
                     return
                 views.make(stream.view(epoch), batch.indices, batch.images)
 
-    def ask(
+    def teacher_output(
         self, run: RunConfig, epoch: int, indices: tuple[int, ...], images: Tensor, taps: frozenset[str]
     ) -> Output | None:
         """The teacher's logits and these taps of it, in float32, on a batch of a stream epoch: training indices and
@@ -142,7 +157,7 @@ class SharedResources:
         """
         views, view = self._views_of(run), self.stream(run).view(epoch)
         if views is None:
-            return self.hear(run, images, taps)
+            return self.teacher_forward(run, images, taps)
         return Output(views.heard(view, indices, partial(self._pictures, run, view)), {})
 
     def _pictures(self, run: RunConfig, view: int, indices: tuple[int, ...]) -> Tensor:
@@ -153,35 +168,34 @@ class SharedResources:
         """The stored logits that a run listens to; None where its teacher is asked for each batch."""
         if run.data.views is None or run.teacher is None or not run.methods():
             return None
-        name = (stream_key(run), teacher_key(run))
-        if name not in self._views:
-            from trainer.teacher.open import content
+        key = (stream_key(run), teacher_key(run))
+        if key not in self._views:
+            compute = partial(self._view_logits, run)
+            self._views[key] = StoredLogits(
+                self.cache, run, self.data(run), self._teacher_hash(run), self.ranks.device, compute
+            )
+        return self._views[key]
 
-            sha256 = content(run.teacher)
-            ask = partial(self._said, run)
-            self._views[name] = StoredLogits(self._cache, run, self.data(run), sha256, self._ranks.device, ask)
-        return self._views[name]
-
-    def _said(self, run: RunConfig, view: int, indices: tuple[int, ...], pixels: Tensor) -> Tensor:
+    def _view_logits(self, run: RunConfig, view: int, indices: tuple[int, ...], pixels: Tensor) -> Tensor:
         network = self.teacher(run)
         if isinstance(network, Maps):
             return network.warped(run.seed, view, indices)
-        output = self.hear(run, normalise(pixels.to(self._ranks.device, non_blocking=True)), frozenset())
+        output = self.teacher_forward(run, normalise(pixels.to(self.ranks.device, non_blocking=True)), frozenset())
         if output is None:
             raise RuntimeError("a run without a teacher asked for its logits")
         return output.logits
 
     @torch.no_grad()
-    def hear(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
+    def teacher_forward(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
         """One pass of the run's teacher over normalised images, whatever is stored of it; None without a teacher."""
         network = self.teacher(run)
         if network is None:
             return None
         if isinstance(network, Maps):
             raise ValueError(UNSTORED)
-        self._counters.teacher_forwards += 1
-        self._counters.teacher_taps += len(taps)
-        with autocast(self._ranks.device, run.precision):
+        self.counters.teacher_forwards += 1
+        self.counters.teacher_taps += len(taps)
+        with autocast(self.ranks.device, run.precision):
             output = network(images)
         return whole(output, taps)
 
@@ -192,6 +206,10 @@ def _promised_taps(config: TeacherConfig, data: DataSet) -> Taps:
         return {}
     with torch.device("meta"):
         return models.build(config, in_channels=data.channels, classes=data.classes).taps
+
+
+def _teacher_of(run: RunConfig) -> str:
+    return wanted(run).model_dump_json()
 
 
 def halved(network: Segmenter, precision: Precision) -> Segmenter:
@@ -205,5 +223,5 @@ def halved(network: Segmenter, precision: Precision) -> Segmenter:
 
 
 def teacher_key(run: RunConfig) -> Hashable:
-    """Runs of one stream with equal lessons listen to the same teacher pass; None: to none."""
+    """Runs of one stream with equal teacher keys share one teacher forward; None without a teacher."""
     return (run.teacher.model_dump_json(), run.precision) if run.teacher is not None and run.methods() else None

@@ -16,7 +16,7 @@ from models.output import Output
 from trainer.config import RunConfig
 from trainer.data.stream import normalise
 from trainer.distributed.ranks import Ranks
-from trainer.engine.resources import Counters, SharedResources
+from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student
 from trainer.evaluation.metrics import validate
 from trainer.profiling.slots import StepTimings
@@ -28,21 +28,21 @@ BATCHES = 6
 
 
 def measure(
-    smallest: RunConfig, largest: RunConfig, taught: RunConfig | None, *, cache: Path, ranks: Ranks
+    smallest: RunConfig, largest: RunConfig, taught: RunConfig | None, resources: SharedResources
 ) -> StepTimings:
     """What two runs cost on this rank, and the teacher of a third; no collective runs in it.
 
-    Data is opened and decoded where it was not, which takes its time once. Nothing of it stays. Raises what building a
-    run or opening its data raises.
+    Data is opened and decoded where it was not, which takes its time once; it and the teacher stay in `resources`.
+    Raises what building a run or opening its data raises.
     """
-    shelf = SharedResources(ranks, cache, Counters())
-    data = _data(shelf, largest, ranks)
+    ranks = resources.ranks
+    data = _data(resources, largest)
     free = free_bytes(ranks.device)
     teacher = 0.0
     if taught is not None and taught.data.views is None:
-        images = _batch(shelf, taught, ranks)[0]
-        teacher = _median(lambda: shelf.hear(taught, images, frozenset()), ranks)
-    small, large = (_costs(run, shelf, ranks) for run in (smallest, largest))
+        images = _batch(resources, taught)[0]
+        teacher = _median(lambda: resources.teacher_forward(taught, images, frozenset()), ranks)
+    small, large = (_costs(run, resources) for run in (smallest, largest))
     return StepTimings(
         data=data,
         teacher=teacher,
@@ -52,7 +52,7 @@ def measure(
         step_bytes=large.beyond,
         free_bytes=free,
         checkpoint_bytes=(small.checkpoint, large.checkpoint),
-        steps=shelf.stream(largest).steps,
+        steps=resources.stream(largest).steps,
     )
 
 
@@ -66,20 +66,21 @@ class _Costs(NamedTuple):
     checkpoint: int
 
 
-def _costs(run: RunConfig, shelf: SharedResources, ranks: Ranks) -> _Costs:
-    images, target = _batch(shelf, run, ranks)
-    teacher = shelf.teacher(run)
+def _costs(run: RunConfig, resources: SharedResources) -> _Costs:
+    ranks = resources.ranks
+    images, target = _batch(resources, run)
+    teacher = resources.teacher(run)
     before, high = _allocated(ranks.device), _peak(ranks.device)
     student = Student(
         run,
-        shelf.data(run),
+        resources.data(run),
         teacher=None if teacher is None else teacher.taps,
-        steps=shelf.stream(run).steps,
+        steps=resources.stream(run).steps,
         ranks=ranks,
         monitor="dice",
     )
     student.begin_epoch()
-    heard = shelf.hear(run, images, student.teacher_taps)
+    heard = resources.teacher_forward(run, images, student.teacher_taps)
     lasting = _allocated(ranks.device) - before if ranks.device.type == "cuda" else _member_bytes(student)
     step = _median(lambda: _step(student, images, target, heard), ranks)
     beyond = max(_peak(ranks.device) - high - lasting, 0)
@@ -87,15 +88,16 @@ def _costs(run: RunConfig, shelf: SharedResources, ranks: Ranks) -> _Costs:
     kept = _bytes(student.state()) + _bytes(student.judged.state_dict())
     # On a CPU a checkpoint that is being written lies in the same memory.
     member = lasting if ranks.device.type == "cuda" else lasting + kept
-    scored = _once(lambda: _validated(student, shelf, run, ranks), ranks)
+    scored = _once(lambda: _validated(student, resources, run, ranks), ranks)
     return _Costs(step, scored, member, beyond, kept)
 
 
-def _batch(shelf: SharedResources, run: RunConfig, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def _batch(resources: SharedResources, run: RunConfig) -> tuple[Tensor, Tensor]:
     """Normalised images and target of a run's first batch, on the device."""
-    with closing(shelf.stream(run).epoch(0)) as batches:
+    with closing(resources.stream(run).epoch(0)) as batches:
         batch = next(batches)
-    return normalise(batch.images.to(ranks.device)), batch.masks.to(ranks.device).long()
+    device = resources.ranks.device
+    return normalise(batch.images.to(device)), batch.masks.to(device).long()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -110,16 +112,16 @@ def free_bytes(device: torch.device) -> int:
     return free
 
 
-def _data(shelf: SharedResources, run: RunConfig, ranks: Ranks) -> float:
+def _data(resources: SharedResources, run: RunConfig) -> float:
     """Seconds until the next batch where batches are taken as fast as they come."""
-    stream = shelf.stream(run)
+    stream = resources.stream(run)
     with closing(stream.epoch(0)) as batches:  # what is read and imported once
         next(batches)
     start, taken = time.perf_counter(), 0
     for epoch in count(1):
         with closing(stream.epoch(epoch)) as batches:
             taken += sum(1 for _ in islice(batches, BATCHES))
-        ranks.pulse.beat()
+        resources.ranks.pulse.beat()
         if taken >= BATCHES:
             break
     return (time.perf_counter() - start) / taken
@@ -132,8 +134,8 @@ def _step(student: Student, images: Tensor, target: Tensor, heard: Output | None
         raise RuntimeError(student.fault.message)
 
 
-def _validated(student: Student, shelf: SharedResources, run: RunConfig, ranks: Ranks) -> None:
-    validate(student.judged, shelf.data(run), "validation", ranks=_Share(ranks), precision=run.precision)
+def _validated(student: Student, resources: SharedResources, run: RunConfig, ranks: Ranks) -> None:
+    validate(student.judged, resources.data(run), "validation", ranks=_Share(ranks), precision=run.precision)
 
 
 class _Share(Ranks):

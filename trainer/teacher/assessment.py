@@ -19,7 +19,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.errors import CheckpointError
 from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.metrics import Keep, confusion, labels, score, validate
-from trainer.teacher.open import TEACH, called, content, opened, ours, wanted
+from trainer.teacher.open import TEACH, OpenedTeacher, called, opened, ours, wanted
 from trainer.teacher.probability_maps import Maps
 
 
@@ -110,34 +110,42 @@ def load(run: RunConfig, data: DataSet, *, device: torch.device) -> Segmenter:
     return opened(run, data, device=device).network
 
 
-def facts(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: bool = False) -> Facts:
+def facts(
+    run: RunConfig,
+    data: DataSet,
+    *,
+    ranks: Ranks | None = None,
+    whole: bool = False,
+    teacher: OpenedTeacher | None = None,
+) -> Facts:
     """What is known of the run's teacher on the data; its Dice is measured where the file has none for the same data,
     size and fit. Every rank calls it. Raises CheckpointError, also where the file does not fit the network.
 
-    whole: measure what is not recorded of the training images and of its confidence, too.
+    whole: measure what is not recorded of the training images and of its confidence, too. teacher: the run's teacher
+    where it is open already.
     """
-    group, config = ranks or Ranks(), wanted(run)
-    found = opened(run, data, device=group.device)
-    file = found.files[0] if len(found.files) == 1 else None
+    group = ranks or Ranks()
+    teacher = teacher or opened(run, data, device=group.device)
+    file = teacher.files[0] if len(teacher.files) == 1 else None
     recorded = None if file is None else _recorded(file, run, data)
     known = recorded
     if known is None or (whole and known.entropy is None):
-        known = judge(found.network, run, data, group)
+        known = judge(teacher.network, run, data, group)
     trained = None if file is None else (file.word("train") or {}).get("dice")
     if trained is None and whole:
-        trained = train_dice(found.network, run, data, group)
+        trained = train_dice(teacher.network, run, data, group)
     return Facts(
-        name=called(config),
-        sha256=content(config),
+        name=called(wanted(run)),
+        sha256=teacher.sha256,
         dice=known.dice,
         measured=known is not recorded,
         calibration=known.calibration,
         entropy=known.entropy,
         train_dice=float(trained) if trained is not None else None,
-        trained_on=frozenset(image for file in found.files if file for image in file.word("train_images") or ()),
-        seen=_together([None if file is None else seen(file, data) for file in found.files]),
-        alike=_together([None if file is None else alike(file, data) for file in found.files]),
-        notes=found.notes,
+        trained_on=frozenset(image for file in teacher.files if file for image in file.word("train_images") or ()),
+        seen=_together([None if file is None else seen(file, data) for file in teacher.files]),
+        alike=_together([None if file is None else alike(file, data) for file in teacher.files]),
+        notes=teacher.notes,
     )
 
 
@@ -148,13 +156,20 @@ def _together(members: Sequence[dict[str, int] | None]) -> dict[str, int] | None
     return most if any(most.values()) or len(told) == len(members) else None
 
 
-def floor(run: RunConfig, data: DataSet, *, ranks: Ranks | None = None, whole: bool = False) -> Facts:
+def floor(
+    run: RunConfig,
+    data: DataSet,
+    *,
+    ranks: Ranks | None = None,
+    whole: bool = False,
+    teacher: OpenedTeacher | None = None,
+) -> Facts:
     """The facts of a teacher that may be used, as `facts` finds them. Every rank calls it.
 
     Raises CheckpointError where its validation Dice is below `min_dice`, or where it was trained on validation or test
     images of the data, or on near-identical ones that the data's settings do not accept.
     """
-    known = facts(run, data, ranks=ranks, whole=whole)
+    known = facts(run, data, ranks=ranks, whole=whole, teacher=teacher)
     if known.seen is not None and any(known.seen.values()):
         raise CheckpointError(
             f"{known.name}: was trained on {_counts(known.seen)} images of this data, so its scores there mean "

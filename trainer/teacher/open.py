@@ -3,8 +3,8 @@
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
@@ -43,6 +43,8 @@ class OpenedTeacher:
 
     network: Segmenter
     """Frozen, in evaluation mode, on the device."""
+    sha256: str
+    """Over all that it was read from, as `content` computes it."""
     files: tuple[Weights | None, ...]
     """What a run of ours says of itself, of each member; None where another program made it."""
     notes: tuple[str, ...] = ()
@@ -99,13 +101,18 @@ def content(config: TeacherConfig) -> str:
     """sha256 over all that the teacher is read from. Raises CheckpointError where something is missing."""
     refuse_absent(config)
     if isinstance(config, EnsembleTeacher):
-        return hashlib.sha256("\n".join(content(member) for member in config.members).encode()).hexdigest()
+        return _hash_of_members(content(member) for member in config.members)
     path = located(config)
     if isinstance(config, MapsTeacher):
         return probability_maps.content(path)
     if isinstance(config, ExportedTeacher) and config.name == "onnx":
         return exported.content(path)
     return checkpoint.digest(path)
+
+
+def _hash_of_members(hashes: Iterable[str]) -> str:
+    """sha256 of an ensemble, from those of its members in their order."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def opened(run: RunConfig, data: DataSet, *, device: torch.device) -> OpenedTeacher:
@@ -118,11 +125,12 @@ def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opene
     refuse_absent(config)
     if isinstance(config, EnsembleTeacher):
         members = [_opened(member, data, device) for member in config.members]
+        sha256 = _hash_of_members(member.sha256 for member in members)
         network = _still(Ensemble([member.network for member in members]), device)
         files = tuple(file for member in members for file in member.files)
-        return OpenedTeacher(network, files, tuple(note for member in members for note in member.notes))
+        return OpenedTeacher(network, sha256, files, tuple(note for member in members for note in member.notes))
     if isinstance(config, MapsTeacher):
-        return OpenedTeacher(Maps(located(config), data).eval(), (None,))
+        return OpenedTeacher(Maps(located(config), data).eval(), content(config), (None,))
     if isinstance(config, ExportedTeacher):
         return _exported(config, data, device)
     if isinstance(config, NetworkTeacher):
@@ -140,19 +148,20 @@ def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedT
     network = _built(config, data)
     checkpoint.fill(network, file.tensors, path)
     _refuse_ruins(network, path)
-    return OpenedTeacher(_still(network, device), (file,))
+    # The network holds the weights from here on; what is kept of the file is what it says of itself.
+    return OpenedTeacher(_still(network, device), file.sha256, (replace(file, tensors={}),))
 
 
 def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
     """Another program's state dict. Refused unless it covers every parameter and statistic."""
     path = located(config)
-    tensors, _ = state_dict.state_dict(path)
+    tensors, sha256 = state_dict.state_dict(path)
     network = _built(config, data)
     report = state_dict.fit(network, tensors, config.keys)
     if not report.covered:
         raise CheckpointError(f"{path}: does not cover {config.name}: {report.words()}; change teacher.keys")
     _refuse_ruins(network, path)
-    return OpenedTeacher(_still(network, device), (None,), (f"{path}: {report.words()}",))
+    return OpenedTeacher(_still(network, device), sha256, (None,), (f"{path}: {report.words()}",))
 
 
 def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
@@ -162,8 +171,9 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     network = Exported(program, config, channels=data.channels, classes=data.classes, where=str(path))
     network = _still(network, device)
     count = min(PROBES, len(data.samples("validation")))
+    sha256 = content(config)
     if not count:
-        return OpenedTeacher(network, (None,))
+        return OpenedTeacher(network, sha256, (None,))
     images = np.stack([data.fitted("validation", index)[0] for index in range(count)])
     doubt = network.probe(normalise(torch.from_numpy(images).to(device)))
     if doubt is not None:
@@ -171,7 +181,7 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     size = data.config.size
     other = program.size if program.size != (size, size) else None
     sizes = "" if other is None else f"{path}: images are resized from {size} x {size} to its {other[0]} x {other[1]}"
-    return OpenedTeacher(network, (None,), tuple(filter(None, (doubt, sizes))))
+    return OpenedTeacher(network, sha256, (None,), tuple(filter(None, (doubt, sizes))))
 
 
 def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:
@@ -236,5 +246,5 @@ class Ensemble(Segmenter):
 
     def forward(self, images: Tensor) -> Output:
         """Normalised images (N, C, S, S) to logits (N, classes, S, S) float32."""
-        said = torch.stack([member(images).logits.float().log_softmax(1) for member in self.members])
-        return Output(said.logsumexp(0) - math.log(len(self.members)), {})
+        logs = torch.stack([member(images).logits.float().log_softmax(1) for member in self.members])
+        return Output(logs.logsumexp(0) - math.log(len(self.members)), {})

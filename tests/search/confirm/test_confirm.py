@@ -22,6 +22,7 @@ from search.commands.simulate import simulated_identity
 from search.confirm.data_checks import checked, specification
 from search.confirm.plan import Plan, confirmations, is_confirmation, made, plan_of
 from search.confirm.results import confirmed
+from search.execution import start
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
 from search.execution.group import SingleProcess
@@ -42,6 +43,7 @@ from trainer.data import read_openings
 from trainer.data.layouts.blobs import draw
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
+from trainer.engine.resources import SharedResources
 from trainer.errors import DataError, UserError
 from trainer.reports import PerImageResult
 
@@ -387,22 +389,24 @@ def split(root: Path, *parts: str) -> dict[str, Any]:
 
 
 def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_opened(ended: StudyAdapter, pictures: Path):
-    plan, ranks, cache = plan_for(ended), Ranks("cpu"), pictures / "cache"
+    plan, resources = plan_for(ended), SharedResources(Ranks("cpu"), pictures / "cache")
     parts = ("train", "train", "train", "train", "validation", "test")
     blind = split(pictures, *parts[:5])
     with pytest.raises(UserError, match=r"no test rows.*split = test"):
-        checked(on_data(plan, blind), cache=cache, ranks=ranks)
+        checked(on_data(plan, blind), resources)
+    resources = SharedResources(Ranks("cpu"), pictures / "cache")  # a split that was opened is not read again
     data = split(pictures, *parts)
     with pytest.raises(UserError, match="the data is another than the search had"):
-        checked(replace(on_data(plan, data), content={"data": "0" * 64}), cache=cache, ranks=ranks)
+        checked(replace(on_data(plan, data), content={"data": "0" * 64}), resources)
     with pytest.raises(DataError, match=r"unseen = 'D': no such folder"):
-        checked(on_data(plan, data, ("D",)), cache=cache, ranks=ranks)
+        checked(on_data(plan, data, ("D",)), resources)
     with pytest.raises(UserError, match=r"unseen: B: some of its images are in the train part"):
-        checked(on_data(plan, data, ("B",)), cache=cache, ranks=ranks)
+        checked(on_data(plan, data, ("B",)), resources)
     with pytest.raises(DataError, match="unseen = 'C': blobs has no other sources"):
-        checked(on_data(plan, plan.configurations[0].run["data"], ("C",)), cache=cache, ranks=ranks)
-    found, facts = checked(on_data(plan, data, ("C",)), cache=cache, ranks=ranks)
-    assert (len(found.samples("validation")), facts) == (1, None)
+        checked(on_data(plan, plan.configurations[0].run["data"], ("C",)), resources)
+    fine = on_data(plan, data, ("C",))
+    assert checked(fine, resources) is None
+    assert len(resources.data(RunConfig.model_validate(fine.configurations[0].run)).samples("validation")) == 1
     assert not list(pictures.rglob("openings.jsonl"))
 
 
@@ -456,7 +460,7 @@ def a_worker(study: str, url: str, folder: Path) -> str:
     words = ["--storage", url, "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--note-every", "0"]
     args = parser.parse_args([*words, "--slots", "2", "--ttl", "5"])
     args.study = study
-    return worker._work(args, specification(args), Ranks("cpu")).text
+    return start.work(args, specification(args), Ranks("cpu")).text
 
 
 def test_a_search_is_confirmed_from_its_database_by_workers_that_know_its_name_alone(

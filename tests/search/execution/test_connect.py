@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.execution.connect import AskedToStopError, opened
+from search.execution.connect import AskedToStopError, connect
 from search.execution.group import SingleProcess
 from search.storage.database import Database, open_storage
 from trainer.errors import UserError
@@ -49,7 +49,7 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
     somebody.start()
     try:
         mine = url.set(username=role).render_as_string(hide_password=False)
-        found: Database | None = opened(SingleProcess(), lambda: open_storage(mine), place=PLACE, patience=30)
+        found: Database | None = connect(SingleProcess(), lambda: open_storage(mine), place=PLACE, patience=30)
         assert found is not None
         found.engine.dispose()
     finally:
@@ -66,9 +66,9 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
 def test_the_wait_is_bounded_and_a_wish_to_stop_ends_it_at_once() -> None:
     nobody = f"postgresql://u@127.0.0.1:{free_port()}/db"
     with pytest.raises(UserError, match=r"does not answer for 1 s: .*refused"):
-        opened(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=1)
+        connect(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=1)
     with pytest.raises(UserError, match="does not answer: "):
-        opened(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=0)
+        connect(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=0)
     group = SingleProcess()
     threading.Timer(1.0, group.ask_to_stop).start()
     began = time.monotonic()
@@ -76,7 +76,7 @@ def test_the_wait_is_bounded_and_a_wish_to_stop_ends_it_at_once() -> None:
         # It takes the connection and says nothing: the call itself hangs.
         url = f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/db"
         with pytest.raises(AskedToStopError):
-            opened(group, lambda: open_storage(url), place=PLACE, patience=60)
+            connect(group, lambda: open_storage(url), place=PLACE, patience=60)
     assert time.monotonic() - began < 9, "a connection that says nothing is given up after 10 s"
 
 
@@ -90,7 +90,7 @@ def test_a_mistake_is_told_at_once(
     text = url.render_as_string(hide_password=False)
     began = time.monotonic()
     with pytest.raises(UserError) as raised:
-        opened(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=60)
+        connect(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=60)
     if mistake == "host" and "Temporary failure" in str(raised.value):
         pytest.skip("no name server can be asked here")
     assert time.monotonic() - began < 30
@@ -98,7 +98,7 @@ def test_a_mistake_is_told_at_once(
     if mistake == "host":
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         with pytest.raises(UserError, match="does not answer for 1 s"):
-            opened(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=1)
+            connect(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=1)
 
 
 GROUPS = """
@@ -108,7 +108,7 @@ from search.execution.connect import opened
 from trainer.errors import UserError
 from trainer.distributed.ranks import Ranks
 ranks = Ranks.join(1, stall=20, device="cpu")
-found = [ranks.groups, opened(ranks, lambda: ranks.group, place="there", patience=5)]
+found = [ranks.groups, connect(ranks, lambda: ranks.group, place="there", patience=5)]
 
 def wrong():
     if ranks.group == 1:
@@ -117,7 +117,7 @@ def wrong():
     return "ready"
 
 try:
-    opened(ranks, wrong, place="there", patience=5)
+    connect(ranks, wrong, place="there", patience=5)
 except UserError as error:
     found.append(str(error))
 Path({out!r}, str(ranks.group)).write_text(json.dumps(found))

@@ -264,7 +264,7 @@ def test_taps_that_no_loss_reads_are_let_go(cohort, runs):
         cohort.admit(key, runs[key])
     assert [sorted(cohort._members[key].trained.teacher_taps) for key in (0, 1)] == [[], ["enc2", "mid"]]
     images = torch.zeros(2, 3, 32, 32)
-    assert set(cohort._shelf.ask(runs[1], 0, (0, 1), images, frozenset({"mid"})).taps) == {"mid"}
+    assert set(cohort._resources.teacher_output(runs[1], 0, (0, 1), images, frozenset({"mid"})).taps) == {"mid"}
     heard = []
     loss = cohort._members[1].trained.losses["at"]
     loss.register_forward_pre_hook(lambda _, given: heard.append([set(output.taps) for output in given[:2]]))

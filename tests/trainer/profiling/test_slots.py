@@ -14,6 +14,7 @@ from search.planning import slots as measured
 from search.planning import slots as slots_module
 from search.spec.load import load
 from trainer.distributed.ranks import Ranks
+from trainer.engine.resources import SharedResources
 from trainer.profiling.slots import MOST, SHARED, StepTimings, choose, epoch_seconds, forecast, share
 from trainer.profiling.step_timing import measure
 
@@ -113,8 +114,7 @@ def test_a_study_is_measured_and_its_largest_student_costs_more(
     found = measure(
         *(spec.run.model_copy(update={"student": spec.run.student.model_copy(update={"width": w})}) for w in (4, 16)),
         None,
-        cache=tmp_path,
-        ranks=Ranks("cpu"),
+        SharedResources(Ranks("cpu"), tmp_path),
     )
     assert found.teacher == 0.0
     assert found.student[0] < found.student[1]
@@ -124,7 +124,7 @@ def test_a_study_is_measured_and_its_largest_student_costs_more(
     assert found.member_bytes[1] > 10 * found.member_bytes[0]
     assert 1.8 * found.checkpoint_bytes[1] < found.member_bytes[1] < 2.5 * found.checkpoint_bytes[1]
     assert found.free_bytes > 2**20
-    slots = measured.choose_slots(spec, cache=tmp_path, ranks=Ranks("cpu"))
+    slots = measured.choose_slots(spec, SharedResources(Ranks("cpu"), tmp_path))
     assert 1 <= slots.count <= 3
     assert slots.forecast is not None
     assert 0 < slots.forecast[0] < slots.forecast[1]
@@ -139,7 +139,8 @@ def test_what_cannot_be_measured_is_said_and_ends_in_a_number(tmp_path: Path, lo
         raise MemoryError("no room")
 
     monkeypatch.setattr("trainer.profiling.step_timing.measure", full)
-    assert measured.choose_slots(load(path), cache=tmp_path, ranks=Ranks("cpu")) == measured.Slots(measured.FALLBACK)
+    resources = SharedResources(Ranks("cpu"), tmp_path)
+    assert measured.choose_slots(load(path), resources) == measured.Slots(measured.FALLBACK)
     assert any("WARNING --slots auto: not measured (MemoryError: no room); 4 students at a time" in x for x in log)
 
 

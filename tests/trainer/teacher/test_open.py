@@ -25,7 +25,7 @@ from trainer.data.stream import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.fit import fit
-from trainer.engine.resources import Counters, SharedResources
+from trainer.engine.resources import SharedResources
 from trainer.errors import CheckpointError, UserError
 from trainer.teacher import open as opened
 from trainer.teacher.assessment import facts, floor
@@ -299,16 +299,16 @@ def folder(data: DataSet, tmp_path: Path) -> Path:
 class TestMaps:
     def test_they_are_bent_along_with_the_mask_in_every_view(self, data, folder, tmp_path):
         run = make({"name": "maps", "checkpoint": str(folder)})
-        shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
+        resources = SharedResources(Ranks("cpu"), tmp_path)
         for epoch in (0, 1):
-            for batch in shelf.stream(run).epoch(epoch):
-                heard = shelf.ask(run, epoch, batch.indices, torch.empty(0), frozenset())
+            for batch in resources.stream(run).epoch(epoch):
+                heard = resources.teacher_output(run, epoch, batch.indices, torch.empty(0), frozenset())
                 assert heard is not None
                 inside = batch.masks != 255
                 # OpenCV rounds places differently in planes of floats: a pixel here and there is its neighbour's.
                 wrong = heard.logits.argmax(1)[inside] != batch.masks.long()[inside]
                 assert int(wrong.sum()) <= 0.03 * int((batch.masks == 1).sum())
-        assert shelf.visible(run) is None
+        assert resources.visible(run) is None
 
     def test_their_dice_is_that_of_the_maps(self, data, folder):
         known = facts(make({"name": "maps", "checkpoint": str(folder)}), data, whole=True)

@@ -18,7 +18,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.cohort import Cohort
 from trainer.engine.fit import fit
-from trainer.engine.resources import Counters, SharedResources, halved
+from trainer.engine.resources import SharedResources, halved
 from trainer.reports import EpochReport, Failure, FailureKind, Resume
 from trainer.run_file import read
 from trainer.teacher import assessment as teachers
@@ -128,14 +128,14 @@ def test_the_numbers_are_the_same_whether_the_logits_were_there_or_not(teacher, 
 def test_an_epoch_shows_the_view_of_its_number(teacher, tmp_path):
     """Epoch e shows view e mod V: pictures repeat, their order does not."""
     run = make(teacher)
-    shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
-    free = shelf.stream(make(teacher, data={key: DATA[key] for key in DATA if key != "views"}))
+    resources = SharedResources(Ranks("cpu"), tmp_path)
+    free = resources.stream(make(teacher, data={key: DATA[key] for key in DATA if key != "views"}))
 
     def shown(stream, number: int) -> dict[int, np.ndarray]:
         batches = list(stream.epoch(number))
         return {i: x.numpy() for b in batches for i, x in zip(b.indices, b.images, strict=True)}
 
-    epochs = [shown(shelf.stream(run), number) for number in range(3)]
+    epochs = [shown(resources.stream(run), number) for number in range(3)]
     assert list(epochs[0]) != list(epochs[2])
     both = epochs[0].keys() & epochs[2].keys()
     assert len(both) > TRAIN / 2
@@ -148,11 +148,11 @@ def test_an_epoch_shows_the_view_of_its_number(teacher, tmp_path):
 
 def test_what_is_heard_is_the_teacher_within_the_rounding_of_float16(teacher, tmp_path):
     run = make(teacher)
-    shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
-    batch = next(iter(shelf.stream(run).epoch(0)))
-    heard = shelf.ask(run, 0, batch.indices, torch.empty(0), frozenset())
+    resources = SharedResources(Ranks("cpu"), tmp_path)
+    batch = next(iter(resources.stream(run).epoch(0)))
+    heard = resources.teacher_output(run, 0, batch.indices, torch.empty(0), frozenset())
     assert heard is not None
-    direct = shelf._said(run, 0, batch.indices, batch.images)
+    direct = resources._said(run, 0, batch.indices, batch.images)
     assert heard.logits.dtype == torch.float32
     assert not heard.taps
     torch.testing.assert_close(heard.logits, direct, rtol=2**-11, atol=1e-6)
@@ -167,8 +167,8 @@ def test_another_teacher_preset_precision_or_seed_has_files_of_its_own(teacher, 
         make(teacher, data=DATA | {"augment": "flips"}),
         make(teacher, data=DATA | {"views": 3}),
     ]
-    shelf = SharedResources(Ranks("cpu"), tmp_path, Counters())
-    assert len({shelf._views_of(run).folder for run in [*runs, make(teacher, optim={"lr": 0.5})]}) == len(runs)
+    resources = SharedResources(Ranks("cpu"), tmp_path)
+    assert len({resources._views_of(run).folder for run in [*runs, make(teacher, optim={"lr": 0.5})]}) == len(runs)
 
 
 def test_a_method_that_reads_taps_is_refused_in_one_line(teacher, tmp_path):
@@ -265,9 +265,9 @@ def test_the_teacher_itself_is_trained_without_views(teacher, tmp_path):
 
 def test_a_wish_to_stop_ends_the_making_of_views(teacher, tmp_path):
     ranks = Ranks("cpu")
-    shelf = SharedResources(ranks, tmp_path, Counters())
+    resources = SharedResources(ranks, tmp_path)
     ranks.ask_to_stop()
-    shelf.prepare(make(teacher), 0)
+    resources.prepare(make(teacher), 0)
     assert not files(tmp_path)
 
 

@@ -1,0 +1,203 @@
+"""A worker from its study to its end: `prepare` what it trains with, `connect` to the database, then train.
+
+A search and a confirmation differ in what is checked before they train and in what is measured afterwards; both are
+prepared into the same value. Data and teacher are opened once here, and every later step takes them from there.
+"""
+
+import argparse
+import functools
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from search.confirm import data_checks
+from search.execution.connect import AskedToStopError, connect
+from search.execution.database_thread import DatabaseThread
+from search.execution.epoch_loop import run_group
+from search.execution.group import ASKED_TO_STOP, GroupEnd
+from search.execution.messages import WorkerSettings
+from search.execution.owner import this_owner
+from search.planning.limits import breach, refuse_hopeless
+from search.planning.network_costs import Cost, costs
+from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
+from search.spec.identity import arm_identity
+from search.spec.load import StudySpec, identity, record
+from search.storage.artifacts import Artifacts
+from search.storage.database import Database, open_storage
+from search.storage.errors import patient
+from search.storage.url import label_of, storage_url
+from search.study import code_version
+from search.study.create import Identity, open_search
+from search.study.trial_attributes import Judged, teller
+from trainer import loggers
+from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainer.distributed.ranks import Ranks
+    from trainer.engine.resources import SharedResources
+    from trainer.evaluation.per_image import TestSetEvaluation
+    from trainer.teacher.assessment import Facts
+
+
+@dataclass(frozen=True)
+class WorkerInputs:
+    """What a worker trains with, known before it has a database."""
+
+    resources: "SharedResources"
+    """Data and teacher, open."""
+    identity: Identity
+    """What the study is by its contents."""
+    teacher: Judged | None
+    """How good the teacher is; None where no student has one."""
+    slots: Slots
+    examination: "TestSetEvaluation | None"
+    """What is measured after a run's last epoch; None in a search."""
+
+
+def work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> GroupEnd:
+    """Train trials of the study until none is left or somebody asks to stop; returns why. Every rank calls it.
+
+    args: the worker's flags. Raises UserError, DataError, CheckpointError, RanksLost.
+    """
+    inputs = prepare(args, spec, ranks)
+    known_costs = functools.cache(partial(_costs, spec))  # once, however often the database is tried
+    begin = partial(_database_thread, args, spec, inputs, known_costs) if ranks.leads else None
+    place = label_of(storage_url(args.storage))
+    try:
+        database = connect(ranks, begin, place=place, patience=args.database_wait)
+    except AskedToStopError:
+        return ASKED_TO_STOP
+    return _train(args, spec, inputs, database)
+
+
+def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> WorkerInputs:
+    """Open data and teacher, refuse what cannot be searched or confirmed with them, and decide on the slots.
+
+    Every rank calls it. Raises UserError, DataError, CheckpointError.
+    """
+    from trainer.engine.resources import SharedResources
+
+    resources = SharedResources(ranks, args.cache)
+    if spec.confirms is None:
+        facts, examination = _teacher_facts(spec, resources), None
+        who = _identity(spec, resources, facts)
+    else:
+        who, facts, examination = data_checks.contents(args, spec, resources)
+    teacher = None if facts is None else Judged(facts.dice, facts.seen_words())
+    slots = choose_slots(spec, resources) if args.slots == AUTO else Slots(args.slots)
+    return WorkerInputs(resources, who, teacher, slots, examination)
+
+
+def _teacher_facts(spec: StudySpec, resources: "SharedResources") -> "Facts | None":
+    """What is known of the study's teacher, once it was found good enough; None where there is none."""
+    from trainer.teacher import assessment
+
+    data = resources.data(spec.run)
+    if spec.run.teacher is None:
+        return None
+    return assessment.floor(spec.run, data, ranks=resources.ranks, teacher=resources.opened_teacher(spec.run))
+
+
+def _identity(spec: StudySpec, resources: "SharedResources", facts: "Facts | None") -> Identity:
+    contents = {
+        "data_hash": resources.data(spec.run).content_hash,
+        "teacher_hash": None if facts is None else facts.sha256,
+    }
+    arms = {arm.name: arm_identity(arm, **contents) for arm in spec.arms}
+    return Identity(identity(spec, **contents), arms, record(spec, **contents))
+
+
+def _database_thread(
+    args: argparse.Namespace, spec: StudySpec, inputs: WorkerInputs, known_costs: "Callable[[], list[Cost]]"
+) -> DatabaseThread:
+    """The search in the database, made where it is not there yet. The lead calls it, perhaps more than once."""
+    networks = known_costs()
+    url, ranks = storage_url(args.storage), inputs.resources.ranks
+    with patient("worker"):
+        opened = open_storage(url)
+        search = open_search(opened, url, spec, inputs.identity)
+        code_version.warn_of_others(spec.name, search.leases.details(list(search.arms)))
+    runs = _runs_folder(args.runs)
+    settings = WorkerSettings(
+        owner=this_owner(ranks.group),
+        slots=inputs.slots.count,
+        runs=runs,
+        ranks=ranks.world,
+        environment=_environment(inputs),
+        breach=breach(spec.limits),
+        ttl=args.ttl,
+        known=teller(networks, inputs.teacher),
+        artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
+        images=spec.dashboard.images == "validation",
+        note_every=args.note_every or None,
+    )
+    return DatabaseThread(search, settings)
+
+
+def _environment(inputs: WorkerInputs) -> dict[str, Any]:
+    """What a trial keeps of the machine and the program that trained it."""
+    import torch
+
+    ranks, slots = inputs.resources.ranks, inputs.slots
+    environment: dict[str, Any] = {
+        "ranks": ranks.world,
+        "threads": torch.get_num_threads(),
+        "device": ranks.device.type,
+        "torch": str(torch.__version__),
+        code_version.CODE: code_version.code_of(),
+    }
+    if slots.forecast is not None:
+        environment[FORECAST] = kept(*slots.forecast, slots.count)
+    return environment
+
+
+def _train(
+    args: argparse.Namespace, spec: StudySpec, inputs: WorkerInputs, database: DatabaseThread | None
+) -> GroupEnd:
+    from trainer.engine.cohort import Cohort
+
+    ranks, slots = inputs.resources.ranks, inputs.slots.count
+    students = Cohort(
+        ranks,
+        slots=slots,
+        cache=args.cache,
+        monitor=spec.objective.metric,
+        examination=inputs.examination,
+        resources=inputs.resources,
+    )
+    place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
+    logger.info("{}: {}, {} slots", spec.name, place, slots)
+    with loggers.Loggers(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
+        return run_group(ranks, students, database, log.tell)
+
+
+def _costs(spec: StudySpec) -> list[Cost]:
+    networks = costs(spec)
+    refuse_hopeless(spec, networks)
+    return networks
+
+
+def _runs_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--runs {folder}: cannot be made ({error.strerror}); give a folder on a disk with room"
+        ) from error
+    return folder.resolve()
+
+
+def _artifacts(folder: Path, opened: Database) -> Artifacts | None:
+    """The folder of the dashboard's files; None, after a warning, where it cannot be used: a search needs none."""
+    try:
+        return Artifacts(folder.resolve(), opened.storage)
+    except OSError as error:
+        logger.warning(
+            "--artifacts {}: cannot be used ({}): the search goes on without pictures", folder, error.strerror
+        )
+        return None
