@@ -22,6 +22,8 @@ from trainer.distributed.watchdog import Watchdog
 
 T = TypeVar("T")
 W = TypeVar("W")
+Reducer = Callable[[Tensor], Tensor]
+"""A tensor of this rank to the sum over the ranks."""
 
 _POLL_SECONDS = 2e-3
 _SPIN_SECONDS = 0.1
@@ -85,6 +87,7 @@ class Ranks:
         self._host: dist.ProcessGroup | None = None
         self._tensors: dist.ProcessGroup | None = None
         self._meeting: Meeting | None = None
+        self._reducer: Reducer | None = None
 
     @classmethod
     def join(
@@ -179,6 +182,18 @@ class Ranks:
 
         A tensor on the host has its sum at return; one on a CUDA device has it in the order of the device's stream.
         """
+        return self._sum(tensor) if self._reducer is None else self._reducer(tensor)
+
+    @contextmanager
+    def reducing_by(self, reducer: Reducer) -> Iterator[None]:
+        """Inside, `all_reduce` is this function."""
+        outer, self._reducer = self._reducer, reducer
+        try:
+            yield
+        finally:
+            self._reducer = outer
+
+    def _sum(self, tensor: Tensor) -> Tensor:
         self.pulse.beat()
         if self.world == 1:
             return tensor
@@ -189,23 +204,30 @@ class Ranks:
             self._run("sum", lambda: dist.all_reduce(tensor, group=self._host, async_op=True))
         return tensor
 
-    def attempt(self, work: Callable[["Ranks"], T], words: Callable[[Exception], W]) -> T | W:
-        """Do what may fail on this rank alone; every rank calls it. Returns the result, or the first failure's words.
+    def attempt(self, work: Callable[["Ranks"], T], describe: Callable[[Exception], W]) -> T | W:
+        """Do what may fail on this rank alone; every rank calls it. Returns the result, or the description of the first
+        failure.
 
-        The ranks given to `work` first agree that all have come to their first sum, so no rank waits in it for one that
-        failed before. What `work` does beyond that must not fail on some ranks only.
+        Before their first sum inside `work` the ranks agree that all have come to it, so no rank waits there for one
+        that failed before. What `work` does beyond that must not fail on some ranks only.
         """
-        agreeing = _Agreeing(self)
+        agreement = _Agreement(self)
+
+        def agreed_sum(tensor: Tensor) -> Tensor:
+            agreement.reach()
+            return self._sum(tensor)
+
         try:
-            result = work(agreeing)
-            agreeing.agree()
+            with self.reducing_by(agreed_sum):
+                result = work(self)
+            agreement.reach()
         except _ElsewhereError as error:
-            told: W = error.args[0]
-            return told
+            failure: W = error.args[0]
+            return failure
         except Exception as error:
-            if agreeing.agreed:
+            if agreement.reached:
                 raise
-            return next(told for told in self.all_gather(words(error)) if told is not None)
+            return next(failure for failure in self.all_gather(describe(error)) if failure is not None)
         return result
 
     def to_host(self, tensor: Tensor) -> ToHost:
@@ -249,27 +271,24 @@ class Ranks:
 
 
 class _ElsewhereError(Exception):
-    """A sibling failed before it came to the first sum; holds its words."""
+    """A sibling failed before it came to the first sum; holds the description of its failure."""
 
 
-class _Agreeing(Ranks):
-    """The same ranks; before their first sum they tell each other that they have come to it."""
+class _Agreement:
+    """Before their first sum the ranks tell each other, once, that they have come to it."""
 
     def __init__(self, ranks: Ranks) -> None:
-        vars(self).update(vars(ranks))
-        self.agreed = False
+        self._ranks = ranks
+        self.reached = False
 
-    def agree(self) -> None:
-        if self.agreed:
+    def reach(self) -> None:
+        """Raises _ElsewhereError where a sibling failed before."""
+        if self.reached:
             return
-        self.agreed = True
-        for told in self.all_gather(None):
-            if told is not None:
-                raise _ElsewhereError(told)
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        self.agree()
-        return super().all_reduce(tensor)
+        self.reached = True
+        for failure in self._ranks.all_gather(None):
+            if failure is not None:
+                raise _ElsewhereError(failure)
 
 
 def _device(asked: torch.device | str | None) -> torch.device:

@@ -14,7 +14,7 @@ from trainer.data.stream import Batch, Stream, normalise
 from trainer.distributed.ranks import Ranks, ToHost
 from trainer.engine.flat_parameters import Room
 from trainer.engine.resources import Counters, SharedResources, teacher_key
-from trainer.engine.student import Student
+from trainer.engine.student import StepFlags, Student
 from trainer.engine.timers import Stopwatch
 from trainer.failures import LocalFailure, not_finite
 from trainer.reports import Failure, FailureKind, Stopped
@@ -155,10 +155,10 @@ class StreamEpoch:
     def _heed(self, behind: int) -> None:
         """Read the flags of all steps but the last `behind`: drop who failed, stop where a rank wishes to."""
         while len(self._flags) > behind:
-            told = {key: later.get() for key, later in self._flags.popleft().items()}
-            if any(stop > 0 for _, stop in told.values()):
+            flags = {key: StepFlags(*values.get()) for key, values in self._flags.popleft().items()}
+            if any(each.stop > 0 for each in flags.values()):
                 raise Stopped(f"asked to stop in stream epoch {self.epoch}")
-            for member in [m for m in self.members if m.key in told and told[m.key][0] > 0]:
+            for member in [m for m in self.members if m.key in flags and flags[m.key].failed > 0]:
                 self._drop(member)
 
     def _agree(self) -> None:

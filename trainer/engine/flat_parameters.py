@@ -10,6 +10,12 @@ from torch import Tensor, nn
 ALIGN = 16
 """Elements: each parameter starts at a multiple of 64 bytes, as a tensor of its own would."""
 
+FAILED, NOT_FINITE = 0, 1
+"""Places in `Flat.flags`: the member failed on some rank; its loss was not finite there."""
+COUNTS, ANY_FAILED, STOP = slice(None, -2), -2, -1
+"""Places in what the ranks sum before a backward pass: the count of each loss term, how many ranks failed, and how many
+wish to stop."""
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -44,7 +50,7 @@ class Flat:
         self.weights = torch.empty(length, device=parameters[0].device if parameters else None)
         self.sums = torch.empty(length + ALIGN, device=self.weights.device)
         self.gradient = self.sums[:length]
-        self.flags = self.sums[length : length + 2]
+        self.flags = self.sums[length : length + len((FAILED, NOT_FINITE))]
         for parameter, start in zip(parameters, starts, strict=True):
             end = start + parameter.numel()
             view = _laid(self.weights[start:end], parameter.shape)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,18 @@ from trainer.config import Precision, RunConfig
 from trainer.data.dataset import DataSet
 from trainer.data.splits.near_duplicates import packed
 from trainer.distributed.ranks import Ranks, ToHost
-from trainer.engine.flat_parameters import Flat, Room, host, pack, unpack
+from trainer.engine.flat_parameters import (
+    ANY_FAILED,
+    COUNTS,
+    FAILED,
+    NOT_FINITE,
+    STOP,
+    Flat,
+    Room,
+    host,
+    pack,
+    unpack,
+)
 from trainer.engine.optim import Average, Optimizer, Schedule
 from trainer.errors import CheckpointError
 from trainer.evaluation.metrics import Scores, autocast
@@ -33,6 +44,15 @@ from trainer.seeds import derive
 
 FORMAT = 3
 """Of the state of a member on disk."""
+
+
+class StepFlags(NamedTuple):
+    """What the ranks know of a member after a step, equal on all of them."""
+
+    failed: float
+    """Above 0 where the member failed for good."""
+    stop: float
+    """How many ranks wish to stop."""
 
 
 class Student:
@@ -152,11 +172,11 @@ class Student:
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
             except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)
-        sums = torch.zeros(len(self._weights) + 2, dtype=torch.float64, device=self._device)
+        sums = torch.zeros(len(self._weights) + len((ANY_FAILED, STOP)), dtype=torch.float64, device=self._device)
         if self._terms:
-            sums[:-2] = torch.stack([term.count.double() for term in self._terms.values()])
-        sums[-2] += float(self.fault is not None)
-        sums[-1] += float(self._ranks.stop_asked)
+            sums[COUNTS] = torch.stack([term.count.double() for term in self._terms.values()])
+        sums[ANY_FAILED] += float(self.fault is not None)
+        sums[STOP] += float(self._ranks.stop_asked)
         return sums
 
     def backward(self, sums: Tensor) -> Tensor:
@@ -171,8 +191,8 @@ class Student:
                 self.fail(error)
                 self.flat.clear()
         self._terms = {}
-        self.flat.flags[0] = (sums[-2] > 0) | (self.fault is not None)
-        self._stop = sums[-1]
+        self.flat.flags[FAILED] = (sums[ANY_FAILED] > 0) | (self.fault is not None)
+        self._stop = sums[STOP]
         return self.flat.sums
 
     def _descend(self, sums: Tensor) -> None:
@@ -188,10 +208,10 @@ class Student:
         if total.requires_grad:
             (total * self.scale.value).backward()  # type: ignore[no-untyped-call]
         self._values = torch.stack(values).double()
-        self.flat.flags[1] = ~torch.isfinite(torch.stack([total.detach(), *self._values])).all()
+        self.flat.flags[NOT_FINITE] = ~torch.isfinite(torch.stack([total.detach(), *self._values])).all()
 
     def update(self) -> ToHost:
-        """One step along the summed gradient where no rank flagged it. Returns [failed for good, stop wishes]."""
+        """One step along the summed gradient where no rank flagged it. Returns the values of a `StepFlags`."""
         try:
             self._step()
         except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
@@ -200,10 +220,10 @@ class Student:
         return self._ranks.to_host(torch.stack([self._dead.double(), self._stop]))
 
     def _step(self) -> None:
-        failed = self.flat.flags[0] > 0
+        failed = self.flat.flags[FAILED] > 0
         # The flags lie behind the gradient and are finite; two extremes are one pass and no tensor of truths.
         extremes = torch.stack(torch.aminmax(self.flat.sums))
-        finite = (self.flat.flags[1] == 0) & torch.isfinite(extremes).all()
+        finite = (self.flat.flags[NOT_FINITE] == 0) & torch.isfinite(extremes).all()
         lost = self.scale.value < self.scale.FLOOR if self.scale.moves else ~finite
         self._dead = self._dead | failed | lost
         good = finite & ~self._dead

@@ -135,18 +135,9 @@ def _step(student: Student, images: Tensor, target: Tensor, heard: Output | None
 
 
 def _validated(student: Student, resources: SharedResources, run: RunConfig, ranks: Ranks) -> None:
-    validate(student.judged, resources.data(run), "validation", ranks=_Share(ranks), precision=run.precision)
-
-
-class _Share(Ranks):
-    """This rank's part of the work without the sum at its end."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        vars(self).update(vars(ranks))
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
-        return tensor
+    """This rank's share of a validation, without the sum at its end: the other ranks measure nothing."""
+    with ranks.reducing_by(lambda tensor: tensor):
+        validate(student.judged, resources.data(run), "validation", ranks=ranks, precision=run.precision)
 
 
 def _once(work: Callable[[], object], ranks: Ranks) -> float:
