@@ -104,7 +104,7 @@ def test_a_mistake_is_told_at_once(
 GROUPS = """
 import json, time
 from pathlib import Path
-from search.execution.connect import opened
+from search.execution.connect import connect
 from trainer.errors import UserError
 from trainer.distributed.ranks import Ranks
 ranks = Ranks.join(1, stall=20, device="cpu")
