@@ -11,6 +11,7 @@ from search.confirm.plan import confirmations
 from search.confirm.results import Confirmed, PerImageScores
 from search.storage.database import Database
 from search.storage.leases import LeaseDetails
+from search.study.outcomes import trained_to_end
 from search.study.snapshot import read
 from trainer.errors import UserError, nearest
 
@@ -110,10 +111,10 @@ def weights_of(opened: Database, study: str) -> Weights:
         raise UserError(f"study {study!r}: is not confirmed yet; python -m search confirm {study}")
     rows = read(opened, names[-1])
     return {
-        (arm, _seed(lease)): Path(lease.weights)
+        (arm, _seed(lease)): Path(str(lease.weights))
         for arm, leases in rows.leases.items()
         for lease in leases
-        if lease.weights and lease.run and lease.failure is None
+        if trained_to_end(lease)
     }
 
 

@@ -3,6 +3,7 @@ the confirmed student as a package."""
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from search.spec.arms import MAIN
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.leases import LeaseDetails
+from search.storage.lookup import search_row
+from search.storage.schema import FINISHED
 from search.storage.url import add_storage, storage_url
 from search.study import snapshot
+from search.study.outcomes import completed_or_pruned, has_final_score, pruned, trained_to_end
 from search.study.snapshot import SearchSnapshot
 from trainer.atomic_files import write_output
 from trainer.config import RunConfig
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError
 
 SCHEMA = 1
 """The version of the exported form, which `search/commands/export.schema.json` describes."""
@@ -128,10 +132,7 @@ def _refuse_confirmation(name: str, record: dict[str, Any]) -> None:
 
 def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
     """The document. Raises UserError where the study is unknown or no trial has finished."""
-    row = opened.searches.search(name)
-    if row is None:
-        known = opened.searches.names()
-        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, known)}")
+    row = search_row(opened, name)
     record = json.loads(row.spec)
     _refuse_confirmation(name, record)
     direction, metric = next(iter(record["objective"].items()))
@@ -142,13 +143,11 @@ def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
     counts = {}
     for arm in arms:
         rows = opened.leases.details([arm.study_id])
-        done = [
-            r for r in rows if r.state == "finished" and r.failure is None and r.weights and r.best_score is not None
-        ]
-        done.sort(key=lambda r: (sign * r.known_score, r.number))
-        counts[arm.name] = _counts(rows, len(done), arm.trials)
-        entries = [_entry(rank + 1, r, arm.name) for rank, r in enumerate(done[:top])]
-        if arm.name == "kd":
+        ranked = [lease for lease in rows if has_final_score(lease)]
+        ranked.sort(key=lambda lease: (sign * lease.known_score, lease.number))
+        counts[arm.name] = _counts(rows, arm.trials)
+        entries = [_entry(rank, lease, arm.name) for rank, lease in enumerate(ranked[:top], 1)]
+        if arm.name == MAIN:
             best = entries
         elif entries:
             controls[arm.name] = entries[0]
@@ -168,14 +167,15 @@ def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
     }
 
 
-def _counts(rows: list[LeaseDetails], complete: int, of: int) -> dict[str, Any]:
-    finished = [r for r in rows if r.state == "finished"]
-    failed: dict[str, int] = {}
-    for row in finished:
-        if row.failure is not None:
-            failed[row.failure] = failed.get(row.failure, 0) + 1
-    ended = len(finished) - sum(failed.values())
-    return {"of": of, "finished": ended, "complete": complete, "pruned": ended - complete, "failed": failed}
+def _counts(leases: list[LeaseDetails], of: int) -> dict[str, Any]:
+    failed = Counter(lease.failure for lease in leases if lease.state == FINISHED and lease.failure is not None)
+    return {
+        "of": of,
+        "finished": sum(map(completed_or_pruned, leases)),
+        "complete": sum(map(trained_to_end, leases)),
+        "pruned": sum(map(pruned, leases)),
+        "failed": dict(failed),
+    }
 
 
 def _entry(rank: int, row: LeaseDetails, arm: str) -> dict[str, Any]:
@@ -215,12 +215,12 @@ def seed_results(rows: SearchSnapshot) -> dict[str, Any]:
     trials = rows.trials[MAIN]
     states = [trial.state.name for trial in trials]
     leases = {lease.number: lease for lease in rows.leases[MAIN]}
-    whole = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None and leases[t.number].weights]
-    if not whole:
+    ranked = [trial for trial in trials if trial.number in leases and has_final_score(leases[trial.number])]
+    if not ranked:
         name = rows.search.name
         raise UserError(f"study {name!r}: no trial has finished yet; see: python -m search status {name}")
     sign = 1 if rows.maximize else -1
-    best = max(whole, key=lambda trial: (sign * float(trial.value or 0.0), -trial.number))
+    best = max(ranked, key=lambda trial: (sign * float(trial.value or 0.0), -trial.number))
     ended = {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")}
     return {
         "params": dict(best.params),

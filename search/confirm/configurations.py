@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from search.spec.arms import MAIN
 from search.spec.identity import PLACES
-from search.storage.schema import FINISHED
+from search.study.outcomes import has_final_score
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
@@ -80,14 +80,10 @@ def chosen(rows: SearchSnapshot, top: int, sizes: Sizes) -> tuple[tuple[Configur
 
 def finished(rows: SearchSnapshot, arm: str, sizes: Sizes) -> list[Finished]:
     """The trials of an arm that were trained to their end, each run once, the best first."""
-    whole = [
-        lease
-        for lease in rows.leases[arm]
-        if lease.state == FINISHED and lease.failure is None and lease.weights and lease.best_score is not None
-    ]
-    whole.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.known_score, lease.number))
+    ranked = [lease for lease in rows.leases[arm] if has_final_score(lease)]
+    ranked.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.known_score, lease.number))
     found: list[Finished] = []
-    for lease in whole:
+    for lease in ranked:
         run = RunConfig.model_validate_json(lease.known_run)
         if any(_recipe(run) == _recipe(other.run) for other in found):
             continue

@@ -22,10 +22,11 @@ from search.spec.overrides import apply
 from search.spec.space import Choices
 from search.storage.database import open_storage
 from search.storage.errors import patient
+from search.storage.lookup import search_row
 from search.storage.url import storage_url
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
-from trainer.errors import UserError, explain, nearest
+from trainer.errors import UserError, explain
 
 if TYPE_CHECKING:
     pass
@@ -213,11 +214,9 @@ def stored_plan(storage: str | None, name: str) -> Plan:
     """The plan of a confirmation that exists. Raises UserError."""
     with patient("confirm"):
         opened = open_storage(storage_url(storage), create=False)
-        row, names = opened.searches.search(name), opened.searches.names()
-        opened.engine.dispose()
-    if row is None:
-        study = name.rpartition(".confirm")[0]
-        raise UserError(
-            f"study {name!r} is not in {opened.label}{nearest(name, names)}; python -m search confirm {study} plans it"
-        )
+        try:
+            study = name.rpartition(".confirm")[0]
+            row = search_row(opened, name, remedy=f"python -m search confirm {study} plans it")
+        finally:
+            opened.engine.dispose()
     return plan_of(name, json.loads(row.spec))

@@ -11,8 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from search.plotting import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
-from search.storage.leases import LeaseDetails
-from search.storage.schema import FINISHED
+from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot
 
 
@@ -275,7 +274,7 @@ def draw(rows: SearchSnapshot) -> dict[str, Picture]:
     scale = Scale(rows.metric, rows.maximize, rows.teacher)
     arms = [arm.name for arm in rows.arms]
     dots, curves = dots_of(rows), curves_of(rows)
-    finished = {arm: len(_finished(rows.leases[arm])) for arm in arms}
+    finished = {arm: sum(map(completed_or_pruned, rows.leases[arm])) for arm in arms}
     label = SIZE_LABEL if not dots or rows.params_m() else str(rows.along)
     pictures = {
         "curves": Picture(
@@ -304,17 +303,12 @@ def dots_of(rows: SearchSnapshot) -> list[Dot]:
         sizes = {key: float(value) for key, value in choices.items() if isinstance(value, int | float)}
     found = []
     for arm, leases in rows.leases.items():
-        over = sorted(_finished(leases), key=lambda r: (ended.get(r.trial_id, 0.0), r.number))
+        over = sorted(filter(completed_or_pruned, leases), key=lambda r: (ended.get(r.trial_id, 0.0), r.number))
         for place, r in enumerate(over, 1):
-            if r.weights is not None and r.best_score is not None and math.isfinite(r.best_score):
-                dot = Dot(arm, r.number, r.best_score, sizes.get(r.trial_id), place)
+            if has_final_score(r):
+                dot = Dot(arm, r.number, r.known_score, sizes.get(r.trial_id), place)
                 found.append((ended.get(r.trial_id, 0.0), dot))
     return [dot for _, dot in sorted(found, key=lambda pair: pair[0])]
-
-
-def _finished(leases: Sequence[LeaseDetails]) -> list[LeaseDetails]:
-    """The trials that completed or were pruned."""
-    return [lease for lease in leases if lease.state == FINISHED and lease.failure is None]
 
 
 def curves_of(rows: SearchSnapshot) -> list[Curve]:

@@ -63,7 +63,13 @@ def known_search(opened: Database, study: str, name: str | None = None) -> Searc
     """The row of a search by its study's name or file, or by the name that the workers gave it. Raises UserError."""
     wanted = name or study
     wanted = Path(wanted).stem if wanted.endswith(".toml") else wanted
-    row = opened.searches.search(wanted)
+    return search_row(opened, wanted)
+
+
+def search_row(opened: Database, name: str, *, remedy: str = "") -> SearchRow:
+    """The row of the search with this name. Raises UserError, ending with `remedy`, where there is none."""
+    row = opened.searches.search(name)
     if row is None:
-        raise UserError(f"study {wanted!r} is not in {opened.label}{nearest(wanted, opened.searches.names())}")
+        known = nearest(name, opened.searches.names())
+        raise UserError(f"study {name!r} is not in {opened.label}{known}{remedy and f'; {remedy}'}")
     return row

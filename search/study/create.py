@@ -11,10 +11,11 @@ from loguru import logger
 from search.spec.identity import difference
 from search.spec.load import MAIN, StudySpec, record
 from search.storage.database import Database, creation_lock
+from search.storage.lookup import search_row
 from search.storage.searches import SearchRow
 from search.study.adapter import StudyAdapter, study_id_of
 from search.study.settings import changes, stored, superseded
-from trainer.errors import UserError, nearest
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,7 @@ def _check_same(opened: Database, spec: StudySpec, found: SearchRow, identity: I
 
 def attach_search(opened: Database, spec: StudySpec) -> StudyAdapter:
     """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
-    found = opened.searches.search(spec.name)
-    if found is None:
-        known = opened.searches.names()
-        raise UserError(
-            f"study {spec.name!r} is not in {opened.label}{nearest(spec.name, known)}; start a worker first"
-        )
+    found = search_row(opened, spec.name, remedy="start a worker first")
     lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
     if lines:
         raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")

@@ -12,6 +12,7 @@ from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED, HELD
 from search.storage.searches import ArmRow, Closed
 from search.study.code_version import versions
+from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import failure
 
@@ -129,8 +130,8 @@ def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | None
 def _arm(rows: SearchSnapshot, arm: ArmRow, pick: Any) -> dict[str, Any]:
     leases = rows.leases[arm.name]
     states = Counter(trial.state.name for trial in rows.trials[arm.name])
-    whole = [r for r in leases if r.weights is not None and r.failure is None and r.best_score is not None]
-    best = pick(whole, key=lambda r: r.best_score) if whole else None
+    scored = [lease for lease in leases if has_final_score(lease)]
+    best = pick(scored, key=lambda lease: lease.best_score) if scored else None
     return {
         "complete": states["COMPLETE"],
         "pruned": states["PRUNED"],
@@ -150,7 +151,7 @@ def _ended(arms: Mapping[str, Mapping[str, Any]], closed: str | None, *, idle: b
 
 
 def _pace(rows: SearchSnapshot, arms: Mapping[str, Mapping[str, Any]], closed: str | None) -> Pace:
-    ended, good = rows.ended(), [r for r in rows.every if r.state == FINISHED and r.failure is None]
+    ended, good = rows.ended(), [lease for lease in rows.every if completed_or_pruned(lease)]
     if closed is None:
         left = sum(max(a["of"] - a["complete"] - a["pruned"], a["running"] + a["waiting"]) for a in arms.values())
     else:
@@ -168,7 +169,7 @@ def _front(rows: SearchSnapshot, pick: Any) -> list[dict[str, Any]]:
     table: dict[Any, dict[str, Any]] = {}
     for arm, leases in rows.leases.items():
         for lease in leases:
-            if lease.run is None or lease.failure is not None or lease.weights is None:
+            if not has_final_score(lease):
                 continue
             choice = rows.choice(lease)
             line = table.setdefault(choice, {"choice": choice, "params_m": None, "complete": 0, "best": {}})

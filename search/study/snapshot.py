@@ -9,9 +9,9 @@ from optuna.trial import FrozenTrial
 
 from search.storage.database import Database
 from search.storage.leases import AttemptRow, LeaseDetails
+from search.storage.lookup import search_row
 from search.storage.searches import ArmRow, SearchRow, clock
 from trainer.config_paths import flatten
-from trainer.errors import UserError, nearest
 
 PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_step"
 """Attributes of trials that hold the student's parameters in millions, the teacher's validation Dice, and its passes a
@@ -100,9 +100,7 @@ class SearchSnapshot:
 
 def read(opened: Database, name: str) -> SearchSnapshot:
     """Everything of a search. Raises UserError where the study is unknown."""
-    row = opened.searches.search(name)
-    if row is None:
-        raise UserError(f"study {name!r} is not in {opened.label}{nearest(name, opened.searches.names())}")
+    row = search_row(opened, name)
     arms = opened.searches.arms_of(row.search_id)
     ids = [arm.study_id for arm in arms]
     return SearchSnapshot(

@@ -17,6 +17,7 @@ from search.report.content.statistics import Times, times
 from search.report.content.text import confirmed_words, control_of, limits, unconfirmed
 from search.report.content.worst_cases import Wanted, pictures
 from search.storage.database import Database
+from search.study.outcomes import trained_to_end
 from search.study.snapshot import SearchSnapshot, read
 from trainer.errors import UserError
 
@@ -98,7 +99,7 @@ def _weights(
         name, part = confirmation
         best = chosen_or_best(part)
         leases = () if best is None else read(opened, name).leases.get(best.name, ())
-        return next((lease.weights for lease in leases if lease.weights is not None), None)
+        return next((lease.weights for lease in leases if trained_to_end(lease)), None)
     main = searched.arms[0]
     number = None if main.best is None else main.best.trial
     return next((lease.weights for lease in rows.leases[main.name] if lease.number == number), None)

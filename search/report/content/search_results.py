@@ -32,8 +32,8 @@ from search.report.content.statistics import (
     rungs_of,
 )
 from search.storage.leases import LeaseDetails
-from search.storage.schema import FINISHED
 from search.storage.searches import ArmRow, Closed
+from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.progress import figures
 from search.study.snapshot import SearchSnapshot
 from search.study.trial_attributes import shares_of
@@ -85,7 +85,7 @@ def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
     found = []
     for arm, leases in rows.leases.items():
         for lease in leases:
-            if whole(lease):
+            if has_final_score(lease):
                 flops = attributes.get(lease.trial_id, {}).get(GFLOPS)
                 found.append(
                     Dot(
@@ -101,19 +101,13 @@ def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
     return found
 
 
-def whole(lease: LeaseDetails) -> bool:
-    """Whether a trial was trained to its end and has a score."""
-    scored = lease.best_score is not None and math.isfinite(lease.best_score)
-    return lease.state == FINISHED and lease.failure is None and lease.weights is not None and scored
-
-
 def finished_scores(leases: Sequence[LeaseDetails], *, maximize: bool) -> list[float]:
     """One score a trial that completed or was pruned.
 
     A pruned trial counts with the best that it reached, one that was pruned before its first score with the arm's
     worst: it took a place in the budget all the same.
     """
-    over = [lease for lease in leases if lease.state == FINISHED and lease.failure is None]
+    over = [lease for lease in leases if completed_or_pruned(lease)]
     known = [lease.best_score for lease in over if lease.best_score is not None and math.isfinite(lease.best_score)]
     if not known:
         return []

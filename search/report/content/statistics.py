@@ -17,6 +17,7 @@ from search.samplers.storage_view import quantiles_within
 from search.spec.config import Latency
 from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
+from search.study.outcomes import has_final_score, pruned
 from trainer.config import RunConfig
 from trainer.errors import UserError
 
@@ -123,7 +124,7 @@ def _outcome(lease: LeaseDetails) -> str:
         return "unfinished"
     if lease.failure is not None:
         return "failed"
-    return "pruned" if lease.weights is None else "complete"
+    return "pruned" if pruned(lease) else "complete"
 
 
 MOST = 48
@@ -214,7 +215,7 @@ POINTS = 12
 
 def pruned_at(leases: Sequence[LeaseDetails]) -> list[tuple[int, int]]:
     """(epoch, how many trials were pruned after it), rising."""
-    gone = [r.epoch for r in leases if r.state == FINISHED and r.failure is None and r.weights is None]
+    gone = [lease.epoch for lease in leases if pruned(lease)]
     return sorted(Counter(gone).items())
 
 
@@ -227,11 +228,7 @@ def rungs_of(
     not make the correlation. Pruned trials have no final score: among the others, which are more alike, the correlation
     is lower than it would be among all.
     """
-    final = {
-        r.trial_id: r.best_score
-        for r in leases
-        if r.state == FINISHED and r.failure is None and r.weights is not None and r.best_score is not None
-    }
+    final = {lease.trial_id: lease.known_score for lease in leases if has_final_score(lease)}
     at: dict[int, list[tuple[Any, float, float]]] = defaultdict(list)
     for trial in trials:
         if trial._trial_id in final:
