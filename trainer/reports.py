@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from trainer.config import Replay, RunConfig
 
@@ -48,8 +48,8 @@ class PerImageResult:
         columns = {name: [None if math.isnan(v) else v for v in values] for name, values in self.columns.items()}
         return {**vars(self), "columns": columns}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> "PerImageResult":
         """What `to_json` gave, read from JSON."""
         columns = {
             name: tuple(math.nan if value is None else float(value) for value in column)
@@ -57,7 +57,8 @@ class PerImageResult:
         }
         names = {key: tuple(values[key]) for key in ("images", "sources", "groups")}
         calibration = tuple((float(n), float(c), float(r)) for n, c, r in values["calibration"])
-        return cls(values["part"], float(values["threshold"]), columns=columns, calibration=calibration, **names)
+        threshold = float(values["threshold"])
+        return PerImageResult(values["part"], threshold, columns=columns, calibration=calibration, **names)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
 from search.study.progress import figures, standing
 from search.study.snapshot import read
-from trainer.config import RunConfig
 from trainer.distributed.supervisor import supervise
 from trainer.errors import UserError
 
@@ -98,25 +96,12 @@ def the_plan(opened: Database, study: str, args: argparse.Namespace) -> Plan:
         )
     dashboard = Dashboard.model_validate(json.loads(rows.search.settings)["dashboard"])
     name = name_of(study, len(before) + 1)
-    return made(rows, table, sizes, name=name, dashboard=dashboard, early=not ended)
+    return made(rows, table, name=name, dashboard=dashboard, early=not ended)
 
 
 def _difference(known: Plan, table: Any) -> str:
     tables = ({"confirm": each.model_dump(mode="json")} for each in (known.table, table))
     return "; ".join(difference(*tables)[:3])
-
-
-def sizes(run: RunConfig) -> tuple[int, float]:
-    """Parameters and GFLOP of one image of a run's student."""
-    return _sizes(run.model_copy(update={"method": "none", "teacher": None, "seed": 0}).model_dump_json())
-
-
-@lru_cache(maxsize=1024)
-def _sizes(run: str) -> tuple[int, float]:
-    from trainer.dry_run import check
-
-    facts = check(RunConfig.model_validate_json(run))
-    return facts.params, facts.flops / 1e9
 
 
 def _create(opened: Database, url: str, plan: Plan, cache: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from search.answer import selection
 from search.confirm.results import confirmed
+from search.planning.network_costs import student_size
 from search.spec.arms import MAIN
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
@@ -200,10 +201,8 @@ def _entry(rank: int, row: LeaseDetails, arm: str) -> dict[str, Any]:
 
 
 def _size(run: RunConfig) -> dict[str, float]:
-    from trainer.dry_run import check
-
-    facts = check(run)
-    return {"params": facts.params, "gflops": facts.flops / 1e9}
+    params, gflops = student_size(run)
+    return {"params": params, "gflops": gflops}
 
 
 def seed_results(rows: SearchSnapshot) -> dict[str, Any]:

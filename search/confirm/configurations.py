@@ -1,10 +1,11 @@
 """Which configurations of a search are trained again: winners, their controls, and what tells them apart."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from search.planning.network_costs import student_size
 from search.spec.arms import MAIN
 from search.spec.identity import PLACES
 from search.study.outcomes import has_final_score
@@ -13,9 +14,6 @@ from trainer.config import RunConfig
 from trainer.config_paths import flatten
 from trainer.config_paths import replace as replaced
 from trainer.errors import UserError
-
-Sizes = Callable[[RunConfig], tuple[int, float]]
-"""Parameters and GFLOP of one image of a run's student."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Finished:
     gpu_seconds: float
 
 
-def chosen(rows: SearchSnapshot, top: int, sizes: Sizes) -> tuple[tuple[Configuration, ...], dict[str, float]]:
+def chosen(rows: SearchSnapshot, top: int) -> tuple[tuple[Configuration, ...], dict[str, float]]:
     """The configurations in the order of their names' first mention, and the GPU seconds that a run of each took.
 
     Winners: the best of the main search; with a front then the best of each of its values, the best value first; then
@@ -58,7 +56,7 @@ def chosen(rows: SearchSnapshot, top: int, sizes: Sizes) -> tuple[tuple[Configur
     taught, without any term that needs it. Defaults: the values of [run] without a teacher, with the student of the
     best winner. Raises UserError where the main search has nothing to confirm.
     """
-    every = {arm.name: finished(rows, arm.name, sizes) for arm in rows.arms}
+    every = {arm.name: finished(rows, arm.name) for arm in rows.arms}
     if not every.get(MAIN):
         raise UserError(
             f"study {rows.search.name!r}: no trial of the main search has finished, so there is nothing to confirm; "
@@ -71,14 +69,14 @@ def chosen(rows: SearchSnapshot, top: int, sizes: Sizes) -> tuple[tuple[Configur
         for i, trial in enumerate(_controls(every[arm], winners), 1):
             found.append(_named(f"{arm}-{i}", "control", trial))
             costs[found[-1].name] = trial.gpu_seconds
-    for extra in (_without_teacher(found), _defaults(rows, found[0], sizes)):
+    for extra in (_without_teacher(found), _defaults(rows, found[0])):
         if extra is not None:
             found.append(extra)
             costs[extra.name] = costs[extra.of or found[0].name]
     return tuple(found), costs
 
 
-def finished(rows: SearchSnapshot, arm: str, sizes: Sizes) -> list[Finished]:
+def finished(rows: SearchSnapshot, arm: str) -> list[Finished]:
     """The trials of an arm that were trained to their end, each run once, the best first."""
     ranked = [lease for lease in rows.leases[arm] if has_final_score(lease)]
     ranked.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.known_score, lease.number))
@@ -87,8 +85,8 @@ def finished(rows: SearchSnapshot, arm: str, sizes: Sizes) -> list[Finished]:
         run = RunConfig.model_validate_json(lease.known_run)
         if any(_recipe(run) == _recipe(other.run) for other in found):
             continue
-        rank, facts = len(found) + 1, sizes(run)
-        found.append(Finished(arm, rank, lease.number, lease.known_score, run, *facts, lease.gpu_seconds))
+        rank, size = len(found) + 1, student_size(run)
+        found.append(Finished(arm, rank, lease.number, lease.known_score, run, *size, lease.gpu_seconds))
     return found
 
 
@@ -139,14 +137,14 @@ def _without_teacher(found: Sequence[Configuration]) -> Configuration | None:
     )
 
 
-def _defaults(rows: SearchSnapshot, best: Configuration, sizes: Sizes) -> Configuration:
+def _defaults(rows: SearchSnapshot, best: Configuration) -> Configuration:
     """[run] as the study file has it, at the places and with the student of the best winner, without a teacher."""
     places = {path: value for path, value in flatten(best.run).items() if path in PLACES}
     table, _ = replaced(RunConfig, {**rows.record["run"], "teacher": best.run["teacher"]}, {**places, "method": "none"})
     if any(name.startswith("student.") for name in rows.record["space"]):
         table["student"] = best.run["student"]
     run = RunConfig.model_validate(table)
-    params, gflops = sizes(run)
+    params, gflops = student_size(run)
     return Configuration(
         name="defaults", role="defaults", arm=MAIN, of=None, rank=1, trial=None, searched=None,
         params=params, gflops=gflops, run=run.model_dump(mode="json"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from search.confirm.configurations import Configuration, Sizes, chosen, used_seeds
+from search.confirm.configurations import Configuration, chosen, used_seeds
 from search.spec.arms import Arm, fixed_values
 from search.spec.config import Budget, Confirm, Dashboard, Limits, NoPruning, Objective, RandomConfig
 from search.spec.identity import arm_identity, digest
@@ -145,7 +145,7 @@ def plan_of(name: str, record: Mapping[str, Any]) -> Plan:
     )
 
 
-def made(rows: SearchSnapshot, table: Confirm, sizes: Sizes, *, name: str, dashboard: Dashboard, early: bool) -> Plan:
+def made(rows: SearchSnapshot, table: Confirm, *, name: str, dashboard: Dashboard, early: bool) -> Plan:
     """The plan for what a search has found. Raises UserError in one line where there is nothing to confirm."""
     taken = used_seeds(rows) & set(table.seeds)
     if taken:
@@ -153,7 +153,7 @@ def made(rows: SearchSnapshot, table: Confirm, sizes: Sizes, *, name: str, dashb
             f"confirm.seeds = {list(table.seeds)}: the search itself trained with seed {min(taken)}, so it is not "
             "fresh; take others: --set confirm.seeds=[...]"
         )
-    found, costs = chosen(rows, table.top, sizes)
+    found, costs = chosen(rows, table.top)
     return Plan(
         name=name,
         study=rows.search.name,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from search.confirm.configurations import Configuration
 from search.confirm.plan import Plan, confirmations, plan_of
+from search.planning.network_costs import teacher_size
 from search.spec.config import Choose
 from search.storage.database import Database
 from search.storage.evidence import TEACHER, Evidence, OpeningRecord
@@ -17,19 +18,13 @@ from trainer.errors import UserError
 from trainer.reports import PerImageResult
 
 
-@dataclass(frozen=True)
-class PerImageScores:
-    """What one trained network did on each image of one part of the data."""
+@dataclass(frozen=True, kw_only=True)
+class PerImageScores(PerImageResult):
+    """What one trained network of a confirmation did on each image of one part of the data."""
 
     configuration: str
     seed: int | None
-    part: str
-    threshold: float
-    images: tuple[str, ...]
-    sources: tuple[str, ...]
-    groups: tuple[str, ...]
-    columns: Mapping[str, tuple[float, ...]]
-    calibration: tuple[tuple[float, float, float], ...]
+    """None: the teacher."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +116,8 @@ def _teacher(plan: Plan, sized: bool) -> Configuration | None:
     taught = next((each for each in plan.configurations if each.run["method"] != "none"), None)
     if taught is None:
         return None
-    params, flops = _teacher_sizes(taught) if sized else (0, 0)
+    params, gflops = teacher_size(RunConfig.model_validate(taught.run)) if sized else (0, 0.0)
     return Configuration(
         name="teacher", role="teacher", arm=taught.arm, of=None, rank=1, trial=None, searched=None,
-        params=params, gflops=flops / 1e9, run=taught.run,
+        params=params, gflops=gflops, run=taught.run,
     )  # fmt: skip
-
-
-def _teacher_sizes(taught: Configuration) -> tuple[int, int]:
-    """Parameters, and operations on one image."""
-    from trainer.dry_run import check
-
-    facts = check(RunConfig.model_validate(taught.run))
-    return facts.teacher_params or 0, facts.teacher_flops or 0

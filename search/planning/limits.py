@@ -6,20 +6,14 @@ The time of a student is looked up in the table that `latency_ms` names.
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import islice, product
-from typing import TYPE_CHECKING
 
+from search.planning.network_costs import Cost, sizing_parameters, student_size
 from search.spec.arms import Arm
-from search.spec.config import Limits
+from search.spec.config import Latency, Limits
 from search.spec.load import StudySpec
-from search.spec.space import Choices, Parameter, Scalar
+from search.spec.space import Choices, IntRange, Parameter, Scalar
 from trainer.config import RunConfig
 from trainer.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-from search.planning.network_costs import Cost, _sizes, _sizing
-from search.spec.config import Latency
-from search.spec.space import IntRange
 from trainer.profiling import latency_table
 
 
@@ -29,14 +23,13 @@ def breach(limits: Limits) -> Callable[[RunConfig], str | None]:
     def broken(run: RunConfig) -> str | None:
         if limits == Limits():
             return None
-        # What the student costs does not depend on its teacher, and building one takes long.
-        bare = run.model_copy(update={"method": "none", "teacher": None})
-        return _words(limits, *_sizes(bare.model_dump_json()), run)
+        size = student_size(run)
+        return _broken(limits, size.params_m, size.gflops, run)
 
     return broken
 
 
-def _words(limits: Limits, params_m: float, gflops: float, run: RunConfig) -> str | None:
+def _broken(limits: Limits, params_m: float, gflops: float, run: RunConfig) -> str | None:
     broken = []
     if limits.params_m is not None and params_m > limits.params_m:
         broken.append(f"{params_m:.3g} M parameters of at most {limits.params_m:g} M")
@@ -49,7 +42,7 @@ def _words(limits: Limits, params_m: float, gflops: float, run: RunConfig) -> st
 
 def verdict(limits: Limits, cost: Cost) -> str | None:
     """The limit that a network breaks, in words; None where it keeps them all."""
-    return _words(limits, cost.params_m, cost.gflops, cost.run)
+    return _broken(limits, cost.params_m, cost.gflops, cost.run)
 
 
 def refuse_hopeless(spec: StudySpec, found: list[Cost]) -> None:
@@ -62,7 +55,7 @@ def refuse_hopeless(spec: StudySpec, found: list[Cost]) -> None:
             raise UserError(
                 f"{arm.where}: limits: no network keeps them, the least has {_least(spec.limits, mine)}; raise them"
             )
-        for parameter in (p for p in _sizing(arm) if isinstance(p, Choices)):
+        for parameter in (p for p in sizing_parameters(arm) if isinstance(p, Choices)):
             for value in parameter.choices:
                 _refuse_choice(spec, arm, parameter, value, mine)
 

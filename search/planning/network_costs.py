@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from search.spec.arms import Arm
 from search.spec.load import StudySpec
@@ -67,7 +67,7 @@ def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar]) -> "Facts":
         raise UserError(f"{arm.where}: run.{one_line(error)} (with {chosen})") from error
 
 
-def _sizing(arm: Arm) -> list[Parameter]:
+def sizing_parameters(arm: Arm) -> list[Parameter]:
     """The parameters that decide over what a student costs."""
     return [p for p in arm.space if p.path.startswith(("student.", "data."))]
 
@@ -75,7 +75,7 @@ def _sizing(arm: Arm) -> list[Parameter]:
 def _structures(arm: Arm) -> Iterator[dict[str, Scalar]]:
     """Parameters that show every value, and all combinations of those that decide over the cost."""
     yield from arm.probes()
-    values = [[(p.name, value) for value in p.probes()] for p in _sizing(arm)]
+    values = [[(p.name, value) for value in p.probes()] for p in sizing_parameters(arm)]
     for world in arm.worlds():
         for combination in islice(product(*values), MOST_STRUCTURES):
             yield arm.complete({**world, **dict(combination)})
@@ -90,9 +90,37 @@ def _structure(run: RunConfig) -> str:
     )
 
 
+class NetworkSize(NamedTuple):
+    """What one network costs."""
+
+    params: int
+    gflops: float
+    """Of a forward pass over one image."""
+
+    @property
+    def params_m(self) -> float:
+        """Parameters in millions."""
+        return self.params / 1e6
+
+
+def student_size(run: RunConfig) -> NetworkSize:
+    """The size of a run's student. Raises ValueError where it cannot be built; what was built once is remembered."""
+    # What the student costs does not depend on its teacher, and building one takes long.
+    bare = run.model_copy(update={"method": "none", "teacher": None, "seed": 0})
+    return _student_size(bare.model_dump_json())
+
+
 @lru_cache(maxsize=1024)
-def _sizes(run: str) -> tuple[float, float]:
+def _student_size(run: str) -> NetworkSize:
     from trainer.dry_run import check
 
     facts = check(RunConfig.model_validate_json(run))
-    return facts.params / 1e6, facts.flops / 1e9
+    return NetworkSize(facts.params, facts.flops / 1e9)
+
+
+def teacher_size(run: RunConfig) -> NetworkSize:
+    """The size of a run's teacher; zeros for one that is no single network of ours. Raises ValueError."""
+    from trainer.dry_run import check
+
+    facts = check(run)
+    return NetworkSize(facts.teacher_params or 0, (facts.teacher_flops or 0) / 1e9)

@@ -174,7 +174,9 @@ def findings(name: str, level: float, part: str) -> list[PerImageScores]:
         names = tuple(f"{part}/{i}.png" for i in range(IMAGES))
         bins = ((100.0, 90.0, 80.0), (0.0, 0.0, 0.0))
         sources = ("here",) * 20 + ("there",) * 20
-        found.append(PerImageScores(name, seed, part, 0.5, names, sources, names, columns, bins))
+        found.append(
+            PerImageScores(part, 0.5, names, sources, names, columns, bins, configuration=name, seed=seed),
+        )
     return found
 
 

@@ -86,7 +86,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyAdapter]:
     ended = open_search(opened, url, spec, simulated_identity(spec))
     train(ended, folder / "runs")
     rows = read(opened, "tiny")
-    plan: Plan = made(rows, spec.confirm, confirm.sizes, name="tiny.confirm", dashboard=Dashboard(), early=False)
+    plan: Plan = made(rows, spec.confirm, name="tiny.confirm", dashboard=Dashboard(), early=False)
     train(confirm.opened_as(opened, url, plan), folder / "runs")
     yield ended
     opened.engine.dispose()

@@ -105,7 +105,7 @@ def plan_for(search: StudyAdapter, **changes: Any) -> Plan:
     rows = read(search.opened, search.spec.name)
     table = search.spec.confirm.model_copy(update=changes)
     name = f"{search.spec.name}.confirm"
-    return made(rows, table, confirm.sizes, name=name, dashboard=Dashboard(), early=False)
+    return made(rows, table, name=name, dashboard=Dashboard(), early=False)
 
 
 Finish = Callable[[str], StudyAdapter]

@@ -487,7 +487,7 @@ def test_a_study_that_was_confirmed_in_the_database_has_its_answer(opened: Datab
     found = open_storage(url)
     rows = read(found, "polyps")
     table = Confirm(seeds=(21, 22), top=2)
-    plan = confirm_plan.made(rows, table, confirm.sizes, name="polyps.confirm", dashboard=Dashboard(), early=False)
+    plan = confirm_plan.made(rows, table, name="polyps.confirm", dashboard=Dashboard(), early=False)
     begun = confirm.opened_as(found, url, plan)
     waiting = report(found, ["polyps"]).studies[0]
     assert waiting.confirmed is None
