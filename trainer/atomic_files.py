@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer.errors import DataError, UserError
 
@@ -25,6 +27,11 @@ def write_output(path: Path, text: str) -> None:
         raise UserError(f"--output {path}: {error.strerror}; the former file is as it was") from None
 
 
+def write_private(path: Path, text: str) -> None:
+    """The same for a file with a secret, which only its owner can read (mode 0600). Raises OSError."""
+    _write(path, text, 0o600)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder onto the disk."""
     handle = os.open(folder, os.O_RDONLY)
@@ -34,17 +41,28 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to be written beside its place: onto the disk and renamed at the end, removed where anything was raised.
+
+    mode: its rights, less what the umask takes. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        beside.unlink(missing_ok=True)  # of a process that died and had this number: it may have other rights
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-        sync_folder(path.parent)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):  # the folder itself may be what is wrong
             beside.unlink()
         raise
+    sync_folder(path.parent)
+
+
+def _write(path: Path, text: str, mode: int = 0o666) -> None:
+    with whole_file(path, mode=mode) as file:
+        file.write(text.encode())

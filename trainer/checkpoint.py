@@ -7,7 +7,6 @@ safetensors with words beside them. Neither runs code when read.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ import models
 from models.config import NetworkConfig
 from models.output import Segmenter
 from trainer import checkpoint
-from trainer.atomic_files import sync_folder
+from trainer.atomic_files import whole_file
 from trainer.config import RunConfig
 from trainer.errors import CheckpointError, explain
 from trainer.reports import Saved
@@ -85,24 +84,14 @@ def write(path: Path, content: bytes) -> Saved:
 
 
 def _write_with(path: Path, fill_in: Callable[[_Hashed], object]) -> Saved:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            hashed = _Hashed(file)
-            try:
-                fill_in(hashed)
-            except RuntimeError:
-                if hashed.refused is None:
-                    raise
-                raise hashed.refused from None
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with whole_file(path) as file:
+        hashed = _Hashed(file)
+        try:
+            fill_in(hashed)
+        except RuntimeError:
+            if hashed.refused is None:
+                raise
+            raise hashed.refused from None
     return Saved(path, hashed.sha256.hexdigest(), hashed.size)
 
 

@@ -1,5 +1,6 @@
-"""Tables of a study file: dotted paths in and out of nested tables, and the paths that a configuration knows."""
+"""Dotted paths: in and out of nested tables, on the command line (`--set`), and those that a configuration knows."""
 
+import tomllib
 import types
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -48,6 +49,23 @@ def _put(table: Table, steps: list[str], value: object, where: str) -> None:
         raise UserError(f"{where} = {received(value)}: given twice; keep one")
     else:
         table[last] = value
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Path and value of `--set PATH=VALUE`; the value as TOML writes it, a bare word is a text. Raises UserError."""
+    path, equals, value = text.partition("=")
+    steps, value = [step.strip() for step in path.split(".")], value.strip()
+    if not equals or not all(steps):
+        raise UserError(f"--set {text}: write PATH=VALUE, such as run.epochs=5")
+    path = ".".join(steps)
+    if "\n" in value or "\r" in value:
+        raise UserError(f"--set {path}={received(value)}: one value on one line")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):
+        if value and not any(c in value for c in "\"'[]{}#=,"):
+            return path, value
+        raise UserError(f"--set {text}: {received(value)} is no TOML value; quote a text, such as '\"kl\"'") from None
 
 
 def replace(

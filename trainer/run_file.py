@@ -1,7 +1,6 @@
 """Runs as people have them in files: a study file, an export of a search, or one run as JSON. Free of torch."""
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from models.config import NetworkTeacher
 from trainer.config import Replay, RunConfig
+from trainer.config_paths import Table, nest, setting
 from trainer.errors import UserError, explain, nearest, received
 
-PLACES = frozenset({"data.root", "data.split", "teacher.checkpoint"})
-"""Where things lie is no part of what a run computes: setting these keeps the promise of a replay."""
+PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice")
+"""Values of [run] that change no number of a training: setting these keeps the promise of a replay.
 
-_BARE = re.compile(r"[A-Za-z_$./~][\w$./~+-]*")
-"""A text that `--set` takes without quotes."""
-
-Table = dict[str, Any]
+The hash of the data covers every image, mask, part and group, the hash of the teacher its weights, and the floor only
+decides whether a training begins. `student.checkpoint` is no place: no hash stands for it, so another file is another
+run."""
 
 
 class Entry(BaseModel):
@@ -107,28 +106,28 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
     """The run in a file: a study's [run] (its other tables are not looked at, but for [teach]), entry `rank` of an
     export (default 1), or a bare run as JSON.
 
-    `sets` are `PATH=VALUE`, the value as TOML writes it; the path may begin with `run.` or `teach.`. Raises UserError
-    in one line.
+    `sets` are `PATH=VALUE`, the value as TOML writes it; the path may begin with `run.` or `teach.`. A table is
+    merged into that of the file, unless it has another `name`. Raises UserError in one line.
     """
     content = _parse(path)
     entry, teach, metric = None, {}, "dice"
     if "best" in content:
         entry, metric = _entry(content, path, 1 if rank is None else rank)
-        table = _nested(entry.run, f"{path}: best.{entry.rank}.run")
+        table = nest(entry.run, f"{path}: best.{entry.rank}.run.")
     elif rank is not None:
         raise UserError(f"--rank {rank}: {path} is no export of a search; leave --rank out")
     elif path.suffix == ".json" and "run" not in content:
-        table = _nested(content, str(path))
+        table = nest(content, f"{path}: ")
     else:
-        table, teach = (_nested(_table(content, name, path), f"{path}: {name}") for name in ("run", "teach"))
+        table, teach = (nest(_table(content, name, path), f"{path}: {name}.") for name in ("run", "teach"))
         if not table:
             raise UserError(f"{path}: run: missing; expected a table [run]{nearest('run', content)}")
     changed = []
     for text in sets:
-        steps, value = _setting(text)
-        _put(teach if steps[0] == "teach" else table, steps[1:], value, f"--set {text}")
-        if steps[0] == "run":
-            changed.append(".".join(steps[1:]))
+        (top, *steps), value = _setting(text)
+        _put(teach if top == "teach" else table, steps, value, f"--set {text}")
+        if top == "run":
+            changed.append(".".join(steps))
     where = f"{path} with {' '.join(f'--set {text}' for text in sets)}" if sets else str(path)
     run = _run(table, where, "run")
     return RunFile(path, run, entry, metric, teach, tuple(p for p in changed if p not in PLACES))
@@ -182,29 +181,12 @@ def _run(table: Table, where: str, under: str) -> RunConfig:
 
 
 def _setting(text: str) -> tuple[list[str], object]:
-    """The path, beginning with run or teach, and the value of `PATH=VALUE`."""
-    path, equals, written = text.partition("=")
-    steps = [step.strip() for step in path.split(".")]
-    if steps[0] not in ("run", "teach"):
-        steps.insert(0, "run")
-    if not equals or not all(steps) or len(steps) < 2:
-        raise UserError(f"--set {text}: expected PATH=VALUE, such as run.epochs=5")
-    try:
-        return steps, tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError as error:
-        if _BARE.fullmatch(written.strip()):
-            return steps, written.strip()
-        raise UserError(
-            f'--set {text}: {received(written)} is no TOML value; write 5, 1e-3, true, "text" or [1, 2]'
-        ) from error
-
-
-def _nested(table: Mapping[str, Any], where: str) -> Table:
-    """Dotted keys as nested tables."""
-    out: Table = {}
-    for key, value in table.items():
-        _put(out, key.split("."), _nested(value, f"{where}.{key}") if isinstance(value, dict) else value, where)
-    return out
+    """The steps of the path, beginning with run or teach, and the value of `PATH=VALUE`."""
+    path, value = setting(text)
+    if path in ("run", "teach"):
+        raise UserError(f"--set {text}: replaces a whole table; name a value in it, such as {path}.epochs=5")
+    steps = path.split(".")
+    return steps if steps[0] in ("run", "teach") else ["run", *steps], value
 
 
 def _put(table: Table, steps: Sequence[str], value: object, where: str) -> None:

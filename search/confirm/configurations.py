@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from search.planning.network_costs import student_size
 from search.spec.arms import MAIN
-from search.spec.identity import PLACES
 from search.study.outcomes import has_final_score
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
 from trainer.config_paths import replace as replaced
 from trainer.errors import UserError
+from trainer.run_file import PLACES
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from search.postgres.address import LOOPBACK, NAME, Address, check_host, free_po
 from search.postgres.binaries import REMEDY, SERVER, Binaries, usable
 from search.storage.database import bare_engine
 from search.storage.url import NETWORK_DISKS, disk_kind
+from trainer.atomic_files import write_private
 from trainer.errors import UserError, one_line
 
 START_SECONDS = 120
@@ -133,7 +134,7 @@ class Server:
         programs = self._make(found[0]) if not self.exists else self._fitting(found)
         self._configure(address)
         self._forget_before_boot()
-        write(self._holder, json.dumps({"host": socket.gethostname(), "boot": _boot()}))
+        write_private(self._holder, json.dumps({"host": socket.gethostname(), "boot": _boot()}))
         logger.info("starting PostgreSQL {} in {}", programs, self.folder)
         (self.folder / "log").mkdir(exist_ok=True)
         first_words = self.folder / "log" / "start.log"
@@ -180,13 +181,13 @@ class Server:
     def _configure(self, address: Address) -> None:
         log = str(self.folder.resolve() / "log").replace("'", "''")
         settings = SETTINGS.format(listen=address.host, port=address.port, log=log)
-        write(self.data / "kd_search.conf", settings)
+        write_private(self.data / "kd_search.conf", settings)
         nets = ("127.0.0.1/32", "::1/128") if address.local else ("0.0.0.0/0", "::/0")
-        write(
+        write_private(
             self.data / "pg_hba.conf",
             HOSTS.format(lines="\n".join(f"host {NAME} {NAME} {net} scram-sha-256" for net in nets)),
         )
-        write(self._address, json.dumps({"host": address.host, "port": address.port}))
+        write_private(self._address, json.dumps({"host": address.host, "port": address.port}))
 
     def _check_asked(self, host: str | None, port: int | None) -> None:
         now = self.address()
@@ -311,7 +312,7 @@ def make(folder: Path, programs: Binaries, pgpass: Path) -> None:
         raise UserError(f"--dir {folder}: the database was not made: {(mistakes or ['postgres ended'])[0]}")
     with (part / "postgresql.conf").open("a") as file:
         file.write("include 'kd_search.conf'\n")
-    write(pgpass, f"*:*:{NAME}:{NAME}:{password}\n")
+    write_private(pgpass, f"*:*:{NAME}:{NAME}:{password}\n")
     part.rename(folder / "data")
 
 
@@ -330,14 +331,3 @@ def run(words: Sequence[str], seconds: float, *, feed: str = "") -> "subprocess.
 def last(text: str) -> str:
     """The last line that says something."""
     return one_line(next((line for line in reversed(text.splitlines()) if line.strip()), "no message"))
-
-
-def write(path: Path, text: str) -> None:
-    """A private file, whole or not at all."""
-    beside = path.with_name(f"{path.name}.part")
-    beside.unlink(missing_ok=True)
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

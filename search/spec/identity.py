@@ -2,7 +2,7 @@
 
 Inside: [objective], [front], [limits], [run] and [space] with defaults filled in, the schema's number, and the contents
 of data and teacher. Outside: sampler, pruner, budget, enqueue, arms, confirm, dashboard and [teach], which may change
-while a study goes on, and in [run] the places in `PLACES`: what lies there is known by its content.
+while a study goes on, and in [run] the places in `trainer.run_file.PLACES`: what lies there is known by its content.
 """
 
 import hashlib
@@ -16,13 +16,10 @@ from search.spec.config import Front, Limits, Objective
 from search.spec.space import Parameter
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, replace
+from trainer.run_file import PLACES
 
 SCHEMA = 1
 """Raised when the meaning of a study file changes."""
-PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice")
-"""Values of [run] that change no number of a trial: the hash of the data covers every image, mask, part and group, the
-hash of the teacher its weights, and the floor only decides whether a search begins. `student.checkpoint` is no place:
-no hash stands for it, so another file is another study."""
 
 
 def document(

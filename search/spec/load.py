@@ -27,13 +27,13 @@ from search.spec.config import (
     StudyTables,
 )
 from search.spec.file import find, read
-from search.spec.identity import PLACES, arm_identity, difference, digest, document
+from search.spec.identity import arm_identity, difference, digest, document
 from search.spec.overrides import apply
 from search.spec.space import Parameter, Scalar, entries, parse
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
 from trainer.errors import UserError, explain, received
-from trainer.run_file import RunFile
+from trainer.run_file import PLACES, RunFile
 
 __all__ = ["MAIN", "SCORE_NAMES", "Arm", "StudySpec", "find", "identity", "load", "probe_runs", "record", "resolve"]
 

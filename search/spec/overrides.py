@@ -1,6 +1,5 @@
 """`--set PATH=VALUE`: values of a study file replaced on the command line."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ from search.spec.config import StudyTables
 from search.spec.file import check_depth
 from search.spec.space import entries
 from trainer.config import RunConfig
-from trainer.config_paths import Table, nest, replace
+from trainer.config_paths import Table, nest, replace, setting
 from trainer.errors import UserError, nearest, received
 
 _LISTS = ("enqueue", "arms")
@@ -16,7 +15,7 @@ _LISTS = ("enqueue", "arms")
 
 def apply(raw: Mapping[str, Any], overrides: Sequence[str], where: str) -> tuple[Table, tuple[str, ...]]:
     """The file's tables with each override set, one after the other, and the entries that went away because a `name`
-    changed. Raises UserError."""
+    changed. A table that is set replaces that of the file. Raises UserError."""
     table = dict(raw)
     dropped: list[str] = []
     for text in overrides:
@@ -54,22 +53,6 @@ _EXAMPLES = {
     "pruner": "pruner.name=none",
     "space": "space.optim.lr.low=1e-4",
 }
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """Path and value of `PATH=VALUE`; the value as TOML writes it, a bare word is a text. Raises UserError."""
-    path, equals, value = text.partition("=")
-    path, value = path.strip(), value.strip()
-    if not equals or not path or not all(path.split(".")):
-        raise UserError(f"--set {text}: write PATH=VALUE, such as run.epochs=5")
-    if "\n" in value or "\r" in value:
-        raise UserError(f"--set {path}={received(value)}: one value on one line")
-    try:
-        return path, tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):
-        if value and not any(c in value for c in "\"'[]{}#=,"):
-            return path, value
-        raise UserError(f"--set {text}: {received(value)} is no TOML value; quote a text, such as '\"kl\"'") from None
 
 
 def _arm(arms: Any, rest: str, value: object, text: str) -> list[Any]:

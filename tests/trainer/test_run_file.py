@@ -123,6 +123,7 @@ def test_another_name_replaces_a_whole_table(study: Path) -> None:
 
 def test_a_replay_is_promised_until_something_other_than_a_place_is_set(export: Path) -> None:
     assert read(export, sets=["teacher.checkpoint='elsewhere'"]).promised is not None
+    assert read(export, sets=["teacher.min_dice=0.1"]).promised is not None
     assert read(export, sets=["optim.lr=1e-2"]).promised is None
 
 
@@ -149,6 +150,8 @@ def test_the_teacher_is_trained_by_the_run_without_distillation_and_its_own_reci
         (["method=cwd"], ["run.method", "'cwd'", "kl"]),
         (["epochs"], ["--set epochs", "PATH=VALUE"]),
         (["epochs=[1,"], ["--set epochs=[1,", "TOML"]),
+        (["run=3"], ["whole table", "run.epochs=5"]),
+        (["epochs=3\nseed = 4"], ["one value on one line"]),
         (["epochs.more=1"], ["epochs", "no table"]),
         (["epochs=0", "batch_size=0"], ["run.epochs = 0", "1 more"]),
     ],
@@ -181,7 +184,8 @@ def test_files_that_hold_no_run_are_refused(tmp_path: Path, study: Path, export:
     assert "run: missing" in message(write("c.toml", b"[runs]\nepochs = 1\n"))
     assert "nearest: runs" in message(write("c.toml", b"[runs]\nepochs = 1\n"))
     assert "expected a table [run]" in message(write("d.toml", b"run = 3\n"))
-    assert "no table" in message(write("e.toml", b'[run]\noptim = 3\n"optim.lr" = 1.0\n'))
+    assert "optim is a value already" in message(write("e.toml", b'[run]\noptim = 3\n"optim.lr" = 1.0\n'))
+    assert "given twice" in message(write("e.toml", b'[run]\noptim.lr = 3\n"optim.lr" = 1.0\n'))
     assert "--rank 1" in message(study, rank=1)
     assert "known: 1, 2" in message(export, rank=3)
     assert "best.0.rank" in message(write("f.json", b'{"best": [{"run": {}}]}'))
