@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.cli.durations import format_clock
 from trainer.cli.entry import guard
 from trainer.errors import UserError
 from trainer.repository import REPOSITORY
@@ -98,9 +99,8 @@ def main() -> int:
         for line in _lines(log)[-step.lines :]:
             print(f"      {line}")
         _say(number, total, step.name, f"done; all of it: {log}", seconds)
-    print(
-        f"\nWhole search in {_clock(time.monotonic() - started)}. Everything lies in {FOLDER}/ (make clean removes it)."
-    )
+    took = format_clock(time.monotonic() - started)
+    print(f"\nWhole search in {took}. Everything lies in {FOLDER}/ (make clean removes it).")
     print(f"The answer, in a browser: {REPORT}/report.html")
     print(f"Picture: {FOLDER}/predictions.png")
     print("Trials, curves, notes (each new shell first needs: source .venv/bin/activate):")
@@ -153,7 +153,7 @@ def _watch(child: "subprocess.Popen[bytes]", log: Path) -> None:
                 print(f"\r      {newest[: WIDTH - 6]:<{WIDTH - 6}}", end="", flush=True)
             elif not terminal and now >= due:
                 due += PROGRESS
-                print(f"      {_clock(now - begun)}  {newest}"[:WIDTH], flush=True)
+                print(f"      {format_clock(now - begun)}  {newest}"[:WIDTH], flush=True)
         else:
             if shown:
                 print(f"\r{'':<{WIDTH}}\r", end="", flush=True)
@@ -166,17 +166,13 @@ def _lines(log: Path) -> list[str]:
 
 def _say(number: int, total: int, name: str, what: str, seconds: float | None) -> None:
     line = f"[{number}/{total}] {name:<11}  {what}"
-    print(line if seconds is None else f"{line:<{WIDTH - 7}} {_clock(seconds):>6}", flush=True)
+    print(line if seconds is None else f"{line:<{WIDTH - 7}} {format_clock(seconds):>6}", flush=True)
 
 
 def _installed() -> float | None:
     """Seconds that `make venv` took when it last installed; None where another environment runs the demo."""
     stamp = Path(".venv/installed")
     return float(stamp.read_text()) if stamp.is_file() else None
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from search.storage.database import Database, open_storage
 from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
-from search.study.progress import an_hour, format_duration
+from search.study.progress import an_hour
 from search.study.progress import figures as figures_of
 from search.study.snapshot import read
+from trainer.cli.durations import format_duration
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.answer.summary import progress_words, rule_words, score_words
-from search.study.progress import an_hour, format_duration
+from search.study.progress import an_hour
+from trainer.cli.durations import format_duration
 
 RUNNING = 16
 """Running trials that are listed at most."""

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from loguru import logger
 
 from search.storage.errors import DatabaseAway
+from trainer.cli.durations import format_limit
 from trainer.errors import UserError
 
 T = TypeVar("T")
@@ -110,15 +111,12 @@ def _progress(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, ov
 def _wait_on(reason: str, since: float | None, place: str, patience: float, *, over: bool) -> float:
     """Say once that the database is away, and since when; raise UserError where that is too long."""
     if over:
-        waited = f" for {_shown(patience)}" if patience else ""
+        waited = f" for {format_limit(patience)}" if patience else ""
         raise UserError(f"storage: {place} does not answer{waited}: {reason}; is the server up, is the URL right?")
     if since is None:
-        logger.warning("database away: {} ({}): waiting up to {}; Ctrl-C or TERM ends", place, reason, _shown(patience))
+        limit = format_limit(patience)
+        logger.warning("database away: {} ({}): waiting up to {}; Ctrl-C or TERM ends", place, reason, limit)
     return time.monotonic() if since is None else since
-
-
-def _shown(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} s"
 
 
 class _Attempt(Generic[T]):

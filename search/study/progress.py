@@ -68,18 +68,6 @@ def _covered(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def format_duration(seconds: float) -> str:
-    """A duration in two words: `41 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
 def an_hour(rate: float) -> str:
     """A rate in digits that can be read: `0.42`, `17.3`, `5,180`."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

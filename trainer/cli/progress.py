@@ -5,6 +5,7 @@ import time
 
 from loguru import logger
 
+from trainer.cli.durations import format_short_duration
 from trainer.reports import EpochReport
 
 EVERY = 10.0
@@ -13,16 +14,6 @@ COUNT_EVERY = 5.0
 """The same where files are counted."""
 BLINK = 0.1
 """Seconds between two changes of a line on a terminal."""
-
-
-def spoken(seconds: float) -> str:
-    """A duration in two figures or so: 8 s, 4 min, 2 h 05."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 5970:
-        return f"{seconds / 60:.0f} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d}"
 
 
 class Progress:
@@ -65,7 +56,7 @@ class Progress:
         each = (time.monotonic() - self.started) / self._heard
         words.append(f"{each:.2g} s/epoch" if each < 99.5 else f"{each:.0f} s/epoch")
         if not report.final:
-            words.append(f"ETA {spoken(each * (self._epochs - report.epoch))}")
+            words.append(f"ETA {format_short_duration(each * (self._epochs - report.epoch))}")
         return "  ".join(words)
 
 
@@ -93,6 +84,8 @@ class Counting:
         elif now - self._said >= (BLINK if self._terminal else COUNT_EVERY):
             self._said = now
             rate = done / max(now - self._began, 1e-3)
-            line = f"{self._what} {done}/{total}  {rate:.3g} a second  ETA {spoken((total - done) / rate)}"
+            line = (
+                f"{self._what} {done}/{total}  {rate:.3g} a second  ETA {format_short_duration((total - done) / rate)}"
+            )
             print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
             sys.stderr.flush()

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.cli.progress import Counting, Progress, spoken
+from trainer.cli.durations import format_short_duration
+from trainer.cli.progress import Counting, Progress
 from trainer.distributed.launch import Outcome, launch, writable
 from trainer.errors import UserError, one_line
 from trainer.loggers import Loggers
@@ -97,7 +98,7 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
     words = checkpoint.weights(best)
     if args.output is not None:
         checkpoint.write(args.output, best.read_bytes())
-    took = spoken(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
+    took = format_short_duration(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
     return words.word("scores"), words.word("epoch"), took
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config import NetworkTeacher
-from trainer.cli.progress import Counting, Progress, spoken
+from trainer.cli.durations import format_short_duration
+from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
 from trainer.distributed.launch import Outcome, launch, writable
 from trainer.errors import UserError, one_line, received
@@ -95,7 +96,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
             if ranks.leads:
                 progress.hear(report)
                 log.tell("teach", report)
-    took = spoken(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
+    took = format_short_duration(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
     return _finish(work, output, run, name, data, ranks, took)
 
 

@@ -81,11 +81,6 @@ def test_an_installation_says_so_first_and_leaves_no_stamp_where_it_fails(tmp_pa
     assert (tmp_path / ".venv/installed").is_file() != fails
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61.9, "1:01"), (3605.0, "60:05")])
-def test_times_are_minutes_and_seconds(seconds, shown):
-    assert demo._clock(seconds) == shown
-
-
 def test_everything_is_written_into_one_folder():
     """Places are given to each step that has them, so that nothing falls back to a default outside the folder."""
     for one in demo.STEPS:
