@@ -3,6 +3,7 @@
 import argparse
 import tomllib
 
+from search.spec.config import MAIN
 from search.spec.load import find, load
 from search.spec.space import Scalar, shown
 from search.storage.database import open_storage
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as the workers had it")
     parser.add_argument("--name", help="as the workers had it")
     parser.add_argument("params", nargs="+", metavar="PARAMETER=VALUE", help="what is not given is sampled")
-    parser.add_argument("--arm", default="kd", help="the arm it belongs to (default: kd, the main search)")
+    parser.add_argument("--arm", default=MAIN, help="the arm it belongs to (default: %(default)s, the main search)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from search.answer import selection
 from search.confirm.results import confirmed
 from search.planning.network_costs import student_size
-from search.spec.arms import MAIN
+from search.spec.config import MAIN
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.leases import LeaseDetails

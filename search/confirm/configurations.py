@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from search.planning.network_costs import student_size
-from search.spec.arms import MAIN
+from search.spec.config import MAIN
 from search.study.outcomes import has_final_score
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig

@@ -12,14 +12,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from losses.config import NEEDS_TEACHER
-from search.spec.config import ArmEntry, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
+from search.spec.config import MAIN, ArmEntry, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
 from search.spec.space import FloatRange, Parameter, Scalar, active, condition, ordered, same, shown, worlds
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
 from trainer.errors import UserError, explain, nearest, received
-
-MAIN = "kd"
-"""The name of the main search among the arms."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,6 @@ class Arm:
     examined."""
     identity: str = ""
     """sha256 over resolved run and space; `search.spec.identity.arm_identity` adds the contents of data and teacher."""
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """The space, in an order in which conditions come after what they name."""
-        return self.space
 
     @property
     def epochs(self) -> int:

@@ -11,6 +11,9 @@ ScoreName = Literal["dice", "iou", "precision", "recall", "specificity", "accura
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 """The validation scores that a study may follow, as epoch reports name them; mdice and miou are means over classes."""
 
+MAIN = "kd"
+"""The name of the main search among the arms."""
+
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
@@ -206,7 +209,7 @@ class ArmEntry(Frozen):
     @field_validator("name")
     @classmethod
     def _is_free(cls, value: str) -> str:
-        if value in ("kd", "confirm"):
+        if value in (MAIN, "confirm"):
             raise ValueError(f"{value!r} is the program's own name for a part of the study; choose another")
         return value
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import InstanceOf, ValidationError
 
 from models.config import Frozen
-from search.spec.arms import MAIN, Arm, check_pruner, control_arm, main_arm, with_enqueued
+from search.spec.arms import Arm, check_pruner, control_arm, main_arm, with_enqueued
 from search.spec.config import (
     SCORE_NAMES,
     Budget,
@@ -29,13 +29,13 @@ from search.spec.config import (
 from search.spec.file import find, read
 from search.spec.identity import arm_identity, difference, digest, document
 from search.spec.overrides import apply
-from search.spec.space import Parameter, Scalar, entries, parse
+from search.spec.space import Parameter, entries, parse
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
 from trainer.errors import UserError, explain, received
 from trainer.run_file import PLACES, RunFile
 
-__all__ = ["MAIN", "SCORE_NAMES", "Arm", "StudySpec", "find", "identity", "load", "probe_runs", "record", "resolve"]
+__all__ = ["SCORE_NAMES", "Arm", "StudySpec", "find", "identity", "load", "probe_runs", "record"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # never ".", ".." or what looks like a flag
 
@@ -108,16 +108,6 @@ def load(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) 
                 f"give it a name of its own: --name {study_name}-2"
             )
     return spec
-
-
-def resolve(target: Arm | StudySpec, params: Mapping[str, Scalar]) -> RunConfig:
-    """The run of a trial: the [run] of the arm (of a study: its main search) with each parameter's path replaced and
-    validated again.
-
-    params: by parameter name, exactly the live ones. Raises UserError where one is unknown, missing, not live or
-    outside its range.
-    """
-    return (target.main if isinstance(target, StudySpec) else target).resolve(params)
 
 
 def record(spec: StudySpec, *, data_hash: str | None = None, teacher_hash: str | None = None) -> Table:

@@ -8,8 +8,9 @@ from typing import Any
 
 from loguru import logger
 
+from search.spec.config import MAIN
 from search.spec.identity import difference
-from search.spec.load import MAIN, StudySpec, record
+from search.spec.load import StudySpec, record
 from search.storage.database import Database, creation_lock
 from search.storage.lookup import search_row
 from search.storage.searches import SearchRow

@@ -13,7 +13,7 @@ from search.commands.simulate import simulated_identity
 from search.commands.validate import examine
 from search.planning.limits import breach, refuse_hopeless
 from search.planning.network_costs import costs
-from search.spec.load import find, load, probe_runs, resolve
+from search.spec.load import find, load, probe_runs
 from search.storage.database import open_storage
 from search.study.create import open_search
 from trainer import checkpoint
@@ -300,7 +300,7 @@ class TestLimits:
     def test_without_limits_nothing_is_built(self, study):
         spec = load(study(size=33))
         params = {"method": "cwd", "losses.cwd.weight": 2.0, "student.width": 4}
-        assert breach(spec.limits)(resolve(spec, params)) is None
+        assert breach(spec.limits)(spec.main.resolve(params)) is None
 
     @pytest.mark.slow
     def test_the_polyp_study_keeps_its_limit_at_every_width(self):

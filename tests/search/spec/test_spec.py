@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from search.spec.config import SCORE_NAMES, seconds
 from search.spec.identity import difference
-from search.spec.load import StudySpec, find, identity, load, probe_runs, record, resolve
+from search.spec.load import StudySpec, find, identity, load, probe_runs, record
 from search.spec.space import Choices, FloatRange, IntRange, active
 from trainer.config_paths import flatten
 from trainer.errors import UserError
@@ -141,11 +141,11 @@ class TestWays:
 
     def test_true_and_false_are_choices(self, study):
         spec = study('"optim.ema" = { choices = [true, false] }')
-        assert resolve(spec, {"optim.ema": True}).optim.ema is True
+        assert spec.main.resolve({"optim.ema": True}).optim.ema is True
 
     def test_a_value_may_be_conditional_on_a_fixed_value_of_the_run(self, study):
         spec = study('"optim.weight_decay" = { low = 0.0, high = 0.1, when = { "optim.name" = "adamw" } }')
-        assert resolve(spec, {"optim.weight_decay": 0.05}).optim.weight_decay == 0.05
+        assert spec.main.resolve({"optim.weight_decay": 0.05}).optim.weight_decay == 0.05
 
     def test_choosing_a_name_drops_what_the_other_network_does_not_take(self, study):
         spec = study(
@@ -154,9 +154,9 @@ class TestWays:
             "student.encoder" = { choices = ["resnet18", "resnet34"], when = { "student.name" = "smp-unet" } }
             """
         )
-        run = resolve(spec, {"student.name": "smp-unet", "student.encoder": "resnet18"})
+        run = spec.main.resolve({"student.name": "smp-unet", "student.encoder": "resnet18"})
         assert run.student.model_dump()["encoder"] == "resnet18"
-        assert resolve(spec, {"student.name": "unet"}).student.model_dump()["width"] == 8
+        assert spec.main.resolve({"student.name": "unet"}).student.model_dump()["width"] == 8
 
     def test_durations_are_written_in_units(self):
         assert [seconds(text) for text in ("12h", "90m", "1h30m", "2d", "1.5h")] == [43200, 5400, 5400, 172800, 5400]
@@ -171,13 +171,13 @@ class TestConditions:
 
     def test_a_chain_is_ordered_after_what_it_names_and_decided_link_by_link(self, study):
         main = study(self.CHAIN).main
-        assert [p.name for p in main.parameters] == ["method", "student.width", "losses.cwd.weight"]
+        assert [p.name for p in main.space] == ["method", "student.width", "losses.cwd.weight"]
         weight = main.parameter("losses.cwd.weight")
         assert active(weight, main.values({"method": "cwd", "student.width": 8}))
         assert not active(weight, main.values({"method": "cwd", "student.width": 4}))
         # Where the width is not searched, the run's own width of 8 decides.
         assert active(weight, main.values({"method": "kl"}))
-        assert resolve(main, {"method": "kl+cwd", "student.width": 4}).student.model_dump()["width"] == 4
+        assert main.resolve({"method": "kl+cwd", "student.width": 4}).student.model_dump()["width"] == 4
 
     def test_several_ranges_under_one_path_are_parameters_of_their_own(self, study):
         spec = study(
@@ -190,10 +190,10 @@ class TestConditions:
             """
         )
         assert [(p.name, p.path) for p in spec.space[1:]] == [("optim.lr[0]", "optim.lr"), ("optim.lr[1]", "optim.lr")]
-        assert resolve(spec, {"optim.name": "sgd", "optim.lr[0]": 0.5}).optim.lr == 0.5
-        assert resolve(spec, {"optim.name": "adam", "optim.lr[1]": 1e-3}).optim.lr == 1e-3
+        assert spec.main.resolve({"optim.name": "sgd", "optim.lr[0]": 0.5}).optim.lr == 0.5
+        assert spec.main.resolve({"optim.name": "adam", "optim.lr[1]": 1e-3}).optim.lr == 1e-3
         with pytest.raises(UserError) as error:
-            resolve(spec, {"optim.name": "adam", "optim.lr[0]": 0.5})
+            spec.main.resolve({"optim.name": "adam", "optim.lr[0]": 0.5})
         the_line(error, "optim.lr[0] = 0.5", "not live here", "optim.name = sgd")
 
     def test_a_condition_may_name_a_path_with_several_ranges(self, study):
@@ -206,8 +206,8 @@ class TestConditions:
             "losses.cwd.weight" = { low = 1.0, high = 2.0, when = { "student.width" = 16 } }
             """
         )
-        assert resolve(spec, {"method": "cwd", "student.width[1]": 12}).student.model_dump()["width"] == 12
-        run = resolve(spec, {"method": "cwd", "student.width[1]": 16, "losses.cwd.weight": 1.5})
+        assert spec.main.resolve({"method": "cwd", "student.width[1]": 12}).student.model_dump()["width"] == 12
+        run = spec.main.resolve({"method": "cwd", "student.width[1]": 16, "losses.cwd.weight": 1.5})
         assert run.losses.terms()["cwd"].weight == 1.5
 
     @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ class TestConditions:
     )
     def test_resolve_refuses_parameters_that_do_not_fit(self, study, params, words):
         with pytest.raises(UserError) as error:
-            resolve(study(), params)
+            study().main.resolve(params)
         the_line(error, "small.toml", *words)
 
 
@@ -437,7 +437,7 @@ class TestArms:
         assert wide.front is None
         assert (wide.trials, wide.in_flight, wide.sampler.name, wide.pruner.name) == (3, 2, "random", "none")
         assert wide.dropped == ("student.width (set by the arm)",)
-        assert resolve(wide, {"optim.lr": 1e-3}).student.model_dump()["width"] == 32
+        assert wide.main.resolve({"optim.lr": 1e-3}).student.model_dump()["width"] == 32
 
     def test_parameters_fall_one_after_the_other_along_a_chain(self, study):
         spec = study(TestConditions.CHAIN, '[[arms]]\nname = "kl"\nset = { method = "kl", "student.width" = 4 }')
@@ -649,11 +649,11 @@ def test_live_parameters_of_any_space_come_back_out_of_the_resolved_run(data, tm
     path.write_text(SMALL + "\n[space]\n" + "\n".join(lines))
     main = load(path).main
     chosen: dict[str, Any] = {}
-    for parameter in main.parameters:
+    for parameter in main.space:
         if active(parameter, main.values(chosen)):
             chosen[parameter.name] = _draw(data, parameter)
-    run = flatten(resolve(main, chosen).model_dump(mode="json"))
-    for parameter in main.parameters:
+    run = flatten(main.resolve(chosen).model_dump(mode="json"))
+    for parameter in main.space:
         expected = chosen.get(parameter.name, main.fixed.get(parameter.path))
         assert run[parameter.path] == expected
     rest = {p: v for p, v in run.items() if p not in _PATHS}
