@@ -46,7 +46,7 @@ class Scale:
         return list(accumulate(scores, max if self.maximize else min))
 
 
-def shown(text: str, longest: int = LABEL) -> str:
+def printable(text: str, longest: int = LABEL) -> str:
     """A text as a figure can show it: short, in one line, and of glyphs that the font has."""
     line = "".join(c if ord(c) in _glyphs() and c.isprintable() else "?" for c in " ".join(text.split()))
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
@@ -57,7 +57,7 @@ def _glyphs() -> frozenset[int]:
     return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
 
 
-def look(place: int) -> tuple[str, str]:
+def arm_style(place: int) -> tuple[str, str]:
     """The colour and the marker of the arm at this place."""
     return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
 

@@ -114,7 +114,7 @@ def main() -> int:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.database_wait < 0:
         raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
-    loggers.check(args.mirror)
+    loggers.check_loggers(args.mirror)
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = data_checks.specification(args)

@@ -29,7 +29,7 @@ PATIENCE = 10.0
 class Mirror(Protocol):
     """One place where figures go. Both may raise anything."""
 
-    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+    def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """One epoch of one trial."""
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class CsvFiles:
         self._folder = folder / name
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+    def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """Append a row for each figure."""
         path = self._folder / f"{trial}.csv"
         new = not path.exists()
@@ -54,7 +54,7 @@ class CsvFiles:
             rows = csv.writer(file)
             if new:
                 rows.writerow(("epoch", "figure", "value"))
-            rows.writerows((epoch, figure, repr(value)) for figure, value in figures.items())
+            rows.writerows((epoch, figure, repr(value)) for figure, value in values.items())
 
     def close(self) -> None:
         """Every epoch closed its file."""
@@ -68,11 +68,11 @@ class TensorBoard:
         self._kind: Callable[..., Any] = import_module("torch.utils.tensorboard").SummaryWriter
         self._writers: dict[str, Any] = {}
 
-    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+    def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """A scalar for each figure at this step, on disk at once."""
         if trial not in self._writers:
             self._writers[trial] = self._kind(log_dir=str(self._folder / trial))
-        for figure, value in figures.items():
+        for figure, value in values.items():
             self._writers[trial].add_scalar(figure, value, epoch)
         self._writers[trial].flush()
 
@@ -94,14 +94,14 @@ class WandB:
         self._init: Callable[..., Any] = import_module("wandb").init
         self._runs: dict[str, Any] = {}
 
-    def write(self, trial: str, epoch: int, figures: Mapping[str, float]) -> None:
+    def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """The figures at this step."""
         if trial not in self._runs:
             mode = os.environ.get("WANDB_MODE", "offline")
             self._runs[trial] = self._init(
                 project=self._name, name=trial, dir=str(self._folder), mode=mode, reinit="create_new"
             )
-        self._runs[trial].log(dict(figures), step=epoch)
+        self._runs[trial].log(dict(values), step=epoch)
 
     def close(self) -> None:
         """Finish all runs."""
@@ -143,7 +143,7 @@ def past_torchrun(words: Sequence[str]) -> list[str]:
     return ["--mirror" + word[5:] if word == "--log" or word.startswith("--log=") else word for word in words]
 
 
-def check(kinds: Sequence[str]) -> None:
+def check_loggers(kinds: Sequence[str]) -> None:
     """Raise UserError in one line for a mirror that does not exist, or whose package is not installed."""
     for kind in kinds:
         if kind not in KINDS:
@@ -155,7 +155,7 @@ def check(kinds: Sequence[str]) -> None:
             )
 
 
-def figures(report: EpochReport) -> dict[str, float]:
+def epoch_values(report: EpochReport) -> dict[str, float]:
     """An epoch's figures by name: `score/dice`, `loss/kl`, `seconds/teacher`, ..."""
     groups = {"score": report.scores or {}, "loss": report.losses, "seconds": report.seconds}
     return {f"{group}/{name}": float(value) for group, values in groups.items() for name, value in values.items()}
@@ -176,7 +176,7 @@ class Loggers:
     def tell(self, trial: str, report: EpochReport) -> None:
         """One epoch of one trial; returns at once and never raises."""
         for pipe in self._pipes:
-            pipe.put((trial, report.epoch, figures(report)))
+            pipe.put((trial, report.epoch, epoch_values(report)))
 
     def close(self) -> None:
         """Wait a little for what is still to be written."""

@@ -63,7 +63,8 @@ def _network(
     test = None if grid is None else level(grid, metric)
     low, high = (None if test is None else test.interval(CONFIDENCE)) or (None, None)
     return Network(
-        name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial, words=words(each),
+        name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial,
+        words=describe_network(each),
         searched=each.searched, validation=on_validation(found, each, metric),
         test=None if test is None else test.value, low=low, high=high,
         by_seed=() if grid is None else tuple(_by_seed(grid, metric)),
@@ -72,7 +73,7 @@ def _network(
     )  # fmt: skip
 
 
-def words(configuration: Configuration) -> str:
+def describe_network(configuration: Configuration) -> str:
     """The network in a few words: `unet, width 8`."""
     kind: dict[str, Any] = dict(configuration.run["teacher" if configuration.role == "teacher" else "student"])
     facts = [f"{key} {kind[key]}" for key in ("width", "encoder") if kind.get(key) is not None]

@@ -83,7 +83,7 @@ def measured(values: Floats, groups: tuple[str, ...]) -> Noise:
     return Noise(math.sqrt(seed), math.sqrt(group), math.sqrt(both))
 
 
-def forecast(spec: StudySpec, data: DataSet) -> dict[str, Any]:
+def detectable_gains(spec: StudySpec, data: DataSet) -> dict[str, Any]:
     """Images and groups of the test part, seeds, and the smallest gains that are shown with a probability of 80 %.
 
     `gain` is that of long trainings, `gain_of_short` that of short ones: what seeds differ by is not known before.
@@ -96,7 +96,7 @@ def forecast(spec: StudySpec, data: DataSet) -> dict[str, Any]:
     return {"images": images, "groups": groups, "seeds": seeds, "power": POWER, **gains}
 
 
-def words(found: dict[str, Any]) -> str:
+def describe_gains(found: dict[str, Any]) -> str:
     """One line."""
     sizes = f"{found['images']} test images in about {found['groups']} groups, {found['seeds']} seeds"
     if found["gain"] is None:

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         plan = the_plan(opened, study, args)
         known = plan.name in opened.searches.names()
     if args.plan:
-        print("\n".join(lines(plan)))
+        print("\n".join(plan_lines(plan)))
         return 0
     if not known:
         _create(opened, url, plan, args.cache)
@@ -131,7 +131,7 @@ def _queue_again(opened: Database, url: str, plan: Plan) -> None:
             search.enqueue(arm, {"seed": seed})
 
 
-def lines(plan: Plan) -> list[str]:
+def plan_lines(plan: Plan) -> list[str]:
     """What is trained, a line each, and what it takes."""
     seeds = len(plan.table.seeds)
     text = [f"{plan.name}: {len(plan.configurations)} configurations, each on seeds {list(plan.table.seeds)}"]

@@ -14,10 +14,10 @@ from statistics import median
 
 from search.spec.load import load
 from trainer.atomic_files import write_output
-from trainer.commands.data import examined, split_folders
+from trainer.commands.data import check_rows, split_folders
 from trainer.data import DataError
 from trainer.data.dataset import Part
-from trainer.data.file_check import Examined
+from trainer.data.file_check import CheckedPair
 from trainer.data.splits.folders import find_sets
 from trainer.data.splits.split import PARTS, Row, read_split
 from trainer.errors import UserError
@@ -258,13 +258,13 @@ def _places(args: argparse.Namespace, root: Path) -> Places:
     return Places(study, name, split, Path("teachers", f"{name}.safetensors"), written)
 
 
-def _split(args: argparse.Namespace, root: Path, places: Places) -> tuple[list[Row], list[Examined]]:
+def _split(args: argparse.Namespace, root: Path, places: Places) -> tuple[list[Row], list[CheckedPair]]:
     """The rows of the split, written here or given, with what every pair holds."""
     if args.split is not None:
         if not root.is_dir():
             raise DataError(f"{root}: no such folder")
         rows = read_split(args.split, root)
-        return rows, examined(rows, root)
+        return rows, check_rows(rows, root)
     folders = _sets(root)
     shares = (0.8, 0.1, 0.1) if _pictures(folders) >= FEW else (0.6, 0.2, 0.2)
     fractions = dict(zip(PARTS, shares, strict=True))
@@ -290,7 +290,7 @@ def _pictures(folders: Sequence[Path]) -> int:
 
 
 def _draft(
-    args: argparse.Namespace, root: Path, places: Places, rows: Sequence[Row], found: Sequence[Examined]
+    args: argparse.Namespace, root: Path, places: Places, rows: Sequence[Row], found: Sequence[CheckedPair]
 ) -> Draft:
     """The settings that follow from the pictures. Raises DataError where nothing can be learned from them."""
     counts = {part: sum(row.part == part for row in rows) for part in PARTS}
@@ -326,7 +326,7 @@ def _named(places: Places) -> str:
     return places.name if usual else shlex.quote(str(places.study))
 
 
-def _say(draft: Draft, places: Places, found: Sequence[Examined]) -> None:
+def _say(draft: Draft, places: Places, found: Sequence[CheckedPair]) -> None:
     sides = sorted(max(entry.height, entry.width) for entry in found)
     print(
         f"{places.study}  pictures of {sides[0]} to {sides[-1]} pixels, brought to {draft.size} x {draft.size}; "

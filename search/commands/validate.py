@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from losses.config import NEEDS_TEACHER
-from search.answer.power import forecast, words
+from search.answer.power import describe_gains, detectable_gains
 from search.planning import disk
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs
@@ -31,7 +31,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
 
 
-def examine(spec: StudySpec, cache: Path | None) -> Found:
+def preflight(spec: StudySpec, cache: Path | None) -> Found:
     """What is known of a study, as JSON values. cache: folder for decoded pictures; None opens no data and no teacher.
 
     What is wrong with data or teacher stands under "problems". Raises UserError for a run that cannot be built and for
@@ -55,7 +55,7 @@ def examine(spec: StudySpec, cache: Path | None) -> Found:
         "limits": spec.limits.model_dump(exclude_none=True),
         "data": data_found,
         "teacher": teacher,
-        "confirm": None if data is None else forecast(spec, data),
+        "confirm": None if data is None else detectable_gains(spec, data),
         "streams": _streams(spec),
         "arms": [_arm(spec, arm, [cost for cost in built if cost.arm == arm.name]) for arm in spec.arms],
         "budget": spec.budget.model_dump(exclude_none=True),
@@ -218,10 +218,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
     spec = load(find(args.study), args.set, name=args.name)
-    found = examine(spec, None if args.no_data else args.cache)
-    found["cost"] = disk.forecast(spec, found["arms"])
+    found = preflight(spec, None if args.no_data else args.cache)
+    found["cost"] = disk.disk_forecast(spec, found["arms"])
     found["stored"] = _stored(args.storage, spec, found)
-    print(json.dumps(found, indent=2) if args.json else "\n".join(lines(found)))
+    print(json.dumps(found, indent=2) if args.json else "\n".join(preflight_lines(found)))
     return 2 if found["problems"] else 0
 
 
@@ -232,7 +232,7 @@ def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
     there = stored(given, spec.name)
     if there is None:
         return None
-    words = {"storage": there.label, "study": "absent" if there.why is None else f"unknown: {there.why}"}
+    place = {"storage": there.label, "study": "absent" if there.why is None else f"unknown: {there.why}"}
     if there.record is not None:
         contents = {}
         if found["contents"]:
@@ -243,17 +243,17 @@ def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
             }
         changed = difference(there.record, record(spec, **contents))
         changed = [line for line in changed if contents or not line.startswith("content.")]
-        words["study"] = "another" if changed else "the same"
+        place["study"] = "another" if changed else "the same"
         if changed:
             more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
             found["problems"].append(
                 f"study {spec.name!r} is in {there.label} with another identity: {'; '.join(changed[:5])}{more}; "
                 "use another name (--name), or another --storage"
             )
-    return words
+    return place
 
 
-def lines(found: Found) -> list[str]:
+def preflight_lines(found: Found) -> list[str]:
     """The same as lines for people."""
     kd, *controls = found["arms"]
     state = "" if found["contents"] else " of the file alone, without the contents of data and teacher"
@@ -276,7 +276,7 @@ def lines(found: Found) -> list[str]:
         printed += _control_lines(arm, kd, "arms" if i == 0 else "")
     printed.append(_line("cost", _cost(found["cost"])))
     if found["confirm"] is not None:
-        printed.append(_line("confirm", words(found["confirm"])))
+        printed.append(_line("confirm", describe_gains(found["confirm"])))
     if found["stored"] is not None:
         printed.append(_line("stored", f"in {found['stored']['storage']}: {found['stored']['study']}"))
     printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(found["notes"])]
@@ -314,9 +314,9 @@ def _space_lines(found: Found, kd: Found) -> list[str]:
     streams = found["streams"]
     passes = f"{_count(streams['streams'], 'stream')}, {_count(streams['teacher_passes'], 'teacher pass')} a batch"
     space = f"{_count(len(kd['space']), 'parameter')} ({conditional} conditional)"
-    words = f"{space}, {_count(streams['data'], 'data setting')}: {passes}"
+    text = f"{space}, {_count(streams['data'], 'data setting')}: {passes}"
     width = max((len(parameter["name"]) for parameter in kd["space"]), default=0)
-    printed = [_line("space", words)]
+    printed = [_line("space", text)]
     for p in kd["space"]:
         when = f"  when {p['when']}" if p["when"] else ""
         printed.append(_line("", f"{p['name']:<{width}}  {p['kind']:<7}  {p['range']}{when}"))
@@ -358,19 +358,19 @@ def _grouped(dropped: Iterable[str]) -> list[str]:
 
 def _settings(values: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in values.items() if key != "name" and value != {}}
-    words = [f"{key} {value}" for key, value in rest.items() if not isinstance(value, dict)]
-    words += [f"{key} {value}" for inner in rest.values() if isinstance(inner, dict) for key, value in inner.items()]
-    return f"{values['name']}{': ' if words else ''}{', '.join(words)}"
+    parts = [f"{key} {value}" for key, value in rest.items() if not isinstance(value, dict)]
+    parts += [f"{key} {value}" for inner in rest.values() if isinstance(inner, dict) for key, value in inner.items()]
+    return f"{values['name']}{': ' if parts else ''}{', '.join(parts)}"
 
 
 def _budget(budget: Mapping[str, Any]) -> str:
-    words = [f"{budget['trials']} trials an arm", f"at most {budget['max_failed']} failed"]
-    words += [f"{budget['gpu_hours']:g} GPU-hours"] if "gpu_hours" in budget else []
-    return ", ".join(words + ([f"{budget['wall']} from the first trial"] if "wall" in budget else []))
+    parts = [f"{budget['trials']} trials an arm", f"at most {budget['max_failed']} failed"]
+    parts += [f"{budget['gpu_hours']:g} GPU-hours"] if "gpu_hours" in budget else []
+    return ", ".join(parts + ([f"{budget['wall']} from the first trial"] if "wall" in budget else []))
 
 
 def _cost(cost: Mapping[str, float]) -> str:
-    kept, running = disk.words(cost["kept_bytes"]), disk.words(cost["running_bytes"])
+    kept, running = disk.format_bytes(cost["kept_bytes"]), disk.format_bytes(cost["running_bytes"])
     return f"at most {kept} of weights that stay and {running} of checkpoints while trials run; time is not forecast"
 
 

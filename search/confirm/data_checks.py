@@ -126,14 +126,14 @@ def _record_opening(args: argparse.Namespace, plan: Plan) -> tuple[Opening, bool
 def _examine_teacher(
     args: argparse.Namespace, plan: Plan, resources: "SharedResources", examination: "TestSetEvaluation"
 ) -> None:
-    from trainer.evaluation.per_image import examine
+    from trainer.evaluation.per_image import evaluate_per_image
     from trainer.failures import LocalFailure
 
     run, ranks = _taught(plan), resources.ranks
     if ranks.leads:
         logger.info("{}: the teacher is examined", plan.name)
     with ranks.pulse.expected():
-        found = examine(resources.opened_teacher(run).network, run, resources.data(run), examination, ranks)
+        found = evaluate_per_image(resources.opened_teacher(run).network, run, resources.data(run), examination, ranks)
     if isinstance(found, LocalFailure):
         # Such as stored maps, which say nothing of other images: the students' comparisons stand without it.
         logger.warning("{}: the teacher is not examined: {}", plan.name, found.message)

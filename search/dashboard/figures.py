@@ -10,7 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
-from search.plotting import DPI, GREY, SIZE, Scale, columns_of, decorate, look, plain, png, quantile, shown, span
+from search.plotting import (
+    DPI,
+    GREY,
+    SIZE,
+    Scale,
+    arm_style,
+    columns_of,
+    decorate,
+    plain,
+    png,
+    printable,
+    quantile,
+    span,
+)
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot
 
@@ -44,9 +57,9 @@ def size_figure(dots: Sequence[Dot], arms: Sequence[str], scale: Scale, label: s
         if not mine:
             continue
         shift = step ** (2 * place - len(arms) + 1)
-        colour, marker = look(place)
+        colour, marker = arm_style(place)
         inside = [(x * shift, y) for x, y in mine if low <= y <= high]
-        axes.plot(*columns_of(inside), marker, color=colour, ms=5, alpha=0.45, mec="none", label=shown(arm))
+        axes.plot(*columns_of(inside), marker, color=colour, ms=5, alpha=0.45, mec="none", label=printable(arm))
         outside = [(x * shift, low if scale.maximize else high) for x, y in mine if not low <= y <= high]
         axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=6, clip_on=False)
         front = _front(mine, scale)
@@ -71,10 +84,10 @@ def best_figure(dots: Sequence[Dot], finished: Mapping[str, int], scale: Scale) 
         mine = [dot for dot in dots if dot.arm == arm]
         if not mine:
             continue
-        colour, marker = look(index)
+        colour, marker = arm_style(index)
         best = scale.best([dot.score for dot in mine])
         steps = [*((dot.place, score) for dot, score in zip(mine, best, strict=True)), (count, best[-1])]
-        axes.step(*columns_of(steps), where="post", color=colour, lw=2, label=f"{shown(arm)}: {best[-1]:.4f}")
+        axes.step(*columns_of(steps), where="post", color=colour, lw=2, label=f"{printable(arm)}: {best[-1]:.4f}")
         seen = [(dot.place, dot.score) for dot in mine if low <= dot.score <= high]
         axes.plot(*columns_of(seen), marker, color=colour, ms=3.5, alpha=0.35, mec="none")
         axes.plot(*columns_of(steps[-1:]), marker, color=colour, ms=8)
@@ -98,7 +111,7 @@ def _front(points: Sequence[tuple[float, float]], scale: Scale) -> list[tuple[fl
 def _finish(axes: Axes, scale: Scale, label: str, dots: Sequence[Dot], hidden: int) -> None:
     low, high = span([dot.score for dot in dots], scale)
     axes.set_ylim(low, high)
-    plain(axes.set_xlabel(shown(label, 60)))
+    plain(axes.set_xlabel(printable(label, 60)))
     plain(axes.set_ylabel(f"validation {scale.title}"))
     if scale.teacher is not None:
         axes.axhline(scale.teacher, color=GREY, ls=":", lw=1.5, label=f"teacher: {scale.teacher:.4f}")
@@ -175,13 +188,13 @@ def curves_figure(curves: Sequence[Curve], arms: Sequence[str], scale: Scale, al
         finished = [curve for curve in mine if not curve.running]
         _band(axes, finished)
         for curve in [c for c in mine if c.running]:
-            colour, marker = look(arms.index(curve.arm))
-            axes.plot(*columns_of(curve.points), f"-{marker}", color=colour, lw=1.4, ms=3, label=shown(curve.arm))
+            colour, marker = arm_style(arms.index(curve.arm))
+            axes.plot(*columns_of(curve.points), f"-{marker}", color=colour, lw=1.4, ms=3, label=printable(curve.arm))
         _number(axes, [c for c in mine if c.running], arms)
         if not mine:
             axes.text(0.5, 0.5, "no epoch was reported yet", transform=axes.transAxes, ha="center", color=GREY)
         running = sum(c.running for c in mine)
-        title = f"{shown(f'{along} = {choice}')}\n" if along is not None and choice else ""
+        title = f"{printable(f'{along} = {choice}')}\n" if along is not None and choice else ""
         plain(axes.set_title(f"{title}{len(finished)} finished, {running} running", fontsize=9))
     for place, axes in enumerate(grid.flat):
         if place >= len(panels):
@@ -220,7 +233,7 @@ def _number(axes: Axes, running: Sequence[Curve], arms: Sequence[str]) -> None:
     """Trial numbers at the ends of the curves, the first few alone."""
     for curve in running[:NAMED]:
         if curve.points:
-            colour, _ = look(arms.index(curve.arm))
+            colour, _ = arm_style(arms.index(curve.arm))
             label = axes.annotate(
                 f"#{curve.number}",
                 curve.points[-1],

@@ -22,7 +22,7 @@ def weights_bytes(params: float) -> float:
     return params * _FLOAT
 
 
-def forecast(spec: StudySpec, arms: list[dict[str, Any]]) -> Mapping[str, float]:
+def disk_forecast(spec: StudySpec, arms: list[dict[str, Any]]) -> Mapping[str, float]:
     """Bytes at most: of weights that stay, and of checkpoints of trials in flight; `arms` as `search.commands.validate`
     has it.
 
@@ -51,6 +51,6 @@ def _values(arm: Arm, path: str) -> list[object]:
     return [value for parameter in arm.space if parameter.path == path for value in parameter.probes()]
 
 
-def words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """A size for people: 24 GB, 310 MB."""
     return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{max(size, 1e6) / 1e6:.0f} MB"

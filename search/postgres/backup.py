@@ -34,7 +34,7 @@ TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Counts:
+class RowCounts:
     """What a database or a backup holds."""
 
     studies: int
@@ -44,7 +44,7 @@ class Counts:
         return f"{self.studies} studies, {self.trials} trials"
 
 
-def backup(url: str, target: Path, bin_folder: Path | None, *, force: bool = False) -> Counts:
+def backup(url: str, target: Path, bin_folder: Path | None, *, force: bool = False) -> RowCounts:
     """Write a backup of a database to a file; one that exists is replaced with `force` alone. Raises UserError."""
     if target.is_dir():
         raise UserError(f"--output {target}: a folder; name a file in it")
@@ -71,7 +71,7 @@ def backup(url: str, target: Path, bin_folder: Path | None, *, force: bool = Fal
     return counts
 
 
-def restore(file: Path, url: str, bin_folder: Path | None) -> Counts:
+def restore(file: Path, url: str, bin_folder: Path | None) -> RowCounts:
     """Put a backup into a database that holds no study and nothing of others. Raises UserError."""
     kind = _kind(file)
     engine = bare_engine(url)
@@ -106,8 +106,8 @@ def _holds(engine: sa.Engine) -> bool:
         return bool(sa.inspect(connection).has_table("studies"))
 
 
-def _count(connection: sa.Connection) -> Counts:
-    return Counts(
+def _count(connection: sa.Connection) -> RowCounts:
+    return RowCounts(
         *(connection.execute(sa.select(sa.func.count()).select_from(sa.table(t))).scalar_one() for t in COUNTED)
     )
 
@@ -135,12 +135,12 @@ def _check_empty(engine: sa.Engine, label: str) -> None:
 # ---- SQLite
 
 
-def _copy(engine: sa.Engine, target: Path, _bin: Path | None) -> Counts:
+def _copy(engine: sa.Engine, target: Path, _bin: Path | None) -> RowCounts:
     _sqlite_pages(Path(engine.url.database or ""), target)
     return _checked_sqlite(target)
 
 
-def _fill_sqlite(file: Path, engine: sa.Engine, _bin: Path | None) -> Counts:
+def _fill_sqlite(file: Path, engine: sa.Engine, _bin: Path | None) -> RowCounts:
     held = _checked_sqlite(file)
     _sqlite_pages(file, Path(engine.url.database or ""))
     return held
@@ -165,7 +165,7 @@ def _sqlite_pages(source: Path, target: Path) -> None:
         new.execute("PRAGMA journal_mode=DELETE")  # one file, without companions
 
 
-def _checked_sqlite(file: Path) -> Counts:
+def _checked_sqlite(file: Path) -> RowCounts:
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as opened:
             said = opened.execute("PRAGMA integrity_check").fetchone()[0]
@@ -175,13 +175,13 @@ def _checked_sqlite(file: Path) -> Counts:
             trials = opened.execute("SELECT count(*) FROM trials").fetchone()[0]
     except sqlite3.DatabaseError as error:
         raise UserError(f"{file}: damaged: {one_line(error)}") from None
-    return Counts(studies, trials)
+    return RowCounts(studies, trials)
 
 
 # ---- PostgreSQL
 
 
-def _dump(engine: sa.Engine, target: Path, bin_folder: Path | None) -> Counts:
+def _dump(engine: sa.Engine, target: Path, bin_folder: Path | None) -> RowCounts:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         programs = _client(usable(bin_folder, CLIENT), _major(connection))
         # The dump reads the very snapshot in which the rows are counted.
@@ -204,7 +204,7 @@ def _client(found: Sequence[Binaries], server: int) -> Binaries:
     return min(fitting, key=lambda b: b.major)
 
 
-def _fill_postgres(file: Path, engine: sa.Engine, bin_folder: Path | None) -> Counts:
+def _fill_postgres(file: Path, engine: sa.Engine, bin_folder: Path | None) -> RowCounts:
     with engine.connect() as connection:
         server = _major(connection)
     # A newer client writes settings that an older server does not know; an older client cannot read a newer file.
@@ -219,7 +219,7 @@ def _major(connection: sa.Connection) -> int:
     return int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
 
 
-def _rows(file: Path, programs: Binaries) -> Counts:
+def _rows(file: Path, programs: Binaries) -> RowCounts:
     """Read a dump whole, as the script that it stands for, and count the rows of interest."""
     counts = dict.fromkeys(COUNTED, 0)
     table: str | None = None
@@ -237,7 +237,7 @@ def _rows(file: Path, programs: Binaries) -> Counts:
                     counts[table] += 1
         if reader.returncode != 0:
             raise UserError(f"{file}: pg_restore {programs} cannot read it: {said.last()}")
-    return Counts(**counts)
+    return RowCounts(**counts)
 
 
 def _work(words: Sequence[str], url: sa.URL, growing: Path | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from search.report.content.build import report
 from search.report.content.document import Report
 from search.report.content.worst_cases import Wanted
-from search.report.files import slug, write
+from search.report.files import slug, write_report
 from search.storage.database import open_storage
 from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
@@ -101,7 +101,7 @@ def _ended(made: Report) -> bool:
 
 def _tell(made: Report, output: Path, *, as_json: bool) -> None:
     """Write, and say the answer and where it is."""
-    files = write(made, output)
+    files = write_report(made, output)
     if as_json:
         said = {study.name: {"verdict": study.verdict, "answer": study.answer} for study in made.studies}
         document = {**{name: str(path) for name, path in files._asdict().items()}, "studies": said}

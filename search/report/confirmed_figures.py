@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 
 from search.answer.document import Comparison, ConfirmedPart, Network, Scores
-from search.plotting import COLOURS, MARKERS, share_axis, shown, size_axis
+from search.plotting import COLOURS, MARKERS, printable, share_axis, size_axis
 from search.report.content.document import Search
 from search.report.content.text import title_of
 from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg
@@ -24,7 +24,7 @@ MEASURES: dict[str, tuple[str, str, Callable[[Network], float | None]]] = {
 """Measures of cost -> (label, words, of a network)."""
 
 
-def figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
+def draw_confirmed_figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
     """All figures for which there are numbers."""
     found = [
         *(_size(search, part, measure) for measure in MEASURES),
@@ -37,7 +37,7 @@ def figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
     return [figure for figure in found if figure is not None]
 
 
-def compared(part: ConfirmedPart) -> list[Network]:
+def compared_networks(part: ConfirmedPart) -> list[Network]:
     """The networks that figures compare: the chosen one or the best winner, the best control, the ablation of the
     first, and the teacher."""
     winners = sorted((n for n in part.networks if n.role == "winner"), key=lambda n: (not n.chosen, n.rank))
@@ -143,7 +143,7 @@ def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Compariso
         if margin is not None:
             axes.axvline(-margin, color=INK, lw=1, ls="--", label="margin")
             legend(axes)
-        axes.set_yticks(range(len(rows))[::-1], [shown(label, 34) for label, _ in rows], parse_math=False)
+        axes.set_yticks(range(len(rows))[::-1], [printable(label, 34) for label, _ in rows], parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         quiet(axes)
         axes.grid(visible=False, axis="y")
@@ -161,7 +161,7 @@ def _row(axes: Axes, up: int, claim: Comparison) -> None:
 
 
 def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
-    networks = compared(part)
+    networks = compared_networks(part)
     names = {network.name for network in networks}
     mine = [s for s in part.scores if s.network in names and s.dice is not None and _drawn(s, by)]
     if by == "source" and not any(s.part == "test" for s in mine):
@@ -176,7 +176,7 @@ def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
             colour, marker = _look(network)
             shift = 0.3 - 0.6 * place / (len(networks) - 1) if len(networks) > 1 else 0.0
             _stratum_rows(axes, [s for s in mine if s.network == network.name], strata, shift, (colour, marker))
-            axes.plot([], [], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, label=shown(network.name))
+            axes.plot([], [], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, label=printable(network.name))
         ups = range(len(strata))[::-1]
         axes.set_yticks(ups, [_stratum(*where) for where in strata], parse_math=False)
         axes.set_ylim(-0.6, len(strata) - 0.4)
@@ -201,7 +201,7 @@ def _drawn(scores: Scores, by: str) -> bool:
 
 
 def _stratum(part: str, stratum: str) -> str:
-    return shown(stratum.partition(" (")[0] if part == "test" else f"{part} (unseen)", 30)
+    return printable(stratum.partition(" (")[0] if part == "test" else f"{part} (unseen)", 30)
 
 
 def _stratum_rows(
@@ -217,7 +217,7 @@ def _stratum_rows(
 
 
 def _reliability(part: ConfirmedPart) -> Drawn | None:
-    networks = {network.name: network for network in compared(part)}
+    networks = {network.name: network for network in compared_networks(part)}
     curves = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
     if not curves:
         return None
@@ -227,7 +227,7 @@ def _reliability(part: ConfirmedPart) -> Drawn | None:
         for curve in curves:
             colour, marker = _look(networks[curve.network])
             xs, ys = [x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins]
-            upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=shown(curve.network))
+            upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=printable(curve.network))
             lower.plot(xs, [share for _, _, share in curve.bins], f"-{marker}", color=colour, ms=3, lw=1.2)
         share_axis(lower, [share for curve in curves for _, _, share in curve.bins])
         quiet(upper)

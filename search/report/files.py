@@ -36,7 +36,7 @@ def places(output: Path) -> Places:
     return Places(output / "report.html", output / "report.json", output / "tables", output / "figures")
 
 
-def write(report: Report, output: Path) -> Places:
+def write_report(report: Report, output: Path) -> Places:
     """Write all files, the page last. Raises UserError where one cannot be written."""
     at = places(output)
     write_output(at.json, text_of(report))
@@ -64,7 +64,7 @@ def named(report: Report) -> list[tuple[str, Table]]:
 
 def drawings(report: Report) -> list[tuple[str, Drawn]]:
     """Every figure with the name of its file."""
-    found = [(slug(each.name), each) for each in search_figures.figures_across(report)]
+    found = [(slug(each.name), each) for each in search_figures.draw_figures_across(report)]
     return found + [
         (f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)
     ]

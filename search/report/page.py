@@ -60,14 +60,17 @@ def page(report: Report) -> str:
     ]
     template = _environment().get_template("page.html.j2")
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of the program's own
-    beside = {"across": [table.told() for table in across(report)], "together": search_figures.figures_across(report)}
+    beside = {
+        "across": [table.told() for table in across(report)],
+        "together": search_figures.draw_figures_across(report),
+    }
     return template.render(report=report, studies=studies, style=style, **beside)
 
 
 def drawn(study: Study) -> list[Drawn]:
     """All figures of a study."""
-    found = [] if study.confirmed is None else confirmed_figures.figures(study.search, study.confirmed)
-    return [*found, *search_figures.figures(study.search)]
+    found = [] if study.confirmed is None else confirmed_figures.draw_confirmed_figures(study.search, study.confirmed)
+    return [*found, *search_figures.draw_search_figures(study.search)]
 
 
 @lru_cache(1)

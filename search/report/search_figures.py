@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from search.plotting import Scale, columns_of, count_axis, look, shown, size_axis, span
+from search.plotting import Scale, arm_style, columns_of, count_axis, printable, size_axis, span
 from search.report.content.document import Arm, Dot, Report, Search, Side
 from search.report.svg import (
     GRID,
@@ -33,7 +33,7 @@ BARS = 10
 """Settings whose importance is drawn at most."""
 
 
-def figures(search: Search) -> list[Drawn]:
+def draw_search_figures(search: Search) -> list[Drawn]:
     """All figures for which there are numbers."""
     found: list[Drawn | None] = [_front(search, name) for name in SIZES]
     found += [_expected(search), _importance(search), _rungs(search), _pruned(search), _cost(search), _shares(search)]
@@ -95,7 +95,7 @@ def _arm_front(
         axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=5, clip_on=False)
     front = _best_up_to(moved, maximize=scale.maximize)
     axes.step(*columns_of(front), where="post", color=colour, lw=1.7)
-    axes.plot(*columns_of(front), marker, color=colour, mfc=PAPER, mew=1.6, ms=7, label=shown(arm))
+    axes.plot(*columns_of(front), marker, color=colour, mfc=PAPER, mew=1.6, ms=7, label=printable(arm))
 
 
 def _best_up_to(points: Sequence[tuple[float, float]], *, maximize: bool) -> list[tuple[float, float]]:
@@ -130,7 +130,7 @@ def _expected(search: Search) -> Drawn | None:
             colour, marker = style_of(arms, arm.name)
             points = [(float(point.n), point.score) for point in arm.expected]
             axes.plot(*columns_of(points), color=colour, lw=2)
-            axes.plot(*columns_of(points[-1:]), marker, color=colour, ms=7, label=shown(arm.name))
+            axes.plot(*columns_of(points[-1:]), marker, color=colour, ms=7, label=printable(arm.name))
         fewest = min(arm.expected[-1].n for arm in known)
         if len(known) > 1:
             axes.axvline(fewest, color=MUTED, lw=1, ls="--", label="as many as each arm finished")
@@ -175,8 +175,8 @@ def _importance(search: Search) -> Drawn | None:
             ups = list(range(len(bars)))[::-1]
             axes.barh(ups, [bar.share for bar in bars], color=colour, alpha=0.75, height=0.62)
             axes.hlines(ups, [bar.low for bar in bars], [bar.high for bar in bars], color=INK, lw=1.3)
-            axes.set_yticks(ups, [shown(bar.parameter) for bar in bars], parse_math=False)
-            axes.set_title(shown(arm.name), fontsize=9.5, loc="left", parse_math=False)
+            axes.set_yticks(ups, [printable(bar.parameter) for bar in bars], parse_math=False)
+            axes.set_title(printable(arm.name), fontsize=9.5, loc="left", parse_math=False)
             axes.set_ylim(-0.6, len(bars) - 0.4)
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             quiet(axes)
@@ -203,7 +203,7 @@ def _rungs(search: Search) -> Drawn | None:
         for arm in known:
             colour, marker = style_of(arms, arm.name)
             points = [(float(rung.epoch), rung.correlation) for rung in arm.rungs]
-            axes.plot(*columns_of(points), f"-{marker}", color=colour, ms=4, lw=1.5, label=shown(arm.name))
+            axes.plot(*columns_of(points), f"-{marker}", color=colour, ms=4, lw=1.5, label=printable(arm.name))
         axes.axhline(0, color=MUTED, lw=0.8)
         axes.set_ylim(min(-0.05, *(rung.correlation for arm in known for rung in arm.rungs)), 1.03)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -251,7 +251,7 @@ def _left(axes: Axes, arm: Arm, last: int, colour: str, _marker: str) -> None:
         left -= count
         points.append((float(epoch), left / total))
     points.append((float(last), left / total))
-    axes.step(*columns_of(points), where="post", color=colour, lw=1.8, label=shown(arm.name))
+    axes.step(*columns_of(points), where="post", color=colour, lw=1.8, label=printable(arm.name))
 
 
 def _cost(search: Search) -> Drawn | None:
@@ -262,7 +262,7 @@ def _cost(search: Search) -> Drawn | None:
         axes = figure.subplots()
         ups = list(range(len(parts)))[::-1]
         axes.barh(ups, [share for _, share in parts], color=MUTED, height=0.62)
-        axes.set_yticks(ups, [shown(name) for name, _ in parts], parse_math=False)
+        axes.set_yticks(ups, [printable(name) for name, _ in parts], parse_math=False)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         quiet(axes)
         axes.grid(visible=False, axis="y")
@@ -281,7 +281,7 @@ def _shares(search: Search) -> Drawn | None:
         ups = list(range(len(rows)))[::-1]
         colours = [style_of(arms, arm)[0] for arm, _ in rows]
         axes.barh(ups, [share.median for _, share in rows], color=colours, alpha=0.8, height=0.62)
-        axes.set_yticks(ups, [shown(f"{share.term} ({arm})") for arm, share in rows], parse_math=False)
+        axes.set_yticks(ups, [printable(f"{share.term} ({arm})") for arm, share in rows], parse_math=False)
         axes.axvline(0.01, color=INK, lw=1, ls="--")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         quiet(axes)
@@ -292,7 +292,7 @@ def _shares(search: Search) -> Drawn | None:
     return Drawn("loss-terms", "What each loss term moves", "Bars of the share of each loss term", data, note)
 
 
-def figures_across(report: Report) -> list[Drawn]:
+def draw_figures_across(report: Report) -> list[Drawn]:
     """Score against size, with and without KD; nothing where no study tells its size and score."""
     known = [side for side in report.sides if side.params_m and _scores(side)]
     return [_size(known, len(report.sides) - len(known))] if known else []
@@ -307,7 +307,7 @@ def _size(sides: Sequence[Side], left_out: int) -> Drawn:
         axes = figure.subplots()
         seen: dict[float, int] = {}
         for place, side in enumerate(sides):
-            colour, marker = look(place)
+            colour, marker = arm_style(place)
             size = side.params_m or 0.0
             x = size * 1.05 ** seen.get(size, 0)  # networks of one size stand side by side
             seen[size] = seen.get(size, 0) + 1
@@ -318,7 +318,7 @@ def _size(sides: Sequence[Side], left_out: int) -> Drawn:
                 axes.plot([x], [side.without_kd], marker, mfc=PAPER, **style)
             if side.with_kd is not None:
                 axes.plot([x], [side.with_kd], marker, **style)
-            axes.plot([], [], marker, label=shown(side.study), **style)
+            axes.plot([], [], marker, label=printable(side.study), **style)
         size_axis(axes, sorted(seen), room=1.35)
         quiet(axes)
         named_axes(axes, "parameters (millions)", "score")

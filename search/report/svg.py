@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from search.plotting import COLOURS, look, plain, shown
+from search.plotting import COLOURS, arm_style, plain, printable
 
 INK, MUTED, GRID, PAPER = "#1c2127", "#5a6570", "#dfe3e8", "#fefefe"
 """Colours that stand for the page's own; nothing else is drawn in them."""
@@ -99,8 +99,8 @@ def quiet(axes: Axes) -> None:
 
 def named_axes(axes: Axes, x: str, y: str) -> None:
     """Labels that draw what users chose as it is."""
-    plain(axes.set_xlabel(shown(x, 60)))
-    plain(axes.set_ylabel(shown(y, 60)))
+    plain(axes.set_xlabel(printable(x, 60)))
+    plain(axes.set_ylabel(printable(y, 60)))
 
 
 def legend(axes: Axes, place: Place = "best") -> None:
@@ -122,4 +122,4 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 
 def style_of(arms: Sequence[str], arm: str) -> tuple[str, str]:
     """Colour and marker of an arm, the same in all figures."""
-    return look(list(arms).index(arm))
+    return arm_style(list(arms).index(arm))

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -308,3 +308,22 @@ def test_no_mode_of_failure_is_swallowed():
         if isinstance(node, ast.ExceptHandler) and all(isinstance(s, ast.Pass) for s in node.body)
     ]
     assert found == []
+
+
+MOST_HOMES = 2
+"""Modules that may define a public function or class of the same name."""
+SHARED_NAMES = frozenset({"main", "add_arguments", "build", "load", "read"})
+"""What every command, and every kind of file or plug-in, has under the same name."""
+
+
+def test_a_public_name_stands_in_two_modules_at_most():
+    """A name that means something else in each of many modules is found by nobody."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in sources():
+        for node in ast.parse(path.read_text()).body:
+            named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            if named and not node.name.startswith("_"):
+                homes[node.name].append(place(path))
+    many = {name: places for name, places in homes.items() if len(places) > MOST_HOMES}
+    assert {name: places for name, places in many.items() if name not in SHARED_NAMES} == {}
+    assert set(many) == SHARED_NAMES, "a name that needs no exception any more"

@@ -131,12 +131,12 @@ def test_a_mirror_that_hangs_keeps_nobody_waiting(tmp_path, monkeypatch, log):
 
 def test_unknown_mirrors_and_missing_packages_are_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"^--log tensorbord: no such mirror; known: .*nearest: tensorboard$"):
-        loggers.check(["tensorbord"])
+        loggers.check_loggers(["tensorbord"])
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
-    loggers.check(["csv"])
+    loggers.check_loggers(["csv"])
     for kind in ("tensorboard", "wandb"):
         with pytest.raises(UserError, match=rf'needs the package \'{kind}\'.*pip install "\.\[{kind}\]"'):
-            loggers.check([kind])
+            loggers.check_loggers([kind])
 
 
 def test_wandb_stays_offline_with_a_run_a_trial(tmp_path, monkeypatch):

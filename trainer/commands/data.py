@@ -15,7 +15,7 @@ from typing import Any
 from trainer.atomic_files import write_text
 from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
-from trainer.data.file_check import Examined, examine_all
+from trainer.data.file_check import CheckedPair, check_pairs
 from trainer.data.files import file_hash, inside
 from trainer.data.layouts.polyp import expand
 from trainer.data.splits.folders import Pair, find_pairs
@@ -114,7 +114,7 @@ def split_folders(
     seed: int,
     fractions: Fractions,
     accept: bool = False,
-) -> tuple[list[Row], list[Examined]]:
+) -> tuple[list[Row], list[CheckedPair]]:
     """Write the split file of data sets below a root and how it was drawn, and print what is in it; returns its rows,
     and what each pair of files holds. Pictures that show the same go into one part.
 
@@ -124,8 +124,8 @@ def split_folders(
     given, drawn = _rows(folders, root)
     if groups:
         given = read_groups(groups, given)
-    found = examined(given, root)
-    looks = [entry.look for entry in found]
+    found = check_rows(given, root)
+    looks = [entry.hashes for entry in found]
     at = {row.image: number for number, row in enumerate(given)}
     links = [(at[pair.first.image], at[pair.second.image]) for pair in twins(given, looks)]
     rows = _assigned(given, drawn, links, seed, fractions)
@@ -153,17 +153,17 @@ def split_folders(
     return rows, found
 
 
-def examined(rows: Sequence[Row], root: Path) -> list[Examined]:
+def check_rows(rows: Sequence[Row], root: Path) -> list[CheckedPair]:
     """What each pair of files holds. Raises DataError where one is bad; all bad ones are named on stderr before."""
     found = _read_all(rows, root)
     bad = print_bad(found)
     if bad:
         raise DataError(f"{bad} of {len(rows)} pairs are bad; mend or remove them")
-    return [entry for entry in found if isinstance(entry, Examined)]
+    return [entry for entry in found if isinstance(entry, CheckedPair)]
 
 
-def _read_all(rows: Sequence[Row], root: Path) -> list[Examined | DataError]:
-    return examine_all([(root / row.image, root / row.mask) for row in rows], Counting("reading images"))
+def _read_all(rows: Sequence[Row], root: Path) -> list[CheckedPair | DataError]:
+    return check_pairs([(root / row.image, root / row.mask) for row in rows], Counting("reading images"))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -178,7 +178,7 @@ def _check(args: argparse.Namespace) -> int:
         print(f"{bad} of {len(rows)} pairs are bad", file=sys.stderr)
     print_sources(rows)
     print_pictures(found)
-    looks = [entry.look if isinstance(entry, Examined) else None for entry in found]
+    looks = [entry.hashes if isinstance(entry, CheckedPair) else None for entry in found]
     crossing = print_twins(twins(rows, looks), accept=args.near_duplicates == "accept")
     verdict = f"{bad} bad files" + (f", {crossing} pairs of the same picture across parts" if crossing else "")
     print(f"{args.split}  {len(rows)} images; {verdict}; no group in two parts; {how_drawn(args.split)}")
@@ -248,7 +248,7 @@ SHOWN = 20
 """Pairs across parts that are named one by one."""
 
 
-def print_bad(found: Sequence[Examined | DataError]) -> int:
+def print_bad(found: Sequence[CheckedPair | DataError]) -> int:
     bad = [entry for entry in found if isinstance(entry, DataError)]
     for entry in bad:
         print(f"bad: {entry}", file=sys.stderr)
@@ -275,8 +275,8 @@ def print_sources(rows: Sequence[Row]) -> None:
         print(f"warning: {warning}")
 
 
-def print_pictures(found: Sequence[Examined | DataError]) -> None:
-    good = [entry for entry in found if isinstance(entry, Examined)]
+def print_pictures(found: Sequence[CheckedPair | DataError]) -> None:
+    good = [entry for entry in found if isinstance(entry, CheckedPair)]
     if not good:
         return
     heights, widths = [entry.height for entry in good], [entry.width for entry in good]

@@ -12,8 +12,7 @@ from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.distributed.launch import Outcome, launch, writable
 from trainer.errors import UserError, one_line
-from trainer.loggers import Loggers
-from trainer.loggers import check as check_mirrors
+from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import Entry, RunFile, read
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def main(args: Namespace) -> int:
     threads = args.threads if args.threads is not None else recorded.threads if recorded else None
     if ranks > file.run.batch_size:
         raise UserError(f"--ranks {ranks}: more than the {file.run.batch_size} images of run.batch_size")
-    check_mirrors(args.mirror)
+    check_loggers(args.mirror)
     writable(args.output)
     writable(args.runs / "run" if args.runs else None)
     return launch(args, lambda joined: _run(args, file, joined), ranks=ranks, threads=threads)

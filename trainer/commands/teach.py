@@ -15,8 +15,7 @@ from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
 from trainer.distributed.launch import Outcome, launch, writable
 from trainer.errors import UserError, one_line, received
-from trainer.loggers import Loggers
-from trainer.loggers import check as check_mirrors
+from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import PLACES, read
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ FORMAT = 1
 
 def main(args: Namespace) -> int:
     """Train, resume or find the teacher. Raises UserError, CheckpointError, DataError."""
-    check_mirrors(args.mirror)
+    check_loggers(args.mirror)
     file = read(args.file, sets=args.set)
     config = file.run.teacher
     if config is not None and _made_elsewhere(config):

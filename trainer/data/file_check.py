@@ -10,43 +10,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.files import orientation, read_pair
-from trainer.data.perceptual_hash import Look, look
+from trainer.data.perceptual_hash import ImageHashes, image_hashes
 from trainer.errors import DataError
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Examined:
+class CheckedPair:
     """What one pair of files holds."""
 
     height: int
     width: int
     foreground: float
     """Share of the mask's pixels, 0 to 1."""
-    look: Look
+    hashes: ImageHashes
     """Of the image."""
     orientation: int
     """EXIF orientation of the image; it is not obeyed."""
 
 
-def examine(image: Path, mask: Path) -> Examined:
+def check_pair(image: Path, mask: Path) -> CheckedPair:
     """Read one pair. Raises DataError."""
     pixels, labels = read_pair(image, mask)
     height, width = labels.shape
-    return Examined(height, width, float(labels.mean()), look(pixels), orientation(image))
+    return CheckedPair(height, width, float(labels.mean()), image_hashes(pixels), orientation(image))
 
 
-def examine_all(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[Examined | DataError]:
+def check_pairs(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[CheckedPair | DataError]:
     """One entry a pair, in order; what was wrong stands in the place of a bad one."""
 
-    def one(pair: tuple[Path, Path]) -> Examined | DataError:
+    def one(pair: tuple[Path, Path]) -> CheckedPair | DataError:
         try:
-            return examine(*pair)
+            return check_pair(*pair)
         except DataError as error:
             return error
 
-    found: list[Examined | DataError] = []
+    found: list[CheckedPair | DataError] = []
     with ThreadPoolExecutor(threads(), thread_name_prefix="examine") as pool:
         for entry in pool.map(one, pairs):
             found.append(entry)

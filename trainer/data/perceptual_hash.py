@@ -37,7 +37,7 @@ _FREQUENCY = np.hypot(*np.mgrid[:SIDE, :SIDE]).astype(np.float32)
 Brightness = NDArray[np.float32]
 
 
-class Look(NamedTuple):
+class ImageHashes(NamedTuple):
     """What is kept of a picture to find it again."""
 
     pixels: str
@@ -53,9 +53,9 @@ class Alike(NamedTuple):
     similarity: float
 
 
-def look(pixels: Pixels) -> Look:
+def image_hashes(pixels: Pixels) -> ImageHashes:
     """The look of a picture (H, W, 3) RGB."""
-    return Look(pixel_hash(pixels), sketch(pixels))
+    return ImageHashes(pixel_hash(pixels), sketch(pixels))
 
 
 def sketch(pixels: Pixels) -> bytes:

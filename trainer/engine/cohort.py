@@ -19,7 +19,7 @@ from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
 from trainer.evaluation.case_figures import chosen, drawn, masks, with_weights
 from trainer.evaluation.metrics import POOLED, SCORES, Scores, validate
-from trainer.evaluation.per_image import TestSetEvaluation, examine
+from trainer.evaluation.per_image import TestSetEvaluation, evaluate_per_image
 from trainer.failures import LocalFailure, local_failure
 from trainer.reports import EpochReport, Failure, PerImageResult, Resume, Saved, Write
 from trainer.teacher.stored_logits import refuse_taps
@@ -213,7 +213,9 @@ class Cohort:
             return None
         with watch.part("examination", [member.key]):
             network = with_weights(member.trained.judged, best["weights"])
-            return examine(network, member.run, self._resources.data(member.run), self._examination, self._ranks)
+            return evaluate_per_image(
+                network, member.run, self._resources.data(member.run), self._examination, self._ranks
+            )
 
     def _score(self, member: CohortMember, ranks: Ranks) -> Scores:
         data = self._resources.data(member.run)

@@ -33,7 +33,7 @@ Keep = Callable[[int, "Tensor"], None]
 """Called with an image's index and its logits (classes, height, width) float32 at native size, on the device."""
 
 
-class Counts(NamedTuple):
+class PixelCounts(NamedTuple):
     """Pixels of each image and class; arrays (images, classes) of whole numbers as float64."""
 
     tp: Floats
@@ -41,13 +41,13 @@ class Counts(NamedTuple):
     fn: Floats
     tn: Floats
 
-    def of(self, classes: slice) -> "Counts":
+    def of(self, classes: slice) -> "PixelCounts":
         """The same images, some classes."""
-        return Counts(*(a[:, classes] for a in self))
+        return PixelCounts(*(a[:, classes] for a in self))
 
-    def pooled(self) -> "Counts":
+    def pooled(self) -> "PixelCounts":
         """All images as one: (1, classes)."""
-        return Counts(*(a.sum(axis=0, keepdims=True) for a in self))
+        return PixelCounts(*(a.sum(axis=0, keepdims=True) for a in self))
 
 
 def ratio(part: Floats, whole: Floats, empty: Floats | float) -> Floats:
@@ -55,54 +55,54 @@ def ratio(part: Floats, whole: Floats, empty: Floats | float) -> Floats:
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), empty)
 
 
-def dice(c: Counts) -> Floats:
+def dice(c: PixelCounts) -> Floats:
     """2 tp / (2 tp + fp + fn), which is F1; 1 where truth and prediction are both empty."""
     return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn, 1.0)
 
 
-def iou(c: Counts) -> Floats:
+def iou(c: PixelCounts) -> Floats:
     """tp / (tp + fp + fn), the Jaccard index; 1 where truth and prediction are both empty."""
     return ratio(c.tp, c.tp + c.fp + c.fn, 1.0)
 
 
-def precision(c: Counts) -> Floats:
+def precision(c: PixelCounts) -> Floats:
     """tp / (tp + fp); with an empty prediction 1 where the truth is empty too, else 0."""
     return ratio(c.tp, c.tp + c.fp, (c.fn == 0).astype(np.float64))
 
 
-def recall(c: Counts) -> Floats:
+def recall(c: PixelCounts) -> Floats:
     """tp / (tp + fn); with an empty truth 1 where the prediction is empty too, else 0."""
     return ratio(c.tp, c.tp + c.fn, (c.fp == 0).astype(np.float64))
 
 
-def specificity(c: Counts) -> Floats:
+def specificity(c: PixelCounts) -> Floats:
     """tn / (tn + fp); 1 where the truth leaves no pixel to be wrong about."""
     return ratio(c.tn, c.tn + c.fp, 1.0)
 
 
-def accuracy(c: Counts) -> Floats:
+def accuracy(c: PixelCounts) -> Floats:
     """(tp + tn) / all pixels that are not ignored; 1 where all are."""
     return ratio(c.tp + c.tn, c.tp + c.fp + c.fn + c.tn, 1.0)
 
 
-def _macro(score: Callable[[Counts], Floats], counts: Counts) -> float:
+def _macro(score: Callable[[PixelCounts], Floats], counts: PixelCounts) -> float:
     """The mean over all classes, background included, that truth or prediction have at all."""
     c = counts.pooled()
     seen = (c.tp + c.fp + c.fn)[0] > 0
     return float(score(c)[0][seen].mean()) if seen.any() else 1.0
 
 
-def mdice(counts: Counts) -> float:
+def mdice(counts: PixelCounts) -> float:
     """Dice of the pixels of all images pooled, mean over the classes with the background."""
     return _macro(dice, counts)
 
 
-def miou(counts: Counts) -> float:
+def miou(counts: PixelCounts) -> float:
     """IoU of the pixels of all images pooled, mean over the classes with the background."""
     return _macro(iou, counts)
 
 
-SCORES: Mapping[str, Callable[[Counts], Floats]] = {
+SCORES: Mapping[str, Callable[[PixelCounts], Floats]] = {
     "dice": dice,
     "iou": iou,
     "precision": precision,
@@ -112,7 +112,7 @@ SCORES: Mapping[str, Callable[[Counts], Floats]] = {
 }
 """Scores of single images, from the counts of the foreground classes; their means are over classes, then images."""
 
-POOLED: Mapping[str, Callable[[Counts], float]] = {"mdice": mdice, "miou": miou}
+POOLED: Mapping[str, Callable[[PixelCounts], float]] = {"mdice": mdice, "miou": miou}
 """Scores of a whole set of images, from the counts of all classes."""
 
 
@@ -128,7 +128,7 @@ class Scores:
 
 def score(counts: Floats) -> Scores:
     """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background.."""
-    every = Counts(*np.moveaxis(counts, -1, 0))
+    every = PixelCounts(*np.moveaxis(counts, -1, 0))
     foreground = every.of(slice(1, None))
     images = {name: function(foreground).mean(axis=1) for name, function in SCORES.items()}
     means = {name: float(values.mean()) for name, values in images.items()}

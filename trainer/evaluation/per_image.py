@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trainer.config import DataConfig, Precision, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part, Pixels
-from trainer.evaluation.metrics import IGNORE, SCORES, Counts, dice, validate
+from trainer.evaluation.metrics import IGNORE, SCORES, PixelCounts, dice, validate
 from trainer.reports import PerImageResult
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class _Failed(Exception):
         self.fault = local_failure
 
 
-def examine(
+def evaluate_per_image(
     network: "Segmenter", run: RunConfig, data: DataSet, examination: TestSetEvaluation, ranks: "Ranks"
 ) -> "tuple[PerImageResult, ...] | LocalFailure":
     """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault."""
@@ -129,7 +129,7 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
     said = np.flip(np.cumsum(np.flip(found, axis=2), axis=2), axis=2)[:, :, 1:]
     fp, tp = said[:, 0], said[:, 1]
     fn = found[:, 1].sum(axis=1)[:, None] - tp
-    means = dice(Counts(tp, fp, fn, np.zeros_like(tp))).mean(axis=0)
+    means = dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))).mean(axis=0)
     best = max(range(len(GRID)), key=lambda i: (means[i], -abs(GRID[i] - 0.5)))
     return GRID[best]
 
@@ -199,7 +199,7 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     true, said = (truth > 0) & valid, (odds > _log_odds(threshold)) & valid
     tp, fp = float((true & said).sum()), float((said & ~true).sum())
     fn, pixels = float((true & ~said).sum()), float(valid.sum())
-    counts = Counts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
+    counts = PixelCounts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
     row = {name: float(SCORES[name](counts)[0, 0]) for name in ("dice", "iou", "precision", "recall")}
     row["hd95"] = hd95(true, said)
     error = (expit(odds.astype(np.float64)) - true)[valid]

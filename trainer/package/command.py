@@ -29,7 +29,7 @@ from trainer.package.inference import (
     document,
     sums,
 )
-from trainer.package.model_card import Confirmation, Facts, card, data_facts, network_words
+from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, network_words
 from trainer.package.onnx_runtime import Session, need
 
 if TYPE_CHECKING:
@@ -169,11 +169,11 @@ def _pictures(data: "DataSet") -> Iterator[Pixels]:
         yield data.native("validation", number * count // few)[0]
 
 
-def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -> Facts:
+def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -> PackageFacts:
     import models
 
     size = {"in_channels": data.channels, "classes": made.classes, "size": p.size}
-    return Facts(
+    return PackageFacts(
         title=f"{network_words(made.run)}: segmentation of {made.run.data.name} pictures",
         run=made.run,
         params=models.parameters(made.network),

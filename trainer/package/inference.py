@@ -110,7 +110,7 @@ def labels(logits: NDArray[np.float32], threshold: float | None) -> Pixels:
 
 def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed:
     """The package in a folder, its sums checked. Raises UserError where it is none, or is not as it was written."""
-    check(folder)
+    check_sums(folder)
     path = folder / PREPROCESSING
     try:
         preprocessing = Preprocessing.model_validate_json(path.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def open_package(folder: Path, *, device: str | None = None, threads: int | None
     return Packed(preprocessing, session)
 
 
-def check(folder: Path) -> None:
+def check_sums(folder: Path) -> None:
     """Hold every file against the sums. Raises UserError for the first that is missing or was changed."""
     path = folder / SUMS
     try:

@@ -55,7 +55,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
-class Facts:
+class PackageFacts:
     """What a card says beside the evidence."""
 
     title: str
@@ -88,7 +88,7 @@ def data_facts(data: "DataSet") -> dict[str, object]:
     }
 
 
-def card(facts: Facts, confirmation: Confirmation | None) -> str:
+def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
     """The whole card, Markdown."""
     blocks = [
         f"# {facts.title}",
@@ -109,7 +109,7 @@ def card(facts: Facts, confirmation: Confirmation | None) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _what(facts: Facts) -> str:
+def _what(facts: PackageFacts) -> str:
     return (
         f"Segments pictures into {' and '.join(facts.preprocessing.classes)}: {network_words(facts.run)}, "
         f"{facts.params:,} parameters, {facts.gflops:.3g} GFLOP a picture. "
@@ -123,7 +123,7 @@ def network_words(run: RunConfig) -> str:
     return ", ".join([run.student.name, *(f"{name} {value}" for name, value in options.items())])
 
 
-def _unconfirmed(facts: Facts) -> str:
+def _unconfirmed(facts: PackageFacts) -> str:
     found = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()))
     return (
         "**Unconfirmed.** These are scores on the validation images that also chose the epoch, and perhaps the "
@@ -153,7 +153,7 @@ def _table(scores: Sequence[Score]) -> str:
     return "\n".join(rows)
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: PackageFacts) -> str:
     parts, known = facts.data["parts"], facts.data["terms"]
     lines = [f"Content hash of the split: `{facts.data['content']}`.", ""]
     if isinstance(known, Mapping):
@@ -176,7 +176,7 @@ def _training(run: RunConfig) -> str:
     )
 
 
-def _contract(facts: Facts) -> str:
+def _contract(facts: PackageFacts) -> str:
     p, parity = facts.preprocessing, facts.parity
     origin = {
         "default": "the default; it was not chosen on images",

@@ -20,7 +20,7 @@ from trainer.config import RunConfig
 from trainer.distributed.launch import device as checked_device
 from trainer.distributed.launch import writable
 from trainer.errors import UserError
-from trainer.package.inference import NETWORK, RUN, WEIGHTS, check
+from trainer.package.inference import NETWORK, RUN, WEIGHTS, check_sums
 from trainer.profiling.latency_table import Row, extend, options_of
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _target(args: Namespace) -> Target:
 
     path: Path = args.file
     if path.is_dir():
-        check(path)
+        check_sums(path)
         run = read(path / RUN).run
         chosen = args.runtime or "onnxruntime"
         return _of(run, chosen, path / (NETWORK if chosen == "onnxruntime" else WEIGHTS), args.size)

@@ -104,7 +104,7 @@ def content(config: TeacherConfig) -> str:
         return _hash_of_members(content(member) for member in config.members)
     path = located(config)
     if isinstance(config, MapsTeacher):
-        return probability_maps.content(path)
+        return probability_maps.maps_hash(path)
     if isinstance(config, ExportedTeacher) and config.name == "onnx":
         return exported.content(path)
     return checkpoint.digest(path)

@@ -123,7 +123,7 @@ def read(path: Path) -> tuple[Floats, float]:
     return (pixels / np.float32(top)).astype(np.float32), 1 / top
 
 
-def content(folder: Path) -> str:
+def maps_hash(folder: Path) -> str:
     """sha256 over the maps below a folder, by path. Raises CheckpointError where there is none."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     if not files:

@@ -10,7 +10,7 @@ import torch
 import models
 from search.commands import validate
 from search.commands.simulate import simulated_identity
-from search.commands.validate import examine
+from search.commands.validate import preflight
 from search.planning.limits import breach, refuse_hopeless
 from search.planning.network_costs import costs
 from search.spec.load import find, load, probe_runs
@@ -145,13 +145,13 @@ def test_the_identity_covers_the_contents_of_data_and_teacher(study, teacher):
     spec = load(study())
     cache = spec.source.parent / "cache"
     teacher()
-    with_one = examine(spec, cache)
+    with_one = preflight(spec, cache)
     assert with_one["contents"]
     assert with_one["teacher"]["seen"] == "unknown which images it was trained on"
     torch.manual_seed(1)
     teacher(remark="other bytes")
-    assert examine(spec, cache)["identity"] != with_one["identity"]
-    without = examine(spec, None)
+    assert preflight(spec, cache)["identity"] != with_one["identity"]
+    without = preflight(spec, None)
     assert not without["contents"]
     assert without["data"] is without["teacher"] is None
     assert without["problems"] == []

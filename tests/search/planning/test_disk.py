@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from search.commands.validate import examine
-from search.planning.disk import forecast, state_bytes, weights_bytes, words
+from search.commands.validate import preflight
+from search.planning.disk import disk_forecast, format_bytes, state_bytes, weights_bytes
 from search.spec.load import load
 from trainer.config import RunConfig
 from trainer.dry_run import check
@@ -51,12 +51,12 @@ set = { "student.width" = 4 }
 trials = 2
 """)
     spec = load(tmp_path / "s.toml")
-    arms = examine(spec, None)["arms"]
+    arms = preflight(spec, None)["arms"]
     wide, narrow = (max(size["params_m"] for size in arm["sizes"]) * 1e6 for arm in arms)
-    found = forecast(spec, arms)
+    found = disk_forecast(spec, arms)
     assert found["kept_bytes"] == pytest.approx(10 * 4 * wide + 2 * 4 * narrow)
     assert found["running_bytes"] == pytest.approx(3 * 2 * 16 * wide + 2 * 2 * 16 * narrow)
 
 
 def test_sizes_are_in_words() -> None:
-    assert [words(size) for size in (2.4e10, 3.1e8, 10.0)] == ["24 GB", "310 MB", "1 MB"]
+    assert [format_bytes(size) for size in (2.4e10, 3.1e8, 10.0)] == ["24 GB", "310 MB", "1 MB"]

@@ -18,7 +18,7 @@ from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, Samp
 from trainer.data.file_check import Progress, threads
 from trainer.data.files import file_hash, read_pair
 from trainer.data.openings import require_opening
-from trainer.data.perceptual_hash import Look
+from trainer.data.perceptual_hash import ImageHashes
 from trainer.data.splits.folders import find_pairs
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Row, read_split, samples
@@ -83,7 +83,7 @@ class Polyps:
         }
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
-        self._known_looks: dict[str, Look] | None = None
+        self._known_looks: dict[str, ImageHashes] | None = None
         self.near_duplicates = 0
         self.decoded = 0
         self._decoded: dict[Part, Decoded] = {part: self._decode(part, progress) for part in ("train", "validation")}
@@ -150,7 +150,7 @@ class Polyps:
     def _paths(self, row: Row) -> tuple[Path, Path]:
         return self._root / row.image, self._root / row.mask
 
-    def _looks(self, progress: Progress | None) -> dict[str, Look]:
+    def _looks(self, progress: Progress | None) -> dict[str, ImageHashes]:
         """By image, of all parts."""
         if self._known_looks is None:
             names = [row.image for part in PARTS for row in self._rows[part]]

@@ -15,7 +15,7 @@ from trainer.atomic_files import write_text
 from trainer.data.cache import locked
 from trainer.data.file_check import threads
 from trainer.data.files import read_image
-from trainer.data.perceptual_hash import BYTES, Look, alike, look
+from trainer.data.perceptual_hash import BYTES, ImageHashes, alike, image_hashes
 from trainer.data.splits.split import Row
 from trainer.errors import DataError
 
@@ -44,7 +44,7 @@ class Twins:
         return f"{self.first.image} ({self.first.part}) and {self.second.image} ({self.second.part}){how}"
 
 
-def twins(rows: Sequence[Row], looks: Sequence[Look | None]) -> list[Twins]:
+def twins(rows: Sequence[Row], looks: Sequence[ImageHashes | None]) -> list[Twins]:
     """Identical pictures, each with the first of its kind; then near-identical ones of different groups, most alike
     first. Of one group's pictures being alike nothing follows. None stands for a picture that could not be read."""
     first: dict[str, int] = {}
@@ -78,7 +78,7 @@ def refuse_crossing(found: Sequence[Twins], where: str, *, accept: bool, remedy:
 
 def kept_looks(
     cache: Path, images: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
-) -> list[Look]:
+) -> list[ImageHashes]:
     """The looks of images (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
     words = "\x1f".join([str(FORMAT), *(digest for digest, _ in images)])
     key = hashlib.sha256(words.encode()).hexdigest()[:32]
@@ -111,20 +111,20 @@ def unpacked(text: str) -> list[bytes]:
     return [content[at : at + BYTES] for at in range(0, len(content), BYTES)]
 
 
-def _look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None) -> list[Look]:
-    found: list[Look] = []
+def _look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None) -> list[ImageHashes]:
+    found: list[ImageHashes] = []
     with ThreadPoolExecutor(threads(), thread_name_prefix="look") as pool:
-        for entry in pool.map(lambda path: look(read_image(path)), paths):
+        for entry in pool.map(lambda path: image_hashes(read_image(path)), paths):
             found.append(entry)
             if progress:
                 progress(len(found), len(paths))
     return found
 
 
-def _read(path: Path, count: int) -> list[Look] | None:
+def _read(path: Path, count: int) -> list[ImageHashes] | None:
     """What was kept, or None where it is not there or not whole."""
     try:
-        found = [Look(pixels, *unpacked(text)) for pixels, text in json.loads(path.read_text())]
+        found = [ImageHashes(pixels, *unpacked(text)) for pixels, text in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):
         return None
     return found if len(found) == count else None

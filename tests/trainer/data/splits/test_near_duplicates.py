@@ -17,7 +17,7 @@ from trainer.data import DataError, DataSet, open_data
 from trainer.data.dataset import Part, Pixels
 from trainer.data.files import read_image
 from trainer.data.layouts.blobs import draw
-from trainer.data.perceptual_hash import BYTES, alike, look, sketch
+from trainer.data.perceptual_hash import BYTES, alike, image_hashes, sketch
 from trainer.data.splits.near_duplicates import packed, twins, unpacked
 from trainer.data.splits.split import Row, read_split, write_split
 
@@ -89,7 +89,7 @@ def test_pictures_of_one_colour_are_alike_to_nothing() -> None:
     flat = [np.full((40, 50, 3), value, np.uint8) for value in (0, 0, 9)]
     assert alike([sketch(image) for image in flat], least=-1.0) == [(0, 1, 0.0), (0, 2, 0.0), (1, 2, 0.0)]
     rows = [Row("S", f"{at}.png", f"{at}-m.png", "", "train") for at in range(3)]
-    found = twins(rows, [look(image) for image in flat])
+    found = twins(rows, [image_hashes(image) for image in flat])
     assert [(pair.first.image, pair.second.image, pair.identical) for pair in found] == [("0.png", "1.png", True)]
 
 
@@ -104,7 +104,7 @@ def test_sketches_travel_as_text(sketches: list[bytes]) -> None:
 
 def test_of_one_group_nothing_follows(drawn: list[Pixels]) -> None:
     """Frames of one sequence look alike and are in one part anyway; of two groups the pair is told."""
-    looks = [look(drawn[0]), look(jpeg(drawn[0], 50)), look(drawn[1])]
+    looks = [image_hashes(drawn[0]), image_hashes(jpeg(drawn[0], 50)), image_hashes(drawn[1])]
     one = [Row("S", f"{at}.png", f"{at}-m.png", "sequence", "train") for at in range(3)]
     assert twins(one, looks) == []
     two = [one[0], Row("S", "1.png", "1-m.png", "other", "test"), one[2]]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from trainer.commands import data
 from trainer.data.dataset import Part
-from trainer.data.file_check import Examined, examine_all
+from trainer.data.file_check import CheckedPair, check_pairs
 from trainer.data.splits.folders import find_pairs
 from trainer.data.splits.near_duplicates import twins
 from trainer.data.splits.split import Row, assign, read_groups, read_split, samples, write_split
@@ -513,9 +513,9 @@ def test_progress_counts_every_pair(tmp_path: Path) -> None:
     source(tmp_path, 5)
     seen: list[tuple[int, int]] = []
     pairs = [(p.image, p.mask) for p in find_pairs(tmp_path)]
-    found = examine_all(pairs, lambda done, total: seen.append((done, total)))
+    found = check_pairs(pairs, lambda done, total: seen.append((done, total)))
     assert seen == [(n, 5) for n in range(1, 6)]
-    assert all(isinstance(entry, Examined) for entry in found)
+    assert all(isinstance(entry, CheckedPair) for entry in found)
 
 
 def test_the_commands_need_no_torch(repository: Path) -> None:
@@ -534,11 +534,11 @@ def test_real_sets_split_as_shipped(real_data: Path, tmp_path: Path, capsys: pyt
         "validation": 25,
         "test": 25,
     }
-    found = examine_all([(real_data / row.image, real_data / row.mask) for row in rows])
-    shares = [entry.foreground for entry in found if isinstance(entry, Examined)]
+    found = check_pairs([(real_data / row.image, real_data / row.mask) for row in rows])
+    shares = [entry.foreground for entry in found if isinstance(entry, CheckedPair)]
     assert len(shares) == len(rows) == 287
     assert min(shares) < 0.01 < 0.6 < max(shares)
-    looks = [entry.look for entry in found if isinstance(entry, Examined)]
+    looks = [entry.hashes for entry in found if isinstance(entry, CheckedPair)]
     assert {source for pair in twins(rows, looks) for source in (pair.first.source, pair.second.source)} == {
         "ETIS-LaribPolypDB"  # frames of one video, a moment apart
     }
