@@ -8,7 +8,9 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import contextlib
 import gc
+import json
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -227,6 +229,33 @@ def command() -> Command:
         return done
 
     return run
+
+
+def _as_toml(value: Any) -> str:
+    """A number, a text, or a table on one line."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_as_toml(each)}' for key, each in value.items())} }}"
+    return json.dumps(value)
+
+
+@pytest.fixture(scope="session")
+def small_study() -> Callable[..., str]:
+    """The text of `small.toml` with other values: `small_study(epochs=5, student={"name": "unet"})`.
+
+    more: tables that are put behind it. An unknown key fails the test.
+    """
+    text = (REPOSITORY / "tests" / "small.toml").read_text()
+
+    def changed(*, more: str = "", **values: Any) -> str:
+        study = text
+        for key, value in values.items():
+            study, count = re.subn(
+                rf"^{key} = .*$", lambda _, k=key, v=value: f"{k} = {_as_toml(v)}", study, flags=re.M
+            )
+            assert count == 1, f"small.toml has {count} lines for {key}"
+        return study + more
+
+    return changed
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 
 from search.storage import errors
-from search.storage.database import open_storage
+from search.storage.database import creation_lock, open_storage
 from search.storage.errors import patient
 from trainer.errors import UserError
 
@@ -115,3 +115,8 @@ def test_commands_say_what_is_the_users_and_leave_bugs_alone(postgres_url: str) 
     assert not isinstance(raised.value, errors.DatabaseAway)
     with pytest.raises(errors.DatabaseAway):
         open_storage("postgresql://u@127.0.0.1:9/db")
+
+
+def test_what_fails_under_the_creation_lock_is_not_taken_for_the_lock(database_url):
+    with pytest.raises(sa.exc.OperationalError, match="lock timeout"), creation_lock(database_url):
+        raise sa.exc.OperationalError("UPDATE", None, Exception("canceling statement due to lock timeout"))
