@@ -8,7 +8,7 @@ from search.answer.document import ConfirmedPart
 from search.confirm.plan import confirmations, plan_of
 from search.confirm.results import Confirmed, confirmed
 from search.storage.database import Database
-from search.study.progress import figures
+from search.study.progress import progress_of
 from search.study.snapshot import SearchSnapshot, read
 
 
@@ -24,17 +24,17 @@ def confirmation(opened: Database, rows: SearchSnapshot) -> dict[str, Any] | Non
     if not begun:
         return None
     mine = rows if rows.search.name == begun[-1] else read(opened, begun[-1])
-    told = figures(mine, opened.searches.closed)
-    arms = told["arms"].values()
-    known = of in names and told["ended"]
+    told = progress_of(mine, opened.searches.closed)
+    arms = told.arms.values()
+    known = of in names and told.ended
     return {
         "study": of,
         "name": begun[-1],
         "study_id": mine.arms[0].study_id,
-        "finished": sum(arm["complete"] + arm["pruned"] for arm in arms),
+        "finished": sum(arm.finished for arm in arms),
         "trials": plan_of(begun[-1], mine.record).trials,
-        "failed": sum(sum(arm["failed"].values()) for arm in arms),
-        "ended": told["ended"],
+        "failed": sum(arm.failures for arm in arms),
+        "ended": told.ended,
         "result": _result(confirmed(opened, of, sized=False), read(opened, of)) if known else None,
         "report": f"python -m search report {of}",
     }

@@ -25,7 +25,7 @@ from search.storage.lookup import known_search
 from search.storage.url import storage_url
 from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
-from search.study.progress import figures, standing
+from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.distributed.supervisor import supervise
 from trainer.errors import UserError
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     with patient("confirm"):
         if args.again and known:
             _queue_again(opened, url, plan)
-        left = not standing(opened, plan.name)["ended"]
+        left = not read_progress(opened, plan.name).ended
     opened.engine.dispose()
     code = 0
     if left:
@@ -88,7 +88,7 @@ def the_plan(opened: Database, study: str, args: argparse.Namespace) -> Plan:
                 "rows were open; to open them again, which the report will say: --second-opening"
             )
         return known
-    ended = figures(rows, opened.searches.closed)["ended"]
+    ended = progress_of(rows, opened.searches.closed).ended
     if not ended and not args.anyway:
         raise UserError(
             f"study {study!r}: has not ended, and what is best may change; let its workers finish, end it "

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from search.answer.summary import confirmation, progress_words, rule_words, score_words
@@ -16,8 +17,7 @@ from search.storage.database import Database, open_storage
 from search.storage.errors import AWAY, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
-from search.study.progress import an_hour
-from search.study.progress import figures as figures_of
+from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
 from trainer.distributed.signals import until_interrupted
@@ -27,6 +27,21 @@ EVERY = 5.0
 """Seconds between two looks of --watch."""
 RUNNING = 24
 """Running trials that are listed at most."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the command prints."""
+
+    storage: str
+    """The database's URL without its password."""
+    progress: SearchProgress
+    confirmation: dict[str, Any] | None
+    """What `search.answer.summary.confirmation` says; None where there is no confirmation."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of --json."""
+        return {"storage": self.storage, **self.progress.as_json(), "confirmation": self.confirmation}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,39 +67,38 @@ def main(args: argparse.Namespace) -> int:
     name = args.name or args.study
     with patient("status"):
         opened = open_storage(storage_url(args.storage), create=False)
-        figures = look(opened, name)
+        status = look(opened, name)
     if args.watch is not None:
-        return _watch(opened, name, args.watch, figures, as_json=args.json)
+        return _watch(opened, name, args.watch, status, as_json=args.json)
     if args.json:
-        print(json.dumps(figures, allow_nan=False, sort_keys=True, indent=1))
+        print(json.dumps(status.as_json(), allow_nan=False, sort_keys=True, indent=1))
     else:
-        print("\n".join(lines(figures)))
+        print("\n".join(lines(status)))
     return 0
 
 
-def look(opened: Database, name: str) -> dict[str, Any]:
-    """The figures of a search, with those of its confirmation. Raises UserError where the study is unknown."""
+def look(opened: Database, name: str) -> Status:
+    """What the database says of a search and its confirmation. Raises UserError where the study is unknown."""
     rows = read(opened, name)
-    own = {"storage": opened.label, **figures_of(rows, opened.searches.closed)}
-    return own | {"confirms": rows.confirms, "confirmation": confirmation(opened, rows)}
+    return Status(opened.label, progress_of(rows, opened.searches.closed), confirmation(opened, rows))
 
 
-def _watch(opened: Database, name: str, every: float, figures: dict[str, Any], *, as_json: bool) -> int:
+def _watch(opened: Database, name: str, every: float, status: Status, *, as_json: bool) -> int:
     """Look again every so many seconds until the search has ended; a database that is away is waited for."""
     screen = Screen()
     with suppress(KeyboardInterrupt), until_interrupted() as pause:
         while True:
-            screen.show([json.dumps(figures, allow_nan=False, sort_keys=True)] if as_json else lines(figures))
-            if figures["ended"]:
+            screen.show([json.dumps(status.as_json(), allow_nan=False, sort_keys=True)] if as_json else lines(status))
+            if status.progress.ended:
                 break
             pause(every)
-            while (found := _again(opened, name)) is None:
+            while (latest := _again(opened, name)) is None:
                 pause(every)
-            figures = found
+            status = latest
     return 0
 
 
-def _again(opened: Database, name: str) -> dict[str, Any] | None:
+def _again(opened: Database, name: str) -> Status | None:
     try:
         return look(opened, name)
     except AWAY as error:
@@ -115,115 +129,114 @@ class Screen:
         self._drawn = len(fitting)
 
 
-def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures of `look` as a person reads them."""
+def lines(status: Status) -> list[str]:
+    """The status as a person reads it."""
+    progress = status.progress
     text = [
-        f"{figures['study']}  {figures['identity'][:8]}  [{figures['storage']}]"
-        + (f"  no new trials: {figures['closed']}" if figures["closed"] else "")
-        + ("  ended" if figures["ended"] else "")
+        f"{progress.study}  {progress.identity[:8]}  [{status.storage}]"
+        + (f"  no new trials: {progress.closed}" if progress.closed else "")
+        + ("  ended" if progress.ended else "")
     ]
-    text += _arms(figures)
-    if figures["front"]:
-        text += _front(figures)
-    text.append(progress(figures))
-    text += _confirmation(figures)
-    if figures["teacher"] is not None:
-        text.append(f"teacher {figures['metric']} {figures['teacher']:.4f}")
-    text += _cost(figures)
-    format_duration = code_version.line(figures["versions"])
-    text += [] if format_duration is None else [format_duration]
-    for name, ends in figures["workers"].items():
+    text += _arms(progress, best_words(status))
+    if progress.front:
+        text += _front(progress)
+    text.append(pace_line(progress))
+    text += _confirmation(status)
+    if progress.teacher is not None:
+        text.append(f"teacher {progress.metric} {progress.teacher:.4f}")
+    text += _cost(progress)
+    versions = code_version.line(progress.versions)
+    text += [] if versions is None else [versions]
+    for name, ends in progress.workers.items():
         text.append(f"worker {name}: " + ", ".join(f"{count} {why}" for why, count in sorted(ends.items())))
-    text += [running_line(trial, figures["metric"]) for trial in figures["running"][:RUNNING]]
-    if len(figures["running"]) > RUNNING:
-        text.append(f"running: {len(figures['running']) - RUNNING} more")
-    text += [f"failed {one['arm']} #{one['trial']} ({one['class']}): {one['message']}" for one in figures["failures"]]
+    text += [running_line(trial, progress.metric) for trial in progress.running[:RUNNING]]
+    if len(progress.running) > RUNNING:
+        text.append(f"running: {len(progress.running) - RUNNING} more")
+    text += [f"failed {one.arm} #{one.trial} ({one.failure}): {one.message}" for one in progress.failures]
     return text
 
 
-def _confirmation(figures: dict[str, Any]) -> list[str]:
+def _confirmation(status: Status) -> list[str]:
     """What training again on fresh seeds showed, or how far that is, or how to begin it."""
-    found = figures["confirmation"]
-    if found is None:
-        known = figures["ended"] and any(arm["best"] is not None for arm in figures["arms"].values())
-        return [f"unconfirmed; next: python -m search confirm {figures['study']}"] if known else []
-    result = found["result"]
+    progress, begun = status.progress, status.confirmation
+    if begun is None:
+        known = progress.ended and any(arm.best is not None for arm in progress.arms.values())
+        return [f"unconfirmed; next: python -m search confirm {progress.study}"] if known else []
+    result = begun["result"]
     if result is None or result["network"] is None:
-        state = "has ended without a score on test" if found["ended"] else "no result before it has ended"
-        return [f"confirmation {found['name']}: {progress_words(found)}; {state}"]
+        state = "has ended without a score on test" if begun["ended"] else "no result before it has ended"
+        return [f"confirmation {begun['name']}: {progress_words(begun)}; {state}"]
     best = f"{result['network']} ({result['what']}), {score_words(result, result['network'])}"
-    begun = f"confirmed by {found['name']} ({progress_words(found)})"
+    confirmed = f"confirmed by {begun['name']} ({progress_words(begun)})"
     return [
-        f"{begun}: {rule_words(result)} {best}; distillation: {result['distillation']}",
-        f"more: {found['report']}",
+        f"{confirmed}: {rule_words(result)} {best}; distillation: {result['distillation']}",
+        f"more: {begun['report']}",
     ]
 
 
-def _cost(figures: dict[str, Any]) -> list[str]:
+def _cost(progress: SearchProgress) -> list[str]:
     """Where the time went, how well the teacher was shared, and what was foreseen."""
-    total = sum(figures["seconds"].values())
-    parts = ", ".join(f"{part} {spent / total:.0%}" for part, spent in sorted(figures["seconds"].items()) if total)
-    of = "" if figures["gpu_hours_of"] is None else f" of {figures['gpu_hours_of']:g}"
-    passes = figures["teacher_passes"]
+    total = sum(progress.seconds.values())
+    parts = ", ".join(f"{part} {spent / total:.0%}" for part, spent in sorted(progress.seconds.items()) if total)
+    of = "" if progress.gpu_hours_of is None else f" of {progress.gpu_hours_of:g}"
+    passes = progress.teacher_passes
     shared = "" if passes is None else f"  {passes:.3g} teacher passes a student step"
-    text = [f"device hours {figures['gpu_hours']:.3f}{of}  {parts}{shared}"]
-    return text if figures["forecast"] is None else [*text, slots.line(figures["forecast"])]
+    text = [f"device hours {progress.gpu_hours:.3f}{of}  {parts}{shared}"]
+    return text if progress.forecast is None else [*text, slots.line(progress.forecast)]
 
 
-def progress(figures: dict[str, Any]) -> str:
+def pace_line(progress: SearchProgress) -> str:
     """The search's speed and when it will be done, in one line."""
-    rate = figures["trials_an_hour"]
+    rate = progress.trials_an_hour
     speed = "pace unknown" if rate is None else f"pace {an_hour(rate)} trials an hour"
-    if figures["ended"]:
+    if progress.ended:
         return f"{speed}; the search has ended"
-    eta = figures["eta_seconds"]
+    eta = progress.eta_seconds
     if eta is None:
-        return f"{speed}; ETA unknown ({figures['eta_unknown']})"
+        return f"{speed}; ETA unknown ({progress.eta_unknown})"
     when = time.strftime("%a %H:%M", time.localtime(time.time() + eta))
     return f"{speed}; ETA {format_duration(eta)} (about {when})"
 
 
-def running_line(trial: dict[str, Any], metric: str) -> str:
+def running_line(trial: RunningTrial, metric: str) -> str:
     """One trial that is begun and not finished: `running kd #12 on gpu1: epoch 5 of 20, for 3 min, dice 0.8712`."""
-    where = f"on {trial['host']}" if trial["host"] is not None else f"({trial['state']}, waits for a worker)"
-    of = "" if trial["epochs"] is None else f" of {trial['epochs']}"
-    since = "" if trial["seconds"] is None else f", for {format_duration(trial['seconds'])}"
-    again = f", attempt {trial['attempt']}" if trial["attempt"] > 1 else ""
-    score = "" if trial["score"] is None else f", {metric} {trial['score']:.4f}"
-    return f"running {trial['arm']} #{trial['trial']} {where}: epoch {trial['epoch']}{of}{since}{again}{score}"
+    where = f"on {trial.host}" if trial.host is not None else f"({trial.state}, waits for a worker)"
+    of = "" if trial.epochs is None else f" of {trial.epochs}"
+    since = "" if trial.seconds is None else f", for {format_duration(trial.seconds)}"
+    again = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
+    score = "" if trial.score is None else f", {metric} {trial.score:.4f}"
+    return f"running {trial.arm} #{trial.trial} {where}: epoch {trial.epoch}{of}{since}{again}{score}"
 
 
-def _arms(figures: dict[str, Any]) -> list[str]:
+def _arms(progress: SearchProgress, best_of: str) -> list[str]:
     heads = ("complete", "pruned", "running", "waiting", "of")
-    best_of = best_words(figures)
     text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {best_of:<26}failed"]
-    for name, arm in figures["arms"].items():
-        best = (
-            "" if arm["best"] is None else f"{figures['metric']} {arm['best']['score']:.4f} (#{arm['best']['trial']})"
-        )
-        failed = ", ".join(f"{count} {kind}" for kind, count in arm["failed"].items()) or "0"
-        text.append(f"{name:<14}" + "".join(f"{arm[head]:>9}" for head in heads) + f"   {best:<26}{failed}")
+    for name, arm in progress.arms.items():
+        counts = (arm.complete, arm.pruned, arm.running, arm.waiting, arm.of)
+        best = "" if arm.best is None else f"{progress.metric} {arm.best.score:.4f} (#{arm.best.trial})"
+        failed = ", ".join(f"{count} {kind}" for kind, count in arm.failed.items()) or "0"
+        text.append(f"{name:<14}" + "".join(f"{count:>9}" for count in counts) + f"   {best:<26}{failed}")
     return text
 
 
-def best_words(figures: dict[str, Any]) -> str:
+def best_words(status: Status) -> str:
     """What the best scores of the arms are."""
-    if figures["confirms"] is not None:
+    if status.progress.confirms is not None:
         return "best seed, on validation"
-    found = figures["confirmation"]
-    return "best so far, unconfirmed" if found is None or found["result"] is None else "best on validation"
+    begun = status.confirmation
+    return "best so far, unconfirmed" if begun is None or begun["result"] is None else "best on validation"
 
 
-def _front(figures: dict[str, Any]) -> list[str]:
-    names = list(figures["arms"])
+def _front(progress: SearchProgress) -> list[str]:
+    names = list(progress.arms)
     text = [
-        f"{_shortened(str(figures['along'])):<14}{'complete':>9}{'params':>10}"
+        f"{_shortened(str(progress.along)):<14}{'complete':>9}{'params':>10}"
         + "".join(f"{'best ' + name:>18}" for name in names)
     ]
-    for line in figures["front"]:
-        size = "" if line["params_m"] is None else f"{line['params_m']:.3g} M"
-        cells = "".join(f"{line['best'][name]:>18.4f}" if name in line["best"] else f"{'':>18}" for name in names)
-        text.append(f"{'-' if line['choice'] is None else line['choice']!s:<14}{line['complete']:>9}{size:>10}{cells}")
+    for line in progress.front:
+        size = "" if line.params_m is None else f"{line.params_m:.3g} M"
+        cells = "".join(f"{line.best[name]:>18.4f}" if name in line.best else f"{'':>18}" for name in names)
+        text.append(f"{'-' if line.choice is None else line.choice!s:<14}{line.complete:>9}{size:>10}{cells}")
     return text
 
 

@@ -15,7 +15,7 @@ from search.storage.lookup import known_search
 from search.storage.schema import HELD
 from search.storage.searches import SearchRow
 from search.storage.url import add_storage, storage_url
-from search.study.progress import standing
+from search.study.progress import read_progress
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(storage_url(args.storage), create=False)
         # The database knows the search by name: stopping must not need its file.
         row = known_search(opened, args.study, args.name)
-        ended = standing(opened, row.name)["ended"]
+        ended = read_progress(opened, row.name).ended
         wish = None if args.undo else "now" if args.now else "drain"
         opened.searches.ask_to_stop(row.search_id, wish)
         held = _held(opened, row.search_id)

@@ -18,13 +18,13 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from search.answer.summary import confirmation
 from search.dashboard.figures import Picture, draw
-from search.dashboard.note_text import Shown, attributes, story
+from search.dashboard.note_text import Shown, note_body, study_attributes
 from search.storage.artifacts import Artifacts
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.searches import noted
 from search.storage.url import add_storage, storage_url
-from search.study.progress import figures
+from search.study.progress import progress_of
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import shares_of
 
@@ -80,15 +80,23 @@ def write(opened: Database, name: str, folder: Path | None) -> str:
         except OSError as error:
             without = f"their folder cannot be written ({error.strerror or type(error).__name__})"
             logger.warning("note: {}: {}", folder, without)
-    found = figures(rows, opened.searches.closed)
+    progress, confirmed = progress_of(rows, opened.searches.closed), confirmation(opened, rows)
     terms = {arm: list(shares_of(trials)) for arm, trials in rows.trials.items()}
-    found |= {"confirms": rows.confirms, "confirmation": confirmation(opened, rows), "terms": terms}
     studies = {arm.name: arm.study_id for arm in rows.arms}
     for arm in rows.arms:
-        body = story(found, arm=arm.name, studies=studies, pictures=pictures, without=without, now=rows.now)
+        body = note_body(
+            progress,
+            confirmed,
+            terms,
+            arm=arm.name,
+            studies=studies,
+            pictures=pictures,
+            without=without,
+            now=rows.now,
+        )
         study = _study(opened, arm.study_id)
         save_note(study, f"{body}\n\n{MARK}{_below(get_note(study))}")
-        for key, value in attributes(found, arm.name).items():
+        for key, value in study_attributes(progress, confirmed, arm.name).items():
             study.set_user_attr(key, value)
     written = f"{len(studies)} notes with {len(pictures)} figures"
     if rows.confirms is None or rows.confirms not in opened.searches.names():

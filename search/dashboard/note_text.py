@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.answer.summary import progress_words, rule_words, score_words
-from search.study.progress import an_hour
+from search.study.progress import SearchProgress, an_hour
+from search.study.trial_attributes import Share
 from trainer.cli.durations import format_duration
+
+Confirmation = dict[str, Any] | None
+"""What `search.answer.summary.confirmation` says of a study; None where it has none."""
 
 RUNNING = 16
 """Running trials that are listed at most."""
@@ -60,8 +64,10 @@ class Shown:
         return f"![{self.alt}]({self.path})"
 
 
-def story(
-    figures: Mapping[str, Any],
+def note_body(
+    progress: SearchProgress,
+    confirmation: Confirmation,
+    terms: Mapping[str, Sequence[Share]],
     *,
     arm: str,
     studies: Mapping[str, int],
@@ -71,84 +77,79 @@ def story(
 ) -> str:
     """The note of one arm's study.
 
-    figures: of `search.study.progress`, with `confirms` and `confirmation` as `search.commands.status.look` has them,
-    and `terms`, by arm what each loss term moved (`search.study.trial_attributes`), where that is known. arm: whose
-    study this is. studies: the dashboard's number of each arm's study. pictures: by `size`, `best` and `curves`.
-    without: why there are no figures, where there are none. now: seconds since 1970.
+    terms: what each loss term moved, by arm, where that is known. arm: whose study this is. studies: the dashboard's
+    number of each arm's study. pictures: by `size`, `best` and `curves`. without: why there are no figures, where
+    there are none. now: seconds since 1970.
     """
-    parts = [_heading(figures, arm, studies), _summary(figures, now), *_confirmed(figures), _best(figures, studies)]
-    parts += _arms(figures, studies)
+    parts = [_heading(progress, arm, studies), _summary(progress, now), *_confirmed(progress, confirmation)]
+    parts += [_best(progress, confirmation, studies), *_arms(progress, studies)]
     if without is not None:
         parts.append(f"*No figures: {without}.*")
     parts += [pictures[name].markdown() for name in ("size",) if name in pictures]
-    parts += _front(figures)
+    parts += _front(progress)
     parts += [pictures[name].markdown() for name in ("best", "curves") if name in pictures]
-    parts += [*_terms(figures), *_running(figures, studies), *_failures(figures, studies), *_cost(figures)]
-    parts.append(READING if figures["confirms"] is None else SEEDS)
+    parts += [*_terms(terms), *_running(progress, studies), *_failures(progress, studies), *_cost(progress)]
+    parts.append(READING if progress.confirms is None else SEEDS)
     return "\n\n".join(part for part in parts if part)
 
 
-def attributes(figures: Mapping[str, Any], arm: str) -> dict[str, str]:
-    """What the study's first page tells before anybody opens the note."""
-    of = figures["arms"][arm]
-    finished = f"{of['complete'] + of['pruned']} of {of['of']} trials finished"
-    best = (
-        "none yet" if of["best"] is None else f"{figures['metric']} {of['best']['score']:.4f} (#{of['best']['trial']})"
-    )
-    ended = f", the {_kind(figures)} has ended" if figures["ended"] else ""
-    said = {
+def study_attributes(progress: SearchProgress, confirmation: Confirmation, arm: str) -> dict[str, str]:
+    """The attributes that the first page of an arm's study shows before anybody opens the note."""
+    own = progress.arms[arm]
+    finished = f"{own.finished} of {own.of} trials finished"
+    best = "none yet" if own.best is None else f"{progress.metric} {own.best.score:.4f} (#{own.best.trial})"
+    ended = f", the {_kind(progress)} has ended" if progress.ended else ""
+    shown = {
         "start here": "the Note, last of the icons at the left, tells what this is and how far it is",
-        "progress": f"{finished}, {of['running']} running{ended}",
-        "best so far, unconfirmed" if figures["confirms"] is None else "best seed, on validation": best,
+        "progress": f"{finished}, {own.running} running{ended}",
+        "best so far, unconfirmed" if progress.confirms is None else "best seed, on validation": best,
     }
-    return said | _confirmed_attribute(figures, arm)
+    return shown | _confirmed_attribute(progress, confirmation, arm)
 
 
-def _confirmed_attribute(figures: Mapping[str, Any], arm: str) -> dict[str, str]:
-    """Of a search: the network that was confirmed. Of a confirmation: what became of the arm's own."""
-    found = figures["confirmation"]
-    result = None if found is None else found["result"]
-    if result is None:
+def _confirmed_attribute(progress: SearchProgress, confirmation: Confirmation, arm: str) -> dict[str, str]:
+    """The confirmed network: a search's winner, or in a confirmation the arm's own."""
+    result = None if confirmation is None else confirmation["result"]
+    if confirmation is None or result is None:
         return {}
-    network = arm if figures["confirms"] is not None else result["network"]
+    network = arm if progress.confirms is not None else result["network"]
     if network not in result["networks"]:
         return {}
-    return {"confirmed": f"{network}: {score_words(result, network)}; more: {found['report']}"}
+    return {"confirmed": f"{network}: {score_words(result, network)}; more: {confirmation['report']}"}
 
 
-def _kind(figures: Mapping[str, Any]) -> str:
-    return "search" if figures["confirms"] is None else "confirmation"
+def _kind(progress: SearchProgress) -> str:
+    return "search" if progress.confirms is None else "confirmation"
 
 
-def _confirmed(figures: Mapping[str, Any]) -> list[str]:
+def _confirmed(progress: SearchProgress, confirmation: Confirmation) -> list[str]:
     """What training again on fresh seeds showed, or how far it is, or how to begin it."""
-    found = figures["confirmation"]
-    if found is None:
-        begin = code(f"python -m search confirm {figures['study']}", MESSAGE)
-        return [f"**Unconfirmed** until it is trained again on fresh seeds: {begin}"] if figures["ended"] else []
-    link = f"[{code(found['name'])}](/dashboard/studies/{found['study_id']}/note)"
-    result = found["result"]
+    if confirmation is None:
+        begin = code(f"python -m search confirm {progress.study}", MESSAGE)
+        return [f"**Unconfirmed** until it is trained again on fresh seeds: {begin}"] if progress.ended else []
+    link = f"[{code(confirmation['name'])}](/dashboard/studies/{confirmation['study_id']}/note)"
+    result, how_far = confirmation["result"], progress_words(confirmation)
     if result is None or result["network"] is None:
-        state = ", without a score on test" if found["ended"] else "; no result before it has ended"
-        return [f"**Confirmation** {link}: {progress_words(found)}{state}."]
+        state = ", without a score on test" if confirmation["ended"] else "; no result before it has ended"
+        return [f"**Confirmation** {link}: {how_far}{state}."]
     best = f"{code(result['network'])} ({code(result['what'])}): **{score_words(result, result['network'])}**"
     gone = f" Missing: {len(result['missing'])} of what was to be measured." if result["missing"] else ""
-    begun = f"**Confirmed** by {link}, {progress_words(found)}"
+    begun = f"**Confirmed** by {link}, {how_far}"
     text = f"{begun}; {rule_words(result)} {best}. Distillation: **{result['distillation']}**.{gone}"
     lines = [
-        [code(name), f"{format_duration['score']:.4f}", _interval(format_duration), str(format_duration["seeds"] or "")]
-        for name, format_duration in result["networks"].items()
+        [code(name), f"{network['score']:.4f}", _interval(network), str(network["seeds"] or "")]
+        for name, network in result["networks"].items()
     ]
     heads = ["network", f"test {result['metric']}", "interval, 95 %", "seeds"]
-    return [f"{text} All comparisons: {code(found['report'], MESSAGE)}", table(heads, lines)]
+    return [f"{text} All comparisons: {code(confirmation['report'], MESSAGE)}", table(heads, lines)]
 
 
-def _interval(format_duration: Mapping[str, Any]) -> str:
-    return "" if format_duration["low"] is None else f"{format_duration['low']:.4f} to {format_duration['high']:.4f}"
+def _interval(network: Mapping[str, Any]) -> str:
+    return "" if network["low"] is None else f"{network['low']:.4f} to {network['high']:.4f}"
 
 
-def _heading(figures: Mapping[str, Any], arm: str, studies: Mapping[str, int]) -> str:
-    whole = f"# {_kind(figures).capitalize()} {code(figures['study'])}"
+def _heading(progress: SearchProgress, arm: str, studies: Mapping[str, int]) -> str:
+    whole = f"# {_kind(progress).capitalize()} {code(progress.study)}"
     names = list(studies)
     if len(names) < 2:
         return whole
@@ -156,108 +157,107 @@ def _heading(figures: Mapping[str, Any], arm: str, studies: Mapping[str, int]) -
     return f"{whole}\n\nThis page is the study of its arm {code(arm)}. The other arms: {others}."
 
 
-def _summary(figures: Mapping[str, Any], now: float) -> str:
-    arms = figures["arms"].values()
-    done, of = sum(a["complete"] + a["pruned"] for a in arms), sum(a["of"] for a in arms)
-    running, failed = sum(a["running"] for a in arms), sum(sum(a["failed"].values()) for a in arms)
+def _summary(progress: SearchProgress, now: float) -> str:
+    arms = progress.arms.values()
+    done, of = sum(arm.finished for arm in arms), sum(arm.of for arm in arms)
+    running, failed = sum(arm.running for arm in arms), sum(arm.failures for arm in arms)
     stamp = time.strftime("%d %b %Y %H:%M UTC", time.gmtime(now))
-    state = "ended" if figures["ended"] else "is running" if figures["holding"] else "waits for workers"
-    whole = f"**The {_kind(figures)} {state}: {done} of {of} trials finished**"
-    words = [f"{whole}, {running} running, {failed} failed ({stamp})."]
-    if figures["closed"]:
-        words.append(f"No new trials begin: {code(figures['closed'], MESSAGE)}.")
-    if figures["trials_an_hour"] is not None:
-        words.append(f"About {an_hour(figures['trials_an_hour'])} trials an hour.")
-    if not figures["ended"]:
-        eta = figures["eta_seconds"]
-        words.append(
-            f"Done in about {format_duration(eta)}."
-            if eta is not None
-            else f"When: unknown ({figures['eta_unknown']})."
+    state = "ended" if progress.ended else "is running" if progress.holding else "waits for workers"
+    whole = f"**The {_kind(progress)} {state}: {done} of {of} trials finished**"
+    sentences = [f"{whole}, {running} running, {failed} failed ({stamp})."]
+    if progress.closed:
+        sentences.append(f"No new trials begin: {code(progress.closed, MESSAGE)}.")
+    if progress.trials_an_hour is not None:
+        sentences.append(f"About {an_hour(progress.trials_an_hour)} trials an hour.")
+    if not progress.ended:
+        eta = progress.eta_seconds
+        sentences.append(
+            f"Done in about {format_duration(eta)}." if eta is not None else f"When: unknown ({progress.eta_unknown})."
         )
-    return " ".join(words)
+    return " ".join(sentences)
 
 
-def _best(figures: Mapping[str, Any], studies: Mapping[str, int]) -> str:
-    found = [(name, arm["best"]) for name, arm in figures["arms"].items() if arm["best"] is not None]
-    metric = figures["metric"].capitalize()
-    if figures["confirms"] is not None:
+def _best(progress: SearchProgress, confirmation: Confirmation, studies: Mapping[str, int]) -> str:
+    best = [(name, arm.best) for name, arm in progress.arms.items() if arm.best is not None]
+    metric = progress.metric.capitalize()
+    if progress.confirms is not None:
         return ""
-    if not found:
+    if not best:
         return f"**Best {metric} so far**: no trial was trained to its end yet."
-    said = [f"{code(name)} **{best['score']:.4f}** ({_trial(studies[name], best['trial'])})" for name, best in found]
-    teacher = f", teacher {figures['teacher']:.4f}" if figures["teacher"] is not None else ""
-    confirmed = figures["confirmation"] is not None and figures["confirmation"]["result"] is not None
+    scores = [f"{code(name)} **{each.score:.4f}** ({_trial(studies[name], each.trial)})" for name, each in best]
+    teacher = f", teacher {progress.teacher:.4f}" if progress.teacher is not None else ""
+    confirmed = confirmation is not None and confirmation["result"] is not None
     what = "of the search itself" if confirmed else "so far, unconfirmed"
-    return f"**Best validation {metric} {what}**: {', '.join(said)}{teacher}.{_unequal(figures)}"
+    return f"**Best validation {metric} {what}**: {', '.join(scores)}{teacher}.{_unequal(progress)}"
 
 
-def _unequal(figures: Mapping[str, Any]) -> str:
+def _unequal(progress: SearchProgress) -> str:
     """A warning where the arms' best scores are of very different numbers of trials."""
-    tried = {name: arm["complete"] + arm["pruned"] for name, arm in figures["arms"].items()}
+    tried = {name: arm.finished for name, arm in progress.arms.items()}
     if max(tried.values()) <= 1.5 * min(tried.values()):
         return ""
     counts = ", ".join(f"{code(name)} {count}" for name, count in tried.items())
     return f" These do not compare: the arms finished unequal numbers of trials ({counts}); the best of more is higher."
 
 
-def _arms(figures: Mapping[str, Any], studies: Mapping[str, int]) -> list[str]:
+def _arms(progress: SearchProgress, studies: Mapping[str, int]) -> list[str]:
     heads = ("complete", "pruned", "running", "waiting")
     rows = []
-    for name, arm in figures["arms"].items():
-        best = arm["best"]
-        score = ["", ""] if best is None else [f"{best['score']:.4f}", _trial(studies[name], best["trial"])]
-        failed = ", ".join(f"{count} {code(kind)}" for kind, count in arm["failed"].items()) or "0"
-        rows.append([code(name), *(str(arm[head]) for head in heads), failed, str(arm["of"]), *score])
-    return [table(["arm", *heads, "failed", "of", f"best {figures['metric']}", "trial"], rows)]
+    for name, arm in progress.arms.items():
+        best = arm.best
+        score = ["", ""] if best is None else [f"{best.score:.4f}", _trial(studies[name], best.trial)]
+        failed = ", ".join(f"{count} {code(kind)}" for kind, count in arm.failed.items()) or "0"
+        counts = [str(count) for count in (arm.complete, arm.pruned, arm.running, arm.waiting)]
+        rows.append([code(name), *counts, failed, str(arm.of), *score])
+    return [table(["arm", *heads, "failed", "of", f"best {progress.metric}", "trial"], rows)]
 
 
-def _front(figures: Mapping[str, Any]) -> list[str]:
-    if not figures["front"]:
+def _front(progress: SearchProgress) -> list[str]:
+    if not progress.front:
         return []
-    names = list(figures["arms"])
-    sized = any(line["params_m"] is not None for line in figures["front"])
+    names = list(progress.arms)
+    sized = any(line.params_m is not None for line in progress.front)
     rows = []
-    for line in figures["front"][:CHOICES]:
-        size = [] if not sized else ["" if line["params_m"] is None else f"{line['params_m']:.3g} M"]
-        best = [f"{line['best'][name]:.4f}" if name in line["best"] else "" for name in names]
-        rows.append(["-" if line["choice"] is None else code(line["choice"]), *size, str(line["complete"]), *best])
-    heads = [code(figures["along"]), *(["parameters"] if sized else []), "complete"]
-    heads += [f"best {figures['metric']}, {code(name)}" for name in names]
-    return [f"**Best by {code(figures['along'])}**", table(heads, rows), _more(len(figures["front"]), CHOICES)]
+    for line in progress.front[:CHOICES]:
+        size = [] if not sized else ["" if line.params_m is None else f"{line.params_m:.3g} M"]
+        best = [f"{line.best[name]:.4f}" if name in line.best else "" for name in names]
+        rows.append(["-" if line.choice is None else code(line.choice), *size, str(line.complete), *best])
+    heads = [code(progress.along), *(["parameters"] if sized else []), "complete"]
+    heads += [f"best {progress.metric}, {code(name)}" for name in names]
+    return [f"**Best by {code(progress.along)}**", table(heads, rows), _more(len(progress.front), CHOICES)]
 
 
-def _running(figures: Mapping[str, Any], studies: Mapping[str, int]) -> list[str]:
-    if not figures["running"]:
+def _running(progress: SearchProgress, studies: Mapping[str, int]) -> list[str]:
+    if not progress.running:
         return []
     rows = []
-    for trial in figures["running"][:RUNNING]:
-        where = code(trial["host"]) if trial["host"] is not None else "waits for a worker"
-        epoch = f"{trial['epoch']} of {trial['epochs']}" if trial["epochs"] is not None else str(trial["epoch"])
-        since = "" if trial["seconds"] is None else format_duration(trial["seconds"])
-        score = "" if trial["score"] is None else f"{trial['score']:.4f}"
-        link = _trial(studies[trial["arm"]], trial["trial"])
-        rows.append([code(trial["arm"]), link, where, str(trial["attempt"]), epoch, since, score])
-    heads = ["arm", "trial", "host", "attempt", "epoch", "for", f"best {figures['metric']}"]
-    return ["**Running now**", table(heads, rows, left=3), _more(len(figures["running"]), RUNNING)]
+    for trial in progress.running[:RUNNING]:
+        where = code(trial.host) if trial.host is not None else "waits for a worker"
+        epoch = f"{trial.epoch} of {trial.epochs}" if trial.epochs is not None else str(trial.epoch)
+        since = "" if trial.seconds is None else format_duration(trial.seconds)
+        score = "" if trial.score is None else f"{trial.score:.4f}"
+        link = _trial(studies[trial.arm], trial.trial)
+        rows.append([code(trial.arm), link, where, str(trial.attempt), epoch, since, score])
+    heads = ["arm", "trial", "host", "attempt", "epoch", "for", f"best {progress.metric}"]
+    return ["**Running now**", table(heads, rows, left=3), _more(len(progress.running), RUNNING)]
 
 
-def _failures(figures: Mapping[str, Any], studies: Mapping[str, int]) -> list[str]:
-    if not figures["failures"]:
+def _failures(progress: SearchProgress, studies: Mapping[str, int]) -> list[str]:
+    if not progress.failures:
         return []
     rows = [
-        [code(f["arm"]), _trial(studies[f["arm"]], f["trial"]), code(f["class"]), code(f["message"], MESSAGE)]
-        for f in figures["failures"][:FAILED]
+        [code(each.arm), _trial(studies[each.arm], each.trial), code(each.failure), code(each.message, MESSAGE)]
+        for each in progress.failures[:FAILED]
     ]
-    total = sum(sum(arm["failed"].values()) for arm in figures["arms"].values())
+    total = sum(arm.failures for arm in progress.arms.values())
     return ["**Failed trials**", table(["arm", "trial", "class", "message"], rows, left=4), _more(total, FAILED)]
 
 
-def _terms(figures: Mapping[str, Any]) -> list[str]:
+def _terms(terms: Mapping[str, Sequence[Share]]) -> list[str]:
     """What each loss term moved over the trials that were trained to their end."""
     rows = [
         [code(arm), code(s.term), f"{s.median:.1%}", f"{s.dead} of {s.trials}{_mark(2 * s.dead > s.trials)}"]
-        for arm, shares in figures.get("terms", {}).items()
+        for arm, shares in terms.items()
         for s in shares
     ]
     if not rows:
@@ -270,18 +270,16 @@ def _mark(dead: bool) -> str:
     return ": **dead**" if dead else ""
 
 
-def _cost(figures: Mapping[str, Any]) -> list[str]:
-    total = sum(figures["seconds"].values())
-    of = "" if figures["gpu_hours_of"] is None else f" of {figures['gpu_hours_of']:g}"
-    parts = ", ".join(
-        f"{code(part)} {spent / total:.0%}" for part, spent in sorted(figures["seconds"].items()) if total
-    )
-    words = f"**Device hours**: {figures['gpu_hours']:.3g}{of}{f': {parts}' if parts else ''}."
+def _cost(progress: SearchProgress) -> list[str]:
+    total = sum(progress.seconds.values())
+    of = "" if progress.gpu_hours_of is None else f" of {progress.gpu_hours_of:g}"
+    parts = ", ".join(f"{code(part)} {spent / total:.0%}" for part, spent in sorted(progress.seconds.items()) if total)
+    text = f"**Device hours**: {progress.gpu_hours:.3g}{of}{f': {parts}' if parts else ''}."
     rows = [
         [code(name), str(sum(ends.values())), ", ".join(f"{count} {code(why)}" for why, count in sorted(ends.items()))]
-        for name, ends in figures["workers"].items()
+        for name, ends in progress.workers.items()
     ]
-    return [words, table(["worker", "attempts", "how they ended"], rows, left=3)] if rows else [words]
+    return [text, table(["worker", "attempts", "how they ended"], rows, left=3)] if rows else [text]
 
 
 def _trial(study_id: int, number: int) -> str:

@@ -1,9 +1,9 @@
 """Where a search stands, how fast it goes and when it will be done: all figures of `status` and of the dashboard."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from search.planning.slots import compared
@@ -74,97 +74,224 @@ def an_hour(rate: float) -> str:
 
 
 MESSAGES = 20
-"""Messages of failed trials that are told at most, the newest."""
+"""Failed trials whose message is shown at most, the newest."""
 
 
-def standing(opened: Database, name: str) -> dict[str, Any]:
-    """All figures of a search as a script reads them. Raises UserError where the study is unknown."""
-    return {"storage": opened.label, **figures(read(opened, name), opened.searches.closed)}
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of an arm among those that were trained to their end."""
+
+    score: float
+    trial: int
 
 
-def figures(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | None, str | None]]) -> dict[str, Any]:
-    """`closed_of`: why nothing new is admitted to a search, as `Searches.closed` says it."""
-    pick = max if rows.maximize else min
+@dataclass(frozen=True)
+class ArmProgress:
+    """The trials of one arm by state, and its best."""
+
+    complete: int
+    pruned: int
+    running: int
+    waiting: int
+    failed: Mapping[str, int]
+    """How many trials failed, by class."""
+    of: int
+    """The budget of the arm."""
+    best: BestTrial | None
+
+    @property
+    def finished(self) -> int:
+        """How many trials count against the budget and are over."""
+        return self.complete + self.pruned
+
+    @property
+    def failures(self) -> int:
+        """How many trials failed, over all classes."""
+        return sum(self.failed.values())
+
+
+@dataclass(frozen=True)
+class FrontLine:
+    """The trials with one choice of the front's parameter that were trained to their end."""
+
+    choice: Any
+    params_m: float | None
+    """Millions of parameters of the student, where known."""
+    complete: int
+    best: Mapping[str, float]
+    """The best score of each arm that has one."""
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that is begun and not finished."""
+
+    arm: str
+    trial: int
+    state: str
+    host: str | None
+    """Where it is trained; None while nobody holds it."""
+    attempt: int
+    epoch: int
+    epochs: int | None
+    """How many epochs its run has; None before its run is known."""
+    score: float | None
+    seconds: float | None
+    """How long this attempt has lasted; None while nobody holds it."""
+
+
+@dataclass(frozen=True)
+class FailedTrial:
+    """A trial that failed, with one line of its message."""
+
+    arm: str
+    trial: int
+    failure: str
+    """The failure's class."""
+    message: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints."""
+        return {"arm": self.arm, "trial": self.trial, "class": self.failure, "message": self.message}
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """Where a search stands; names and order of the fields are those of `status --json`."""
+
+    study: str
+    identity: str
+    metric: str
+    closed: str | None
+    """Why nothing new is admitted; None where something is."""
+    ended: bool
+    """Whether nothing more will come."""
+    arms: Mapping[str, ArmProgress]
+    along: str | None
+    """The path of the front's parameter; None where there is no front."""
+    front: Sequence[FrontLine]
+    teacher: float | None
+    """The teacher's score, where it is known in the search's own metric."""
+    teacher_passes: float | None
+    """The teacher's passes a student step, where trials recorded them."""
+    forecast: Mapping[str, Any] | None
+    """What `search.planning.slots.compared` says of `--slots auto`."""
+    versions: Mapping[str, int]
+    """How many trials each version of the sources trained."""
+    seconds: Mapping[str, float]
+    """Wall time by part, over all trials."""
+    gpu_hours: float
+    gpu_hours_of: float | None
+    """The budget of device hours; None without one."""
+    trials_an_hour: float | None
+    eta_seconds: float | None
+    eta_unknown: str | None
+    """Why the time until the end cannot be said."""
+    workers: Mapping[str, Mapping[str, int]]
+    """How the attempts of each worker ended: host and a number -> reason -> count."""
+    holding: Mapping[str | None, int]
+    """How many trials each host trains now."""
+    running: Sequence[RunningTrial]
+    failures: Sequence[FailedTrial]
+    confirms: str | None
+    """The study that this one confirms; None for a search."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints."""
+        return {**asdict(self), "failures": [each.as_json() for each in self.failures]}
+
+
+def read_progress(opened: Database, name: str) -> SearchProgress:
+    """The progress of a search by name. Raises UserError where the study is unknown."""
+    return progress_of(read(opened, name), opened.searches.closed)
+
+
+def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | None, str | None]]) -> SearchProgress:
+    """The progress of a search from its rows; `closed_of` says why it admits nothing new, as `Searches.closed`."""
     why_closed, _ = closed_of(rows.search.search_id)
     closed = None if why_closed is None else why_closed.text
-    arms = {arm.name: _arm(rows, arm, pick) for arm in rows.arms}
+    arms = {arm.name: _arm(rows, arm) for arm in rows.arms}
     pace = _pace(rows, arms, closed)
-    return {
-        "study": rows.search.name,
-        "identity": rows.search.identity,
-        "metric": rows.metric,
-        "closed": closed,
-        "ended": _ended(arms, closed, idle=all(lease.state != HELD for lease in rows.every)),
-        "arms": arms,
-        "along": rows.along,
-        "front": _front(rows, pick),
-        "teacher": rows.teacher,
-        "teacher_passes": rows.passes,
-        "forecast": compared(rows.every),
-        "versions": versions(rows.every),
-        "seconds": _sum(rows.every),
-        "gpu_hours": sum(lease.gpu_seconds for lease in rows.every) / 3600,
-        "gpu_hours_of": rows.search.gpu_hours,
-        "trials_an_hour": pace.trials_an_hour,
-        "eta_seconds": pace.eta_seconds,
-        "eta_unknown": pace.unknown,
-        "workers": _workers(rows),
-        "holding": dict(Counter(lease.host for lease in rows.every if lease.state == HELD)),
-        "running": _running(rows),
-        "failures": _failures(rows),
-    }
+    return SearchProgress(
+        study=rows.search.name,
+        identity=rows.search.identity,
+        metric=rows.metric,
+        closed=closed,
+        ended=_ended(arms, closed, idle=all(lease.state != HELD for lease in rows.every)),
+        arms=arms,
+        along=rows.along,
+        front=_front(rows),
+        teacher=rows.teacher,
+        teacher_passes=rows.passes,
+        forecast=compared(rows.every),
+        versions=versions(rows.every),
+        seconds=_sum(rows.every),
+        gpu_hours=sum(lease.gpu_seconds for lease in rows.every) / 3600,
+        gpu_hours_of=rows.search.gpu_hours,
+        trials_an_hour=pace.trials_an_hour,
+        eta_seconds=pace.eta_seconds,
+        eta_unknown=pace.unknown,
+        workers=_workers(rows),
+        holding=dict(Counter(lease.host for lease in rows.every if lease.state == HELD)),
+        running=_running(rows),
+        failures=_failures(rows),
+        confirms=rows.confirms,
+    )
 
 
-def _arm(rows: SearchSnapshot, arm: ArmRow, pick: Any) -> dict[str, Any]:
+def _arm(rows: SearchSnapshot, arm: ArmRow) -> ArmProgress:
     leases = rows.leases[arm.name]
     states = Counter(trial.state.name for trial in rows.trials[arm.name])
-    scored = [lease for lease in leases if has_final_score(lease)]
-    best = pick(scored, key=lambda lease: lease.best_score) if scored else None
-    return {
-        "complete": states["COMPLETE"],
-        "pruned": states["PRUNED"],
-        "running": states["RUNNING"],
-        "waiting": states["WAITING"],
-        "failed": dict(Counter(r.failure for r in leases if r.failure is not None)),
+    pick = max if rows.maximize else min
+    best = pick(filter(has_final_score, leases), key=lambda lease: lease.known_score, default=None)
+    return ArmProgress(
+        complete=states["COMPLETE"],
+        pruned=states["PRUNED"],
+        running=states["RUNNING"],
+        waiting=states["WAITING"],
+        failed=dict(Counter(lease.failure for lease in leases if lease.failure is not None)),
         # A planned trial that failed is not made up for by another one, unless somebody queues it again.
-        "of": sum(states.values()) - states["FAIL"] if rows.record.get("confirm") else arm.trials,
-        "best": None if best is None else {"score": best.best_score, "trial": best.number},
-    }
+        of=sum(states.values()) - states["FAIL"] if rows.record.get("confirm") else arm.trials,
+        best=None if best is None else BestTrial(best.known_score, best.number),
+    )
 
 
-def _ended(arms: Mapping[str, Mapping[str, Any]], closed: str | None, *, idle: bool) -> bool:
+def _ended(arms: Mapping[str, ArmProgress], closed: str | None, *, idle: bool) -> bool:
     """Whether nothing more will come: every arm has its trials, or nothing is admitted and nobody trains."""
-    done = all(arm["complete"] + arm["pruned"] >= arm["of"] and not arm["running"] for arm in arms.values())
+    done = all(arm.finished >= arm.of and not arm.running for arm in arms.values())
     return idle and (done or closed is not None)
 
 
-def _pace(rows: SearchSnapshot, arms: Mapping[str, Mapping[str, Any]], closed: str | None) -> Pace:
+def _pace(rows: SearchSnapshot, arms: Mapping[str, ArmProgress], closed: str | None) -> Pace:
     ended, good = rows.ended(), [lease for lease in rows.every if completed_or_pruned(lease)]
     if closed is None:
-        left = sum(max(a["of"] - a["complete"] - a["pruned"], a["running"] + a["waiting"]) for a in arms.values())
+        left = sum(max(arm.of - arm.finished, arm.running + arm.waiting) for arm in arms.values())
     else:
-        left = sum(arm["running"] for arm in arms.values())
+        left = sum(arm.running for arm in arms.values())
     held = sum(lease.state == HELD for lease in rows.every)
     under_way = [(attempt.began, attempt.ended) for attempt in rows.attempts]
     return pace_of([ended[r.trial_id] for r in good if r.trial_id in ended], under_way, rows.now, held=held, left=left)
 
 
-def _front(rows: SearchSnapshot, pick: Any) -> list[dict[str, Any]]:
-    """One row a choice of the front: its parameters, how many were trained to their end, and the best of each arm."""
+def _front(rows: SearchSnapshot) -> list[FrontLine]:
+    """One line a choice of the front: its parameters, how many were trained to their end, and the best of each arm."""
     if rows.along is None:
         return []
-    sizes = rows.params_m()
-    table: dict[Any, dict[str, Any]] = {}
+    trained: dict[Any, list[tuple[str, LeaseDetails]]] = defaultdict(list)
     for arm, leases in rows.leases.items():
-        for lease in leases:
-            if not has_final_score(lease):
-                continue
-            choice = rows.choice(lease)
-            line = table.setdefault(choice, {"choice": choice, "params_m": None, "complete": 0, "best": {}})
-            line["complete"] += 1
-            line["best"][arm] = pick(line["best"].get(arm, lease.best_score), lease.best_score)
-            line["params_m"] = sizes.get(lease.trial_id, line["params_m"])
-    return sorted(table.values(), key=lambda line: (line["choice"] is None, str(type(line["choice"])), line["choice"]))
+        for lease in filter(has_final_score, leases):
+            trained[rows.choice(lease)].append((arm, lease))
+    pick = max if rows.maximize else min
+    sizes = rows.params_m()
+    lines = []
+    for choice, pairs in trained.items():
+        scores: dict[str, list[float]] = defaultdict(list)
+        for arm, lease in pairs:
+            scores[arm].append(lease.known_score)
+        known = [sizes[lease.trial_id] for _, lease in pairs if lease.trial_id in sizes]
+        best = {arm: pick(each) for arm, each in scores.items()}
+        lines.append(FrontLine(choice, known[-1] if known else None, len(pairs), best))
+    return sorted(lines, key=lambda line: (line.choice is None, str(type(line.choice)), line.choice))
 
 
 def _sum(leases: Sequence[LeaseDetails]) -> dict[str, float]:
@@ -175,7 +302,7 @@ def _sum(leases: Sequence[LeaseDetails]) -> dict[str, float]:
 
 
 def _workers(rows: SearchSnapshot) -> dict[str, dict[str, int]]:
-    """By worker (host and a number), how its attempts ended."""
+    """How the attempts of each worker (host and a number) ended."""
     names: dict[str, str] = {}
     table: dict[str, dict[str, int]] = {}
     for attempt in rows.attempts:
@@ -186,43 +313,40 @@ def _workers(rows: SearchSnapshot) -> dict[str, dict[str, int]]:
     return table
 
 
-def _running(rows: SearchSnapshot) -> list[dict[str, Any]]:
+def _running(rows: SearchSnapshot) -> list[RunningTrial]:
     """The trials that are begun and not finished: who holds each since when, and how far it is."""
     last = {attempt.trial_id: attempt for attempt in rows.attempts}
-    found = []
-    for arm, leases in rows.leases.items():
-        for lease in leases:
-            if lease.state == FINISHED:
-                continue
-            attempt = last.get(lease.trial_id)
-            run = json.loads(lease.run or "{}")
-            found.append(
-                {
-                    "arm": arm,
-                    "trial": lease.number,
-                    "state": lease.state,
-                    "host": lease.host if lease.state == HELD else None,
-                    "attempt": lease.token,
-                    "epoch": lease.epoch,
-                    "epochs": run.get("epochs"),
-                    "score": lease.best_score,
-                    "seconds": None if attempt is None or attempt.ended is not None else rows.now - attempt.began,
-                }
+    unfinished = [(arm, lease) for arm, leases in rows.leases.items() for lease in leases if lease.state != FINISHED]
+    trials = []
+    for arm, lease in unfinished:
+        attempt = last.get(lease.trial_id)
+        trials.append(
+            RunningTrial(
+                arm=arm,
+                trial=lease.number,
+                state=lease.state,
+                host=lease.host if lease.state == HELD else None,
+                attempt=lease.token,
+                epoch=lease.epoch,
+                epochs=json.loads(lease.run or "{}").get("epochs"),
+                score=lease.best_score,
+                seconds=None if attempt is None or attempt.ended is not None else rows.now - attempt.began,
             )
-    return found
+        )
+    return trials
 
 
-def _failures(rows: SearchSnapshot) -> list[dict[str, Any]]:
+def _failures(rows: SearchSnapshot) -> list[FailedTrial]:
     """The newest failed trials with one line of their message."""
-    failed = [(arm, lease) for arm, leases in rows.leases.items() for lease in leases if lease.failure is not None]
+    failed = [
+        (arm, lease, lease.failure)
+        for arm, leases in rows.leases.items()
+        for lease in leases
+        if lease.failure is not None
+    ]
     ended = rows.ended()
-    failed.sort(key=lambda pair: ended.get(pair[1].trial_id, 0.0), reverse=True)
+    failed.sort(key=lambda each: ended.get(each[1].trial_id, 0.0), reverse=True)
     return [
-        {
-            "arm": arm,
-            "trial": lease.number,
-            "class": lease.failure,
-            "message": failure(str(lease.failure), lease.message or "")["failure.message"],
-        }
-        for arm, lease in failed[:MESSAGES]
+        FailedTrial(arm, lease.number, kind, str(failure(kind, lease.message or "")["failure.message"]))
+        for arm, lease, kind in failed[:MESSAGES]
     ]

@@ -16,7 +16,7 @@ from search.spec.identity import arm_identity
 from search.spec.load import identity, load, record
 from search.storage.database import open_storage
 from search.study.create import Identity, open_search
-from search.study.progress import standing
+from search.study.progress import SearchProgress, read_progress
 from trainer import checkpoint
 from trainer.data import open_data
 
@@ -97,8 +97,8 @@ def _end(worker: "subprocess.Popen[str]", seconds: float = 250) -> str:
     return out
 
 
-def _figures(url: str, name: str = "tiny") -> dict[str, object]:
-    return standing(open_storage(url, create=False), name)
+def _progress(url: str, name: str = "tiny") -> SearchProgress:
+    return read_progress(open_storage(url, create=False), name)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +126,11 @@ def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_
     (line,) = (line for line in out.splitlines() if "torchrun itself listens" in line)
     assert {each for each in listening.pop(worker.pid) if each not in line} == set()
     assert "kd-local" in line
-    figures = _figures(postgres_url)
-    arms = figures["arms"]
-    assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
-    assert all(arm["running"] == arm["waiting"] == 0 and not arm["failed"] for arm in arms.values())
-    assert {line["choice"] for line in figures["front"]} == {2, 4}
+    progress = _progress(postgres_url)
+    arms = progress.arms
+    assert {name: arm.finished for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
+    assert all(arm.running == arm.waiting == 0 and not arm.failed for arm in arms.values())
+    assert {line.choice for line in progress.front} == {2, 4}
     best = taught.parent / "best.json"
     module("search", "export", "tiny", "--storage", postgres_url, "-o", best)
     exported = json.loads(best.read_text())
@@ -149,9 +149,9 @@ def test_one_rank_finishes_every_arm_exactly_in_an_sqlite_file(taught: Path, sql
     study = _study(taught.parent, epochs=1, trials=2)
     out = _end(worker := _worker(study, sqlite_url, ranks=1))
     assert worker.returncode == 0, out
-    arms = _figures(sqlite_url)["arms"]
-    assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 2, "no-kd": 2}
-    assert all(arm["running"] == arm["waiting"] == 0 and not arm["failed"] for arm in arms.values())
+    arms = _progress(sqlite_url).arms
+    assert {name: arm.finished for name, arm in arms.items()} == {"kd": 2, "no-kd": 2}
+    assert all(arm.running == arm.waiting == 0 and not arm.failed for arm in arms.values())
 
 
 @pytest.mark.slow
@@ -190,8 +190,8 @@ def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Pa
     _kill_tree(first)
     out = _end(second := _worker(study, postgres_url, "--slots", "2"))
     assert second.returncode == 0, out
-    arms = _figures(postgres_url)["arms"]
-    assert {name: arm["complete"] + arm["pruned"] for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
+    arms = _progress(postgres_url).arms
+    assert {name: arm.finished for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
     opened = open_storage(postgres_url, create=False)
     row = opened.searches.search("tiny")
     assert row is not None

@@ -34,7 +34,7 @@ from search.report.content.statistics import (
 from search.storage.leases import LeaseDetails
 from search.storage.searches import ArmRow, Closed
 from search.study.outcomes import completed_or_pruned, has_final_score
-from search.study.progress import figures
+from search.study.progress import ArmProgress, progress_of
 from search.study.snapshot import SearchSnapshot
 from search.study.trial_attributes import shares_of
 from trainer.config import RunConfig
@@ -49,10 +49,10 @@ ClosedOf = Callable[[int], tuple[Closed | None, str | None]]
 
 def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, margin: float | None) -> Search:
     """All of it. closed_of: as `Searches.closed`. margin: how far below the teacher a student may be, where known."""
-    told = figures(rows, closed_of)
+    told = progress_of(rows, closed_of)
     base = json.loads(rows.search.spec)["run"]
     dots = dots_of(rows, time_of)
-    arms = tuple(_arm(rows, arm, told["arms"][arm.name], dots) for arm in rows.arms)
+    arms = tuple(_arm(rows, arm, told.arms[arm.name], dots) for arm in rows.arms)
     spent = sum(sum(json.loads(lease.seconds or "{}").values()) for lease in rows.every)
     epochs = sum(lease.epoch for lease in rows.every)
     return Search(
@@ -60,8 +60,8 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         maximize=rows.maximize,
         epochs=int(base["epochs"]),
         along=rows.along,
-        state="ended" if told["ended"] else "running" if told["holding"] else "waits for workers",
-        closed=told["closed"],
+        state="ended" if told.ended else "running" if told.holding else "waits for workers",
+        closed=told.closed,
         simulated=any(json.loads(lease.environment or "{}").get("simulated") for lease in rows.every),
         teacher=_teacher(rows, base),
         margin=margin,
@@ -69,7 +69,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         equal=_equal(rows),
         front=_front(rows, dots),
         dots=tuple(dots),
-        failures=tuple((f["arm"], f["trial"], f["class"], f["message"]) for f in told["failures"]),
+        failures=tuple((f.arm, f.trial, f.failure, f.message) for f in told.failures),
         seconds_an_epoch=spent / epochs if epochs else None,
         cost=cost_of(rows.every),
         data=_facts(base.get("data", {}), skip=("root", "split")),
@@ -114,7 +114,7 @@ def finished_scores(leases: Sequence[LeaseDetails], *, maximize: bool) -> list[f
     return known + [(min if maximize else max)(known)] * (len(over) - len(known))
 
 
-def _arm(rows: SearchSnapshot, arm: ArmRow, counts: Mapping[str, Any], dots: Sequence[Dot]) -> Arm:
+def _arm(rows: SearchSnapshot, arm: ArmRow, counts: ArmProgress, dots: Sequence[Dot]) -> Arm:
     leases, trials = rows.leases[arm.name], rows.trials[arm.name]
     mine = [dot for dot in dots if dot.arm == arm.name]
     scores = finished_scores(leases, maximize=rows.maximize)
@@ -126,12 +126,12 @@ def _arm(rows: SearchSnapshot, arm: ArmRow, counts: Mapping[str, Any], dots: Seq
         taught=rows.taught(arm.name),
         sets=_difference(rows, arm.name),
         of=arm.trials,
-        complete=counts["complete"],
-        pruned=counts["pruned"],
-        running=counts["running"],
-        waiting=counts["waiting"],
-        failed=sum(counts["failed"].values()),
-        failed_by_class=dict(counts["failed"]),
+        complete=counts.complete,
+        pruned=counts.pruned,
+        running=counts.running,
+        waiting=counts.waiting,
+        failed=counts.failures,
+        failed_by_class=dict(counts.failed),
         best=_best(rows, leases, trials, mine),
         expected=tuple(Expected(n=n, score=score) for n, score in curve(scores, maximize=rows.maximize)),
         importance=tuple(Importance(parameter=p, share=s, low=low, high=high) for p, s, low, high in shares),

@@ -36,7 +36,7 @@ from search.storage.leases import LeaseHandle
 from search.storage.statements import LeaseLost, Owner
 from search.study.adapter import StudyAdapter
 from search.study.create import open_search
-from search.study.progress import standing
+from search.study.progress import read_progress
 from search.study.snapshot import read
 from trainer.config import RunConfig
 from trainer.data import read_openings
@@ -223,7 +223,7 @@ def test_two_workers_train_exactly_the_planned_trials_and_a_dead_ones_trial_goes
     assert dead.held.number == 0
     lease = search.leases.row(dead.held.trial_id)
     assert (lease.lost, lease.token, lease.state) == (1, 2, "finished")
-    assert standing(ended.opened, plan.name)["ended"]
+    assert read_progress(ended.opened, plan.name).ended
     found = confirmed(ended.opened, "tiny")
     assert found.missing == ("teacher: not examined yet",)
     assert len(found.findings) == 2 * 3 * len(plan.configurations)
@@ -257,10 +257,10 @@ def test_a_failed_seed_is_missing_and_not_made_up_for_until_it_is_asked_for_agai
     train(search, tmp_path)
     states = trials_of(search)["kd-1"]
     assert states == [("COMPLETE", 12), ("FAIL", 11)]
-    assert standing(ended.opened, plan.name)["ended"]
+    assert read_progress(ended.opened, plan.name).ended
     assert "kd-1 seed 11: failed (out_of_memory)" in confirmed(ended.opened, "tiny").missing
     confirm._queue_again(ended.opened, sqlite_url, plan)
-    assert not standing(ended.opened, plan.name)["ended"]
+    assert not read_progress(ended.opened, plan.name).ended
     train(search, tmp_path)
     assert ("COMPLETE", 11) in trials_of(search)["kd-1"]
     assert confirmed(ended.opened, "tiny").missing == ("teacher: not examined yet",)

@@ -41,7 +41,7 @@ from search.storage.schema import leases
 from search.storage.searches import noted, take_last_turn, take_turn
 from search.storage.statements import Owner, put_attributes
 from search.study.adapter import StudyAdapter
-from search.study.progress import FEWEST, pace_of, standing
+from search.study.progress import read_progress
 
 STUDY = """
 [objective]
@@ -118,8 +118,9 @@ def test_a_note_tells_what_became_of_the_search_and_keeps_what_people_wrote(
     folder = tmp_path / "artifacts"
     assert write(search.opened, "note", folder) == "2 notes with 3 figures"
     first, second = get_note(main), get_note(control)
-    best = standing(search.opened, "note")["arms"]["kd"]["best"]
-    assert f"`kd` **{best['score']:.4f}** ([#{best['trial']}](/dashboard/studies/{main._study_id}/trials" in first
+    best = read_progress(search.opened, "note").arms["kd"].best
+    assert best is not None
+    assert f"`kd` **{best.score:.4f}** ([#{best.trial}](/dashboard/studies/{main._study_id}/trials" in first
     assert "The search ended: 9 of 9 trials finished" in first
     assert "| `kd` | 6 | 0 | 0 | 0 | 0 | 6 |" in first
     assert "| `fixed` | 3 | 0 | 0 | 0 | 0 | 3 |" in second
@@ -328,27 +329,6 @@ def test_a_child_that_fails_is_one_line_of_the_log(
         assert len(scribe.children) == 1
         scribe.wait(30)
     assert [line for line in log if "note" in line] == ["WARNING note for the dashboard not written: exit code 1"]
-
-
-# ---- pace
-
-
-def test_a_pace_is_unknown_until_enough_has_ended_and_nights_do_not_count() -> None:
-    attempts: list[tuple[float, float | None]] = [(60.0 * i, 60.0 * (i + 1)) for i in range(10)]
-    ended = [end for _, end in attempts if end is not None]
-    few = pace_of(ended[: FEWEST - 1], attempts, 240.0, held=1, left=3)
-    assert (few.trials_an_hour, few.eta_seconds) == (None, None)
-    assert few.unknown == "4 of 5 finished trials that a rate needs"
-    steady = pace_of(ended, attempts, 600.0, held=1, left=5)
-    assert steady.trials_an_hour == pytest.approx(60.0)
-    assert steady.eta_seconds == pytest.approx(300.0)
-    night = 36_000.0
-    later = [(begin + night, (end or 0.0) + night) for begin, end in attempts]
-    again = pace_of([*ended, *(end for _, end in later)], [*attempts, *later], night + 600, held=1, left=5)
-    assert again.trials_an_hour == pytest.approx(60.0)
-    idle = pace_of(ended, attempts, 600.0, held=0, left=5)
-    assert (idle.eta_seconds, idle.unknown) == (None, "no worker holds a trial")
-    assert pace_of(ended, attempts, 600.0, held=0, left=0).eta_seconds == 0.0
 
 
 # ---- status

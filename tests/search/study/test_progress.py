@@ -1,0 +1,109 @@
+"""Where a search stands: its pace, and the names under which `status --json` prints it."""
+
+from typing import Any
+
+import pytest
+
+from search.commands.status import Status
+from search.study.progress import (
+    FEWEST,
+    ArmProgress,
+    BestTrial,
+    FailedTrial,
+    FrontLine,
+    RunningTrial,
+    SearchProgress,
+    pace_of,
+)
+
+
+def test_a_pace_is_unknown_until_enough_has_ended_and_nights_do_not_count() -> None:
+    attempts: list[tuple[float, float | None]] = [(60.0 * i, 60.0 * (i + 1)) for i in range(10)]
+    ended = [end for _, end in attempts if end is not None]
+    few = pace_of(ended[: FEWEST - 1], attempts, 240.0, held=1, left=3)
+    assert (few.trials_an_hour, few.eta_seconds) == (None, None)
+    assert few.unknown == "4 of 5 finished trials that a rate needs"
+    steady = pace_of(ended, attempts, 600.0, held=1, left=5)
+    assert steady.trials_an_hour == pytest.approx(60.0)
+    assert steady.eta_seconds == pytest.approx(300.0)
+    night = 36_000.0
+    later = [(begin + night, (end or 0.0) + night) for begin, end in attempts]
+    again = pace_of([*ended, *(end for _, end in later)], [*attempts, *later], night + 600, held=1, left=5)
+    assert again.trials_an_hour == pytest.approx(60.0)
+    idle = pace_of(ended, attempts, 600.0, held=0, left=5)
+    assert (idle.eta_seconds, idle.unknown) == (None, "no worker holds a trial")
+    assert pace_of(ended, attempts, 600.0, held=0, left=0).eta_seconds == 0.0
+
+
+WHOLE = SearchProgress(
+    study="tiny",
+    identity="0123",
+    metric="dice",
+    closed=None,
+    ended=False,
+    arms={
+        "kd": ArmProgress(1, 0, 1, 0, {"bug": 1}, 4, BestTrial(0.9, 0)),
+        "wide": ArmProgress(0, 0, 0, 0, {}, 2, None),
+    },
+    along="student.width",
+    front=[FrontLine(4, 0.5, 1, {"kd": 0.9})],
+    teacher=0.95,
+    teacher_passes=0.25,
+    forecast=None,
+    versions={"abc": 2},
+    seconds={"student": 3.0},
+    gpu_hours=0.5,
+    gpu_hours_of=None,
+    trials_an_hour=None,
+    eta_seconds=None,
+    eta_unknown="1 of 5 finished trials that a rate needs",
+    workers={"here/1": {"finished": 1, "running": 1}},
+    holding={"here": 1},
+    running=[RunningTrial("kd", 1, "held", "here", 1, 2, 4, 0.8, 7.0)],
+    failures=[FailedTrial("kd", 2, "bug", "a bug")],
+    confirms=None,
+)
+
+
+def keys(value: Any) -> Any:
+    """The names in a document, in their order and at their depth; leaves are None."""
+    if isinstance(value, dict):
+        return [(name, keys(each)) for name, each in value.items()]
+    return [keys(each) for each in value] if isinstance(value, list) else None
+
+
+def leaves(*names: str) -> list[tuple[str, None]]:
+    return [(name, None) for name in names]
+
+
+def test_status_as_json_keeps_its_names_and_their_order() -> None:
+    """Scripts read these names: a renamed field of a dataclass must not rename one of them."""
+    arm = leaves("complete", "pruned", "running", "waiting")
+    assert keys(Status("sqlite:///x.db", WHOLE, None).as_json()) == [
+        *leaves("storage", "study", "identity", "metric", "closed", "ended"),
+        (
+            "arms",
+            [
+                ("kd", [*arm, ("failed", leaves("bug")), ("of", None), ("best", leaves("score", "trial"))]),
+                ("wide", [*arm, ("failed", []), ("of", None), ("best", None)]),
+            ],
+        ),
+        ("along", None),
+        ("front", [[*leaves("choice", "params_m", "complete"), ("best", leaves("kd"))]]),
+        *leaves("teacher", "teacher_passes", "forecast"),
+        ("versions", leaves("abc")),
+        ("seconds", leaves("student")),
+        *leaves("gpu_hours", "gpu_hours_of", "trials_an_hour", "eta_seconds", "eta_unknown"),
+        ("workers", [("here/1", leaves("finished", "running"))]),
+        ("holding", leaves("here")),
+        ("running", [leaves("arm", "trial", "state", "host", "attempt", "epoch", "epochs", "score", "seconds")]),
+        ("failures", [leaves("arm", "trial", "class", "message")]),
+        *leaves("confirms", "confirmation"),
+    ]
+
+
+def test_status_as_json_keeps_its_values() -> None:
+    document = WHOLE.as_json()
+    assert document["arms"]["kd"]["best"] == {"score": 0.9, "trial": 0}
+    assert document["front"] == [{"choice": 4, "params_m": 0.5, "complete": 1, "best": {"kd": 0.9}}]
+    assert document["failures"] == [{"arm": "kd", "trial": 2, "class": "bug", "message": "a bug"}]
