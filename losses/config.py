@@ -99,8 +99,8 @@ class LossTerms(Frozen):
     def terms(self) -> dict[str, Weighted]:
         """The terms that the file lists, by the name that the file uses."""
         fields = type(self).model_fields
-        found = ((info.alias or name, getattr(self, name)) for name, info in fields.items())
-        return {name: term for name, term in found if term is not None}
+        fields_by_name = ((info.alias or name, getattr(self, name)) for name, info in fields.items())
+        return {name: term for name, term in fields_by_name if term is not None}
 
 
 NEEDS_TEACHER = frozenset({"kl", "cwd", "dist", "at"})

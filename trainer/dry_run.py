@@ -1,4 +1,4 @@
-"""Whether a run can be built, and what it costs, found on the meta device: no file is read, no weight is drawn."""
+"""Whether a run can be built, and what it costs, computed on the meta device: no file is read, no weight is drawn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from trainer.errors import DataError
 from trainer.teacher.stored_logits import refuse_taps
 
 CHANNELS: Mapping[str, int] = {"blobs": 3, "polyp": 3}
-"""Of each data set's images, as its `channels` says once it is open."""
+"""Channels of each data set's images, as its `channels` says once it is open."""
 CLASSES: Mapping[str, int] = {"blobs": 2, "polyp": 2}
-"""Of each data set's masks, as its `classes` says once it is open."""
+"""Classes of each data set's masks, as its `classes` says once it is open."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check(run: RunConfig) -> Facts:
                 name,
                 term,
                 student=student.taps,
-                # A teacher without taps is refused below, in words of its own.
+                # A teacher without taps is refused below, with a message of its own.
                 teacher=None if taught is None else student.taps if teacher is None else teacher.taps,
                 classes=classes,
             )

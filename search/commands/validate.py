@@ -110,7 +110,7 @@ def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Foun
         "entropy": facts.entropy,
         "notes": list(facts.notes),
         "min_dice": 0.0 if spec.run.teacher is None else spec.run.teacher.min_dice,
-        "seen": facts.seen_words(),
+        "seen": facts.overlap_text(),
     }
 
 

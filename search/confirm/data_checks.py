@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from trainer.teacher.assessment import Facts
 
 T = TypeVar("T")
-_AGAIN = 1.0
-"""Seconds between two tries of a database that is away."""
+_RETRY_SECONDS = 1.0
+"""Time between two tries of a database that is away."""
 
 
 def specification(args: argparse.Namespace) -> StudySpec:
-    """The study that a worker was told: a confirmation in the database, or a file. Raises UserError."""
+    """The study that a worker's flags name: a confirmation in the database, or a file. Raises UserError."""
     if not is_confirmation(args.study) or args.name is not None:
         return load(find(args.study), args.set, name=args.name)
     if args.set:
@@ -72,9 +72,9 @@ def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[s
     images = source.image_hashes("test")
     parts: tuple[Part, ...] = ("train", "validation", "test")
     known = {image: part for part in parts for image in data.image_hashes(part)}
-    found = next((known[image] for image in images if image in known), None)
-    if found is not None:
-        raise UserError(f"confirm.unseen: {name}: some of its images are in the {found} part of the data; remove it")
+    shared = next((known[image] for image in images if image in known), None)
+    if shared is not None:
+        raise UserError(f"confirm.unseen: {name}: some of its images are in the {shared} part of the data; remove it")
     if any(image in taught for image in images):
         raise UserError(f"confirm.unseen: {name}: the teacher was trained on some of its images; remove it")
     if isinstance(data.config, PolypData) and data.config.near_duplicates == "accept":
@@ -113,7 +113,7 @@ def _record_opening(args: argparse.Namespace, plan: Plan) -> tuple[Opening, bool
 
     names = [each.name for each in plan.configurations]
     opening = record_opening(args.runs, f"{plan.name}: {', '.join(names)} on seeds {list(plan.table.seeds)}")
-    opened, uuid = _found(args, plan)
+    opened, uuid = _stored(args, plan)
     try:
         with patient("confirm"):
             evidence = Evidence(opened.engine)
@@ -132,23 +132,25 @@ def _examine_teacher(
     run, ranks = _taught(plan), resources.ranks
     if ranks.leads:
         logger.info("{}: the teacher is examined", plan.name)
-    with ranks.pulse.expected():
-        found = evaluate_per_image(resources.opened_teacher(run).network, run, resources.data(run), examination, ranks)
-    if isinstance(found, LocalFailure):
+    with ranks.watchdog.watching():
+        results = evaluate_per_image(
+            resources.opened_teacher(run).network, run, resources.data(run), examination, ranks
+        )
+    if isinstance(results, LocalFailure):
         # Such as stored maps, which say nothing of other images: the students' comparisons stand without it.
-        logger.warning("{}: the teacher is not examined: {}", plan.name, found.message)
+        logger.warning("{}: the teacher is not examined: {}", plan.name, results.message)
         return
 
     def keep() -> None:
-        opened, uuid = _found(args, plan)
+        opened, uuid = _stored(args, plan)
         with patient("confirm"):
-            Evidence(opened.engine).keep(uuid, TEACHER, found)
+            Evidence(opened.engine).keep(uuid, TEACHER, results)
         opened.engine.dispose()
 
     _on_lead(ranks, lambda: _waited(args.database_wait, keep))
 
 
-def _found(args: argparse.Namespace, plan: Plan) -> tuple[Database, str]:
+def _stored(args: argparse.Namespace, plan: Plan) -> tuple[Database, str]:
     with patient("confirm"):
         opened = open_storage(storage_url(args.storage), create=False)
         row = opened.searches.search(plan.name)
@@ -163,24 +165,24 @@ def _taught(plan: Plan) -> RunConfig:
     return next((run for run in runs if run.methods()), runs[0])
 
 
-def _same(plan: Plan, what: str, found: str) -> None:
+def _same(plan: Plan, what: str, content: str) -> None:
     kept = plan.content.get(what)
-    if kept is not None and kept != found:
+    if kept is not None and kept != content:
         raise UserError(
-            f"{plan.study}: the {what} is another than the search had ({found[:12]}..., then {kept[:12]}...); "
+            f"{plan.study}: the {what} is another than the search had ({content[:12]}..., then {kept[:12]}...); "
             "put it back as it was"
         )
 
 
 def _on_lead(ranks: "Ranks", work: Callable[[], T]) -> T:
     """Work of the lead alone, whose result or mistake is that of all ranks of the group."""
-    told: tuple[T | None, str | None] = (None, None)
+    outcome: tuple[T | None, str | None] = (None, None)
     if ranks.leads:
         try:
-            told = (work(), None)
+            outcome = (work(), None)
         except (UserError, DataError) as error:
-            told = (None, str(error))
-    value, mistake = ranks.broadcast(told)
+            outcome = (None, str(error))
+    value, mistake = ranks.broadcast(outcome)
     if mistake is not None:
         raise UserError(mistake)
     return value  # type: ignore[return-value]  # without a mistake it is what the lead's work gave
@@ -195,4 +197,4 @@ def _waited(most: float, work: Callable[[], T]) -> T:
         except DatabaseAway:
             if time.monotonic() >= end:
                 raise
-            time.sleep(_AGAIN)
+            time.sleep(_RETRY_SECONDS)

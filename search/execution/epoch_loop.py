@@ -59,7 +59,7 @@ class Leader:
         """The next epoch, after everything reported so far was stored and judged (or the database is away)."""
         self._pay()
         began = time.monotonic()
-        with self._group.pulse.waits():
+        with self._group.watchdog.suspended():
             self._settle()
         self._beside.waited(time.monotonic() - began)
         dismiss, begins = list(self._over), []
@@ -77,8 +77,8 @@ class Leader:
         self._training |= {begin.key: begin for begin in begins}
         if self.bad_data or self.desk.preempt.is_set():
             # Nobody is in a hurry yet: what was trained gets to a slow disk. One that hangs holds no trial back.
-            slow = time.monotonic() + self._group.pulse.limit / 2
-            self._writers.finish(self._group.pulse.beat, lambda: self._until() or slow)
+            slow = time.monotonic() + self._group.watchdog.limit / 2
+            self._writers.finish(self._group.watchdog.beat, lambda: self._until() or slow)
         if self.desk.preempt.is_set():
             self._group.ask_to_stop()
         end = self.bad_data or (ASKED_TO_STOP if self._group.stop_asked else None)
@@ -86,19 +86,19 @@ class Leader:
         if end is None and members == 0:
             end = None if self._owed else self.desk.ended
             if end is None:
-                with self._group.pulse.waits():
+                with self._group.watchdog.suspended():
                     time.sleep(IDLE)
             self._beside.anew()
         # Who ends builds nothing first: what was just claimed is given back.
         return Plan(tuple(dismiss), tuple(begins) if end is None else (), members, end)
 
     def _settle(self) -> None:
-        limit = self._group.pulse.limit
+        limit = self._group.watchdog.limit
         for _ in range(2):  # a process that was stopped as a whole and goes on finds that nothing got on: look again
             self.desk.settle(PATIENCE, lambda: self._group.stop_asked)
             if self._group.stop_asked or not self.desk.hangs(limit):
                 return
-        self._group.pulse.end(
+        self._group.watchdog.end(
             "the database thread hangs, and not in a call to the database: its traceback follows; this process ends, "
             "torchrun may restart it (--max-restarts)"
         )
@@ -121,12 +121,12 @@ class Leader:
         began = time.monotonic()
         whole = {key: report for key, report in reports.items() if isinstance(report, EpochReport)}
         goes_on = [key for key, report in whole.items() if not report.final]
-        if self._writers.finish(self._group.pulse.beat, self._until):
+        if self._writers.finish(self._group.watchdog.beat, self._until):
             goes_on = []  # this group ends, and a writer still reads the memory that the copies would go to
         with ThreadPoolExecutor(COPIES, thread_name_prefix="copy") as pool:
             writes = dict(zip(goes_on, pool.map(self._students.snapshot, goes_on), strict=True))
         ends = {key: self._export(key) for key, report in whole.items() if report.final}
-        self._writers.wait(ends.values(), self._group.pulse.beat, self._until)
+        self._writers.wait(ends.values(), self._group.watchdog.beat, self._until)
         beside = self._beside.shares(time.monotonic() - began, len(whole))
         self._beside.anew()
         for key, report in reports.items():
@@ -138,7 +138,7 @@ class Leader:
                 self._ended(key, report, ends[key], beside)
             else:
                 self._trained(key, report, writes.get(key), beside)
-            self._group.pulse.beat()
+            self._group.watchdog.beat()
 
     def _export(self, key: int) -> "Future[Saved]":
         return self._writers.start(partial(self._students.export, key), self._training[key].folder / WEIGHTS)
@@ -177,7 +177,7 @@ class Leader:
         """Write what the disk refused before."""
         owed, self._owed = self._owed, {}
         ends = {key: self._export(key) if end.done() else end for key, (_, end) in owed.items()}
-        self._writers.wait(ends.values(), self._group.pulse.beat, self._until)
+        self._writers.wait(ends.values(), self._group.watchdog.beat, self._until)
         for key, (report, _) in owed.items():
             self._ended(key, report, ends[key], {})
 
@@ -185,7 +185,7 @@ class Leader:
         """Give everything back for the reason `why`; what is being written may get to the disk first."""
         end = self._until() or time.monotonic() + CLOSING - LEAST
         try:
-            for path in self._writers.finish(self._group.pulse.beat, lambda: end):
+            for path in self._writers.finish(self._group.watchdog.beat, lambda: end):
                 logger.warning("disk: {} is still being written; its trial goes on from the one before", path)
         finally:
             self.desk.close(why, LEAST + max(end - time.monotonic(), 0.0))
@@ -212,13 +212,13 @@ def run_group(group: Group, students: Students, desk: DatabaseThread | None, tel
     Failures that all ranks agree on end their member. Anything else is raised: the process ends, torchrun restarts it.
     """
     if desk is None:
-        with group.pulse.expected():
+        with group.watchdog.watching():
             return _follow(group, students)
     lead = Leader(desk, students, group, tell)
     desk.start()
     # Where anything is raised from here on, the leases stay: the restarted lead takes them back, or others adopt them.
     try:
-        with group.pulse.expected():
+        with group.watchdog.watching():
             why = _lead(group, students, lead)
     except Exception:
         if group.stop_asked:  # nobody restarts these ranks: a sibling that hangs must not keep the trials waiting
@@ -269,7 +269,7 @@ def _admit(group: Group, students: Students, begins: tuple[StartTrial, ...]) -> 
     """Take new members on every rank, or on none."""
     failures: dict[int, Failure] = {}
     for begin in begins:
-        group.pulse.beat()
+        group.watchdog.beat()
         mine: Failure | None = None
         try:
             students.admit(begin.key, begin.run, begin.resume)

@@ -57,7 +57,7 @@ class Group(Protocol):
         """The same over the ranks of all groups of this torchrun; all of them call it."""
 
     @property
-    def pulse(self) -> Watchdog:
+    def watchdog(self) -> Watchdog:
         """Ends a rank that does nothing for too long."""
 
 
@@ -68,7 +68,7 @@ class SingleProcess:
 
     def __init__(self) -> None:
         self._stop = False
-        self.pulse = Watchdog()
+        self.watchdog = Watchdog()
 
     @property
     def stop_asked(self) -> bool:

@@ -88,7 +88,7 @@ def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Worker
         who = _identity(spec, resources, facts)
     else:
         who, facts, examination = data_checks.contents(args, spec, resources)
-    teacher = None if facts is None else Judged(facts.dice, facts.seen_words())
+    teacher = None if facts is None else Judged(facts.dice, facts.overlap_text())
     slots = choose_slots(spec, resources) if args.slots == AUTO else Slots(args.slots)
     return WorkerInputs(resources, who, teacher, slots, examination)
 

@@ -3,9 +3,11 @@
 Each trial keeps the forecast, so that `status` can compare it with what happened.
 """
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -17,9 +19,6 @@ from trainer.profiling.slots import choose, epoch_seconds, forecast
 
 if TYPE_CHECKING:
     from trainer.engine.resources import SharedResources
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 AUTO = "auto"
 FALLBACK = 4
@@ -39,7 +38,7 @@ def choose_slots(spec: StudySpec, resources: "SharedResources") -> Slots:
     """What the rule of `trainer.profiling.slots` says for this study on this machine, with its forecast in the log.
 
     Every rank calls it; the lead measures. What cannot be measured, such as a student that needs more memory than there
-    is, is said aloud and ends in `FALLBACK`: its trial will say more.
+    is, is logged and ends in `FALLBACK`: its trial's failure says more.
     """
     ranks, chosen = resources.ranks, Slots(FALLBACK)
     if ranks.leads:
@@ -56,16 +55,16 @@ def _measured(spec: StudySpec, resources: "SharedResources") -> Slots:
 
     built = sorted(costs(spec), key=lambda cost: cost.facts.flops)
     taught = [cost.run for cost in built if cost.run.methods()]
-    found = measure(built[0].run, built[-1].run, taught[-1] if taught else None, resources)
+    timings = measure(built[0].run, built[-1].run, taught[-1] if taught else None, resources)
     ranks = resources.ranks
     # Groups of one torchrun share what may be in flight; what other workers take is not known here.
     in_flight = math.ceil(sum(arm.in_flight for arm in spec.arms) / ranks.groups)
-    chosen = choose(found, in_flight=in_flight)
+    chosen = choose(timings, in_flight=in_flight)
     logger.info("--slots auto: {} at a time: {}", chosen.slots, chosen.because)
     trials = sum(arm.trials for arm in spec.arms)
-    for line in forecast(found, chosen.slots, epochs=spec.run.epochs, trials=trials, ranks=ranks.world):
+    for line in forecast(timings, chosen.slots, epochs=spec.run.epochs, trials=trials, ranks=ranks.world):
         logger.info("forecast: {}", line)
-    return Slots(chosen.slots, epoch_seconds(found, chosen.slots))
+    return Slots(chosen.slots, epoch_seconds(timings, chosen.slots))
 
 
 FORECAST = "forecast"
@@ -93,10 +92,10 @@ def compared(leases: Sequence[LeaseDetails]) -> dict[str, Any] | None:
     epochs = 0
     for lease in leases:
         environment = json.loads(lease.environment or "{}")
-        told = environment.get(FORECAST)
-        if told is None or lease.epoch == 0:
+        planned = environment.get(FORECAST)
+        if planned is None or lease.epoch == 0:
             continue
-        ends = [seconds / told["slots"] * lease.epoch for seconds in told["epoch_seconds"]]
+        ends = [seconds / planned["slots"] * lease.epoch for seconds in planned["epoch_seconds"]]
         ranks = environment.get("ranks", 1)
         epochs += lease.epoch
         low, high, took = low + ends[0], high + ends[1], took + lease.gpu_seconds / ranks
@@ -111,11 +110,11 @@ def compared(leases: Sequence[LeaseDetails]) -> dict[str, Any] | None:
     }
 
 
-def line(found: Mapping[str, Any]) -> str:
+def line(comparison: Mapping[str, Any]) -> str:
     """`compared` as a person reads it."""
-    epoch, hours = found["epoch_seconds"], found["device_hours"]
+    epoch, hours = comparison["epoch_seconds"], comparison["device_hours"]
     return (
-        f"forecast of --slots auto for {found['epochs']} epochs: {_range(epoch['forecast'])} s a trial's epoch, "
+        f"forecast of --slots auto for {comparison['epochs']} epochs: {_range(epoch['forecast'])} s a trial's epoch, "
         f"{_range(hours['forecast'])} device hours; took {epoch['took']:.3g} s, {hours['took']:.3g} device hours"
     )
 

@@ -48,7 +48,7 @@ def hang(open_again: Callable[..., StudyAdapter], url: str, folder: Path, tools:
     """In a process of its own: one of the calls sleeps; before it, waits for work do not count."""
     os.dup2(os.open(folder / where, os.O_WRONLY | os.O_CREAT), 2)
     worker = tools.InProcess(open_again(url, where, tools.STUDY), folder)
-    worker.group.pulse = Watchdog(LIMIT)
+    worker.group.watchdog = Watchdog(LIMIT)
     names = {}
     exec(f"def {where}_that_hangs(*_):\n    import time; time.sleep(60)", names)  # noqa: S102 - a name for the traceback
     hangs = names[f"{where}_that_hangs"]
@@ -79,7 +79,7 @@ def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead
     if pid == 0:
         os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT), 2)
         second = tools.InProcess(open_again(sqlite_url, "pipe", tools.STUDY, "budget.trials=1"), tmp_path, slots=1)
-        second.group.pulse = Watchdog(LIMIT)
+        second.group.watchdog = Watchdog(LIMIT)
         second.run()
         os._exit(7)
     assert _ended(pid) == 1
@@ -93,14 +93,14 @@ def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        pulse = Watchdog(1.0)
+        watchdog = Watchdog(1.0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        with pulse.expected():
-            with pulse.waits():
+        with watchdog.watching():
+            with watchdog.suspended():
                 time.sleep(1.5)
             os.write(writer, b"waited")
-            with pulse.expected():
-                pulse.beat()
+            with watchdog.watching():
+                watchdog.beat()
             time.sleep(60)
         os._exit(7)
     os.close(writer)
@@ -110,6 +110,6 @@ def test_waits_that_are_declared_may_take_any_time_and_the_watch_goes_on_behind_
 
 
 def test_without_a_limit_nothing_is_watched() -> None:
-    pulse = Watchdog()
-    with pytest.raises(ZeroDivisionError), pulse.expected(), pulse.waits():
+    watchdog = Watchdog()
+    with pytest.raises(ZeroDivisionError), watchdog.watching(), watchdog.suspended():
         _ = 1 // 0

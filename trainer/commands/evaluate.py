@@ -36,7 +36,7 @@ def main(args: Namespace) -> int:
     from trainer.data import open_data, read_openings, record_opening
     from trainer.distributed.ranks import Ranks
     from trainer.evaluation.metrics import validate
-    from trainer.teacher.assessment import alike, overlap_words, seen
+    from trainer.teacher.assessment import alike, overlap_text, seen
 
     for path in (args.per_image, args.json):
         writable(path)
@@ -78,7 +78,7 @@ def main(args: Namespace) -> int:
     if args.json is not None:
         _write(args.json, json.dumps(words, indent=1, sort_keys=True) + "\n")
     _print(words, scores)
-    print(f"{args.weights}  {overlap_words(*overlap.values())}")
+    print(f"{args.weights}  {overlap_text(*overlap.values())}")
     return 0 if agrees else 1
 
 

@@ -49,7 +49,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     if run.methods():
         judged = assessment.floor(run, data, ranks=ranks)
         how = "measured" if judged.measured else "recorded"
-        lines.append(f"teacher  {judged.name}  validation dice {judged.dice:.3f} ({how})  {judged.seen_words()}")
+        lines.append(f"teacher  {judged.name}  validation dice {judged.dice:.3f} ({how})  {judged.overlap_text()}")
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         scores, epoch, took = _train(args, file, ranks, Path(folder))
     if not ranks.leads:

@@ -65,7 +65,7 @@ def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
         return Outcome(())
     sure = f"train dice {known.train_dice:.3f}  ECE {known.calibration:.3f}  entropy {known.entropy:.3f}"
     lines = (f"validation dice {known.dice:.3f}  {sure}", f"{known.name}  sha256 {known.sha256[:8]}...")
-    return Outcome((*lines, known.seen_words(), *known.notes, "nothing to do: trained elsewhere"))
+    return Outcome((*lines, known.overlap_text(), *known.notes, "nothing to do: trained elsewhere"))
 
 
 def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") -> Outcome:

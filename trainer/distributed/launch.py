@@ -21,11 +21,12 @@ from trainer.loggers import past_torchrun
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
 
-STALL = 1800.0
-"""Seconds that a rank may be late, decoding of a whole data set by another one included."""
-PATIENCE = 30.0
-"""Seconds that ranks have to end after they were asked to."""
+STALL_SECONDS = 1800.0
+"""How late a rank may be, decoding of a whole data set by another one included."""
+END_SECONDS = 30.0
+"""How long ranks may take to end after they were asked to."""
 STOPPED = 130
+"""Exit code of a command that was asked to stop."""
 LOST = 70
 """Exit code of a rank whose siblings broke."""
 
@@ -105,12 +106,12 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        ranks = Ranks.join(world, stall=STALL, device=args.device)
+        ranks = Ranks.join(world, stall=STALL_SECONDS, device=args.device)
     except (ValueError, RuntimeError) as error:
         return Outcome((), 2, one_line(error)), True
     signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] == "0" and (said := open_agent(os.getppid())):
-        print(said, file=sys.stderr)
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] == "0" and (warning := open_agent(os.getppid())):
+        print(warning, file=sys.stderr)
     if args.outcome is not None:
         (args.outcome / f"{os.getpid()}.pid").touch()
     try:
@@ -132,9 +133,9 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
 
 def _torchrun(ranks: int, threads: int | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
-        words = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", "-m", "trainer"]
+        options = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", "-m", "trainer"]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
-        command = [sys.executable, *words, *past_torchrun(sys.argv[1:]), "--outcome", folder]
+        command = [sys.executable, *options, *past_torchrun(sys.argv[1:]), "--outcome", folder]
         # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         _wait(child, Path(folder))
@@ -164,7 +165,7 @@ def _wait(child: "subprocess.Popen[bytes]", folder: Path) -> None:
     except KeyboardInterrupt:
         hand_on()
         try:
-            child.wait(PATIENCE)
+            child.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             child.terminate()
             child.wait()

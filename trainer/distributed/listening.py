@@ -38,18 +38,18 @@ def listeners(pids: Iterable[int]) -> list[Listener]:
     A process that has ended, or belongs to another user, has none that can be seen; where there is no /proc (other
     systems than Linux) the list is empty.
     """
-    found = []
+    sockets = []
     for pid in pids:
         held = _sockets(pid)
         for family in ("tcp", "tcp6") if held else ():
             with suppress(OSError):  # it has just ended
                 table = Path(f"/proc/{pid}/net/{family}").read_text()
-                found += [Listener(pid, *place) for place, inode in _listening(table) if inode in held]
-    return sorted(found, key=lambda each: (each.pid, each.port, str(each.address)))
+                sockets += [Listener(pid, *place) for place, inode in _listening(table) if inode in held]
+    return sorted(sockets, key=lambda each: (each.pid, each.port, str(each.address)))
 
 
 def open_agent(agent: int) -> str | None:
-    """What to say of torchrun's agent where it listens beyond this machine; None where it does not.
+    """A warning about torchrun's agent where it listens beyond this machine; None where it does not.
 
     agent: the process id of the parent of a rank that torchrun started. The sockets are the agent's own, opened before
     any of our code runs, so the ranks can but name them.
@@ -81,5 +81,5 @@ def _listening(table: str) -> Iterable[tuple[tuple[IPv4Address | IPv6Address, in
         if fields[3] == _LISTEN:
             address, port = fields[1].split(":")
             # The kernel prints the address as 32-bit words in the machine's byte order.
-            words = [int(address[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(address), 8)]
-            yield (ip_address(b"".join(words)), int(port, 16)), fields[9]
+            parts = [int(address[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(address), 8)]
+            yield (ip_address(b"".join(parts)), int(port, 16)), fields[9]

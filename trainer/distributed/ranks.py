@@ -27,10 +27,11 @@ Reducer = Callable[[Tensor], Tensor]
 
 _POLL_SECONDS = 2e-3
 _SPIN_SECONDS = 0.1
-"""For which a wait keeps its core: on virtual machines one that sleeps is slower for a while after each short wait."""
+"""Time for which a wait keeps its core: on virtual machines a core that sleeps is slower for a while after each short
+wait."""
 _LEAST_IMAGES = 8
 _MEETING_SECONDS = 60.0
-"""Within which siblings must come, however small the stall limit: starting takes seconds."""
+"""Time within which siblings must come, however small the stall limit: starting takes seconds."""
 
 
 class RanksLost(Exception):
@@ -61,7 +62,7 @@ class ToHost:
         """The values. Raises RanksLost where the device does not deliver within the stall limit."""
         if self._event is not None:
             self._ranks.poll(self._event.query, "a value from the device")
-        self._ranks.pulse.beat()
+        self._ranks.watchdog.beat()
         return [float(value) for value in self._host.reshape(-1).tolist()]
 
 
@@ -82,8 +83,8 @@ class Ranks:
             torch.cuda.set_device(self.device)  # events and streams are those of the current device
         self._wish, self._first = [False], 0
         self._stall, self._grace = float("inf"), float("inf")
-        self.pulse = Watchdog()
-        """Called at every sum, value on the host and batch scored; ends this process where its work hangs."""
+        self.watchdog = Watchdog()
+        """Ends this process where its work hangs; every sum, value on the host and scored batch is a sign of life."""
         self._host: dist.ProcessGroup | None = None
         self._tensors: dist.ProcessGroup | None = None
         self._meeting: Meeting | None = None
@@ -106,7 +107,7 @@ class Ranks:
         ranks = cls(_device(device))
         ranks._stall, ranks._grace = stall, min(grace, stall)
         # A little later than siblings give up on this rank: their message says more.
-        ranks.pulse = Watchdog(stall + min(stall / 4, 10.0))
+        ranks.watchdog = Watchdog(stall + min(stall / 4, 10.0))
         if "RANK" in os.environ and world > 1:
             ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
         return ranks
@@ -151,9 +152,9 @@ class Ranks:
             return value
         packed = pickle.dumps(value) if self.leads else b""
         length = torch.tensor([len(packed)], dtype=torch.int64)
-        self._run("share", lambda: dist.broadcast(length, self._first, group=self._host, async_op=True))
+        self._run("broadcast", lambda: dist.broadcast(length, self._first, group=self._host, async_op=True))
         content = _bytes(packed) if self.leads else torch.empty(int(length.item()), dtype=torch.uint8)
-        self._run("share", lambda: dist.broadcast(content, self._first, group=self._host, async_op=True))
+        self._run("broadcast", lambda: dist.broadcast(content, self._first, group=self._host, async_op=True))
         return cast("T", _unpack(content))
 
     def all_gather(self, value: T) -> list[T]:
@@ -170,11 +171,11 @@ class Ranks:
         packed = _bytes(pickle.dumps(value))
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
         length = torch.tensor([packed.numel()], dtype=torch.int64)
-        self._run("gather", lambda: dist.all_gather(lengths, length, group=group, async_op=True))
+        self._run("all_gather", lambda: dist.all_gather(lengths, length, group=group, async_op=True))
         longest = int(max(lengths).item())
         padded = torch.nn.functional.pad(packed, (0, longest - packed.numel()))
         contents = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
-        self._run("gather", lambda: dist.all_gather(contents, padded, group=group, async_op=True))
+        self._run("all_gather", lambda: dist.all_gather(contents, padded, group=group, async_op=True))
         return [_unpack(content[: int(length.item())]) for content, length in zip(contents, lengths, strict=True)]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
@@ -194,14 +195,14 @@ class Ranks:
             self._reducer = outer
 
     def _sum(self, tensor: Tensor) -> Tensor:
-        self.pulse.beat()
+        self.watchdog.beat()
         if self.world == 1:
             return tensor
         if tensor.is_cuda:
-            with _lost("sum"):
+            with _lost("all_reduce"):
                 dist.all_reduce(tensor, group=self._tensors)
         else:
-            self._run("sum", lambda: dist.all_reduce(tensor, group=self._host, async_op=True))
+            self._run("all_reduce", lambda: dist.all_reduce(tensor, group=self._host, async_op=True))
         return tensor
 
     def attempt(self, work: Callable[["Ranks"], T], describe: Callable[[Exception], W]) -> T | W:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from trainer.distributed.supervisor import SAME_STOP_SECONDS, say_once
 
 ASKED = "asked to stop: writing checkpoints, giving the trials back; a second signal ends at once, without"
-LOOK = 1.0
-"""Seconds between two looks at who the parent is."""
+PARENT_CHECK_SECONDS = 1.0
+"""Time between two looks at who the parent is."""
 
 
 def obey_signals(ask: Callable[[], None]) -> None:
@@ -25,7 +25,7 @@ def obey_signals(ask: Callable[[], None]) -> None:
         if not asked:
             asked.append(time.monotonic())
             ask()
-            if os.environ.get("RANK", "0") == "0":  # one says what all hear
+            if os.environ.get("RANK", "0") == "0":  # one speaks for all
                 # Written past the logger: the signal may have come while that holds its lock. Where the terminal hung
                 # up, or whoever read this was killed, nobody is to be told.
                 with contextlib.suppress(OSError):
@@ -41,21 +41,21 @@ def obey_signals(ask: Callable[[], None]) -> None:
 def until_interrupted() -> Iterator[Callable[[float], None]]:
     """For a loop that Ctrl-C ends: a sleep that also ends it where KeyboardInterrupt was raised before and was lost, as
     every exception is in a callback of a weak reference, of which SQLAlchemy has many."""
-    heard = False
+    interrupted = False
 
-    def hear(_number: int, _frame: object) -> None:
-        nonlocal heard
-        heard = True
+    def interrupt(_number: int, _frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     def pause(seconds: float) -> None:
-        if heard:
+        if interrupted:
             raise KeyboardInterrupt
         time.sleep(seconds)
 
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, hear)
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield pause
     finally:
@@ -68,12 +68,12 @@ def end_with(parent: int) -> None:
     The kernel could send it (PR_SET_PDEATHSIG), but on Linux alone, and also where only the thread ended that had
     started this process.
     """
-    threading.Thread(target=_look, args=(parent,), name="parent", daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
 
 
-def _look(parent: int) -> None:
+def _end_with(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(LOOK)
+        time.sleep(PARENT_CHECK_SECONDS)
     with contextlib.suppress(OSError):  # what read this may be gone with the parent
         say_once(f"the process that started this worker ({parent}) is gone: it ends, too")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -109,8 +109,8 @@ def _agreed_folder(store: Store, index: int) -> Path:
     folder = place / f"kd-ranks-{nonce}"
     if not _NONCE.fullmatch(nonce):
         raise RuntimeError(f"torchrun's store holds {nonce[:40]!r} as the name of the ranks' folder; end this torchrun")
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise RuntimeError(f"{folder}: not a private folder of this user; end this torchrun")
     return folder
 

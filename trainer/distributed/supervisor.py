@@ -21,13 +21,15 @@ from trainer.errors import UserError, on_stderr
 SAME_STOP_SECONDS = 3.0
 """Within which a further signal is the same wish: schedulers tell every process, and the agent passes it on besides."""
 INTERRUPTED = 130
+"""Exit code after INT."""
 TERMINATED = 143
+"""Exit code after TERM, USR1 or HUP."""
 _OUTCOMES = "KD_OUTCOMES"
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
-def supervise(script: Path, words: Sequence[str], *, ranks: str, restarts: int, stop_seconds: int) -> int:
-    """Run `script words` on the ranks of this machine until they end; returns the exit code.
+def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: int, stop_seconds: int) -> int:
+    """Run `script arguments` on the ranks of this machine until they end; returns the exit code.
 
     ranks: a number, "gpu" for one a GPU, or "auto": the same, and one where there is no GPU. restarts: how often ranks
     that died are started again. A signal asks the ranks to stop, and the code is 130 (INT) or 143 (TERM, USR1, HUP);
@@ -45,7 +47,7 @@ def supervise(script: Path, words: Sequence[str], *, ranks: str, restarts: int, 
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         os.environ[_OUTCOMES] = folder
         options = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--shutdown-timeout={stop_seconds}"]
-        died = _torchrun([*options, str(script), *words], stops)
+        died = _torchrun([*options, str(script), *arguments], stops)
         # Agents that give up do so with the last start there may be; else the last one that left a code counts.
         left = max(_codes(Path(folder), restarts if died else None), default=0)
     if left:
@@ -80,11 +82,11 @@ def exit_code_after_loss() -> int:
 
 
 def say_once(line: str) -> None:
-    """A rank's last words on stderr; under `supervise`, what several ranks say alike is said by the first of them."""
+    """Print a rank's last line on stderr; under `supervise`, a line that several ranks have is printed by the first."""
     folder = os.environ.get(_OUTCOMES)
     if folder is not None:
         try:
-            (Path(folder) / f"said-{sha256(line.encode()).hexdigest()}").touch(exist_ok=False)
+            (Path(folder) / f"line-{sha256(line.encode()).hexdigest()}").touch(exist_ok=False)
         except FileExistsError:
             return
         except OSError as error:  # a full disk: better said by each than by nobody
@@ -111,13 +113,13 @@ def _count(ranks: str) -> int:
         return int(ranks)
     import torch
 
-    found = torch.cuda.device_count()
-    if ranks == "gpu" and not found:
+    gpus = torch.cuda.device_count()
+    if ranks == "gpu" and not gpus:
         raise UserError("--ranks gpu: torch finds no GPU here; see nvidia-smi, or give --ranks N for CPU processes")
-    return max(found, 1)
+    return max(gpus, 1)
 
 
-def _torchrun(words: list[str], stops: "_Stops") -> bool:
+def _torchrun(arguments: list[str], stops: "_Stops") -> bool:
     """Run torchrun's agent until its ranks have ended; whether they died more often than they may."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -132,7 +134,7 @@ def _torchrun(words: list[str], stops: "_Stops") -> bool:
         stops.end = SignalException
         # Its own handlers of signals would end it at the third one, whatever its ranks do: _Stops has better ones.
         options = [f"--rdzv-backend={torchrun.BACKEND}", "--signals-to-handle=SIGUSR2"]
-        given = run.parse_args([*options, *words])  # type: ignore[no-untyped-call]
+        given = run.parse_args([*options, *arguments])  # type: ignore[no-untyped-call]
         run.run(given)  # type: ignore[no-untyped-call]
     except ChildFailedError:
         return True
@@ -156,14 +158,14 @@ class _Stops:
         """From now on; a hang-up that whoever started this ignores, as nohup does, stays ignored."""
         for number in _STOPS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._hear)
+                signal.signal(number, self._on_signal)
 
     def ignore(self) -> None:
         """The ranks have ended: there is nothing to stop any more."""
         for number in _STOPS:
             signal.signal(number, signal.SIG_IGN)
 
-    def _hear(self, number: int, _frame: object) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         now = time.monotonic()
         if len(self._asked) == 2 or (self._asked and now - self._asked[0] <= SAME_STOP_SECONDS):
             return
@@ -176,7 +178,7 @@ class _Stops:
 
 
 class _Notes(logging.Handler):
-    """Of the agent's notes, those about ranks that failed or would not end, in one line each."""
+    """Shows those of the agent's notes that are about ranks that failed or would not end, in one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show an error, or that a rank is killed."""

@@ -44,13 +44,13 @@ def make_handler(parameters: "RendezvousParameters") -> "RendezvousHandler":
     return OneHost(BACKEND, parameters.run_id)
 
 
-def main(words: Sequence[str]) -> None:
-    """Run torchrun with the options and the program in `words`."""
+def main(arguments: Sequence[str]) -> None:
+    """Run torchrun with the options and the program in `arguments`."""
     from torch.distributed import run
 
     register()
     # The endpoint is not used; without one torchrun warns of another option that nobody gave.
-    run.main([f"--rdzv-backend={BACKEND}", "--rdzv-endpoint=localhost", *words])
+    run.main([f"--rdzv-backend={BACKEND}", "--rdzv-endpoint=localhost", *arguments])
 
 
 if __name__ == "__main__":

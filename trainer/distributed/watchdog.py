@@ -1,4 +1,4 @@
-"""Whether this process still gets on: one that hangs is ended, with a traceback of where."""
+"""A watch on this process: where its work hangs it is ended, with a traceback of where."""
 
 import faulthandler
 import math
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 class Watchdog:
-    """Ends the process where `beat` is not called for `limit` seconds inside `expected`; an infinite limit never does.
+    """Ends the process where `beat` is not called for `limit` seconds inside `watching`; an infinite limit never does.
 
     Ranks notice each other in their waits, but a rank alone has no siblings, and its lease would be kept alive for
     ever. The watching thread is no thread of Python's, so it also ends what hangs inside a library.
@@ -22,8 +22,8 @@ class Watchdog:
         self._armed: float | None = None
 
     @contextmanager
-    def expected(self) -> Iterator[None]:
-        """Work whose every part calls `beat` in time. Inside of other such work it is a part of that."""
+    def watching(self) -> Iterator[None]:
+        """Watch work whose every part calls `beat` in time. Inside of other such work it is a part of that."""
         if self._armed is not None:
             self.beat()
             yield
@@ -35,8 +35,8 @@ class Watchdog:
             self._disarm()
 
     @contextmanager
-    def waits(self) -> Iterator[None]:
-        """Inside of expected work: a wait that may take any time, such as one for something to do."""
+    def suspended(self) -> Iterator[None]:
+        """A wait inside of watched work that may take any time, such as one for something to do."""
         if self._armed is None:
             yield
             return
@@ -47,7 +47,7 @@ class Watchdog:
             self._arm()
 
     def beat(self) -> None:
-        """Something was done."""
+        """The work goes on."""
         # Arming costs a thread, so it is done ten times a limit at most; what hangs is ended at most that much earlier.
         if self._armed is not None and self.limit < math.inf and time.monotonic() - self._armed > self.limit / 10:
             self._armed = time.monotonic()

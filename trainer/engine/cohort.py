@@ -34,9 +34,9 @@ class Cohort:
     Runs of one stream key share its batches and the passes of their teacher; each has its own weights, losses,
     optimizer, schedule, random state and fate, so that a run gives the same numbers alone and among others.
 
-    Where a stream stands: at the epoch after the last one that its members trained here. With no such member, at the
-    epoch after the newest checkpoint that its members resume, or at 0 where none resumes. So a cohort that is restarted
-    from its checkpoints goes on as if it had never stopped. A member that joins takes the stream where it stands, which
+    The next epoch of a stream is the one after the last that its members trained here. With no such member it is the
+    one after the newest checkpoint that its members resume, or 0 where none resumes. So a cohort that is restarted from
+    its checkpoints goes on as if it had never stopped. A member that joins begins with that epoch of the stream, which
     its replay records; a member admitted with `follow` goes through the stream epochs recorded there instead.
 
     cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
@@ -112,52 +112,52 @@ class Cohort:
 
     def epoch(self) -> dict[int, EpochReport | Failure]:
         """Train every member that has epochs left for one. Members that failed are gone afterwards. Raises Stopped."""
-        with self._ranks.pulse.expected():
+        with self._ranks.watchdog.watching():
             return self._epoch()
 
     def _epoch(self) -> dict[int, EpochReport | Failure]:
         watch = Stopwatch(self._ranks)
         self._resources.count_pictures()
         forwards, steps = self.counters.teacher_forwards, self.counters.student_steps
-        told: dict[int, EpochReport | Failure] = {**self._meet()}
-        stands = self._positions()
+        results: dict[int, EpochReport | Failure] = {**self._agree_on_admissions()}
+        next_stream_epoch = self._next_stream_epochs()
         groups: dict[tuple[Hashable, int], list[CohortMember]] = {}
         for member in sorted(self._members.values(), key=lambda member: member.slot):
-            if member.key in stands:
-                groups.setdefault((stream_key(member.run), stands[member.key]), []).append(member)
+            if member.key in next_stream_epoch:
+                groups.setdefault((stream_key(member.run), next_stream_epoch[member.key]), []).append(member)
         self._resources.drop_prefetch_except({name for name, _ in groups})
         for (_, position), members in groups.items():
-            told |= StreamEpoch(self._ranks, members, position, self._resources, watch, self.counters).run()
+            results |= StreamEpoch(self._ranks, members, position, self._resources, watch, self.counters).run()
             self._prepare(members, position + 1)
         reports: dict[int, EpochReport] = {}
         for (_, position), members in groups.items():
             for member in members:
                 report = self._close(member, position, watch)
                 if isinstance(report, Failure):
-                    told[member.key] = report
+                    results[member.key] = report
                 else:
                     reports[member.key] = report
-        for key in [key for key, report in told.items() if isinstance(report, Failure)]:
+        for key in [key for key, report in results.items() if isinstance(report, Failure)]:
             del self._members[key]
         if reports:
             passes = (self.counters.teacher_forwards - forwards) / max(self.counters.student_steps - steps, 1)
             for key, seconds in watch.shares(list(reports)).items():
-                told[key] = replace(reports[key], seconds=seconds, passes=passes)
-        return told
+                results[key] = replace(reports[key], seconds=seconds, passes=passes)
+        return results
 
     def _prepare(self, members: list[CohortMember], position: int) -> None:
         """Threads make the first batches of a stream's next epoch while this thread validates and the lead reports."""
         if any(member.trained.epoch + 1 < member.run.epochs for member in members):
             self._resources.stream(members[0].run).prepare(position)
 
-    def _meet(self) -> dict[int, Failure]:
+    def _agree_on_admissions(self) -> dict[int, Failure]:
         """Agree on who was admitted since the last epoch; those that some rank could not build have failed."""
-        new = [member for member in self._members.values() if not member.met]
+        new = [member for member in self._members.values() if not member.agreed]
         failures = {}
         if new:
-            said = [(member.fault, member.student.epoch if member.student else 0) for member in new]
-            for member, answers in zip(new, zip(*self._ranks.all_gather(said), strict=True), strict=True):
-                member.met = True
+            states = [(member.fault, member.student.epoch if member.student else 0) for member in new]
+            for member, answers in zip(new, zip(*self._ranks.all_gather(states), strict=True), strict=True):
+                member.agreed = True
                 faults = [local_failure for local_failure, _ in answers if local_failure is not None]
                 if faults:
                     epoch = max(epoch for _, epoch in answers) + 1
@@ -165,19 +165,19 @@ class Cohort:
                     member.fault = faults[0]
         return failures
 
-    def _positions(self) -> dict[int, int]:
+    def _next_stream_epochs(self) -> dict[int, int]:
         """The stream epoch that each member with epochs left trains next."""
         ready = [member for member in self._members.values() if member.fault is None and not member.trained.finished]
-        stands: dict[Hashable, tuple[bool, int]] = {}
+        next_stream_epoch: dict[Hashable, tuple[bool, int]] = {}
         for member in ready:
             if member.follow is None and member.replay:
                 name = stream_key(member.run)
                 # Members that trained here outrank those that resume; among equals the newest counts.
-                stands[name] = max(
-                    stands.get(name, (False, 0)), (member.ran, _at(member.replay, member.trained.epoch + 1))
+                next_stream_epoch[name] = max(
+                    next_stream_epoch.get(name, (False, 0)), (member.ran, _at(member.replay, member.trained.epoch + 1))
                 )
         return {
-            member.key: stands.get(stream_key(member.run), (False, 0))[1]
+            member.key: next_stream_epoch.get(stream_key(member.run), (False, 0))[1]
             if member.follow is None
             else _at(member.follow, member.trained.epoch + 1)
             for member in ready
@@ -186,7 +186,7 @@ class Cohort:
     def _close(self, member: CohortMember, position: int, watch: Stopwatch) -> EpochReport | Failure:
         """The end of a member's epoch: buffers averaged, scored where that is due, the join recorded."""
         student, run = member.trained, member.run
-        losses = student.settle()
+        losses = student.end_epoch()
         epoch = student.epoch
         if not member.replay or _at(member.replay, epoch) != position:
             member.replay = (*member.replay, (epoch, position))
@@ -194,13 +194,13 @@ class Cohort:
         means: dict[str, float] | None = None
         if run.validation.due(epoch, run.epochs):
             with watch.part("validation", [member.key]):
-                found = self._ranks.attempt(
+                scores = self._ranks.attempt(
                     lambda ranks: self._score(member, ranks), lambda error: local_failure(error, run)
                 )
-            if isinstance(found, LocalFailure):
-                return Failure(found.kind, found.message, epoch, found.detail)
-            means = found.means
-            student.scored(found)
+            if isinstance(scores, LocalFailure):
+                return Failure(scores.kind, scores.message, epoch, scores.detail)
+            means = scores.means
+            student.scored(scores)
         seen = self._examined(member, watch) if student.finished else None
         if isinstance(seen, LocalFailure):
             return Failure(seen.kind, seen.message, epoch, seen.detail)
@@ -212,14 +212,14 @@ class Cohort:
         if self._examination is None or best is None:
             return None
         with watch.part("examination", [member.key]):
-            network = with_weights(member.trained.judged, best["weights"])
+            network = with_weights(member.trained.eval_network, best["weights"])
             return evaluate_per_image(
                 network, member.run, self._resources.data(member.run), self._examination, self._ranks
             )
 
     def _score(self, member: CohortMember, ranks: Ranks) -> Scores:
         data = self._resources.data(member.run)
-        return validate(member.trained.judged, data, "validation", ranks=ranks, precision=member.run.precision)
+        return validate(member.trained.eval_network, data, "validation", ranks=ranks, precision=member.run.precision)
 
     def replay(self, key: int) -> Replay:
         """The joins of a member so far: (own epoch, stream epoch) wherever it did not simply take the next epoch."""
@@ -251,9 +251,9 @@ class Cohort:
         worst, median = chosen(np.array(best["dice"]), CASES)
         networks = {
             "teacher": self._resources.visible(run),
-            "student": with_weights(member.trained.judged, best["weights"]),
+            "student": with_weights(member.trained.eval_network, best["weights"]),
         }
-        found = {
+        predictions = {
             name: masks(network, data, [*worst, *median], device=self._ranks.device, precision=run.precision)
             for name, network in networks.items()
             if network is not None
@@ -261,7 +261,7 @@ class Cohort:
         mean, count = best["scores"]["dice"], len(best["dice"])
         title = f"epoch {best['epoch']}: mean Dice {mean:.3f} on {count} validation images"
         content = io.BytesIO()
-        drawn(title, data, (worst, median), found).save(content, format="PNG")
+        drawn(title, data, (worst, median), predictions).save(content, format="PNG")
         return checkpoint.write(path, content.getvalue()).path
 
 

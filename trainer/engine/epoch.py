@@ -37,7 +37,7 @@ class CohortMember:
     stream: Stream | None = None
     fault: LocalFailure | None = None
     """What went wrong on this rank when it was admitted."""
-    met: bool = False
+    agreed: bool = False
     """Whether all ranks have agreed that it was admitted."""
     ran: bool = False
     """Whether it has trained an epoch in this cohort."""
@@ -61,7 +61,7 @@ class StreamEpoch:
     members: list[CohortMember]
     """In the order of their slots; those that fail are taken out."""
     epoch: int
-    """Of the stream."""
+    """The number of the stream's epoch, from 0."""
     resources: SharedResources
     watch: Stopwatch
     counters: Counters
@@ -79,11 +79,11 @@ class StreamEpoch:
         batches = stream.epoch(self.epoch)
         try:
             for _ in range(stream.steps):
-                self._heed(behind=1)
+                self._read_flags(behind=1)
                 if not self.members:
                     break
                 self._step(batches)
-            self._heed(behind=0)
+            self._read_flags(behind=0)
             self._agree()
         finally:
             batches.close()
@@ -91,12 +91,12 @@ class StreamEpoch:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         indices, images, target = self._fetch(batches)
-        heard = self._ask(indices, images)
+        outputs = self._teacher_outputs(indices, images)
         flags = {}
         for member in self.members:
             student = member.trained
             with self.watch.part("student", [member.key]):
-                sums = student.forward(images, target, heard.get(teacher_key(member.run)))
+                sums = student.forward(images, target, outputs.get(teacher_key(member.run)))
                 self.ranks.all_reduce(sums)
                 self.ranks.all_reduce(student.backward(sums))
                 flags[member.key] = student.update()
@@ -119,23 +119,23 @@ class StreamEpoch:
 
     def _prepare(self) -> None:
         """Stored logits of this epoch's view, where the members have views."""
-        for listeners in self._listeners().values():
-            with self._teaching(listeners):
-                self.resources.prepare(listeners[0].run, self.epoch)
+        for learners in self._by_teacher().values():
+            with self._teaching(learners):
+                self.resources.prepare(learners[0].run, self.epoch)
 
-    def _ask(self, indices: tuple[int, ...], images: Tensor | None) -> dict[Hashable, Output | None]:
-        """Each teacher that a member still needs, once."""
-        heard: dict[Hashable, Output | None] = {}
+    def _teacher_outputs(self, indices: tuple[int, ...], images: Tensor | None) -> dict[Hashable, Output | None]:
+        """The output of each teacher that a member still needs, computed once, by the teacher's key."""
+        outputs: dict[Hashable, Output | None] = {}
         if images is None or not len(images):
-            return heard
-        for name, listeners in self._listeners().items():
-            with self._teaching(listeners):
-                taps = frozenset[str]().union(*(member.trained.teacher_taps for member in listeners))
-                heard[name] = self.resources.teacher_output(listeners[0].run, self.epoch, indices, images, taps)
-        return heard
+            return outputs
+        for key, learners in self._by_teacher().items():
+            with self._teaching(learners):
+                taps = frozenset[str]().union(*(member.trained.teacher_taps for member in learners))
+                outputs[key] = self.resources.teacher_output(learners[0].run, self.epoch, indices, images, taps)
+        return outputs
 
-    def _listeners(self) -> dict[Hashable, list[CohortMember]]:
-        """Those who still need a teacher, by what they hear."""
+    def _by_teacher(self) -> dict[Hashable, list[CohortMember]]:
+        """The members that still need a teacher, by its key."""
         classes: dict[Hashable, list[CohortMember]] = {}
         for member in self.members:
             if member.trained.fault is None and member.trained.needs_teacher:
@@ -143,16 +143,16 @@ class StreamEpoch:
         return classes
 
     @contextmanager
-    def _teaching(self, listeners: list[CohortMember]) -> Iterator[None]:
+    def _teaching(self, learners: list[CohortMember]) -> Iterator[None]:
         """A teacher's work for these members; where it fails, that is their fault."""
         try:
-            with self.watch.part("teacher", [member.key for member in listeners]):
+            with self.watch.part("teacher", [member.key for member in learners]):
                 yield
         except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
-            for member in listeners:
+            for member in learners:
                 member.trained.fail(error)
 
-    def _heed(self, behind: int) -> None:
+    def _read_flags(self, behind: int) -> None:
         """Read the flags of all steps but the last `behind`: drop who failed, stop where a rank wishes to."""
         while len(self._flags) > behind:
             flags = {key: StepFlags(*values.get()) for key, values in self._flags.popleft().items()}
@@ -164,8 +164,8 @@ class StreamEpoch:
     def _agree(self) -> None:
         """Drop who failed on any rank after its last flag."""
         if self.members:
-            said = self.ranks.all_gather([member.trained.fault is not None for member in self.members])
-            for member, failed in list(zip(self.members, zip(*said, strict=True), strict=True)):
+            failed_by_rank = self.ranks.all_gather([member.trained.fault is not None for member in self.members])
+            for member, failed in list(zip(self.members, zip(*failed_by_rank, strict=True), strict=True)):
                 if any(failed):
                     self._drop(member)
 

@@ -77,9 +77,9 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state of the same optimizer and size. Raises ValueError where it is another's."""
         wanted = {name: tuple(value.shape) for name, value in self.state.items()}
-        found = {name: tuple(value.shape) for name, value in state.items()}
-        if wanted != found:
-            raise ValueError(f"the optimizer's state is {found}, expected {wanted}")
+        given = {name: tuple(value.shape) for name, value in state.items()}
+        if wanted != given:
+            raise ValueError(f"the optimizer's state is {given}, expected {wanted}")
         for name, value in self.state.items():
             value.copy_(state[name])
 
@@ -104,7 +104,7 @@ class Schedule:
         return self.lr * SCHEDULES[self.config.name](self, iteration) * self.factor
 
     def scored(self, score: float) -> None:
-        """Hear of a validation, higher is better: only `plateau` listens."""
+        """Take the score of a validation, higher is better; only `plateau` depends on it."""
         if not isinstance(self.config, Plateau):
             return
         if self.best is None or score > self.best:

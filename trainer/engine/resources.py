@@ -142,7 +142,7 @@ class SharedResources:
         first = int(place * views.chunks) + os.getppid()
         with closing(stream.pictures(stream.view(epoch), views.missing(stream.view(epoch), first))) as batches:
             for batch in batches:
-                ranks.pulse.beat()
+                ranks.watchdog.beat()
                 if ranks.stop_asked:
                     return
                 views.make(stream.view(epoch), batch.indices, batch.images)
@@ -158,14 +158,14 @@ class SharedResources:
         views, view = self._views_of(run), self.stream(run).view(epoch)
         if views is None:
             return self.teacher_forward(run, images, taps)
-        return Output(views.heard(view, indices, partial(self._pictures, run, view)), {})
+        return Output(views.logits(view, indices, partial(self._pictures, run, view)), {})
 
     def _pictures(self, run: RunConfig, view: int, indices: tuple[int, ...]) -> Tensor:
         with closing(self.stream(run).pictures(view, [indices])) as batches:
             return next(batches).images
 
     def _views_of(self, run: RunConfig) -> StoredLogits | None:
-        """The stored logits that a run listens to; None where its teacher is asked for each batch."""
+        """The stored logits that a run learns from; None where its teacher is run on each batch."""
         if run.data.views is None or run.teacher is None or not run.methods():
             return None
         key = (stream_key(run), teacher_key(run))

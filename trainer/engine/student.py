@@ -43,7 +43,7 @@ from trainer.reports import Saved
 from trainer.seeds import derive
 
 FORMAT = 3
-"""Of the state of a member on disk."""
+"""The version of a member's state on disk."""
 
 
 class StepFlags(NamedTuple):
@@ -91,7 +91,7 @@ class Student:
         self._weights = {name: term.weight for name, term in run.live_terms().items()}
         self._shares = Shares(len(self._weights), self._device)
         # The network that is scored and exported: the trained one, or the average of its weights.
-        self.judged = self.network
+        self.eval_network = self.network
         self._average = self._averaging() if run.optim.ema else None
         self.epoch = 0
         """Own epochs that are over."""
@@ -114,9 +114,9 @@ class Student:
 
     def _averaging(self) -> Average:
         # The network's parameters come first in the flat weights, and a copy of it has the same layout: one kernel.
-        self.judged, mean = self.flat.copied(self.network)
+        self.eval_network, mean = self.flat.copied(self.network)
         self._followed = {"": self.flat.weights[: len(mean)], **dict(self.network.named_buffers())}
-        return Average({"": mean, **dict(self.judged.named_buffers())}, self.schedule.total)
+        return Average({"": mean, **dict(self.eval_network.named_buffers())}, self.schedule.total)
 
     @property
     def _loss_list(self) -> list[Loss]:
@@ -168,7 +168,7 @@ class Student:
                     with autocast(self._device, self.run.precision):
                         output = self.network(images)
                     output = whole(output, self._student_taps)
-                    self._shares.listen(output, self.network, taps=bool(self._student_taps))
+                    self._shares.begin_batch(output, self.network, taps=bool(self._student_taps))
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
             except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)
@@ -236,12 +236,12 @@ class Student:
         self._parts += torch.where(good, torch.cat([self._values, self._values.new_ones(1)]), 0.0)
 
     @torch.no_grad()
-    def settle(self) -> dict[str, float]:
+    def end_epoch(self) -> dict[str, float]:
         """After the last step of an epoch: buffers (running means and variances) become their mean over the ranks.
 
         Returns the mean of each live term over the epoch's steps, unweighted, over all ranks. Every rank calls it.
         """
-        modules = [self.network, self.losses] + ([self.judged] if self.judged is not self.network else [])
+        modules = [self.network, self.losses] + ([self.eval_network] if self.eval_network is not self.network else [])
         buffers = [buffer for module in modules for buffer in module.buffers()]
         sums = self._ranks.all_reduce(pack([self._shares.norms, self._parts, *buffers]))
         count, terms = len(self._shares.norms) + len(self._parts), len(self._weights)
@@ -253,9 +253,9 @@ class Student:
         self.epoch += 1
         return {name: total / steps if steps else math.nan for name, total in zip(self._weights, totals, strict=True)}
 
-    def scored(self, found: Scores) -> None:
-        """Hear of the validation of the epoch that just ended; keep its weights where it is the best so far."""
-        scores = found.means
+    def scored(self, validation: Scores) -> None:
+        """Take the validation of the epoch that just ended; keep its weights where it is the best so far."""
+        scores = validation.means
         score = scores[self.monitor]
         self.schedule.scored(score)
         if (
@@ -263,8 +263,8 @@ class Student:
             or score > self.best["scores"][self.monitor]
             or math.isnan(self.best["scores"][self.monitor])
         ):
-            best = {"epoch": self.epoch, "scores": dict(scores), "dice": found.images["dice"].tolist()}
-            self.best = {**best, "weights": host(self.judged.state_dict())}
+            best = {"epoch": self.epoch, "scores": dict(scores), "dice": validation.images["dice"].tolist()}
+            self.best = {**best, "weights": host(self.eval_network.state_dict())}
 
     def state(self, room: Room | None = None) -> dict[str, Any]:
         """All that a resumed run must know; tensors are copies on the host, in `room` where there is one."""
@@ -277,7 +277,7 @@ class Student:
             "iteration": self.iteration,
             "network": copies("network", self.network.state_dict()),
             "losses": copies("losses", self.losses.state_dict()),
-            "average": None if self._average is None else copies("average", self.judged.state_dict()),
+            "average": None if self._average is None else copies("average", self.eval_network.state_dict()),
             "optimizer": copies("optimizer", self.optimizer.state),
             "schedule": self.schedule.state_dict(),
             "scale": self.scale.state.to("cpu", copy=True),
@@ -298,7 +298,7 @@ class Student:
             checkpoint.fill(self.network, state["network"], str(path))
             checkpoint.fill(self.losses, state["losses"], str(path))
             if self._average is not None:
-                checkpoint.fill(self.judged, state["average"], str(path))
+                checkpoint.fill(self.eval_network, state["average"], str(path))
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.scale.state.copy_(state["scale"])
@@ -307,15 +307,15 @@ class Student:
             raise CheckpointError(f"{path}: incomplete state ({error}); start the run anew") from error
 
     def export(self, path: Path) -> Saved:
-        """Write the weights of the best epoch as safetensors, with words: network (its options), channels, classes,
-        data (content hash), train_images (sha256 of each), train_sketches (of each, as
+        """Write the weights of the best epoch as safetensors, with attributes: network (its options), channels,
+        classes, data (content hash), train_images (sha256 of each), train_sketches (of each, as
         `trainer.data.splits.near_duplicates.packed` writes them), scores, epoch, run.
 
         Raises ValueError before the first validation.
         """
         if self.best is None:
             raise ValueError(f"{path}: no epoch was scored yet, so there is no best one to export")
-        words = {
+        attributes = {
             "network": self.run.student.model_dump(mode="json", exclude={"checkpoint"}),
             "channels": self._data.channels,
             "classes": self._data.classes,
@@ -326,7 +326,7 @@ class Student:
             "epoch": self.best["epoch"],
             "run": self.run.model_dump(mode="json"),
         }
-        return checkpoint.export(path, self.best["weights"], words)
+        return checkpoint.export(path, self.best["weights"], attributes)
 
 
 class Draws:
@@ -375,7 +375,7 @@ class Shares:
 
     def __init__(self, terms: int, device: torch.device) -> None:
         self.norms = torch.zeros(terms, dtype=torch.float64, device=device)
-        """Of each term on this rank's images; zero before the first batch."""
+        """The norm of each term's gradient on this rank's images; zero before the first batch."""
         self._wanted = True
         self._leaves: list[Tensor] = []
 
@@ -384,7 +384,7 @@ class Shares:
         self.norms = torch.zeros_like(self.norms)
         self._wanted, self._leaves = True, []
 
-    def listen(self, output: Output, network: nn.Module, *, taps: bool) -> None:
+    def begin_batch(self, output: Output, network: nn.Module, *, taps: bool) -> None:
         """Before the terms of a batch are computed from the student's output. taps: whether one reads taps."""
         if self._wanted:
             weights: list[Tensor] = [weight for weight in network.parameters() if weight.requires_grad]
@@ -401,8 +401,8 @@ class Shares:
 def _norm(term: Tensor | None, leaves: Sequence[Tensor], like: Tensor) -> Tensor:
     if term is None or not term.requires_grad:
         return like.new_zeros(())
-    found = torch.autograd.grad(term, leaves, retain_graph=True, allow_unused=True)
-    squares = [gradient.double().square().sum() for gradient in found if gradient is not None]
+    gradients = torch.autograd.grad(term, leaves, retain_graph=True, allow_unused=True)
+    squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
     return torch.stack(squares).sum().sqrt() if squares else like.new_zeros(())
 
 
@@ -431,7 +431,7 @@ class Scale:
         return self.state[0]
 
     def stepped(self, good: Tensor) -> None:
-        """Hear whether the step's gradient was finite (boolean scalar on the device)."""
+        """Adapt to whether the step's gradient was finite (boolean scalar on the device)."""
         if not self.moves:
             return
         since = self.state[1] + 1

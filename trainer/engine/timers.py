@@ -10,7 +10,7 @@ import torch
 from trainer.distributed.ranks import Ranks
 
 PARTS = ("data", "teacher", "student", "validation")
-"""Of every epoch; a run's last one may have more."""
+"""The parts of every epoch; a run's last one may have more."""
 
 Mark = float | torch.cuda.Event
 

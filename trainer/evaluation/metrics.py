@@ -201,7 +201,7 @@ def validate(
         with torch.no_grad():
             batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=size, opening=opening)
             for batch in batches:
-                ranks.pulse.beat()
+                ranks.watchdog.beat()
                 images = normalise(_sent(batch.images, ranks.device))
                 with autocast(ranks.device, precision):
                     logits = network(images).logits

@@ -151,7 +151,7 @@ def measured(
             while len(waiting) > most:
                 index, row = waiting.popleft()
                 rows[index] = row.result()
-                ranks.pulse.beat()
+                ranks.watchdog.beat()
 
         def hear(index: int, logits: "Tensor") -> None:
             calibration.hear(index, logits)

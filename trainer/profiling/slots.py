@@ -1,4 +1,4 @@
-"""How many students train side by side: a rule over what a few timed steps found, and what follows from it.
+"""How many students train side by side: a rule over a few timed steps, and what follows from it.
 
 A cohort of K students shares one teacher pass and one batch a step, so a step takes `data + teacher + K students`. The
 rule takes the smallest K at which the shared part is at most a tenth of that: beyond it another student saves little,
@@ -18,7 +18,7 @@ FILLED = 0.8
 
 @dataclass(frozen=True)
 class StepTimings:
-    """What was found on one rank. Pairs are of the smallest and the largest student of a space."""
+    """What was measured on one rank. Pairs are of the smallest and the largest student of a space."""
 
     data: float
     """Seconds until the next batch, when batches are taken as fast as they come."""
@@ -52,14 +52,17 @@ class SlotChoice:
     because: str
 
 
-def choose(found: StepTimings, *, in_flight: int) -> SlotChoice:
-    """The rule. in_flight: trials that may run at once, over all arms and workers. At least 1, whatever was found."""
-    student = max(_middle(found.student), 1e-9)
-    wished = max(1, math.ceil(found.shared * (1 - SHARED) / SHARED / student - 1e-9))
-    room = found.free_bytes * FILLED - found.step_bytes
-    fits = int(room // max(found.member_bytes[1], 1))
+def choose(timings: StepTimings, *, in_flight: int) -> SlotChoice:
+    """The number of students by the rule; at least 1, whatever was measured.
+
+    in_flight: trials that may run at once, over all arms and workers.
+    """
+    student = max(_middle(timings.student), 1e-9)
+    wished = max(1, math.ceil(timings.shared * (1 - SHARED) / SHARED / student - 1e-9))
+    room = timings.free_bytes * FILLED - timings.step_bytes
+    fits = int(room // max(timings.member_bytes[1], 1))
     bounds = {
-        f"teacher and data are then {share(found, wished):.0%} of a step": wished,
+        f"teacher and data are then {share(timings, wished):.0%} of a step": wished,
         "more do not fit into memory": fits,
         "no more trials may be in flight": in_flight,
         f"never more than {MOST}": MOST,
@@ -68,32 +71,32 @@ def choose(found: StepTimings, *, in_flight: int) -> SlotChoice:
     return SlotChoice(max(1, bounds[because]), because)
 
 
-def share(found: StepTimings, slots: int) -> float:
+def share(timings: StepTimings, slots: int) -> float:
     """The part of a step that teacher and data take with so many students, 0 to 1."""
-    return found.shared / max(found.shared + slots * _middle(found.student), 1e-9)
+    return timings.shared / max(timings.shared + slots * _middle(timings.student), 1e-9)
 
 
-def epoch_seconds(found: StepTimings, slots: int) -> tuple[float, float]:
+def epoch_seconds(timings: StepTimings, slots: int) -> tuple[float, float]:
     """Wall time of an epoch of so many students, all of the smallest and all of the largest kind, with validation."""
     small, large = (
-        found.steps * (found.shared + slots * step) + slots * scored
-        for step, scored in zip(found.student, found.validation, strict=True)
+        timings.steps * (timings.shared + slots * step) + slots * scored
+        for step, scored in zip(timings.student, timings.validation, strict=True)
     )
     return small, large
 
 
-def forecast(found: StepTimings, slots: int, *, epochs: int, trials: int, ranks: int) -> list[str]:
+def forecast(timings: StepTimings, slots: int, *, epochs: int, trials: int, ranks: int) -> list[str]:
     """What a search of so many trials costs, a line each, if none were pruned and all ran through."""
-    small, large = epoch_seconds(found, slots)
+    small, large = epoch_seconds(timings, slots)
     hours = [seconds * epochs * trials / slots * ranks / 3600 for seconds in (small, large)]
-    kept = [size * slots / 1e6 for size in found.checkpoint_bytes]
+    kept = [size * slots / 1e6 for size in timings.checkpoint_bytes]
     return [
-        f"a step: data {found.data * 1e3:.1f} ms, teacher {found.teacher * 1e3:.1f} ms, student "
-        f"{_range(found.student[0] * 1e3, found.student[1] * 1e3)} ms; validation "
-        f"{_range(*found.validation)} s a student",
-        f"{slots} at a time: an epoch of {found.steps} steps takes {_range(small, large)} s, of which teacher and data "
-        f"{share(found, slots):.0%} of the steps; {_range(*hours)} device-hours for {trials} trials without pruning; "
-        f"checkpoints {_range(*kept)} MB",
+        f"a step: data {timings.data * 1e3:.1f} ms, teacher {timings.teacher * 1e3:.1f} ms, student "
+        f"{_range(timings.student[0] * 1e3, timings.student[1] * 1e3)} ms; validation "
+        f"{_range(*timings.validation)} s a student",
+        f"{slots} at a time: an epoch of {timings.steps} steps takes {_range(small, large)} s, of which teacher and "
+        f"data {share(timings, slots):.0%} of the steps; {_range(*hours)} device-hours for {trials} trials without "
+        f"pruning; checkpoints {_range(*kept)} MB",
     ]
 
 

@@ -57,7 +57,8 @@ def measure(
 
 
 class _Costs(NamedTuple):
-    """Of one student: seconds of a step and of a validation; bytes between steps, beyond them in a step, on disk."""
+    """What one student costs: seconds of a step and of a validation; bytes between steps, beyond them in a step, and on
+    disk."""
 
     step: float
     validation: float
@@ -80,12 +81,12 @@ def _costs(run: RunConfig, resources: SharedResources) -> _Costs:
         monitor="dice",
     )
     student.begin_epoch()
-    heard = resources.teacher_forward(run, images, student.teacher_taps)
+    output = resources.teacher_forward(run, images, student.teacher_taps)
     lasting = _allocated(ranks.device) - before if ranks.device.type == "cuda" else _member_bytes(student)
-    step = _median(lambda: _step(student, images, target, heard), ranks)
+    step = _median(lambda: _step(student, images, target, output), ranks)
     beyond = max(_peak(ranks.device) - high - lasting, 0)
     # The weights of the best epoch are kept beside those of the last one.
-    kept = _bytes(student.state()) + _bytes(student.judged.state_dict())
+    kept = _bytes(student.state()) + _bytes(student.eval_network.state_dict())
     # On a CPU a checkpoint that is being written lies in the same memory.
     member = lasting if ranks.device.type == "cuda" else lasting + kept
     scored = _once(lambda: _validated(student, resources, run, ranks), ranks)
@@ -104,8 +105,8 @@ def free_bytes(device: torch.device) -> int:
     """Memory that nobody has taken: of a GPU, else of this machine or of what its control group leaves of it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    words = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(words["MemAvailable"].split()[0]) * 1024
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(meminfo["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
@@ -121,14 +122,14 @@ def _data(resources: SharedResources, run: RunConfig) -> float:
     for epoch in count(1):
         with closing(stream.epoch(epoch)) as batches:
             taken += sum(1 for _ in islice(batches, BATCHES))
-        resources.ranks.pulse.beat()
+        resources.ranks.watchdog.beat()
         if taken >= BATCHES:
             break
     return (time.perf_counter() - start) / taken
 
 
-def _step(student: Student, images: Tensor, target: Tensor, heard: Output | None) -> None:
-    student.backward(student.forward(images, target, heard))
+def _step(student: Student, images: Tensor, target: Tensor, teacher: Output | None) -> None:
+    student.backward(student.forward(images, target, teacher))
     student.update()
     if student.fault is not None:
         raise RuntimeError(student.fault.message)
@@ -137,7 +138,7 @@ def _step(student: Student, images: Tensor, target: Tensor, heard: Output | None
 def _validated(student: Student, resources: SharedResources, run: RunConfig, ranks: Ranks) -> None:
     """This rank's share of a validation, without the sum at its end: the other ranks measure nothing."""
     with ranks.reducing_by(lambda tensor: tensor):
-        validate(student.judged, resources.data(run), "validation", ranks=ranks, precision=run.precision)
+        validate(student.eval_network, resources.data(run), "validation", ranks=ranks, precision=run.precision)
 
 
 def _once(work: Callable[[], object], ranks: Ranks) -> float:
@@ -145,7 +146,7 @@ def _once(work: Callable[[], object], ranks: Ranks) -> float:
     start = time.perf_counter()
     work()
     _wait(ranks)
-    ranks.pulse.beat()
+    ranks.watchdog.beat()
     return time.perf_counter() - start
 
 
@@ -170,11 +171,11 @@ def _peak(device: torch.device) -> int:
 
 
 def _member_bytes(student: Student) -> int:
-    return _bytes([student.flat.weights, student.flat.sums, student.optimizer.state, student.judged.state_dict()])
+    return _bytes([student.flat.weights, student.flat.sums, student.optimizer.state, student.eval_network.state_dict()])
 
 
 def _bytes(value: object) -> int:
-    """Of all tensors in a value."""
+    """The bytes of all tensors in a value."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):

@@ -25,7 +25,7 @@ from trainer.teacher.probability_maps import Maps
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of one part of the data, at native size."""
+    """How good a teacher is on one part of the data, at native size."""
 
     dice: float
     """Foreground Dice, mean over images."""
@@ -41,8 +41,8 @@ def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Ju
     if isinstance(network, Maps):
         dice = stored_dice(network, data, "validation", keep=calibration.hear, ranks=ranks)
     else:
-        found = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear)
-        dice = found.means["dice"]
+        scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear)
+        dice = scores.means["dice"]
     return Judgement(dice, calibration.error(), calibration.entropy())
 
 
@@ -58,12 +58,12 @@ def stored_dice(network: Maps, data: DataSet, part: Part, *, keep: Keep | None, 
     total = len(data.samples(part))
     counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
     for index in range(ranks.rank, total, ranks.world):
-        ranks.pulse.beat()
-        said = network.native(part, index).to(ranks.device)
+        ranks.watchdog.beat()
+        logits = network.native(part, index).to(ranks.device)
         truth = torch.from_numpy(data.native_mask(part, index).copy()).to(ranks.device)
-        counts[index] = confusion(labels(said[None]), truth[None], data.classes)[0]
+        counts[index] = confusion(labels(logits[None]), truth[None], data.classes)[0]
         if keep is not None:
-            keep(index, said)
+            keep(index, logits)
     return score(np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)).means["dice"]
 
 
@@ -93,13 +93,13 @@ class Facts:
     calibration: float | None
     """Expected calibration error on validation; None where the file has a Dice without it."""
     entropy: float | None
-    """Of its class probabilities on validation, nats, mean over pixels; None as above."""
+    """Entropy of its class probabilities on validation, nats, mean over pixels; None as above."""
     notes: tuple[str, ...] = ()
     """What a reader should know of how its files were read."""
 
-    def seen_words(self) -> str:
+    def overlap_text(self) -> str:
         """One phrase on the images that must be new to it."""
-        return overlap_words(self.seen, self.alike)
+        return overlap_text(self.seen, self.alike)
 
 
 def load(run: RunConfig, data: DataSet, *, device: torch.device) -> Segmenter:
@@ -151,9 +151,9 @@ def facts(
 
 def _together(members: Sequence[dict[str, int] | None]) -> dict[str, int] | None:
     """Images that some member was trained on, at least; None where none is known and some member does not say."""
-    told = [counts for counts in members if counts is not None]
-    most: dict[str, int] = {part: max((counts[part] for counts in told), default=0) for part in _UNSEEN}
-    return most if any(most.values()) or len(told) == len(members) else None
+    known = [counts for counts in members if counts is not None]
+    most: dict[str, int] = {part: max((counts[part] for counts in known), default=0) for part in _UNSEEN}
+    return most if any(most.values()) or len(known) == len(members) else None
 
 
 def floor(
@@ -201,7 +201,7 @@ def _recorded(file: Weights, run: RunConfig, data: DataSet) -> Judgement | None:
     return Judgement(float(dice), file.word("calibration"), file.word("entropy"))
 
 
-def overlap_words(seen: Mapping[str, int] | None, alike: Mapping[str, int] | None) -> str:
+def overlap_text(seen: Mapping[str, int] | None, alike: Mapping[str, int] | None) -> str:
     """One phrase on how many validation and test images weights were trained on, or near-identical ones."""
     if seen is None:
         return "unknown which images it was trained on"
@@ -238,12 +238,12 @@ def alike(file: Weights, data: DataSet) -> dict[str, int] | None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"train_sketches: damaged ({error}); train it anew: {TEACH}") from error
     known = set(file.word("train_images") or ())
-    found: dict[str, int] = {}
+    images: dict[str, int] = {}
     for part in _UNSEEN:
         new = [
             sketch
             for sketch, image in zip(data.sketches(part), data.image_hashes(part), strict=True)
             if image not in known
         ]
-        found[part] = len({pair.second for pair in alike_pairs(sketches, new)})
-    return found
+        images[part] = len({pair.second for pair in alike_pairs(sketches, new)})
+    return images

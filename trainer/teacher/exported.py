@@ -254,8 +254,8 @@ def open_onnx(path: Path, take: str | None, *, channels: int, device: torch.devi
     kind = _KINDS[entry.type]
 
     def call(images: Tensor) -> Tensor:
-        found: Any = session.run([name], {entry.name: images.cpu().numpy().astype(kind, copy=False)})[0]
-        return torch.from_numpy(found).to(images.device)
+        output: Any = session.run([name], {entry.name: images.cpu().numpy().astype(kind, copy=False)})[0]
+        return torch.from_numpy(output).to(images.device)
 
     height, width = shape[2:]
     size = None if height is None or width is None else (height, width)
@@ -280,14 +280,14 @@ def content(path: Path) -> str:
 
 def _tensors(graph: Any) -> list[Any]:
     """All stored tensors of a graph: its weights, constants, and those of graphs within it."""
-    found = list(graph.initializer)
+    tensors = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:
-            found += [attribute.t, *attribute.tensors]
+            tensors += [attribute.t, *attribute.tensors]
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.initializer:
-                    found += _tensors(inner)
-    return found
+                    tensors += _tensors(inner)
+    return tensors
 
 
 def _output(session: Any, take: str | None, path: Path) -> str:

@@ -159,9 +159,9 @@ def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Ope
     network = _built(config, data)
     report = state_dict.fit(network, tensors, config.keys)
     if not report.covered:
-        raise CheckpointError(f"{path}: does not cover {config.name}: {report.words()}; change teacher.keys")
+        raise CheckpointError(f"{path}: does not cover {config.name}: {report.summary()}; change teacher.keys")
     _refuse_ruins(network, path)
-    return OpenedTeacher(_still(network, device), sha256, (None,), (f"{path}: {report.words()}",))
+    return OpenedTeacher(_still(network, device), sha256, (None,), (f"{path}: {report.summary()}",))
 
 
 def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
@@ -217,11 +217,11 @@ def _options(network: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {name: value for name, value in network.items() if name not in _ELSEWHERE}
 
 
-def _same(path: Path, what: str, expected: object, found: object) -> None:
+def _same(path: Path, what: str, expected: object, recorded: object) -> None:
     """Raise CheckpointError where the file says something else; a file that says nothing is judged by its tensors."""
-    if found is not None and found != expected:
+    if recorded is not None and recorded != expected:
         raise CheckpointError(
-            f"{path}: {what} is {received(found)}, but the run has {received(expected)}; "
+            f"{path}: {what} is {received(recorded)}, but the run has {received(expected)}; "
             f"change [run.teacher] or train it anew: {TEACH}"
         )
 

@@ -1,7 +1,7 @@
-"""Stored probability maps in the place of a teacher: what it said of each plain picture, bent along with the picture.
+"""Stored probability maps in the place of a teacher: its output on each plain picture, bent along with the picture.
 
-A stream bends and mirrors image and mask alike; a map is a further plane of that, so a student hears what the teacher
-said of the same tissue. Changes of colour leave the map as it is: the teacher saw the plain image. Maps are warped by
+A stream bends and mirrors image and mask alike; a map is a further plane of that, so a student sees the teacher's
+output on the same tissue. Changes of colour leave the map as it is: the teacher saw the plain image. Maps are warped by
 nearest pixels, once a view, and kept with the other stored logits.
 """
 
@@ -25,7 +25,7 @@ from trainer.seeds import derive
 PARTS: tuple[Part, ...] = ("train", "validation")
 SUFFIXES = (".png", ".npy")
 STEP = 1e-6
-"""Of values that were not rounded to whole numbers."""
+"""The step of values that were not rounded to whole numbers."""
 
 Floats = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 class Maps(Segmenter):
     """The foreground's probabilities of each training and validation image of a data set with two classes.
 
-    It is heard by index alone: `warped` for students, `native` for scores. What was rounded to 0 or 1 is taken half a
+    It is read by index alone: `warped` for students, `native` for scores. What was rounded to 0 or 1 is taken half a
     step inside, so that its logit is finite. Raises CheckpointError where a map is missing or cannot be read.
     """
 
@@ -45,7 +45,7 @@ class Maps(Segmenter):
         self._data = data
         if data.classes != 2:
             raise CheckpointError(f'teacher.name = "maps": tells two classes apart, and the data has {data.classes}')
-        self._files = {part: found(folder, part, data.samples(part)) for part in PARTS}
+        self._files = {part: map_files(folder, part, data.samples(part)) for part in PARTS}
 
     def forward(self, images: Tensor) -> Output:  # noqa: ARG002 - the contract of a network
         """Raises RuntimeError: pixels do not say which image they are of."""
@@ -83,7 +83,7 @@ def logits(chances: Floats, step: float) -> Tensor:
     return torch.stack([torch.zeros_like(z), z])
 
 
-def found(folder: Path, part: Part, samples: Iterable[Sample]) -> list[Path]:
+def map_files(folder: Path, part: Part, samples: Iterable[Sample]) -> list[Path]:
     """The map of each sample: below the folder, the image's path (its name where it has no file) with another suffix.
 
     Raises CheckpointError that counts and names those that are missing.

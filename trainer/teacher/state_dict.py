@@ -14,7 +14,7 @@ from trainer.checkpoint import SHOWN
 from trainer.errors import CheckpointError
 
 COUNTER = "num_batches_tracked"
-"""Of batch normalisation: old files lack it, and a frozen network never reads it."""
+"""A counter of batch normalisation: old files lack it, and a frozen network never reads it."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Report:
     twice: tuple[str, ...]
     """Names that several keys of the file would take."""
     widened: tuple[str, ...]
-    """Of a head with one channel (sigmoid), which became two: that of the background is 0."""
+    """Tensors of a head with one channel (sigmoid), which became two: that of the background is 0."""
 
     @property
     def covered(self) -> bool:
         """Whether every parameter and statistic of the network is given, once and in its shape."""
         return not (self.missing or self.shapes or self.twice)
 
-    def words(self, most: int = SHOWN) -> str:
+    def summary(self, most: int = SHOWN) -> str:
         """One line; of each kind the first `most` names."""
         kinds = {
             "missing": self.missing,
@@ -46,8 +46,8 @@ class Report:
             "unexpected": self.unexpected,
             "one channel read as sigmoid": self.widened,
         }
-        told = [_listed(what, names, most) for what, names in kinds.items() if names]
-        return "; ".join([f"{self.matched} keys match", *told])
+        parts = [_listed(what, names, most) for what, names in kinds.items() if names]
+        return "; ".join([f"{self.matched} keys match", *parts])
 
 
 def state_dict(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -122,8 +122,8 @@ def _tensors(held: object, path: Path) -> dict[str, Tensor]:
         return dict(held)
     inside = [str(name) for name, value in held.items() if _is_state(value)]
     if len(inside) != 1:
-        found = ", ".join(inside) or f"none in {', '.join(map(str, list(held)[:SHOWN])) or 'an empty file'}"
-        raise CheckpointError(f"{path}: tables of tensors: {found}; expected one; save that alone")
+        tables = ", ".join(inside) or f"none in {', '.join(map(str, list(held)[:SHOWN])) or 'an empty file'}"
+        raise CheckpointError(f"{path}: tables of tensors: {tables}; expected one; save that alone")
     return dict(held[inside[0]])
 
 

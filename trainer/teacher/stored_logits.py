@@ -2,7 +2,8 @@
 
 With `data.views = V` stream epoch e shows view e mod V of each image, so a teacher says V things about an image and no
 more. They lie on disk in float16, in chunks of `CHUNK` images in the order of the data set: a chunk is one pass of the
-teacher, so that its values depend on teacher, data and view alone, not on the batches, ranks or runs that ask first.
+teacher, so that its values depend on teacher, data and view alone, not on the batches, ranks or runs that need
+it first.
 What was just computed goes through float16 too; so a run has the same numbers whether it finds a chunk or makes it.
 
 Rounding to float16 changes a logit by at most 1/2048 of its size (0.005 at 10), far below what a teacher knows.
@@ -37,7 +38,7 @@ FORMAT = 1
 CHUNK = 16
 """Images in a file, which are one pass of the teacher."""
 LARGEST = 65504.0
-"""Of float16; logits beyond it are brought to it."""
+"""The largest float16; logits beyond it are brought to it."""
 
 Halves = NDArray[np.float16]
 
@@ -73,47 +74,49 @@ def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
 
 
 class StoredLogits:
-    """The stored logits of one teacher on one run's views. `ask` asks the teacher of images of one view.
+    """The stored logits of one teacher on one run's views. `compute` runs the teacher on images of one view.
 
     Raises DataError where the folder has no room for what is missing.
     """
 
     def __init__(
-        self, folder: Path, run: RunConfig, data: DataSet, teacher: str, device: torch.device, ask: "Ask"
+        self, folder: Path, run: RunConfig, data: DataSet, teacher: str, device: torch.device, compute: "TeacherLogits"
     ) -> None:
-        words = _words(run, data, teacher, device)
-        self.folder = folder / f"views-{hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:32]}"
+        provenance = _provenance(run, data, teacher, device)
+        self.folder = (
+            folder / f"views-{hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:32]}"
+        )
         self.count = len(data.samples("train"))
         self.chunks = -(-self.count // CHUNK)
         self._shape = (data.classes, data.config.size, data.config.size)
-        self._device, self._ask = device, ask
+        self._device, self._compute = device, compute
         self._open: dict[tuple[int, int], Halves] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._room(stored_bytes(run, data))
             if not (self.folder / "about.json").exists():
-                self._write(json.dumps(words, indent=1, sort_keys=True).encode(), self.folder / "about.json")
+                self._write(json.dumps(provenance, indent=1, sort_keys=True).encode(), self.folder / "about.json")
         except OSError as error:
             raise self._refused(error) from error
 
     def missing(self, view: int, first: int = 0) -> Iterator[tuple[int, ...]]:
         """Images of each chunk of a view that nobody has made yet, beginning with chunk `first` and going round."""
         for chunk in ((first + step) % self.chunks for step in range(self.chunks)):
-            if not self._found(view, chunk):
+            if not self._exists(view, chunk):
                 yield tuple(range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.count)))
 
     def make(self, view: int, indices: tuple[int, ...], images: Tensor) -> None:
         """Store what the teacher says of a chunk that `missing` named; nothing where somebody was faster."""
         chunk = indices[0] // CHUNK
-        if self._found(view, chunk):
+        if self._exists(view, chunk):
             return
-        logits = self._ask(view, indices, images).clamp(-LARGEST, LARGEST).to(torch.float16).cpu().numpy()
+        computed = self._compute(view, indices, images).clamp(-LARGEST, LARGEST).to(torch.float16).cpu().numpy()
         try:
-            self._write(logits.tobytes(), self._path(view, chunk))
+            self._write(computed.tobytes(), self._path(view, chunk))
         except OSError as error:
             raise self._refused(error) from error
 
-    def heard(self, view: int, indices: tuple[int, ...], images: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+    def logits(self, view: int, indices: tuple[int, ...], images: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
         """Logits (n, classes, S, S) float32 of these images on the device; `images` gives the pixels of a chunk that is
         not there."""
         for other in [key for key in self._open if key[0] != view]:
@@ -129,14 +132,14 @@ class StoredLogits:
 
     def _chunk(self, view: int, chunk: int, images: Callable[[tuple[int, ...]], Tensor]) -> Halves:
         indices = tuple(range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.count)))
-        if not self._found(view, chunk):
+        if not self._exists(view, chunk):
             self.make(view, indices, images(indices))
         return np.memmap(self._path(view, chunk), np.float16, mode="r", shape=(len(indices), *self._shape))
 
     def _path(self, view: int, chunk: int) -> Path:
         return self.folder / f"{view:03d}-{chunk:05d}.f16"
 
-    def _found(self, view: int, chunk: int) -> bool:
+    def _exists(self, view: int, chunk: int) -> bool:
         """Whether a chunk lies there. Names are given to whole files alone; one of another size was hurt since."""
         if (view, chunk) in self._open:
             return True
@@ -147,7 +150,7 @@ class StoredLogits:
             return False
         if size == images * math.prod(self._shape) * np.dtype(np.float16).itemsize:
             return True
-        logger.warning("{} is damaged; the teacher is asked again", path)
+        logger.warning("{} is damaged; the teacher is run on its images again", path)
         path.unlink(missing_ok=True)
         return False
 
@@ -188,12 +191,12 @@ class StoredLogits:
         )
 
 
-Ask = Callable[[int, tuple[int, ...], Tensor], Tensor]
+TeacherLogits = Callable[[int, tuple[int, ...], Tensor], Tensor]
 """A view, training indices and their images (n, S, S, C) uint8 on the host to the teacher's logits
 (n, classes, S, S) float32."""
 
 
-def _words(run: RunConfig, data: DataSet, teacher: str, device: torch.device) -> dict[str, object]:
+def _provenance(run: RunConfig, data: DataSet, teacher: str, device: torch.device) -> dict[str, object]:
     """All that the stored values depend on; `teacher` is the sha256 of its file."""
     network = {} if run.teacher is None else run.teacher.placeless()
     return {

@@ -231,7 +231,7 @@ def test_a_disk_that_hangs_holds_no_trial_back_from_a_search_that_is_stopped(
     disk = Disk(2)
     worker = Worker(search, tmp_path, disk, {2: lambda: worker.desk.preempt.set()})
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
-    worker.group.pulse = Watchdog(4.0)  # by which such a process would end itself, with its trials
+    worker.group.watchdog = Watchdog(4.0)  # by which such a process would end itself, with its trials
     worker.run()
     until(lambda: row(search).state == "free")
     assert (row(search).epoch, on_hand(row(search))) == (1, 1)

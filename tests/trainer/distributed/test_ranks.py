@@ -186,7 +186,7 @@ except RanksLost as error:
 def test_a_killed_sibling_is_noticed_at_once(tmp_path, pair):
     pair(WAIT.format(stall=60, sibling="time.sleep(0.5); os.kill(os.getpid(), signal.SIGKILL)"))
     message, seconds, _ = told(tmp_path, 0)
-    assert message.startswith("sum: ")
+    assert message.startswith("all_reduce: ")
     assert seconds < 30
 
 

@@ -508,7 +508,7 @@ def test_a_term_without_a_single_unit_is_zero_and_moves_nothing(cohort, tmp_path
     assert sums.tolist() == [0.0, 0.0, 0.0]
     student.backward(sums)
     assert student.update().get()[0] == 0
-    assert student.settle() == {"ce": 0.0}
+    assert student.end_epoch() == {"ce": 0.0}
     assert torch.equal(student.flat.weights, before)
 
 

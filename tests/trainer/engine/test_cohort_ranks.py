@@ -100,7 +100,7 @@ cohort = cohort_of(A, B)
 def broken(*_):
     raise ValueError("validation broke here")
 if ranks.rank == 1:
-    cohort._members[1].trained.judged.register_forward_pre_hook(broken)
+    cohort._members[1].trained.eval_network.register_forward_pre_hook(broken)
 found["validation"] = {"told": told(cohort), "weights": weights(cohort, 0)}
 
 cohort = cohort_of(A)

@@ -207,7 +207,7 @@ class TestFloor:
         made(train_sketches=packed(data.sketches("train")))
         known = assessment.floor(run, data)
         assert known.alike == {"validation": 0, "test": 0}
-        assert known.seen_words() == "trained on no validation or test image, nor on near-identical ones"
+        assert known.overlap_text() == "trained on no validation or test image, nor on near-identical ones"
 
     def test_a_teacher_of_near_identical_images_may_be_used_where_the_split_accepts_them(
         self, run: RunConfig, data: DataSet, made: Callable[..., Path]
@@ -217,7 +217,7 @@ class TestFloor:
         table = run.model_dump(mode="json")
         table["data"] = {"name": "polyp", "root": "r", "split": "s", "size": 32, "near_duplicates": "accept"}
         known = assessment.floor(RunConfig.model_validate(table), data)
-        assert "but on near-identical ones of 1 validation" in known.seen_words()
+        assert "but on near-identical ones of 1 validation" in known.overlap_text()
 
     def test_sketches_that_are_none_are_refused(self, run: RunConfig, data: DataSet, made: Callable[..., Path]) -> None:
         made(train_sketches="AAAA")
@@ -227,7 +227,7 @@ class TestFloor:
         self, run: RunConfig, data: DataSet, made: Callable[..., Path]
     ) -> None:
         made()
-        assert "unknown whether on near-identical ones" in assessment.floor(run, data).seen_words()
+        assert "unknown whether on near-identical ones" in assessment.floor(run, data).overlap_text()
 
     def test_unknown_training_images_are_stated_and_not_taken_for_none(
         self, run: RunConfig, data: DataSet, made: Callable[..., Path]
@@ -235,7 +235,7 @@ class TestFloor:
         made(train_images=None)
         known = assessment.floor(run, data)
         assert known.seen is None
-        assert "unknown" in known.seen_words()
+        assert "unknown" in known.overlap_text()
 
     def test_the_fingerprint_is_that_of_the_content(self, run: RunConfig, made: Callable[..., Path]) -> None:
         path = made()

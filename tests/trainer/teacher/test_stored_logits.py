@@ -233,7 +233,7 @@ def test_who_was_slower_hears_what_the_faster_one_stored(teacher, tmp_path):
     second._found = lambda *_: False  # type: ignore[method-assign]  # it looked a moment too early
     first.make(0, chunk, pixels)
     second.make(0, chunk, pixels)
-    assert second.heard(0, (3, 7), lambda _: pixels).eq(1.0).all()
+    assert second.logits(0, (3, 7), lambda _: pixels).eq(1.0).all()
 
 
 def test_a_damaged_file_is_computed_again(teacher, tmp_path, log):
