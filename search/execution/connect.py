@@ -137,7 +137,7 @@ class _Attempt(Generic[T]):
         return self._results[0]
 
     def wait_a_little(self, hurried: Callable[[], bool]) -> UserError | None:
-        """What the last try that ended came to, waiting a little for the present one; None: no error, or none yet.
+        """Wait a little for the present try; return the error of the last one that ended, or None without one.
 
         Raises what is no mistake of the user.
         """

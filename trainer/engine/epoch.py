@@ -33,7 +33,7 @@ class CohortMember:
     student: Student | None = None
     """None only where building it failed on this rank."""
     room: Room = field(default_factory=Room)
-    """For the copies that its checkpoints are written of."""
+    """Memory for the copies that its checkpoints are written from."""
     stream: Stream | None = None
     fault: LocalFailure | None = None
     """What went wrong on this rank when it was admitted."""
@@ -59,7 +59,7 @@ class StreamEpoch:
 
     ranks: Ranks
     members: list[CohortMember]
-    """In the order of their slots; those that fail are taken out."""
+    """The members that train, in the order of their slots; those that fail are taken out."""
     epoch: int
     """The number of the stream's epoch, from 0."""
     resources: SharedResources

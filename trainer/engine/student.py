@@ -180,7 +180,10 @@ class Student:
         return sums
 
     def backward(self, sums: Tensor) -> Tensor:
-        """sums: what `forward` returned, summed over the ranks. Returns flat gradient and flags, to be summed."""
+        """Compute the gradient. Returns it flat with the flags behind it, to be summed over the ranks.
+
+        sums: what `forward` returned, summed over the ranks.
+        """
         self.flat.clear()
         self._values = torch.zeros_like(self._values)
         if self._terms:
@@ -237,7 +240,7 @@ class Student:
 
     @torch.no_grad()
     def end_epoch(self) -> dict[str, float]:
-        """After the last step of an epoch: buffers (running means and variances) become their mean over the ranks.
+        """End an epoch after its last step: buffers (running means and variances) become their mean over the ranks.
 
         Returns the mean of each live term over the epoch's steps, unweighted, over all ranks. Every rank calls it.
         """
@@ -385,13 +388,13 @@ class Shares:
         self._wanted, self._leaves = True, []
 
     def begin_batch(self, output: Output, network: nn.Module, *, taps: bool) -> None:
-        """Before the terms of a batch are computed from the student's output. taps: whether one reads taps."""
+        """Call it before the terms of a batch are computed from the student's output. taps: whether one reads taps."""
         if self._wanted:
             weights: list[Tensor] = [weight for weight in network.parameters() if weight.requires_grad]
             self._leaves = weights if taps else [output.logits]
 
     def measure(self, terms: Sequence[Tensor | None]) -> None:
-        """The weighted terms of the batch, before they go backward; None for one of weight zero."""
+        """Measure the weighted terms of the batch, before they go backward; None stands for a term of weight zero."""
         leaves, self._leaves = self._leaves, []
         if self._wanted:
             self._wanted = False

@@ -16,6 +16,7 @@ from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
 from trainer.data.splits.near_duplicates import packed
 from trainer.distributed.ranks import Ranks
+from trainer.engine.resources import SharedResources
 from trainer.errors import CheckpointError
 from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.metrics import validate
@@ -166,6 +167,17 @@ class TestFloor:
         expected = validate(network, data, "validation", ranks=Ranks("cpu"), precision="fp32").means["dice"]
         assert known.measured
         assert known.dice == expected
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_a_teacher_that_is_open_already_is_judged_alike_and_read_no_more(
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path], tmp_path: Path, precision: str
+    ) -> None:
+        path = made(scores=None)
+        run = RunConfig.model_validate(run.model_dump() | {"precision": precision})
+        expected = assessment.facts(run, data, whole=True)
+        teacher = SharedResources(Ranks(), tmp_path).opened_teacher(run)
+        path.unlink()
+        assert assessment.facts(run, data, whole=True, teacher=teacher) == expected
 
     def test_below_the_floor_it_is_refused_with_both_numbers(
         self, run: RunConfig, data: DataSet, made: Callable[..., Path]
