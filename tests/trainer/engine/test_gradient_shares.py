@@ -64,10 +64,10 @@ def test_a_term_of_next_to_no_weight_is_dead_and_one_alone_is_everything(tmp_pat
 def test_norms_are_those_of_the_weighted_terms() -> None:
     logits = torch.tensor([[3.0, 4.0]], requires_grad=True)
     measure = Shares(3, torch.device("cpu"))
-    measure.listen(Output(logits, {}), nn.Linear(1, 1), taps=False)
+    measure.begin_batch(Output(logits, {}), nn.Linear(1, 1), taps=False)
     measure.measure([2 * logits.sum(), (logits**2).sum() / 2, None])
     assert measure.norms.tolist() == pytest.approx([2 * math.sqrt(2), 5.0, 0.0])
-    measure.listen(Output(logits, {}), nn.Linear(1, 1), taps=False)
+    measure.begin_batch(Output(logits, {}), nn.Linear(1, 1), taps=False)
     measure.measure([logits.sum(), logits.sum(), None])
     assert measure.norms.tolist() == pytest.approx([2 * math.sqrt(2), 5.0, 0.0]), "only the epoch's first batch counts"
     measure.begin()
