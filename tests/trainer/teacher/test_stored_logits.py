@@ -150,13 +150,13 @@ def test_what_is_heard_is_the_teacher_within_the_rounding_of_float16(teacher, tm
     run = make(teacher)
     resources = SharedResources(Ranks("cpu"), tmp_path)
     batch = next(iter(resources.stream(run).epoch(0)))
-    heard = resources.teacher_output(run, 0, batch.indices, torch.empty(0), frozenset())
-    assert heard is not None
-    direct = resources._said(run, 0, batch.indices, batch.images)
-    assert heard.logits.dtype == torch.float32
-    assert not heard.taps
-    torch.testing.assert_close(heard.logits, direct, rtol=2**-11, atol=1e-6)
-    assert not torch.equal(heard.logits, direct)
+    output = resources.teacher_output(run, 0, batch.indices, torch.empty(0), frozenset())
+    assert output is not None
+    direct = resources._view_logits(run, 0, batch.indices, batch.images)
+    assert output.logits.dtype == torch.float32
+    assert not output.taps
+    torch.testing.assert_close(output.logits, direct, rtol=2**-11, atol=1e-6)
+    assert not torch.equal(output.logits, direct)
 
 
 def test_another_teacher_preset_precision_or_seed_has_files_of_its_own(teacher, tmp_path):
