@@ -159,7 +159,7 @@ def run(act: Callable[[], int]) -> NoReturn:
     except Exception:  # noqa: BLE001 - a bug; no code is left for the siblings, so torchrun starts the ranks again
         traceback.print_exc()
         code = 1
-    if checkpoint_writer.hold_up():
+    if checkpoint_writer.is_writing():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,7 +1,8 @@
-"""The lead's database thread: it claims trials, stores reports, beats, and watches others, while the lead trains.
+"""The leader's database thread: it claims trials, stores reports, sends heartbeats and finds abandoned trials.
 
-The lead itself does no I/O between collectives: it puts what happened into the outbox and reads assignments and
-verdicts from the inbox. While the database is away training goes on, reports wait in the outbox, and no trial begins.
+The leader itself does no I/O between collectives: it puts what happened into the outbox and reads assignments and
+verdicts from the inbox. While the database is unavailable, training goes on, reports wait in the outbox, and no trial
+begins.
 """
 
 import threading
@@ -12,8 +13,8 @@ from collections.abc import Callable, Sequence
 from loguru import logger
 
 from search.execution.group import GroupEnd
-from search.execution.held_trials import HeldTrials, on_hand
-from search.execution.messages import CheckpointWritten, EpochDone, TrialFailed, WorkerSettings
+from search.execution.held_trials import LOST, HeldTrials, on_hand
+from search.execution.messages import CheckpointWritten, Item, WorkerSettings
 from search.execution.note_process import NoteProcess
 from search.exit_codes import EndReason
 from search.storage import errors
@@ -24,22 +25,73 @@ from search.storage.statements import Refused
 from search.study.adapter import StudyAdapter
 from trainer.errors import UserError
 
-CLOSING = 8.0
-"""Seconds that giving everything back may take: siblings that were asked to stop wait no longer than 10."""
-
-CALLS = 120.0
-"""Seconds that the thread may need from one sign to the next where the database hangs: a call ends by itself far
+CLOSING_SECONDS = 8.0
+"""How long giving everything back may take: siblings that were asked to stop wait no longer than 10."""
+CALL_SECONDS = 120.0
+"""What the thread may need from one sign of progress to the next where the database hangs: a call ends by itself far
 sooner, and its error sends the thread back to its beginning."""
+PROGRESS_SECONDS = 10.0
+"""The least time between two lines of progress in the log."""
+HURRY_SECONDS = 0.1
+"""The time between looks whether somebody is in a hurry: a signal handler cannot notify."""
 
 
-def end_of(closed: Closed) -> GroupEnd:
-    """Why a worker ends whose search admits no new trials."""
-    failed = closed.kind is ClosedKind.MAX_FAILED
-    return GroupEnd(EndReason.MAX_FAILED if failed else EndReason.NOTHING_LEFT, closed.text)
+class Periodic:
+    """A task that runs when its period is over; a task that raises is due again at once."""
+
+    def __init__(self, period: float, task: Callable[..., None]) -> None:
+        self._period, self._task = period, task
+        self._due = 0.0
+
+    def run_if_due(self, **options: bool) -> None:
+        """Run the task with these options, unless it ran less than a period ago."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._task(**options)
+            self._due = now + self._period
+
+    def make_due(self) -> None:
+        """Run the task at the next opportunity."""
+        self._due = 0.0
+
+
+class SyncBarrier:
+    """Lets a thread wait until another one has completed a whole cycle that began after the wait did."""
+
+    def __init__(self, condition: threading.Condition) -> None:
+        """condition: guards what both threads share; notified at each request and by the other thread's cycles."""
+        self._condition = condition
+        self._requested = self._completed = 0
+
+    def newest(self) -> int:
+        """The newest request, to be completed by a cycle that begins now."""
+        with self._condition:
+            return self._requested
+
+    def complete(self, request: int) -> None:
+        """A cycle is over that began at this request."""
+        with self._condition:
+            self._completed = max(self._completed, request)
+            self._condition.notify_all()
+
+    def wait(self, seconds: float, given_up: Callable[[], bool], hurried: Callable[[], bool]) -> None:
+        """Request a cycle and wait for its end, for at most `seconds`.
+
+        given_up: whether the wait is pointless, asked when the condition is notified. hurried: whether the caller has
+        to go on at once, asked every HURRY_SECONDS.
+        """
+        end = time.monotonic() + seconds
+        with self._condition:
+            self._requested += 1
+            self._condition.notify_all()
+            request = self._requested
+            while time.monotonic() < end and not hurried():
+                if self._condition.wait_for(lambda: self._completed >= request or given_up(), HURRY_SECONDS):
+                    return
 
 
 class DatabaseThread:
-    """Runs a thread; `inbox`, `tell`, `settle` and `close` are the lead's side."""
+    """Runs a thread; `inbox`, `put`, `sync` and `close` are the leader's side."""
 
     def __init__(self, search: StudyAdapter, settings: WorkerSettings) -> None:
         self.search = search
@@ -49,67 +101,62 @@ class DatabaseThread:
         self.preempt = threading.Event()
         """Somebody asked all workers to stop now."""
         self.error: BaseException | None = None
-        self._members = HeldTrials(search, settings)
-        self.inbox = self._members.inbox
-        self._outbox: deque[EpochDone | TrialFailed | CheckpointWritten] = deque()
-        self._lock = threading.Condition()
-        self._got_on = time.monotonic()
-        self._asked = 0
-        self._served = 0
-        self._away_since: float | None = None
+        self._held = HeldTrials(search, settings)
+        self.inbox = self._held.inbox
+        self._outbox: deque[Item] = deque()
+        self._condition = threading.Condition()
+        self._barrier = SyncBarrier(self._condition)
+        self._last_progress = time.monotonic()
+        self._unavailable_since: float | None = None
         self._closing: str | None = None
         self._gave_back = False
-        self._scribe = self._scribe_of(settings)
-        self._watch = StaleLeases(settings.ttl)
+        self._note_process = self._note_process_of(settings)
+        self._stale_leases = StaleLeases(settings.ttl)
         self._stale: list[LeaseRow] = []
         self._drains = False
-        self._beat_due = self._look_due = self._line_due = 0.0
-        self._line = ""
-        self._thread = threading.Thread(target=self._run, name="desk", daemon=True)
+        self._progress = ""
+        self._heartbeats = Periodic(settings.ttl / 6, self._send_heartbeats)
+        self._periodic = (
+            self._heartbeats,
+            Periodic(settings.ttl / 6, self._find_stale),
+            Periodic(max(settings.ttl / 6, PROGRESS_SECONDS), self._log_progress),
+        )
+        """What each cycle does in this order, as far as it is due."""
+        self._thread = threading.Thread(target=self._run, name="database", daemon=True)
 
-    def _scribe_of(self, settings: WorkerSettings) -> NoteProcess | None:
+    def _note_process_of(self, settings: WorkerSettings) -> NoteProcess | None:
         if settings.note_every is None:
             return None
         folder = None if settings.artifacts is None else settings.artifacts.folder
         return NoteProcess(self.search, settings.note_every, folder)
 
-    # ---- the lead's side
+    # ---- the leader's side
 
     def start(self) -> None:
         """Begin to serve; what this owner held before a restart is taken back first."""
-        self._got_on = time.monotonic()
+        self._last_progress = time.monotonic()
         self._thread.start()
 
-    def hangs(self, limit: float) -> bool:
-        """Whether the thread has not got on for `limit` seconds, or as long as a database that hangs may hold it up.
+    def is_stalled(self, limit: float) -> bool:
+        """Whether the thread made no progress for `limit` seconds, or as long as a hanging database may hold it up.
 
-        A disk that answers no more holds it up for ever, such as at a checkpoint that it reads; so would a bug.
+        A disk that does not answer holds it up for ever, such as at a checkpoint that it reads; so would a bug.
         """
-        return time.monotonic() - self._got_on > max(limit, CALLS)
+        return time.monotonic() - self._last_progress > max(limit, CALL_SECONDS)
 
-    def tell(self, item: EpochDone | TrialFailed | CheckpointWritten) -> None:
+    def put(self, item: Item) -> None:
         """Put something into the outbox; never waits."""
-        with self._lock:
+        with self._condition:
             self._outbox.append(item)
-            if isinstance(item, CheckpointWritten):  # nobody settles after it
-                self._lock.notify_all()
+            if isinstance(item, CheckpointWritten):  # no sync follows it
+                self._condition.notify_all()
 
-    def settle(self, patience: float, hurried: Callable[[], bool]) -> None:
-        """Wait until everything told so far is stored and free slots were offered, for at most `patience` seconds.
+    def sync(self, seconds: float, hurried: Callable[[], bool]) -> None:
+        """Wait until everything in the outbox is stored and free slots were offered, for at most `seconds`.
 
-        Not at all while the database is away, no longer once `hurried`. Raises what ended the thread.
+        Not at all while the database is unavailable, no longer once `hurried`. Raises what ended the thread.
         """
-        end = time.monotonic() + patience
-        with self._lock:
-            self._asked += 1
-            self._lock.notify_all()
-            asked = self._asked
-            # In slices: a signal handler cannot notify.
-            while time.monotonic() < end and not hurried():
-                if self._lock.wait_for(
-                    lambda: self._served >= asked or self._away_since is not None or self.error, 0.1
-                ):
-                    break
+        self._barrier.wait(seconds, lambda: self._unavailable_since is not None or self.error is not None, hurried)
         if self.error is not None:
             if errors.refused(self.error):
                 raise UserError(
@@ -118,12 +165,12 @@ class DatabaseThread:
                 ) from self.error
             raise RuntimeError("the database thread ended") from self.error
 
-    def close(self, why: str, patience: float = CLOSING) -> None:
-        """Store what is left and give back what is held for the reason `why`, for at most `patience` seconds."""
-        with self._lock:
-            self._closing = why
-            self._lock.notify_all()
-        self._thread.join(patience)
+    def close(self, reason: str, seconds: float = CLOSING_SECONDS) -> None:
+        """Store what is left and give back what is held for this reason, for at most `seconds`."""
+        with self._condition:
+            self._closing = reason
+            self._condition.notify_all()
+        self._thread.join(seconds)
         if self._thread.is_alive() and self._gave_back:
             logger.warning("all trials were given back; the last note for the dashboard is still being written")
         elif self._thread.is_alive():
@@ -135,123 +182,147 @@ class DatabaseThread:
 
     def _run(self) -> None:
         try:
-            while not self._pass():
+            while not self._cycle():
                 pass
-        except BaseException as error:  # noqa: BLE001 - handed to the lead, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the leader, which raises it
             self.error = error
-            with self._lock:
-                self._lock.notify_all()
+            with self._condition:
+                self._condition.notify_all()
 
-    def _pass(self) -> bool:
-        """One round; whether it was the last."""
-        self._got_on = time.monotonic()
-        with self._lock:
-            serving = self._asked
-        last = self._closing is not None
+    def _cycle(self) -> bool:
+        """Store, send heartbeats, look for work; returns whether this was the last cycle."""
+        self._last_progress = time.monotonic()
+        request = self._barrier.newest()
+        closing = self._closing
         try:
             self._flush()
-            if last:
-                self._members.give_back(self._closing or "")
-                self._gave_back = True
-                if self._scribe is not None:
-                    self._scribe.last()
+            if closing is not None:
+                self._give_back(closing)
                 return True
-            self._beat()
-            self._look()
+            self._last_progress = time.monotonic()
+            for task in self._periodic:
+                task.run_if_due()
             self._claim()
-            if self._scribe is not None:
-                self._scribe.look()
-            self._back()
+            if self._note_process is not None:
+                self._note_process.start_if_due()
+            self._note_recovery()
         except Exception as error:
             if not errors.passes(error):
                 raise
-            self._away(error)
-        with self._lock:
-            self._served = max(self._served, serving) if self._away_since is None else self._served
-            self._lock.notify_all()
-            pause = min(self.settings.ttl / 12, 2.0) if self._away_since is None else 0.5
-            told = bool(self._outbox) and self._away_since is None
-            if self._asked == serving and not told and not (self._closing and not last):
-                self._lock.wait(pause)
+            self._on_unavailable(error)
+        self._pause(request, last_try=closing is not None)
         return False
 
-    def _away(self, error: Exception) -> None:
-        self._watch.interrupt()
+    def _pause(self, request: int, *, last_try: bool) -> None:
+        """Wait for something to do; not at all where something came up since this cycle began."""
+        available = self._unavailable_since is None
+        with self._condition:
+            if available:
+                self._barrier.complete(request)
+            self._condition.notify_all()
+            waiting = available and bool(self._outbox)
+            if self._barrier.newest() == request and not waiting and not (self._closing and not last_try):
+                self._condition.wait(min(self.settings.ttl / 12, 2.0) if available else 0.5)
+
+    def _give_back(self, reason: str) -> None:
+        self._held.give_back(reason)
+        self._gave_back = True
+        if self._note_process is not None:
+            self._note_process.write_last()
+
+    def _on_unavailable(self, error: Exception) -> None:
+        self._stale_leases.interrupt()
         self._stale = []
-        self._beat_due = 0.0  # the first sign after it comes back
+        self._heartbeats.make_due()  # the first sign of life once it is available again
         # What is connected may stay what it is, such as read-only after a failover: the next try connects anew.
         self.search.opened.engine.dispose()
-        if self._away_since is None:
-            self._away_since = time.monotonic()
+        if self._unavailable_since is None:
+            self._unavailable_since = time.monotonic()
             logger.warning("database away ({}): training goes on, reports wait", errors.words(error))
 
-    def _back(self) -> None:
-        if self._away_since is not None:
-            logger.info("database back after {:.0f} s", time.monotonic() - self._away_since)
-            self._away_since = None
+    def _note_recovery(self) -> None:
+        if self._unavailable_since is not None:
+            logger.info("database back after {:.0f} s", time.monotonic() - self._unavailable_since)
+            self._unavailable_since = None
 
-    def _beat(self, *, forget: bool = True) -> None:
-        """A sign of life for all that is held. forget: drop what turns out to be lost; else who stores finds out."""
-        now = self._got_on = time.monotonic()
-        if now < self._beat_due:
-            return
-        lost = self.search.leases.beat([trial.lease for trial in self._members.held.values()])
-        for key in lost if forget else ():
-            self._members.forget(key, "lost to another worker")
-        self._beat_due = now + self.settings.ttl / 6
+    # ---- periodic tasks
 
-    def _look(self) -> None:
+    def _beat(self, *, drop_lost: bool = True) -> None:
+        """Send heartbeats where they are due; this may be called in the middle of other work."""
+        self._last_progress = time.monotonic()
+        self._heartbeats.run_if_due(drop_lost=drop_lost)
+
+    def _send_heartbeats(self, *, drop_lost: bool = True) -> None:
+        """One heartbeat for all that is held. drop_lost: drop what turns out to be lost; else the next write does."""
+        lost = self.search.leases.beat([trial.lease for trial in self._held.held.values()])
+        for key in lost if drop_lost else ():
+            self._held.forget(key, LOST)
+
+    def _find_stale(self) -> None:
+        """Find the leases that nobody keeps alive; also see a wish to stop while every slot is taken."""
         now = time.monotonic()
-        if now < self._look_due:
-            return
-        self._closed()  # a wish to stop at once has to be seen while every slot is taken, too
+        self._obey_stop()
         rows = self.search.leases.of_studies(list(self.search.arms))
-        self._stale = [row for row in self._watch.stale(rows, now) if row.trial_id not in self._members.held]
-        if len(self._members.held) >= self.settings.slots:
-            self._release(rows)
-        self._look_due = now + self.settings.ttl / 6
-        if now >= self._line_due:
-            self._line_due = now + 10.0
-            line = self.search.progress()
-            if line != self._line:
-                self._line = line
-                logger.info(line)
+        self._stale = [row for row in self._stale_leases.stale(rows, now) if row.trial_id not in self._held.held]
+        if len(self._held.held) >= self.settings.slots:
+            self._release_surplus(rows)
+
+    def _release_surplus(self, rows: Sequence[LeaseRow]) -> None:
+        """Free what we hold beyond our slots, from a claim that was repeated: nobody sends heartbeats for it."""
+        owner, known = self.settings.owner, self._held.held
+        if any(r.state == HELD and r.owner == owner.name and r.trial_id not in known for r in rows):
+            for claim in self.search.retake(owner, on_hand, known):
+                self.search.leases.give_back(claim.held, "restarted")
+
+    def _log_progress(self) -> None:
+        line = self.search.progress()
+        if line != self._progress:
+            self._progress = line
+            logger.info(line)
+
+    # ---- claiming
 
     def _claim(self) -> None:
         """Fill the free slots; where nothing may begin, find out whether that is the end."""
-        while len(self._members.held) < self.settings.slots and self.ended is None:
+        while len(self._held.held) < self.settings.slots and self.ended is None:
             self._beat()  # claiming reads checkpoints and asks the sampler, which takes its time
-            closed = self._closed()
+            closed = self._obey_stop()
             self._retake()
-            if len(self._members.held) >= self.settings.slots:
+            if len(self._held.held) >= self.settings.slots:
                 return
-            if time.monotonic() < self._members.resting_until:
+            if time.monotonic() < self._held.resting_until:
                 return
             if self._drains:
-                self.ended = end_of(closed) if closed is not None and not self._members.held else None
+                self.ended = end_of(closed) if closed is not None and not self._held.held else None
                 return
             try:
                 claim = self.search.claim(self.settings.owner, on_hand, self._stale)
             except Refused as refused:
-                # Trials in other hands may still fall free: this worker stays until all are finished.
-                nobody = not self.search.leases.of_studies(list(self.search.arms))
-                # The last one in flight may have ended since the refusal: then there is room now.
-                if nobody and (closed is not None or self._exhausted()):
-                    closed = closed or (refused.closed if isinstance(refused, SearchClosed) else None)
-                    self.ended = GroupEnd(EndReason.NOTHING_LEFT, refused.reason) if closed is None else end_of(closed)
+                self._end_if_over(closed, refused)
                 return
-            self._members.begin(claim)
+            self._held.begin(claim)
 
     def _retake(self) -> None:
         """Begin what the database says we hold and we do not know of: an answer to a claim was lost on the way.
 
         Asked before every claim: Optuna repeats the creation of a trial whose answer was lost, and says nothing of it.
         """
-        for claim in self.search.retake(self.settings.owner, on_hand, self._members.held):
-            self._members.begin(claim)
+        for claim in self.search.retake(self.settings.owner, on_hand, self._held.held):
+            self._held.begin(claim)
             self._beat()
-            if len(self._members.held) >= self.settings.slots:
+            if len(self._held.held) >= self.settings.slots:
                 return
+
+    def _end_if_over(self, closed: Closed | None, refused: Refused) -> None:
+        """Nothing may begin now; this worker ends where that stays so."""
+        # Trials in other hands may still fall free: this worker stays until all are finished.
+        if self.search.leases.of_studies(list(self.search.arms)):
+            return
+        # The last one in flight may have ended since the refusal: then there is room now.
+        if closed is None and not self._exhausted():
+            return
+        closed = closed or (refused.closed if isinstance(refused, SearchClosed) else None)
+        self.ended = GroupEnd(EndReason.NOTHING_LEFT, refused.reason) if closed is None else end_of(closed)
 
     def _exhausted(self) -> bool:
         """Whether every arm has admitted its whole budget, by the database's figures, and nothing waits."""
@@ -262,15 +333,8 @@ class DatabaseThread:
             (name in planned or c.admitted >= budgets.get(name, 0)) and not c.waiting for name, c in counts.items()
         )
 
-    def _release(self, rows: Sequence[LeaseRow]) -> None:
-        """Free what we hold beyond our slots, a claim that was repeated: nobody beats for it."""
-        owner, known = self.settings.owner, self._members.held
-        if any(r.state == HELD and r.owner == owner.name and r.trial_id not in known for r in rows):
-            for claim in self.search.retake(owner, on_hand, known):
-                self.search.leases.give_back(claim.held, "restarted")
-
-    def _closed(self) -> Closed | None:
-        """Why nothing new begins; also obeys a wish to stop."""
+    def _obey_stop(self) -> Closed | None:
+        """Obey a wish to stop; returns why nothing new begins."""
         closed, stop = self.search.searches.closed(self.search.search_id)
         self._drains = stop is not None
         if stop == "now" and not self.preempt.is_set():
@@ -278,22 +342,31 @@ class DatabaseThread:
             self.preempt.set()
         return closed
 
+    # ---- storing
+
     def _flush(self) -> None:
-        if self.search.opened.engine.dialect.name == "sqlite" and self._members.held:
+        """Store what is in the outbox."""
+        if self.search.opened.engine.dialect.name == "sqlite" and self._held.held:
             # It gives out the ids of deleted trials again: what is written under them would be another study's.
-            gone, _ = self.search.searches.closed(self.search.search_id)
-            if gone is not None and gone.kind is ClosedKind.DELETED:
+            closed, _ = self.search.searches.closed(self.search.search_id)
+            if closed is not None and closed.kind is ClosedKind.DELETED:
                 self._outbox.clear()
-                for key in list(self._members.held):
-                    self._members.forget(key, gone.text)
+                for key in list(self._held.held):
+                    self._held.forget(key, closed.text)
         while self._outbox:
-            # After an outage much may wait, longer than others may wait for a beat. What is lost stays a member until
+            # After an outage much may wait, longer than others may wait for a heartbeat. What is lost stays held until
             # its reports were kept as orphans.
-            self._beat(forget=False)
+            self._beat(drop_lost=False)
             try:
-                self._members.store(self._outbox[0])
+                self._held.store(self._outbox[0])
             except errors.DATABASE as error:
                 if errors.passes(error):
                     raise
-                self._members.fail_unstorable(self._outbox[0], error)
+                self._held.fail_unstorable(self._outbox[0], error)
             self._outbox.popleft()
+
+
+def end_of(closed: Closed) -> GroupEnd:
+    """Why a worker ends whose search admits no new trials."""
+    failed = closed.kind is ClosedKind.MAX_FAILED
+    return GroupEnd(EndReason.MAX_FAILED if failed else EndReason.NOTHING_LEFT, closed.text)

@@ -140,7 +140,7 @@ def test_a_server_that_refuses_is_one_that_is_away(
         worker = tools.InProcess(search, tmp_path, at={2: strike})
         back = threading.Thread(
             target=lambda: (
-                tools.until(lambda: worker.desk._away_since),
+                tools.until(lambda: worker.desk._unavailable_since),
                 time.sleep(0.5),
                 _as_admin(postgres_admin, ends),
             )

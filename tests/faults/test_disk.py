@@ -72,7 +72,7 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
     def heal() -> None:
-        tools.until(lambda: len(worker_owed()) == 2)
+        tools.until(lambda: len(unsaved()) == 2)
         rows = search.leases.of_studies(list(search.arms))
         found["rows"] = [(row.state, row.epoch) for row in rows]
         found["kept"] = all(path.is_file() for path in found["before"])
@@ -81,8 +81,8 @@ def test_trials_go_on_while_no_checkpoint_can_be_written(
         else:
             subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
-    def worker_owed() -> dict[int, Any]:
-        return leads[0]._owed if leads else {}
+    def unsaved() -> dict[int, Any]:
+        return leads[0]._unsaved_exports if leads else {}
 
     leads: list[Any] = []
     import search.execution.epoch_loop as module
@@ -139,7 +139,7 @@ def test_a_local_database_on_a_full_disk_is_one_that_is_away(
     filler: list[Path] = []
 
     def heal() -> None:
-        tools.until(lambda: worker.desk._away_since is not None)
+        tools.until(lambda: worker.desk._unavailable_since is not None)
         filler[0].unlink()
 
     def strike() -> None:

@@ -72,8 +72,8 @@ def test_a_database_thread_that_hangs_in_a_disk_ends_the_process_though_the_lead
     assert 0 < row.epoch < tools.EPOCHS
     Path(row.checkpoint).unlink()
     os.mkfifo(row.checkpoint)
-    monkeypatch.setattr(database_thread, "CALLS", LIMIT)
-    monkeypatch.setattr(epoch_loop, "PATIENCE", LIMIT)
+    monkeypatch.setattr(database_thread, "CALL_SECONDS", LIMIT)
+    monkeypatch.setattr(epoch_loop, "SYNC_SECONDS", LIMIT)
     first.search.opened.engine.dispose()
     pid = os.fork()
     if pid == 0:

@@ -153,7 +153,7 @@ def test_who_is_asked_to_stop_waits_for_what_is_being_written(search: StudyAdapt
 def test_a_disk_that_hangs_holds_nobody_up_who_ends(
     search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
-    monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
+    monkeypatch.setattr(module, "CLOSING_SECONDS", module.DATABASE_SECONDS + 0.2)
     disk = Disk(3)
 
     def stop() -> None:
@@ -172,7 +172,7 @@ def test_a_disk_that_hangs_since_the_epoch_before_holds_nobody_up_who_is_asked_t
     search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
     """Nothing is copied then, as the copy before it is still being read; the trial goes on from what is on disk."""
-    monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
+    monkeypatch.setattr(module, "CLOSING_SECONDS", module.DATABASE_SECONDS + 0.2)
     disk = Disk(2)
     worker = Worker(search, tmp_path, disk, {3: lambda: worker.group.ask_to_stop()})
     began = time.monotonic()
@@ -187,7 +187,7 @@ def test_a_disk_that_hangs_since_the_epoch_before_holds_nobody_up_who_is_asked_t
 def test_weights_that_a_hanging_disk_keeps_hold_nobody_up_who_is_asked_to_stop(
     search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "CLOSING", module.LEAST + 0.2)
+    monkeypatch.setattr(module, "CLOSING_SECONDS", module.DATABASE_SECONDS + 0.2)
     disk, export = Disk(), SimulatedStudents.export
 
     def slowly(students: SimulatedStudents, key: int, path: Path) -> Saved:
@@ -211,7 +211,7 @@ def test_who_ends_without_a_signal_waits_for_a_slow_disk(
     search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """`search stop --now`: nobody kills this worker, so no epoch is lost, however long the disk takes."""
-    monkeypatch.setattr(module, "CLOSING", module.LEAST)
+    monkeypatch.setattr(module, "CLOSING_SECONDS", module.DATABASE_SECONDS)
     disk = Disk(2)
 
     def stop() -> None:
@@ -227,7 +227,7 @@ def test_who_ends_without_a_signal_waits_for_a_slow_disk(
 def test_a_disk_that_hangs_holds_no_trial_back_from_a_search_that_is_stopped(
     search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "CLOSING", module.LEAST)
+    monkeypatch.setattr(module, "CLOSING_SECONDS", module.DATABASE_SECONDS)
     disk = Disk(2)
     worker = Worker(search, tmp_path, disk, {2: lambda: worker.desk.preempt.set()})
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
@@ -270,7 +270,7 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
     search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ):
     """The verdict came late, so that the next epoch had begun."""
-    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "SYNC_SECONDS", 0.0)
     disk = Disk(2)
     found: list[str] = []
 
@@ -498,20 +498,20 @@ def test_a_disk_with_room_for_weights_alone_is_no_disk_that_takes_checkpoints(tm
 def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: StudyAdapter, told: Half):
     """Also where the database thread was not yet waiting when it was told."""
     desk = DatabaseThread(search, told.members.settings)
-    desk._members.held = told.members.held
-    flush, wait, passes, waited = desk._flush, desk._lock.wait, [0], list[int]()
+    desk._held.held = told.members.held
+    flush, wait, passes, waited = desk._flush, desk._condition.wait, [0], list[int]()
 
     def late() -> None:
         flush()
         passes[0] += 1
         if passes == [1]:
-            desk.tell(told.written)  # past the flush, before the wait
+            desk.put(told.written)  # past the flush, before the wait
 
     def waits(seconds: float | None = None) -> bool:
         waited.append(passes[0])
         return wait(seconds)
 
-    desk._flush, desk._lock.wait = late, waits  # type: ignore[method-assign]
+    desk._flush, desk._condition.wait = late, waits  # type: ignore[method-assign]
     desk.start()
     until(lambda: row(search).checkpoint is not None)
     assert 1 not in waited

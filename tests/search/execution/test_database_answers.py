@@ -39,7 +39,7 @@ def thread(join: Join, tmp_path: Path) -> DatabaseThread:
 
 def messages_of(thread: DatabaseThread, folder: Path, epoch: int) -> tuple[EpochDone, CheckpointWritten]:
     """A report of the trial that it holds, and its checkpoint on disk."""
-    ((key, member),) = thread._members.held.items()
+    ((key, member),) = thread._held.held.items()
     path = folder / f"epoch-{epoch}.pt"
     path.write_text("weights")
     report = EpochReport(epoch, epoch - 1, {"dice": 0.5}, {}, {"student": 1.0}, False)
@@ -55,24 +55,24 @@ def steal(search: StudyAdapter) -> None:
 
 def test_reports_that_waited_for_the_database_are_kept_when_the_trial_was_adopted_meanwhile(thread, join, tmp_path):
     for item in messages_of(thread, tmp_path, 1):
-        thread.tell(item)
+        thread.put(item)
     steal(join())
-    thread._away(sa.exc.OperationalError("SELECT", None, Exception("gone")))
+    thread._on_unavailable(sa.exc.OperationalError("SELECT", None, Exception("gone")))
     thread._flush()
     with thread.search.opened.engine.connect() as connection:
         assert [row.epoch for row in connection.execute(sa.select(orphans))] == [1]
-    assert thread._members.held == {}
+    assert thread._held.held == {}
 
 
 def test_a_file_that_the_row_names_stays_though_its_member_is_gone(thread, join, tmp_path):
     """The report's answer was lost: the adopter resumes from the very file."""
     report, item = messages_of(thread, tmp_path, 1)
-    thread.tell(report)
-    thread.tell(item)
+    thread.put(report)
+    thread.put(item)
     thread._flush()
     steal(join())
-    thread._members.forget(item.key, "lost")
-    thread.tell(item)
+    thread._held.forget(item.key, "lost")
+    thread.put(item)
     thread._flush()
     assert item.saved.path.exists()
     with thread.search.opened.engine.connect() as connection:
@@ -97,14 +97,14 @@ def test_a_worker_stays_when_the_last_trial_in_flight_ends_right_after_it_was_re
     thread._claim()
     assert thread.ended is None
     thread._claim()
-    assert len(thread._members.held) == 1
+    assert len(thread._held.held) == 1
 
 
 def test_a_report_that_the_database_never_takes_costs_its_trial_alone(thread, tmp_path, monkeypatch, log):
     """It was waited for as if the database were away, for ever, and everything behind it, too."""
-    ((key, _),) = thread._members.held.items()
+    ((key, _),) = thread._held.held.items()
     for item in messages_of(thread, tmp_path, 1):
-        thread.tell(item)
+        thread.put(item)
 
     def refuse(*_: object) -> None:
         raise StorageInternalError("An exception is raised during the commit.") from sa.exc.DataError(
@@ -112,14 +112,14 @@ def test_a_report_that_the_database_never_takes_costs_its_trial_alone(thread, tm
         )
 
     monkeypatch.setattr(thread.search, "report", refuse)
-    thread._pass()
-    assert thread._away_since is None
+    thread._cycle()
+    assert thread._unavailable_since is None
     (row,) = thread.search.leases.details(list(thread.search.arms))[:1]
     assert (row.trial_id, row.failure) == (key, "bug")
     assert "too long" in row.message
     assert any("does not take its report" in line for line in log)
-    assert key not in thread._members.held
-    assert len(thread._members.held) == 1  # the free slot was filled in the same pass
+    assert key not in thread._held.held
+    assert len(thread._held.held) == 1  # the free slot was filled in the same pass
 
 
 class LosesClaim:
@@ -166,7 +166,7 @@ def test_a_claim_whose_answer_was_lost_is_taken_back_uncharged(
     worker = worker_of(search, settings())
 
     def returns() -> None:
-        until(lambda: database.lost == 1 and (not stays or worker.thread._away_since is not None))
+        until(lambda: database.lost == 1 and (not stays or worker.thread._unavailable_since is not None))
         database.away = False
 
     back = threading.Thread(target=returns)

@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from search.execution.database_thread import DatabaseThread, end_of
-from search.execution.epoch_loop import BetweenEpochs, run_group
+from search.execution.epoch_loop import EpochOverhead, run_group
 from search.execution.group import ASKED_TO_STOP, GroupEnd, SingleProcess
-from search.execution.held_trials import HeldTrials
+from search.execution.held_trials import CLEANUP, HeldTrials, Outcome
 from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.exit_codes import CODE_OF_END, EXIT_CODES, EndReason
@@ -134,13 +134,13 @@ def test_a_worker_trains_the_budget_and_leaves_only_the_best_weights(
 
 def test_time_between_two_epochs_is_shared_by_those_who_train_next() -> None:
     """The wait for the database is no idle time, and time without anybody to train belongs to no trial."""
-    beside = BetweenEpochs()
+    beside = EpochOverhead()
     time.sleep(0.05)
     began = time.monotonic()
-    beside.anew()
+    beside.reset()
     time.sleep(0.05)
-    beside.waited(0.01)
-    beside.training()
+    beside.add_database(0.01)
+    beside.epoch_begins()
     passed = time.monotonic() - began
     time.sleep(0.05)
     found = beside.shares(0.5, 2)
@@ -229,7 +229,7 @@ def test_a_worker_that_is_asked_to_stop_while_the_database_is_away_ends_all_the_
 
     worker.at = {1: goes}
     close = worker.desk.close
-    monkeypatch.setattr(worker.desk, "close", lambda why, _: close(why, patience=1.0))
+    monkeypatch.setattr(worker.desk, "close", lambda why, _: close(why, seconds=1.0))
     began = time.monotonic()
     worker.run()
     assert time.monotonic() - began < 15
@@ -237,6 +237,13 @@ def test_a_worker_that_is_asked_to_stop_while_the_database_is_away_ends_all_the_
     outage.end()
     until(lambda: not worker.desk._thread.is_alive())
     assert {row.state for row in search.leases.of_studies(list(search.arms))} == {"free"}
+
+
+# ---- the end of a trial
+
+
+def test_every_outcome_says_what_follows_from_it() -> None:
+    assert set(CLEANUP) == set(Outcome)
 
 
 # ---- leases that are lost
@@ -266,7 +273,7 @@ def test_a_lost_lease_drops_its_member_and_keeps_an_orphan_record(join: Join, tm
     assert (row.message, row.token, row.epoch) == ("as the other found", 2, 2)
     counts = search.counts()["kd"]
     assert (counts.complete, counts.failed) == (2, 1)  # the other member went on, and a third took the room
-    assert worker.desk._members.held == {}
+    assert worker.desk._held.held == {}
 
 
 @dataclass

@@ -55,7 +55,7 @@ def test_a_member_that_is_lost_while_it_trains_leaves_no_trace_and_the_others_go
         until(taken)
         (held,) = stolen
         others.fail(held, "bug", "as the other found")
-        until(lambda: held.trial_id not in worker.thread._members.held)
+        until(lambda: held.trial_id not in worker.thread._held.held)
 
     worker.at = {1: steal}
     worker.run()
@@ -93,10 +93,10 @@ def test_a_member_that_is_pruned_while_its_next_epoch_trains_leaves_no_file_and_
 
     def second_epoch() -> None:
         trains.set()
-        until(lambda: bool(judged) and judged[0].trial_id not in worker.thread._members.held)
+        until(lambda: bool(judged) and judged[0].trial_id not in worker.thread._held.held)
 
     monkeypatch.setattr(search, "pruned", pruned)
-    monkeypatch.setattr("search.execution.epoch_loop.PATIENCE", 0.5)
+    monkeypatch.setattr("search.execution.epoch_loop.SYNC_SECONDS", 0.5)
     worker.at = {1: second_epoch}
     worker.run()
     counts = search.counts()["kd"]
@@ -117,10 +117,10 @@ def test_a_member_that_comes_and_goes_within_one_epoch_is_dismissed_once_and_not
         SingleProcess(),
     )
     begin = StartTrial(7, search.spec.run, None, "kd #7", 1, tmp_path)
-    lead.desk.settle = lambda *_: None  # type: ignore[method-assign]  # its thread does not run here
-    lead.desk.inbox.put(begin)
-    assert lead.plan().begin == (begin,)
+    lead.database_thread.sync = lambda *_: None  # type: ignore[method-assign]  # its thread does not run here
+    lead.database_thread.inbox.put(begin)
+    assert lead.next_plan().begin == (begin,)
     for event in (DropTrial(7), begin, DropTrial(7)):
-        lead.desk.inbox.put(event)
-    plan = lead.plan()
+        lead.database_thread.inbox.put(event)
+    plan = lead.next_plan()
     assert (plan.dismiss, plan.begin, plan.members) == ((7,), (), 0)

@@ -123,20 +123,20 @@ def test_who_works_for_a_deleted_study_writes_nothing_into_its_successor(
     old = opened("first")
     desk = DatabaseThread(old, settings())
     desk._claim()
-    ((key, member),) = [*desk._members.held.items()][:1]
+    ((key, member),) = [*desk._held.held.items()][:1]
     delete(opened("first"))
     new = opened("first")
     held = new.claim(OTHER, on_hand, ()).held
     assert (held.trial_id, held.token, list(new.arms)) == (key, member.lease.token, list(old.arms))  # the same ids
     assert new.search_id != old.search_id
     report = EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)
-    desk.tell(EpochDone(key, member.lease.token, report))
-    desk.tell(CheckpointWritten(key, member.lease.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
+    desk.put(EpochDone(key, member.lease.token, report))
+    desk.put(CheckpointWritten(key, member.lease.token, 1, Saved(tmp_path / "one.pt", "0" * 64, 7), ((1, 0),)))
     desk._flush()
     row = new.leases.row(held.trial_id)
     assert row is not None
     assert (row.epoch, row.owner) == (0, OTHER.name)
-    assert desk._members.held == {}
+    assert desk._held.held == {}
     with pytest.raises(Refused, match="deleted"):
         old._ask(*old.arms, ME)
 
