@@ -14,7 +14,7 @@ from typing import Any
 from search.answer.summary import confirmation, progress_words, rule_words, score_words
 from search.planning import slots
 from search.storage.database import Database, open_storage
-from search.storage.errors import AWAY, patient
+from search.storage.errors import UNAVAILABLE, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
@@ -101,7 +101,7 @@ def _watch(opened: Database, name: str, every: float, status: Status, *, as_json
 def _again(opened: Database, name: str) -> Status | None:
     try:
         return look(opened, name)
-    except AWAY as error:
+    except UNAVAILABLE as error:
         print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
         return None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from loguru import logger
 
 from search.storage.database import Database, open_storage
-from search.storage.errors import AWAY, patient
+from search.storage.errors import UNAVAILABLE, patient
 from search.storage.leases import LeaseDetails
 from search.storage.lookup import known_search
 from search.storage.schema import HELD
@@ -148,7 +148,7 @@ def _again(opened: Database, row: SearchRow, held: Sequence[LeaseDetails]) -> Se
     try:
         now = known_search(opened, row.name)
         found = _held(opened, row.search_id)
-    except AWAY as error:
+    except UNAVAILABLE as error:
         logger.warning("the database does not answer, looking again: {}", one_line(error)[:100])
         return held
     if found and now.stop is None and not now.closed:

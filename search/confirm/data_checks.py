@@ -10,7 +10,7 @@ from loguru import logger
 from search.confirm.plan import Plan, identities, is_confirmation, stored_plan
 from search.spec.load import StudySpec, find, load
 from search.storage.database import Database, open_storage
-from search.storage.errors import DatabaseAway, patient
+from search.storage.errors import DatabaseUnavailable, patient
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import storage_url
 from search.study.create import Identity
@@ -194,7 +194,7 @@ def _waited(most: float, work: Callable[[], T]) -> T:
     while True:
         try:
             return work()
-        except DatabaseAway:
+        except DatabaseUnavailable:
             if time.monotonic() >= end:
                 raise
             time.sleep(_RETRY_SECONDS)

@@ -19,7 +19,7 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi
 
 from search.storage.database import open_storage
-from search.storage.errors import AWAY, patient
+from search.storage.errors import UNAVAILABLE, patient
 from search.storage.url import add_storage, storage_url
 from trainer.errors import UserError, one_line
 
@@ -45,7 +45,7 @@ class Words(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Called while the error that the record tells of is still handled."""
         error = sys.exc_info()[1]
-        if not isinstance(error, AWAY):
+        if not isinstance(error, UNAVAILABLE):
             logger.log(record.levelname, "{}", record.getMessage())
         elif not self._away:
             self._away = True

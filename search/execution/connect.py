@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from loguru import logger
 
-from search.storage.errors import DatabaseAway
+from search.storage.errors import DatabaseUnavailable
 from trainer.cli.durations import format_limit
 from trainer.errors import UserError
 
@@ -98,10 +98,10 @@ def _progress(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, ov
     if attempt is None:
         return _Progress(over=over, stop=ranks.stop_asked)
     error = attempt.wait_a_little(lambda: ranks.stop_asked)
-    away = isinstance(error, DatabaseAway) and (known or not error.unknown_host)
+    away = isinstance(error, DatabaseUnavailable) and (known or not error.unknown_host)
     return _Progress(
         mistake=str(error) if error is not None and not away else None,
-        gone=error.why if isinstance(error, DatabaseAway) and away else None,
+        gone=error.why if isinstance(error, DatabaseUnavailable) and away else None,
         busy=error is None and not attempt.done,
         over=over,
         stop=ranks.stop_asked,

@@ -158,10 +158,10 @@ class DatabaseThread:
         """
         self._barrier.wait(seconds, lambda: self._unavailable_since is not None or self.error is not None, hurried)
         if self.error is not None:
-            if errors.refused(self.error):
+            if errors.is_denied(self.error):
                 raise UserError(
-                    f"the database refuses this worker ({errors.words(self.error)}); see that URL and rights are "
-                    "right, then start it again: its trials go on from their checkpoints"
+                    f"the database refuses this worker ({errors.driver_message(self.error)}); see that URL and rights "
+                    "are right, then start it again: its trials go on from their checkpoints"
                 ) from self.error
             raise RuntimeError("the database thread ended") from self.error
 
@@ -207,7 +207,7 @@ class DatabaseThread:
                 self._note_process.start_if_due()
             self._note_recovery()
         except Exception as error:
-            if not errors.passes(error):
+            if not errors.is_transient(error):
                 raise
             self._on_unavailable(error)
         self._pause(request, last_try=closing is not None)
@@ -238,7 +238,7 @@ class DatabaseThread:
         self.search.opened.engine.dispose()
         if self._unavailable_since is None:
             self._unavailable_since = time.monotonic()
-            logger.warning("database away ({}): training goes on, reports wait", errors.words(error))
+            logger.warning("database away ({}): training goes on, reports wait", errors.driver_message(error))
 
     def _note_recovery(self) -> None:
         if self._unavailable_since is not None:
@@ -254,7 +254,7 @@ class DatabaseThread:
 
     def _send_heartbeats(self, *, drop_lost: bool = True) -> None:
         """One heartbeat for all that is held. drop_lost: drop what turns out to be lost; else the next write does."""
-        lost = self.search.leases.beat([trial.lease for trial in self._held.held.values()])
+        lost = self.search.leases.heartbeat([trial.lease for trial in self._held.held.values()])
         for key in lost if drop_lost else ():
             self._held.forget(key, LOST)
 
@@ -271,7 +271,7 @@ class DatabaseThread:
         """Free what we hold beyond our slots, from a claim that was repeated: nobody sends heartbeats for it."""
         owner, known = self.settings.owner, self._held.held
         if any(r.state == HELD and r.owner == owner.name and r.trial_id not in known for r in rows):
-            for claim in self.search.retake(owner, on_hand, known):
+            for claim in self.search.reacquire(owner, on_hand, known):
                 self.search.leases.give_back(claim.held, "restarted")
 
     def _log_progress(self) -> None:
@@ -307,7 +307,7 @@ class DatabaseThread:
 
         Asked before every claim: Optuna repeats the creation of a trial whose answer was lost, and says nothing of it.
         """
-        for claim in self.search.retake(self.settings.owner, on_hand, self._held.held):
+        for claim in self.search.reacquire(self.settings.owner, on_hand, self._held.held):
             self._held.begin(claim)
             self._beat()
             if len(self._held.held) >= self.settings.slots:
@@ -360,7 +360,7 @@ class DatabaseThread:
             try:
                 self._held.store(self._outbox[0])
             except errors.DATABASE as error:
-                if errors.passes(error):
+                if errors.is_transient(error):
                     raise
                 self._held.fail_unstorable(self._outbox[0], error)
             self._outbox.popleft()

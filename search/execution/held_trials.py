@@ -135,7 +135,7 @@ class HeldTrials:
         except LeaseLost:
             raise
         except Exception as error:  # a bug before training ends this trial, with its traceback, not the worker
-            if errors.passes(error):
+            if errors.is_transient(error):
                 raise
             self.search.fail(lease, "bug", traceback.format_exc())
             logger.error("{} #{} failed before training:\n{}", claim.arm.name, lease.number, traceback.format_exc())
@@ -228,7 +228,7 @@ class HeldTrials:
         except LeaseLost:
             raise
         except Exception as error:  # a pruner's bug must not end trials: it is logged, the trial goes on
-            if errors.passes(error):
+            if errors.is_transient(error):
                 raise
             logger.error("{}: the pruner raised, the trial goes on:\n{}", trial.label, traceback.format_exc())
             return False
@@ -299,7 +299,7 @@ class HeldTrials:
         if trial is None:
             return
         text = "".join(traceback.format_exception(error))
-        logger.error("{} failed, the database does not take its report: {}", trial.label, errors.words(error))
+        logger.error("{} failed, the database does not take its report: {}", trial.label, errors.driver_message(error))
         try:
             self.search.fail(trial.lease, "bug", text, ending(trial, "bug"))
             self._end(trial, Outcome.UNSTORABLE)

@@ -13,7 +13,7 @@ from search.report.content.document import Report
 from search.report.content.worst_cases import Wanted
 from search.report.files import slug, write_report
 from search.storage.database import open_storage
-from search.storage.errors import AWAY, patient
+from search.storage.errors import UNAVAILABLE, patient
 from search.storage.url import add_storage, storage_url
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
@@ -89,7 +89,7 @@ def _watch(made: Report, look: Look, whole: Look, output: Path, every: float, *,
             pause(every)
             try:
                 made = look(refresh=made.refresh)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
         _tell(whole(), output, as_json=as_json)
     return 0

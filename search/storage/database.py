@@ -217,10 +217,12 @@ def _check_local_file(url: sa.URL, label: str) -> None:
 
 
 def _not_opened(label: str, error: Exception) -> UserError:
-    if errors.passes(error):
-        text = f"storage: {label} does not answer: {errors.words(error)}; is the server up, is the URL right?"
-        return errors.DatabaseAway(text, error)
-    return UserError(f"storage: {label} cannot be used: {errors.words(error)}; see that URL and rights are right")
+    if errors.is_transient(error):
+        text = f"storage: {label} does not answer: {errors.driver_message(error)}; is the server up, is the URL right?"
+        return errors.DatabaseUnavailable(text, error)
+    return UserError(
+        f"storage: {label} cannot be used: {errors.driver_message(error)}; see that URL and rights are right"
+    )
 
 
 GRACE_SECONDS = 2.0

@@ -1,12 +1,12 @@
-"""Which errors of a database pass by themselves: it is away, full or read-only. All others are there to be mended.
+"""Which errors of a database are transient: it is unavailable, full or read-only. Others need mending.
 
-What counts is the innermost error, that which the driver raised: Optuna and SQLAlchemy wrap it in errors of their own
-which say nothing of its kind. PostgreSQL names its errors by SQLSTATE, SQLite by its result codes.
+The innermost error counts, which the driver raised: Optuna and SQLAlchemy wrap it in errors of their own, which say
+nothing of its kind. PostgreSQL names its errors by SQLSTATE, SQLite by its result codes.
 
-Words count only for a connection that is refused: the server sends a SQLSTATE then, too, but libpq gives no access to
-it before there is a connection; and no client can ask for English there, as options are read after authentication and
-`lc_messages` is a superuser's. A server that speaks another language is one that is away: who begins waits, shown what
-the server says, and nothing is lost.
+The text of a message counts only for a connection that is refused. The server sends a SQLSTATE then, too, but libpq
+gives no access to it before there is a connection; and no client can ask for English there, as options are read after
+authentication and `lc_messages` is a superuser's. The refusal of a server that speaks another language is therefore
+taken for an unavailable database: a worker that starts waits and shows what the server says, and nothing is lost.
 """
 
 import contextlib
@@ -15,20 +15,19 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 
-from search.storage import errors
 from trainer.errors import UserError, one_line
 
 DATABASE = (StorageInternalError, sa.exc.DBAPIError, sa.exc.TimeoutError)
-"""What a call raises where the database does not do what it was asked to."""
-_PASSING_CLASSES = ("08", "40", "53", "55", "57", "58")
+"""What a call raises where the database cannot do it."""
+_TRANSIENT_CLASSES = ("08", "40", "53", "55", "57", "58")
 """Connection, serialization and deadlock, resources (disk full, memory, connections), locks, operator, disks."""
-_PASSING = {"25006", "25P02", "25P03"}
-"""Read-only as after a failover; what is left of a transaction that ended before."""
-_LASTING = {"57P04"}
+_TRANSIENT_STATES = {"25006", "25P02", "25P03"}
+"""Read-only as after a failover; a transaction that has failed or timed out before."""
+_PERMANENT_STATES = {"57P04"}
 """The database was dropped."""
-_SQLITE_PASSING = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15, 17})
+_TRANSIENT_SQLITE = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15, 17})
 """Busy, locked, no memory, read-only, interrupted, disk error, full, cannot open, protocol, tables just changed."""
-_REFUSED = (
+_DENIALS = (
     "password authentication failed",
     "authentication failed for user",
     "no password supplied",
@@ -42,76 +41,76 @@ _REFUSED = (
     "no encryption",
     "unsupported startup parameter",  # a pooler that is not set up for options
 )
-"""Words with which a server, or the client itself, turns away who asks wrongly, and always will."""
+"""Texts with which a server, or the client itself, refuses a connection that will never be accepted."""
 _ABSENT = ('role "', 'database "', "no such user", "no such database")
-"""What such a refusal names where it ends with `does not exist`; poolers have words of their own."""
+"""What such a refusal names where it ends with `does not exist`; poolers have their own texts."""
 _UNKNOWN_HOST = ("could not translate host name", "Name or service not known", "nodename nor servname")
 
 
-class DatabaseAway(UserError):
+class DatabaseUnavailable(UserError):
     """The database does not answer now; later it may."""
 
     def __init__(self, text: str, error: BaseException) -> None:
         super().__init__(text)
-        self.why = words(error)
-        self.unknown_host = not passes(error, unknown_host=False)
-        """Whether that is because nobody knows a host of that name."""
+        self.why = driver_message(error)
+        self.unknown_host = not is_transient(error, unknown_host=False)
+        """Whether the reason is a host name that cannot be resolved."""
 
 
-def passes(error: BaseException, *, unknown_host: bool = True) -> bool:
-    """Whether an error says that the database is away for now, so that the same call may succeed later.
+def is_transient(error: BaseException, *, unknown_host: bool = True) -> bool:
+    """Whether an error says that the database is unavailable for now, so that the same call may succeed later.
 
-    unknown_host: whether a host name that nobody knows counts as such: a name that was once resolved may come back, one
-    that never was is a mistake. A name server that is away itself always counts.
+    unknown_host: whether a host name that cannot be resolved counts as such: a name that was once resolved may come
+    back, one that never was is a mistake. A name server that is itself unavailable always counts.
     """
-    found = innermost(error)
-    if found is None:
+    cause = innermost(error)
+    if cause is None:
         return False
-    code = getattr(found, "pgcode", None)
+    code = getattr(cause, "pgcode", None)
     if code is not None:
-        return code not in _LASTING and (code in _PASSING or code[:2] in _PASSING_CLASSES)
-    result = getattr(found, "sqlite_errorcode", None)
+        return code not in _PERMANENT_STATES and (code in _TRANSIENT_STATES or code[:2] in _TRANSIENT_CLASSES)
+    result = getattr(cause, "sqlite_errorcode", None)
     if result is not None:
-        return (result & 0xFF) in _SQLITE_PASSING
-    if isinstance(found, sa.exc.TimeoutError | sa.exc.InterfaceError | StorageInternalError):
+        return (result & 0xFF) in _TRANSIENT_SQLITE
+    if isinstance(cause, sa.exc.TimeoutError | sa.exc.InterfaceError | StorageInternalError):
         return True
-    if not _about_connection(found):
+    if not _about_connection(cause):
         return False
-    words = str(found)
-    if any(said in words for said in _UNKNOWN_HOST) and "Temporary failure" not in words:
+    message = str(cause)
+    if any(text in message for text in _UNKNOWN_HOST) and "Temporary failure" not in message:
         return unknown_host
-    absent = "does not exist" in words and any(name in words for name in _ABSENT)
-    return not absent and not any(said in words for said in _REFUSED)
+    absent = "does not exist" in message and any(name in message for name in _ABSENT)
+    return not absent and not any(text in message for text in _DENIALS)
 
 
-def refused(error: BaseException) -> bool:
-    """Whether an error that does not pass is for whoever runs the database to mend: rights, addresses, what is not
-    there. Others are this program's."""
-    found = innermost(error)
-    code = getattr(found, "pgcode", None)
+def is_denied(error: BaseException) -> bool:
+    """Whether an error that is not transient is for the database's administrator to mend: rights, addresses, a missing
+    database. All others are mistakes of this program."""
+    cause = innermost(error)
+    code = getattr(cause, "pgcode", None)
     if code is not None:
         return code[:2] in ("28", "3D") or code in ("42501", "57P04", "42P01")
-    return found is not None and getattr(found, "sqlite_errorcode", None) is None and _about_connection(found)
+    return cause is not None and getattr(cause, "sqlite_errorcode", None) is None and _about_connection(cause)
 
 
 def innermost(error: BaseException) -> BaseException | None:
     """The driver's own error, the first cause of all; None where no database has a part in it."""
-    found = None
+    cause = None
     for each in _chain(error):
         if isinstance(each, DATABASE) or type(each).__module__.split(".")[0] in ("psycopg2", "sqlite3"):
-            found = each
-    return found
+            cause = each
+    return cause
 
 
-def words(error: BaseException) -> str:
-    """What the driver said, its first line."""
-    found = innermost(error) or error
-    lines = str(found).strip().splitlines()
-    return one_line(lines[0]) if lines else type(found).__name__
+def driver_message(error: BaseException) -> str:
+    """The first line of the driver's own message."""
+    cause = innermost(error) or error
+    lines = str(cause).strip().splitlines()
+    return one_line(lines[0]) if lines else type(cause).__name__
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it came from, outermost first."""
+    """The error and its causes, outermost first."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -124,33 +123,33 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _about_connection(error: BaseException) -> bool:
-    """Whether it is of the kinds that drivers raise where a connection breaks or does not come about."""
+    """Whether it is of the kinds that drivers raise where a connection breaks or cannot be opened."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     # psycopg2 knows no better than "DatabaseError" where a connection ends in the middle of an answer.
     return kinds[0] == "DatabaseError" or not {"OperationalError", "InterfaceError", "InternalError"}.isdisjoint(kinds)
 
 
-AWAY = (
+UNAVAILABLE = (
     StorageInternalError,
     sa.exc.OperationalError,
     sa.exc.TimeoutError,
     sa.exc.InterfaceError,
     sa.exc.InternalError,
 )
-"""What a call raises while the database is away, full or (the last one) read-only."""
+"""What a call raises while the database is unavailable, full or (the last one) read-only."""
 
 
 @contextlib.contextmanager
 def patient(what: str) -> Iterator[None]:
-    """Calls that stand outside the worker's loop: a database that is away is the user's to mend, in one line."""
+    """A database that is unavailable or refuses a command's calls becomes a UserError of one line."""
     try:
         yield
-    except errors.DATABASE as error:
-        if errors.passes(error):
-            text = f"the database does not answer ({errors.words(error)}); check the URL and the server, then repeat"
-            raise errors.DatabaseAway(f"{what}: {text}", error) from None
-        if errors.refused(error):
+    except DATABASE as error:
+        if is_transient(error):
+            text = f"the database does not answer ({driver_message(error)}); check the URL and the server, then repeat"
+            raise DatabaseUnavailable(f"{what}: {text}", error) from None
+        if is_denied(error):
             raise UserError(
-                f"{what}: the database refuses this ({errors.words(error)}); see that URL and rights are right"
+                f"{what}: the database refuses this ({driver_message(error)}); see that URL and rights are right"
             ) from None
         raise

@@ -142,7 +142,7 @@ class Leases:
         with self.engine.begin() as connection:
             return [LeaseRow(*row) for row in connection.execute(query)]
 
-    def beat(self, held: Sequence[LeaseHandle]) -> set[int]:
+    def heartbeat(self, held: Sequence[LeaseHandle]) -> set[int]:
         """One heartbeat for each; returns the ids of those that are no longer ours."""
         if not held:
             return set()
@@ -153,7 +153,7 @@ class Leases:
             kept = set(connection.execute(sa.select(leases.c.trial_id).where(mine)).scalars())
         return {h.trial_id for h in held} - kept
 
-    def take(self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, lost: bool) -> LeaseHandle | None:
+    def acquire(self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, lost: bool) -> LeaseHandle | None:
         """Take a free, stale or own lease exactly as it was seen; None where somebody was quicker.
 
         In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go:

@@ -121,7 +121,7 @@ class StudyAdapter:
         for row in [r for r in rows if r.state == "free"] + [r for r in rows if r in stale]:
             lost = row.state == "held"
             epoch = on_hand(row)
-            held = self.leases.take(row, owner, resume_epoch=epoch, lost=lost)
+            held = self.leases.acquire(row, owner, resume_epoch=epoch, lost=lost)
             if held is not None:
                 return Claim(held, self.arms[row.study_id], row, lost, epoch)
         refused: Refused | None = None
@@ -132,7 +132,9 @@ class StudyAdapter:
                 refused = reason
         raise refused or Refused("every arm has its trials", final=True)
 
-    def retake(self, owner: Owner, on_hand: Callable[[LeaseRow], int], known: Container[int] = ()) -> Iterator[Claim]:
+    def reacquire(
+        self, owner: Owner, on_hand: Callable[[LeaseRow], int], known: Container[int] = ()
+    ) -> Iterator[Claim]:
         """Take back at once what this owner holds without knowing of it.
 
         From before its ranks were restarted, or from a claim whose answer was lost. known: trial ids that it knows of.
@@ -140,7 +142,7 @@ class StudyAdapter:
         for row in self.leases.of_studies(list(self.arms)):
             if row.state == "held" and row.owner == owner.name and row.trial_id not in known:
                 epoch = on_hand(row)
-                held = self.leases.take(row, owner, resume_epoch=epoch, lost=False)
+                held = self.leases.acquire(row, owner, resume_epoch=epoch, lost=False)
                 if held is not None:
                     yield Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
 

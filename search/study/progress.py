@@ -222,7 +222,7 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
         along=rows.along,
         front=_front(rows),
         teacher=rows.teacher,
-        teacher_passes=rows.passes,
+        teacher_passes=rows.teacher_passes,
         forecast=compared(rows.every),
         versions=versions(rows.every),
         seconds=_sum(rows.every),

@@ -66,7 +66,7 @@ class SearchSnapshot:
         return next((float(score) for score in found if score is not None and self.metric == "dice"), None)
 
     @property
-    def passes(self) -> float | None:
+    def teacher_passes(self) -> float | None:
         """The teacher's passes a student step, mean over the trials that tell it; None where none does."""
         told = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
         return sum(map(float, told)) / len(told) if told else None

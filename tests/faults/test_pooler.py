@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.storage import database
-from search.storage.errors import DatabaseAway
+from search.storage.errors import DatabaseUnavailable
 from trainer.errors import UserError
 
 INI = """\
@@ -93,7 +93,7 @@ def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
 def test_a_pooler_that_is_not_set_up_is_a_mistake_and_not_waited_for(pooler):
     with pytest.raises(UserError, match="unsupported startup parameter: options") as refused:
         database.open_storage(pooler[0])
-    assert not isinstance(refused.value, DatabaseAway)
+    assert not isinstance(refused.value, DatabaseUnavailable)
 
 
 def test_who_waits_too_long_for_the_creation_lock_is_told_so(database_url, monkeypatch):

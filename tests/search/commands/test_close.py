@@ -139,7 +139,7 @@ def test_who_is_taken_out_of_a_pause_meanwhile_is_left_alone(join, database_url)
     paused = begun(search)
     pause(search, paused)
     (seen,) = [row for row in search.leases.of_studies(list(search.arms)) if row.state == PAUSED]
-    promoted = other.leases.take(seen, ME, resume_epoch=1, lost=False)
+    promoted = other.leases.acquire(seen, ME, resume_epoch=1, lost=False)
     assert promoted is not None
     withdraw = search.opened.fence.withdraw(paused.held.trial_id, paused=True, lease={})
     with pytest.raises(LeaseLost), withdraw:

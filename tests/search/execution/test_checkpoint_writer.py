@@ -250,7 +250,7 @@ def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(
     with pytest.raises(DeadError):
         worker.run()
     assert (row(search).epoch, reports(search)) == (1, [1, 2])
-    taken = search.leases.take(row(search), OTHER, resume_epoch=on_hand(row(search)), lost=True)
+    taken = search.leases.acquire(row(search), OTHER, resume_epoch=on_hand(row(search)), lost=True)
     assert taken is not None
     assert reports(search) == [1]
     worker.disk.on.set()
@@ -350,7 +350,7 @@ def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: Study
 
 
 def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: StudyAdapter, told: Half):
-    assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
+    assert search.leases.acquire(row(search), OTHER, resume_epoch=0, lost=True) is not None
     told.members.store(told.written)
     assert not told.written.saved.path.exists()
     assert told.key in told.members.held  # what it reports next is kept aside
@@ -359,7 +359,7 @@ def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: St
 def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: StudyAdapter, told: Half):
     """The row was changed, the answer to it was lost, and before the next try another worker took the trial."""
     told.members.store(told.written)
-    assert search.leases.take(row(search), OTHER, resume_epoch=1, lost=True) is not None
+    assert search.leases.acquire(row(search), OTHER, resume_epoch=1, lost=True) is not None
     told.members.store(told.written)
     assert told.written.saved.path.is_file()
 
@@ -396,7 +396,7 @@ def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: StudyAdapt
 def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: StudyAdapter, told: Half):
     path = told.written.saved.path.with_name("best.safetensors")
     path.write_bytes(b"weights")
-    assert search.leases.take(row(search), OTHER, resume_epoch=0, lost=True) is not None
+    assert search.leases.acquire(row(search), OTHER, resume_epoch=0, lost=True) is not None
     token = told.members.held[told.key].lease.token
     report = EpochReport(EPOCHS, 0, {"dice": 0.5}, {}, {}, True)
     told.members.store(EpochDone(told.key, token, report, Saved(path, "0" * 64, 7)))

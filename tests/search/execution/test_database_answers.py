@@ -50,7 +50,7 @@ def messages_of(thread: DatabaseThread, folder: Path, epoch: int) -> tuple[Epoch
 def steal(search: StudyAdapter) -> None:
     """Another worker takes the trial."""
     (row,) = search.leases.of_studies(list(search.arms))
-    assert search.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True) is not None
+    assert search.leases.acquire(row, OTHER, resume_epoch=row.epoch, lost=True) is not None
 
 
 def test_reports_that_waited_for_the_database_are_kept_when_the_trial_was_adopted_meanwhile(thread, join, tmp_path):

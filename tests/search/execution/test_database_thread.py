@@ -256,7 +256,7 @@ def test_a_lost_lease_drops_its_member_and_keeps_an_orphan_record(join: Join, tm
     def steal() -> None:
         until(lambda: others.leases.of_studies(list(others.arms))[0].epoch == 2)
         row = others.leases.of_studies(list(others.arms))[0]
-        held = others.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True)
+        held = others.leases.acquire(row, OTHER, resume_epoch=row.epoch, lost=True)
         assert held is not None
         taken.append(held.trial_id)
         others.fail(held, "bug", "as the other found")

@@ -46,7 +46,7 @@ def test_a_member_that_is_lost_while_it_trains_leaves_no_trace_and_the_others_go
     def taken() -> bool:
         """Not where the holder's heart beats between the look and the taking."""
         row = others.leases.of_studies(list(others.arms))[0]
-        held = others.leases.take(row, OTHER, resume_epoch=row.epoch, lost=True)
+        held = others.leases.acquire(row, OTHER, resume_epoch=row.epoch, lost=True)
         stolen.extend([held] if held else [])
         return held is not None
 

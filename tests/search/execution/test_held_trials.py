@@ -58,7 +58,7 @@ def test_a_checkpoint_is_judged_once(join: Join, tmp_path: Path, settings: Make)
         looks.append(row)
         return row.epoch
 
-    (again,) = search.retake(ME, vanishes_behind)
+    (again,) = search.reacquire(ME, vanishes_behind)
     assert (len(looks), again.resume_epoch) == (1, 1)
     others = HeldTrials(search, settings())
     others.begin(again)
@@ -196,7 +196,7 @@ def test_a_restart_of_the_ranks_is_never_charged(join: Join, settings: Make, mem
         assert taken.lost
         assert len(last.members.held) == 1
     for _ in range(4):
-        (again,) = search.retake(ME, on_hand)
+        (again,) = search.reacquire(ME, on_hand)
         last = member(search, mine, again)
         assert len(last.members.held) == 1
     row = row_of(search, last.claim.held)
@@ -218,11 +218,11 @@ def test_a_report_is_a_sign_of_life(join: Join, settings: Make, member: Make) ->
     one.tell(1, written=False)
     after = seen(search, one.claim.held)
     assert (after.token, after.epoch) == (before.token, 0)
-    assert search.leases.take(before, OTHER, resume_epoch=0, lost=True) is None
+    assert search.leases.acquire(before, OTHER, resume_epoch=0, lost=True) is None
     assert search.claim(OTHER, on_hand, (before,)).held.trial_id != one.claim.held.trial_id
     row = row_of(search, one.claim.held)
     assert (row.owner, row.token, row.lost, row.epoch) == ("me", 1, 0, 0)
-    assert search.leases.take(after, OTHER, resume_epoch=0, lost=True) is not None
+    assert search.leases.acquire(after, OTHER, resume_epoch=0, lost=True) is not None
 
 
 def test_a_stored_run_is_a_sign_of_life(join: Join, settings: Make, member: Make) -> None:
@@ -230,7 +230,7 @@ def test_a_stored_run_is_a_sign_of_life(join: Join, settings: Make, member: Make
     claim = search.claim(ME, on_hand, ())
     before = seen(search, claim.held)
     member(search, settings(), claim)
-    assert search.leases.take(before, OTHER, resume_epoch=0, lost=True) is None
+    assert search.leases.acquire(before, OTHER, resume_epoch=0, lost=True) is None
 
 
 def test_what_is_told_under_an_older_token_is_not_stored(
@@ -240,7 +240,7 @@ def test_what_is_told_under_an_older_token_is_not_stored(
     search = join()
     one = member(search, settings())
     first = one.tell(1)
-    (again,) = search.retake(ME, on_hand)
+    (again,) = search.reacquire(ME, on_hand)
     one.members.held.clear()
     one.members.begin(again)
     old = row_of(search, again.held)

@@ -58,36 +58,36 @@ LASTING = {
 def test_the_code_of_the_server_decides_whatever_the_class_of_the_error(postgres_url: str) -> None:
     """Codes as a real server sends them; Optuna's wrapping hides none of them."""
     found = {code: statement(postgres_url, RAISED.format(code)) for code in {**PASSING, **LASTING}}
-    assert {code for code, error in found.items() if errors.passes(error)} == PASSING.keys()
+    assert {code for code, error in found.items() if errors.is_transient(error)} == PASSING.keys()
     wrapped = {}
     for code, error in found.items():
         wrapped[code] = StorageInternalError("An exception is raised during the commit.")
         wrapped[code].__cause__ = error
-    assert {code for code, error in wrapped.items() if errors.passes(error)} == PASSING.keys()
+    assert {code for code, error in wrapped.items() if errors.is_transient(error)} == PASSING.keys()
 
 
 def test_an_error_is_what_it_came_from(postgres_url: str) -> None:
     broken = statement(postgres_url, "SELECT pg_terminate_backend(pg_backend_pid())")
     too_long = statement(postgres_url, RAISED.format("22001"))
-    assert errors.passes(broken)
+    assert errors.is_transient(broken)
     outer = RuntimeError("in the middle of something")
     outer.__cause__ = broken
-    assert errors.passes(outer)
+    assert errors.is_transient(outer)
     too_long.__cause__ = broken
-    assert errors.passes(too_long)
-    assert not errors.passes(RuntimeError("no database in it"))
+    assert errors.is_transient(too_long)
+    assert not errors.is_transient(RuntimeError("no database in it"))
 
 
 def test_who_is_refused_a_connection_is_told_and_who_meets_nobody_waits(postgres_server: sa.URL) -> None:
-    assert not errors.passes(connecting(postgres_server.set(database="nowhere")))
-    assert not errors.passes(connecting(postgres_server.set(username="nobody")))
+    assert not errors.is_transient(connecting(postgres_server.set(database="nowhere")))
+    assert not errors.is_transient(connecting(postgres_server.set(username="nobody")))
     refused = connecting(sa.make_url("postgresql+psycopg2://u:secret@127.0.0.1:9/db"))
-    assert errors.passes(refused, unknown_host=False)
-    assert "secret" not in errors.words(refused)
+    assert errors.is_transient(refused, unknown_host=False)
+    assert "secret" not in errors.driver_message(refused)
     unknown = connecting(sa.make_url("postgresql+psycopg2://u@no-such-host.invalid/db"))
     temporary = "Temporary failure" in str(unknown)  # as where the name server itself cannot be reached
-    assert errors.passes(unknown)
-    assert errors.passes(unknown, unknown_host=False) is temporary
+    assert errors.is_transient(unknown)
+    assert errors.is_transient(unknown, unknown_host=False) is temporary
 
 
 def test_sqlite_says_what_passes_by_its_result_codes(tmp_path: Path) -> None:
@@ -99,21 +99,21 @@ def test_sqlite_says_what_passes_by_its_result_codes(tmp_path: Path) -> None:
         holder.execute("BEGIN IMMEDIATE")
         engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 0}, poolclass=sa.NullPool)
         with engine.connect() as connection:
-            assert errors.passes(caught(lambda: connection.exec_driver_sql("INSERT INTO t VALUES (2)")))
+            assert errors.is_transient(caught(lambda: connection.exec_driver_sql("INSERT INTO t VALUES (2)")))
     for text in ("INSERT INTO t VALUES (1)", "SELECT * FROM nothing", "SELEKT"):
-        assert not errors.passes(statement(f"sqlite:///{path}", text))
+        assert not errors.is_transient(statement(f"sqlite:///{path}", text))
 
 
 def test_commands_say_what_is_the_users_and_leave_bugs_alone(postgres_url: str) -> None:
-    for code, kind in (("57P03", errors.DatabaseAway), ("42501", UserError), ("42601", sa.exc.ProgrammingError)):
+    for code, kind in (("57P03", errors.DatabaseUnavailable), ("42501", UserError), ("42601", sa.exc.ProgrammingError)):
         error = statement(postgres_url, RAISED.format(code))
         with pytest.raises(kind) as raised, patient("look"):
             raise error
         assert type(raised.value) is kind
     with pytest.raises(UserError) as raised:
         open_storage(str(sa.make_url(postgres_url).set(database="nowhere")))
-    assert not isinstance(raised.value, errors.DatabaseAway)
-    with pytest.raises(errors.DatabaseAway):
+    assert not isinstance(raised.value, errors.DatabaseUnavailable)
+    with pytest.raises(errors.DatabaseUnavailable):
         open_storage("postgresql://u@127.0.0.1:9/db")
 
 

@@ -103,7 +103,7 @@ def write_constraint(search: StudyAdapter, held: LeaseHandle) -> None:
 
 
 def beat(search: StudyAdapter, held: LeaseHandle) -> None:
-    if search.leases.beat([held]):
+    if search.leases.heartbeat([held]):
         raise LeaseLost("the beat says so")
 
 
@@ -136,7 +136,7 @@ def begun(search: StudyAdapter) -> Claim:
 
 def taken_by_other(other: StudyAdapter, held: LeaseHandle) -> LeaseHandle:
     row = next(r for r in other.leases.of_studies([held.study_id]) if r.trial_id == held.trial_id)
-    taken = other.leases.take(row, OTHER, resume_epoch=1, lost=True)
+    taken = other.leases.acquire(row, OTHER, resume_epoch=1, lost=True)
     assert taken is not None
     return taken
 

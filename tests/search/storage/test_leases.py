@@ -105,13 +105,13 @@ def test_a_take_raises_the_token_and_forgets_what_is_trained_again(join: Join) -
     held = trained(search, 4)
     assert rungs(search, held.number)
     before = rungs(search, held.number)
-    taken = search.leases.take(seen(search, held), OTHER, resume_epoch=4, lost=True)
+    taken = search.leases.acquire(seen(search, held), OTHER, resume_epoch=4, lost=True)
     assert taken == replace(held, token=2)
     trial = search.trials(search.spec.main)[0]
     assert (list(trial.intermediate_values), rungs(search, 0)) == ([1, 2, 3, 4], before)
 
     assert taken is not None
-    again = search.leases.take(seen(search, taken), ME, resume_epoch=0, lost=True)
+    again = search.leases.acquire(seen(search, taken), ME, resume_epoch=0, lost=True)
     assert again == replace(held, token=3)
     trial = search.trials(search.spec.main)[0]
     assert (trial.intermediate_values, rungs(search, 0)) == ({}, [])
@@ -136,7 +136,7 @@ def test_a_take_that_fails_half_way_changes_nothing(join: Join) -> None:
         blocked = dict(trial_id=held.trial_id, token=2, owner="x", host="x", first_epoch=1, began=0.0)
         connection.execute(attempts.insert().values(**blocked))
     with pytest.raises(Refused, match="attempt 2 already"):
-        search.leases.take(seen(search, held), OTHER, resume_epoch=0, lost=True)
+        search.leases.acquire(seen(search, held), OTHER, resume_epoch=0, lost=True)
     assert search.leases.row(held.trial_id) == row
     assert search.trials(search.spec.main)[0].intermediate_values == trial.intermediate_values
     assert [t.why for t in search.leases.attempts_of([held.study_id])] == [None, None]
@@ -146,16 +146,16 @@ def test_a_lease_is_taken_only_as_it_was_seen(join: Join) -> None:
     search = join()
     held = trained(search, 1)
     row = seen(search, held)
-    assert search.leases.beat([held]) == set()
-    assert search.leases.take(row, OTHER, resume_epoch=1, lost=True) is None  # it lives
+    assert search.leases.heartbeat([held]) == set()
+    assert search.leases.acquire(row, OTHER, resume_epoch=1, lost=True) is None  # it lives
     search.leases.give_back(held)
     free = seen(search, held)
-    assert search.leases.take(row, OTHER, resume_epoch=1, lost=True) is None
-    taken = search.leases.take(free, OTHER, resume_epoch=1, lost=False)
+    assert search.leases.acquire(row, OTHER, resume_epoch=1, lost=True) is None
+    taken = search.leases.acquire(free, OTHER, resume_epoch=1, lost=False)
     assert taken is not None
-    assert search.leases.take(free, ME, resume_epoch=1, lost=False) is None  # somebody was quicker
+    assert search.leases.acquire(free, ME, resume_epoch=1, lost=False) is None  # somebody was quicker
     search.complete(taken, 0.5, {})
-    assert search.leases.take(replace(free, token=2, state="held"), ME, resume_epoch=1, lost=True) is None
+    assert search.leases.acquire(replace(free, token=2, state="held"), ME, resume_epoch=1, lost=True) is None
 
 
 def test_free_goes_before_waiting_before_new(join: Join) -> None:
@@ -172,13 +172,13 @@ def test_free_goes_before_waiting_before_new(join: Join) -> None:
 def test_an_owner_takes_its_own_trials_back_at_once_and_nobody_elses(join: Join) -> None:
     search, restarted = join(), join()
     mine, others = trained(search, 2), trained(search, 1, OTHER)
-    claims = restarted.retake(ME, lambda row: row.epoch)
+    claims = restarted.reacquire(ME, lambda row: row.epoch)
     assert [c.held for c in claims] == [replace(mine, token=2)]
     row = search.leases.row(mine.trial_id)
     assert row is not None
     assert (row.lost, row.epoch, row.owner) == (0, 2, "me")  # a restart is not charged
     assert search.leases.attempts_of([mine.study_id])[0].why == "restarted"
-    assert search.leases.beat([mine, others]) == {mine.trial_id}  # the rank that still lives is a zombie now
+    assert search.leases.heartbeat([mine, others]) == {mine.trial_id}  # the rank that still lives is a zombie now
 
 
 # ---- watching

@@ -187,9 +187,11 @@ class Workers(RuleBasedStateMachine):
         row = rows[pick % len(rows)]
         trial = self.trials[row.trial_id]
         if beats:
-            assert self.search.leases.beat([LeaseHandle(row.trial_id, row.number, row.study_id, row.token)]) == set()
+            assert (
+                self.search.leases.heartbeat([LeaseHandle(row.trial_id, row.number, row.study_id, row.token)]) == set()
+            )
         epoch = 0 if forgets else row.epoch
-        held = self.search.leases.take(row, owner, resume_epoch=epoch, lost=True)
+        held = self.search.leases.acquire(row, owner, resume_epoch=epoch, lost=True)
         if beats:
             assert held is None
             return multiple()
@@ -202,7 +204,7 @@ class Workers(RuleBasedStateMachine):
     @rule(target=held, owner=OWNERS)
     def restart(self, owner: Owner) -> object:
         mine = {key for key, t in self.trials.items() if t.state == "held" and t.owner == owner.name}
-        claims = list(self.search.retake(owner, lambda row: row.epoch))
+        claims = list(self.search.reacquire(owner, lambda row: row.epoch))
         assert {claim.held.trial_id for claim in claims} == mine
         for claim in claims:
             self.taken(claim.held, owner)
@@ -225,7 +227,7 @@ class Workers(RuleBasedStateMachine):
 
     @rule(held=held)
     def beat(self, held: LeaseHandle) -> None:
-        lost = self.search.leases.beat([held])
+        lost = self.search.leases.heartbeat([held])
         assert lost == (set() if self.holds(held) else {held.trial_id})
 
     @rule(held=consumes(held))

@@ -53,7 +53,7 @@ def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: St
     mine.tell(first, 2, 0.9)  # the best, so it goes on; its worker dies before the epoch's checkpoint is on disk
     assert rungs(search, first) == {"completed_rung_0": 0.9}
     stale = next(row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == first)
-    taken = search.leases.take(stale, Owner("third", "there"), resume_epoch=1, lost=True)
+    taken = search.leases.acquire(stale, Owner("third", "there"), resume_epoch=1, lost=True)
     assert taken is not None
     assert search.opened.storage.get_trial(first).intermediate_values == {1: 0.5}
     assert rungs(search, first) == {}
@@ -74,6 +74,6 @@ def test_rungs_of_epochs_that_stay_are_kept(search: StudyAdapter, tmp_path: Path
         mine.tell(trial_id, epoch, dice)
     assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}
     (row,) = search.leases.of_studies(list(search.arms))
-    taken = search.leases.take(row, Owner("other", "there"), resume_epoch=4, lost=True)
+    taken = search.leases.acquire(row, Owner("other", "there"), resume_epoch=4, lost=True)
     assert taken is not None
     assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}

@@ -233,7 +233,7 @@ def test_a_trial_whose_workers_vanish_says_where(local: Join, tmp_path: Path) ->
     one = begun(search, tmp_path)
     for _ in range(3):
         row = next(row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == one.key)
-        held = search.leases.take(row, OTHER, resume_epoch=0, lost=True)
+        held = search.leases.acquire(row, OTHER, resume_epoch=0, lost=True)
         assert held is not None
         HeldTrials(search, settings(tmp_path, OTHER)).begin(Claim(held, one.claim.arm, row, lost=True))
     assert one.said["failure"] == "lost"
