@@ -84,7 +84,7 @@ def look(opened: Database, name: str) -> Status:
 
 
 def _watch(opened: Database, name: str, every: float, status: Status, *, as_json: bool) -> int:
-    """Look again every so many seconds until the search has ended; a database that is away is waited for."""
+    """Look again every so many seconds until the search has ended; an unavailable database is waited for."""
     screen = Screen()
     with suppress(KeyboardInterrupt), until_interrupted() as pause:
         while True:
@@ -137,7 +137,7 @@ def lines(status: Status) -> list[str]:
         + (f"  no new trials: {progress.closed}" if progress.closed else "")
         + ("  ended" if progress.ended else "")
     ]
-    text += _arms(progress, best_words(status))
+    text += _arms(progress, best_heading(status))
     if progress.front:
         text += _front(progress)
     text.append(pace_line(progress))
@@ -219,7 +219,7 @@ def _arms(progress: SearchProgress, best_of: str) -> list[str]:
     return text
 
 
-def best_words(status: Status) -> str:
+def best_heading(status: Status) -> str:
     """What the best scores of the arms are."""
     if status.progress.confirms is not None:
         return "best seed, on validation"

@@ -53,16 +53,16 @@ def size_figure(dots: Sequence[Dot], arms: Sequence[str], scale: Scale, label: s
     sizes = [dot.size for dot in known if dot.size] or [1.0]
     step = 1.01 * (max(sizes) / min(sizes)) ** 0.008  # arms share their sizes: side by side, all dots are seen
     for place, arm in enumerate(arms):
-        mine = sorted((dot.size or 0.0, dot.score) for dot in known if dot.arm == arm)
-        if not mine:
+        points = sorted((dot.size or 0.0, dot.score) for dot in known if dot.arm == arm)
+        if not points:
             continue
         shift = step ** (2 * place - len(arms) + 1)
         colour, marker = arm_style(place)
-        inside = [(x * shift, y) for x, y in mine if low <= y <= high]
+        inside = [(x * shift, y) for x, y in points if low <= y <= high]
         axes.plot(*columns_of(inside), marker, color=colour, ms=5, alpha=0.45, mec="none", label=printable(arm))
-        outside = [(x * shift, low if scale.maximize else high) for x, y in mine if not low <= y <= high]
+        outside = [(x * shift, low if scale.maximize else high) for x, y in points if not low <= y <= high]
         axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=6, clip_on=False)
-        front = _front(mine, scale)
+        front = _front(points, scale)
         axes.step(*columns_of([(x * shift, y) for x, y in front]), where="post", color=colour, lw=1.8)
         axes.plot(*columns_of([(x * shift, y) for x, y in front]), marker, mfc="white", mec=colour, ms=8, mew=1.8)
     hidden = sum(not low <= dot.score <= high for dot in known)
@@ -81,14 +81,14 @@ def best_figure(dots: Sequence[Dot], finished: Mapping[str, int], scale: Scale) 
     axes = figure.subplots()
     low, high = span([dot.score for dot in dots], scale)
     for index, (arm, count) in enumerate(finished.items()):
-        mine = [dot for dot in dots if dot.arm == arm]
-        if not mine:
+        own = [dot for dot in dots if dot.arm == arm]
+        if not own:
             continue
         colour, marker = arm_style(index)
-        best = scale.best([dot.score for dot in mine])
-        steps = [*((dot.place, score) for dot, score in zip(mine, best, strict=True)), (count, best[-1])]
+        best = scale.best([dot.score for dot in own])
+        steps = [*((dot.place, score) for dot, score in zip(own, best, strict=True)), (count, best[-1])]
         axes.step(*columns_of(steps), where="post", color=colour, lw=2, label=f"{printable(arm)}: {best[-1]:.4f}")
-        seen = [(dot.place, dot.score) for dot in mine if low <= dot.score <= high]
+        seen = [(dot.place, dot.score) for dot in own if low <= dot.score <= high]
         axes.plot(*columns_of(seen), marker, color=colour, ms=3.5, alpha=0.35, mec="none")
         axes.plot(*columns_of(steps[-1:]), marker, color=colour, ms=8)
     hidden = sum(not low <= dot.score <= high for dot in dots)
@@ -101,11 +101,11 @@ def best_figure(dots: Sequence[Dot], finished: Mapping[str, int], scale: Scale) 
 
 def _front(points: Sequence[tuple[float, float]], scale: Scale) -> list[tuple[float, float]]:
     """The points that none of at most their size surpasses, rising in size."""
-    found: list[tuple[float, float]] = []
+    front: list[tuple[float, float]] = []
     for size, score in sorted(points, key=lambda p: (p[0], -p[1] if scale.maximize else p[1])):
-        if not found or (score > found[-1][1] if scale.maximize else score < found[-1][1]):
-            found.append((size, score))
-    return found
+        if not front or (score > front[-1][1] if scale.maximize else score < front[-1][1]):
+            front.append((size, score))
+    return front
 
 
 def _finish(axes: Axes, scale: Scale, label: str, dots: Sequence[Dot], hidden: int) -> None:
@@ -184,16 +184,16 @@ def curves_figure(curves: Sequence[Curve], arms: Sequence[str], scale: Scale, al
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     low, high = span([value for curve in curves if curve.choice in panels for _, value in curve.points], scale)
     for axes, choice in zip(grid.flat, panels, strict=False):
-        mine = [curve for curve in curves if curve.choice == choice]
-        finished = [curve for curve in mine if not curve.running]
+        own = [curve for curve in curves if curve.choice == choice]
+        finished = [curve for curve in own if not curve.running]
         _band(axes, finished)
-        for curve in [c for c in mine if c.running]:
+        for curve in [c for c in own if c.running]:
             colour, marker = arm_style(arms.index(curve.arm))
             axes.plot(*columns_of(curve.points), f"-{marker}", color=colour, lw=1.4, ms=3, label=printable(curve.arm))
-        _number(axes, [c for c in mine if c.running], arms)
-        if not mine:
+        _number(axes, [c for c in own if c.running], arms)
+        if not own:
             axes.text(0.5, 0.5, "no epoch was reported yet", transform=axes.transAxes, ha="center", color=GREY)
-        running = sum(c.running for c in mine)
+        running = sum(c.running for c in own)
         title = f"{printable(f'{along} = {choice}')}\n" if along is not None and choice else ""
         plain(axes.set_title(f"{title}{len(finished)} finished, {running} running", fontsize=9))
     for place, axes in enumerate(grid.flat):
@@ -314,19 +314,19 @@ def dots_of(rows: SearchSnapshot) -> list[Dot]:
     if not sizes:
         choices = {lease.trial_id: rows.choice(lease) for lease in rows.every}
         sizes = {key: float(value) for key, value in choices.items() if isinstance(value, int | float)}
-    found = []
+    timed = []
     for arm, leases in rows.leases.items():
         over = sorted(filter(completed_or_pruned, leases), key=lambda r: (ended.get(r.trial_id, 0.0), r.number))
         for place, r in enumerate(over, 1):
             if has_final_score(r):
                 dot = Dot(arm, r.number, r.known_score, sizes.get(r.trial_id), place)
-                found.append((ended.get(r.trial_id, 0.0), dot))
-    return [dot for _, dot in sorted(found, key=lambda pair: pair[0])]
+                timed.append((ended.get(r.trial_id, 0.0), dot))
+    return [dot for _, dot in sorted(timed, key=lambda pair: pair[0])]
 
 
 def curves_of(rows: SearchSnapshot) -> list[Curve]:
     """The validated epochs of all trials but failed ones."""
-    found = []
+    curves = []
     for arm, trials in rows.trials.items():
         leases = {lease.trial_id: lease for lease in rows.leases[arm]}
         for trial in trials:
@@ -337,5 +337,5 @@ def curves_of(rows: SearchSnapshot) -> list[Curve]:
             choice = rows.choice(lease)
             if points:
                 running = trial.state.name == "RUNNING"
-                found.append(Curve(trial.number, arm, "" if choice is None else str(choice), points, running))
-    return found
+                curves.append(Curve(trial.number, arm, "" if choice is None else str(choice), points, running))
+    return curves

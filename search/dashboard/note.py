@@ -120,15 +120,15 @@ def _kept(opened: Database, rows: SearchSnapshot, pictures: Mapping[str, Picture
     artifacts = Artifacts(folder, opened.storage)
     owner = rows.arms[0].study_id
     study = _study(opened, owner)
-    found = {}
+    embedded = {}
     with tempfile.TemporaryDirectory() as place:
         for key, picture in pictures.items():
             path = Path(place) / picture.name
             path.write_bytes(picture.data)
             artifact_id = artifacts.to_study(owner, picture.name, path, "image/png")
             version = hashlib.sha256(picture.data).hexdigest()[:12]
-            found[key] = Shown(f"{get_artifact_path(study, artifact_id)}?v={version}", picture.alt)
-    return found
+            embedded[key] = Shown(f"{get_artifact_path(study, artifact_id)}?v={version}", picture.alt)
+    return embedded
 
 
 def _study(opened: Database, study_id: int) -> Study:

@@ -35,26 +35,26 @@ ARTIFACT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-i
 """Content-Security-Policy of a file that somebody uploaded: it shows, it never runs in the dashboard's name."""
 
 
-class Words(logging.Handler):
-    """Says once that the database is away, and once that it is back; other errors with all that is known of them."""
+class OutageLog(logging.Handler):
+    """Logs once that the database is unavailable and once that it is back; other errors are logged as they are."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._away = False
+        self._unavailable = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called while the error that the record tells of is still handled."""
+        """Runs while the logged error is still being handled."""
         error = sys.exc_info()[1]
         if not isinstance(error, UNAVAILABLE):
             logger.log(record.levelname, "{}", record.getMessage())
-        elif not self._away:
-            self._away = True
+        elif not self._unavailable:
+            self._unavailable = True
             logger.warning("the database does not answer: {}", one_line(str(error.__cause__ or error))[:160])
 
     def back(self) -> None:
         """An answer came from the database."""
-        if self._away:
-            self._away = False
+        if self._unavailable:
+            self._unavailable = False
             logger.info("the database is back")
 
 
@@ -67,10 +67,10 @@ class Guarded:
 
     def __init__(self, application: Application, edits: str) -> None:
         self._application, self._edits = application, edits
-        self._words = Words()
-        # What optuna-dashboard says of an error is the traceback of a bug, or of a database that is away.
-        theirs = logging.getLogger("optuna_dashboard")
-        theirs.handlers, theirs.propagate = [self._words], False
+        self._outages = OutageLog()
+        # What optuna-dashboard says of an error is the traceback of a bug, or of an unavailable database.
+        dashboard_log = logging.getLogger("optuna_dashboard")
+        dashboard_log.handlers, dashboard_log.propagate = [self._outages], False
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = str(environ.get("PATH_INFO", ""))
@@ -81,7 +81,7 @@ class Guarded:
 
         def begin(status: str, headers: Headers, *rest: object) -> object:
             if path.startswith("/api/") and status.startswith("2"):
-                self._words.back()
+                self._outages.back()
             return start_response(status, guarded_headers(path, headers), *rest)
 
         return self._application(environ, begin)

@@ -21,7 +21,7 @@ from loguru import logger
 from search.postgres.binaries import CLIENT, REMEDY, Binaries, usable
 from search.storage import schema
 from search.storage.database import OptunaTables, bare_engine, creation_lock
-from search.storage.url import SECRET_WORDS, label_of
+from search.storage.url import SECRET_PARAMETERS, label_of
 from trainer.errors import UserError, one_line
 
 COUNTED = ("studies", "trials")
@@ -295,8 +295,8 @@ def without_secrets(url: sa.URL) -> Iterator[tuple[str, dict[str, str]]]:
     The other secrets have no variable of their own, so they stand in a service file of mode 0600 as long as this lasts.
     Raises UserError where the URL names a service itself.
     """
-    bare = url.difference_update_query(list(SECRET_WORDS))._replace(drivername="postgresql", password=None)
-    kept = {name: str(url.query[name]) for name in SECRET_WORDS if name in url.query and name != "password"}
+    bare = url.difference_update_query(list(SECRET_PARAMETERS))._replace(drivername="postgresql", password=None)
+    kept = {name: str(url.query[name]) for name in SECRET_PARAMETERS if name in url.query and name != "password"}
     if not kept:
         yield bare.render_as_string(hide_password=False), {}
         return

@@ -77,10 +77,10 @@ def open_storage(url: str, *, create: bool = True) -> Database:
     except sa.exc.SQLAlchemyError as error:
         raise _not_opened(label, error) from None
     except RuntimeError:  # Optuna's own check of its tables
-        found = OptunaTables(url)
+        tables = OptunaTables(url)
         raise UserError(
-            f"storage: {label}: Optuna's tables are of version {found.version}, Optuna {optuna.__version__} wants "
-            f"{found.wanted}; " + (UPGRADE if found.older else NEWER)
+            f"storage: {label}: Optuna's tables are of version {tables.version}, Optuna {optuna.__version__} wants "
+            f"{tables.wanted}; " + (UPGRADE if tables.older else NEWER)
         ) from None
     fence = Fence(rdb.scoped_session, optuna_models.TrialModel, dialect, GONE)
     named = dict(optuna_models.BaseModel.metadata.tables.items())
@@ -128,8 +128,8 @@ def own_version(connection: sa.Connection) -> int | None:
     """The version of our own tables in a database; None where there are none."""
     if not sa.inspect(connection).has_table(schema.version_row.name):
         return None
-    found = connection.execute(sa.select(schema.version_row.c.version)).scalar_one_or_none()
-    return None if found is None else int(found)
+    version = connection.execute(sa.select(schema.version_row.c.version)).scalar_one_or_none()
+    return None if version is None else int(version)
 
 
 def _check_own_version(url: sa.URL, label: str) -> None:
@@ -138,12 +138,12 @@ def _check_own_version(url: sa.URL, label: str) -> None:
         return
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        found = own_version(connection)
-    if found is not None and found != schema.VERSION:
+        version = own_version(connection)
+    if version is not None and version != schema.VERSION:
         raise UserError(
-            f"storage: {label} holds tables of version {found}, "
-            f"{'newer' if found > schema.VERSION else 'older'} than this program's {schema.VERSION}; "
-            + (NEWER if found > schema.VERSION else UPGRADE)
+            f"storage: {label} holds tables of version {version}, "
+            f"{'newer' if version > schema.VERSION else 'older'} than this program's {schema.VERSION}; "
+            + (NEWER if version > schema.VERSION else UPGRADE)
         )
 
 
@@ -240,8 +240,8 @@ def bound() -> None:
 def _wait(connection: Any) -> None:
     """Wait for an answer, or to be connected. Raises OperationalError at the limit; psycopg2 then closes the call's
     connection."""
-    found = _LIMIT.search(connection.dsn)
-    seconds = None if found is None else int(found[1]) + GRACE_SECONDS
+    limit = _LIMIT.search(connection.dsn)
+    seconds = None if limit is None else int(limit[1]) + GRACE_SECONDS
     if seconds is None and connection.status == extensions.STATUS_SETUP:
         seconds = CONNECT_SECONDS  # libpq's own connect_timeout does not count when we wait ourselves
     end = None if seconds is None else time.monotonic() + seconds

@@ -58,18 +58,18 @@ class Evidence:
 
     def has(self, uuid: str, trial_id: int) -> bool:
         """Whether there are findings of a network."""
-        mine = (findings.c.uuid == uuid) & (findings.c.trial_id == trial_id)
+        own = (findings.c.uuid == uuid) & (findings.c.trial_id == trial_id)
         with self._engine.begin() as connection:
-            return connection.execute(sa.select(findings.c.part).where(mine).limit(1)).one_or_none() is not None
+            return connection.execute(sa.select(findings.c.part).where(own).limit(1)).one_or_none() is not None
 
     def findings(self, uuid: str) -> dict[int, tuple[PerImageResult, ...]]:
         """By trial id, and `TEACHER`: what was measured of each part, in the order of their names."""
         query = sa.select(findings).where(findings.c.uuid == uuid).order_by(findings.c.trial_id, findings.c.part)
-        found: dict[int, list[PerImageResult]] = {}
+        results: dict[int, list[PerImageResult]] = {}
         with self._engine.begin() as connection:
             for row in connection.execute(query):
-                found.setdefault(row.trial_id, []).append(PerImageResult.from_json(json.loads(row.record)))
-        return {trial_id: tuple(parts) for trial_id, parts in found.items()}
+                results.setdefault(row.trial_id, []).append(PerImageResult.from_json(json.loads(row.record)))
+        return {trial_id: tuple(parts) for trial_id, parts in results.items()}
 
 
 def rows_of(uuid: str, trial_id: int, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -171,8 +171,8 @@ class Fence:
         query = sa.select(leases.c.token, leases.c.state).where(leases.c.trial_id == write.trial_id).with_for_update()
         row = session.execute(query).one_or_none()
         if row is None or row.token != write.token or row.state != HELD:
-            found = "no lease" if row is None else f"token {row.token}, {row.state}"
-            raise LeaseLost(f"trial {write.trial_id}: token {write.token} holds it no longer ({found})")
+            state = "no lease" if row is None else f"token {row.token}, {row.state}"
+            raise LeaseLost(f"trial {write.trial_id}: token {write.token} holds it no longer ({state})")
         if not write.applied:
             apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
             put_attributes(session.connection(), self._dialect, write.trial_id, write.attributes)
@@ -182,8 +182,8 @@ class Fence:
     def _end_unheld(self, session: orm.Session, end: _Withdrawal) -> None:
         values = {**end.lease, "state": FINISHED, "owner": None}
         if end.paused:
-            mine = (leases.c.trial_id == end.trial_id) & (leases.c.state == PAUSED)
-            changed = session.connection().execute(leases.update().where(mine).values(**values))
+            paused = (leases.c.trial_id == end.trial_id) & (leases.c.state == PAUSED)
+            changed = session.connection().execute(leases.update().where(paused).values(**values))
         else:
             fresh = dict(trial_id=end.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
             changed = session.connection().execute(insert_once(self._dialect, leases, **fresh, **values))
@@ -202,8 +202,8 @@ class Fence:
         if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
             raise SearchClosed(Closed(ClosedKind.CLOSED, CLOSED))
         table = self._trial.__table__
-        mine = table.c.study_id == admission.study_id
-        counted = sa.select(sa.func.count()).where(mine, table.c.state != type(trial.state).FAIL)
+        of_arm = table.c.study_id == admission.study_id
+        counted = sa.select(sa.func.count()).where(of_arm, table.c.state != type(trial.state).FAIL)
         if session.execute(counted).scalar_one() > arm.trials:
             raise Refused(f"arm {arm.name}: all {arm.trials} trials are taken")
         if (owner := admission.owner) is None:

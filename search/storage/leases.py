@@ -147,10 +147,10 @@ class Leases:
         if not held:
             return set()
         keys = sa.tuple_(leases.c.trial_id, leases.c.token)
-        mine = keys.in_([(h.trial_id, h.token) for h in held]) & (leases.c.state == HELD)
+        still_held = keys.in_([(h.trial_id, h.token) for h in held]) & (leases.c.state == HELD)
         with self.engine.begin() as connection:
-            connection.execute(leases.update().where(mine).values(beat=leases.c.beat + 1))
-            kept = set(connection.execute(sa.select(leases.c.trial_id).where(mine)).scalars())
+            connection.execute(leases.update().where(still_held).values(beat=leases.c.beat + 1))
+            kept = set(connection.execute(sa.select(leases.c.trial_id).where(still_held)).scalars())
         return {h.trial_id for h in held} - kept
 
     def acquire(self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, lost: bool) -> LeaseHandle | None:
@@ -189,9 +189,9 @@ class Leases:
 
     def _close(self, connection: sa.Connection, seen: LeaseRow, why: str) -> None:
         """A trial that somebody ended or deleted in Optuna, past its holder, must not be waited for."""
-        mine = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
+        as_seen = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
         changes = dict(state=FINISHED, owner=None, checkpoint=None, message="ended by somebody else, not by its worker")
-        if connection.execute(leases.update().where(mine).values(**changes)).rowcount == 1 and seen.state == HELD:
+        if connection.execute(leases.update().where(as_seen).values(**changes)).rowcount == 1 and seen.state == HELD:
             end_attempt(connection, self.dialect, seen.trial_id, seen.token, why)
 
     def change(
@@ -243,9 +243,11 @@ class Leases:
     def attempts_of(self, study_ids: Sequence[int]) -> list[AttemptRow]:
         """Whole attempt rows of some studies' trials."""
         with self.engine.begin() as connection:
-            mine = sa.select(leases.c.trial_id).where(leases.c.study_id.in_(study_ids))
+            of_studies = sa.select(leases.c.trial_id).where(leases.c.study_id.in_(study_ids))
             query = (
-                sa.select(attempts).where(attempts.c.trial_id.in_(mine)).order_by(attempts.c.trial_id, attempts.c.token)
+                sa.select(attempts)
+                .where(attempts.c.trial_id.in_(of_studies))
+                .order_by(attempts.c.trial_id, attempts.c.token)
             )
             return [AttemptRow.of(row) for row in connection.execute(query)]
 
@@ -270,11 +272,11 @@ def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], tria
     connection.execute(values.delete().where(of_trial, values.c.step > epoch))
     # A student that learns nothing has the same score in each epoch: then the note may be of one that stays.
     gone -= set(connection.execute(sa.select(values.c.intermediate_value).where(of_trial)).scalars())
-    mine = (notes.c.trial_id == trial_id) & notes.c.key.startswith(RUNG, autoescape=True)
-    for row in connection.execute(sa.select(notes.c.key, notes.c.value_json).where(mine)).all():
+    rung_notes = (notes.c.trial_id == trial_id) & notes.c.key.startswith(RUNG, autoescape=True)
+    for row in connection.execute(sa.select(notes.c.key, notes.c.value_json).where(rung_notes)).all():
         score = json.loads(row.value_json)
         if (score if math.isfinite(score) else None) in gone:
-            connection.execute(notes.delete().where(mine & (notes.c.key == row.key)))
+            connection.execute(notes.delete().where(rung_notes & (notes.c.key == row.key)))
 
 
 @dataclass

@@ -71,9 +71,9 @@ def take_turn(engine: sa.Engine, search_id: int, every: float) -> bool:
     """Whether the notes are the caller's to write now: nobody set out to within the last `every` seconds."""
     now = now_of(engine.dialect.name)
     due = searches.c.noted.is_(None) | (searches.c.noted <= now - every)
-    mine = searches.update().where(searches.c.search_id == search_id, due).values(noted=now)
+    turn = searches.update().where(searches.c.search_id == search_id, due).values(noted=now)
     with engine.begin() as connection:
-        return connection.execute(mine).rowcount == 1
+        return connection.execute(turn).rowcount == 1
 
 
 def take_last_turn(engine: sa.Engine, search_id: int, study_ids: Sequence[int]) -> bool:
@@ -81,12 +81,12 @@ def take_last_turn(engine: sa.Engine, search_id: int, study_ids: Sequence[int]) 
 
     study_ids: of the search's arms.
     """
-    mine = leases.c.study_id.in_(study_ids)
-    held = sa.exists().where(mine, leases.c.state == HELD)
+    of_search = leases.c.study_id.in_(study_ids)
+    held = sa.exists().where(of_search, leases.c.state == HELD)
     ends = (
         sa.select(sa.func.max(attempts.c.ended))
         .join(leases, leases.c.trial_id == attempts.c.trial_id)
-        .where(mine)
+        .where(of_search)
         .scalar_subquery()
     )
     due = ~held & (searches.c.noted.is_(None) | (searches.c.noted <= ends))
@@ -98,8 +98,8 @@ def take_last_turn(engine: sa.Engine, search_id: int, study_ids: Sequence[int]) 
 def noted(engine: sa.Engine, search_id: int) -> float | None:
     """When somebody last set out to write the notes, by the database's clock; None: never."""
     with engine.begin() as connection:
-        found = connection.execute(sa.select(searches.c.noted).where(searches.c.search_id == search_id))
-        return found.scalar_one_or_none()
+        query = sa.select(searches.c.noted).where(searches.c.search_id == search_id)
+        return connection.execute(query).scalar_one_or_none()
 
 
 def insert_search(connection: sa.Connection, values: Mapping[str, Any]) -> int:
@@ -241,11 +241,11 @@ class Searches:
     def add_search(self, values: Mapping[str, Any], arm_rows: Sequence[Mapping[str, Any]]) -> int:
         """Write a search with its arms, or bring the changeable figures of an existing one up to date."""
         with self.engine.begin() as connection:
-            found = connection.execute(sa.select(searches).where(searches.c.name == values["name"])).one_or_none()
-            if found is None:
+            existing = connection.execute(sa.select(searches).where(searches.c.name == values["name"])).one_or_none()
+            if existing is None:
                 search_id = insert_search(connection, values)
             else:
-                search_id = found.search_id
+                search_id = existing.search_id
                 _lock_arms(connection, search_id)
                 changeable = {k: values[k] for k in ("spec", "settings", "max_failed", "gpu_hours", "wall_seconds")}
                 connection.execute(searches.update().where(searches.c.search_id == search_id).values(**changeable))
@@ -254,8 +254,8 @@ class Searches:
                 if known.one_or_none() is None:
                     connection.execute(arms.insert().values(search_id=search_id, **row))
                 else:
-                    mine = arms.update().where(arms.c.study_id == row["study_id"])
-                    connection.execute(mine.values(search_id=search_id, **row))
+                    update = arms.update().where(arms.c.study_id == row["study_id"])
+                    connection.execute(update.values(search_id=search_id, **row))
         return search_id
 
     def forget(self, study_ids: Sequence[int]) -> None:

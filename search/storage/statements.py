@@ -128,8 +128,8 @@ def begin_attempt(
 
 def end_attempt(connection: sa.Connection, dialect: str, trial_id: int, token: int, why: str) -> None:
     """Write down how an attempt ended."""
-    mine = (attempts.c.trial_id == trial_id) & (attempts.c.token == token)
-    connection.execute(attempts.update().where(mine).values(ended=now_of(dialect), why=why))
+    attempt = (attempts.c.trial_id == trial_id) & (attempts.c.token == token)
+    connection.execute(attempts.update().where(attempt).values(ended=now_of(dialect), why=why))
 
 
 def apply(

@@ -43,13 +43,13 @@ def from_environment() -> str | None:
     if url:
         raise UserError("OPTUNA_STORAGE and OPTUNA_STORAGE_FILE are both set; unset one of them")
     try:
-        words = Path(file).read_text().split()
+        parts = Path(file).read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {reason}; write the database URL into it") from None
-    if len(words) != 1:
-        raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {len(words)} words, not one; write the database URL into it")
-    return words[0]
+    if len(parts) != 1:
+        raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {len(parts)} words, not one; write the database URL into it")
+    return parts[0]
 
 
 def _variable(name: str) -> str | None:
@@ -66,12 +66,12 @@ def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
         return "unknown"
     best, kind = -1, "unknown"
     for line in mounts.read_text().splitlines():
-        words = line.split(" ")
-        if len(words) < 3:
+        fields = line.split(" ")
+        if len(fields) < 3:
             continue
-        point = Path(words[1].replace("\\040", " "))
+        point = Path(fields[1].replace("\\040", " "))
         if folder.is_relative_to(point) and len(point.parts) > best:
-            best, kind = len(point.parts), words[2]
+            best, kind = len(point.parts), fields[2]
     return kind
 
 
@@ -82,14 +82,14 @@ DRIVERS = {
     "postgresql+psycopg2": "postgresql+psycopg2",
 }
 """What a URL may begin with, and the driver that serves it."""
-SECRET_WORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 """What of a URL's query nobody but the database may see."""
 
 
 def label_of(url: str) -> str:
     """The URL as it may be shown: without its password, and other secrets. Raises UserError for what is no URL."""
     parsed = _parsed(url)
-    hidden = {name: "***" for name in SECRET_WORDS if name in parsed.query}
+    hidden = {name: "***" for name in SECRET_PARAMETERS if name in parsed.query}
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 

@@ -2,7 +2,7 @@
 
 Ask and tell, by leases: `claim` hands out a trial (a free one before a waiting one before a new one), `commit` stores
 its resolved run, which makes it exist for training, `report` stores an epoch, `complete`, `prune` and `fail` end it.
-Every write carries the fencing token; `said` are attributes of the trial that are written with it.
+Every write carries the fencing token; `attributes` are attributes of the trial that are written with it.
 """
 
 from collections import Counter
@@ -159,20 +159,20 @@ class StudyAdapter:
                     chosen[parameter.name] = _suggest(trial, parameter)
         return chosen
 
-    def commit(self, claim: Claim, run: str, environment: str, said: Values = NOTHING) -> None:
+    def commit(self, claim: Claim, run: str, environment: str, attributes: Values = NOTHING) -> None:
         """Store the resolved run: from here on the trial exists for training. Raises LeaseLost."""
-        self.leases.change(claim.held, {"run": run, "environment": environment}, attributes=said)
+        self.leases.change(claim.held, {"run": run, "environment": environment}, attributes=attributes)
 
     # ---- training
 
     def report(
-        self, held: LeaseHandle, epoch: int, value: float | None, changes: Values, said: Values = NOTHING
+        self, held: LeaseHandle, epoch: int, value: float | None, changes: Values, attributes: Values = NOTHING
     ) -> None:
         """Store an epoch: its score where it has one, and the lease's changes, in one transaction. Raises LeaseLost."""
         if value is None:
-            self.leases.change(held, changes, attributes=said)
+            self.leases.change(held, changes, attributes=attributes)
             return
-        with self.opened.fence.write(held.trial_id, held.token, changes, attributes=said):
+        with self.opened.fence.write(held.trial_id, held.token, changes, attributes=attributes):
             self.opened.storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
 
     def pruned(self, held: LeaseHandle) -> bool:
@@ -192,22 +192,27 @@ class StudyAdapter:
     # ---- ending
 
     def complete(
-        self, held: LeaseHandle, value: float, changes: Values, said: Values = NOTHING, found: Sequence[Values] = ()
+        self,
+        held: LeaseHandle,
+        value: float,
+        changes: Values,
+        attributes: Values = NOTHING,
+        findings: Sequence[Values] = (),
     ) -> None:
-        """The run reached its last epoch; `found`: rows of its findings. Raises LeaseLost."""
-        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", said, found)
+        """The run reached its last epoch; `findings`: rows of the table of findings. Raises LeaseLost."""
+        self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", attributes, findings)
 
-    def prune(self, held: LeaseHandle, changes: Values, said: Values = NOTHING) -> None:
+    def prune(self, held: LeaseHandle, changes: Values, attributes: Values = NOTHING) -> None:
         """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
         values = None if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
-        self._finish(held, TrialState.PRUNED, values, changes, "pruned", said)
+        self._finish(held, TrialState.PRUNED, values, changes, "pruned", attributes)
 
-    def fail(self, held: LeaseHandle, kind: str, message: str, said: Values = NOTHING) -> None:
+    def fail(self, held: LeaseHandle, kind: str, message: str, attributes: Values = NOTHING) -> None:
         """The trial failed for good. Raises LeaseLost."""
         changes = {"failure": kind, "message": shortened(message), "checkpoint": None}
-        self._finish(held, TrialState.FAIL, None, changes, kind, {**said, **failure(kind, message)})
+        self._finish(held, TrialState.FAIL, None, changes, kind, {**attributes, **failure(kind, message)})
 
     def _finish(
         self,
@@ -216,12 +221,14 @@ class StudyAdapter:
         values: list[float] | None,
         changes: Values,
         why: str,
-        said: Values,
-        found: Sequence[Values] = (),
+        attributes: Values,
+        findings: Sequence[Values] = (),
     ) -> None:
         # The storage's own call rather than Study.tell: one transaction, in which the lease ends too.
         ended = {**changes, "state": FINISHED}
-        with self.opened.fence.write(held.trial_id, held.token, ended, ends=why, attributes=said, findings=found):
+        with self.opened.fence.write(
+            held.trial_id, held.token, ended, ends=why, attributes=attributes, findings=findings
+        ):
             self.opened.storage.set_trial_state_values(held.trial_id, state, values)
 
     # ---- looking

@@ -24,43 +24,43 @@ ROOMS = ("trainer", "models", "losses")
 def code_of(root: Path | None = None) -> str:
     """Twelve hex digits of a sha256 over names and contents of the sources; root: this program's own where none."""
     root = root or REPOSITORY
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for room in ROOMS:
         for path in sorted((root / room).rglob("*.py")):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            found.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
-    return found.hexdigest()[:12]
+            digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:12]
 
 
-def both(before: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, str]:
+def both(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
     """What an environment says of versions once a trial went on elsewhere; nothing where neither knows."""
-    known = [code for each in (before, mine) for code in str(each.get(CODE, "")).split(BETWEEN) if code]
+    known = [code for each in (before, after) for code in str(each.get(CODE, "")).split(BETWEEN) if code]
     return {CODE: BETWEEN.join(dict.fromkeys(known))} if known else {}
 
 
 def versions(leases: Sequence[LeaseDetails]) -> dict[str, int]:
     """Trials by version; a trial that several versions trained counts for each of them."""
-    told = [str(json.loads(lease.environment or "{}").get(CODE, "")) for lease in leases]
-    return dict(Counter(code for codes in told for code in codes.split(BETWEEN) if code))
+    texts = [str(json.loads(lease.environment or "{}").get(CODE, "")) for lease in leases]
+    return dict(Counter(code for text in texts for code in text.split(BETWEEN) if code))
 
 
 def warn_of_others(name: str, leases: Sequence[LeaseDetails]) -> None:
     """Say in one line that trials of this study were trained by other sources than those of this worker."""
     others = {code: count for code, count in versions(leases).items() if code != code_of()}
     if others:
-        told = ", ".join(f"{count} trials by {code}" for code, count in sorted(others.items()))
+        counts = ", ".join(f"{count} trials by {code}" for code, count in sorted(others.items()))
         logger.warning(
             "{}: this worker's trainer, models and losses are of version {}, but {}: their numbers may not compare; "
             "bring all workers to one version",
             name,
             code_of(),
-            told,
+            counts,
         )
 
 
-def line(found: Mapping[str, int]) -> str | None:
+def line(counts: Mapping[str, int]) -> str | None:
     """What `status` says of them: nothing while there is one."""
-    if len(found) < 2:
+    if len(counts) < 2:
         return None
-    told = ", ".join(f"{code}: {count} trials" for code, count in sorted(found.items()))
-    return f"workers run {len(found)} different versions of trainer, models and losses ({told})"
+    listed = ", ".join(f"{code}: {count} trials" for code, count in sorted(counts.items()))
+    return f"workers run {len(counts)} different versions of trainer, models and losses ({listed})"

@@ -33,8 +33,8 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
     """Create the search or join it. Raises UserError with the difference where the stored one is another."""
     with creation_lock(url):
         _forget_deleted(opened)
-        found = opened.searches.search(spec.name)
-        old = found is not None and _joins_with_older(opened, spec, found, identity)
+        search_row = opened.searches.search(spec.name)
+        old = search_row is not None and _joins_with_older(opened, spec, search_row, identity)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
         rows = [
             dict(
@@ -50,31 +50,33 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
         budget = spec.budget
         values = dict(
             name=spec.name,
-            uuid=uuid.uuid4().hex if found is None else found.uuid,
+            uuid=uuid.uuid4().hex if search_row is None else search_row.uuid,
             identity=identity.search,
             spec=json.dumps(dict(identity.record), allow_nan=False, sort_keys=True),
-            settings=stored(spec, None if found is None else found.settings),
+            settings=stored(spec, None if search_row is None else search_row.settings),
             closed=False,
             max_failed=budget.max_failed,
             gpu_hours=budget.gpu_hours,
             wall_seconds=budget.wall_seconds,
         )
-        if found is not None and old:
-            present = {row.study_id for row in opened.searches.arms_of(found.search_id)}
+        if search_row is not None and old:
+            present = {row.study_id for row in opened.searches.arms_of(search_row.search_id)}
             rows = [row for row in rows if row["study_id"] not in present]
-            values |= {name: getattr(found, name) for name in ("settings", "max_failed", "gpu_hours", "wall_seconds")}
+            values |= {
+                name: getattr(search_row, name) for name in ("settings", "max_failed", "gpu_hours", "wall_seconds")
+            }
         search_id = opened.searches.add_search(values, rows)
         search = StudyAdapter(opened, spec, search_id, str(values["uuid"]), studies)
-        if found is None or not found.closed:
+        if search_row is None or not search_row.closed:
             for arm in spec.arms:
                 search.enqueue_all(arm)
     return search
 
 
-def _joins_with_older(opened: Database, spec: StudySpec, found: SearchRow, identity: Identity) -> bool:
+def _joins_with_older(opened: Database, spec: StudySpec, search_row: SearchRow, identity: Identity) -> bool:
     """Whether another file was given since this one held; says what differs. Raises UserError for another study."""
-    _check_same(opened, spec, found, identity)
-    old, lines = superseded(spec, found.settings), changes(spec, found.settings)
+    _check_same(opened, spec, search_row, identity)
+    old, lines = superseded(spec, search_row.settings), changes(spec, search_row.settings)
     if old and lines:
         logger.warning(
             "{}: {} is an older file, and the database keeps the newer settings ({}); to have its own again, change "
@@ -94,10 +96,10 @@ def _forget_deleted(opened: Database) -> None:
     SQLite gives out the ids of deleted studies and trials again: what is left of them would bind their successors.
     """
     for name in opened.searches.names():
-        found = opened.searches.search(name)
-        if found is None:
+        search_row = opened.searches.search(name)
+        if search_row is None:
             continue
-        arms, gone = opened.searches.arms_of(found.search_id), opened.searches.gone_arms(found.search_id)
+        arms, gone = opened.searches.arms_of(search_row.search_id), opened.searches.gone_arms(search_row.search_id)
         if not gone:
             continue
         # Without its main study a search is no more: a new one under its name starts with nothing.
@@ -105,17 +107,17 @@ def _forget_deleted(opened: Database) -> None:
         opened.searches.forget([arm.study_id for arm in arms] if everything else list(gone))
         for arm in arms:
             if everything and arm.study_id not in gone:
-                aside = f"{arm.study_name}.{found.uuid[:8]}"
+                aside = f"{arm.study_name}.{search_row.uuid[:8]}"
                 opened.searches.rename(arm.study_id, aside)
                 kept = f"trials of its arm {arm.name} stay as {aside}"
                 logger.warning("the main study of {} was deleted: {}", name, kept)
     opened.searches.forget_leftovers()
 
 
-def _check_same(opened: Database, spec: StudySpec, found: SearchRow, identity: Identity) -> None:
-    if found.identity != identity.search:
-        raise UserError(_changed(spec.name, found.spec, identity))
-    for arm in opened.searches.arms_of(found.search_id):
+def _check_same(opened: Database, spec: StudySpec, search_row: SearchRow, identity: Identity) -> None:
+    if search_row.identity != identity.search:
+        raise UserError(_changed(spec.name, search_row.spec, identity))
+    for arm in opened.searches.arms_of(search_row.search_id):
         if identity.arms.get(arm.name, arm.identity) != arm.identity:
             raise UserError(
                 f"study {spec.name!r}: its arm {arm.name!r} exists with another run or space; "
@@ -125,18 +127,19 @@ def _check_same(opened: Database, spec: StudySpec, found: SearchRow, identity: I
 
 def attach_search(opened: Database, spec: StudySpec) -> StudyAdapter:
     """Join a search that exists, without its data and teacher at hand. Raises UserError where it is another."""
-    found = search_row(opened, spec.name, remedy="start a worker first")
-    lines = [line for line in difference(json.loads(found.spec), record(spec)) if not line.startswith("content.")]
+    row = search_row(opened, spec.name, remedy="start a worker first")
+    lines = [line for line in difference(json.loads(row.spec), record(spec)) if not line.startswith("content.")]
     if lines:
         raise UserError(f"study {spec.name!r} exists with another identity: {'; '.join(lines[:5])}")
-    names = {row.name: row.study_id for row in opened.searches.arms_of(found.search_id)}
+    names = {arm.name: arm.study_id for arm in opened.searches.arms_of(row.search_id)}
     missing = [arm.name for arm in spec.arms if arm.name not in names]
     if missing:
         raise UserError(f"study {spec.name!r}: no worker has opened the arm {missing[0]!r} yet; start one first")
-    return StudyAdapter(opened, spec, found.search_id, found.uuid, names)
+    return StudyAdapter(opened, spec, row.search_id, row.uuid, names)
 
 
 def _changed(name: str, stored: str, identity: Identity) -> str:
     lines = difference(json.loads(stored), identity.record)
-    words = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
-    return f"study {name!r} exists with another identity: {words or 'the identity differs'}; use another name (--name)"
+    differences = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
+    differences = differences or "the identity differs"
+    return f"study {name!r} exists with another identity: {differences}; use another name (--name)"

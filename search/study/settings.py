@@ -53,10 +53,10 @@ def with_budgets(arms: Mapping[int, Arm], rows: Sequence[ArmRow]) -> dict[int, A
 
     A worker with a newer file may have changed them since this one joined.
     """
-    found = {row.study_id: row for row in rows}
+    by_study = {row.study_id: row for row in rows}
     return {
-        study_id: replace(arm, trials=found[study_id].trials, in_flight=found[study_id].in_flight)
-        if study_id in found
+        study_id: replace(arm, trials=by_study[study_id].trials, in_flight=by_study[study_id].in_flight)
+        if study_id in by_study
         else arm
         for study_id, arm in arms.items()
     }

@@ -62,14 +62,14 @@ class SearchSnapshot:
     @property
     def teacher(self) -> float | None:
         """The teacher's score where trials name one and it is told in the search's own metric."""
-        found = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
-        return next((float(score) for score in found if score is not None and self.metric == "dice"), None)
+        scores = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
+        return next((float(score) for score in scores if score is not None and self.metric == "dice"), None)
 
     @property
     def teacher_passes(self) -> float | None:
         """The teacher's passes a student step, mean over the trials that tell it; None where none does."""
-        told = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
-        return sum(map(float, told)) / len(told) if told else None
+        passes = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
+        return sum(map(float, passes)) / len(passes) if passes else None
 
     @property
     def every(self) -> list[LeaseDetails]:

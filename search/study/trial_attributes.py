@@ -62,12 +62,15 @@ def known_before(run: RunConfig, facts: "Facts", teacher_params: int | None, tea
     teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher: told only
     where the run listens to it.
     """
-    found: dict[str, Any] = {"model.params_m": _short(facts.params / 1e6), "model.gflops": _short(facts.flops / 1e9)}
+    attributes: dict[str, Any] = {
+        "model.params_m": _short(facts.params / 1e6),
+        "model.gflops": _short(facts.flops / 1e9),
+    }
     if compared := facts.teacher_params or teacher_params:
-        found["model.percent_of_teacher"] = _short(100 * facts.params / compared)
+        attributes["model.percent_of_teacher"] = _short(100 * facts.params / compared)
     if teacher is not None and run.methods():
-        found |= {"teacher.dice": _short(teacher.dice), "teacher.seen": teacher.seen}
-    return found
+        attributes |= {"teacher.dice": _short(teacher.dice), "teacher.seen": teacher.seen}
+    return attributes
 
 
 def teller(costs: Sequence[Cost], teacher: Judged | None) -> Callable[[RunConfig], dict[str, Any]]:
@@ -96,20 +99,20 @@ def attempts(holders: Sequence[Attempt], outcome: str = "running") -> str:
 
     outcome: of those that have not ended.
     """
-    said = [
+    texts = [
         f"{each.host}{f' from epoch {each.first_epoch}' if each.first_epoch > 1 else ''} ({each.why or outcome})"
         for each in holders
     ]
-    return plain(f"{len(said)}: {', '.join(said)}")
+    return plain(f"{len(texts)}: {', '.join(texts)}")
 
 
 def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any]:
     """The best epoch and all its scores; nothing before the first validation."""
     if best_epoch is None:
         return {}
-    words = [f"{name} {score:.4f}" for name, score in scores.items()]
+    texts = [f"{name} {score:.4f}" for name, score in scores.items()]
     # The page of a trial breaks no line: a long one makes it wider than a screen.
-    lines = {"best.scores": words[:_ABREAST], "best.scores_more": words[_ABREAST:]}
+    lines = {"best.scores": texts[:_ABREAST], "best.scores_more": texts[_ABREAST:]}
     return {"best.epoch": best_epoch} | {name: plain(", ".join(part)) for name, part in lines.items() if part}
 
 
@@ -136,8 +139,8 @@ def moved(shares: Mapping[str, float]) -> dict[str, Any]:
     if not shares:
         return {}
     dead = sorted(name for name, share in shares.items() if share < DEAD)
-    found: dict[str, Any] = {SHARES: {name: _short(share) for name, share in shares.items()}}
-    return found | ({"gradient.dead": plain(", ".join(dead))} if dead else {})
+    attributes: dict[str, Any] = {SHARES: {name: _short(share) for name, share in shares.items()}}
+    return attributes | ({"gradient.dead": plain(", ".join(dead))} if dead else {})
 
 
 def failure(kind: str, message: str) -> dict[str, Any]:
@@ -173,10 +176,10 @@ class Share(Frozen):
 
 def shares_of(trials: Sequence[FrozenTrial]) -> Iterator[Share]:
     """Each loss term over the trials that were trained to their end and recorded it."""
-    found: dict[str, list[float]] = defaultdict(list)
+    by_term: dict[str, list[float]] = defaultdict(list)
     for trial in trials:
         if trial.state.name == "COMPLETE":
             for name, value in trial.user_attrs.get(SHARES, {}).items():
-                found[name].append(float(value))
-    for term, values in sorted(found.items()):
+                by_term[name].append(float(value))
+    for term, values in sorted(by_term.items()):
         yield Share(term=term, trials=len(values), median=median(values), dead=sum(v < DEAD for v in values))
