@@ -11,6 +11,7 @@ import gc
 import json
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -80,6 +81,15 @@ def as_before() -> Iterator[None]:
     logger.remove()
     for number, handler in obeyed.items():
         signal.signal(number, handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """What the tests cost, with all processes that they started and those of xdist, as a line above the last."""
+    yield
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    user, system = sum(each.ru_utime for each in spent), sum(each.ru_stime for each in spent)
+    terminalreporter.write_line(f"CPU seconds: {user + system:.0f} (user {user:.0f}, system {system:.0f})")
 
 
 @pytest.fixture(scope="session")

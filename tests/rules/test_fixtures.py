@@ -1,5 +1,6 @@
 """The fixtures keep what they promise: real servers, fresh databases, room for every client."""
 
+import re
 import subprocess
 import sys
 import time
@@ -59,3 +60,17 @@ def _assert_gone(folder: Path) -> None:
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not folder.exists()
+
+
+def test_the_line_above_the_last_says_what_all_processes_cost(tmp_path, repository):
+    """Those of pytest-xdist and their children, too: the child of this test alone takes two seconds."""
+    burn = "import time; [0 for _ in iter(time.process_time, None) if time.process_time() > 2 and exit()]"
+    inner = tmp_path / "test_inner.py"
+    inner.write_text(f"import subprocess, sys\ndef test_burns(): subprocess.run([sys.executable, '-c', {burn!r}])\n")
+    (tmp_path / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text())
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "1", "--rootdir", str(tmp_path)]
+    done = subprocess.run([*words, str(inner)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    *_, above, last = done.stdout.splitlines()
+    total, user, _ = map(int, re.fullmatch(r"CPU seconds: (\d+) \(user (\d+), system (\d+)\)", above).groups())
+    assert total >= user >= 2
+    assert last.startswith("1 passed")
