@@ -35,7 +35,7 @@ from search.storage.statements import Owner
 from search.storage.url import from_environment, label_of, storage_url
 from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
-from search.study.trial_attributes import nothing_known, teller
+from search.study.trial_attributes import attribute_builder, no_attributes
 from trainer.distributed import signals
 from trainer.errors import UserError
 
@@ -84,7 +84,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> GroupEnd:
         artifacts=Artifacts(args.runs / "artifacts", opened.storage) if args.note_every else None,
         note_every=args.note_every or None,
         # Sizes of students are for people who look; finding them loads torch.
-        known=teller((), None) if args.note_every else nothing_known,
+        known=attribute_builder((), None) if args.note_every else no_attributes,
     )
     return run_group(group, students, DatabaseThread(search, settings))
 

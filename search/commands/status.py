@@ -23,8 +23,8 @@ from trainer.cli.durations import format_duration
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
-EVERY = 5.0
-"""Seconds between two looks of --watch."""
+WATCH_SECONDS = 5.0
+"""How long --watch waits between two readings of the database."""
 RUNNING = 24
 """Running trials that are listed at most."""
 
@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch",
         nargs="?",
         type=float,
-        const=EVERY,
+        const=WATCH_SECONDS,
         metavar="SECONDS",
-        help=f"look again every so many seconds (default {EVERY:g}) until the search has ended; Ctrl-C leaves",
+        help=f"look again every so many seconds (default {WATCH_SECONDS:g}) until the search has ended; Ctrl-C leaves",
     )
 
 
@@ -175,7 +175,7 @@ def _confirmation(status: Status) -> list[str]:
 
 
 def _cost(progress: SearchProgress) -> list[str]:
-    """Where the time went, how well the teacher was shared, and what was foreseen."""
+    """Where the time went, how many students shared a pass of the teacher, and the forecast of `--slots auto`."""
     total = sum(progress.seconds.values())
     parts = ", ".join(f"{part} {spent / total:.0%}" for part, spent in sorted(progress.seconds.items()) if total)
     of = "" if progress.gpu_hours_of is None else f" of {progress.gpu_hours_of:g}"

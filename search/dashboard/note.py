@@ -1,6 +1,6 @@
 """`python -m search note`: write where a search stands into the notes of its studies, with figures, for the dashboard.
 
-The leads of a search do this by themselves, in a process of their own: drawing must not hold up training.
+The leaders of a search do this by themselves, in a process of their own: drawing must not delay training.
 """
 
 import argparse
@@ -18,20 +18,20 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from search.answer.summary import confirmation
 from search.dashboard.figures import Picture, draw
-from search.dashboard.note_text import Shown, note_body, study_attributes
+from search.dashboard.note_text import EmbeddedFigure, note_body, study_attributes
 from search.storage.artifacts import Artifacts
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
-from search.storage.searches import noted
+from search.storage.searches import notes_begun
 from search.storage.url import add_storage, storage_url
 from search.study.progress import progress_of
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import shares_of
 
-WITHIN = 150
-"""Seconds after which a process in the background gives up."""
+TIME_LIMIT_SECONDS = 150
+"""How long a process in the background may take before it ends itself."""
 MARK = "---\n\n*Write below this line; what stands above is written anew while the search runs.*"
-"""What a person writes below it stays."""
+"""The line of a note below which what a person writes stays."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Write the notes of all arms."""
     if args.in_background:
-        # Whoever started this may be gone: the process ends itself, whatever it waits for.
+        # The process that started this one may have ended: this one ends itself, whatever it waits for.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(WITHIN)
+        signal.alarm(TIME_LIMIT_SECONDS)
         os.nice(10)
     name = args.name or args.study
     with patient("note"):
@@ -68,11 +68,11 @@ def write(opened: Database, name: str, folder: Path | None) -> str:
     words. Raises UserError for an unknown study."""
     rows = read(opened, name)
     began = rows.search.noted
-    pictures: Mapping[str, Shown] = {}
+    pictures: Mapping[str, EmbeddedFigure] = {}
     without: str | None = "no folder for files was given, or none that can be written (`--artifacts`)"
     if folder is not None:
         drawn = draw(rows)
-    if noted(opened.engine, rows.search.search_id) != began:
+    if notes_begun(opened.engine, rows.search.search_id) != began:
         return "left to another process, which began later"
     if folder is not None:
         try:
@@ -106,13 +106,15 @@ def write(opened: Database, name: str, folder: Path | None) -> str:
 
 
 def _below(note: str) -> str:
-    """What people wrote into a note: all that stands below the mark, or all of a note that has none."""
+    """The part of a note that people wrote: all below the mark, or the whole note where it has no mark."""
     if MARK in note:
         return note.split(MARK, 1)[1]
     return f"\n\n{note}" if note else ""
 
 
-def _kept(opened: Database, rows: SearchSnapshot, pictures: Mapping[str, Picture], folder: Path) -> dict[str, Shown]:
+def _kept(
+    opened: Database, rows: SearchSnapshot, pictures: Mapping[str, Picture], folder: Path
+) -> dict[str, EmbeddedFigure]:
     """Put the figures into the dashboard's folder, as files of the main search's study; all notes show the same.
 
     The address changes with the contents, so that no browser shows an old figure. Raises OSError.
@@ -127,7 +129,7 @@ def _kept(opened: Database, rows: SearchSnapshot, pictures: Mapping[str, Picture
             path.write_bytes(picture.data)
             artifact_id = artifacts.to_study(owner, picture.name, path, "image/png")
             version = hashlib.sha256(picture.data).hexdigest()[:12]
-            embedded[key] = Shown(f"{get_artifact_path(study, artifact_id)}?v={version}", picture.alt)
+            embedded[key] = EmbeddedFigure(f"{get_artifact_path(study, artifact_id)}?v={version}", picture.alt)
     return embedded
 
 

@@ -1,6 +1,6 @@
-"""What a study's note says: where the search stands, in words, tables and figures, for somebody who never saw it.
+"""The text of a study's note: the progress of the search in words, tables and figures, for a reader who is new to it.
 
-Whatever users chose (names, values, hosts, messages) stands in code spans alone.
+All text that users chose (names, values, hosts, messages) stands in code spans alone.
 """
 
 import re
@@ -15,7 +15,7 @@ from search.study.trial_attributes import Share
 from trainer.cli.durations import format_duration
 
 Confirmation = dict[str, Any] | None
-"""What `search.answer.summary.confirmation` says of a study; None where it has none."""
+"""The summary that `search.answer.summary.confirmation` makes of a study; None where it has no confirmation."""
 
 RUNNING = 16
 """Running trials that are listed at most."""
@@ -53,7 +53,7 @@ SEEDS = """\
 
 
 @dataclass(frozen=True)
-class Shown:
+class EmbeddedFigure:
     """A figure as a note embeds it."""
 
     path: str
@@ -71,7 +71,7 @@ def note_body(
     *,
     arm: str,
     studies: Mapping[str, int],
-    pictures: Mapping[str, Shown],
+    pictures: Mapping[str, EmbeddedFigure],
     without: str | None,
     now: float,
 ) -> str:

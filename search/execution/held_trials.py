@@ -37,7 +37,7 @@ from search.storage.schema import FINISHED, leases
 from search.storage.statements import LeaseLost
 from search.study import code_version
 from search.study.adapter import Claim, StudyAdapter
-from search.study.trial_attributes import Attempt, attempts, listening, moved, pace, result
+from search.study.trial_attributes import Attempt, attempts, gradient_attributes, pace, result, teacher_attributes
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
 
@@ -375,12 +375,12 @@ def _added(sums: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, f
 def ending(trial: HeldTrial, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
     reached = result(trial.best_epoch, trial.scores)
-    return {"attempts": attempts(trial.holders, outcome), **reached, **moved(trial.shares), **cost(trial)}
+    return {"attempts": attempts(trial.holders, outcome), **reached, **gradient_attributes(trial.shares), **cost(trial)}
 
 
 def cost(trial: HeldTrial) -> dict[str, Any]:
     """The attributes that say what its holder's epochs cost so far."""
-    return {**pace(trial.own_seconds, trial.epochs), **listening(trial.run, trial.passes, trial.epochs)}
+    return {**pace(trial.own_seconds, trial.epochs), **teacher_attributes(trial.run, trial.passes, trial.epochs)}
 
 
 def upload(search: StudyAdapter, settings: WorkerSettings, trial: HeldTrial, picture: Path | None) -> HeldTrial:

@@ -8,7 +8,7 @@ from typing import Any
 from search.storage.artifacts import Artifacts
 from search.storage.leases import LeaseHandle
 from search.storage.statements import Owner
-from search.study.trial_attributes import Attempt, nothing_known
+from search.study.trial_attributes import Attempt, no_attributes
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Resume, Saved
 
@@ -122,7 +122,7 @@ class WorkerSettings:
     """The limit that a run breaks, as text; None where it keeps all."""
     ttl: float = 60.0
     """Seconds without a heartbeat after which others may take a trial."""
-    known: Callable[[RunConfig], Mapping[str, Any]] = nothing_known
+    known: Callable[[RunConfig], Mapping[str, Any]] = no_attributes
     """The attributes of a run that are known before it is trained."""
     artifacts: Artifacts | None = None
     """Where files for the dashboard go; None where they cannot be kept."""

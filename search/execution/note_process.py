@@ -15,7 +15,7 @@ from typing import IO
 
 from loguru import logger
 
-from search.storage.searches import take_last_turn, take_turn
+from search.storage.searches import claim_last_note_turn, claim_note_turn
 from search.study.adapter import StudyAdapter
 from trainer.repository import REPOSITORY
 
@@ -52,13 +52,13 @@ class NoteProcess:
         if self._is_writing(now) or now < self._due:
             return
         self._due = now + self._every / 6
-        if take_turn(self._search.opened.engine, self._search.search_id, self._every):
+        if claim_note_turn(self._search.opened.engine, self._search.search_id, self._every):
             self._start(now)
 
     def write_last(self) -> None:
         """Where the search ends with this leader, write once more."""
         search = self._search
-        if take_last_turn(search.opened.engine, search.search_id, list(search.arms)):
+        if claim_last_note_turn(search.opened.engine, search.search_id, list(search.arms)):
             # A child that is at work still finds that another set out after it, and leaves the notes to that one.
             self._start(time.monotonic())
         self.wait(LAST_NOTES_SECONDS)

@@ -31,7 +31,7 @@ from search.storage.errors import patient
 from search.storage.url import label_of, storage_url
 from search.study import code_version
 from search.study.create import Identity, open_search
-from search.study.trial_attributes import Judged, teller
+from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
 from trainer.errors import UserError
 
@@ -52,7 +52,7 @@ class WorkerInputs:
     """Data and teacher, open."""
     identity: Identity
     """What the study is by its contents."""
-    teacher: Judged | None
+    teacher: TeacherScore | None
     """How good the teacher is; None where no student has one."""
     slots: Slots
     examination: "TestSetEvaluation | None"
@@ -88,7 +88,7 @@ def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Worker
         who = _identity(spec, resources, facts)
     else:
         who, facts, examination = data_checks.contents(args, spec, resources)
-    teacher = None if facts is None else Judged(facts.dice, facts.overlap_text())
+    teacher = None if facts is None else TeacherScore(facts.dice, facts.overlap_text())
     slots = choose_slots(spec, resources) if args.slots == AUTO else Slots(args.slots)
     return WorkerInputs(resources, who, teacher, slots, examination)
 
@@ -131,7 +131,7 @@ def _database_thread(
         environment=_environment(inputs),
         breach=breach(spec.limits),
         ttl=args.ttl,
-        known=teller(networks, inputs.teacher),
+        known=attribute_builder(networks, inputs.teacher),
         artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
         images=spec.dashboard.images == "validation",
         note_every=args.note_every or None,

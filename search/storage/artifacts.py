@@ -15,7 +15,7 @@ from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, upload_artif
 from optuna.storages import BaseStorage
 
 _PREFIX = "artifacts:"
-"""Of the system attributes in which Optuna keeps what it knows of a file, as JSON."""
+"""The prefix of the system attributes in which Optuna describes a file, as JSON."""
 
 
 class Artifacts:

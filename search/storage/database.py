@@ -2,7 +2,7 @@
 
 Tables and studies are created by one process at a time, over all machines. Every call to PostgreSQL ends: the client
 keeps the limit that it asks the server to keep, also where something between them keeps the connection open and
-answers nothing.
+does not answer.
 """
 
 import contextlib
@@ -226,9 +226,9 @@ def _not_opened(label: str, error: Exception) -> UserError:
 
 
 GRACE_SECONDS = 2.0
-"""How much later than the server the client gives up: where the server still answers, its words are better."""
+"""How much later than the server the client gives up: a server that still answers has the better message."""
 CONNECT_SECONDS = 12.0
-"""For a server that takes a connection and then says nothing."""
+"""The limit for a server that accepts a connection and then does not answer."""
 _LIMIT = re.compile(r"statement_timeout=(\d+)s")
 
 

@@ -12,7 +12,7 @@ from search.storage.statements import insert_once, now_of, put_findings
 from trainer.reports import PerImageResult
 
 TEACHER = 0
-"""What stands for the teacher in the place of a trial's id."""
+"""The number that stands for the teacher in the place of a trial's id."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class OpeningRecord:
     purpose: str
     configurations: tuple[str, ...]
     uuid: str
-    """Of the confirmation that it was for."""
+    """The confirmation for which the rows were opened."""
 
 
 class Evidence:
@@ -36,7 +36,7 @@ class Evidence:
         self._dialect = engine.dialect.name
 
     def open(self, study: str, uuid: str, who: str, purpose: str, configurations: Sequence[str]) -> None:
-        """Write down that somebody opens the test rows; the first time that this person does it for this stays."""
+        """Record that a person opens the test rows; a second time for the same confirmation adds nothing."""
         values = dict(study=study, uuid=uuid, who=who, purpose=purpose)
         opened = dict(opened=now_of(self._dialect), configurations=json.dumps(list(configurations)))
         with self._engine.begin() as connection:
@@ -52,7 +52,7 @@ class Evidence:
         )
 
     def keep(self, uuid: str, trial_id: int, measured: Sequence[PerImageResult]) -> None:
-        """Keep findings outside of a trial's end: those of the teacher. What is there already stays: it is the same."""
+        """Store findings outside of a trial's end: those of the teacher. Rows that exist stay: they are the same."""
         with self._engine.begin() as connection:
             put_findings(connection, self._dialect, rows_of(uuid, trial_id, [each.to_json() for each in measured]))
 
@@ -63,7 +63,7 @@ class Evidence:
             return connection.execute(sa.select(findings.c.part).where(own).limit(1)).one_or_none() is not None
 
     def findings(self, uuid: str) -> dict[int, tuple[PerImageResult, ...]]:
-        """By trial id, and `TEACHER`: what was measured of each part, in the order of their names."""
+        """The results of each network by trial id (`TEACHER`: 0), one a part, in the order of the parts' names."""
         query = sa.select(findings).where(findings.c.uuid == uuid).order_by(findings.c.trial_id, findings.c.part)
         results: dict[int, list[PerImageResult]] = {}
         with self._engine.begin() as connection:

@@ -123,7 +123,7 @@ class Fence:
     def withdraw(
         self, trial_id: int, *, paused: bool, lease: Mapping[str, Any], attributes: Values = NOTHING
     ) -> Iterator[None]:
-        """The commit inside ends a trial in nobody's hands, and writes `lease` and user attributes with it.
+        """The commit inside ends a trial that no worker holds, and writes `lease` and user attributes with it.
 
         paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where somebody took it.
         """

@@ -1,9 +1,9 @@
-"""Who holds which trial: the lease rows, the attempts on them, and which of them are stale.
+"""The rows of leases (which worker holds which trial) and of attempts, and which leases are stale.
 
 A lease expires by no clock. It may be taken by a process that has watched its heartbeat stand still for one
 time-to-live of uninterrupted contact with the database, on its own monotonic clock. The statements here stand outside
-Optuna's transactions, and lock in this order: study, trial, lease, search. Taking a trial also deletes what it reported
-of epochs that it will train again.
+Optuna's transactions, and lock in this order: study, trial, lease, search. Acquiring a trial also deletes its
+reports on epochs that it will train again.
 """
 
 import json
@@ -28,7 +28,7 @@ from search.storage.statements import (
 
 @dataclass(frozen=True)
 class LeaseHandle:
-    """A trial in the hands of this process."""
+    """A lease that this process holds."""
 
     trial_id: int
     number: int
@@ -143,7 +143,7 @@ class Leases:
             return [LeaseRow(*row) for row in connection.execute(query)]
 
     def heartbeat(self, held: Sequence[LeaseHandle]) -> set[int]:
-        """One heartbeat for each; returns the ids of those that are no longer ours."""
+        """Raise the heartbeat of each lease; returns the trial ids of those that this process no longer holds."""
         if not held:
             return set()
         keys = sa.tuple_(leases.c.trial_id, leases.c.token)
@@ -154,7 +154,7 @@ class Leases:
         return {h.trial_id for h in held} - kept
 
     def acquire(self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, lost: bool) -> LeaseHandle | None:
-        """Take a free, stale or own lease exactly as it was seen; None where somebody was quicker.
+        """Acquire a free, stale or own lease exactly as it was read; None where another process was quicker.
 
         In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go:
         the new holder trains those epochs again.
@@ -171,7 +171,7 @@ class Leases:
                 (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
             )
             if seen.state == HELD:
-                # What is told of an epoch raises the beat; a stored run is a sign of life, too.
+                # A report of an epoch raises the heartbeat; a stored run is a sign of life, too.
                 same &= (leases.c.beat == seen.beat) & leases.c.run.is_not_distinct_from(seen.run)
             token = seen.token + 1
             changes: dict[str, Any] = dict(state=HELD, owner=owner.name, host=owner.host, token=token, beat=0)
@@ -188,7 +188,7 @@ class Leases:
         return LeaseHandle(seen.trial_id, seen.number, seen.study_id, token)
 
     def _close(self, connection: sa.Connection, seen: LeaseRow, why: str) -> None:
-        """A trial that somebody ended or deleted in Optuna, past its holder, must not be waited for."""
+        """Finish the lease of a trial that was ended or deleted past its holder, so that nobody waits for it."""
         as_seen = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
         changes = dict(state=FINISHED, owner=None, checkpoint=None, message="ended by somebody else, not by its worker")
         if connection.execute(leases.update().where(as_seen).values(**changes)).rowcount == 1 and seen.state == HELD:
@@ -209,7 +209,7 @@ class Leases:
         self.change(held, {"state": FREE, "owner": None}, ends=why, attributes=attributes)
 
     def orphan(self, held: LeaseHandle, epoch: int, record: Mapping[str, Any]) -> None:
-        """Keep what a former holder had to say about a trial that it lost."""
+        """Store the report of a former holder on a trial that it lost."""
         text = json.dumps(record, allow_nan=False, sort_keys=True)
         values = dict(trial_id=held.trial_id, token=held.token, epoch=epoch, record=text)
         with self.engine.begin() as connection:
@@ -253,7 +253,7 @@ class Leases:
 
 
 RUNG = "completed_rung_"
-"""What a halving pruner's notes on a trial are called, with the rung's number: the score that reached it."""
+"""The name of a halving pruner's attribute of a trial, before the rung's number; it holds the score at that rung."""
 
 
 def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], trial_id: int, epoch: int) -> None:
@@ -281,14 +281,14 @@ def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], tria
 
 @dataclass
 class StaleLeases:
-    """Whose beat stood still, on the watcher's own monotonic clock; an interruption of contact begins anew."""
+    """Finds leases whose heartbeat stands still, on the watcher's own monotonic clock; a lost contact begins anew."""
 
     ttl: float
     _since: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     _contact: float | None = None
 
     def stale(self, rows: Sequence[LeaseRow], now: float) -> list[LeaseRow]:
-        """The held leases whose beat stood still for a whole time-to-live; `now` in monotonic seconds."""
+        """The held leases whose heartbeat stood still for a whole time-to-live; `now` in monotonic seconds."""
         if self._contact is not None and now - self._contact > self.ttl / 2:
             self._since.clear()
         self._contact = now
@@ -302,5 +302,5 @@ class StaleLeases:
         return [row for row in rows if row.trial_id in seen and now - seen[row.trial_id][2] >= self.ttl]
 
     def interrupt(self) -> None:
-        """Contact with the database was lost: what was seen before proves nothing."""
+        """Forget all heartbeats that were read before contact with the database was lost: they prove nothing."""
         self._since.clear()

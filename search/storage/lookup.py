@@ -17,11 +17,11 @@ from trainer.errors import UserError, nearest, one_line
 
 @dataclass(frozen=True)
 class Stored:
-    """What was found in one database."""
+    """The study of a name in one database."""
 
     label: str
     identity: str | None = None
-    """Of the study that is there; None where there is none, or where the database does not answer."""
+    """The identity of the study; None where there is none, or where the database does not answer."""
     record: Mapping[str, Any] | None = None
     """What that identity was computed from."""
     why: str | None = None

@@ -1,6 +1,6 @@
 """The rows of searches and their arms: what was asked of a search, why it is closed, and who writes its notes next.
 
-Turns of notes are settled by one row and the database's clock: one leader in a while, over all workers.
+One row and the database's clock decide whose turn it is to write notes: one leader at a time, over all workers.
 """
 
 import secrets
@@ -67,8 +67,8 @@ def clock(engine: sa.Engine) -> float:
         return float(connection.execute(sa.select(now_of(engine.dialect.name))).scalar_one())
 
 
-def take_turn(engine: sa.Engine, search_id: int, every: float) -> bool:
-    """Whether the notes are the caller's to write now: nobody set out to within the last `every` seconds."""
+def claim_note_turn(engine: sa.Engine, search_id: int, every: float) -> bool:
+    """Whether the caller is to write the notes now: no leader began to within the last `every` seconds."""
     now = now_of(engine.dialect.name)
     due = searches.c.noted.is_(None) | (searches.c.noted <= now - every)
     turn = searches.update().where(searches.c.search_id == search_id, due).values(noted=now)
@@ -76,10 +76,10 @@ def take_turn(engine: sa.Engine, search_id: int, every: float) -> bool:
         return connection.execute(turn).rowcount == 1
 
 
-def take_last_turn(engine: sa.Engine, search_id: int, study_ids: Sequence[int]) -> bool:
-    """Whether the caller, who ends, is to write the last notes: nobody trains, and nobody wrote since trials ended.
+def claim_last_note_turn(engine: sa.Engine, search_id: int, study_ids: Sequence[int]) -> bool:
+    """Whether the caller, which ends, is to write the last notes: no trial is held, and one ended after the last ones.
 
-    study_ids: of the search's arms.
+    study_ids: the studies of the search's arms.
     """
     of_search = leases.c.study_id.in_(study_ids)
     held = sa.exists().where(of_search, leases.c.state == HELD)
@@ -95,8 +95,8 @@ def take_last_turn(engine: sa.Engine, search_id: int, study_ids: Sequence[int]) 
         return connection.execute(turn).rowcount == 1
 
 
-def noted(engine: sa.Engine, search_id: int) -> float | None:
-    """When somebody last set out to write the notes, by the database's clock; None: never."""
+def notes_begun(engine: sa.Engine, search_id: int) -> float | None:
+    """When a leader last began to write the notes, by the database's clock; None: never."""
     with engine.begin() as connection:
         query = sa.select(searches.c.noted).where(searches.c.search_id == search_id)
         return connection.execute(query).scalar_one_or_none()
@@ -105,8 +105,8 @@ def noted(engine: sa.Engine, search_id: int) -> float | None:
 def insert_search(connection: sa.Connection, values: Mapping[str, Any]) -> int:
     """Write a new search; returns its id, one that no search had before, as far as chance goes.
 
-    SQLite would give out that of a deleted search again, and who still works for that would take the new one for its
-    own.
+    SQLite would give out the id of a deleted search again, and a worker of the deleted one would take the new one for
+    its own.
     """
     taken = set(connection.execute(sa.select(searches.c.search_id)).scalars())
     drawn = next(drawn for drawn in iter(lambda: secrets.randbelow(2**31 - 1) + 1, 0) if drawn not in taken)

@@ -18,7 +18,7 @@ Values = Mapping[str, Any]
 NOTHING: Values = {}
 
 _ATTRIBUTES = sa.table("trial_user_attributes", sa.column("trial_id"), sa.column("key"), sa.column("value_json"))
-"""What trials say of themselves, as Optuna keeps it."""
+"""Optuna's table of the user attributes of trials."""
 
 
 def now_of(dialect: str) -> sa.ColumnElement[float]:

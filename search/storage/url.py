@@ -1,4 +1,4 @@
-"""Where a search's database is, when nobody says, and what kind of disk a folder lies on."""
+"""The URL of a search's database, also where none is given, and the kind of disk that a folder lies on."""
 
 import argparse
 import os
@@ -81,9 +81,9 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg2",
     "postgresql+psycopg2": "postgresql+psycopg2",
 }
-"""What a URL may begin with, and the driver that serves it."""
+"""The dialects that a URL may name, with the driver that serves each."""
 SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-"""What of a URL's query nobody but the database may see."""
+"""Parameters of a URL's query that only the database may see."""
 
 
 def label_of(url: str) -> str:

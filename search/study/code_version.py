@@ -1,4 +1,4 @@
-"""Which sources of trainer, models and losses a trial was trained by: workers of one study may run different ones."""
+"""The version of the sources that trained a trial: workers of one study may run different ones."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ CODE = "code"
 """In a trial's environment: the versions that trained it, joined by `BETWEEN`."""
 BETWEEN = "+"
 ROOMS = ("trainer", "models", "losses")
-"""What makes the numbers of a trial."""
+"""The packages whose code decides the numbers of a trial."""
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def code_of(root: Path | None = None) -> str:
 
 
 def both(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
-    """What an environment says of versions once a trial went on elsewhere; nothing where neither knows."""
+    """The versions of a trial that went on elsewhere, for its environment; nothing where neither is known."""
     known = [code for each in (before, after) for code in str(each.get(CODE, "")).split(BETWEEN) if code]
     return {CODE: BETWEEN.join(dict.fromkeys(known))} if known else {}
 
@@ -59,7 +59,7 @@ def warn_of_others(name: str, leases: Sequence[LeaseDetails]) -> None:
 
 
 def line(counts: Mapping[str, int]) -> str | None:
-    """What `status` says of them: nothing while there is one."""
+    """The line of `status` on several versions; None while there is one."""
     if len(counts) < 2:
         return None
     listed = ", ".join(f"{code}: {count} trials" for code, count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""How a process comes to a search: it creates it, joins it, or is refused with the difference."""
+"""Opening a search: a process creates it, joins it, or is refused with the difference."""
 
 import json
 import uuid
@@ -21,12 +21,12 @@ from trainer.errors import UserError
 
 @dataclass(frozen=True)
 class Identity:
-    """What a search is, beyond its name: a changed one is refused."""
+    """The hashes that identify a search beyond its name: a worker with others is refused."""
 
     search: str
     arms: Mapping[str, str]
     record: Mapping[str, Any]
-    """What the identity was computed from, for a difference in words."""
+    """The values that the identity was computed from, to show a difference."""
 
 
 def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity) -> StudyAdapter:

@@ -1,4 +1,4 @@
-"""Where a search stands, how fast it goes and when it will be done: all figures of `status` and of the dashboard."""
+"""The progress of a search, its speed and when it will be done: all figures of `status` and of the dashboard."""
 
 import json
 from collections import Counter, defaultdict
@@ -47,7 +47,7 @@ def pace_of(
         why = f"{len(ended)} of {FEWEST} finished trials that a rate needs" if left else None
         return Pace(None, None if left else 0.0, why)
     in_order = sorted(ended)
-    recent = in_order[-LATEST:] if left else in_order  # what is over is told as a whole
+    recent = in_order[-LATEST:] if left else in_order  # a search that is over is described as a whole
     start = in_order[-LATEST - 1] if len(in_order) > len(recent) else min(began for began, _ in attempts)
     busy = _covered([(max(began, start), now if end is None else end) for began, end in attempts])
     rate = 3600 * len(recent) / max(busy, 1e-3)

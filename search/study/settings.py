@@ -1,7 +1,7 @@
-"""Which study file's sampler, pruner and budget hold: the newest that somebody gave on purpose.
+"""Which study file's sampler, pruner and budget apply: those of the newest file that was given on purpose.
 
-They may change while a study goes on, by a changed file or another --set. The database keeps what it was told and by
-which files, in their order: a worker that is merely started again, or that has an older copy, changes nothing back.
+They may change while a study goes on, by a changed file or another --set. The database keeps the settings and the
+files that gave them, in their order: a worker that is merely started again, or has an older copy, changes nothing back.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from search.storage.searches import ArmRow
 from trainer.errors import UserError
 
 _FILES = "files"
-"""Beside the settings: the files that were seen, by what `_key` says of them, the one that holds last."""
+"""The key, beside the settings, of the list of files that were seen (as `_key` names them), the newest last."""
 _MOST = 500
 """Files that are remembered."""
 

@@ -20,7 +20,7 @@ student step."""
 
 @dataclass(frozen=True)
 class SearchSnapshot:
-    """What the database holds of a search, read once."""
+    """All rows of a search, read once."""
 
     search: SearchRow
     arms: Sequence[ArmRow]
@@ -61,13 +61,13 @@ class SearchSnapshot:
 
     @property
     def teacher(self) -> float | None:
-        """The teacher's score where trials name one and it is told in the search's own metric."""
+        """The teacher's score where trials name one and it is known in the search's own metric."""
         scores = (t.user_attrs.get(TEACHER) for trials in self.trials.values() for t in trials)
         return next((float(score) for score in scores if score is not None and self.metric == "dice"), None)
 
     @property
     def teacher_passes(self) -> float | None:
-        """The teacher's passes a student step, mean over the trials that tell it; None where none does."""
+        """The teacher's passes a student step, mean over the trials that recorded them; None where none did."""
         passes = [t.user_attrs[PASSES] for trials in self.trials.values() for t in trials if PASSES in t.user_attrs]
         return sum(map(float, passes)) / len(passes) if passes else None
 

@@ -1,4 +1,4 @@
-"""What a trial says of itself in the dashboard: readable attributes, written in the transactions that it takes anyway.
+"""Attributes of a trial for people who look at the dashboard, written in transactions that are needed anyway.
 
 Names are dotted, so that they sort into groups: `attempts`, `best.*`, `failure*`, `gradient.*`, `host`, `limit`,
 `model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few: what people
@@ -47,20 +47,22 @@ class Attempt:
     """How it ended; None while it goes on."""
 
 
-class Judged(NamedTuple):
-    """What is known of a search's teacher."""
+class TeacherScore(NamedTuple):
+    """The quality of a search's teacher."""
 
     dice: float
-    """On validation."""
+    """The Dice on the validation images."""
     seen: str
-    """On which images that judge students it was trained."""
+    """On which of the images that judge students the teacher was trained."""
 
 
-def known_before(run: RunConfig, facts: "Facts", teacher_params: int | None, teacher: Judged | None) -> dict[str, Any]:
-    """What is known of a run before it is trained.
+def known_before(
+    run: RunConfig, facts: "Facts", teacher_params: int | None, teacher: TeacherScore | None
+) -> dict[str, Any]:
+    """The attributes of a run that are known before it is trained.
 
-    teacher_params: of the search's teacher, for runs that have none; None where it has none. teacher: told only
-    where the run listens to it.
+    teacher_params: parameters of the search's teacher, for runs without one; None where it has none. teacher: used
+    only where the run is taught.
     """
     attributes: dict[str, Any] = {
         "model.params_m": _short(facts.params / 1e6),
@@ -73,7 +75,7 @@ def known_before(run: RunConfig, facts: "Facts", teacher_params: int | None, tea
     return attributes
 
 
-def teller(costs: Sequence[Cost], teacher: Judged | None) -> Callable[[RunConfig], dict[str, Any]]:
+def attribute_builder(costs: Sequence[Cost], teacher: TeacherScore | None) -> Callable[[RunConfig], dict[str, Any]]:
     """`known_before` for the runs of a search whose networks were built; one that was not is built when it comes."""
     built = {_networks(cost.run): cost.facts for cost in costs}
     teacher_params = next((cost.facts.teacher_params for cost in costs if cost.facts.teacher_params), None)
@@ -89,8 +91,8 @@ def teller(costs: Sequence[Cost], teacher: Judged | None) -> Callable[[RunConfig
     return known
 
 
-def nothing_known(_run: RunConfig) -> dict[str, Any]:
-    """For a search that builds no networks."""
+def no_attributes(_run: RunConfig) -> dict[str, Any]:
+    """No attributes, for a search that builds no networks."""
     return {}
 
 
@@ -127,15 +129,15 @@ def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
     }
 
 
-def listening(run: RunConfig, passes: float | None, epochs: int) -> dict[str, Any]:
-    """The teacher's passes a student step, from their sum over some epochs; nothing where nobody listens or counts."""
+def teacher_attributes(run: RunConfig, passes: float | None, epochs: int) -> dict[str, Any]:
+    """The teacher's passes a student step, from their sum over some epochs; nothing for a run without a teacher."""
     if passes is None or not run.methods():
         return {}
     return {"teacher.passes_per_step": _short(passes / max(epochs, 1))}
 
 
-def moved(shares: Mapping[str, float]) -> dict[str, Any]:
-    """What each loss term moved in the last epoch: its share of the gradient, and the terms that moved nothing."""
+def gradient_attributes(shares: Mapping[str, float]) -> dict[str, Any]:
+    """Each loss term's share of the gradient in the last epoch, and the terms whose share is next to nothing."""
     if not shares:
         return {}
     dead = sorted(name for name, share in shares.items() if share < DEAD)

@@ -38,7 +38,7 @@ from search.execution.simulated_students import Curves, SimulatedStudents
 from search.plotting import Scale
 from search.storage.database import open_storage
 from search.storage.schema import leases
-from search.storage.searches import noted, take_last_turn, take_turn
+from search.storage.searches import claim_last_note_turn, claim_note_turn, notes_begun
 from search.storage.statements import Owner, put_attributes
 from search.study.adapter import StudyAdapter
 from search.study.progress import read_progress
@@ -246,13 +246,13 @@ def test_over_all_leads_one_writes_in_a_while(database_url: str, open_again: Joi
 
     def try_it(engine: sa.Engine) -> bool:
         together.wait()
-        return take_turn(engine, search.search_id, 60.0)
+        return claim_note_turn(engine, search.search_id, 60.0)
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(try_it, [other.engine for other in others])) == 1
         assert sum(pool.map(try_it, [other.engine for other in others])) == 0
-    assert noted(others[0].engine, search.search_id) is not None
-    assert take_turn(others[1].engine, search.search_id, 0.0)
+    assert notes_begun(others[0].engine, search.search_id) is not None
+    assert claim_note_turn(others[1].engine, search.search_id, 0.0)
     for other in others:
         other.engine.dispose()
 
@@ -262,13 +262,13 @@ def test_the_last_notes_are_written_once_by_who_ends_when_nobody_trains(
 ) -> None:
     search = open_again(database_url, "note", STUDY)
     engine, ids = search.opened.engine, list(search.arms)
-    assert take_turn(engine, search.search_id, 60.0)
+    assert claim_note_turn(engine, search.search_id, 60.0)
     held = search.claim(ME, lambda _: 0, []).held
-    assert not take_last_turn(engine, search.search_id, ids), "somebody trains"
+    assert not claim_last_note_turn(engine, search.search_id, ids), "somebody trains"
     search.leases.give_back(held)
     time.sleep(0.01)  # SQLite's clock counts milliseconds, and within one of them nobody knows what came first
-    assert take_last_turn(engine, search.search_id, ids)
-    assert not take_last_turn(engine, search.search_id, ids), "nothing ended since"
+    assert claim_last_note_turn(engine, search.search_id, ids)
+    assert not claim_last_note_turn(engine, search.search_id, ids), "nothing ended since"
 
 
 def test_a_lead_has_the_notes_written_by_a_child_that_shows_no_secret(

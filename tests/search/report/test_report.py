@@ -56,7 +56,7 @@ from search.storage.statements import Owner
 from search.study.adapter import StudyAdapter
 from search.study.create import open_search
 from search.study.snapshot import read
-from search.study.trial_attributes import teller
+from search.study.trial_attributes import attribute_builder
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -104,7 +104,7 @@ def train(found: StudyAdapter, runs: Path) -> None:
     students = SimulatedStudents(Curves(), slots=4, metric="dice", epoch_seconds=0.0, fail_share=0.05)
     students.measure = examined if found.spec.confirms is not None else None
     owner = Owner("me", "here")
-    known = teller((), None)
+    known = attribute_builder((), None)
     made = WorkerSettings(owner, 4, runs, 1, {"simulated": True}, breach=lambda _: None, ttl=60.0, known=known)
     run_group(SingleProcess(), students, DatabaseThread(found, made))
 

@@ -30,7 +30,7 @@ from search.planning.network_costs import costs
 from search.storage.artifacts import Artifacts
 from search.storage.statements import Owner
 from search.study.adapter import Claim, StudyAdapter
-from search.study.trial_attributes import Attempt, Judged, attempts, failure, plain, teller
+from search.study.trial_attributes import Attempt, TeacherScore, attempts, attribute_builder, failure, plain
 from trainer.config import RunConfig
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
@@ -131,7 +131,7 @@ def begun(search: StudyAdapter, tmp_path: Path, owner: Owner = ME, **changes: An
 def test_a_trial_says_what_it_is_from_the_start_and_what_it_reached_at_its_end(join: Join, tmp_path: Path) -> None:
     search = join()
     found = costs(search.spec)
-    one = begun(search, tmp_path, known=teller(found, Judged(0.9, "unknown")))
+    one = begun(search, tmp_path, known=attribute_builder(found, TeacherScore(0.9, "unknown")))
     facts = found[0].facts
     assert one.said == {
         "attempts": "1: here (running)",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.output import Output
-from search.study.trial_attributes import moved, shares_of
+from search.study.trial_attributes import gradient_attributes, shares_of
 from trainer.config import RunConfig
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
@@ -57,7 +57,7 @@ def test_shares_are_told_and_change_no_number(
 def test_a_term_of_next_to_no_weight_is_dead_and_one_alone_is_everything(tmp_path: Path) -> None:
     report = trained(LOGITS, tmp_path)[0][-1]
     assert report.shares["dice"] < 1e-3
-    assert moved(report.shares)["gradient.dead"] == "dice"
+    assert gradient_attributes(report.shares)["gradient.dead"] == "dice"
     assert trained({"ce": {}}, tmp_path)[0][-1].shares == {"ce": 1.0}
 
 
@@ -81,8 +81,12 @@ def test_a_gradient_that_is_zero_or_not_finite_has_no_shares() -> None:
 
 def test_the_report_tells_the_median_share_and_where_a_term_was_dead() -> None:
     told = [{"ce": 0.9, "kl": 0.1}, {"ce": 0.995, "kl": 0.005}, {"ce": 0.8, "kl": 0.2}]
-    trials = [SimpleNamespace(state=SimpleNamespace(name="COMPLETE"), user_attrs=moved(each)) for each in told]
-    pruned = SimpleNamespace(state=SimpleNamespace(name="PRUNED"), user_attrs=moved({"ce": 1.0, "kl": 0.0}))
+    trials = [
+        SimpleNamespace(state=SimpleNamespace(name="COMPLETE"), user_attrs=gradient_attributes(each)) for each in told
+    ]
+    pruned = SimpleNamespace(
+        state=SimpleNamespace(name="PRUNED"), user_attrs=gradient_attributes({"ce": 1.0, "kl": 0.0})
+    )
     found = {share.term: share for share in shares_of([*trials, pruned])}
     assert (found["kl"].median, found["kl"].dead, found["kl"].trials) == (0.1, 1, 3)
     assert (found["ce"].median, found["ce"].dead) == (0.9, 0)
