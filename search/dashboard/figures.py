@@ -296,7 +296,7 @@ def draw(rows: SearchSnapshot) -> dict[str, Picture]:
             curves_figure(curves, arms, scale, rows.along),
         ),
     }
-    if rows.confirms is None:  # of seeds the best one says nothing
+    if rows.confirms is None:  # the best seed of a network says nothing about it
         alt = "Best score so far by arm over finished trials"
         pictures["best"] = Picture("best.png", alt, best_figure(dots, finished, scale))
     if not dots or any(dot.size is not None for dot in dots):
@@ -308,7 +308,7 @@ def draw(rows: SearchSnapshot) -> dict[str, Picture]:
 def dots_of(rows: SearchSnapshot) -> list[Dot]:
     """The trials that were trained to their end, in the order in which they ended.
 
-    Where no trial tells its parameters (a simulation builds no networks), a choice that is a number stands for them.
+    Where no trial recorded its parameters (a simulation builds no networks), a choice that is a number stands for them.
     """
     ended, sizes = rows.ended(), rows.params_m()
     if not sizes:

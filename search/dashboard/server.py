@@ -32,7 +32,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 THREADS = 8
 """Requests answered at the same time."""
 ARTIFACT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; sandbox"
-"""Content-Security-Policy of a file that somebody uploaded: it shows, it never runs in the dashboard's name."""
+"""Content-Security-Policy of a file that somebody uploaded: it is shown, and never runs as a page of the dashboard."""
 
 
 class OutageLog(logging.Handler):
@@ -68,7 +68,7 @@ class Guarded:
     def __init__(self, application: Application, edits: str) -> None:
         self._application, self._edits = application, edits
         self._outages = OutageLog()
-        # What optuna-dashboard says of an error is the traceback of a bug, or of an unavailable database.
+        # optuna-dashboard logs the traceback of a bug, and also that of an unavailable database.
         dashboard_log = logging.getLogger("optuna_dashboard")
         dashboard_log.handlers, dashboard_log.propagate = [self._outages], False
 

@@ -186,7 +186,7 @@ class OptunaTables:
 
     def upgrade(self) -> None:
         """Bring them to this Optuna's version."""
-        # Where nobody listens to `logging`, alembic's own settings would make it talk, and silence other loggers.
+        # Without a handler on the root logger, alembic would print its messages and disable other loggers.
         logging.getLogger().addHandler(logging.NullHandler())
         self._rdb.upgrade()
         self._rdb.engine.dispose()

@@ -1,7 +1,7 @@
 """Checks of ours inside Optuna's own transactions, through SQLAlchemy's public session events.
 
-Whoever writes to a trial does it inside `Fence.write(...)`: the commit checks the trial's token and applies the lease's
-changes with it. Whoever creates or pops a trial does it inside `Fence.admit(...)`: the commit counts the budget and
+Every write to a trial stands inside `Fence.write(...)`: the commit checks the trial's token and applies the lease's
+changes with it. A trial is created or popped inside `Fence.admit(...)`: the commit counts the budget and
 inserts the lease. A check that fails raises one of our own exceptions and rolls everything back. Optuna swallows an
 IntegrityError in reports and attributes and retries others, so the statements here never let one out.
 """
@@ -100,7 +100,7 @@ class Fence:
         `ends` closes the attempt with that reason; `attributes` become the trial's user attributes, `findings` rows of
         that table. Raises LeaseLost.
         """
-        token_of_context = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes, findings))
+        previous = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes, findings))
         try:
             yield
         except self._gone as error:
@@ -108,16 +108,16 @@ class Fence:
                 raise
             raise LeaseLost(f"trial {trial_id}: somebody ended or deleted it") from error
         finally:
-            self._write.reset(token_of_context)
+            self._write.reset(previous)
 
     @contextmanager
     def admit(self, study_id: int, owner: Owner | None, search_id: int, *, once: str | None = None) -> Iterator[None]:
         """A trial created or popped inside is counted and leased, if to anybody. Raises Refused, AlreadyQueuedError."""
-        token_of_context = self._admission.set(_Admission(study_id, owner, search_id, once))
+        previous = self._admission.set(_Admission(study_id, owner, search_id, once))
         try:
             yield
         finally:
-            self._admission.reset(token_of_context)
+            self._admission.reset(previous)
 
     @contextmanager
     def withdraw(
@@ -125,13 +125,13 @@ class Fence:
     ) -> Iterator[None]:
         """The commit inside ends a trial that no worker holds, and writes `lease` and user attributes with it.
 
-        paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where somebody took it.
+        paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where a worker has it.
         """
-        token_of_context = self._withdrawal.set(_Withdrawal(trial_id, paused, lease, attributes))
+        previous = self._withdrawal.set(_Withdrawal(trial_id, paused, lease, attributes))
         try:
             yield
         finally:
-            self._withdrawal.reset(token_of_context)
+            self._withdrawal.reset(previous)
 
     def _runs(self, trial_id: int) -> bool:
         table = self._trial.__table__
@@ -198,7 +198,7 @@ class Fence:
             raise SearchClosed(Closed(ClosedKind.DELETED, DELETED))
         arm = ArmRow.of(row)
         refuse_twice(session.connection(), trial.trial_id, admission.once)
-        # The arm's row is ours: who closes a search locks it, too, so nothing slips in behind a close.
+        # This transaction has locked the arm's row, as closing a search does: nothing is admitted after a close.
         if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
             raise SearchClosed(Closed(ClosedKind.CLOSED, CLOSED))
         table = self._trial.__table__

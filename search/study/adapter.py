@@ -21,7 +21,7 @@ from search.spec.load import StudySpec
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
-from search.storage.schema import FINISHED
+from search.storage.schema import FINISHED, FREE, HELD
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
 from search.study.settings import with_budgets
@@ -118,8 +118,8 @@ class StudyAdapter:
         may begin.
         """
         rows = self.leases.of_studies(list(self.arms))
-        for row in [r for r in rows if r.state == "free"] + [r for r in rows if r in stale]:
-            lost = row.state == "held"
+        for row in [r for r in rows if r.state == FREE] + [r for r in rows if r in stale]:
+            lost = row.state == HELD
             epoch = on_hand(row)
             held = self.leases.acquire(row, owner, resume_epoch=epoch, lost=lost)
             if held is not None:
@@ -140,7 +140,7 @@ class StudyAdapter:
         From before its ranks were restarted, or from a claim whose answer was lost. known: trial ids that it knows of.
         """
         for row in self.leases.of_studies(list(self.arms)):
-            if row.state == "held" and row.owner == owner.name and row.trial_id not in known:
+            if row.state == HELD and row.owner == owner.name and row.trial_id not in known:
                 epoch = on_hand(row)
                 held = self.leases.acquire(row, owner, resume_epoch=epoch, lost=False)
                 if held is not None:

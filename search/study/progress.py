@@ -27,12 +27,12 @@ class Pace:
     """A search's speed."""
 
     trials_an_hour: float | None
-    """Over the newest finished trials (all, where none is left), in the time in which somebody worked; None while there
-    are too few."""
+    """The rate over the newest finished trials (all, where none is left), counting only the time in which a worker
+    trained; None while there are too few."""
     eta_seconds: float | None
-    """Until all is done at this rate; None where that cannot be said."""
+    """The time until all is done at this rate; None where it is unknown."""
     unknown: str | None
-    """Why it cannot be said."""
+    """Why the time is unknown."""
 
 
 def pace_of(
@@ -40,8 +40,8 @@ def pace_of(
 ) -> Pace:
     """The speed from when trials ended and when attempts at them were under way, in seconds of one clock.
 
-    ended: of the trials that completed or were pruned. attempts: (began, ended or None). held: trials that somebody
-    trains now. left: trials that are still to be finished.
+    ended: the ends of the trials that completed or were pruned. attempts: (began, ended or None). held: trials that a
+    worker trains now. left: trials that are still to be finished.
     """
     if len(ended) < FEWEST:
         why = f"{len(ended)} of {FEWEST} finished trials that a rate needs" if left else None
@@ -175,7 +175,7 @@ class SearchProgress:
     teacher_passes: float | None
     """The teacher's passes a student step, where trials recorded them."""
     forecast: Mapping[str, Any] | None
-    """What `search.planning.slots.compared` says of `--slots auto`."""
+    """The forecast of `--slots auto` beside what happened (`search.planning.slots.compared`)."""
     versions: Mapping[str, int]
     """How many trials each version of the sources trained."""
     seconds: Mapping[str, float]
@@ -186,7 +186,7 @@ class SearchProgress:
     trials_an_hour: float | None
     eta_seconds: float | None
     eta_unknown: str | None
-    """Why the time until the end cannot be said."""
+    """Why `eta_seconds` is unknown."""
     workers: Mapping[str, Mapping[str, int]]
     """How the attempts of each worker ended: host and a number -> reason -> count."""
     holding: Mapping[str | None, int]

@@ -67,7 +67,7 @@ def _files(before: str) -> list[str]:
 
 
 def _key(spec: StudySpec) -> str:
-    """A file as somebody wrote it, and what --set changed: a comment more is another file, so that one can go back."""
+    """A name for a file's text and the values of --set: one more comment makes another file, to go back to old values."""
     if spec.confirms is not None:
         return "planned"  # once, in the database
     try:
