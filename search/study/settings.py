@@ -67,7 +67,7 @@ def _files(before: str) -> list[str]:
 
 
 def _key(spec: StudySpec) -> str:
-    """A name for a file's text and the values of --set: one more comment makes another file, to go back to old values."""
+    """A name for a file's text and the values of --set: one more comment makes another file, to restore old values."""
     if spec.confirms is not None:
         return "planned"  # once, in the database
     try:
