@@ -336,9 +336,9 @@ def test_a_child_that_fails_is_one_line_of_the_log(
 
 def watching(url: str, *flags: str, **streams: Any) -> "subprocess.Popen[bytes]":
     environment = os.environ | {"OPTUNA_STORAGE": url, "TERM": "xterm"}
-    words = [sys.executable, "-m", "search", "status", "note", "--watch", "0.2", *flags]
+    command = [sys.executable, "-m", "search", "status", "note", "--watch", "0.2", *flags]
     root = Path(__file__).resolve().parents[3]
-    return subprocess.Popen(words, env=environment, cwd=root, **streams)
+    return subprocess.Popen(command, env=environment, cwd=root, **streams)
 
 
 def test_watching_ends_with_the_search_and_is_plain_where_no_terminal_is(
@@ -371,26 +371,26 @@ def test_watching_ends_with_the_search_and_is_plain_where_no_terminal_is(
 
 def test_watching_draws_over_itself_on_a_terminal_and_leaves_at_ctrl_c(sqlite_url: str, open_again: Join) -> None:
     open_again(sqlite_url, "note", STUDY)
-    mine, theirs = pty.openpty()
-    process = watching(sqlite_url, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
+    terminal, child_side = pty.openpty()
+    process = watching(sqlite_url, stdin=child_side, stdout=child_side, stderr=child_side, start_new_session=True)
+    os.close(child_side)
     seen = b""
     try:
         end = time.monotonic() + 60
         while seen.count(b"Ctrl-C leaves") < 3 and time.monotonic() < end:
-            if select.select([mine], [], [], 1.0)[0]:
-                seen += os.read(mine, 65536)
+            if select.select([terminal], [], [], 1.0)[0]:
+                seen += os.read(terminal, 65536)
         process.send_signal(signal.SIGINT)
         end = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < end:
-            if select.select([mine], [], [], 0.1)[0]:
+            if select.select([terminal], [], [], 0.1)[0]:
                 with contextlib.suppress(OSError):  # the last who could write is gone
-                    seen += os.read(mine, 65536)
+                    seen += os.read(terminal, 65536)
         assert process.wait(1) == 0
     finally:
         process.kill()
         process.wait()
-        os.close(mine)
+        os.close(terminal)
     frames = seen.split(b"\x1b[J")
     height = frames[0].count(b"\n")
     assert f"\x1b[{height}F".encode() in frames[1], "the second drawing begins where the first did"

@@ -39,8 +39,8 @@ def test_a_database_that_goes_is_one_line_and_one_when_it_is_back(
         admin.execute(sa.text(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true'))
     assert [asked(application)[:3] for _ in range(2)] == ["200"] * 2
     opened.engine.dispose()
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("", "")
     lines = [line for line in log if "database" in line]
     assert ["does not answer" in line for line in lines] == [True, False], log
     assert "is back" in lines[1]

@@ -57,10 +57,10 @@ LASTING = {
 
 def test_the_code_of_the_server_decides_whatever_the_class_of_the_error(postgres_url: str) -> None:
     """Codes as a real server sends them; Optuna's wrapping hides none of them."""
-    found = {code: statement(postgres_url, RAISED.format(code)) for code in {**PASSING, **LASTING}}
-    assert {code for code, error in found.items() if errors.is_transient(error)} == PASSING.keys()
+    caught_by_code = {code: statement(postgres_url, RAISED.format(code)) for code in {**PASSING, **LASTING}}
+    assert {code for code, error in caught_by_code.items() if errors.is_transient(error)} == PASSING.keys()
     wrapped = {}
-    for code, error in found.items():
+    for code, error in caught_by_code.items():
         wrapped[code] = StorageInternalError("An exception is raised during the commit.")
         wrapped[code].__cause__ = error
     assert {code for code, error in wrapped.items() if errors.is_transient(error)} == PASSING.keys()

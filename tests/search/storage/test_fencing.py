@@ -127,11 +127,11 @@ WRITES: dict[str, Callable[[StudyAdapter, LeaseHandle], None]] = {
 
 def begun(search: StudyAdapter) -> Claim:
     """A claimed trial with parameters, a run and one report."""
-    found = claim(search)
-    search.suggest(found)
-    search.commit(found, "{}", "{}")
-    search.report(found.held, 1, 0.1, {"epoch": 1})
-    return found
+    claimed = claim(search)
+    search.suggest(claimed)
+    search.commit(claimed, "{}", "{}")
+    search.report(claimed.held, 1, 0.1, {"epoch": 1})
+    return claimed
 
 
 def taken_by_other(other: StudyAdapter, held: LeaseHandle) -> LeaseHandle:
@@ -168,11 +168,11 @@ def test_the_holder_writes_and_each_write_leaves_a_trace(join: Join) -> None:
 
 
 def test_nothing_of_a_zombie_lands_while_another_holds_its_trial(join: Join) -> None:
-    mine, others = join(), join()
-    held = begun(mine).held
+    own, others = join(), join()
+    held = begun(own).held
     new = taken_by_other(others, held)
     assert new.token == held.token + 1
-    assert refusals(mine, held) == []
+    assert refusals(own, held) == []
     others.report(new, 2, 0.7, {"epoch": 2})
     others.complete(new, 0.7, {})
 
@@ -180,11 +180,11 @@ def test_nothing_of_a_zombie_lands_while_another_holds_its_trial(join: Join) -> 
 @pytest.mark.parametrize("end", ["complete", "prune", "fail"])
 def test_nothing_of_a_zombie_lands_after_another_finished_its_trial(join: Join, end: str) -> None:
     """Optuna has a check of its own for finished trials: the caller hears of a lost lease all the same."""
-    mine, others = join(), join()
-    held = begun(mine).held
+    own, others = join(), join()
+    held = begun(own).held
     new = taken_by_other(others, held)
     WRITES[end](others, new)
-    assert refusals(mine, held) == []
+    assert refusals(own, held) == []
 
 
 def test_nothing_of_a_holder_lands_after_it_gave_its_trial_back(join: Join) -> None:
@@ -202,11 +202,11 @@ def test_nothing_of_a_holder_lands_after_it_finished_its_trial_itself(join: Join
 
 
 def test_suggestions_of_a_zombie_are_refused(join: Join) -> None:
-    mine, others = join(), join()
-    found = claim(mine)
-    taken_by_other(others, found.held)
+    own, others = join(), join()
+    claimed = claim(own)
+    taken_by_other(others, claimed.held)
     with pytest.raises(LeaseLost):
-        mine.suggest(found)
+        own.suggest(claimed)
     assert others.trials(others.spec.main)[0].params == {}
 
 

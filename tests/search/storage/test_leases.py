@@ -77,14 +77,14 @@ def seen(search: StudyAdapter, held: LeaseHandle) -> LeaseRow:
 
 def trained(search: StudyAdapter, epochs: int, owner: Owner = ME) -> LeaseHandle:
     """A held trial with reports up to an epoch, a rung at each report, and a checkpoint's name."""
-    found = claim(search, owner)
-    search.suggest(found)
-    search.commit(found, "{}", "{}")
+    claimed = claim(search, owner)
+    search.suggest(claimed)
+    search.commit(claimed, "{}", "{}")
     for epoch in range(1, epochs + 1):
         changes = {"epoch": epoch, "checkpoint": f"epoch-{epoch}.pt", "checkpoint_sha256": "0" * 64, "best_score": 0.5}
-        search.report(found.held, epoch, epoch / 10, changes)
-        search.pruned(found.held)
-    return found.held
+        search.report(claimed.held, epoch, epoch / 10, changes)
+        search.pruned(claimed.held)
+    return claimed.held
 
 
 def search_row(search: StudyAdapter) -> Any:
@@ -171,14 +171,14 @@ def test_free_goes_before_waiting_before_new(join: Join) -> None:
 
 def test_an_owner_takes_its_own_trials_back_at_once_and_nobody_elses(join: Join) -> None:
     search, restarted = join(), join()
-    mine, others = trained(search, 2), trained(search, 1, OTHER)
+    own, others = trained(search, 2), trained(search, 1, OTHER)
     claims = restarted.reacquire(ME, lambda row: row.epoch)
-    assert [c.held for c in claims] == [replace(mine, token=2)]
-    row = search.leases.row(mine.trial_id)
+    assert [c.held for c in claims] == [replace(own, token=2)]
+    row = search.leases.row(own.trial_id)
     assert row is not None
     assert (row.lost, row.epoch, row.owner) == (0, 2, "me")  # a restart is not charged
-    assert search.leases.attempts_of([mine.study_id])[0].why == "restarted"
-    assert search.leases.heartbeat([mine, others]) == {mine.trial_id}  # the rank that still lives is a zombie now
+    assert search.leases.attempts_of([own.study_id])[0].why == "restarted"
+    assert search.leases.heartbeat([own, others]) == {own.trial_id}  # the rank that still lives is a zombie now
 
 
 # ---- watching
@@ -280,7 +280,7 @@ CLOSINGS: dict[str, tuple[Callable[[StudyAdapter], None], str]] = {
 @pytest.mark.parametrize("kind", CLOSINGS)
 def test_a_closed_search_admits_nothing_new_but_lets_free_trials_end(join: Join, kind: str) -> None:
     search = join()
-    close, words = CLOSINGS[kind]
+    close, expected = CLOSINGS[kind]
     free = claim(search).held
     search.enqueue(search.spec.main, {"optim.lr": 1e-2})
     assert search.searches.closed(search.search_id) == (None, None)
@@ -294,7 +294,7 @@ def test_a_closed_search_admits_nothing_new_but_lets_free_trials_end(join: Join,
         close(search)
     taken = claim(search, OTHER)
     assert taken.held.trial_id == free.trial_id
-    with pytest.raises(Refused, match=words) as refused:
+    with pytest.raises(Refused, match=expected) as refused:
         claim(search, OTHER)
     assert refused.value.final
     search.complete(taken.held, 0.5, {})
@@ -376,13 +376,13 @@ def test_an_empty_database_opened_by_eight_processes_holds_one_search(
     script = OPENER.format(path=str(path), url=database_url, gate=gate)
     children = [fork(script) for _ in range(8)]
     os.write(opens, b"go go go")
-    told = []
+    outputs = []
     for child in children:
         assert child.wait(100) == 0, child.log
-        told.append(child.log)
+        outputs.append(child.log)
     os.close(gate)
     os.close(opens)
-    assert len(set(told)) == 1, told
+    assert len(set(outputs)) == 1, outputs
     opened = open_storage(database_url)
     assert opened.searches.names() == ["leased"]
     search_id = getattr(opened.searches.search("leased"), "search_id", 0)
@@ -399,7 +399,7 @@ SECRET = "s3cret-{0}-{x"  # noqa: S105 - the point of the test
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "expected"),
     [
         pytest.param(f"postgresql://user:{SECRET}@127.0.0.1:9/db", "does not answer", id="no server"),
         pytest.param(f"postgresql://user:{SECRET}@127.0.0.1:port/db", "no database URL", id="port is a word"),
@@ -418,11 +418,11 @@ SECRET = "s3cret-{0}-{x"  # noqa: S105 - the point of the test
     ],
 )
 @pytest.mark.parametrize("create", [True, False])
-def test_a_database_that_cannot_be_used_is_one_line_without_the_password(url: str, words: str, create: bool) -> None:
+def test_a_database_that_cannot_be_used_is_one_line_without_the_password(url: str, expected: str, create: bool) -> None:
     with pytest.raises(UserError) as refused:
         open_storage(url, create=create)
     message = str(refused.value)
-    assert words in message
+    assert expected in message
     assert "\n" not in message
     assert "s3cret" not in message
     assert refused.value.__cause__ is None
@@ -493,15 +493,15 @@ def test_sqlite_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("stored", "words"),
+    ("stored", "expected"),
     [(99, "newer than this program's .*use the program"), (0, "older .*python -m search db upgrade")],
 )
-def test_tables_of_another_version_are_refused(sqlite_url: str, stored: int, words: str) -> None:
+def test_tables_of_another_version_are_refused(sqlite_url: str, stored: int, expected: str) -> None:
     opened = open_storage(sqlite_url)
     with opened.engine.begin() as connection:
         connection.execute(version_row.update().values(version=stored))
     opened.engine.dispose()
-    with pytest.raises(UserError, match=f"tables of version {stored}, {words}"):
+    with pytest.raises(UserError, match=f"tables of version {stored}, {expected}"):
         open_storage(sqlite_url)
 
 

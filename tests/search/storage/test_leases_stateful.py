@@ -113,13 +113,13 @@ class Workers(RuleBasedStateMachine):
 
     def expect(self, held: LeaseHandle, write: Callable[[], None]) -> bool:
         """Do a write that must land if and only if `held` still holds; returns whether it did."""
-        mine = self.holds(held)
+        holds_it = self.holds(held)
         try:
             write()
         except LeaseLost:
-            assert not mine
+            assert not holds_it
             return False
-        assert mine, "a zombie's write landed"
+        assert holds_it, "a zombie's write landed"
         return True
 
     def seen(self, state: str) -> list[LeaseRow]:
@@ -203,9 +203,9 @@ class Workers(RuleBasedStateMachine):
 
     @rule(target=held, owner=OWNERS)
     def restart(self, owner: Owner) -> object:
-        mine = {key for key, t in self.trials.items() if t.state == "held" and t.owner == owner.name}
+        owned = {key for key, t in self.trials.items() if t.state == "held" and t.owner == owner.name}
         claims = list(self.search.reacquire(owner, lambda row: row.epoch))
-        assert {claim.held.trial_id for claim in claims} == mine
+        assert {claim.held.trial_id for claim in claims} == owned
         for claim in claims:
             self.taken(claim.held, owner)
         return multiple(*(claim.held for claim in claims))
@@ -261,8 +261,8 @@ class Workers(RuleBasedStateMachine):
         assert (counts.waiting, counts.failed) == (self.waiting, self.failed)
         assert self.flying() <= IN_FLIGHT
         with self.opened.engine.begin() as connection:
-            mine = leases.c.study_id == self.study_id
-            flying = sa.select(sa.func.count()).where(mine, leases.c.state.in_(["held", "free"]))
+            of_study = leases.c.study_id == self.study_id
+            flying = sa.select(sa.func.count()).where(of_study, leases.c.state.in_(["held", "free"]))
             assert connection.execute(flying).scalar_one() == self.flying()
 
     @invariant()
@@ -292,10 +292,10 @@ class Workers(RuleBasedStateMachine):
             assert all(a.why is not None for a in attempts[:-1])
 
     def attempts(self) -> dict[int, list[Any]]:
-        found: dict[int, list[Any]] = {key: [] for key in self.trials}
+        by_trial: dict[int, list[Any]] = {key: [] for key in self.trials}
         for attempt in self.search.leases.attempts_of([self.study_id]):
-            found[attempt.trial_id].append(attempt)
-        return found
+            by_trial[attempt.trial_id].append(attempt)
+        return by_trial
 
 
 @pytest.fixture

@@ -45,12 +45,12 @@ def rungs(search: StudyAdapter, trial_id: int) -> dict[str, Any]:
 
 
 def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: StudyAdapter, tmp_path: Path) -> None:
-    mine, theirs = Worker(search, "me", tmp_path), Worker(search, "other", tmp_path)
-    first, *rivals = [mine.begin() for _ in range(4)]
+    own, theirs = Worker(search, "me", tmp_path), Worker(search, "other", tmp_path)
+    first, *rivals = [own.begin() for _ in range(4)]
     for trial_id, dice in zip(rivals, (0.80, 0.81, 0.82), strict=True):
-        mine.tell(trial_id, 2, dice)
-    mine.tell(first, 1, 0.5)
-    mine.tell(first, 2, 0.9)  # the best, so it goes on; its worker dies before the epoch's checkpoint is on disk
+        own.tell(trial_id, 2, dice)
+    own.tell(first, 1, 0.5)
+    own.tell(first, 2, 0.9)  # the best, so it goes on; its worker dies before the epoch's checkpoint is on disk
     assert rungs(search, first) == {"completed_rung_0": 0.9}
     stale = next(row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == first)
     taken = search.leases.acquire(stale, Owner("third", "there"), resume_epoch=1, lost=True)
@@ -68,10 +68,10 @@ def test_an_epoch_with_a_rung_that_comes_out_otherwise_is_judged_anew(search: St
 @pytest.mark.parametrize("last", [0.6, 0.5, 0.7], ids=["another", "that of rung 0", "that of rung 1"])
 def test_rungs_of_epochs_that_stay_are_kept(search: StudyAdapter, tmp_path: Path, last: float) -> None:
     """Also where an epoch that goes had the very score of one that stays, as a student has that learns nothing."""
-    mine = Worker(search, "me", tmp_path)
-    trial_id = mine.begin()
+    own = Worker(search, "me", tmp_path)
+    trial_id = own.begin()
     for epoch, dice in ((2, 0.5), (3, 0.6), (4, 0.7), (5, last)):
-        mine.tell(trial_id, epoch, dice)
+        own.tell(trial_id, epoch, dice)
     assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}
     (row,) = search.leases.of_studies(list(search.arms))
     taken = search.leases.acquire(row, Owner("other", "there"), resume_epoch=4, lost=True)

@@ -34,19 +34,19 @@ def test_a_version_names_the_sources_that_make_the_numbers(tmp_path: Path) -> No
 
 
 def test_who_joins_trials_of_another_version_says_so_in_one_line(log: list[str]) -> None:
-    mine = code_version.code_of()
-    code_version.warn_of_others("some", [lease(code=mine), lease(), SimpleNamespace(environment=None)])
+    own = code_version.code_of()
+    code_version.warn_of_others("some", [lease(code=own), lease(), SimpleNamespace(environment=None)])
     assert log == []
-    code_version.warn_of_others("some", [lease(code=mine), lease(code="abc"), lease(code=f"abc+{mine}")])
+    code_version.warn_of_others("some", [lease(code=own), lease(code="abc"), lease(code=f"abc+{own}")])
     (line,) = log
-    assert f"version {mine}, but 2 trials by abc" in line
+    assert f"version {own}, but 2 trials by abc" in line
 
 
 def test_status_tells_versions_where_there_are_several() -> None:
     assert code_version.line(code_version.versions([lease(code="abc"), lease()])) is None
-    found = code_version.versions([lease(code="abc"), lease(code="abc+def")])
-    assert found == {"abc": 2, "def": 1}
-    assert "2 different versions" in str(code_version.line(found))
+    versions = code_version.versions([lease(code="abc"), lease(code="abc+def")])
+    assert versions == {"abc": 2, "def": 1}
+    assert "2 different versions" in str(code_version.line(versions))
 
 
 def test_a_trial_that_goes_on_elsewhere_names_both_once() -> None:

@@ -114,7 +114,7 @@ class Held:
         return self.members.search.opened.storage.get_trial(self.key)
 
     @property
-    def said(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         return dict(self.trial.user_attrs)
 
 
@@ -130,10 +130,10 @@ def begun(search: StudyAdapter, tmp_path: Path, owner: Owner = ME, **changes: An
 
 def test_a_trial_says_what_it_is_from_the_start_and_what_it_reached_at_its_end(join: Join, tmp_path: Path) -> None:
     search = join()
-    found = costs(search.spec)
-    one = begun(search, tmp_path, known=attribute_builder(found, TeacherScore(0.9, "unknown")))
-    facts = found[0].facts
-    assert one.said == {
+    built = costs(search.spec)
+    one = begun(search, tmp_path, known=attribute_builder(built, TeacherScore(0.9, "unknown")))
+    facts = built[0].facts
+    assert one.attributes == {
         "attempts": "1: here (running)",
         "host": "here",
         "model.gflops": float(f"{facts.flops / 1e9:.4g}"),
@@ -141,12 +141,12 @@ def test_a_trial_says_what_it_is_from_the_start_and_what_it_reached_at_its_end(j
     }
     for epoch in (1, 2, 3):
         one.tell(epoch)
-        assert one.said["seconds.per_epoch"] == 2.0
-        assert "best.epoch" not in one.said
+        assert one.attributes["seconds.per_epoch"] == 2.0
+        assert "best.epoch" not in one.attributes
     one.tell(4, final=True)
     assert one.trial.state.name == "COMPLETE"
-    assert one.said["attempts"] == "1: here (finished)"
-    assert {name: value for name, value in one.said.items() if name.startswith(("best", "seconds"))} == {
+    assert one.attributes["attempts"] == "1: here (finished)"
+    assert {name: value for name, value in one.attributes.items() if name.startswith(("best", "seconds"))} == {
         "best.epoch": 4,
         "best.scores": "dice 0.5400, iou 0.4000",
         "seconds.parts": "student 1.5, data 0.5",
@@ -185,13 +185,13 @@ def test_who_adopts_a_trial_is_seen_at_once_with_those_before(join: Join, tmp_pa
     one.tell(1)
     one.tell(2)
     one.members.give_back("preempted")
-    assert one.said["attempts"] == "1: here (preempted)"
-    assert one.said["best.epoch"] == 2
+    assert one.attributes["attempts"] == "1: here (preempted)"
+    assert one.attributes["best.epoch"] == 2
     two = begun(join(), tmp_path, OTHER)
     assert two.key == one.key
-    assert (two.said["host"], two.said["attempts"]) == ("there", "2: here (preempted), there (running)")
+    assert (two.attributes["host"], two.attributes["attempts"]) == ("there", "2: here (preempted), there (running)")
     two.fall(FailureKind.NOT_FINITE, "the loss is not finite")
-    assert two.said["attempts"] == "2: here (preempted), there (not_finite)"
+    assert two.attributes["attempts"] == "2: here (preempted), there (not_finite)"
 
 
 def test_attempts_tell_where_a_holder_began() -> None:
@@ -204,9 +204,9 @@ def test_a_failed_trial_says_why_in_one_harmless_line_and_keeps_its_text(join: J
     one = begun(search, tmp_path)
     hostile = "<script>alert(1)</script> at postgresql://ann:s3cr3t@host/db \x1b[31m"
     one.fall(FailureKind.BUG, hostile, "Traceback (most recent call last):\n  the stack")
-    assert one.said["failure"] == "bug"
+    assert one.attributes["failure"] == "bug"
     line = "epoch 3: <script>alert(1)</script> at postgresql://...@host/db ?[31m"
-    assert one.said["failure.message"] == line
+    assert one.attributes["failure.message"] == line
     row = search.leases.row(one.key)
     assert row is not None
     assert row.message.endswith("the stack")
@@ -217,7 +217,7 @@ def test_a_trial_that_fails_before_training_says_why(local: Join, tmp_path: Path
         raise ValueError("no such width")
 
     one = begun(local(), tmp_path, breach=broken)
-    assert (one.said["failure"], one.said["failure.message"]) == ("bug", "ValueError: no such width")
+    assert (one.attributes["failure"], one.attributes["failure.message"]) == ("bug", "ValueError: no such width")
 
 
 def test_a_trial_that_breaks_a_limit_says_which_and_what_it_is(local: Join, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_trial_that_breaks_a_limit_says_which_and_what_it_is(local: Join, tmp_
         local(), tmp_path, breach=lambda _: "9 M parameters of at most 1 M", known=lambda _: {"model.gflops": 2}
     )
     assert one.trial.state.name == "PRUNED"
-    assert (one.said["limit"], one.said["model.gflops"]) == ("9 M parameters of at most 1 M", 2)
+    assert (one.attributes["limit"], one.attributes["model.gflops"]) == ("9 M parameters of at most 1 M", 2)
 
 
 def test_a_trial_whose_workers_vanish_says_where(local: Join, tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ def test_a_trial_whose_workers_vanish_says_where(local: Join, tmp_path: Path) ->
         held = search.leases.acquire(row, OTHER, resume_epoch=0, lost=True)
         assert held is not None
         HeldTrials(search, settings(tmp_path, OTHER)).begin(Claim(held, one.claim.arm, row, lost=True))
-    assert one.said["failure"] == "lost"
-    assert one.said["attempts"] == "4: here (lost), there (lost), there (lost), there (lost)"
+    assert one.attributes["failure"] == "lost"
+    assert one.attributes["attempts"] == "4: here (lost), there (lost), there (lost), there (lost)"
 
 
 def test_a_trial_that_is_withdrawn_says_why(join: Join, database_url: str) -> None:
@@ -304,10 +304,10 @@ def train(
 ) -> Path:
     """A whole worker with a real cohort, in this process; returns the folder of artifacts."""
     folder = tmp_path / "artifacts"
-    mine = settings(tmp_path, artifacts=Artifacts(folder, search.opened.storage), images=images)
+    own = settings(tmp_path, artifacts=Artifacts(folder, search.opened.storage), images=images)
     cohort = Cohort(CPU(), slots=2, cache=tmp_path / "cache")
     change(cohort)
-    run_group(SingleProcess(), cohort, DatabaseThread(search, mine))
+    run_group(SingleProcess(), cohort, DatabaseThread(search, own))
     return folder
 
 
@@ -346,14 +346,14 @@ def test_a_trial_that_completes_brings_a_picture_that_the_dashboard_serves(
 
 def ask(application: Callable[..., Any], path: str) -> bytes:
     """The body of a page of the stock dashboard."""
-    told: list[str] = []
+    statuses: list[str] = []
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "QUERY_STRING": "", "wsgi.input": io.BytesIO()}
-    body = application(environ, lambda status, *_: told.append(status))
+    body = application(environ, lambda status, *_: statuses.append(status))
     content = b"".join(body)
     close_body = getattr(body, "close", None)
     if close_body is not None:
         close_body()
-    assert told == ["200 OK"], (path, content)
+    assert statuses == ["200 OK"], (path, content)
     return content
 
 
