@@ -60,7 +60,7 @@ class CheckpointWriter:
     def finish(self, beat: Callable[[], None], deadline: Deadline) -> list[Path]:
         """Wait until all that was to be written is on disk or refused; returns what is not, where that had to end.
 
-        Raises what is no matter of the disk, once nothing else is waited for.
+        Raises an error that is not the disk's, once nothing else is waited for.
         """
         self.go()
         self.wait(self._running, beat, deadline)
@@ -122,7 +122,7 @@ def _plural(kind: str) -> str:
 
 
 def saved(future: "Future[Saved]") -> Saved | None:
-    """What was written; None where it is not on disk, now or ever. Raises what is no matter of the disk."""
+    """The file that was written; None where it is not on disk, now or ever. Raises an error that is not the disk's."""
     if not future.done() or isinstance(future.exception(), OSError):
         return None
     return future.result()

@@ -23,12 +23,12 @@ ASKED_TO_STOP = GroupEnd(EndReason.ASKED_TO_STOP, "asked to stop")
 
 @dataclass(frozen=True)
 class Plan:
-    """What every rank does before and in the next epoch."""
+    """What every rank does before the next epoch and in it."""
 
     dismiss: tuple[int, ...]
     begin: tuple[StartTrial, ...]
     members: int
-    """How many train in the next epoch."""
+    """The number of trials that train in the next epoch."""
     end: GroupEnd | None
     """Why the group ends now; None while it goes on."""
 
@@ -38,27 +38,27 @@ class Group(Protocol):
 
     @property
     def leads(self) -> bool:
-        """Whether this rank does what is done once."""
+        """Whether this rank is the leader, which does what is done once."""
 
     @property
     def stop_asked(self) -> bool:
-        """Whether this rank wishes to stop."""
+        """Whether this rank was asked to stop."""
 
     def broadcast(self, value: T) -> T:
-        """The lead's value on every rank; other ranks' values are not looked at."""
+        """The leader's value, on every rank; those of other ranks are ignored."""
 
     def all_gather(self, value: T) -> list[T]:
         """Every rank's value, on every rank, in the order of ranks."""
 
     def ask_to_stop(self) -> None:
-        """Wish that all ranks of the group stop; safe in a signal handler."""
+        """Ask all ranks of the group to stop; safe in a signal handler."""
 
     def all_gather_world(self, value: T) -> list[T]:
-        """The same over the ranks of all groups of this torchrun; all of them call it."""
+        """Every value of the ranks of all groups of this torchrun; all of them call it."""
 
     @property
     def watchdog(self) -> Watchdog:
-        """Ends a rank that does nothing for too long."""
+        """The watchdog of this rank, which ends it where it does nothing for too long."""
 
 
 class SingleProcess:

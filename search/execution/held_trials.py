@@ -1,4 +1,4 @@
-"""The trials in one worker's hands, from a claim to the end of each, with what the database says of them meanwhile.
+"""The trials that one worker holds, from the claim to the end of each.
 
 A trial that changes hands goes on from the checkpoint that its lease names, as far as this host can read it; files that
 no row names any more are deleted. At its end a trial brings its attributes and its picture for the dashboard.
@@ -67,7 +67,7 @@ class Cleanup(Enum):
     REMOVE_FILES = auto()
     """No row names a checkpoint of the trial any more, whoever wrote it."""
     DROP = auto()
-    """The leader still trains the trial: it has to be told."""
+    """The leader still trains the trial: send it a message."""
 
 
 CLEANUP: dict[Outcome, tuple[Cleanup, ...]] = {
@@ -361,7 +361,7 @@ class HeldTrials:
 
     def _remove_files(self, lease: LeaseHandle, checkpoint: Path | None) -> None:
         remove(checkpoint)
-        sweep(self._folder(lease), lease.token)
+        remove_all(self._folder(lease), lease.token)
 
     def _folder(self, lease: LeaseHandle) -> Path:
         """The folder of a trial, which has one for each holder."""
@@ -411,16 +411,16 @@ def remove(path: Path | None) -> None:
         logger.warning("{} stays on disk: {}", path, error.strerror)
 
 
-def sweep(place: Path, token: int) -> None:
+def remove_all(folder: Path, token: int) -> None:
     """Remove all checkpoints of a trial that is over, whoever wrote them, and weights of other holders than `token`'s.
 
-    place: the trial's folder, which has one for each holder.
+    folder: the trial's, which has one for each holder.
     """
-    for path in place.glob("*/*epoch-*"):
+    for path in folder.glob("*/*epoch-*"):
         # What this worker is still writing comes as `CheckpointWritten`, of a trial that is over.
         if path.parent.name != str(token) or not path.name.startswith("."):
             remove(path)
-    for path in place.glob(f"*/*{WEIGHTS}*"):
+    for path in folder.glob(f"*/*{WEIGHTS}*"):
         if path.parent.name != str(token):
             remove(path)
 
@@ -430,8 +430,8 @@ def on_hand(row: LeaseRow) -> int:
 
     A checkpoint of the last epoch, which no worker writes, has nothing to go on to: 0 as well.
 
-    A file that is here and cannot be read counts as whole: a disk with an error is no reason to begin anew. Who then
-    builds the trial fails for the disk's sake, gives it back, and rests; another host may read it.
+    A file that is here and cannot be read counts as whole: a disk with an error is no reason to begin anew. The worker
+    then fails to build the trial, gives it back, and rests; another host may be able to read the file.
     """
     if row.checkpoint is None or row.checkpoint_sha256 is None:
         return 0

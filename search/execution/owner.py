@@ -1,4 +1,4 @@
-"""Who this worker is: a name that survives a restart of the ranks by the same torchrun, and nothing else."""
+"""The name of this worker: it survives a restart of the ranks by the same torchrun, and nothing else."""
 
 import os
 import socket

@@ -61,7 +61,7 @@ class SimulatedStudents:
     """`trainer.reports.Students` whose epochs come from curves and whose checkpoints are small files."""
 
     measure: Callable[[RunConfig], tuple[PerImageResult, ...]] | None = None
-    """What an examination after the last epoch finds; None: there is none."""
+    """Makes up the per-image results after the last epoch; None: there are none."""
 
     def __init__(self, curves: Curves, *, slots: int, metric: str, epoch_seconds: float, fail_share: float) -> None:
         self._curves, self._slots, self._metric = curves, slots, metric
@@ -103,19 +103,19 @@ class SimulatedStudents:
             scores = {self._metric: self._curves.score(run, epoch)} if due else None
             seconds = {"student": self._seconds}
             final = epoch == run.epochs
-            found = self.measure(run) if final and self.measure is not None else None
-            reports[key] = EpochReport(epoch, self._stream_epoch, scores, {}, seconds, final, measured=found)
+            results = self.measure(run) if final and self.measure is not None else None
+            reports[key] = EpochReport(epoch, self._stream_epoch, scores, {}, seconds, final, measured=results)
             self._members[key] = (run, epoch, replay)
         self._stream_epoch += 1
         return reports
 
     def snapshot(self, key: int) -> Write:
-        """Where a member stands."""
+        """What writes a checkpoint of a member as it is now."""
         run, epoch, _ = self._members[key]
         return partial(self._write, values={"epoch": epoch, "seed": run.seed})
 
     def export(self, key: int, path: Path) -> Saved:
-        """Write what stands for the weights of a member."""
+        """Write a small file in place of the weights of a member."""
         run, epoch, _ = self._members[key]
         return self._write(path, {"simulated": True, "epoch": epoch, "seed": run.seed})
 
@@ -126,11 +126,11 @@ class SimulatedStudents:
     def _write(self, path: Path, values: dict[str, object]) -> Saved:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = json.dumps(values).encode()
-        beside = path.with_suffix(".part")
+        part = path.with_suffix(".part")
         try:
-            beside.write_bytes(data)
-            beside.replace(path)
+            part.write_bytes(data)
+            part.replace(path)
         except OSError:
-            beside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
         return Saved(path, hashlib.sha256(data).hexdigest(), len(data))

@@ -405,7 +405,7 @@ class InProcess:
 
     def __post_init__(self) -> None:
         given = WorkerSettings(self.owner, self.slots, self.runs, 1, {}, breach=lambda _: None, ttl=self.ttl)
-        self.desk = DatabaseThread(self.search, given)
+        self.database_thread = DatabaseThread(self.search, given)
         self.students = SimulatedStudents(
             Curves(), slots=self.slots, metric="dice", epoch_seconds=self.seconds, fail_share=0.0
         )
@@ -427,7 +427,7 @@ class InProcess:
         patience = threading.Timer(200.0, self.group.ask_to_stop)
         patience.start()
         try:
-            return run_group(self.group, self.students, self.desk)
+            return run_group(self.group, self.students, self.database_thread)
         finally:
             patience.cancel()
 

@@ -22,7 +22,7 @@ def test_four_workers_outlive_an_outage_of_three_times_to_live(herd: Any, proxy:
     """No failure, no adoption; each worker says once that the database went and once that it is back."""
     away = proxy(herd.url)
     workers = [herd.start(away.url, epoch=0.8, ttl=TTL) for _ in range(4)]
-    tools.until(lambda: all("running" in worker.log for worker in workers))  # its desk looks at the database
+    tools.until(lambda: all("running" in worker.log for worker in workers))  # its database thread looks at the database
     tools.until(lambda: len([row for row in herd.rows() if row.run is not None]) == tools.TRIALS)
     away.go()
     tools.until(lambda: not herd.busy())  # a commit that was on its way
@@ -140,7 +140,7 @@ def test_a_server_that_refuses_is_one_that_is_away(
         worker = tools.InProcess(search, tmp_path, at={2: strike})
         back = threading.Thread(
             target=lambda: (
-                tools.until(lambda: worker.desk._unavailable_since),
+                tools.until(lambda: worker.database_thread._unavailable_since),
                 time.sleep(0.5),
                 _as_admin(postgres_admin, ends),
             )

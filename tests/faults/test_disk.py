@@ -139,7 +139,7 @@ def test_a_local_database_on_a_full_disk_is_one_that_is_away(
     filler: list[Path] = []
 
     def heal() -> None:
-        tools.until(lambda: worker.desk._unavailable_since is not None)
+        tools.until(lambda: worker.database_thread._unavailable_since is not None)
         filler[0].unlink()
 
     def strike() -> None:

@@ -111,7 +111,7 @@ def test_a_study_that_is_deleted_under_its_workers_ends_them_with_the_reason(
     worker = tools.InProcess(search, tmp_path, ttl=1.2)
     worker.at = {2: lambda: optuna.delete_study(study_name="faults", storage=join().opened.storage)}
     worker.run()
-    assert worker.desk.error is None
+    assert worker.database_thread.error is None
     assert any("asked to stop: the study faults was deleted" in line for line in log)
     assert not [line for line in log if "Traceback" in line]
     again = join()

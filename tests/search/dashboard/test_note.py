@@ -277,19 +277,19 @@ def test_a_lead_has_the_notes_written_by_a_child_that_shows_no_secret(
     word = "hunter2"
     url = sa.make_url(postgres_url).set(password=word).render_as_string(hide_password=False)
     search = open_again(url, "note", STUDY)
-    scribe = NoteProcess(search, 3600.0, tmp_path / "artifacts")
-    scribe.start_if_due()
-    (child,) = scribe.children
+    note_process = NoteProcess(search, 3600.0, tmp_path / "artifacts")
+    note_process.start_if_due()
+    (child,) = note_process.children
     arguments, environment = _shown(child.process.pid)
-    scribe.start_if_due()
-    assert scribe.children == [child], "one at a time"
+    note_process.start_if_due()
+    assert note_process.children == [child], "one at a time"
     assert child.process.wait(120) == 0
     assert b"search" in arguments
     assert word.encode() not in arguments
     assert b"OPTUNA_STORAGE" in environment
     assert "0 of 9 trials finished" in get_note(studies_of(search)[0])
-    scribe.start_if_due()
-    assert scribe.children == [], "not again within an hour"
+    note_process.start_if_due()
+    assert note_process.children == [], "not again within an hour"
 
 
 def _shown(pid: int) -> tuple[bytes, bytes]:
@@ -309,10 +309,10 @@ def test_a_worker_leaves_the_last_state_in_the_notes(sqlite_url: str, open_again
     search = open_again(sqlite_url, "note", STUDY)
     desk = train(search, tmp_path / "runs", note_every=3600.0)
     desk._thread.join(60)
-    scribe = desk._note_process
-    assert scribe is not None
-    scribe.wait(120)  # a lead that ends waits for some seconds alone
-    assert scribe.children == []
+    note_process = desk._note_process
+    assert note_process is not None
+    note_process.wait(120)  # a leader that ends waits for some seconds alone
+    assert note_process.children == []
     body = get_note(studies_of(search)[0])
     assert "The search ended: 9 of 9 trials finished" in body
     assert "No figures" in body
@@ -323,11 +323,11 @@ def test_a_child_that_fails_is_one_line_of_the_log(
 ) -> None:
     search = open_again(sqlite_url, "note", STUDY)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    scribe = NoteProcess(search, 0.0, None)
+    note_process = NoteProcess(search, 0.0, None)
     for _ in range(3):
-        scribe.start_if_due()
-        assert len(scribe.children) == 1
-        scribe.wait(30)
+        note_process.start_if_due()
+        assert len(note_process.children) == 1
+        note_process.wait(30)
     assert [line for line in log if "note" in line] == ["WARNING note for the dashboard not written: exit code 1"]
 
 

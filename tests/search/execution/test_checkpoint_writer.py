@@ -66,7 +66,7 @@ class Worker:
 
     def run(self) -> GroupEnd:
         settings = WorkerSettings(Owner("me", "here"), 1, self.runs, 1, {}, breach=lambda _: None, ttl=600.0)
-        self.desk = DatabaseThread(self.search, settings)
+        self.database_thread = DatabaseThread(self.search, settings)
         students = SimulatedStudents(Curves(), slots=1, metric="dice", epoch_seconds=0.0, fail_share=0.0)
         train, snapshot = students.epoch, students.snapshot
         trained = 0
@@ -80,12 +80,12 @@ class Worker:
         students.epoch = epoch  # type: ignore[method-assign]
         students.snapshot = lambda key: self.disk.through(snapshot(key))  # type: ignore[method-assign]
         self.students = students
-        return run_group(self.group, students, self.desk)
+        return run_group(self.group, students, self.database_thread)
 
 
 def row(search: StudyAdapter) -> Any:
-    (found,) = search.leases.of_studies(list(search.arms), finished=True)
-    return found
+    (seen,) = search.leases.of_studies(list(search.arms), finished=True)
+    return seen
 
 
 def reports(search: StudyAdapter) -> list[int]:
@@ -107,16 +107,16 @@ def until(what: Callable[[], bool]) -> None:
 def test_an_epoch_is_reported_and_the_next_one_trained_while_a_checkpoint_is_written(
     search: StudyAdapter, tmp_path: Path
 ):
-    disk, found = Disk(2), []
+    disk, seen = Disk(2), []
 
     def look() -> None:
         until(lambda: row(search).epoch == 1 and disk.asked == [1, 2])
-        found.append((row(search).epoch, reports(search), files(tmp_path)))
+        seen.append((row(search).epoch, reports(search), files(tmp_path)))
         disk.on.set()
 
     Worker(search, tmp_path, disk, {3: look}).run()
     # The row names what is on disk; the report of the epoch after it is there all the same.
-    assert found == [(1, [1, 2], ["epoch-1.pt"])]
+    assert seen == [(1, [1, 2], ["epoch-1.pt"])]
     assert (row(search).state, reports(search)) == ("finished", [1, 2, 3, 4])
     assert files(tmp_path) == []
 
@@ -124,16 +124,16 @@ def test_an_epoch_is_reported_and_the_next_one_trained_while_a_checkpoint_is_wri
 def test_no_report_stands_more_than_one_epoch_above_its_checkpoint(search: StudyAdapter, tmp_path: Path):
     disk = Disk(1)
     release = threading.Timer(0.4, disk.on.set)
-    found: list[Any] = []
+    seen: list[Any] = []
 
     def third() -> None:
         on = disk.on.is_set()
         until(lambda: len(disk.asked) > 1)
-        found.append((on, disk.asked[:]))
+        seen.append((on, disk.asked[:]))
 
     Worker(search, tmp_path, disk, {2: release.start, 3: third}).run()
-    assert found[0][0], "the third epoch began while the first one's checkpoint was not on disk"
-    assert found[0][1][:2] == [1, 2]
+    assert seen[0][0], "the third epoch began while the first one's checkpoint was not on disk"
+    assert seen[0][1][:2] == [1, 2]
 
 
 def test_who_is_asked_to_stop_waits_for_what_is_being_written(search: StudyAdapter, tmp_path: Path):
@@ -215,7 +215,7 @@ def test_who_ends_without_a_signal_waits_for_a_slow_disk(
     disk = Disk(2)
 
     def stop() -> None:
-        worker.desk.preempt.set()
+        worker.database_thread.preempt.set()
         threading.Timer(0.5, disk.on.set).start()
 
     worker = Worker(search, tmp_path, disk, {2: stop})
@@ -229,7 +229,7 @@ def test_a_disk_that_hangs_holds_no_trial_back_from_a_search_that_is_stopped(
 ):
     monkeypatch.setattr(module, "CLOSING_SECONDS", module.DATABASE_SECONDS)
     disk = Disk(2)
-    worker = Worker(search, tmp_path, disk, {2: lambda: worker.desk.preempt.set()})
+    worker = Worker(search, tmp_path, disk, {2: lambda: worker.database_thread.preempt.set()})
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
     worker.group.watchdog = Watchdog(4.0)  # by which such a process would end itself, with its trials
     worker.run()
@@ -254,7 +254,7 @@ def test_a_trial_whose_worker_dies_meanwhile_goes_on_from_the_checkpoint_before(
     assert taken is not None
     assert reports(search) == [1]
     worker.disk.on.set()
-    worker.desk.close("the test is over")
+    worker.database_thread.close("the test is over")
 
 
 def test_no_checkpoint_is_written_of_a_trial_that_its_report_ends(
@@ -272,7 +272,7 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
     """The verdict came late, so that the next epoch had begun."""
     monkeypatch.setattr(module, "SYNC_SECONDS", 0.0)
     disk = Disk(2)
-    found: list[str] = []
+    seen: list[str] = []
 
     def late(_: Any) -> bool:
         if reports(search) != [1, 2]:
@@ -283,7 +283,7 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
     monkeypatch.setattr(search, "pruned", late)
 
     def wait(path: Path) -> None:
-        found.extend(files(path))
+        seen.extend(files(path))
         disk.on.set()
 
     sweep = HeldTrials._remove_files
@@ -295,22 +295,22 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
     monkeypatch.setattr(HeldTrials, "_remove_files", swept)
     Worker(search, tmp_path, disk).run()
     assert row(search).state == "finished"
-    assert (found, files(tmp_path)) == ([], [])
+    assert (seen, files(tmp_path)) == ([], [])
     assert disk.asked[:2] == [1, 2]
     assert [line for line in log if line.startswith("disk:")] == []
 
 
 @dataclass
-class Half:
-    """A member whose first epoch was told, and the checkpoint of it that is on disk and not named yet."""
+class ReportedTrial:
+    """A trial whose first epoch was reported, and the checkpoint of it that is on disk and not named yet."""
 
-    members: HeldTrials
+    held_trials: HeldTrials
     key: int
     written: CheckpointWritten
 
 
 @pytest.fixture
-def told(search: StudyAdapter, tmp_path: Path) -> Half:
+def reported(search: StudyAdapter, tmp_path: Path) -> ReportedTrial:
     settings = WorkerSettings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None, ttl=600.0)
     members = HeldTrials(search, settings)
     claim = search.claim(settings.owner, on_hand, [])
@@ -319,62 +319,64 @@ def told(search: StudyAdapter, tmp_path: Path) -> Half:
     members.store(EpochDone(key, token, EpochReport(1, 0, {"dice": 0.5}, {}, {}, False)))
     path = tmp_path / "epoch-1.pt"
     path.write_bytes(b"state")
-    return Half(members, key, CheckpointWritten(key, token, 1, Saved(path, "0" * 64, 5), ((1, 0),)))
+    return ReportedTrial(members, key, CheckpointWritten(key, token, 1, Saved(path, "0" * 64, 5), ((1, 0),)))
 
 
-def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: StudyAdapter, told: Half):
+def test_a_checkpoint_is_named_with_the_figures_of_its_epoch(search: StudyAdapter, reported: ReportedTrial):
     assert (row(search).epoch, row(search).checkpoint) == (0, None)
-    told.members.store(told.written)
-    whole = search.leases.row(told.key)
+    reported.held_trials.store(reported.written)
+    whole = search.leases.row(reported.key)
     assert (whole.epoch, whole.best_epoch, whole.best_score) == (1, 1, 0.5)
-    assert whole.checkpoint == str(told.written.saved.path)
-    told.members.store(told.written)  # the answer was lost: once more
-    assert told.written.saved.path.is_file()
+    assert whole.checkpoint == str(reported.written.saved.path)
+    reported.held_trials.store(reported.written)  # the answer was lost: once more
+    assert reported.written.saved.path.is_file()
 
 
-def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: StudyAdapter, told: Half):
+def test_a_checkpoint_that_comes_after_the_next_report_is_not_named(search: StudyAdapter, reported: ReportedTrial):
     """Who stops does not wait for a disk that hangs: the row would have the best of an epoch that is not there."""
-    token = told.members.held[told.key].lease.token
-    told.members.store(EpochDone(told.key, token, EpochReport(2, 1, {"dice": 0.9}, {}, {}, False)))
-    told.members.store(told.written)
-    whole = search.leases.row(told.key)
+    token = reported.held_trials.held[reported.key].lease.token
+    reported.held_trials.store(EpochDone(reported.key, token, EpochReport(2, 1, {"dice": 0.9}, {}, {}, False)))
+    reported.held_trials.store(reported.written)
+    whole = search.leases.row(reported.key)
     assert (whole.epoch, whole.checkpoint, whole.best_score) == (0, None, None)
-    assert not told.written.saved.path.exists()
+    assert not reported.written.saved.path.exists()
 
 
-def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: StudyAdapter, told: Half):
-    told.members.search.prune(told.members.held[told.key].lease, {})
-    told.members.forget(told.key, "lost")
-    told.members.store(told.written)
-    assert not told.written.saved.path.exists()
+def test_the_checkpoint_of_a_trial_that_ended_meanwhile_is_removed(search: StudyAdapter, reported: ReportedTrial):
+    reported.held_trials.search.prune(reported.held_trials.held[reported.key].lease, {})
+    reported.held_trials.forget(reported.key, "lost")
+    reported.held_trials.store(reported.written)
+    assert not reported.written.saved.path.exists()
 
 
-def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: StudyAdapter, told: Half):
+def test_the_checkpoint_of_a_trial_that_was_lost_meanwhile_is_removed(search: StudyAdapter, reported: ReportedTrial):
     assert search.leases.acquire(row(search), OTHER, resume_epoch=0, lost=True) is not None
-    told.members.store(told.written)
-    assert not told.written.saved.path.exists()
-    assert told.key in told.members.held  # what it reports next is kept aside
+    reported.held_trials.store(reported.written)
+    assert not reported.written.saved.path.exists()
+    assert reported.key in reported.held_trials.held  # what it reports next is kept aside
 
 
-def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: StudyAdapter, told: Half):
+def test_a_checkpoint_that_the_new_holder_goes_on_from_is_not_removed(search: StudyAdapter, reported: ReportedTrial):
     """The row was changed, the answer to it was lost, and before the next try another worker took the trial."""
-    told.members.store(told.written)
+    reported.held_trials.store(reported.written)
     assert search.leases.acquire(row(search), OTHER, resume_epoch=1, lost=True) is not None
-    told.members.store(told.written)
-    assert told.written.saved.path.is_file()
+    reported.held_trials.store(reported.written)
+    assert reported.written.saved.path.is_file()
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "another holder's"])
-def test_whole_files_that_no_row_came_to_name_go_with_their_trial(search: StudyAdapter, told: Half, own: bool):
+def test_whole_files_that_no_row_came_to_name_go_with_their_trial(
+    search: StudyAdapter, reported: ReportedTrial, own: bool
+):
     """The folder could not be brought to disk after the rename, or the database did not take the row."""
-    member = told.members.held[told.key]
-    place = told.members.settings.runs / search.folder / "kd" / str(member.lease.number)
+    member = reported.held_trials.held[reported.key]
+    place = reported.held_trials.settings.runs / search.folder / "kd" / str(member.lease.number)
     folder = place / str(member.lease.token if own else member.lease.token + 1)
     folder.mkdir(parents=True)
     names = ("epoch-1.pt", "epoch-2.pt", ".epoch-3.pt.77.part", "best.safetensors")
     for name in names:
         (folder / name).write_bytes(b"state")
-    told.members.fail_unstorable(told.written, ValueError("of the database"))
+    reported.held_trials.fail_unstorable(reported.written, ValueError("of the database"))
     # What this worker is still writing is not its to remove before it is whole.
     assert {path.name for path in folder.iterdir()} == (set(names[2:]) if own else set())
 
@@ -393,24 +395,24 @@ def test_the_files_of_a_trial_whose_workers_vanish_go_with_it(search: StudyAdapt
     assert (row(search).state, files(tmp_path)) == ("finished", [])
 
 
-def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: StudyAdapter, told: Half):
-    path = told.written.saved.path.with_name("best.safetensors")
+def test_the_weights_of_a_trial_that_was_lost_meanwhile_are_removed(search: StudyAdapter, reported: ReportedTrial):
+    path = reported.written.saved.path.with_name("best.safetensors")
     path.write_bytes(b"weights")
     assert search.leases.acquire(row(search), OTHER, resume_epoch=0, lost=True) is not None
-    token = told.members.held[told.key].lease.token
+    token = reported.held_trials.held[reported.key].lease.token
     report = EpochReport(EPOCHS, 0, {"dice": 0.5}, {}, {}, True)
-    told.members.store(EpochDone(told.key, token, report, Saved(path, "0" * 64, 7)))
+    reported.held_trials.store(EpochDone(reported.key, token, report, Saved(path, "0" * 64, 7)))
     assert not path.exists()
 
 
-def test_a_row_at_its_last_epoch_begins_anew(search: StudyAdapter, told: Half):
+def test_a_row_at_its_last_epoch_begins_anew(search: StudyAdapter, reported: ReportedTrial):
     """No worker leaves one; who finds it must not train empty epochs for ever."""
-    told.members.store(told.written)
-    content = told.written.saved.path.read_bytes()
+    reported.held_trials.store(reported.written)
+    content = reported.written.saved.path.read_bytes()
     changes = {"epoch": EPOCHS, "checkpoint_sha256": hashlib.sha256(content).hexdigest()}
-    search.leases.change(told.members.held[told.key].lease, changes)
+    search.leases.change(reported.held_trials.held[reported.key].lease, changes)
     assert on_hand(row(search)) == 0
-    search.leases.change(told.members.held[told.key].lease, {"epoch": EPOCHS - 1})
+    search.leases.change(reported.held_trials.held[reported.key].lease, {"epoch": EPOCHS - 1})
     assert on_hand(row(search)) == EPOCHS - 1
 
 
@@ -428,8 +430,8 @@ def test_an_error_that_is_no_matter_of_the_disk_is_raised_when_the_others_are_wr
         return Saved(path, "", 0)
 
     writers, named = CheckpointWriter(), list[Path]()
-    writers.later(1, broken, tmp_path / "1.pt", lambda found: named.append(found.path))
-    writers.later(2, slow, tmp_path / "2.pt", lambda found: named.append(found.path))
+    writers.later(1, broken, tmp_path / "1.pt", lambda file: named.append(file.path))
+    writers.later(2, slow, tmp_path / "2.pt", lambda file: named.append(file.path))
     with pytest.raises(RuntimeError, match="a bug in what writes"):
         writers.finish(lambda: None, never)
     assert named == [tmp_path / "2.pt"]
@@ -465,21 +467,21 @@ def test_a_refusal_is_said_at_once_and_its_end_when_all_was_taken(tmp_path: Path
             took.later(key, write, tmp_path / f"{key}.pt", lambda _: None)
         took.go()
 
-    def said() -> list[str]:
+    def logged() -> list[str]:
         return [line for line in log if "checkpoint" in line]
 
     epoch()
-    until(lambda: len(said()) == 1)
-    assert "No space left on device" in said()[0]
+    until(lambda: len(logged()) == 1)
+    assert "No space left on device" in logged()[0]
     assert took.finish(lambda: None, never) == []
     epoch()
     assert took.finish(lambda: None, never) == []
-    assert len(said()) == 1, "half of the files is not the end of it"
+    assert len(logged()) == 1, "half of the files is not the end of it"
     full.clear()
     epoch()
     assert took.finish(lambda: None, never) == []
-    assert len(said()) == 2
-    assert "written again" in said()[1]
+    assert len(logged()) == 2
+    assert "written again" in logged()[1]
 
 
 def test_a_disk_with_room_for_weights_alone_is_no_disk_that_takes_checkpoints(tmp_path: Path, log: list[str]):
@@ -495,27 +497,27 @@ def test_a_disk_with_room_for_weights_alone_is_no_disk_that_takes_checkpoints(tm
     assert len([line for line in log if "checkpoint" in line]) == 1
 
 
-def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: StudyAdapter, told: Half):
-    """Also where the database thread was not yet waiting when it was told."""
-    desk = DatabaseThread(search, told.members.settings)
-    desk._held.held = told.members.held
-    flush, wait, passes, waited = desk._flush, desk._condition.wait, [0], list[int]()
+def test_a_checkpoint_is_named_as_soon_as_it_is_told(search: StudyAdapter, reported: ReportedTrial):
+    """Also where the database thread was not yet waiting when it was reported."""
+    database_thread = DatabaseThread(search, reported.held_trials.settings)
+    database_thread._held.held = reported.held_trials.held
+    flush, wait, passes, waited = database_thread._flush, database_thread._condition.wait, [0], list[int]()
 
     def late() -> None:
         flush()
         passes[0] += 1
         if passes == [1]:
-            desk.put(told.written)  # past the flush, before the wait
+            database_thread.put(reported.written)  # past the flush, before the wait
 
     def waits(seconds: float | None = None) -> bool:
         waited.append(passes[0])
         return wait(seconds)
 
-    desk._flush, desk._condition.wait = late, waits  # type: ignore[method-assign]
-    desk.start()
+    database_thread._flush, database_thread._condition.wait = late, waits  # type: ignore[method-assign]
+    database_thread.start()
     until(lambda: row(search).checkpoint is not None)
     assert 1 not in waited
-    desk.close("the test is over")
+    database_thread.close("the test is over")
 
 
 CHILD = """
@@ -543,6 +545,6 @@ run(lambda: 0)
 
 def test_a_process_ends_with_its_code_while_a_checkpoint_is_written(tmp_path: Path):
     """A thread that comes out of torch while Python clears up would crash it."""
-    words = [sys.executable, "-c", CHILD, str(tmp_path / "epoch-1.pt")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "epoch-1.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

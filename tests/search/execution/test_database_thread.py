@@ -35,7 +35,7 @@ Join = Callable[..., StudyAdapter]
 @pytest.fixture
 def join(database_url: str, open_again: Join) -> Join:
     """Open the one search of the test once more, as another process would."""
-    return partial(open_again, database_url, "desk", STUDY)
+    return partial(open_again, database_url, "database_thread", STUDY)
 
 
 def settings(tmp_path: Path, **changes: Any) -> WorkerSettings:
@@ -55,7 +55,7 @@ class Worker:
     reported: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.desk = DatabaseThread(self.search, self.settings)
+        self.database_thread = DatabaseThread(self.search, self.settings)
 
     def run(self) -> GroupEnd:
         students = SimulatedStudents(
@@ -71,7 +71,7 @@ class Worker:
 
         self.epochs: list[int] = []
         students.epoch = epoch  # type: ignore[method-assign]
-        return run_group(self.group, students, self.desk)
+        return run_group(self.group, students, self.database_thread)
 
 
 class Outage:
@@ -120,7 +120,7 @@ def test_a_worker_trains_the_budget_and_leaves_only_the_best_weights(
 ) -> None:
     search = join()
     worker = Worker(search, settings(tmp_path), seconds=0.01)
-    assert worker.run() == worker.desk.ended
+    assert worker.run() == worker.database_thread.ended
     assert search.counts()["kd"].complete == 4
     assert whole_curves(search)
     for row in search.leases.details(list(search.arms)):
@@ -134,18 +134,18 @@ def test_a_worker_trains_the_budget_and_leaves_only_the_best_weights(
 
 def test_time_between_two_epochs_is_shared_by_those_who_train_next() -> None:
     """The wait for the database is no idle time, and time without anybody to train belongs to no trial."""
-    beside = EpochOverhead()
+    overhead = EpochOverhead()
     time.sleep(0.05)
     began = time.monotonic()
-    beside.reset()
+    overhead.reset()
     time.sleep(0.05)
-    beside.add_database(0.01)
-    beside.epoch_begins()
+    overhead.add_database(0.01)
+    overhead.epoch_begins()
     passed = time.monotonic() - began
     time.sleep(0.05)
-    found = beside.shares(0.5, 2)
-    assert (found["checkpoint"], found["database"]) == (0.25, 0.005)
-    assert 0.02 <= found["idle"] <= (passed - 0.01) / 2
+    shares = overhead.shares(0.5, 2)
+    assert (shares["checkpoint"], shares["database"]) == (0.25, 0.005)
+    assert 0.02 <= shares["idle"] <= (passed - 0.01) / 2
 
 
 # ---- the database away
@@ -228,14 +228,14 @@ def test_a_worker_that_is_asked_to_stop_while_the_database_is_away_ends_all_the_
         worker.group.ask_to_stop()
 
     worker.at = {1: goes}
-    close = worker.desk.close
-    monkeypatch.setattr(worker.desk, "close", lambda why, _: close(why, seconds=1.0))
+    close = worker.database_thread.close
+    monkeypatch.setattr(worker.database_thread, "close", lambda why, _: close(why, seconds=1.0))
     began = time.monotonic()
     worker.run()
     assert time.monotonic() - began < 15
     assert any("leases run out by themselves" in line for line in log)
     outage.end()
-    until(lambda: not worker.desk._thread.is_alive())
+    until(lambda: not worker.database_thread._thread.is_alive())
     assert {row.state for row in search.leases.of_studies(list(search.arms))} == {"free"}
 
 
@@ -273,7 +273,7 @@ def test_a_lost_lease_drops_its_member_and_keeps_an_orphan_record(join: Join, tm
     assert (row.message, row.token, row.epoch) == ("as the other found", 2, 2)
     counts = search.counts()["kd"]
     assert (counts.complete, counts.failed) == (2, 1)  # the other member went on, and a third took the room
-    assert worker.desk._held.held == {}
+    assert worker.database_thread._held.held == {}
 
 
 @dataclass
