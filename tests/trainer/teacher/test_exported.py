@@ -1,8 +1,5 @@
 """Teachers that were exported as ONNX or by torch.export."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +10,6 @@ from trainer.dry_run import check
 from trainer.engine.fit import fit
 from trainer.teacher import open as opened
 
-Make = Callable[..., Any]
 CPU = torch.device("cpu")
 SIZE = 32
 

@@ -1,9 +1,7 @@
 """Several teachers as one, and what validate and teach say of a teacher from elsewhere."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +13,6 @@ from trainer.commands import teach
 from trainer.errors import UserError
 from trainer.teacher import open as opened
 from trainer.teacher.assessment import floor
-
-Make = Callable[..., Any]
 
 
 class TestEnsemble:

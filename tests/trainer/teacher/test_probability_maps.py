@@ -1,8 +1,6 @@
 """Teachers that are stored probability maps."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +12,6 @@ from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.resources import SharedResources
 from trainer.teacher.assessment import facts, floor
-
-Make = Callable[..., Any]
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Teachers from the state dict of another program."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from trainer.data.stream import normalise
 from trainer.teacher import open as opened
 from trainer.teacher.assessment import floor
 
-Make = Callable[..., Any]
 CPU = torch.device("cpu")
 
 
