@@ -48,7 +48,7 @@ TESTS = Path(__file__).parents[2]
 
 ELSEWHERE = {
     "dashboard": "test_readme.py starts it and asks for its page, test_proxy.py too",
-    "db": "test_db.py starts, stops, saves and restores a server",
+    "db": "postgres/test_server.py and test_backup.py start, stop, save and restore a server",
     "confirm": "test_confirm.py confirms a search that was trained",
     "note": "test_note.py writes notes with figures",
     "trainer fit best.json": "test_readme.py trains an export again; an export of simulated trials cannot be",
