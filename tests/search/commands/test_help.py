@@ -49,7 +49,7 @@ TESTS = Path(__file__).parents[2]
 ELSEWHERE = {
     "dashboard": "test_readme.py starts it and asks for its page, test_proxy.py too",
     "db": "postgres/test_server.py and test_backup.py start, stop, save and restore a server",
-    "confirm": "test_confirm.py confirms a search that was trained",
+    "confirm": "confirm/test_results.py confirms a search that was trained",
     "note": "test_note.py writes notes with figures",
     "trainer fit best.json": "test_readme.py trains an export again; an export of simulated trials cannot be",
     "trainer predict best.json": "test_readme.py draws the grid of a student that was trained",
