@@ -1,0 +1,107 @@
+"""The words of a report are honest: what is shown, what is not, and what is missing to tell."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from search.answer.summary import score_words
+from search.report.content.build import side
+from search.report.content.document import Report
+from search.report.page import page
+
+Make = Callable[..., Any]
+CONTROLS = ("no-kd-1", "no-kd-2")
+
+
+def test_a_confirmed_gain_is_shown_with_its_interval(gained: Report) -> None:
+    study = gained.studies[0]
+    assert study.verdict == "shown"
+    assert study.answer[0].startswith("Ship kd-2: unet, width 8")
+    assert "Distillation was a reason" in study.answer[1]
+    assert re.search(r"the gain is \+0\.0\d+ \[\+0\.\d+, \+0\.\d+\] \(kd-1 less no-kd-1\), shown", study.answer[1])
+    assert "5 seeds" in study.answer[2]
+    assert "ETIS-LaribPolypDB" in study.answer[3]
+    assert "unconfirmed" not in " ".join(study.answer).lower()
+
+
+def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:
+    assert confirmed_study(made, synthetic(0.0)).studies[0].verdict == "not_shown"
+    harmed = confirmed_study(made, synthetic(-0.03)).studies[0]
+    assert harmed.verdict == "worse"
+    assert "did harm" in harmed.answer[1]
+
+
+def test_a_search_without_distillation_is_not_said_to_have_asked_for_it(
+    made: Report, read_page: Make, alone: Make
+) -> None:
+    study = alone(made, taught=False).studies[0]
+    assert study.distillation == "not asked"
+    assert study.answer[1] == "Whether distillation helps was not asked: the main search trains without a teacher."
+    assert "trials each" not in study.answer[2]
+    assert side(study).without_kd is not None
+    assert side(study).with_kd is None
+    words = " ".join(read_page(page(alone(made, taught=False))).text)
+    assert "with and without knowledge distillation" not in words
+    assert "is it distillation" not in words
+    assert "Each arm is a search of its own" not in words
+
+
+def test_a_confirmed_search_without_distillation_speaks_of_no_teacher(
+    made: Report, synthetic: Make, changed: Make, alone: Make, confirmed_study: Make
+) -> None:
+    found = changed(synthetic(0.02), without=(*CONTROLS, "kd-1-without", "teacher"))
+    runs = [replace(each, run={**each.run, "method": "none"}) for each in found.configurations]
+    study = confirmed_study(alone(made, taught=False), replace(found, configurations=tuple(runs))).studies[0]
+    assert study.confirmed is not None
+    assert study.answer[0].startswith("No teacher is there to be compared with; what the search found best is kd-1:")
+    assert study.answer[1].startswith("Whether distillation helps was not asked: the main search trains without")
+    assert re.search(r"; kd-1 less defaults is \+0\.\d+ \[.+\], shown\.$", study.answer[1]), "what tuning gained"
+    assert "5 seeds" in study.answer[2]
+    assert {c.reason for c in study.confirmed.claims if c.name in ("gain", "kd_term_effect")} == {
+        "the winner was trained without distillation"
+    }
+    assert side(study).with_kd is None
+    assert side(study).without_kd == next(n.test for n in study.confirmed.networks if n.name == "kd-1")
+
+
+def test_one_arm_with_distillation_says_what_is_missing_to_tell(
+    made: Report, synthetic: Make, changed: Make, alone: Make, confirmed_study: Make
+) -> None:
+    study = alone(made, taught=True).studies[0]
+    assert study.answer[1].startswith("Whether distillation was the reason is not estimable: no arm searched without")
+    assert 'set = { method = "none" }' in study.answer[1]
+    found = changed(synthetic(0.02), without=CONTROLS)
+    study = confirmed_study(alone(made, taught=True), found).studies[0]
+    assert study.verdict == "not_shown", "the same network without its KD term alone does not tell"
+    assert "the gain is not estimable, no search without KD" in study.answer[1]
+    assert "(kd-1 less kd-1-without), shown" in study.answer[1]
+    assert "vary 40 groups of 80 images" in study.answer[2]
+    assert side(study).with_kd is not None
+
+
+def test_few_seeds_and_few_groups_are_said(made: Report, synthetic: Make, changed: Make, confirmed_study: Make) -> None:
+    few = confirmed_study(made, changed(synthetic(0.02), seeds=3)).studies[0]
+    assert "fewer than 5 seeds make every interval unsure" in few.answer[2]
+    assert "unsure" not in confirmed_study(made, synthetic(0.02)).studies[0].answer[2]
+    groups = confirmed_study(made, changed(synthetic(0.02), images=16)).studies[0]
+    assert groups.verdict == "not estimable"
+    assert "(kd-1 less no-kd-1), not estimable, since 8 groups of images are fewer than 10" in groups.answer[1]
+    assert groups.answer[2].startswith("Nobody can say: an interval is not estimable of 8 groups of 16 images")
+    assert "[" not in " ".join(groups.answer[:3])
+
+
+def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> None:
+    study = made.studies[0]
+    assert study.answer[0].startswith("Unconfirmed")
+    assert study.verdict == "not_shown"
+    assert "not shown" in study.answer[1]
+    assert "python -m search confirm polyps" in study.answer[3]
+    assert "Simulated" in study.headline
+
+
+def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
+    told = {"score": 0.85, "low": 0.84, "high": 0.86, "seeds": 5}
+    assert score_words({"metric": "dice", "networks": {"a": told}}, "a") == (
+        "test dice 0.8500 [0.8400, 0.8600], mean over 5 seeds"
+    )
