@@ -95,7 +95,7 @@ COMMANDS = {
 """Name -> (its module, which has `add_arguments(parser)` and `main(args) -> int`; what it does; an example)."""
 
 
-def parser(words: Sequence[str]) -> CommandLine:
+def parser(arguments: Sequence[str]) -> CommandLine:
     """The command line; modules are imported for the command alone that `words` name."""
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     top = CommandLine(
@@ -104,7 +104,7 @@ def parser(words: Sequence[str]) -> CommandLine:
         epilog=f"example: python -m search validate demo --no-data\n\nexit codes:\n{codes}",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in words if word in COMMANDS), None)
+    chosen = next((word for word in arguments if word in COMMANDS), None)
     for name, (module_name, what, example) in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what, epilog=f"example: python -m search {example}")
         if name == chosen:
@@ -114,10 +114,10 @@ def parser(words: Sequence[str]) -> CommandLine:
     return top
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run; the exit codes are EXIT_CODES."""
-    words = sys.argv[1:] if words is None else words
-    args = parser(words).parse_args(words)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser(arguments).parse_args(arguments)
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="{time:HH:mm:ss} {message}")
     return int(args.main(args))

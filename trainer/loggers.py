@@ -22,7 +22,7 @@ from trainer.reports import EpochReport
 
 WAITING = 10_000
 """Epochs that may wait for a mirror; more than that, and it is given up."""
-PATIENCE = 10.0
+CLOSE_SECONDS = 10.0
 """Seconds that the end of the program waits for what is still to be written."""
 
 
@@ -208,9 +208,9 @@ class _Pipe:
     def close(self) -> None:
         """End the thread once all is written; say so where that takes too long."""
         self._queue.put(None)
-        self._thread.join(PATIENCE)
+        self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._give_up(TimeoutError(f"not written within {PATIENCE:g} s"))
+            self._give_up(TimeoutError(f"not written within {CLOSE_SECONDS:g} s"))
 
     def _work(self) -> None:
         mirror: Mirror | None = None

@@ -14,7 +14,7 @@ from search.confirm.results import Confirmed
 from search.storage.evidence import OpeningRecord
 
 CONFIDENCE = 0.95
-"""Of the intervals, and of the family of claims together."""
+"""Confidence of the intervals, and of the family of claims together."""
 
 
 def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None] | None = None) -> ConfirmedPart:
@@ -22,15 +22,15 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
 
     Raises ValueError where networks were not measured on the same images.
     """
-    found, metric = score_arrays(confirmed), metric_of(confirmed)
+    grids, metric = score_arrays(confirmed), metric_of(confirmed)
     parts = _parts(confirmed)
-    near, chosen = non_inferiority(confirmed, found, metric)
+    near, chosen = non_inferiority(confirmed, grids, metric)
     name = None if chosen is None else chosen.name
     order = [(c.name, part) for part in ("validation", *parts) for c in confirmed.configurations]
-    shown = [found[key] for key in order if key in found]
+    shown = [grids[key] for key in order if key in grids]
     return ConfirmedPart(
-        networks=tuple(_network(each, found, metric, latency, confirmed, name) for each in confirmed.configurations),
-        claims=(*comparisons(confirmed, found, parts, CONFIDENCE), *near),
+        networks=tuple(_network(each, grids, metric, latency, confirmed, name) for each in confirmed.configurations),
+        claims=(*comparisons(confirmed, grids, parts, CONFIDENCE), *near),
         scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
         reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
         thresholds=tuple(_thresholds(shown)),
@@ -40,7 +40,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         confidence=confirmed.choose.confidence,
         openings=tuple(_opening(each) for each in confirmed.openings),
         missing=confirmed.missing,
-        needed=needed(confirmed, found, metric, CONFIDENCE),
+        needed=needed(confirmed, grids, metric, CONFIDENCE),
     )
 
 
@@ -52,20 +52,20 @@ def _parts(confirmed: Confirmed) -> Sequence[str]:
 
 def _network(
     each: Configuration,
-    found: Grids,
+    grids: Grids,
     metric: str,
     latency: Callable[[Configuration], float | None] | None,
     confirmed: Confirmed,
     chosen: str | None,
 ) -> Network:
     teacher = next((c.params for c in confirmed.configurations if c.role == "teacher"), 0)
-    grid = found.get((each.name, TEST))
+    grid = grids.get((each.name, TEST))
     test = None if grid is None else level(grid, metric)
     low, high = (None if test is None else test.interval(CONFIDENCE)) or (None, None)
     return Network(
         name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial,
         words=describe_network(each),
-        searched=each.searched, validation=on_validation(found, each, metric),
+        searched=each.searched, validation=on_validation(grids, each, metric),
         test=None if test is None else test.value, low=low, high=high,
         by_seed=() if grid is None else tuple(_by_seed(grid, metric)),
         params_m=each.params / 1e6, gflops=each.gflops, latency_ms=None if latency is None else latency(each),
@@ -127,9 +127,9 @@ def distillation(part: ConfirmedPart) -> Verdict:
 
 def claim(part: ConfirmedPart, name: str) -> Comparison | None:
     """The claim of a name on test, of the network to ship where there are several."""
-    found = [c for c in part.claims if c.name == name and c.part == "test"]
-    mine = [c for c in found if c.minuend == part.chosen]
-    return next(iter([*mine, *found]), None)
+    claims = [c for c in part.claims if c.name == name and c.part == "test"]
+    of_chosen = [c for c in claims if c.minuend == part.chosen]
+    return next(iter([*of_chosen, *claims]), None)
 
 
 def chosen_or_best(part: ConfirmedPart) -> Network | None:

@@ -42,8 +42,8 @@ def metric_of(confirmed: Confirmed) -> str:
 def on_validation(grids: Grids, configuration: Configuration, metric: str) -> float | None:
     """Mean validation score of the fresh seeds."""
     grid = grids.get((configuration.name, "validation"))
-    found = None if grid is None else level(grid, metric)
-    return None if found is None else found.value
+    estimate = None if grid is None else level(grid, metric)
+    return None if estimate is None else estimate.value
 
 
 def first(among: Iterable[Configuration]) -> Configuration | None:
@@ -56,37 +56,37 @@ def pairs(confirmed: Confirmed) -> list[Pair]:
     winner = first(c for c in confirmed.configurations if c.role == "winner")
     if winner is None:
         return []
-    found = []
+    compared = []
     for place, arm in enumerate(_control_arms(confirmed, winner)):
         controls = [c for c in confirmed.configurations if c.role == "control" and c.arm == arm]
         control = first(c for c in controls if c.params <= winner.params)
         if control is not None:
             distilled = _without_kd(control) and not _without_kd(winner)
             name = "gain" if place == 0 and distilled else f"gain over {arm}"
-            found.append(Pair(name, winner, control, f"the best of {arm} with no more parameters"))
+            compared.append(Pair(name, winner, control, f"the best of {arm} with no more parameters"))
     ablation = next((c for c in confirmed.configurations if c.role == "ablation"), None)
     taught = next((c for c in confirmed.configurations if ablation is not None and c.name == ablation.of), None)
     if ablation is not None and taught is not None:
-        found.append(Pair("kd_term_effect", taught, ablation, "the same run with its KD weight zero"))
+        compared.append(Pair("kd_term_effect", taught, ablation, "the same run with its KD weight zero"))
     defaults = next((c for c in confirmed.configurations if c.role == "defaults"), None)
-    gain = next((p for p in found if p.name == "gain"), None)
+    gain = next((p for p in compared if p.name == "gain"), None)
     tuned = winner if _without_kd(winner) else None if gain is None else gain.subtrahend
     if defaults is not None and tuned is not None:
-        found.append(Pair("tuning_gain", tuned, defaults, "the untuned network of the winner's size"))
-    return found
+        compared.append(Pair("tuning_gain", tuned, defaults, "the untuned network of the winner's size"))
+    return compared
 
 
 def comparisons(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confidence: float) -> list[Comparison]:
     """Every comparison on test and, outside of the corrected family, on every unseen source."""
     metric = metric_of(confirmed)
     compared = pairs(confirmed)
-    found = [c for pair in compared for part in parts if (c := _claim(grids, pair, part, metric, confidence))]
-    found += _missing(confirmed, {c.name for c in found}, confidence)
-    family = [i for i, c in enumerate(found) if c.part == TEST and c.name in FAMILY and c.p is not None]
-    corrected = holm([found[i].p or 0.0 for i in family])
+    claims = [c for pair in compared for part in parts if (c := _claim(grids, pair, part, metric, confidence))]
+    claims += _missing(confirmed, {c.name for c in claims}, confidence)
+    family = [i for i, c in enumerate(claims) if c.part == TEST and c.name in FAMILY and c.p is not None]
+    corrected = holm([claims[i].p or 0.0 for i in family])
     for i, p in zip(family, corrected, strict=True):
-        found[i] = found[i].model_copy(update={"p_holm": p})
-    return [_judged(claim) for claim in found]
+        claims[i] = claims[i].model_copy(update={"p_holm": p})
+    return [_judged(claim) for claim in claims]
 
 
 def _control_arms(confirmed: Confirmed, winner: Configuration) -> list[str]:
@@ -108,14 +108,14 @@ def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) 
     minuend, subtrahend = grids.get((pair.minuend.name, part)), grids.get((pair.subtrahend.name, part))
     if minuend is None or subtrahend is None:
         return None
-    found, seeds = difference(minuend, subtrahend, metric)
-    return made(pair, part, found, seeds, metric=metric, confidence=confidence)
+    estimate, seeds = difference(minuend, subtrahend, metric)
+    return made(pair, part, estimate, seeds, metric=metric, confidence=confidence)
 
 
 def made(
     pair: Pair,
     part: str,
-    found: Estimate | None,
+    estimate: Estimate | None,
     seeds: int,
     *,
     metric: str,
@@ -123,15 +123,15 @@ def made(
     margin: float | None = None,
 ) -> Comparison:
     """A claim without its verdict. With a margin its p is one-sided, of a difference of at most -margin."""
-    interval = None if found is None else found.interval(confidence)
-    p = None if found is None else found.two_sided() if margin is None else found.above(-margin)
+    interval = None if estimate is None else estimate.interval(confidence)
+    p = None if estimate is None else estimate.two_sided() if margin is None else estimate.above(-margin)
     low, high = interval or (None, None)
     return Comparison(
         name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
-        estimate=None if found is None else found.value, low=low, high=high, confidence=confidence, p=p, p_holm=None,
-        unit=f"{metric}, mean over images", images=0 if found is None else found.images,
-        groups=0 if found is None else found.groups, seeds=seeds, margin=margin, verdict="not estimable",
-        reason="no seed that both were trained with" if found is None else found.reason, words=pair.what,
+        estimate=None if estimate is None else estimate.value, low=low, high=high, confidence=confidence, p=p,
+        p_holm=None, unit=f"{metric}, mean over images", images=0 if estimate is None else estimate.images,
+        groups=0 if estimate is None else estimate.groups, seeds=seeds, margin=margin, verdict="not estimable",
+        reason="no seed that both were trained with" if estimate is None else estimate.reason, words=pair.what,
     )  # fmt: skip
 
 
@@ -165,18 +165,18 @@ def verdict(estimate: float | None, p: float | None, confidence: float) -> Verdi
 
 
 def _judged(claim: Comparison) -> Comparison:
-    found = verdict(claim.estimate, claim.p if claim.p_holm is None else claim.p_holm, claim.confidence)
-    return claim.model_copy(update={"verdict": found, "words": _sentence(claim, found)})
+    reached = verdict(claim.estimate, claim.p if claim.p_holm is None else claim.p_holm, claim.confidence)
+    return claim.model_copy(update={"verdict": reached, "words": _sentence(claim, reached)})
 
 
-def _sentence(claim: Comparison, found: Verdict) -> str:
+def _sentence(claim: Comparison, reached: Verdict) -> str:
     if claim.estimate is None:
         return f"{claim.name}: not estimable: {claim.reason}"
-    said = f"{claim.minuend} less {claim.subtrahend} ({claim.words}) on {claim.part}: {claim.estimate:+.4f}"
+    sentence = f"{claim.minuend} less {claim.subtrahend} ({claim.words}) on {claim.part}: {claim.estimate:+.4f}"
     if claim.low is None or claim.high is None:
-        return f"{said}; not estimable: {claim.reason}"
+        return f"{sentence}; not estimable: {claim.reason}"
     p = "" if claim.p_holm is None else f", p {claim.p_holm:.3g} corrected over the claims"
-    return f"{said} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {found.replace('_', ' ')}"
+    return f"{sentence} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {reached.replace('_', ' ')}"
 
 
 def non_inferiority(
@@ -193,7 +193,7 @@ def non_inferiority(
     metric = choose.metric if behind is not None and choose.metric in behind.one.columns else metric
     if teacher is None or behind is None:
         return [], None
-    found: list[tuple[Configuration, Comparison]] = []
+    claims: list[tuple[Configuration, Comparison]] = []
     for each in (c for c in confirmed.configurations if c.role in ("winner", "control")):
         grid = grids.get((each.name, part))
         if grid is not None:
@@ -201,14 +201,14 @@ def non_inferiority(
             estimate, seeds = difference(grid, behind, metric)
             two_sided = 2 * choose.confidence - 1
             claim = made(pair, part, estimate, seeds, metric=metric, confidence=two_sided, margin=choose.margin)
-            found.append((each, claim))
-    known = [i for i, (_, claim) in enumerate(found) if claim.p is not None]
-    for i, p in zip(known, holm([found[i][1].p or 0.0 for i in known]), strict=True):
-        found[i] = found[i][0], _near(found[i][1], p, choose.confidence)
-    passed = [each for each, claim in found if claim.verdict == "shown"]
+            claims.append((each, claim))
+    known = [i for i, (_, claim) in enumerate(claims) if claim.p is not None]
+    for i, p in zip(known, holm([claims[i][1].p or 0.0 for i in known]), strict=True):
+        claims[i] = claims[i][0], _near(claims[i][1], p, choose.confidence)
+    passed = [each for each, claim in claims if claim.verdict == "shown"]
     size = (lambda c: c.gflops) if choose.smallest == "gflops" else (lambda c: float(c.params))
     chosen = min(passed, key=lambda c: (size(c), -(on_validation(grids, c, metric) or 0.0)), default=None)
-    return [_told(claim) for _, claim in found], chosen
+    return [with_sentence(claim) for _, claim in claims], chosen
 
 
 def _near(claim: Comparison, p: float, confidence: float) -> Comparison:
@@ -218,6 +218,6 @@ def _near(claim: Comparison, p: float, confidence: float) -> Comparison:
     return claim.model_copy(update={"p_holm": p, "verdict": shown})
 
 
-def _told(claim: Comparison) -> Comparison:
+def with_sentence(claim: Comparison) -> Comparison:
     """The claim with its sentence."""
     return claim.model_copy(update={"words": _sentence(claim, claim.verdict)})

@@ -96,16 +96,16 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> dict[str, Any]:
     return {"images": images, "groups": groups, "seeds": seeds, "power": POWER, **gains}
 
 
-def describe_gains(found: dict[str, Any]) -> str:
+def describe_gains(gains: dict[str, Any]) -> str:
     """One line."""
-    sizes = f"{found['images']} test images in about {found['groups']} groups, {found['seeds']} seeds"
-    if found["gain"] is None:
+    sizes = f"{gains['images']} test images in about {gains['groups']} groups, {gains['seeds']} seeds"
+    if gains["gain"] is None:
         need = f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed"
         return f"no gain can be shown: {sizes}; {need}"
-    few = "" if found["seeds"] >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
+    few = "" if gains["seeds"] >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
     return (
-        f"a true gain of {found['gain']:.3f} or more is likely to be shown where trainings are long (noise assumed), "
-        f"one of {found['gain_of_short']:.2f} where they are short (noise measured); {sizes}{few}"
+        f"a true gain of {gains['gain']:.3f} or more is likely to be shown where trainings are long (noise assumed), "
+        f"one of {gains['gain_of_short']:.2f} where they are short (noise measured); {sizes}{few}"
     )
 
 
@@ -113,10 +113,10 @@ def needed(confirmed: Confirmed, grids: Grids, metric: str, confidence: float) -
     """By the first comparison on test that has an interval; None where none has."""
     for pair in pairs(confirmed):
         one, other = grids.get((pair.minuend.name, TEST)), grids.get((pair.subtrahend.name, TEST))
-        found = None if one is None or other is None else difference(one, other, metric)[0]
-        if one is None or other is None or found is None or found.error is None:
+        estimate = None if one is None or other is None else difference(one, other, metric)[0]
+        if one is None or other is None or estimate is None or estimate.error is None:
             continue
-        seeds, groups = found.seeds, found.groups  # of the images that have a value for every seed
+        seeds, groups = estimate.seeds, estimate.groups  # of the images that have a value for every seed
         both = shared(one, other)
         noise = measured(one.values(metric, both) - other.values(metric, both), one.one.groups)
         sizes = ((seeds, groups), (2 * seeds, groups), (seeds, 2 * groups), (2 * seeds, 2 * groups))
@@ -124,12 +124,12 @@ def needed(confirmed: Confirmed, grids: Grids, metric: str, confidence: float) -
         rows = [Smallest(seeds=s, groups=g, gain=gain) for s, g, gain in gains if gain is not None]
         return Needed(
             claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=CLAIMS,
-            smallest=tuple(rows), words=_words(pair.name, rows),
+            smallest=tuple(rows), words=_describe_smallest(pair.name, rows),
         )  # fmt: skip
     return None
 
 
-def _words(claim: str, rows: list[Smallest]) -> str:
+def _describe_smallest(claim: str, rows: list[Smallest]) -> str:
     here, seeds, images, both = rows
     return (
         f"At the noise that {claim} had here, {here.seeds} seeds and {here.groups} groups of test images show a true "

@@ -38,14 +38,14 @@ class ScoreArray:
 
 def score_arrays(confirmed: Confirmed) -> dict[tuple[str, str], ScoreArray]:
     """By (configuration, part). Raises ValueError where two seeds did not see the same images in the same order."""
-    found: dict[tuple[str, str], ScoreArray] = {}
+    arrays: dict[tuple[str, str], ScoreArray] = {}
     for each in confirmed.findings:
         key = each.configuration, each.part
-        grid = found.setdefault(key, ScoreArray(*key, {}))
+        grid = arrays.setdefault(key, ScoreArray(*key, {}))
         if grid.by_seed and grid.one.images != each.images:
             raise ValueError(f"{each.configuration} on {each.part}: seed {each.seed} was measured on other images")
         grid.by_seed[each.seed] = each
-    return found
+    return arrays
 
 
 def level(grid: ScoreArray, column: str, chosen: Mask | None = None) -> Estimate | None:

@@ -45,7 +45,7 @@ class Shipped:
     confirmation: "Confirmation"
 
 
-def with_evidence(found: Confirmed, chosen: SelectedStudent, weights: Weights) -> Shipped:
+def with_evidence(confirmed: Confirmed, chosen: SelectedStudent, weights: Weights) -> Shipped:
     """The network of the chosen configuration whose seed has the median validation score; of two in the middle, the
     lower. The best seed would be a choice by chance, and test has chosen nothing.
 
@@ -53,51 +53,56 @@ def with_evidence(found: Confirmed, chosen: SelectedStudent, weights: Weights) -
     """
     from trainer.package.model_card import Confirmation
 
-    mine = [each for each in found.findings if each.configuration == chosen.name]
-    seeds = [each for each in mine if each.part == "validation" and each.seed is not None]
+    scores = [each for each in confirmed.findings if each.configuration == chosen.name]
+    seeds = [each for each in scores if each.part == "validation" and each.seed is not None]
     if not seeds:
-        known = sorted({each.configuration for each in found.findings if each.seed is not None})
+        known = sorted({each.configuration for each in confirmed.findings if each.seed is not None})
         raise UserError(f"--configuration {chosen.name}: was not trained again{nearest(chosen.name, known)}")
-    metric = _metric(found)
+    metric = _metric(confirmed)
     ranked = sorted(seeds, key=lambda each: (_mean(each, metric), each.seed))
     middle = ranked[(len(ranked) - 1) // 2]
     seed = middle.seed or 0
     file = weights.get((chosen.name, seed))
     if file is None or not file.is_file():
         raise UserError(
-            f"{found.study}: the weights of {chosen.name} seed {seed} are not at {file or 'any place that was noted'}; "
-            "run it where the folder of the confirmation's --runs is reached under the same path"
+            f"{confirmed.study}: the weights of {chosen.name} seed {seed} are not at "
+            f"{file or 'any place that was noted'}; run it "
+            "where the folder of the confirmation's --runs is reached under the same path"
         )
     why = (
         f"{chosen.why} Of its {len(ranked)} seeds it is the one with the median score on validation "
         f"({_mean(middle, metric):.4f})."
     )
-    said = Confirmation(found.study, chosen.name, seed, why, tuple(_scores(found, chosen, mine, seed)), chosen.claims)
-    return Shipped(file, middle.threshold, said)
+    confirmation = Confirmation(
+        confirmed.study, chosen.name, seed, why, tuple(_scores(confirmed, chosen, scores, seed)), chosen.claims
+    )
+    return Shipped(file, middle.threshold, confirmation)
 
 
-def _scores(found: Confirmed, chosen: SelectedStudent, mine: Sequence[PerImageScores], seed: int) -> "list[Score]":
+def _scores(
+    confirmed: Confirmed, chosen: SelectedStudent, per_image: Sequence[PerImageScores], seed: int
+) -> "list[Score]":
     """For each part: these weights, and the mean over seeds with its interval."""
     from trainer.package.model_card import Score
 
-    metric = _metric(found)
+    metric = _metric(confirmed)
     title, scores = metric.capitalize(), list[Score]()
-    for part in dict.fromkeys(each.part for each in mine):
-        there = [each for each in mine if each.part == part and each.images]
-        words = f"{title} of these weights, mean over images"
+    for part in dict.fromkeys(each.part for each in per_image):
+        there = [each for each in per_image if each.part == part and each.images]
+        label = f"{title} of these weights, mean over images"
         own = [each for each in there if each.seed == seed]
-        scores += [Score(part, len(each.images), words, _mean(each, metric)) for each in own]
+        scores += [Score(part, len(each.images), label, _mean(each, metric)) for each in own]
         if len(there) > 1:
             mean = statistics.fmean(_mean(each, metric) for each in there)
-            words = f"{title}, mean over images and {len(there)} seeds"
-            scores.append(Score(part, len(there[0].images), words, mean, chosen.intervals.get(part)))
+            label = f"{title}, mean over images and {len(there)} seeds"
+            scores.append(Score(part, len(there[0].images), label, mean, chosen.intervals.get(part)))
     return scores
 
 
-def _metric(found: Confirmed) -> str:
+def _metric(confirmed: Confirmed) -> str:
     from search.answer.comparisons import metric_of
 
-    return metric_of(found)
+    return metric_of(confirmed)
 
 
 def _mean(findings: PerImageScores, metric: str) -> float:
@@ -122,27 +127,27 @@ def _seed(lease: LeaseDetails) -> int:
     return int(json.loads(lease.known_run)["seed"])
 
 
-def by_rule(found: Confirmed) -> SelectedStudent:
+def by_rule(confirmed: Confirmed) -> SelectedStudent:
     """What the rule of [confirm] chooses. Raises UserError where no network keeps it."""
     from search.answer.build import answer
 
-    part = answer(found)
+    part = answer(confirmed)
     if part.chosen is None:
-        known = [each.name for each in found.configurations if each.role != "teacher"]
+        known = [each.name for each in confirmed.configurations if each.role != "teacher"]
         raise UserError(
-            f"{found.study}: no network to ship: {part.choice}; pack one all the same: --configuration {known[0]}"
+            f"{confirmed.study}: no network to ship: {part.choice}; pack one all the same: --configuration {known[0]}"
         )
     return _chosen(part, part.chosen, f"It is {part.choice}.")
 
 
-def by_hand(found: Confirmed, name: str) -> SelectedStudent:
+def by_hand(confirmed: Confirmed, name: str) -> SelectedStudent:
     """A configuration that somebody names. Raises UserError for an unknown one."""
     from search.answer.build import answer
 
-    known = [each.name for each in found.configurations if each.role != "teacher"]
+    known = [each.name for each in confirmed.configurations if each.role != "teacher"]
     if name not in known:
-        raise UserError(f"--configuration {name}: not in the confirmation of {found.study}{nearest(name, known)}")
-    part = answer(found)
+        raise UserError(f"--configuration {name}: not in the confirmation of {confirmed.study}{nearest(name, known)}")
+    part = answer(confirmed)
     rule = "which chooses none" if part.chosen is None else f"which chooses {part.chosen}"
     return _chosen(part, name, f"It was chosen by hand, not by the rule of [confirm], {rule}.")
 

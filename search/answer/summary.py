@@ -23,31 +23,31 @@ def confirmation(opened: Database, rows: SearchSnapshot) -> dict[str, Any] | Non
     begun = confirmations(of, names)
     if not begun:
         return None
-    mine = rows if rows.search.name == begun[-1] else read(opened, begun[-1])
-    told = progress_of(mine, opened.searches.closed)
-    arms = told.arms.values()
-    known = of in names and told.ended
+    snapshot = rows if rows.search.name == begun[-1] else read(opened, begun[-1])
+    progress = progress_of(snapshot, opened.searches.closed)
+    arms = progress.arms.values()
+    known = of in names and progress.ended
     return {
         "study": of,
         "name": begun[-1],
-        "study_id": mine.arms[0].study_id,
+        "study_id": snapshot.arms[0].study_id,
         "finished": sum(arm.finished for arm in arms),
-        "trials": plan_of(begun[-1], mine.record).trials,
+        "trials": plan_of(begun[-1], snapshot.record).trials,
         "failed": sum(arm.failures for arm in arms),
-        "ended": told.ended,
+        "ended": progress.ended,
         "result": _result(confirmed(opened, of, sized=False), read(opened, of)) if known else None,
         "report": f"python -m search report {of}",
     }
 
 
-def _result(found: Confirmed, search: SearchSnapshot) -> dict[str, Any] | None:
-    if not any(each.part == TEST and each.seed is not None for each in found.findings):
+def _result(confirmed: Confirmed, search: SearchSnapshot) -> dict[str, Any] | None:
+    if not any(each.part == TEST and each.seed is not None for each in confirmed.findings):
         return None
-    part = answer(found)
+    part = answer(confirmed)
     best = chosen_or_best(part)
     asked = search.taught(search.arms[0].name)
     return {
-        "metric": metric_of(found),
+        "metric": metric_of(confirmed),
         "network": None if best is None else best.name,
         "what": None if best is None else best.words,
         "ship": part.chosen is not None,
@@ -66,15 +66,15 @@ def _networks(part: ConfirmedPart) -> dict[str, dict[str, Any]]:
     }
 
 
-def score_words(result: dict[str, Any], network: str) -> str:
+def score_text(result: dict[str, Any], network: str) -> str:
     """`test dice 0.8712 [0.8601, 0.8823], mean over 5 seeds`."""
-    told = result["networks"][network]
-    interval = "" if told["low"] is None else f" [{told['low']:.4f}, {told['high']:.4f}]"
-    seeds = "one seed" if told["seeds"] == 1 else f"mean over {told['seeds']} seeds"
-    return f"test {result['metric']} {told['score']:.4f}{interval}, {seeds}"
+    network_score = result["networks"][network]
+    interval = "" if network_score["low"] is None else f" [{network_score['low']:.4f}, {network_score['high']:.4f}]"
+    seeds = "one seed" if network_score["seeds"] == 1 else f"mean over {network_score['seeds']} seeds"
+    return f"test {result['metric']} {network_score['score']:.4f}{interval}, {seeds}"
 
 
-def rule_words(result: dict[str, Any]) -> str:
+def rule_text(result: dict[str, Any]) -> str:
     """What stands before the network that is named."""
     if result["ship"]:
         return "to ship is"
@@ -82,7 +82,7 @@ def rule_words(result: dict[str, Any]) -> str:
     return f"{why}, the search's best is"
 
 
-def progress_words(found: dict[str, Any]) -> str:
+def progress_text(counts: dict[str, Any]) -> str:
     """`12 of 30 trials finished, 1 failed`."""
-    failed = f", {found['failed']} failed" if found["failed"] else ""
-    return f"{found['finished']} of {found['trials']} trials finished{failed}"
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    return f"{counts['finished']} of {counts['trials']} trials finished{failed}"

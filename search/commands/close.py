@@ -34,18 +34,18 @@ def main(args: argparse.Namespace) -> int:
     with patient("close"):
         opened = open_storage(url, create=False)
         row = known_search(opened, args.study, args.name)
-        found = close(opened, url, row.search_id)
+        counts = close(opened, url, row.search_id)
     if args.json:
         whose = {"study": row.name, "storage": opened.label, "before": bool(row.closed)}
-        print(json.dumps({**whose, **found}, sort_keys=True))
+        print(json.dumps({**whose, **counts}, sort_keys=True))
         return 0
     print(
-        f"{row.name}: closed{' before' if row.closed else ''}; waiting trials withdrawn {found['withdrawn']}, "
-        f"paused trials pruned {found['pruned']}  [{opened.label}]"
+        f"{row.name}: closed{' before' if row.closed else ''}; waiting trials withdrawn {counts['withdrawn']}, "
+        f"paused trials pruned {counts['pruned']}  [{opened.label}]"
     )
-    left = found["held"] + found["free"]
+    left = counts["held"] + counts["free"]
     if left:
-        print(f"{left} unfinished trials ({found['held']} held, {found['free']} free) are left to the workers")
+        print(f"{left} unfinished trials ({counts['held']} held, {counts['free']} free) are left to the workers")
     return 0
 
 
@@ -91,8 +91,8 @@ def _end(
     lease: dict[str, object],
 ) -> int:
     try:
-        said = {} if paused else failure(WITHDRAWN, WHY)
-        with opened.fence.withdraw(trial_id, paused=paused, lease=lease, attributes=said):
+        attributes = {} if paused else failure(WITHDRAWN, WHY)
+        with opened.fence.withdraw(trial_id, paused=paused, lease=lease, attributes=attributes):
             opened.storage.set_trial_state_values(trial_id, state, values)
     except (LeaseLost, UpdateFinishedTrialError):
         return 0  # a worker took it before the close, or another close was quicker

@@ -64,9 +64,9 @@ def main(args: argparse.Namespace) -> int:
     opened.engine.dispose()
     code = 0
     if left:
-        words = ["--study", plan.name, *work.flags(args, without=("set", "name"))]
+        arguments = ["--study", plan.name, *work.flags(args, without=("set", "name"))]
         script = Path(worker.__file__)
-        code = supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+        code = supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
     if code == 0:
         with patient("confirm"):
             print("\n".join(outcome(confirmed(opened, study))))
@@ -154,21 +154,21 @@ def _unseen(names: Sequence[str]) -> str:
     return f" and on {', '.join(names)}, which nothing has seen" if names else ""
 
 
-def outcome(found: Confirmed) -> list[str]:
+def outcome(result: Confirmed) -> list[str]:
     """Mean test score and its deviation over seeds, a line a configuration; then what that shows."""
-    metric = metric_of(found)
+    metric = metric_of(result)
     text = [f"{'configuration':<20}{'params':>12}{'test ' + metric:>12}{'SD':>9}{'seeds':>7}   over seeds"]
-    for each in found.configurations:
+    for each in result.configurations:
         means = [
             statistics.fmean(one.columns[metric])
-            for one in found.findings
+            for one in result.findings
             if one.configuration == each.name and one.part == "test"
         ]
         spread = f"{statistics.stdev(means):>9.4f}" if len(means) > 1 else f"{'':>9}"
         mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
         text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}")
-    text += [f"missing: {line}" for line in found.missing]
-    if any(one.part == "test" for one in found.findings):
-        text += [f"{claim.verdict}: {claim.words}" for claim in answer(found).claims if claim.part == "test"]
-    text.append(f"more: python -m search report {found.study}")
+    text += [f"missing: {line}" for line in result.missing]
+    if any(one.part == "test" for one in result.findings):
+        text += [f"{claim.verdict}: {claim.words}" for claim in answer(result).claims if claim.part == "test"]
+    text.append(f"more: python -m search report {result.study}")
     return text

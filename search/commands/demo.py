@@ -28,10 +28,10 @@ WIDTH = 118
 """Columns of a line of the demo."""
 TAIL = 25
 """Lines of a failed step's log that are repeated."""
-PROGRESS = 30.0
+PROGRESS_SECONDS = 30.0
 """Seconds after which a step's newest line is printed where the output is no terminal."""
-_POLL = 0.5
-_GRACE = 60.0
+_POLL_SECONDS = 0.5
+_GRACE_SECONDS = 60.0
 """Seconds that an interrupted step has to save its work."""
 
 
@@ -39,7 +39,7 @@ class Step(NamedTuple):
     """One command of the demo."""
 
     name: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     lines: int
     """How many of the last lines that it prints are shown."""
 
@@ -94,7 +94,7 @@ def main() -> int:
     _say(1, total, "environment", f".venv, torch {version('torch')}, one pip call", _installed())
     for number, step in enumerate(STEPS, start=2):
         log = FOLDER / f"{number}-{step.name}.log"
-        print(f"\n[{number}/{total}] {step.name:<11}  $ {shlex.join(step.words)}", flush=True)
+        print(f"\n[{number}/{total}] {step.name:<11}  $ {shlex.join(step.arguments)}", flush=True)
         seconds = _run(step, log)
         for line in _lines(log)[-step.lines :]:
             print(f"      {line}")
@@ -117,7 +117,7 @@ def _run(step: Step, log: Path) -> float:
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     begun = time.monotonic()
     with log.open("wb") as file:
-        child = subprocess.Popen(step.words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        child = subprocess.Popen(step.arguments, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
             _watch(child, log)
         except KeyboardInterrupt:
@@ -126,7 +126,7 @@ def _run(step: Step, log: Path) -> float:
                 f"\n      {step.name} is asked to stop and saves its work; the same command goes on there", flush=True
             )
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_GRACE)
+                child.wait(_GRACE_SECONDS)
             raise
         finally:
             if child.poll() is None:
@@ -142,17 +142,17 @@ def _run(step: Step, log: Path) -> float:
 def _watch(child: "subprocess.Popen[bytes]", log: Path) -> None:
     """Wait for the end; meanwhile the newest line is shown, at once on a terminal, elsewhere now and then."""
     shown, begun = "", time.monotonic()
-    terminal, due = sys.stdout.isatty(), begun + PROGRESS
+    terminal, due = sys.stdout.isatty(), begun + PROGRESS_SECONDS
     while True:
         try:
-            child.wait(_POLL)
+            child.wait(_POLL_SECONDS)
         except subprocess.TimeoutExpired:
             newest, now = next(iter(_lines(log)[-1:]), ""), time.monotonic()
             if terminal and newest != shown:
                 shown = newest
                 print(f"\r      {newest[: WIDTH - 6]:<{WIDTH - 6}}", end="", flush=True)
             elif not terminal and now >= due:
-                due += PROGRESS
+                due += PROGRESS_SECONDS
                 print(f"      {format_clock(now - begun)}  {newest}"[:WIDTH], flush=True)
         else:
             if shown:

@@ -72,8 +72,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         facts = {key: document[key] for key in ("schema", "confirmed", "counts", "arms_ended_together", "gpu_hours")}
         first = {key: best[key] for key in ("trial", "value", "epoch", "size")}
-        said = {"file": str(args.output), "study": name, "configurations": len(document["best"]), "first": first}
-        print(json.dumps(said | facts, allow_nan=False, sort_keys=True))
+        summary = {"file": str(args.output), "study": name, "configurations": len(document["best"]), "first": first}
+        print(json.dumps(summary | facts, allow_nan=False, sort_keys=True))
         return 0
     print(
         f"{args.output}  {len(document['best'])} configurations of {document['counts']['kd']['complete']} finished; "
@@ -84,14 +84,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _seed(args: argparse.Namespace, opened: Database, name: str) -> int:
-    found = seed_results(snapshot.read(opened, name))
-    text = seed_text(found)
+    results = seed_results(snapshot.read(opened, name))
+    text = seed_text(results)
     if args.output is None:
         print(text, end="")
         return 0
     write_output(args.output, text)
-    counts = " ".join(f"{key} {found[key]}" for key in ("finished_trials", "pruned_trials", "completed_trials"))
-    print(f"{args.output}  value {found['value']:.4f}, unconfirmed; {counts}")
+    counts = " ".join(f"{key} {results[key]}" for key in ("finished_trials", "pruned_trials", "completed_trials"))
+    print(f"{args.output}  value {results['value']:.4f}, unconfirmed; {counts}")
     return 0
 
 
@@ -105,9 +105,9 @@ def _package(args: argparse.Namespace, name: str) -> int:
         )
     with patient("export"):
         opened = open_storage(storage_url(args.storage), create=False)
-        found, weights = confirmed(opened, name), selection.weights_of(opened, name)
-    chosen = selection.by_rule(found) if args.configuration is None else selection.by_hand(found, args.configuration)
-    what = selection.with_evidence(found, chosen, weights)
+        result, weights = confirmed(opened, name), selection.weights_of(opened, name)
+    chosen = selection.by_rule(result) if args.configuration is None else selection.by_hand(result, args.configuration)
+    what = selection.with_evidence(result, chosen, weights)
     wish = Wish(
         weights=what.weights,
         folder=args.package,

@@ -224,11 +224,11 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--groups {args.groups}: has no effect on --split {args.split}, which is drawn already")
     root = Path(args.root).expanduser().absolute()
     places = _places(args, root)
-    rows, found = _split(args, root, places)
-    draft = _draft(args, root, places, rows, found)
+    rows, checked = _split(args, root, places)
+    draft = _draft(args, root, places, rows, checked)
     write_output(places.study, drafted(draft))
     load(places.study)
-    _say(draft, places, found)
+    _say(draft, places, checked)
     return 0
 
 
@@ -290,16 +290,16 @@ def _pictures(folders: Sequence[Path]) -> int:
 
 
 def _draft(
-    args: argparse.Namespace, root: Path, places: Places, rows: Sequence[Row], found: Sequence[CheckedPair]
+    args: argparse.Namespace, root: Path, places: Places, rows: Sequence[Row], checked: Sequence[CheckedPair]
 ) -> Draft:
     """The settings that follow from the pictures. Raises DataError where nothing can be learned from them."""
     counts = {part: sum(row.part == part for row in rows) for part in PARTS}
     for part in ("train", "validation"):
         if not counts[part]:
             raise DataError(f"{places.split}: no image in {part}; a search needs both train and validation")
-    if not any(entry.foreground for entry in found):
+    if not any(entry.foreground for entry in checked):
         raise DataError(f"{root}: every mask is empty: nothing in them is brighter than 127; expected 0 and 255")
-    longer = median(max(entry.height, entry.width) for entry in found)
+    longer = median(max(entry.height, entry.width) for entry in checked)
     size = args.size or min(LARGEST, max(2 * STRIDE, int(longer // STRIDE) * STRIDE))
     batch = 1
     while batch < 16 and 2 * batch <= counts["train"] / 3:
@@ -326,17 +326,17 @@ def _named(places: Places) -> str:
     return places.name if usual else shlex.quote(str(places.study))
 
 
-def _say(draft: Draft, places: Places, found: Sequence[CheckedPair]) -> None:
-    sides = sorted(max(entry.height, entry.width) for entry in found)
+def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
+    sides = sorted(max(entry.height, entry.width) for entry in checked)
     print(
         f"{places.study}  pictures of {sides[0]} to {sides[-1]} pixels, brought to {draft.size} x {draft.size}; "
         f"batches of {draft.batch_size}, {draft.epochs} epochs"
     )
     few = {part: draft.counts[part] for part in ("validation", "test") if draft.counts[part] < COARSE}
     if few:
-        words = " and ".join(f"{count} {part}" for part, count in few.items())
+        counts = " and ".join(f"{count} {part}" for part, count in few.items())
         print(
-            f"warning: {words} images: scores over so few are coarse, and small differences between students chance; "
+            f"warning: {counts} images: scores over so few are coarse, and small differences between students chance; "
             "give --epochs and --trials for a try, and more pictures for an answer"
         )
     if not GPU.exists():

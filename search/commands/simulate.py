@@ -61,11 +61,11 @@ def work(args: argparse.Namespace, spec: StudySpec) -> GroupEnd:
             return opened, open_search(opened, args.storage, spec, simulated_identity(spec))
 
     try:
-        found = connect(group, opens, place=label_of(args.storage), patience=WAIT_SECONDS)
+        joined = connect(group, opens, place=label_of(args.storage), patience=WAIT_SECONDS)
     except AskedToStopError:
         return ASKED_TO_STOP
-    assert found is not None  # noqa: S101 - who opens finds
-    opened, search = found
+    assert joined is not None  # noqa: S101 - who opens finds
+    opened, search = joined
     curves = Curves.read(args.curves) if args.curves else Curves()
     metric = spec.objective.metric
     students = SimulatedStudents(
@@ -211,9 +211,9 @@ def _holders(search: StudyAdapter, workers: Sequence["subprocess.Popen[bytes]"])
 
 
 def _passed_on(args: argparse.Namespace) -> list[str]:
-    words = [word for text in args.set for word in ("--set", text)]
-    words += ["--name", args.name] if args.name else []
-    words += ["--curves", str(args.curves)] if args.curves else []
+    arguments = [word for text in args.set for word in ("--set", text)]
+    arguments += ["--name", args.name] if args.name else []
+    arguments += ["--curves", str(args.curves)] if args.curves else []
     for flag in ("runs", "slots", "epoch_seconds", "ttl", "fail_share", "note_every"):
-        words += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
-    return words
+        arguments += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
+    return arguments

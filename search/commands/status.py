@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from search.answer.summary import confirmation, progress_words, rule_words, score_words
+from search.answer.summary import confirmation, progress_text, rule_text, score_text
 from search.planning import slots
 from search.storage.database import Database, open_storage
 from search.storage.errors import UNAVAILABLE, patient
@@ -165,11 +165,11 @@ def _confirmation(status: Status) -> list[str]:
     result = begun["result"]
     if result is None or result["network"] is None:
         state = "has ended without a score on test" if begun["ended"] else "no result before it has ended"
-        return [f"confirmation {begun['name']}: {progress_words(begun)}; {state}"]
-    best = f"{result['network']} ({result['what']}), {score_words(result, result['network'])}"
-    confirmed = f"confirmed by {begun['name']} ({progress_words(begun)})"
+        return [f"confirmation {begun['name']}: {progress_text(begun)}; {state}"]
+    best = f"{result['network']} ({result['what']}), {score_text(result, result['network'])}"
+    confirmed = f"confirmed by {begun['name']} ({progress_text(begun)})"
     return [
-        f"{confirmed}: {rule_words(result)} {best}; distillation: {result['distillation']}",
+        f"{confirmed}: {rule_text(result)} {best}; distillation: {result['distillation']}",
         f"more: {begun['report']}",
     ]
 

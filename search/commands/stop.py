@@ -19,11 +19,11 @@ from search.study.progress import read_progress
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
-LOOK = 1.0
+LOOK_SECONDS = 1.0
 """Seconds between two looks while waiting."""
-TELL = 30.0
+TELL_SECONDS = 30.0
 """Seconds after which waiting says again what it waits for."""
-SILENT = 120.0
+SILENT_SECONDS = 120.0
 """Seconds without a heartbeat after which a holder counts as dead: twice the time-to-live that workers have."""
 
 WISHES = {
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     print(f"{row.name}: {_answer(row, wish, ended=ended)}  {where}")
     if held and args.wait is None:
-        print(f"still held: {_words(held)}; --wait returns when nobody holds one any more")
+        print(f"still held: {_holders_text(held)}; --wait returns when nobody holds one any more")
     return 0 if args.wait is None else _wait(opened, row, held, args.wait)
 
 
@@ -87,7 +87,7 @@ def _held(opened: Database, search_id: int) -> Sequence[LeaseDetails]:
     return [lease for lease in opened.leases.details(study_ids) if lease.state == HELD]
 
 
-def _words(held: Sequence[LeaseDetails]) -> str:
+def _holders_text(held: Sequence[LeaseDetails]) -> str:
     """`3 trials (2 by gpu1, 1 by gpu2)`."""
     hosts = Counter(lease.host for lease in held)
     by = ", ".join(f"{count} by {host}" for host, count in sorted(hosts.items(), key=str))
@@ -102,10 +102,10 @@ class _Beats:
         self._moved: dict[tuple[int, int], tuple[int, float]] = {}
 
     def silent(self, held: Sequence[LeaseDetails]) -> bool:
-        """Whether none of the holders has shown a sign of life for SILENT seconds."""
+        """Whether none of the holders has shown a sign of life for SILENT_SECONDS seconds."""
         now = self._clock()
         last = [self._last(lease, now) for lease in held]
-        return bool(last) and all(now - moved > SILENT for moved in last)
+        return bool(last) and all(now - moved > SILENT_SECONDS for moved in last)
 
     def _last(self, lease: LeaseDetails, now: float) -> float:
         key = (lease.trial_id, lease.token)
@@ -118,25 +118,25 @@ class _Beats:
 
 def _wait(opened: Database, row: SearchRow, held: Sequence[LeaseDetails], most: float) -> int:
     """Until nobody holds a trial; 0 then, also where the holders are dead. Raises UserError after `most` seconds."""
-    began, told, beats = time.monotonic(), -math.inf, _Beats()
-    said = ""
+    began, printed_at, beats = time.monotonic(), -math.inf, _Beats()
+    shown = ""
     try:
         with until_interrupted() as pause:
             while held and not beats.silent(held):
-                if _words(held) != said or time.monotonic() - told > TELL:
-                    said, told = _words(held), time.monotonic()
-                    logger.info("{}: still held: {}", row.name, said)
+                if _holders_text(held) != shown or time.monotonic() - printed_at > TELL_SECONDS:
+                    shown, printed_at = _holders_text(held), time.monotonic()
+                    logger.info("{}: still held: {}", row.name, shown)
                 if time.monotonic() - began > most:
-                    words = f"{row.name}: still held after {most:g} s: {_words(held)}; wait longer, or stop --now"
-                    raise UserError(words)
-                pause(min(LOOK, most))
+                    text = f"{row.name}: still held after {most:g} s: {_holders_text(held)}; wait longer, or stop --now"
+                    raise UserError(text)
+                pause(min(LOOK_SECONDS, most))
                 held = _again(opened, row, held)
     except KeyboardInterrupt:
-        print(f"{row.name}: the wish stands, nobody waits for it any more; still held: {_words(held)}")
+        print(f"{row.name}: the wish stands, nobody waits for it any more; still held: {_holders_text(held)}")
         return 130
     if held:
         print(
-            f"{row.name}: {_words(held)} are held by workers without a sign of life for {SILENT:g} s; "
+            f"{row.name}: {_holders_text(held)} are held by workers without a sign of life for {SILENT_SECONDS:g} s; "
             "the next worker takes them over"
         )
     else:
@@ -147,10 +147,10 @@ def _wait(opened: Database, row: SearchRow, held: Sequence[LeaseDetails], most: 
 def _again(opened: Database, row: SearchRow, held: Sequence[LeaseDetails]) -> Sequence[LeaseDetails]:
     try:
         now = known_search(opened, row.name)
-        found = _held(opened, row.search_id)
+        held = _held(opened, row.search_id)
     except UNAVAILABLE as error:
         logger.warning("the database does not answer, looking again: {}", one_line(error)[:100])
         return held
-    if found and now.stop is None and not now.closed:
-        raise UserError(f"{row.name}: somebody took the wish back (stop --undo); still held: {_words(found)}")
-    return found
+    if held and now.stop is None and not now.closed:
+        raise UserError(f"{row.name}: somebody took the wish back (stop --undo); still held: {_holders_text(held)}")
+    return held

@@ -40,7 +40,7 @@ def preflight(spec: StudySpec, cache: Path | None) -> Found:
     built = costs(spec)
     refuse_hopeless(spec, built)
     problems: list[str] = []
-    data, data_found = _data(spec, cache, problems)
+    data, data_facts = _data(spec, cache, problems)
     teacher = None if cache is None or spec.run.teacher is None else _teacher(spec, data, problems)
     data_hash = None if data is None else data.content_hash
     teacher_hash = None if teacher is None else teacher["sha256"]
@@ -53,7 +53,7 @@ def preflight(spec: StudySpec, cache: Path | None) -> Found:
         "dropped": list(spec.dropped),
         "objective": {"direction": spec.objective.direction, "metric": spec.objective.metric},
         "limits": spec.limits.model_dump(exclude_none=True),
-        "data": data_found,
+        "data": data_facts,
         "teacher": teacher,
         "confirm": None if data is None else detectable_gains(spec, data),
         "streams": _streams(spec),
@@ -75,13 +75,13 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         return None, None
     hashes = {part: data.image_hashes(part) for part in PARTS}
     everything = [image for part in PARTS for image in hashes[part]]
-    found: Found = {"name": spec.run.data.name, "content": data.content_hash, "images": len(everything)}
-    found["parts"] = {part: len(hashes[part]) for part in PARTS}
-    found["twice"] = len(everything) - len(set(everything))
-    found["near_duplicates"] = data.near_duplicates
+    facts: Found = {"name": spec.run.data.name, "content": data.content_hash, "images": len(everything)}
+    facts["parts"] = {part: len(hashes[part]) for part in PARTS}
+    facts["twice"] = len(everything) - len(set(everything))
+    facts["near_duplicates"] = data.near_duplicates
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
-    return data, found
+    return data, facts
 
 
 def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Found | None:
@@ -218,14 +218,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
     spec = load(find(args.study), args.set, name=args.name)
-    found = preflight(spec, None if args.no_data else args.cache)
-    found["cost"] = disk.disk_forecast(spec, found["arms"])
-    found["stored"] = _stored(args.storage, spec, found)
-    print(json.dumps(found, indent=2) if args.json else "\n".join(preflight_lines(found)))
-    return 2 if found["problems"] else 0
+    facts = preflight(spec, None if args.no_data else args.cache)
+    facts["cost"] = disk.disk_forecast(spec, facts["arms"])
+    facts["stored"] = _stored(args.storage, spec, facts)
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(preflight_lines(facts)))
+    return 2 if facts["problems"] else 0
 
 
-def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
+def _stored(given: str | None, spec: StudySpec, facts: Found) -> Found | None:
     """Whether a worker would find the study under its name; another one stands in the way, and is a problem."""
     from search.storage.lookup import stored  # with Optuna, which a look at a study file alone does not need
 
@@ -235,10 +235,10 @@ def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
     place = {"storage": there.label, "study": "absent" if there.why is None else f"unknown: {there.why}"}
     if there.record is not None:
         contents = {}
-        if found["contents"]:
-            teacher = found["teacher"]
+        if facts["contents"]:
+            teacher = facts["teacher"]
             contents = {
-                "data_hash": found["data"]["content"],
+                "data_hash": facts["data"]["content"],
                 "teacher_hash": None if teacher is None else teacher["sha256"],
             }
         changed = difference(there.record, record(spec, **contents))
@@ -246,51 +246,51 @@ def _stored(given: str | None, spec: StudySpec, found: Found) -> Found | None:
         place["study"] = "another" if changed else "the same"
         if changed:
             more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-            found["problems"].append(
+            facts["problems"].append(
                 f"study {spec.name!r} is in {there.label} with another identity: {'; '.join(changed[:5])}{more}; "
                 "use another name (--name), or another --storage"
             )
     return place
 
 
-def preflight_lines(found: Found) -> list[str]:
+def preflight_lines(facts: Found) -> list[str]:
     """The same as lines for people."""
-    kd, *controls = found["arms"]
-    state = "" if found["contents"] else " of the file alone, without the contents of data and teacher"
+    kd, *controls = facts["arms"]
+    state = "" if facts["contents"] else " of the file alone, without the contents of data and teacher"
     printed = [
         _line(
-            "study", f"{found['study']}  spec {found['identity'][:8]}{state}   places and budget are outside the hash"
+            "study", f"{facts['study']}  spec {facts['identity'][:8]}{state}   places and budget are outside the hash"
         )
     ]
-    if found["overrides"]:
-        printed.append(_line("", f"set: {', '.join(found['overrides'])}"))
-    printed += [_line("", f"dropped: {name}") for name in found["dropped"]]
-    printed += [*_data_lines(found), *_space_lines(found, kd)]
+    if facts["overrides"]:
+        printed.append(_line("", f"set: {', '.join(facts['overrides'])}"))
+    printed += [_line("", f"dropped: {name}") for name in facts["dropped"]]
+    printed += [*_data_lines(facts), *_space_lines(facts, kd)]
     printed += [_line("sampler", _settings(kd["sampler"])), _line("pruner", _settings(kd["pruner"]))]
     printed.append(
-        _line("budget", f"{_budget(found['budget'])}; in flight at most {kd['in_flight']} of {kd['trials']}")
+        _line("budget", f"{_budget(facts['budget'])}; in flight at most {kd['in_flight']} of {kd['trials']}")
     )
     if kd["enqueued"]:
         printed.append(_line("enqueued", f"{len(kd['enqueued'])} first"))
     for i, arm in enumerate(controls):
         printed += _control_lines(arm, kd, "arms" if i == 0 else "")
-    printed.append(_line("cost", _cost(found["cost"])))
-    if found["confirm"] is not None:
-        printed.append(_line("confirm", describe_gains(found["confirm"])))
-    if found["stored"] is not None:
-        printed.append(_line("stored", f"in {found['stored']['storage']}: {found['stored']['study']}"))
-    printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(found["notes"])]
-    if found["problems"]:
-        return [*printed, *(_line("error", problem) for problem in found["problems"])]
-    return [*printed, _line("ok", "nothing was written" + (" but decoded pictures" if found["data"] else ""))]
+    printed.append(_line("cost", _cost(facts["cost"])))
+    if facts["confirm"] is not None:
+        printed.append(_line("confirm", describe_gains(facts["confirm"])))
+    if facts["stored"] is not None:
+        printed.append(_line("stored", f"in {facts['stored']['storage']}: {facts['stored']['study']}"))
+    printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(facts["notes"])]
+    if facts["problems"]:
+        return [*printed, *(_line("error", problem) for problem in facts["problems"])]
+    return [*printed, _line("ok", "nothing was written" + (" but decoded pictures" if facts["data"] else ""))]
 
 
 def _line(word: str, text: str) -> str:
     return f"{word:<9} {text}".rstrip()
 
 
-def _data_lines(found: Found) -> list[str]:
-    data, teacher = found["data"], found["teacher"]
+def _data_lines(facts: Found) -> list[str]:
+    data, teacher = facts["data"], facts["teacher"]
     printed = []
     if data is not None:
         parts = " / ".join(f"{part} {count}" for part, count in data["parts"].items())
@@ -309,9 +309,9 @@ def _data_lines(found: Found) -> list[str]:
     return printed
 
 
-def _space_lines(found: Found, kd: Found) -> list[str]:
+def _space_lines(facts: Found, kd: Found) -> list[str]:
     conditional = sum(parameter["when"] is not None for parameter in kd["space"])
-    streams = found["streams"]
+    streams = facts["streams"]
     passes = f"{_count(streams['streams'], 'stream')}, {_count(streams['teacher_passes'], 'teacher pass')} a batch"
     space = f"{_count(len(kd['space']), 'parameter')} ({conditional} conditional)"
     text = f"{space}, {_count(streams['data'], 'data setting')}: {passes}"
@@ -320,7 +320,7 @@ def _space_lines(found: Found, kd: Found) -> list[str]:
     for p in kd["space"]:
         when = f"  when {p['when']}" if p["when"] else ""
         printed.append(_line("", f"{p['name']:<{width}}  {p['kind']:<7}  {p['range']}{when}"))
-    bounds = ", ".join(_bound(name, value) for name, value in found["limits"].items()) or "none"
+    bounds = ", ".join(_bound(name, value) for name, value in facts["limits"].items()) or "none"
     return [*printed, _line("limits", bounds), *(_size_line(kd, size) for size in kd["sizes"])]
 
 
@@ -330,8 +330,8 @@ def _bound(name: str, value: Any) -> str:
 
 def _size_line(arm: Found, size: Found) -> str:
     what = size["network"] if arm["front"] is None else f"{arm['front']} {size['choice']}"
-    verdict_words = "ok" if size["breaks"] is None else f"breaks the limit: {size['breaks']}; pruned without training"
-    return _line("", f"{what:<24}  {size['params_m']:6.2f} M  {size['gflops']:7.3g} GFLOP  {verdict_words}")
+    verdict = "ok" if size["breaks"] is None else f"breaks the limit: {size['breaks']}; pruned without training"
+    return _line("", f"{what:<24}  {size['params_m']:6.2f} M  {size['gflops']:7.3g} GFLOP  {verdict}")
 
 
 def _control_lines(arm: Found, kd: Found, word: str) -> list[str]:

@@ -38,19 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
     specification(args)  # a mistake is said once, before any rank begins
-    words = ["--study", args.study, *flags(args)]
+    arguments = ["--study", args.study, *flags(args)]
     script = Path(worker.__file__)
-    return supervise(script, words, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+    return supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
 
 
 def flags(args: argparse.Namespace, without: Collection[str] = ()) -> list[str]:
     """The worker's own flags among the arguments, as words again."""
     own = CommandLine(add_help=False)
     worker.add_flags(own)
-    words: list[str] = []
+    arguments: list[str] = []
     for name, default in vars(own.parse_args([])).items():
         value = getattr(args, name)
         if value != default and name not in without:
             flag = f"--{name.replace('_', '-')}"
-            words += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
-    return words
+            arguments += [f"{flag}={each}" for each in (value if isinstance(value, list) else [value])]
+    return arguments

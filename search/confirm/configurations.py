@@ -63,31 +63,31 @@ def chosen(rows: SearchSnapshot, top: int) -> tuple[tuple[Configuration, ...], d
             f"see: python -m search status {rows.search.name}"
         )
     winners = _winners(every[MAIN], top, rows.along)
-    found = [_named(f"{MAIN}-{i}", "winner", trial) for i, trial in enumerate(winners, 1)]
-    costs = {each.name: trial.gpu_seconds for each, trial in zip(found, winners, strict=True)}
+    configurations = [_named(f"{MAIN}-{i}", "winner", trial) for i, trial in enumerate(winners, 1)]
+    costs = {each.name: trial.gpu_seconds for each, trial in zip(configurations, winners, strict=True)}
     for arm in (name for name in every if name != MAIN):
         for i, trial in enumerate(_controls(every[arm], winners), 1):
-            found.append(_named(f"{arm}-{i}", "control", trial))
-            costs[found[-1].name] = trial.gpu_seconds
-    for extra in (_without_teacher(found), _defaults(rows, found[0])):
+            configurations.append(_named(f"{arm}-{i}", "control", trial))
+            costs[configurations[-1].name] = trial.gpu_seconds
+    for extra in (_without_teacher(configurations), _defaults(rows, configurations[0])):
         if extra is not None:
-            found.append(extra)
-            costs[extra.name] = costs[extra.of or found[0].name]
-    return tuple(found), costs
+            configurations.append(extra)
+            costs[extra.name] = costs[extra.of or configurations[0].name]
+    return tuple(configurations), costs
 
 
 def finished(rows: SearchSnapshot, arm: str) -> list[Finished]:
     """The trials of an arm that were trained to their end, each run once, the best first."""
     ranked = [lease for lease in rows.leases[arm] if has_final_score(lease)]
     ranked.sort(key=lambda lease: ((-1 if rows.maximize else 1) * lease.known_score, lease.number))
-    found: list[Finished] = []
+    unlike: list[Finished] = []
     for lease in ranked:
         run = RunConfig.model_validate_json(lease.known_run)
-        if any(_recipe(run) == _recipe(other.run) for other in found):
+        if any(_recipe(run) == _recipe(other.run) for other in unlike):
             continue
-        rank, size = len(found) + 1, student_size(run)
-        found.append(Finished(arm, rank, lease.number, lease.known_score, run, *size, lease.gpu_seconds))
-    return found
+        rank, size = len(unlike) + 1, student_size(run)
+        unlike.append(Finished(arm, rank, lease.number, lease.known_score, run, *size, lease.gpu_seconds))
+    return unlike
 
 
 def _winners(trials: Sequence[Finished], top: int, along: str | None) -> list[Finished]:
@@ -120,9 +120,9 @@ def _named(name: str, role: Literal["winner", "control"], trial: Finished) -> Co
     )  # fmt: skip
 
 
-def _without_teacher(found: Sequence[Configuration]) -> Configuration | None:
+def _without_teacher(configurations: Sequence[Configuration]) -> Configuration | None:
     """The best winner with the weight of every term that needs a teacher zero; None where none has such a term."""
-    taught = [each for each in found if each.role == "winner" and each.run["method"] != "none"]
+    taught = [each for each in configurations if each.role == "winner" and each.run["method"] != "none"]
     if not taught:
         return None
     run = RunConfig.model_validate({**taught[0].run, "method": "none"}).model_dump(mode="json")

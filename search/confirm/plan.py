@@ -41,10 +41,10 @@ class Plan:
     """What is trained again, and why nothing else is."""
 
     name: str
-    """Of the confirmation."""
+    """Name of the confirmation."""
     study: str
     uuid: str
-    """Of the search."""
+    """Id of the search."""
     objective: Objective
     table: Confirm
     dashboard: Dashboard
@@ -153,7 +153,7 @@ def made(rows: SearchSnapshot, table: Confirm, *, name: str, dashboard: Dashboar
             f"confirm.seeds = {list(table.seeds)}: the search itself trained with seed {min(taken)}, so it is not "
             "fresh; take others: --set confirm.seeds=[...]"
         )
-    found, costs = chosen(rows, table.top)
+    configurations, costs = chosen(rows, table.top)
     return Plan(
         name=name,
         study=rows.search.name,
@@ -162,7 +162,7 @@ def made(rows: SearchSnapshot, table: Confirm, *, name: str, dashboard: Dashboar
         table=table,
         dashboard=dashboard,
         content=rows.record["content"],
-        configurations=found,
+        configurations=configurations,
         gpu_seconds=costs,
         early=early,
     )
@@ -170,8 +170,10 @@ def made(rows: SearchSnapshot, table: Confirm, *, name: str, dashboard: Dashboar
 
 def confirmations(study: str, names: Sequence[str]) -> list[str]:
     """The confirmations of a study among the names of searches, the first one first."""
-    found = [(int(match["again"] or 1), n) for n in names if (match := _NAME.fullmatch(n)) and match["study"] == study]
-    return [name for _, name in sorted(found)]
+    numbered = [
+        (int(match["again"] or 1), n) for n in names if (match := _NAME.fullmatch(n)) and match["study"] == study
+    ]
+    return [name for _, name in sorted(numbered)]
 
 
 def name_of(study: str, number: int) -> str:

@@ -39,7 +39,7 @@ class Confirmed:
     """Arm of the search to (trials finished, trials of the budget)."""
     choose: Choose
     openings: tuple[OpeningRecord, ...]
-    """Of every confirmation of the study, the oldest first."""
+    """Openings of the test rows for every confirmation of the study, the oldest first."""
     missing: tuple[str, ...]
     """What was to be confirmed and is not there, in words."""
 
@@ -56,17 +56,17 @@ def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
     rows = read(opened, names[-1])
     plan, evidence = plan_of(names[-1], rows.record), Evidence(opened.engine)
     measured = evidence.findings(rows.search.uuid)
-    found, missing = _trials(rows, plan, measured)
+    scores, missing = _trials(rows, plan, measured)
     teacher = _teacher(plan, sized)
     configurations = plan.configurations if teacher is None else (*plan.configurations, teacher)
     if teacher is not None and TEACHER not in measured:
         missing.append("teacher: not examined yet")
-    found += [_as_findings("teacher", None, each) for each in measured.get(TEACHER, ())]
+    scores += [_as_findings("teacher", None, each) for each in measured.get(TEACHER, ())]
     return Confirmed(
         study=study,
         objective=plan.objective.metric,
         configurations=configurations,
-        findings=tuple(found),
+        findings=tuple(scores),
         budgets={arm.name: (_ended(search, arm.name), arm.trials) for arm in search.arms},
         choose=plan.table.choose,
         openings=evidence.openings(study),
@@ -77,17 +77,17 @@ def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
 def _trials(
     rows: SearchSnapshot, plan: Plan, measured: Mapping[int, Sequence[PerImageResult]]
 ) -> tuple[list[PerImageScores], list[str]]:
-    found: list[PerImageScores] = []
+    scores: list[PerImageScores] = []
     missing: list[str] = []
     for each in plan.configurations:
         leases = {_seed(lease): lease for lease in rows.leases.get(each.name, ())}
         for seed in plan.table.seeds:
             lease = leases.get(seed)
             if lease is not None and lease.trial_id in measured:
-                found += [_as_findings(each.name, seed, one) for one in measured[lease.trial_id]]
+                scores += [_as_findings(each.name, seed, one) for one in measured[lease.trial_id]]
             else:
                 missing.append(f"{each.name} seed {seed}: {_why(lease)}")
-    return found, missing
+    return scores, missing
 
 
 def _seed(lease: LeaseDetails) -> int | None:

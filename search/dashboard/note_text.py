@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.answer.summary import progress_words, rule_words, score_words
+from search.answer.summary import progress_text, rule_text, score_text
 from search.study.progress import SearchProgress, an_hour
 from search.study.trial_attributes import Share
 from trainer.cli.durations import format_duration
@@ -115,7 +115,7 @@ def _confirmed_attribute(progress: SearchProgress, confirmation: Confirmation, a
     network = arm if progress.confirms is not None else result["network"]
     if network not in result["networks"]:
         return {}
-    return {"confirmed": f"{network}: {score_words(result, network)}; more: {confirmation['report']}"}
+    return {"confirmed": f"{network}: {score_text(result, network)}; more: {confirmation['report']}"}
 
 
 def _kind(progress: SearchProgress) -> str:
@@ -128,14 +128,14 @@ def _confirmed(progress: SearchProgress, confirmation: Confirmation) -> list[str
         begin = code(f"python -m search confirm {progress.study}", MESSAGE)
         return [f"**Unconfirmed** until it is trained again on fresh seeds: {begin}"] if progress.ended else []
     link = f"[{code(confirmation['name'])}](/dashboard/studies/{confirmation['study_id']}/note)"
-    result, how_far = confirmation["result"], progress_words(confirmation)
+    result, how_far = confirmation["result"], progress_text(confirmation)
     if result is None or result["network"] is None:
         state = ", without a score on test" if confirmation["ended"] else "; no result before it has ended"
         return [f"**Confirmation** {link}: {how_far}{state}."]
-    best = f"{code(result['network'])} ({code(result['what'])}): **{score_words(result, result['network'])}**"
+    best = f"{code(result['network'])} ({code(result['what'])}): **{score_text(result, result['network'])}**"
     gone = f" Missing: {len(result['missing'])} of what was to be measured." if result["missing"] else ""
     begun = f"**Confirmed** by {link}, {how_far}"
-    text = f"{begun}; {rule_words(result)} {best}. Distillation: **{result['distillation']}**.{gone}"
+    text = f"{begun}; {rule_text(result)} {best}. Distillation: **{result['distillation']}**.{gone}"
     lines = [
         [code(name), f"{network['score']:.4f}", _interval(network), str(network["seeds"] or "")]
         for name, network in result["networks"].items()

@@ -30,8 +30,8 @@ def disk_forecast(spec: StudySpec, arms: list[dict[str, Any]]) -> Mapping[str, f
     statistics of normalisation are left out: about one part in a hundred.
     """
     kept = running = 0.0
-    for arm, found in zip(spec.arms, arms, strict=True):
-        params = max(size["params_m"] for size in found["sizes"]) * 1e6
+    for arm, facts in zip(spec.arms, arms, strict=True):
+        params = max(size["params_m"] for size in facts["sizes"]) * 1e6
         state = max(state_bytes(params, optimizer=name, ema=ema) for name in _optimizers(arm) for ema in _ema(arm))
         kept += arm.trials * weights_bytes(params)
         # The next epoch's file is written beside the last one.

@@ -45,23 +45,23 @@ def verdict(limits: Limits, cost: Cost) -> str | None:
     return _broken(limits, cost.params_m, cost.gflops, cost.run)
 
 
-def refuse_hopeless(spec: StudySpec, found: list[Cost]) -> None:
+def refuse_hopeless(spec: StudySpec, costs: list[Cost]) -> None:
     """Raise UserError for an arm, or a choice in its space, with which no network keeps the limits, and for a network
     whose time is bounded and was not measured."""
     refuse_unmeasured(spec)
     for arm in spec.arms:
-        mine = [cost for cost in found if cost.arm == arm.name]
-        if all(verdict(spec.limits, cost) for cost in mine):
+        of_arm = [cost for cost in costs if cost.arm == arm.name]
+        if all(verdict(spec.limits, cost) for cost in of_arm):
             raise UserError(
-                f"{arm.where}: limits: no network keeps them, the least has {_least(spec.limits, mine)}; raise them"
+                f"{arm.where}: limits: no network keeps them, the least has {_least(spec.limits, of_arm)}; raise them"
             )
         for parameter in (p for p in sizing_parameters(arm) if isinstance(p, Choices)):
             for value in parameter.choices:
-                _refuse_choice(spec, arm, parameter, value, mine)
+                _refuse_choice(spec, arm, parameter, value, of_arm)
 
 
-def _refuse_choice(spec: StudySpec, arm: Arm, parameter: Choices, value: Scalar, mine: list[Cost]) -> None:
-    with_it = [cost for cost in mine if cost.params.get(parameter.name) == value]
+def _refuse_choice(spec: StudySpec, arm: Arm, parameter: Choices, value: Scalar, of_arm: list[Cost]) -> None:
+    with_it = [cost for cost in of_arm if cost.params.get(parameter.name) == value]
     if with_it and all(verdict(spec.limits, cost) for cost in with_it):
         raise UserError(
             f"{arm.where}: space.{parameter.name}.choices: {value!r} breaks the limits with "
@@ -69,8 +69,8 @@ def _refuse_choice(spec: StudySpec, arm: Arm, parameter: Choices, value: Scalar,
         )
 
 
-def _least(limits: Limits, found: list[Cost]) -> str:
-    smallest = min(found, key=lambda cost: (cost.params_m, cost.gflops))
+def _least(limits: Limits, costs: list[Cost]) -> str:
+    smallest = min(costs, key=lambda cost: (cost.params_m, cost.gflops))
     return str(verdict(limits, smallest))
 
 
@@ -97,12 +97,12 @@ def networks(spec: StudySpec) -> list[RunConfig]:
 
     Raises UserError for an arm with more than MOST_SIZES of them: no table holds a range without gaps.
     """
-    found: dict[tuple[str, str, int], RunConfig] = {}
+    runs: dict[tuple[str, str, int], RunConfig] = {}
     for arm in spec.arms:
         for params in _shapes(arm):
             run = arm.resolve(params)
-            found.setdefault((run.student.name, latency_table.options_of(run.student), run.data.size), run)
-    return list(found.values())
+            runs.setdefault((run.student.name, latency_table.options_of(run.student), run.data.size), run)
+    return list(runs.values())
 
 
 def refuse_unmeasured(spec: StudySpec) -> None:

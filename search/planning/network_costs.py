@@ -45,7 +45,7 @@ def costs(spec: StudySpec) -> list[Cost]:
     Raises UserError in one line for the first that cannot be built: a size that is no multiple of the network's stride,
     a loss that does not find its taps, an unknown encoder or preset.
     """
-    found = []
+    every = []
     for arm in spec.arms:
         seen: set[str] = set()
         for params in _structures(arm):
@@ -53,8 +53,8 @@ def costs(spec: StudySpec) -> list[Cost]:
             key = _structure(run)
             if key not in seen:
                 seen.add(key)
-                found.append(Cost(arm.name, params, run, _checked(run, arm, params)))
-    return found
+                every.append(Cost(arm.name, params, run, _checked(run, arm, params)))
+    return every
 
 
 def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar]) -> "Facts":
@@ -95,7 +95,7 @@ class NetworkSize(NamedTuple):
 
     params: int
     gflops: float
-    """Of a forward pass over one image."""
+    """Cost of a forward pass over one image."""
 
     @property
     def params_m(self) -> float:

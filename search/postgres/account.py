@@ -82,13 +82,13 @@ def _leave_root(folder: Path, user: str | None) -> None:
 
 
 def _successor(folder: Path, user: str | None) -> Account:
-    found = folder.stat() if folder.exists() else None
-    if found is not None and found.st_uid != 0:
-        owner = found.st_uid
+    status = folder.stat() if folder.exists() else None
+    if status is not None and status.st_uid != 0:
+        owner = status.st_uid
         if user not in (None, _name(owner)):
             raise UserError(f"--user {user}: {folder} belongs to {_name(owner)}; leave --user out")
-        return Account(_name(owner), owner, found.st_gid)  # a container may know the number alone
-    if found is not None and any(folder.iterdir()):
+        return Account(_name(owner), owner, status.st_gid)  # a container may know the number alone
+    if status is not None and any(folder.iterdir()):
         raise UserError(f"--dir {folder}: belongs to root and holds other files; name a new folder")
     if user is not None:
         return _entry(user)

@@ -79,7 +79,7 @@ def is_free(host: str, port: int) -> bool:
 def free_port(host: str) -> int:
     """A port that nobody listens at, drawn at random."""
     ports = random.SystemRandom().sample(PORTS, 100)
-    found = next((port for port in ports if is_free(host, port)), None)
-    if found is None:
+    free = next((port for port in ports if is_free(host, port)), None)
+    if free is None:
         raise UserError(f"no free port found on {host}; choose one with --port")
-    return found
+    return free

@@ -148,12 +148,12 @@ def _fill_sqlite(file: Path, engine: sa.Engine, _bin: Path | None) -> RowCounts:
 
 def _sqlite_pages(source: Path, target: Path) -> None:
     """Copy a whole database; the copy replaces the target's contents in one transaction of SQLite's."""
-    told = time.monotonic()
+    printed_at = time.monotonic()
 
     def tell(_status: int, left: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
+        nonlocal printed_at
+        if time.monotonic() - printed_at > TELL_SECONDS:
+            printed_at = time.monotonic()
             logger.info("{}: {:.0%} copied", target.name, 1 - left / total)
 
     readable = f"{source.absolute().as_uri()}?mode=ro"
@@ -168,9 +168,9 @@ def _sqlite_pages(source: Path, target: Path) -> None:
 def _checked_sqlite(file: Path) -> RowCounts:
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as opened:
-            said = opened.execute("PRAGMA integrity_check").fetchone()[0]
-            if said != "ok":
-                raise UserError(f"{file}: damaged: {one_line(said)}")
+            verdict = opened.execute("PRAGMA integrity_check").fetchone()[0]
+            if verdict != "ok":
+                raise UserError(f"{file}: damaged: {one_line(verdict)}")
             studies = opened.execute("SELECT count(*) FROM studies").fetchone()[0]
             trials = opened.execute("SELECT count(*) FROM trials").fetchone()[0]
     except sqlite3.DatabaseError as error:
@@ -187,19 +187,19 @@ def _dump(engine: sa.Engine, target: Path, bin_folder: Path | None) -> RowCounts
         # The dump reads the very snapshot in which the rows are counted.
         snapshot = connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar_one()
         counts = _count(connection)
-        words = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"]
-        _work([programs.path("pg_dump"), *words], engine.url, target)
+        options = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"]
+        _work([programs.path("pg_dump"), *options], engine.url, target)
     held = _rows(target, programs)
     if held != counts:
         raise UserError(f"{target.name}: holds {held}, and the database {counts}; repeat the backup")
     return counts
 
 
-def _client(found: Sequence[Binaries], server: int) -> Binaries:
+def _client(binaries: Sequence[Binaries], server: int) -> Binaries:
     """The oldest client that knows the server: what it writes, most servers can read."""
-    fitting = [b for b in found if b.major >= server]
+    fitting = [b for b in binaries if b.major >= server]
     if not fitting:
-        known = ", ".join(str(b) for b in found)
+        known = ", ".join(str(b) for b in binaries)
         raise UserError(f"pg_dump must not be older than the server, which is {server}; found here: {known}; {REMEDY}")
     return min(fitting, key=lambda b: b.major)
 
@@ -210,8 +210,8 @@ def _fill_postgres(file: Path, engine: sa.Engine, bin_folder: Path | None) -> Ro
     # A newer client writes settings that an older server does not know; an older client cannot read a newer file.
     programs = min(usable(bin_folder, CLIENT), key=lambda b: (b.major < server, abs(b.major - server)))
     held = _rows(file, programs)
-    words = ["--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner", "--no-privileges"]
-    _work([programs.path("pg_restore"), *words, str(file)], engine.url, None)
+    options = ["--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner", "--no-privileges"]
+    _work([programs.path("pg_restore"), *options, str(file)], engine.url, None)
     return held
 
 
@@ -223,9 +223,9 @@ def _rows(file: Path, programs: Binaries) -> RowCounts:
     """Read a dump whole, as the script that it stands for, and count the rows of interest."""
     counts = dict.fromkeys(COUNTED, 0)
     table: str | None = None
-    with _spoken() as said:
-        words = [programs.path("pg_restore"), "--file=-", str(file)]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said.fileno()) as reader:
+    with _error_output() as errors:
+        command = [programs.path("pg_restore"), "--file=-", str(file)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors.fileno()) as reader:
             assert reader.stdout is not None  # noqa: S101 - a pipe was asked for
             for line in reader.stdout:
                 if table is None:
@@ -236,20 +236,22 @@ def _rows(file: Path, programs: Binaries) -> RowCounts:
                 elif table in counts:
                     counts[table] += 1
         if reader.returncode != 0:
-            raise UserError(f"{file}: pg_restore {programs} cannot read it: {said.last()}")
+            raise UserError(f"{file}: pg_restore {programs} cannot read it: {errors.last()}")
     return RowCounts(**counts)
 
 
-def _work(words: Sequence[str], url: sa.URL, growing: Path | None) -> None:
+def _work(program: Sequence[str], url: sa.URL, growing: Path | None) -> None:
     """Run a client program to its end, and say now and then how far it is. No secret is among its arguments."""
     environment = {k: v for k, v in os.environ.items() if k != "OPTUNA_STORAGE"}
     password = url.password if url.password is not None else url.query.get("password")
     if isinstance(password, str):
         environment["PGPASSWORD"] = password
-    name = Path(words[0]).name
-    with _spoken() as said, without_secrets(url) as (conninfo, more):
-        command = [words[0], f"--dbname={conninfo}", *words[1:]]
-        process = subprocess.Popen(command, env={**environment, **more}, stdin=subprocess.DEVNULL, stderr=said.fileno())
+    name = Path(program[0]).name
+    with _error_output() as errors, without_secrets(url) as (conninfo, more):
+        command = [program[0], f"--dbname={conninfo}", *program[1:]]
+        process = subprocess.Popen(
+            command, env={**environment, **more}, stdin=subprocess.DEVNULL, stderr=errors.fileno()
+        )
         try:
             while True:
                 try:
@@ -263,10 +265,10 @@ def _work(words: Sequence[str], url: sa.URL, growing: Path | None) -> None:
             process.wait()
             raise
         if code != 0:
-            raise UserError(f"{name} failed: {said.last()}")
+            raise UserError(f"{name} failed: {errors.last()}")
 
 
-class _Said:
+class _ErrorOutput:
     """What a program wrote to its standard error."""
 
     def __init__(self, file: "tempfile._TemporaryFileWrapper[bytes]") -> None:
@@ -283,9 +285,9 @@ class _Said:
 
 
 @contextlib.contextmanager
-def _spoken() -> Iterator[_Said]:
+def _error_output() -> Iterator[_ErrorOutput]:
     with tempfile.NamedTemporaryFile() as file:
-        yield _Said(file)
+        yield _ErrorOutput(file)
 
 
 @contextmanager

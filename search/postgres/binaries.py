@@ -44,8 +44,8 @@ class Binaries:
 
 def folders() -> list[Path]:
     """Where programs may be, in the order of preference. Who gives up rights asks before that."""
-    found = [*_on_path(), *_of_debian(), *_bundled()]
-    return list(dict.fromkeys(found))
+    candidates = [*_on_path(), *_of_debian(), *_bundled()]
+    return list(dict.fromkeys(candidates))
 
 
 def usable(given: Path | None, programs: Sequence[str], known: Sequence[Path] | None = None) -> list[Binaries]:
@@ -58,19 +58,19 @@ def usable(given: Path | None, programs: Sequence[str], known: Sequence[Path] | 
         if missing:
             raise UserError(f"--bin {given}: no {missing[0]} there that can be run; name PostgreSQL's folder bin")
     asked = [given] if given is not None else folders() if known is None else known
-    found = [b for folder in asked if (b := _set(folder, programs)) is not None]
-    if not found:
+    complete = [b for folder in asked if (b := _set(folder, programs)) is not None]
+    if not complete:
         looked = ", ".join(str(folder) for folder in asked) or "the PATH and /usr/lib/postgresql"
         raise UserError(f"no PostgreSQL programs ({', '.join(programs)}) that can be run; looked in {looked}; {REMEDY}")
-    return found
+    return complete
 
 
 def _set(folder: Path, programs: Sequence[str]) -> Binaries | None:
     if not all(os.access(folder / program, os.X_OK) for program in programs):
         return None
     try:
-        words = [str(folder / programs[0]), "--version"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False, cwd="/")
+        command = [str(folder / programs[0]), "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd="/")
     except OSError:
         return None
     version = re.search(r"PostgreSQL\)\s+(\d+(?:\.\d+)?)", done.stdout)
@@ -79,8 +79,8 @@ def _set(folder: Path, programs: Sequence[str]) -> Binaries | None:
 
 def _on_path() -> Iterator[Path]:
     for program in ("postgres", "pg_ctl"):
-        if found := shutil.which(program):
-            yield Path(found).resolve().parent
+        if path := shutil.which(program):
+            yield Path(path).resolve().parent
     if config := shutil.which("pg_config"):
         done = subprocess.run([config, "--bindir"], capture_output=True, text=True, timeout=20, check=False)
         if done.returncode == 0 and done.stdout.strip():
@@ -88,13 +88,13 @@ def _on_path() -> Iterator[Path]:
 
 
 def _of_debian() -> list[Path]:
-    found = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
-    return sorted(found, key=lambda path: -int(path.parent.name))
+    versions = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
+    return sorted(versions, key=lambda path: -int(path.parent.name))
 
 
 def _bundled() -> list[Path]:
     # Found, not imported: its import takes locks and may make a system user.
     spec = importlib.util.find_spec(BUNDLED)
     roots = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    found = [path for root in roots for path in root.glob("pginstall*/bin")]
-    return sorted(found, key=lambda path: path.parent.name, reverse=True)
+    bundles = [path for root in roots for path in root.glob("pginstall*/bin")]
+    return sorted(bundles, key=lambda path: path.parent.name, reverse=True)

@@ -75,8 +75,8 @@ class Server:
         """Where it listens, or did when it last ran."""
         if not self._address.is_file():
             return None
-        found = json.loads(self._address.read_text())
-        return Address(found["host"], found["port"])
+        stored = json.loads(self._address.read_text())
+        return Address(stored["host"], stored["port"])
 
     def pid(self) -> int | None:
         """The process of the running server on this machine; None where it does not run."""
@@ -121,7 +121,7 @@ class Server:
             self._start(usable(bin_folder, SERVER, known), host, port)
         return self.url()
 
-    def _start(self, found: Sequence[Binaries], host: str | None, port: int | None) -> None:
+    def _start(self, binaries: Sequence[Binaries], host: str | None, port: int | None) -> None:
         kind = disk_kind(self.folder.resolve())
         if kind in NETWORK_DISKS:
             logger.warning(
@@ -131,17 +131,17 @@ class Server:
                 kind,
             )
         address = self._choose(host, port)  # before anything is made: a taken port leaves nothing behind
-        programs = self._make(found[0]) if not self.exists else self._fitting(found)
+        programs = self._make(binaries[0]) if not self.exists else self._fitting(binaries)
         self._configure(address)
         self._forget_before_boot()
         write_private(self._holder, json.dumps({"host": socket.gethostname(), "boot": _boot()}))
         logger.info("starting PostgreSQL {} in {}", programs, self.folder)
         (self.folder / "log").mkdir(exist_ok=True)
-        first_words = self.folder / "log" / "start.log"
-        first_words.unlink(missing_ok=True)
-        words = ["start", "--wait", f"--timeout={START_SECONDS}", f"--log={first_words}", f"--pgdata={self.data}"]
+        start_log = self.folder / "log" / "start.log"
+        start_log.unlink(missing_ok=True)
+        options = ["start", "--wait", f"--timeout={START_SECONDS}", f"--log={start_log}", f"--pgdata={self.data}"]
         began = time.time() - 1.0
-        done = run([programs.path("pg_ctl"), *words], START_SECONDS + 30)
+        done = run([programs.path("pg_ctl"), *options], START_SECONDS + 30)
         if done.returncode != 0:
             raise UserError(f"the server in {self.folder} did not start: {self._why(done.stdout + done.stderr, began)}")
         reach = (
@@ -157,11 +157,11 @@ class Server:
         make(self.folder, programs, self._pgpass)
         return programs
 
-    def _fitting(self, found: Sequence[Binaries]) -> Binaries:
+    def _fitting(self, binaries: Sequence[Binaries]) -> Binaries:
         major = self.major()
-        fitting = next((b for b in found if b.major == major), None)
+        fitting = next((b for b in binaries if b.major == major), None)
         if fitting is None:
-            known = ", ".join(str(b) for b in found)
+            known = ", ".join(str(b) for b in binaries)
             raise UserError(
                 f"--dir {self.folder}: made by PostgreSQL {major}; found here: {known}; {REMEDY} of version {major}; "
                 "or `db backup` where the old one runs and `db restore` into a new folder"
@@ -209,12 +209,12 @@ class Server:
                 raise UserError(f"the server in {self.folder} (process {pid}) is not ready yet; see its log, repeat")
             time.sleep(0.1)
 
-    def _why(self, said: str, began: float) -> str:
+    def _why(self, output: str, began: float) -> str:
         logs = sorted((self.folder / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
         fresh = [path for path in logs if path.stat().st_mtime >= began]
         text = "\n".join(path.read_text(errors="replace")[-20000:] for path in fresh)
         fatal = re.findall(r"(?:FATAL|PANIC): .*", text)
-        return one_line(fatal[-1]) if fatal else f"{last(said)}; see {self.folder / 'log'}"
+        return one_line(fatal[-1]) if fatal else f"{last(output)}; see {self.folder / 'log'}"
 
     # ---- stop
 
@@ -226,8 +226,8 @@ class Server:
                 self._holder.unlink(missing_ok=True)
                 return False
             programs = self._fitting(usable(bin_folder, SERVER, known))
-            words = ["stop", "--mode=fast", "--wait", f"--timeout={STOP_SECONDS}", f"--pgdata={self.data}"]
-            done = run([programs.path("pg_ctl"), *words], STOP_SECONDS + 30)
+            options = ["stop", "--mode=fast", "--wait", f"--timeout={STOP_SECONDS}", f"--pgdata={self.data}"]
+            done = run([programs.path("pg_ctl"), *options], STOP_SECONDS + 30)
             if done.returncode != 0:
                 raise UserError(
                     f"the server in {self.folder} (process {self.pid()}) did not stop within {STOP_SECONDS} s; "
@@ -297,8 +297,8 @@ def make(folder: Path, programs: Binaries, pgpass: Path) -> None:
     logger.info("making a database in {} with PostgreSQL {}", folder, programs)
     part = folder / "data.part"
     shutil.rmtree(part, ignore_errors=True)
-    words = ["--username=postgres", "--auth=reject", "--encoding=UTF8", "--no-locale", "--data-checksums"]
-    done = run([programs.path("initdb"), f"--pgdata={part}", *words], MAKE_SECONDS)
+    options = ["--username=postgres", "--auth=reject", "--encoding=UTF8", "--no-locale", "--data-checksums"]
+    done = run([programs.path("initdb"), f"--pgdata={part}", *options], MAKE_SECONDS)
     if done.returncode != 0:
         raise UserError(f"--dir {folder}: initdb failed: {last(done.stderr)}")
     password = secrets.token_urlsafe(24)
@@ -316,16 +316,16 @@ def make(folder: Path, programs: Binaries, pgpass: Path) -> None:
     part.rename(folder / "data")
 
 
-def run(words: Sequence[str], seconds: float, *, feed: str = "") -> "subprocess.CompletedProcess[str]":
+def run(command: Sequence[str], seconds: float, *, feed: str = "") -> "subprocess.CompletedProcess[str]":
     """One of PostgreSQL's programs, without settings of other servers and without secrets in its environment."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k != "OPTUNA_STORAGE"}
     environment |= {"LC_ALL": "C", "TZ": environment.get("TZ", "UTC")}
     try:
         return subprocess.run(
-            words, input=feed, capture_output=True, text=True, timeout=seconds, check=False, cwd="/", env=environment
+            command, input=feed, capture_output=True, text=True, timeout=seconds, check=False, cwd="/", env=environment
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{Path(words[0]).name}: did not end within {seconds:g} s; see the server's log") from None
+        raise UserError(f"{Path(command[0]).name}: did not end within {seconds:g} s; see the server's log") from None
 
 
 def last(text: str) -> str:

@@ -18,7 +18,7 @@ from search.storage.url import add_storage, storage_url
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
-EVERY = 30.0
+LOOK_SECONDS = 30.0
 """Seconds between two looks of --watch."""
 
 
@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch",
         nargs="?",
         type=float,
-        const=EVERY,
+        const=LOOK_SECONDS,
         metavar="SECONDS",
-        help=f"write again every so many seconds (default {EVERY:g}) until the search has ended; an open page reads "
-        "itself again; Ctrl-C leaves",
+        help=f"write again every so many seconds (default {LOOK_SECONDS:g}) until the search has ended; an open page "
+        "reads itself again; Ctrl-C leaves",
     )
 
 
@@ -103,8 +103,8 @@ def _tell(made: Report, output: Path, *, as_json: bool) -> None:
     """Write, and say the answer and where it is."""
     files = write_report(made, output)
     if as_json:
-        said = {study.name: {"verdict": study.verdict, "answer": study.answer} for study in made.studies}
-        document = {**{name: str(path) for name, path in files._asdict().items()}, "studies": said}
+        answers = {study.name: {"verdict": study.verdict, "answer": study.answer} for study in made.studies}
+        document = {**{name: str(path) for name, path in files._asdict().items()}, "studies": answers}
         print(json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True), flush=True)
         return
     for study in made.studies:

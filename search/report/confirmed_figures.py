@@ -26,7 +26,7 @@ MEASURES: dict[str, tuple[str, str, Callable[[Network], float | None]]] = {
 
 def draw_confirmed_figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
     """All figures for which there are numbers."""
-    found = [
+    figures = [
         *(_size(search, part, measure) for measure in MEASURES),
         _claims(part),
         _near(part),
@@ -34,7 +34,7 @@ def draw_confirmed_figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
         _strata(search, part, "size"),
         _reliability(part),
     ]
-    return [figure for figure in found if figure is not None]
+    return [figure for figure in figures if figure is not None]
 
 
 def compared_networks(part: ConfirmedPart) -> list[Network]:
@@ -56,7 +56,7 @@ def _look(network: Network) -> tuple[str, str]:
 
 
 def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
-    label, words, of = MEASURES[measure]
+    label, title, of = MEASURES[measure]
     sized = [(of(n), n) for n in part.networks if n.test is not None and n.role != "teacher"]
     points = [(x, n) for x, n in sized if x is not None and x > 0]
     points.sort(key=lambda p: (ROLES[p[1].role], p[0], p[1].name))
@@ -82,8 +82,8 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
         "Mean over test images and fresh seeds; bars are intervals of the mean, small dots single seeds."
         f"{' The ring is the network to ship.' if part.chosen is not None else ''}"
     )
-    alt = f"Test {title_of(search)} of the confirmed networks against {words}, with intervals, teacher and margin"
-    return Drawn(f"confirmed-{measure}", f"Confirmed {title_of(search)} against {words}", alt, data, note)
+    alt = f"Test {title_of(search)} of the confirmed networks against {title}, with intervals, teacher and margin"
+    return Drawn(f"confirmed-{measure}", f"Confirmed {title_of(search)} against {title}", alt, data, note)
 
 
 def _possible(low: float, high: float) -> tuple[float, float]:
@@ -163,11 +163,11 @@ def _row(axes: Axes, up: int, claim: Comparison) -> None:
 def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
     networks = compared_networks(part)
     names = {network.name for network in networks}
-    mine = [s for s in part.scores if s.network in names and s.dice is not None and _drawn(s, by)]
-    if by == "source" and not any(s.part == "test" for s in mine):
-        mine = [s for s in part.scores if s.network in names and s.dice is not None and s.by == "all"]
-        mine = [s for s in mine if s.part != "validation"]
-    strata = list(dict.fromkeys((s.part, s.stratum) for s in mine))
+    scores = [s for s in part.scores if s.network in names and s.dice is not None and _drawn(s, by)]
+    if by == "source" and not any(s.part == "test" for s in scores):
+        scores = [s for s in part.scores if s.network in names and s.dice is not None and s.by == "all"]
+        scores = [s for s in scores if s.part != "validation"]
+    strata = list(dict.fromkeys((s.part, s.stratum) for s in scores))
     if not strata:
         return None
     with canvas(1.1 + (0.18 * len(networks) + 0.22) * len(strata)) as figure:
@@ -175,7 +175,7 @@ def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
         for place, network in enumerate(networks):
             colour, marker = _look(network)
             shift = 0.3 - 0.6 * place / (len(networks) - 1) if len(networks) > 1 else 0.0
-            _stratum_rows(axes, [s for s in mine if s.network == network.name], strata, shift, (colour, marker))
+            _stratum_rows(axes, [s for s in scores if s.network == network.name], strata, shift, (colour, marker))
             axes.plot([], [], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, label=printable(network.name))
         ups = range(len(strata))[::-1]
         axes.set_yticks(ups, [_stratum(*where) for where in strata], parse_math=False)

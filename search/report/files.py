@@ -56,16 +56,16 @@ def text_of(report: Report) -> str:
 
 def named(report: Report) -> list[tuple[str, Table]]:
     """Every table with the name of its files; those of several studies begin with the study."""
-    found = [(slug(table.name), table) for table in across(report)]
+    by_name = [(slug(table.name), table) for table in across(report)]
     for prefix, study in _prefixed(report):
-        found += [(f"{prefix}{slug(table.name)}", table) for table in tables(study)]
-    return found
+        by_name += [(f"{prefix}{slug(table.name)}", table) for table in tables(study)]
+    return by_name
 
 
 def drawings(report: Report) -> list[tuple[str, Drawn]]:
     """Every figure with the name of its file."""
-    found = [(slug(each.name), each) for each in search_figures.draw_figures_across(report)]
-    return found + [
+    by_name = [(slug(each.name), each) for each in search_figures.draw_figures_across(report)]
+    return by_name + [
         (f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)
     ]
 

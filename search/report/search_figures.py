@@ -35,9 +35,9 @@ BARS = 10
 
 def draw_search_figures(search: Search) -> list[Drawn]:
     """All figures for which there are numbers."""
-    found: list[Drawn | None] = [_front(search, name) for name in SIZES]
-    found += [_expected(search), _importance(search), _rungs(search), _pruned(search), _cost(search), _shares(search)]
-    return [figure for figure in found if figure is not None]
+    figures: list[Drawn | None] = [_front(search, name) for name in SIZES]
+    figures += [_expected(search), _importance(search), _rungs(search), _pruned(search), _cost(search), _shares(search)]
+    return [figure for figure in figures if figure is not None]
 
 
 def _names(search: Search) -> list[str]:
@@ -45,7 +45,7 @@ def _names(search: Search) -> list[str]:
 
 
 def _front(search: Search, measure: str) -> Drawn | None:
-    label, words, of = SIZES[measure]
+    label, title, of = SIZES[measure]
     known = [(of(dot), dot) for dot in search.dots]
     points = [(size, dot) for size, dot in known if size is not None and size > 0]
     if not points:
@@ -57,9 +57,9 @@ def _front(search: Search, measure: str) -> Drawn | None:
     with canvas(4.0) as figure:
         axes = figure.subplots()
         for arm in arms:
-            mine = sorted(((x, dot.score) for x, dot in points if dot.arm == arm), key=lambda p: p[0])
-            if mine:
-                _arm_front(axes, mine, arm, arms, scale, (low, high))
+            of_arm = sorted(((x, dot.score) for x, dot in points if dot.arm == arm), key=lambda p: p[0])
+            if of_arm:
+                _arm_front(axes, of_arm, arm, arms, scale, (low, high))
         _teacher_lines(axes, search)
         axes.set_ylim(low, high)
         size_axis(axes, sorted({size for size, _ in points}))
@@ -67,18 +67,18 @@ def _front(search: Search, measure: str) -> Drawn | None:
         named_axes(axes, label, f"validation {scale.title}, unconfirmed")
         legend_below(figure, axes)
         data = svg(figure)
-    alt = f"Scatter of validation {scale.title} against {words}, one dot a trial, with each arm's front as a line"
+    alt = f"Scatter of validation {scale.title} against {title}, one dot a trial, with each arm's front as a line"
     note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size."
     hidden = "Trials far off are drawn at the axis as open triangles."
     outside = any(not low <= dot.score <= high for _, dot in points)
     return Drawn(
-        f"front-{measure}", f"{scale.title} against {words}", alt, data, f"{note} {hidden}" if outside else note
+        f"front-{measure}", f"{scale.title} against {title}", alt, data, f"{note} {hidden}" if outside else note
     )
 
 
 def _arm_front(
     axes: Axes,
-    mine: Sequence[tuple[float, float]],
+    points: Sequence[tuple[float, float]],
     arm: str,
     arms: Sequence[str],
     scale: Scale,
@@ -87,7 +87,7 @@ def _arm_front(
     low, high = shown_part
     colour, marker = style_of(arms, arm)
     shift = 1.012 ** (2 * list(arms).index(arm) - len(arms) + 1)  # arms share their sizes: side by side, all are seen
-    moved = [(x * shift, y) for x, y in mine]
+    moved = [(x * shift, y) for x, y in points]
     inside = [(x, y) for x, y in moved if low <= y <= high]
     axes.plot(*columns_of(inside), marker, color=colour, ms=4, alpha=0.4, mec="none")
     outside = [(x, low if scale.maximize else high) for x, y in moved if not low <= y <= high]

@@ -26,12 +26,12 @@ class Table:
     """Values with their columns; the first column heads its row."""
 
     name: str
-    """Of its files: letters, digits and -."""
+    """Name of its files: letters, digits and -."""
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
-    def told(self) -> "Table":
+    def filled_columns(self) -> "Table":
         """Without the columns in which nothing stands, for readers; a script's columns do not come and go."""
         kept = [
             place
@@ -72,7 +72,7 @@ PHRASE = 28
 def latex(table: Table) -> str:
     """A whole `table` float, or a `longtable` where it has more rows than a page. They need \\usepackage{booktabs} and
     \\usepackage{longtable}."""
-    table = table.told()
+    table = table.filled_columns()
     columns = len(table.columns)
     long = [any(isinstance(row[i], str) and len(str(row[i])) > PHRASE for row in table.rows) for i in range(columns)]
     width = max(0.9 - 0.18 * (columns - sum(long)), 0.2) / max(sum(long), 1)

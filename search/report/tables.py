@@ -11,8 +11,8 @@ from search.report.table_formats import Cell, Column, Table
 def tables(study: Study) -> list[Table]:
     """All tables of one study that have a row."""
     search = study.search
-    found = [] if study.confirmed is None else confirmed_tables(search, study.confirmed)
-    found += [
+    every = [] if study.confirmed is None else confirmed_tables(search, study.confirmed)
+    every += [
         _arms(search),
         _front(search),
         _at_equal_budget(search),
@@ -28,7 +28,7 @@ def tables(study: Study) -> list[Table]:
         _facts("space", "What the search varied", search.space),
         _facts("limits", "Limits of the student", search.limits),
     ]
-    return [table for table in found if table.rows]
+    return [table for table in every if table.rows]
 
 
 def across(report: Report) -> list[Table]:
@@ -336,8 +336,8 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
     strata = dict.fromkeys((s.part, s.stratum) for s in part.scores)
     # What chose epochs and trials comes last.
     order = {name: place for place, name in enumerate(sorted(strata, key=lambda each: each[0] == "validation"))}
-    mine = sorted((s for s in part.scores if s.by == by), key=lambda s: order[s.part, s.stratum])
-    rows = tuple(_score_row(s, by) for s in mine)
+    scores = sorted((s for s in part.scores if s.by == by), key=lambda s: order[s.part, s.stratum])
+    rows = tuple(_score_row(s, by) for s in scores)
     return Table(f"scores-{by}", title, columns, rows)
 
 

@@ -42,12 +42,12 @@ class SamplerSettings:
 
 
 def sampler(
-    settings: SamplerSettings, *, study_seed_words: tuple[str, ...] = (), front: FrontChoice | None = None
+    settings: SamplerSettings, *, study_purpose: tuple[str, ...] = (), front: FrontChoice | None = None
 ) -> BaseSampler:
     """The sampler of one arm's study. `study_seed_words` sets its draws apart from those of arms with the same seed."""
     build = partial(_build, settings)
     own_after = max(OWN_AFTER, settings.startup)  # fewer would be drawn at random when seen alone
-    return PerTrial(build, seed=settings.seed, words=study_seed_words, front=front, own_after=own_after)
+    return PerTrial(build, seed=settings.seed, study_purpose=study_purpose, front=front, own_after=own_after)
 
 
 def _build(settings: SamplerSettings, seed: int) -> BaseSampler:

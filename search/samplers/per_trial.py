@@ -36,13 +36,13 @@ class PerTrial(BaseSampler):
         build: Callable[[int], BaseSampler],
         *,
         seed: int,
-        words: tuple[str, ...] = (),
+        study_purpose: tuple[str, ...] = (),
         front: FrontChoice | None = None,
         own_after: int = OWN_AFTER,
     ) -> None:
         self._build = build
         self._seed = seed
-        self._words = words
+        self._study_purpose = study_purpose
         self._front = front
         self._own_after = own_after
         self._begun: dict[int, tuple[BaseSampler, Study]] = {}
@@ -87,7 +87,7 @@ class PerTrial(BaseSampler):
         self._inner(trial).after_trial(study, trial, state, values)
 
     def _inner(self, trial: FrozenTrial, *purpose: str) -> BaseSampler:
-        return self._build(derive(self._seed, *self._words, trial.number, *purpose) % 2**32)
+        return self._build(derive(self._seed, *self._study_purpose, trial.number, *purpose) % 2**32)
 
     def _seen(self, study: Study, trial: FrozenTrial) -> Study:
         change = everything if self._front is None else self._within(self._front, trial)

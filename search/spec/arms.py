@@ -84,12 +84,12 @@ class Arm:
 
     def probes(self) -> Iterator[dict[str, Scalar]]:
         """Parameters of runs that together show both ends of every range, every choice and every condition."""
-        found = list(self.worlds())
-        for world in found:
+        combinations = list(self.worlds())
+        for world in combinations:
             yield self.complete(world)
             yield self.complete(world, pick=-1)
         for parameter in self.space:
-            live = next((world for world in found if parameter.name in self.complete(world)), {})
+            live = next((world for world in combinations if parameter.name in self.complete(world)), {})
             for value in parameter.probes():
                 yield self.complete({**live, parameter.name: value})
 
@@ -136,8 +136,8 @@ def main_arm(tables: StudyTables, run: Table, space: Sequence[Parameter], study_
     fixed = fixed_values(base)
     _check_tables_present(base, space, where)
     parameters = ordered(space, where)
-    found = list(worlds(parameters, fixed, where))
-    check_conditions(parameters, fixed, found, where)
+    combinations = list(worlds(parameters, fixed, where))
+    check_conditions(parameters, fixed, combinations, where)
     dead = dead_kd(parameters, fixed)
     if dead:
         term = dead[0].path.split(".")[1]
@@ -230,11 +230,11 @@ def _front(tables: StudyTables, space: Sequence[Parameter], where: str) -> str |
     if tables.front is None:
         return None
     along = tables.front.along
-    found = [p for p in space if p.path == along]
-    if not found:
+    along_front = [p for p in space if p.path == along]
+    if not along_front:
         hint = nearest(along, [p.path for p in space])
         raise UserError(f"{where}: front.along = {along!r}: not in [space]{hint}")
-    if len(found) > 1 or found[0].when or "choices" not in found[0].facts():
+    if len(along_front) > 1 or along_front[0].when or "choices" not in along_front[0].facts():
         raise UserError(
             f"{where}: front.along = {along!r}: needs one list of choices without when; write choices = [...]"
         )
@@ -272,14 +272,14 @@ def _values(arm: Arm, values: Mapping[str, Any], where: str) -> Mapping[str, Sca
     """The entry's values by parameter name."""
     if not values:
         raise UserError(f"{where}: empty; name at least one parameter")
-    found = {path: _fitting(arm, path, value, where) for path, value in values.items()}
-    named = {p.name: values[path] for path, several in found.items() for p in several}
+    matches = {path: _fitting(arm, path, value, where) for path, value in values.items()}
+    named = {p.name: values[path] for path, several in matches.items() for p in several}
     # What the entry leaves out is still open: it is wrong only if it fits none of the combinations.
     trials = [arm.complete({**world, **named}) for world in arm.worlds()]
-    live = {path: {p.name for p in several} for path, several in found.items()}
+    live = {path: {p.name for p in several} for path, several in matches.items()}
     fitting = [trial for trial in trials if all(names & trial.keys() for names in live.values())]
     chosen: dict[str, Scalar] = {}
-    for path, several in found.items():
+    for path, several in matches.items():
         place = f"{where}.{path} = {received(values[path])}"
         if not any(live[path] & trial.keys() for trial in fitting or trials):
             raise UserError(f"{place}: not live with the entry's other values; {condition(several[0])}")
@@ -315,8 +315,8 @@ def shrink(
     reasons: list[str] = []
     left = tuple(space)
     while True:
-        found = list(worlds(left, fixed, where))
-        gone = {p.name: reason for p in left if (reason := _useless(p, left, values, fixed, found)) is not None}
+        combinations = list(worlds(left, fixed, where))
+        gone = {p.name: reason for p in left if (reason := _useless(p, left, values, fixed, combinations)) is not None}
         if not gone:
             return left, reasons
         reasons += [f"{name} ({reason})" for name, reason in gone.items()]
@@ -328,7 +328,7 @@ def _useless(
     space: Sequence[Parameter],
     values: Mapping[str, Any],
     fixed: Mapping[str, Scalar],
-    found: Sequence[Mapping[str, Scalar]],
+    combinations: Sequence[Mapping[str, Scalar]],
 ) -> str | None:
     """Why an arm has no use for a parameter of the main search; None where it has."""
     if parameter.path in values:
@@ -340,7 +340,7 @@ def _useless(
         taken = takes(RunConfig, table, name)
         if taken is not None and key not in taken:
             return f"{name} does not take it"
-    if not any(active(parameter, {**fixed, **world}) for world in found):
+    if not any(active(parameter, {**fixed, **world}) for world in combinations):
         return "its when can no longer hold"
     if parameter in dead_kd(space, fixed):
         return "its term is in no method of the arm"
@@ -363,7 +363,7 @@ def dead_kd(space: Sequence[Parameter], fixed: Mapping[str, Scalar]) -> list[Par
 
 
 def check_conditions(
-    space: Sequence[Parameter], fixed: Mapping[str, Scalar], found: Sequence[Mapping[str, Scalar]], where: str
+    space: Sequence[Parameter], fixed: Mapping[str, Scalar], combinations: Sequence[Mapping[str, Scalar]], where: str
 ) -> None:
     """Every condition names values that its path may have, can hold, and lets one range of a path be live at a time.
 
@@ -379,7 +379,7 @@ def check_conditions(
             for value in allowed:
                 if not any(q.contains(value) for q in there) and not same(value, fixed.get(path)):
                     raise UserError(f"{place} = {received(value)}: never the case{nearest(str(value), known)}")
-        live = [world for world in found if active(p, {**fixed, **world})]
+        live = [world for world in combinations if active(p, {**fixed, **world})]
         if not live:
             raise UserError(f"{where}: space.{p.name}.when: can never hold; {condition(p)}")
         for q in space:

@@ -20,7 +20,7 @@ def find(name_or_path: str) -> Path:
     given = Path(name_or_path)
     if given.suffix == ".toml" or len(given.parts) > 1:
         if not given.is_file():
-            beside = [str(found) for found in given.parent.glob("*.toml")] if given.parent.is_dir() else []
+            beside = [str(file) for file in given.parent.glob("*.toml")] if given.parent.is_dir() else []
             raise UserError(f"study {name_or_path}: no such file{nearest(name_or_path, beside)}")
         return given
     folders = [Path("studies"), REPOSITORY / "studies"]
@@ -28,7 +28,7 @@ def find(name_or_path: str) -> Path:
         path = folder / f"{name_or_path}.toml"
         if path.is_file():
             return path
-    known = [found.stem for folder in folders for found in folder.glob("*.toml")]
+    known = [file.stem for folder in folders for file in folder.glob("*.toml")]
     raise UserError(
         f"study {name_or_path}: no such file in studies/{nearest(name_or_path, known)}; "
         "`python -m search init FOLDER` writes one for pictures of your own"

@@ -129,8 +129,8 @@ def _names() -> Iterator[str]:
     yield from _listing("Data sets", ((name, settings[name]) for name in DATASETS))
     yield from _listing("Augmentation presets", ((name, _first(made.__doc__)) for name, made in PRESETS.items()))
     for title, table, key in (("Samplers", SAMPLERS, "sampler"), ("Pruners", PRUNERS, "pruner")):
-        words = dict(_named(variants(StudyTables.model_fields[key].annotation)))
-        yield from _listing(title, ((name, words[name]) for name in table))
+        described = dict(_named(variants(StudyTables.model_fields[key].annotation)))
+        yield from _listing(title, ((name, described[name]) for name in table))
 
 
 def _named(models: Iterable[type[BaseModel]]) -> Iterator[tuple[str, str]]:
@@ -142,7 +142,7 @@ def _named(models: Iterable[type[BaseModel]]) -> Iterator[tuple[str, str]]:
 
 def _listing(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     yield f"### {title}"
-    yield _rows(("name", "what it is"), [(f"`{name}`", words) for name, words in rows])
+    yield _rows(("name", "what it is"), [(f"`{name}`", text) for name, text in rows])
 
 
 def _behind(place: str) -> str:
@@ -195,8 +195,8 @@ def _default(value: object) -> str:
 def _range(entry: Mapping[str, Any]) -> str:
     """A JSON schema's bounds in words."""
     for one in entry.get("anyOf", ()):
-        if words := _range(one):
-            return words
+        if text := _range(one):
+            return text
     whole = entry.get("type") == "integer"
     bounds: list[str] = []
     if "exclusiveMinimum" in entry:
@@ -215,9 +215,9 @@ def _range(entry: Mapping[str, Any]) -> str:
 
 def _rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; columns in which nothing stands are left out."""
-    found = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    kept = [at for at in range(len(heads)) if any(row[at] for row in found)]
-    lines = [[heads[at] for at in kept], ["---"] * len(kept), *([row[at] for at in kept] for row in found)]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    kept = [at for at in range(len(heads)) if any(row[at] for row in escaped)]
+    lines = [[heads[at] for at in kept], ["---"] * len(kept), *([row[at] for at in kept] for row in escaped)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -238,13 +238,13 @@ def _fence(code: str) -> str:
     return f"```toml\n{code.strip()}\n```"
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or say whether it is stale."""
     parser = CommandLine(
         prog="python -m search.spec.reference", description=__doc__, epilog="example: python -m search.spec.reference"
     )
     parser.add_argument("--check", action="store_true", help="write nothing; 1 where the page is stale")
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     text = page()
     if args.check:
         stale = not PAGE.is_file() or PAGE.read_text() != text

@@ -184,7 +184,7 @@ def worlds(space: Sequence[Parameter], run: Mapping[str, Scalar], where: str) ->
             return
         path = paths[i]
         live = [p for p in space if p.path == path and active(p, {**run, **chosen})]
-        options = _told_apart(live[0], space) if live else [run[path]] if path in run else []
+        options = _distinguished(live[0], space) if live else [run[path]] if path in run else []
         if not options:
             yield from extend(i + 1, chosen)
         for value in options:
@@ -196,7 +196,7 @@ def worlds(space: Sequence[Parameter], run: Mapping[str, Scalar], where: str) ->
         yield world
 
 
-def _told_apart(parameter: Parameter, space: Sequence[Parameter]) -> list[Scalar]:
+def _distinguished(parameter: Parameter, space: Sequence[Parameter]) -> list[Scalar]:
     """The values of a parameter that conditions name, and one more."""
     wanted = [value for p in space for path, allowed in p.when if path == parameter.path for value in allowed]
     hit = list(_distinct([value for value in wanted if parameter.contains(value)]))
@@ -220,7 +220,7 @@ _KEYS = ("low", "high", "log", "step", "choices", "when")
 
 def parse(table: Mapping[str, object], where: str) -> tuple[Parameter, ...]:
     """The parameters of a [space] table in the file's order; nested tables are flattened. Raises UserError."""
-    found: list[Parameter] = []
+    parameters: list[Parameter] = []
     for path, entry in entries(table, where).items():
         place = f"{where}: space.{path}"
         if path not in known_paths(RunConfig):
@@ -230,8 +230,8 @@ def parse(table: Mapping[str, object], where: str) -> tuple[Parameter, ...]:
             raise UserError(f"{place} = []: no range; write {{ low = ..., high = ... }} or remove it")
         for i, one in enumerate(several):
             name = path if len(several) == 1 else f"{path}[{i}]"
-            found.append(_parameter(name, path, one, f"{where}: space.{name}"))
-    return tuple(found)
+            parameters.append(_parameter(name, path, one, f"{where}: space.{name}"))
+    return tuple(parameters)
 
 
 def entries(table: Mapping[str, object], where: str, prefix: str = "") -> dict[str, object]:
@@ -353,12 +353,12 @@ def _when(value: object, place: str) -> When:
         raise UserError(
             f'{place}.when = {received(value)}: write a table of paths and values, such as {{ method = "kl" }}'
         )
-    found: list[tuple[str, tuple[Scalar, ...]]] = []
+    conditions: list[tuple[str, tuple[Scalar, ...]]] = []
     for path, wanted in flatten(value).items():
         listed = wanted if isinstance(wanted, list) else [wanted]
         if path not in known_paths(RunConfig):
             raise UserError(f"{place}.when.{path} = {received(wanted)}: {unknown_path(RunConfig, path)}")
         if not listed or not all(isinstance(one, bool | int | float | str) for one in listed):
             raise UserError(f"{place}.when.{path} = {received(wanted)}: write one value or a list of values")
-        found.append((path, tuple(listed)))
-    return tuple(found)
+        conditions.append((path, tuple(listed)))
+    return tuple(conditions)

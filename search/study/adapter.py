@@ -266,7 +266,7 @@ class StudyAdapter:
         given = arm.sampler
         options = given.options.model_dump(exclude_defaults=True)
         settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
-        sampler = samplers.sampler(settings, study_seed_words=(arm.name,), front=_front(arm))
+        sampler = samplers.sampler(settings, study_purpose=(arm.name,), front=_front(arm))
         return optuna.load_study(
             study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
         )

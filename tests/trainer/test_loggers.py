@@ -120,7 +120,7 @@ def test_a_mirror_that_hangs_keeps_nobody_waiting(tmp_path, monkeypatch, log):
         def close(self) -> None: ...
 
     monkeypatch.setattr(loggers, "KINDS", {"hangs": Hangs})
-    monkeypatch.setattr(loggers, "PATIENCE", 0.05)
+    monkeypatch.setattr(loggers, "CLOSE_SECONDS", 0.05)
     monkeypatch.setattr(loggers, "WAITING", 3)
     with Loggers(["hangs"], tmp_path, "s") as log_to:
         for epoch in range(1, 10):

@@ -8,11 +8,11 @@ from loguru import logger
 from trainer.cli.durations import format_short_duration
 from trainer.reports import EpochReport
 
-EVERY = 10.0
+LOG_SECONDS = 10.0
 """Seconds between two lines in a log."""
-COUNT_EVERY = 5.0
+COUNT_LOG_SECONDS = 5.0
 """The same where files are counted."""
-BLINK = 0.1
+TERMINAL_SECONDS = 0.1
 """Seconds between two changes of a line on a terminal."""
 
 
@@ -40,7 +40,7 @@ class Progress:
             if report.final:
                 sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-        elif report.final or now - self._said >= EVERY:
+        elif report.final or now - self._said >= LOG_SECONDS:
             self._said = now
             logger.info("{}", self.line(report))
 
@@ -81,7 +81,7 @@ class Counting:
         self._done = done
         if self._terminal and done == total:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif now - self._said >= (BLINK if self._terminal else COUNT_EVERY):
+        elif now - self._said >= (TERMINAL_SECONDS if self._terminal else COUNT_LOG_SECONDS):
             self._said = now
             rate = done / max(now - self._began, 1e-3)
             line = (

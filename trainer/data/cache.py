@@ -34,8 +34,8 @@ from trainer.errors import DataError
 
 FORMAT = 1
 """Goes up with every change of what the arrays hold."""
-ASK_EVERY = 0.2
-SAY_EVERY = 15.0
+ASK_SECONDS = 0.2
+LOG_SECONDS = 15.0
 """Seconds between two tries for the lock, and between two lines that say that this process waits."""
 
 _AT_ONCE = 64
@@ -97,10 +97,10 @@ def locked(path: Path, what: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
             break
         except Timeout:
-            if time.monotonic() - said >= SAY_EVERY:
+            if time.monotonic() - said >= LOG_SECONDS:
                 said = time.monotonic()
                 logger.info("another process decodes the pictures into {}; waiting for {:.0f} s", what, said - start)
-            time.sleep(ASK_EVERY)
+            time.sleep(ASK_SECONDS)
     try:
         yield
     finally:

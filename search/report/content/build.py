@@ -14,7 +14,7 @@ from search.confirm.results import confirmed
 from search.report.content.document import Report, Search, Side, Study
 from search.report.content.search_results import search_part
 from search.report.content.statistics import Times, times
-from search.report.content.text import confirmed_words, control_of, limits, unconfirmed
+from search.report.content.text import confirmed_text, control_of, limits, unconfirmed
 from search.report.content.worst_cases import Wanted, pictures
 from search.storage.database import Database
 from search.study.outcomes import trained_to_end
@@ -64,7 +64,7 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
     if part is None:
         headline, answer = unconfirmed(name, searched)
     else:
-        headline, answer, verdict = confirmed_words(searched, part)
+        headline, answer, verdict = confirmed_text(searched, part)
     weights = _weights(opened, rows, searched, None if part is None else (begun[-1], part))
     drawn, without = pictures(rows, weights, wanted)
     return Study(
@@ -84,11 +84,11 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
 
 def _answered(opened: Database, name: str, time_of: Times) -> ConfirmedPart | None:
     """What was confirmed so far; None before the first network was scored on test."""
-    found = confirmed(opened, name)
-    if not any(each.part == TEST and each.seed is not None for each in found.findings):
+    result = confirmed(opened, name)
+    if not any(each.part == TEST and each.seed is not None for each in result.findings):
         return None
     # A table of times knows students.
-    return answer(found, lambda each: None if each.role == "teacher" else time_of(each.run))
+    return answer(result, lambda each: None if each.role == "teacher" else time_of(each.run))
 
 
 def _weights(
@@ -140,16 +140,16 @@ def _confirmed_side(search: Search, part: ConfirmedPart) -> dict[str, Any]:
     gain = claim(part, GAIN)
     networks = {network.name: network for network in part.networks}
     teacher = next((network.test for network in part.networks if network.role == "teacher"), None)
-    found: dict[str, Any] = {"teacher": teacher, "part": TEST}
+    fields: dict[str, Any] = {"teacher": teacher, "part": TEST}
     ours = networks.get("" if gain is None else gain.minuend) or chosen_or_best(part)
     if ours is None:
-        return found
-    found |= _sizes(ours.words, ours.params_m, ours.share_of_teacher)
-    found["with_kd" if search.arms[0].taught else "without_kd"] = ours.test
+        return fields
+    fields |= _sizes(ours.words, ours.params_m, ours.share_of_teacher)
+    fields["with_kd" if search.arms[0].taught else "without_kd"] = ours.test
     if gain is None or gain.subtrahend not in networks:
-        return found
-    found["without_kd"] = networks[gain.subtrahend].test
-    return found | {"difference": gain.estimate, "low": gain.low, "high": gain.high}
+        return fields
+    fields["without_kd"] = networks[gain.subtrahend].test
+    return fields | {"difference": gain.estimate, "low": gain.low, "high": gain.high}
 
 
 def _sizes(network: str, params_m: float | None, share: float | None) -> dict[str, Any]:

@@ -49,10 +49,10 @@ ClosedOf = Callable[[int], tuple[Closed | None, str | None]]
 
 def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, margin: float | None) -> Search:
     """All of it. closed_of: as `Searches.closed`. margin: how far below the teacher a student may be, where known."""
-    told = progress_of(rows, closed_of)
+    progress = progress_of(rows, closed_of)
     base = json.loads(rows.search.spec)["run"]
     dots = dots_of(rows, time_of)
-    arms = tuple(_arm(rows, arm, told.arms[arm.name], dots) for arm in rows.arms)
+    arms = tuple(_arm(rows, arm, progress.arms[arm.name], dots) for arm in rows.arms)
     spent = sum(sum(json.loads(lease.seconds or "{}").values()) for lease in rows.every)
     epochs = sum(lease.epoch for lease in rows.every)
     return Search(
@@ -60,8 +60,8 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         maximize=rows.maximize,
         epochs=int(base["epochs"]),
         along=rows.along,
-        state="ended" if told.ended else "running" if told.holding else "waits for workers",
-        closed=told.closed,
+        state="ended" if progress.ended else "running" if progress.holding else "waits for workers",
+        closed=progress.closed,
         simulated=any(json.loads(lease.environment or "{}").get("simulated") for lease in rows.every),
         teacher=_teacher(rows, base),
         margin=margin,
@@ -69,7 +69,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         equal=_equal(rows),
         front=_front(rows, dots),
         dots=tuple(dots),
-        failures=tuple((f.arm, f.trial, f.failure, f.message) for f in told.failures),
+        failures=tuple((f.arm, f.trial, f.failure, f.message) for f in progress.failures),
         seconds_an_epoch=spent / epochs if epochs else None,
         cost=cost_of(rows.every),
         data=_facts(base.get("data", {}), skip=("root", "split")),
@@ -82,12 +82,12 @@ def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
     """The trials that were trained to their end, in the order of their numbers."""
     attributes = {t._trial_id: t.user_attrs for trials in rows.trials.values() for t in trials}
     sizes = rows.params_m()
-    found = []
+    dots = []
     for arm, leases in rows.leases.items():
         for lease in leases:
             if has_final_score(lease):
                 flops = attributes.get(lease.trial_id, {}).get(GFLOPS)
-                found.append(
+                dots.append(
                     Dot(
                         arm=arm,
                         trial=lease.number,
@@ -98,7 +98,7 @@ def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
                         latency_ms=time_of(json.loads(lease.known_run)),
                     )
                 )
-    return found
+    return dots
 
 
 def finished_scores(leases: Sequence[LeaseDetails], *, maximize: bool) -> list[float]:
@@ -116,7 +116,7 @@ def finished_scores(leases: Sequence[LeaseDetails], *, maximize: bool) -> list[f
 
 def _arm(rows: SearchSnapshot, arm: ArmRow, counts: ArmProgress, dots: Sequence[Dot]) -> Arm:
     leases, trials = rows.leases[arm.name], rows.trials[arm.name]
-    mine = [dot for dot in dots if dot.arm == arm.name]
+    of_arm = [dot for dot in dots if dot.arm == arm.name]
     scores = finished_scores(leases, maximize=rows.maximize)
     shares, judged = importance_of(trials, maximize=rows.maximize, along=rows.along)
     choices = {lease.trial_id: rows.choice(lease) for lease in leases}
@@ -132,15 +132,15 @@ def _arm(rows: SearchSnapshot, arm: ArmRow, counts: ArmProgress, dots: Sequence[
         waiting=counts.waiting,
         failed=counts.failures,
         failed_by_class=dict(counts.failed),
-        best=_best(rows, leases, trials, mine),
+        best=_best(rows, leases, trials, of_arm),
         expected=tuple(Expected(n=n, score=score) for n, score in curve(scores, maximize=rows.maximize)),
         importance=tuple(Importance(parameter=p, share=s, low=low, high=high) for p, s, low, high in shares),
         importance_trials=judged,
         pruned_at=tuple(pruned_at(leases)),
         rungs=tuple(Rung(epoch=e, trials=n, correlation=c) for e, n, c in rungs_of(leases, trials, choices)),
         edges=tuple(
-            Edge(parameter=p, end=end, which=which, hits=hits, of=of, words=words)
-            for p, end, which, hits, of, words in edges_of(trials, maximize=rows.maximize, along=rows.along)
+            Edge(parameter=p, end=end, which=which, hits=hits, of=of, words=sentence)
+            for p, end, which, hits, of, sentence in edges_of(trials, maximize=rows.maximize, along=rows.along)
         ),
         shares=tuple(shares_of(trials)),
         cost=cost_of(leases),
@@ -154,12 +154,12 @@ def _equal(rows: SearchSnapshot) -> tuple[Equal, ...]:
         Equal(
             n=n,
             expected={
-                name: expected_best(found, n, maximize=rows.maximize)
-                for name, found in scores.items()
-                if len(found) >= n
+                name: expected_best(of_arm, n, maximize=rows.maximize)
+                for name, of_arm in scores.items()
+                if len(of_arm) >= n
             },
         )
-        for n in sorted({len(found) for found in scores.values() if found})
+        for n in sorted({len(of_arm) for of_arm in scores.values() if of_arm})
     )
 
 
@@ -176,7 +176,7 @@ def _best(
         trial=dot.trial,
         score=dot.score,
         epoch=lease.best_epoch,
-        network=network_words(json.loads(lease.known_run)["student"]),
+        network=network_text(json.loads(lease.known_run)["student"]),
         params_m=dot.params_m,
         gflops=dot.gflops,
         share_of_teacher=None if share is None else float(share) / 100,
@@ -184,7 +184,7 @@ def _best(
     )
 
 
-def network_words(network: Mapping[str, Any]) -> str:
+def network_text(network: Mapping[str, Any]) -> str:
     """A network in words: `unet, width 16`, `smp-unet, resnet18`."""
     width = network.get("width")
     return ", ".join(filter(None, [str(network["name"]), f"width {width}" if width else network.get("encoder")]))
@@ -200,7 +200,7 @@ def _teacher(rows: SearchSnapshot, base: Mapping[str, Any]) -> Teacher | None:
             params, percent = trial.user_attrs.get("model.params_m"), trial.user_attrs.get(PERCENT)
             if params and percent:
                 sizes.append(float(f"{100 * params / percent:.3g}"))
-    return Teacher(network=network_words(network), score=rows.teacher, params_m=sizes[0] if sizes else None)
+    return Teacher(network=network_text(network), score=rows.teacher, params_m=sizes[0] if sizes else None)
 
 
 def _difference(rows: SearchSnapshot, arm: str) -> dict[str, Any]:

@@ -52,10 +52,10 @@ def edges_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None
         for which, hits in (("lowest", _count(places, 0.0)), ("highest", _count(places, 1.0))):
             if 2 * hits >= len(live):
                 end = _ends(live[0].distributions[name])[0 if which == "lowest" else 1]
-                words = (
+                sentence = (
                     f"{name} = {end:g} is the space's end, and {hits} of the best {len(live)} trials lie there: widen"
                 )
-                yield name, end, "lowest" if which == "lowest" else "highest", hits, len(live), words
+                yield name, end, "lowest" if which == "lowest" else "highest", hits, len(live), sentence
 
 
 def _best_of(done: Sequence[FrozenTrial], along: str | None) -> list[FrozenTrial]:
@@ -159,8 +159,8 @@ def curve(scores: Sequence[float], *, maximize: bool = True) -> list[tuple[int, 
 def _log_choose(of: np.ndarray, n: int) -> np.ndarray:
     from scipy.special import gammaln
 
-    found: np.ndarray = gammaln(of + 1) - gammaln(n + 1) - gammaln(of - n + 1)
-    return found
+    log_count: np.ndarray = gammaln(of + 1) - gammaln(n + 1) - gammaln(of - n + 1)
+    return log_count
 
 
 FEWEST_FOR_IMPORTANCE = 20
@@ -188,11 +188,11 @@ def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str |
     whole = _importances(done, maximize=maximize, along=along)
     draws = np.random.default_rng(0).integers(len(done), size=(REDRAWN, len(done)))
     redrawn = [_importances([done[i] for i in row], maximize=maximize, along=along) for row in draws]
-    found = []
+    importances = []
     for name, share in sorted(whole.items(), key=lambda item: (-item[1], item[0])):
         spread = np.quantile([shares.get(name, 0.0) for shares in redrawn], [0.1, 0.9])
-        found.append((name, share, float(spread[0]), float(spread[1])))
-    return found, len(done)
+        importances.append((name, share, float(spread[0]), float(spread[1])))
+    return importances, len(done)
 
 
 def _importances(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> dict[str, float]:
@@ -203,8 +203,8 @@ def _importances(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | 
     with warnings.catch_warnings():
         # Few trials under a condition: the spread of the redrawn sets says it in numbers.
         warnings.simplefilter("ignore")
-        found = optuna.importance.get_param_importances(study, params=names)
-    return {name: float(value) for name, value in found.items()}
+        shares = optuna.importance.get_param_importances(study, params=names)
+    return {name: float(value) for name, value in shares.items()}
 
 
 FEWEST_FOR_RUNGS = 8
@@ -238,8 +238,8 @@ def rungs_of(
     epochs = sorted(epoch for epoch, points in at.items() if len(points) >= FEWEST_FOR_RUNGS)
     if len(epochs) > POINTS:
         epochs = sorted({epochs[round(place)] for place in np.linspace(0, len(epochs) - 1, POINTS)})
-    found = [(epoch, len(at[epoch]), _correlation(at[epoch])) for epoch in epochs]
-    return [(epoch, count, value) for epoch, count, value in found if value is not None]
+    correlations = [(epoch, len(at[epoch]), _correlation(at[epoch])) for epoch in epochs]
+    return [(epoch, count, value) for epoch, count, value in correlations if value is not None]
 
 
 def _correlation(points: Sequence[tuple[Any, float, float]]) -> float | None:

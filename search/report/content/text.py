@@ -34,7 +34,7 @@ def title_of(search: Search) -> str:
 
 
 NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
-"""Of a study whose main search has no KD."""
+"""What is said of a study whose main search has no KD."""
 
 
 def _nothing(yet: str) -> str:
@@ -85,12 +85,12 @@ def _why(search: Search) -> str:
 
 def _others(search: Search) -> str:
     """The best of the other arms, beside a main search without KD."""
-    said = [
+    parts = [
         f"{arm.name}, {'with a teacher' if arm.taught else 'without one too'}, has {shown(arm.best.score, 'score')}"
         for arm in search.arms[1:]
         if arm.best is not None
     ]
-    return f"; the best of {', of '.join(said)}" if said else ""
+    return f"; the best of {', of '.join(parts)}" if parts else ""
 
 
 def _sure(search: Search, main: Arm) -> str:
@@ -124,45 +124,45 @@ def _finished(search: Search) -> int:
 
 def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[str, ...]:
     """What the numbers do not say, in sentences. begun: how many confirmations were begun."""
-    found = []
+    sentences = []
     if part is not None and part.needed is not None:
-        found.append(part.needed.words)
+        sentences.append(part.needed.words)
     if begun > 1:
-        found.append(
+        sentences.append(
             f"The test rows were opened for {begun} confirmations; this report tells of the newest, which what the "
             "earlier ones showed may have guided."
         )
     if search.simulated:
-        found.append("This search was simulated: its scores come from a formula and say nothing of any network.")
+        sentences.append("This search was simulated: its scores come from a formula and say nothing of any network.")
     if part is None:
-        found.append(
+        sentences.append(
             "All scores are of validation images that also chose epochs and trials; no test image has been read. They "
             "are higher than what new images will give, and by how much is not known before confirmation."
         )
         if begun:
-            found.append("A confirmation was begun, and no network of it has been scored on test images yet.")
-        found.append("Every trial has one seed: what a second seed would give is not known.")
+            sentences.append("A confirmation was begun, and no network of it has been scored on test images yet.")
+        sentences.append("Every trial has one seed: what a second seed would give is not known.")
     short = [arm.name for arm in search.arms if arm.complete + arm.pruned < arm.of]
     if short:
-        found.append(f"The budgets of {', '.join(short)} are not used up.")
+        sentences.append(f"The budgets of {', '.join(short)} are not used up.")
     counts = [arm.complete + arm.pruned for arm in search.arms]
     if max(counts) > min(counts):
-        found.append(
+        sentences.append(
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
-    found.append(
+    sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
         "not, so the curve describes these trials and promises nothing of the next ones."
     )
     if search.metric == "dice":
-        found.append(
+        sentences.append(
             "Dice is taken per image at native size and averaged over images; an image whose truth and prediction are "
             "both empty has Dice 1."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
-def confirmed_words(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
+def confirmed_text(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
     """(headline, the four sentences, verdict on distillation)."""
     verdict = distillation(part)
     headline = "Confirmed: trained again on fresh seeds and scored on test images that chose nothing"
@@ -222,9 +222,9 @@ def _interval(network: Network) -> str:
 def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str:
     if not search.arms[0].taught:
         others = [c for c in part.claims if c.part == "test" and c.margin is None and c.estimate is not None]
-        told = [f"{c.minuend} less {c.subtrahend} is {_difference(c)}" for c in others]
-        return f"{'; '.join([NO_QUESTION, *told])}."
-    said = {
+        differences = [f"{c.minuend} less {c.subtrahend} is {_difference(c)}" for c in others]
+        return f"{'; '.join([NO_QUESTION, *differences])}."
+    opening = {
         "shown": "Distillation was a reason",
         "worse": "Distillation was not the reason, it did harm",
         "not_shown": "That distillation was the reason is not shown",
@@ -233,13 +233,13 @@ def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str
     gain, term = claim(part, GAIN), claim(part, TERM)
     parts = []
     if gain is not None:
-        parts.append(f"over the best search without it {_told(gain)}")
+        parts.append(f"over the best search without it {_with_interval(gain)}")
     if term is not None:
-        parts.append(f"over the same network with its KD term off {_told(term)}")
-    return f"{said}: {'; '.join(parts)}." if parts else f"{said}: nothing to compare with was confirmed."
+        parts.append(f"over the same network with its KD term off {_with_interval(term)}")
+    return f"{opening}: {'; '.join(parts)}." if parts else f"{opening}: nothing to compare with was confirmed."
 
 
-def _told(claim: Comparison) -> str:
+def _with_interval(claim: Comparison) -> str:
     if claim.estimate is None:
         return f"the gain is not estimable, {claim.reason or 'no numbers'}"
     return f"the gain is {_difference(claim, f' ({claim.minuend} less {claim.subtrahend})')}"

@@ -19,7 +19,7 @@ from trainer.errors import one_line
 WORST = 12
 """Images that are drawn at most."""
 QUALITY = 85
-"""Of the JPEG."""
+"""Quality of the JPEG, up to 100."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def _worst(path: Path, cache: Path) -> Picture:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = ready(path, device=device)
     data = open_data(made.run.data, cache=cache)
-    dice, found = _examined(made.network, data, made.run.precision, device)
+    dice, masks = _examined(made.network, data, made.run.precision, device)
     worst, _ = chosen(dice, WORST)
-    networks: dict[str, Any] = {"student": {index: found[index] for index in worst}}
+    networks: dict[str, Any] = {"student": {index: masks[index] for index in worst}}
     networks = {**_taught(made.run, data, worst, device), **networks}
     picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
     content = io.BytesIO()

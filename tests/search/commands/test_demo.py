@@ -45,7 +45,7 @@ def test_where_the_output_is_no_terminal_a_long_step_says_now_and_then_how_far_i
         if "epoch 3 of 9" in line:
             repeated.touch()
 
-    monkeypatch.setattr(demo, "PROGRESS", 0.6)
+    monkeypatch.setattr(demo, "PROGRESS_SECONDS", 0.6)
     monkeypatch.setattr(demo, "print", hear, raising=False)
     waits = (
         f"import os, time\nprint('epoch 3 of 9', flush=True)\nend = time.monotonic() + 60\n"

@@ -106,7 +106,7 @@ def test_waiting_ends_where_somebody_takes_the_wish_back(search: StudyAdapter, s
 
 def test_nobody_is_waited_for_who_is_dead(search: StudyAdapter, stopped: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
     claim(search, "gpu1")
-    monkeypatch.setattr(stop, "SILENT", 0.5)
+    monkeypatch.setattr(stop, "SILENT_SECONDS", 0.5)
     code, lines = stopped("--wait")
     assert code == 0
     assert "1 trial (1 by gpu1) are held by workers without a sign of life" in lines[-1]
@@ -116,7 +116,7 @@ def test_one_living_holder_is_worth_waiting_for() -> None:
     now = [0.0]
     beats = stop._Beats(lambda: now[0])
     living, dead = SimpleNamespace(trial_id=1, token=1, beat=0), SimpleNamespace(trial_id=2, token=1, beat=7)
-    for seconds in (0.0, stop.SILENT, 1.5 * stop.SILENT):
+    for seconds in (0.0, stop.SILENT_SECONDS, 1.5 * stop.SILENT_SECONDS):
         now[0], living.beat = seconds, living.beat + 1
         assert not beats.silent([living, dead])
     assert beats.silent([dead])

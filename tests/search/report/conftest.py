@@ -23,7 +23,7 @@ from search.execution.simulated_students import Curves, SimulatedStudents, plate
 from search.report.content.build import report
 from search.report.content.document import Report
 from search.report.content.number_format import KINDS, shown
-from search.report.content.text import confirmed_words, unconfirmed
+from search.report.content.text import confirmed_text, unconfirmed
 from search.spec.config import Choose
 from search.spec.load import load
 from search.storage.database import Database, open_storage
@@ -212,7 +212,7 @@ def confirmed_study(made: Report, found: Confirmed) -> Report:
     """The report of the search with what was confirmed in the place of its own answer."""
     first = made.studies[0]
     part = answer(found, lambda each: None if each.role == "teacher" else 2.0 * each.gflops)
-    headline, sentences, verdict = confirmed_words(first.search, part)
+    headline, sentences, verdict = confirmed_text(first.search, part)
     changes = {"confirmed": part, "headline": headline, "answer": sentences, "verdict": verdict}
     return made.model_copy(update={"studies": (first.model_copy(update=changes),)})
 

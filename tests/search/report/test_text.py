@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from search.answer.summary import score_words
+from search.answer.summary import score_text
 from search.report.content.build import side
 from search.report.content.document import Report
 from search.report.page import page
@@ -102,6 +102,6 @@ def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> 
 
 def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
     told = {"score": 0.85, "low": 0.84, "high": 0.86, "seeds": 5}
-    assert score_words({"metric": "dice", "networks": {"a": told}}, "a") == (
+    assert score_text({"metric": "dice", "networks": {"a": told}}, "a") == (
         "test dice 0.8500 [0.8400, 0.8600], mean over 5 seeds"
     )

@@ -285,9 +285,9 @@ def test_the_same_number_and_history_draw_the_same(name: str, front: FrontChoice
     settings = SamplerSettings(name, seed=5)
     drawn = []
     for place in (storage, InMemoryStorage()):
-        study = study_of(place, inner=sampler(settings, study_seed_words=("no-kd",), front=front))
+        study = study_of(place, inner=sampler(settings, study_purpose=("no-kd",), front=front))
         grow(study, 30)
-        study.sampler = sampler(settings, study_seed_words=("no-kd",), front=front)  # a restarted worker
+        study.sampler = sampler(settings, study_purpose=("no-kd",), front=front)  # a restarted worker
         study.sampler.reseed_rng()
         grow(study, 10)
         drawn.append([t.params for t in study.trials])
@@ -317,7 +317,7 @@ def test_draws_do_not_depend_on_the_process(command: Any) -> None:
 def test_another_seed_or_arm_draws_otherwise(change: dict[str, Any]) -> None:
     drawn = []
     for seed, words in ((5, ("no-kd",)), (change.get("seed", 5), change.get("words", ("no-kd",)))):
-        study = study_of(inner=sampler(SamplerSettings("random", seed), study_seed_words=words))
+        study = study_of(inner=sampler(SamplerSettings("random", seed), study_purpose=words))
         grow(study, 20)
         drawn.append({t.params["optim.lr"] for t in study.trials})
     assert not drawn[0] & drawn[1]

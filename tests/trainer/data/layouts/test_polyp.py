@@ -307,7 +307,7 @@ def test_waiting_for_another_process_is_said(tmp_path: Path, repository: Path, m
     opened(tmp_path, tmp_path / "cache")
     train = max(folders(tmp_path / "cache"), key=lambda folder: (folder / "images.u8").stat().st_size)
     shutil.rmtree(train)
-    monkeypatch.setattr(cache_module, "SAY_EVERY", 0.3)
+    monkeypatch.setattr(cache_module, "LOG_SECONDS", 0.3)
     lines: list[str] = []
     lock = str(tmp_path / "cache" / f".{train.name}.lock")
     holder = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True)
