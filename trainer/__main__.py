@@ -54,9 +54,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the words name. Raises what its module raises; argparse exits with 2 on wrong words."""
-    args = parser().parse_args(words)
+    args = parser().parse_args(arguments)
     _log()
     command = import_module(COMMANDS[args.command])
     code: int = command.main(args)
@@ -78,12 +78,12 @@ Commands = argparse._SubParsersAction  # argparse gives the kind no public name
 
 
 def _command(
-    commands: "Commands[CommandLine]", name: str, *, words: str, description: str, example: str
+    commands: "Commands[CommandLine]", name: str, *, summary: str, description: str, example: str
 ) -> argparse.ArgumentParser:
     """A command with its help; the example keeps its lines."""
     return commands.add_parser(
         name,
-        help=words,
+        help=summary,
         description=textwrap.fill(description, 100),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,7 +94,7 @@ def _add_teach(commands: "Commands[CommandLine]") -> None:
     teach = _command(
         commands,
         "teach",
-        words="train the teacher that a study names",
+        summary="train the teacher that a study names",
         description="Train [run.teacher] on the data of [run] by its recipe, with [teach] over it, no distillation. "
         "Repeated, it goes on where it stopped, or says that there is nothing to do.",
         example="python -m trainer teach studies/polyp-kd.toml",
@@ -111,7 +111,7 @@ def _add_fit(commands: "Commands[CommandLine]") -> None:
     fit = _command(
         commands,
         "fit",
-        words="train one whole run, or repeat an exported one bit for bit",
+        summary="train one whole run, or repeat an exported one bit for bit",
         description="Train a run from a study file, an export or a run as JSON. An exported run is repeated with its "
         "ranks, threads and place in the stream, and its scores are compared; exit code 1 where they should be equal "
         "bit for bit and are not.",
@@ -141,8 +141,8 @@ def _add_places(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _add_weights(command: argparse.ArgumentParser, words: str) -> None:
-    command.add_argument("weights", type=Path, metavar="WEIGHTS", help=words)
+def _add_weights(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument("weights", type=Path, metavar="WEIGHTS", help=purpose)
     command.add_argument(
         "--data", type=Path, metavar="FILE", help="a study or run whose data is used (default: that of the weights)"
     )
@@ -155,7 +155,7 @@ def _add_evaluate(commands: "Commands[CommandLine]") -> None:
     evaluate = _command(
         commands,
         "evaluate",
-        words="score weights on validation, or on the test rows with a record of it",
+        summary="score weights on validation, or on the test rows with a record of it",
         description="Score the weights of a student or teacher at native size, with torchmetrics as a second opinion. "
         "Exit code 1 where the two differ by more than rounding.",
         example="python -m trainer evaluate student.safetensors --per-image scores.csv --json scores.json",
@@ -177,7 +177,7 @@ def _add_predict(commands: "Commands[CommandLine]") -> None:
     predict = _command(
         commands,
         "predict",
-        words="write masks for a folder of pictures, or a grid of validation cases",
+        summary="write masks for a folder of pictures, or a grid of validation cases",
         description="Masks as PNG at native size with overlays, or with --grid one picture of the 4 worst and 4 median "
         "validation cases: image, truth, teacher, student.",
         example="python -m trainer predict student.safetensors photographs/ -o masks/\n"
@@ -198,7 +198,7 @@ def _add_package(commands: "Commands[CommandLine]") -> None:
     package = _command(
         commands,
         "package",
-        words="pack trained weights with an ONNX file, preprocessing, run, card and checksums",
+        summary="pack trained weights with an ONNX file, preprocessing, run, card and checksums",
         description="Write a folder with all that is needed to use a trained network elsewhere. The ONNX file is "
         "compared with torch on validation images; nothing is written where they differ, or over what is there.",
         example="python -m trainer package student.safetensors ship/",
@@ -223,7 +223,7 @@ def _add_profile(commands: "Commands[CommandLine]") -> None:
     profile = _command(
         commands,
         "profile",
-        words="measure time and memory of a network on this machine",
+        summary="measure time and memory of a network on this machine",
         description="Measure latency, throughput and peak memory of a package, an ONNX file, weights or a run on this "
         "machine; with -o as a row of the table that [limits] latency_ms reads. The network alone is measured: "
         "pictures are neither read nor resized.",

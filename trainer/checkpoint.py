@@ -41,13 +41,13 @@ class Weights:
 
     tensors: Mapping[str, Tensor]
     """The network's state dict, on the host."""
-    words: Mapping[str, str]
+    metadata: Mapping[str, str]
     """The metadata: JSON text by name."""
     sha256: str
 
     def word(self, name: str) -> Any:
         """A piece of metadata, parsed; None where the file has none of that name."""
-        return json.loads(self.words[name]) if name in self.words else None
+        return json.loads(self.metadata[name]) if name in self.metadata else None
 
 
 class _Hashed:
@@ -114,10 +114,10 @@ def load(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     return state
 
 
-def export(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, object]) -> Saved:
+def export(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> Saved:
     """Write weights as safetensors; `words` (network, scores, hashes, ...) are stored beside them as JSON texts."""
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    texts = {name: json.dumps(word, sort_keys=True) for name, word in words.items()}
+    texts = {name: json.dumps(word, sort_keys=True) for name, word in metadata.items()}
     return write(path, safetensors_bytes(ready, metadata=texts))
 
 
@@ -126,29 +126,29 @@ def weights(path: Path, *, sha256: str | None = None) -> Weights:
     content = _read(path, sha256)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            words = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or cut short ({_first(error)})") from error
-    return Weights(tensors, words, hashlib.sha256(content).hexdigest())
+    return Weights(tensors, metadata, hashlib.sha256(content).hexdigest())
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Load weights into a network, strictly. Raises CheckpointError with the first keys and shapes that do not fit."""
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes = [
-        f"{name} is {found[name]}, expected {own[name]}" for name in own if found.get(name, own[name]) != own[name]
+        f"{name} is {given[name]}, expected {own[name]}" for name in own if given.get(name, own[name]) != own[name]
     ]
     wrong = [
-        _list("missing", [name for name in own if name not in found]),
-        _list("unexpected", [name for name in found if name not in own]),
+        _list("missing", [name for name in own if name not in given]),
+        _list("unexpected", [name for name in given if name not in own]),
         _list("of another shape", shapes),
     ]
     if any(wrong):
-        told = "; ".join(filter(None, wrong))
+        mistakes = "; ".join(filter(None, wrong))
         raise CheckpointError(
-            f"{path}: weights of another network: {told}; give the network that the file was made with"
+            f"{path}: weights of another network: {mistakes}; give the network that the file was made with"
         )
     module.load_state_dict(dict(tensors))
 
@@ -165,9 +165,11 @@ def _read(path: Path, sha256: str | None) -> bytes:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); give the path of a file that exists"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise CheckpointError(f"{path}: sha256 is {found[:12]}..., expected {sha256[:12]}...; the file was changed")
+    digest_read = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and digest_read != sha256:
+        raise CheckpointError(
+            f"{path}: sha256 is {digest_read[:12]}..., expected {sha256[:12]}...; the file was changed"
+        )
     return content
 
 
@@ -201,7 +203,7 @@ class Ready:
 def ready(path: Path, *, device: torch.device) -> Ready:
     """The network in a file that `trainer fit -o`, `trainer teach` or a search wrote. Raises CheckpointError."""
     file = checkpoint.weights(path)
-    absent = [name for name in _NEEDED if name not in file.words]
+    absent = [name for name in _NEEDED if name not in file.metadata]
     if absent:
         raise CheckpointError(
             f"{path}: says nothing of its {', '.join(absent)}; give a file of `trainer fit -o` or `trainer teach`"

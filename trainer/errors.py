@@ -47,9 +47,9 @@ def explain(error: ValidationError, where: str, *, under: str = "", model: type[
     where: the file (or other origin) that the values came from. under: the dotted path of the validated table in it,
     such as "run". model: the validated class; found by its name among the configurations where not given.
     """
-    found = error.errors(include_url=False)
-    text = f"{where}: {_message(found[0], model or _model_named(error.title), under)}"
-    return one_line(text if len(found) == 1 else f"{text} (and {len(found) - 1} more)")
+    mistakes = error.errors(include_url=False)
+    text = f"{where}: {_message(mistakes[0], model or _model_named(error.title), under)}"
+    return one_line(text if len(mistakes) == 1 else f"{text} (and {len(mistakes) - 1} more)")
 
 
 def _message(detail: Mapping[str, Any], model: type[BaseModel] | None, under: str) -> str:

@@ -138,9 +138,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def past_torchrun(words: Sequence[str]) -> list[str]:
+def past_torchrun(arguments: Sequence[str]) -> list[str]:
     """A command's words with `--log` written so that torchrun leaves it alone."""
-    return ["--mirror" + word[5:] if word == "--log" or word.startswith("--log=") else word for word in words]
+    return ["--mirror" + word[5:] if word == "--log" or word.startswith("--log=") else word for word in arguments]
 
 
 def check_loggers(kinds: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ class PerImageResult:
     part: str
     """validation, test, or the name of a source that no split names."""
     threshold: float
-    """Of the foreground's probability, chosen on validation."""
+    """Least probability of the foreground, chosen on validation."""
     images: tuple[str, ...]
     """Paths below the data root; names where there are no files."""
     sources: tuple[str, ...]
@@ -85,7 +85,7 @@ class EpochReport:
     measured: tuple[PerImageResult, ...] | None = None
     """With the last epoch, where runs are examined: the best epoch's weights on each part."""
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Of each live term in the gradient, on the first batch of the epoch; nothing where that was not measured."""
+    """Share of each live term in the gradient, on the first batch of the epoch; nothing where that was not measured."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class RunFile:
     path: Path
     run: RunConfig
     entry: Entry | None = None
-    """Of an export."""
+    """The entry that was read, where the file is an export."""
     metric: str = "dice"
     """The score whose best epoch counts; higher is better."""
     teach: Mapping[str, Any] = field(default_factory=dict)

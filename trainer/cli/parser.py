@@ -31,20 +31,20 @@ class CommandLine(argparse.ArgumentParser):
     # The ancestor's overloads name its own namespace alone; nobody here gives another.
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
         """All words as a namespace. Raises UserError, also for words that no argument takes."""
-        found: argparse.Namespace
-        found, rest = self.parse_known_args(args, namespace)
+        parsed: argparse.Namespace
+        parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            command = self._chosen(found)
+            command = self._chosen(parsed)
             flags = [flag for action in command._actions for flag in action.option_strings]
             close = difflib.get_close_matches(rest[0].partition("=")[0], flags, n=1, cutoff=0.5)
             command.error(f"{received(rest[0])}: not understood{f'; nearest: {close[0]}' if close else ''}")
-        return found
+        return parsed
 
-    def _chosen(self, found: argparse.Namespace) -> "CommandLine":
+    def _chosen(self, parsed: argparse.Namespace) -> "CommandLine":
         """The parser of the command (and of the command's command) that the words name."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                inner = action.choices.get(str(getattr(found, action.dest, None)))
+                inner = action.choices.get(str(getattr(parsed, action.dest, None)))
                 if isinstance(inner, CommandLine):
-                    return inner._chosen(found)
+                    return inner._chosen(parsed)
         return self

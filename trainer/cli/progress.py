@@ -25,13 +25,13 @@ class Progress:
     def __init__(self, epochs: int, metric: str = "dice") -> None:
         self.started = time.monotonic()
         self.best: tuple[float, int] | None = None
-        self._epochs, self._heard, self._metric = epochs, 0, metric
-        self._said = float("-inf")
+        self._epochs, self._epochs_seen, self._metric = epochs, 0, metric
+        self._printed_at = float("-inf")
         self._terminal = sys.stderr.isatty()
 
     def hear(self, report: EpochReport) -> None:
         """Say where the run stands, unless it was said just now."""
-        self._heard += 1
+        self._epochs_seen += 1
         if report.scores is not None and (self.best is None or report.scores[self._metric] > self.best[0]):
             self.best = (report.scores[self._metric], report.epoch)
         now = time.monotonic()
@@ -40,24 +40,24 @@ class Progress:
             if report.final:
                 sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-        elif report.final or now - self._said >= LOG_SECONDS:
-            self._said = now
+        elif report.final or now - self._printed_at >= LOG_SECONDS:
+            self._printed_at = now
             logger.info("{}", self.line(report))
 
     def line(self, report: EpochReport) -> str:
         """Epoch, validation Dice, best so far, losses, rate and time left."""
         width = len(str(self._epochs))
-        words = [f"epoch {report.epoch:>{width}}/{self._epochs}"]
+        parts = [f"epoch {report.epoch:>{width}}/{self._epochs}"]
         if report.scores is not None:
-            words.append(f"validation {self._metric} {report.scores[self._metric]:.3f}")
+            parts.append(f"validation {self._metric} {report.scores[self._metric]:.3f}")
         if self.best is not None:
-            words.append(f"(best {self.best[0]:.3f} @ {self.best[1]})")
-        words.append("losses " + " ".join(f"{name} {value:.3g}" for name, value in report.losses.items()))
-        each = (time.monotonic() - self.started) / self._heard
-        words.append(f"{each:.2g} s/epoch" if each < 99.5 else f"{each:.0f} s/epoch")
+            parts.append(f"(best {self.best[0]:.3f} @ {self.best[1]})")
+        parts.append("losses " + " ".join(f"{name} {value:.3g}" for name, value in report.losses.items()))
+        each = (time.monotonic() - self.started) / self._epochs_seen
+        parts.append(f"{each:.2g} s/epoch" if each < 99.5 else f"{each:.0f} s/epoch")
         if not report.final:
-            words.append(f"ETA {format_short_duration(each * (self._epochs - report.epoch))}")
-        return "  ".join(words)
+            parts.append(f"ETA {format_short_duration(each * (self._epochs - report.epoch))}")
+        return "  ".join(parts)
 
 
 class Counting:
@@ -69,7 +69,7 @@ class Counting:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._began = self._said = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._done = 0
         self._terminal = sys.stderr.isatty()
 
@@ -81,8 +81,8 @@ class Counting:
         self._done = done
         if self._terminal and done == total:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif now - self._said >= (TERMINAL_SECONDS if self._terminal else COUNT_LOG_SECONDS):
-            self._said = now
+        elif now - self._printed_at >= (TERMINAL_SECONDS if self._terminal else COUNT_LOG_SECONDS):
+            self._printed_at = now
             rate = done / max(now - self._began, 1e-3)
             line = (
                 f"{self._what} {done}/{total}  {rate:.3g} a second  ETA {format_short_duration((total - done) / rate)}"

@@ -124,8 +124,8 @@ def split_folders(
     given, drawn = _rows(folders, root)
     if groups:
         given = read_groups(groups, given)
-    found = check_rows(given, root)
-    looks = [entry.hashes for entry in found]
+    checked = check_rows(given, root)
+    looks = [entry.hashes for entry in checked]
     at = {row.image: number for number, row in enumerate(given)}
     links = [(at[pair.first.image], at[pair.second.image]) for pair in twins(given, looks)]
     rows = _assigned(given, drawn, links, seed, fractions)
@@ -150,16 +150,16 @@ def split_folders(
     }
     digest = write_record(output, rows, pairs, how)
     print(f"{output}  {len(rows)} images, seed {seed}, sha256 {digest[:8]}...; paths start at {root}")
-    return rows, found
+    return rows, checked
 
 
 def check_rows(rows: Sequence[Row], root: Path) -> list[CheckedPair]:
     """What each pair of files holds. Raises DataError where one is bad; all bad ones are named on stderr before."""
-    found = _read_all(rows, root)
-    bad = print_bad(found)
+    checked = _read_all(rows, root)
+    bad = print_bad(checked)
     if bad:
         raise DataError(f"{bad} of {len(rows)} pairs are bad; mend or remove them")
-    return [entry for entry in found if isinstance(entry, CheckedPair)]
+    return [entry for entry in checked if isinstance(entry, CheckedPair)]
 
 
 def _read_all(rows: Sequence[Row], root: Path) -> list[CheckedPair | DataError]:
@@ -172,13 +172,13 @@ def _check(args: argparse.Namespace) -> int:
         raise DataError(f"--root {args.root}: no such folder {root}")
     rows = read_split(args.split, root)
     samples(rows)
-    found = _read_all(rows, root)
-    bad = print_bad(found)
+    checked = _read_all(rows, root)
+    bad = print_bad(checked)
     if bad:
         print(f"{bad} of {len(rows)} pairs are bad", file=sys.stderr)
     print_sources(rows)
-    print_pictures(found)
-    looks = [entry.hashes if isinstance(entry, CheckedPair) else None for entry in found]
+    print_pictures(checked)
+    looks = [entry.hashes if isinstance(entry, CheckedPair) else None for entry in checked]
     crossing = print_twins(twins(rows, looks), accept=args.near_duplicates == "accept")
     verdict = f"{bad} bad files" + (f", {crossing} pairs of the same picture across parts" if crossing else "")
     print(f"{args.split}  {len(rows)} images; {verdict}; no group in two parts; {how_drawn(args.split)}")
@@ -248,8 +248,8 @@ SHOWN = 20
 """Pairs across parts that are named one by one."""
 
 
-def print_bad(found: Sequence[CheckedPair | DataError]) -> int:
-    bad = [entry for entry in found if isinstance(entry, DataError)]
+def print_bad(checked: Sequence[CheckedPair | DataError]) -> int:
+    bad = [entry for entry in checked if isinstance(entry, DataError)]
     for entry in bad:
         print(f"bad: {entry}", file=sys.stderr)
     return len(bad)
@@ -275,8 +275,8 @@ def print_sources(rows: Sequence[Row]) -> None:
         print(f"warning: {warning}")
 
 
-def print_pictures(found: Sequence[CheckedPair | DataError]) -> None:
-    good = [entry for entry in found if isinstance(entry, CheckedPair)]
+def print_pictures(checked: Sequence[CheckedPair | DataError]) -> None:
+    good = [entry for entry in checked if isinstance(entry, CheckedPair)]
     if not good:
         return
     heights, widths = [entry.height for entry in good], [entry.width for entry in good]
@@ -291,16 +291,16 @@ def print_pictures(found: Sequence[CheckedPair | DataError]) -> None:
         print(f"warning: {turned} images carry an EXIF orientation, which is not obeyed; look whether their masks fit")
 
 
-def print_twins(found: Sequence[Twins], *, accept: bool) -> int:
+def print_twins(twins: Sequence[Twins], *, accept: bool) -> int:
     """One line a pair across parts, on stderr where it is refused; returns how many are refused."""
     refused = 0
     for identical, word in ((True, "identical"), (False, "near-identical")):
-        pairs = [pair for pair in found if pair.identical == identical]
+        pairs = [pair for pair in twins if pair.identical == identical]
         crossing = [pair for pair in pairs if pair.crosses]
         bad = identical or not accept
         for pair in crossing[:SHOWN]:
-            told = f"{'bad' if bad else 'accepted'}: {word} pictures in two parts, {pair}"
-            print(told, file=sys.stderr if bad else sys.stdout)
+            text = f"{'bad' if bad else 'accepted'}: {word} pictures in two parts, {pair}"
+            print(text, file=sys.stderr if bad else sys.stdout)
         if len(crossing) > SHOWN:
             print(f"and {len(crossing) - SHOWN} more {word} pairs", file=sys.stderr if bad else sys.stdout)
         if pairs:
@@ -309,12 +309,12 @@ def print_twins(found: Sequence[Twins], *, accept: bool) -> int:
     return refused
 
 
-def write_twins(path: Path, found: Sequence[Twins]) -> None:
+def write_twins(path: Path, twins: Sequence[Twins]) -> None:
     """All pairs as CSV `first,second,similarity,identical,first_split,second_split`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("first", "second", "similarity", "identical", "first_split", "second_split"))
-    for pair in found:
+    for pair in twins:
         same = "yes" if pair.identical else "no"
         paths = pair.first.image, pair.second.image
         writer.writerow((*paths, f"{pair.similarity:.3f}", same, pair.first.part, pair.second.part))
@@ -326,7 +326,7 @@ def record_of(split: Path) -> Path:
     return split.with_suffix(".json")
 
 
-def write_record(split: Path, rows: Sequence[Row], found: Sequence[Twins], how: Mapping[str, Any]) -> str:
+def write_record(split: Path, rows: Sequence[Row], twins: Sequence[Twins], how: Mapping[str, Any]) -> str:
     """Write down how a split was made, and its sha256, which is returned."""
     digest = file_hash(split)
     parts = {
@@ -337,9 +337,9 @@ def write_record(split: Path, rows: Sequence[Row], found: Sequence[Twins], how: 
         for part in PARTS
     }
     kept = {
-        "identical": sum(pair.identical for pair in found),
-        "near_identical": sum(not pair.identical for pair in found),
-        "near_identical_across_parts": sum(pair.crosses and not pair.identical for pair in found),
+        "identical": sum(pair.identical for pair in twins),
+        "near_identical": sum(not pair.identical for pair in twins),
+        "near_identical_across_parts": sum(pair.crosses and not pair.identical for pair in twins),
     }
     table = {"split": split.name, "sha256": digest, **how, "parts": parts, "pairs": kept}
     write_text(record_of(split), json.dumps(table, indent=1) + "\n")

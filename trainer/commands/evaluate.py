@@ -67,17 +67,17 @@ def main(args: Namespace) -> int:
             opening=opening,
             keep=second.hear if second else None,
         )
-    words = facts(args.weights, made.file.sha256, part, data, scores)
+    document = facts(args.weights, made.file.sha256, part, data, scores)
     overlap = {"identical": seen(made.file, data), "near_identical": alike(made.file, data)}
-    words["trained_on"] = {how: None if found is None else found[part] for how, found in overlap.items()}
+    document["trained_on"] = {how: None if counts is None else counts[part] for how, counts in overlap.items()}
     agrees = True
     if second:
-        words["torchmetrics"], agrees = second.compare(scores)
+        document["torchmetrics"], agrees = second.compare(scores)
     if args.per_image is not None:
         _write(args.per_image, per_image(data, part, opening, scores))
     if args.json is not None:
-        _write(args.json, json.dumps(words, indent=1, sort_keys=True) + "\n")
-    _print(words, scores)
+        _write(args.json, json.dumps(document, indent=1, sort_keys=True) + "\n")
+    _print(document, scores)
     print(f"{args.weights}  {overlap_text(*overlap.values())}")
     return 0 if agrees else 1
 
@@ -175,17 +175,17 @@ class SecondOpinion:
         return differ | {"images_compared": float(len(self._images))}, max(differ.values()) < AGREED
 
 
-def _print(words: dict[str, Any], scores: "Scores") -> None:
-    print(f"{words['weights']}  {words['part']}: {words['images']} images at native size")
+def _print(document: dict[str, Any], scores: "Scores") -> None:
+    print(f"{document['weights']}  {document['part']}: {document['images']} images at native size")
     for name, mean in scores.means.items():
         if name in scores.images:
-            print(f"{name:12} {mean:.4f}   over images: deviation {words['deviation'][name]:.4f}")
+            print(f"{name:12} {mean:.4f}   over images: deviation {document['deviation'][name]:.4f}")
         else:
             print(f"{name:12} {mean:.4f}   pooled, with the background")
-    second = dict(words.get("torchmetrics", {}))
+    second = dict(document.get("torchmetrics", {}))
     if second:
         images = int(second.pop("images_compared"))
-        rest = words["images"] - images
+        rest = document["images"] - images
         gap = max(second.values())
         says = "agrees" if gap < AGREED else "DIFFERS"
         print(f"torchmetrics {says}: by at most {gap:.1g} ({images} images compared, {rest} with an empty mask not)")

@@ -94,11 +94,11 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
                 log.tell(trial, report)
     if not ranks.leads:
         return {}, 0, ""
-    words = checkpoint.weights(best)
+    exported = checkpoint.weights(best)
     if args.output is not None:
         checkpoint.write(args.output, best.read_bytes())
     took = format_short_duration(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
-    return words.word("scores"), words.word("epoch"), took
+    return exported.word("scores"), exported.word("epoch"), took
 
 
 def _name(file: RunFile, world: int) -> str:
@@ -124,11 +124,11 @@ def _compared(file: RunFile, scores: Mapping[str, float], ranks: "Ranks", lines:
         return Outcome((*lines, f"replay of {which}: equal, bit for bit"))
     name = file.metric if file.metric in differ else next(iter(differ))
     here, there = differ[name]
-    told = f"{name} {here:.6f}, exported {there:.6f}, difference {here - there:+.2g}"
+    difference = f"{name} {here:.6f}, exported {there:.6f}, difference {here - there:+.2g}"
     if len(differ) > 1:
-        told += f" ({len(differ) - 1} other scores differ too)"
+        difference += f" ({len(differ) - 1} other scores differ too)"
     excuse = _excuse(file, entry, ranks)
-    text = f"replay of {which}: {told}" + (f"; {excuse}" if excuse else "; it should be equal, bit for bit")
+    text = f"replay of {which}: {difference}" + (f"; {excuse}" if excuse else "; it should be equal, bit for bit")
     return Outcome((*lines, text), 0 if excuse else 1)
 
 

@@ -80,13 +80,13 @@ def _weights(args: Namespace) -> Path:
     entry = read(path, rank=args.rank).entry
     if entry is None:
         raise UserError(f"{path}: is a run, not weights; train it: python -m trainer fit {path} -o weights.safetensors")
-    found = [place for place in _places(path, entry) if place.is_file()]
-    if not found:
+    existing = [place for place in _places(path, entry) if place.is_file()]
+    if not existing:
         raise UserError(
             f"{path}: the weights of #{entry.rank} are not here; train them: "
             f"python -m trainer fit {path} --rank {entry.rank} -o weights.safetensors"
         )
-    return found[0]
+    return existing[0]
 
 
 def _places(path: Path, entry: Entry) -> Iterator[Path]:
@@ -140,16 +140,16 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     networks = {"student": made.network}
     if run.teacher is not None and _here(run.teacher):
         networks = {"teacher": assessment.load(run, data, device=where), **networks}
-    found = {name: _masks(network, data, where, precision) for name, network in networks.items()}
-    dice = found["student"][0].images["dice"]
+    by_network = {name: _masks(network, data, where, precision) for name, network in networks.items()}
+    dice = by_network["student"][0].images["dice"]
     worst, median = chosen(dice)
-    means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in found.items())
+    means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in by_network.items())
     title = f"{made.path.name}: mean Dice on {len(dice)} validation images: {means}"
-    masks = {name: kept for name, (_, kept) in found.items()}
+    masks = {name: kept for name, (_, kept) in by_network.items()}
     drawn(title, data, (worst, median), masks).save(args.output, format="PNG")
-    words = ", ".join(["image", "truth", *found])
-    print(f"{args.output}  {len(worst)} worst, {len(median)} median: {words}")
-    if "teacher" not in found:
+    columns = ", ".join(["image", "truth", *by_network])
+    print(f"{args.output}  {len(worst)} worst, {len(median)} median: {columns}")
+    if "teacher" not in by_network:
         print("without the teacher: " + _absent(run.teacher is not None))
     return 0
 
@@ -211,8 +211,8 @@ def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) 
     done = seen = 0
     for start in range(0, len(files), BATCH):
         batch = list(_readable(files[start : start + BATCH]))
-        found = masks([image for _, image in batch]) if batch else []
-        for (file, image), mask in zip(batch, found, strict=True):
+        predicted = masks([image for _, image in batch]) if batch else []
+        for (file, image), mask in zip(batch, predicted, strict=True):
             # Two classes as other programs expect a mask: black and white.
             _save(output / "masks" / names[file], mask * 255 if classes == 2 else mask)
             _save(output / "overlays" / names[file], overlay(image, mask))

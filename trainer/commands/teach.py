@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
 
 FORMAT = 1
-"""Of the words that a teacher's file has beside those of any export."""
+"""Version of the metadata that a teacher's file has beside those of any export."""
 
 
 def main(args: Namespace) -> int:
@@ -101,8 +101,8 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
 
 def identity(run: RunConfig, content: str) -> str:
     """Hash of what a teacher's weights depend on: the run without places, and the data's content hash."""
-    words = json.dumps([_placeless(run.model_dump(mode="json")), content], sort_keys=True)
-    return hashlib.sha256(words.encode()).hexdigest()
+    text = json.dumps([_placeless(run.model_dump(mode="json")), content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _placeless(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     error, entropy = calibration.error(), calibration.entropy()
     if not ranks.leads:
         return Outcome(())
-    words = {key: json.loads(text) for key, text in made.file.words.items()} | {
+    metadata = {key: json.loads(text) for key, text in made.file.metadata.items()} | {
         "teacher": FORMAT,
         "identity": name,
         "train": train,
@@ -190,7 +190,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
         "entropy": entropy,
         "params": models.parameters(network),
     }
-    checkpoint.export(output, made.file.tensors, words)
+    checkpoint.export(output, made.file.tensors, metadata)
     shutil.rmtree(work)
     file = checkpoint.weights(output)
     first = (
@@ -209,7 +209,9 @@ def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
     more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
     first = f"validation dice {dice:.3f} @ {file.word('epoch')}  train dice {train:.3f}{more}"
     counts = ((seen(file, data), "of them"), (alike(file, data), "near-identical to"))
-    bad = ", ".join(f"{count} {how} {part}" for found, how in counts for part, count in (found or {}).items() if count)
+    bad = ", ".join(
+        f"{count} {how} {part}" for counts_of, how in counts for part, count in (counts_of or {}).items() if count
+    )
     images = f"trained on {len(file.word('train_images'))} images, {bad or 'none of them validation or test'}"
     size = f"{file.word('params') / 1e6:.2f} M"
     return first, f"{output}  {size}  sha256 {file.sha256[:8]}...  {images}"

@@ -66,24 +66,24 @@ def decoded(
     """
     key = hashlib.sha256(f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}".encode()).hexdigest()[:32]
     place_of = folder / key
-    found = _open(place_of, len(pairs), config)
+    cached = _open(place_of, len(pairs), config)
     built = False
-    if found is None:
+    if cached is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / f".{key}.lock", place_of):
-                found = _open(place_of, len(pairs), config)
-                if found is None:
+                cached = _open(place_of, len(pairs), config)
+                if cached is None:
                     _build(place_of, pairs, config, progress)
                     built = True
         except OSError as error:
             raise DataError(
                 f"{folder}: the decoded pictures cannot be kept there ({error}); choose another cache folder"
             ) from error
-        found = found or _open(place_of, len(pairs), config)
-    if found is None:
+        cached = cached or _open(place_of, len(pairs), config)
+    if cached is None:
         raise DataError(f"{place_of}: does not hold what was just written there; is the disk damaged?")
-    return replace(found, fresh=built)
+    return replace(cached, fresh=built)
 
 
 @contextmanager
@@ -91,15 +91,17 @@ def locked(path: Path, what: Path) -> Iterator[None]:
     """Hold the lock, and say which `what` another process makes while it is waited for. The system frees it when its
     holder dies."""
     lock = FileLock(path)
-    start = said = time.monotonic()
+    start = logged_at = time.monotonic()
     while True:
         try:
             lock.acquire(timeout=0)
             break
         except Timeout:
-            if time.monotonic() - said >= LOG_SECONDS:
-                said = time.monotonic()
-                logger.info("another process decodes the pictures into {}; waiting for {:.0f} s", what, said - start)
+            if time.monotonic() - logged_at >= LOG_SECONDS:
+                logged_at = time.monotonic()
+                logger.info(
+                    "another process decodes the pictures into {}; waiting for {:.0f} s", what, logged_at - start
+                )
             time.sleep(ASK_SECONDS)
     try:
         yield

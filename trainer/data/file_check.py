@@ -25,7 +25,7 @@ class CheckedPair:
     foreground: float
     """Share of the mask's pixels, 0 to 1."""
     hashes: ImageHashes
-    """Of the image."""
+    """Hash and sketch of the image."""
     orientation: int
     """EXIF orientation of the image; it is not obeyed."""
 
@@ -46,13 +46,13 @@ def check_pairs(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = 
         except DataError as error:
             return error
 
-    found: list[CheckedPair | DataError] = []
+    checked: list[CheckedPair | DataError] = []
     with ThreadPoolExecutor(threads(), thread_name_prefix="examine") as pool:
         for entry in pool.map(one, pairs):
-            found.append(entry)
+            checked.append(entry)
             if progress:
-                progress(len(found), len(pairs))
-    return found
+                progress(len(checked), len(pairs))
+    return checked
 
 
 def threads() -> int:

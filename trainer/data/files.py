@@ -69,11 +69,11 @@ def read_pair(image: Path, mask: Path) -> tuple[Pixels, Pixels]:
     """Image (H, W, 3) and mask (H, W) of equal size. Raises DataError."""
     pixels, labels = read_image(image), read_mask(mask)
     if pixels.shape[:2] != labels.shape:
-        found = f"{image} is {_size(pixels)} but its mask {mask.name} is {_size(labels)} (width x height)"
+        mistake = f"{image} is {_size(pixels)} but its mask {mask.name} is {_size(labels)} (width x height)"
         turned = orientation(image)
         if turned > 4 and pixels.shape[:2] == labels.shape[::-1]:
-            found += f"; the image carries EXIF orientation {turned}: save it upright without that tag"
-        raise DataError(found)
+            mistake += f"; the image carries EXIF orientation {turned}: save it upright without that tag"
+        raise DataError(mistake)
     return pixels, labels
 
 
@@ -128,8 +128,8 @@ def _decode(path: Path) -> Pixels:
             _tiff(path, data) if data[:4] in (b"II*\x00", b"MM\x00*") else _pillow(path, data, ("JPEG", "PNG", "BMP"))
         )
     except _BROKEN as error:
-        words = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).split("\n")[0]
-        raise DataError(f"{path}: damaged or no picture ({words}; {len(data)} bytes)") from error
+        reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).split("\n")[0]
+        raise DataError(f"{path}: damaged or no picture ({reason}; {len(data)} bytes)") from error
     if 0 in pixels.shape:
         raise DataError(f"{path}: the picture has no pixels")
     return pixels

@@ -26,7 +26,7 @@ __all__ = ["Batch", "ScoredBatch", "Stream", "normalise", "scored", "stream_key"
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB in [0, 1], which pretrained encoders expect."""
+"""Mean and deviation of ImageNet's RGB in [0, 1], which pretrained encoders expect."""
 
 _MOST_THREADS = 8
 _AHEAD = 2
@@ -186,8 +186,8 @@ class Stream:
         """Training indices of this rank by step."""
         order = np.random.default_rng(derive(self._seed, "order", number)).permutation(self._count)
         batches = order[: self.steps * self._batch_size].reshape(self.steps, self._batch_size)
-        mine = np.array_split(np.arange(self._batch_size), self._world)[self._rank]
-        return [tuple(batch[mine].tolist()) for batch in batches]
+        own = np.array_split(np.arange(self._batch_size), self._world)[self._rank]
+        return [tuple(batch[own].tolist()) for batch in batches]
 
     def _batch(self, view: int, share: tuple[int, ...]) -> Batch:
         size = self._data.config.size

@@ -28,7 +28,7 @@ INK, PAPER, FAINT = (28, 30, 34), (255, 255, 255), (110, 114, 120)
 RIGHT, EXTRA, MISSED = (0, 158, 115), (240, 228, 66), (0, 114, 178)
 """Green, yellow and blue that stay apart for the colour-blind (Okabe and Ito 2008), and from red tissue."""
 CLASSES = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
-"""Of labels 1, 2, ...; they start again after the last."""
+"""Colours of labels 1, 2, ...; they start again after the last."""
 
 Colour = tuple[int, int, int]
 
@@ -84,7 +84,7 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[
 
     Every row has a cell for each column. Words that are too long for their place are cut in the middle.
     """
-    side = _side([words for words, _ in rows])
+    side = _side([label for label, _ in rows])
     width = 2 * MARGIN + side + len(columns) * (CELL + GAP)
     top = MARGIN + 2 * CAPTION + GAP
     height = top + len(rows) * (CELL + CAPTION + GAP) + CAPTION + MARGIN
@@ -94,9 +94,9 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[
     for column, name in enumerate(columns):
         left = MARGIN + side + column * (CELL + GAP)
         draw.text((left, MARGIN + CAPTION + GAP), _cut(name, CELL, _font(15)), INK, _font(15))
-    for row, (words, cells) in enumerate(rows):
+    for row, (label, cells) in enumerate(rows):
         upper = top + row * (CELL + CAPTION + GAP)
-        draw.text((MARGIN, upper + CELL // 2), words, INK, _font(15), anchor="lm")
+        draw.text((MARGIN, upper + CELL // 2), label, INK, _font(15), anchor="lm")
         for column, cell in enumerate(cells):
             left = MARGIN + side + column * (CELL + GAP)
             shown = _fitted(cell.image)
@@ -115,10 +115,10 @@ def chosen(values: NDArray[np.float64], each: int = 4) -> tuple[list[int], list[
 
 
 def _legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    for colour, words in ((RIGHT, "right"), (EXTRA, "too much"), (MISSED, "missed")):
+    for colour, label in ((RIGHT, "right"), (EXTRA, "too much"), (MISSED, "missed")):
         draw.rectangle((left, top, left + 14, top + 14), fill=colour)
-        draw.text((left + 20, top - 1), words, INK, _font(14))
-        left += 20 + round(_font(14).getlength(words)) + 24
+        draw.text((left + 20, top - 1), label, INK, _font(14))
+        left += 20 + round(_font(14).getlength(label)) + 24
 
 
 def _fitted(image: Pixels) -> Image.Image:
@@ -130,8 +130,8 @@ def _fitted(image: Pixels) -> Image.Image:
     return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
 
 
-def _side(words: Sequence[str]) -> int:
-    return round(max((_font(15).getlength(each) for each in words), default=0)) + GAP + 4
+def _side(labels: Sequence[str]) -> int:
+    return round(max((_font(15).getlength(each) for each in labels), default=0)) + GAP + 4
 
 
 def _cut(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
@@ -186,41 +186,41 @@ def masks(
 
     from trainer.data.stream import normalise
 
-    found = {}
+    predicted = {}
     for index in indices:
         image = torch.from_numpy(np.stack([data.fitted("validation", index)[0]])).to(device)
         with torch.no_grad(), autocast(device, precision):
             logits = network(normalise(image)).logits.float()
-        found[index] = predicted_labels(native_logits(logits, data.placement("validation", index))[0])
-    return found
+        predicted[index] = predicted_labels(native_logits(logits, data.placement("validation", index))[0])
+    return predicted
 
 
 def drawn(
-    title: str, data: DataSet, cases: tuple[Sequence[int], Sequence[int]], found: Mapping[str, Masks]
+    title: str, data: DataSet, cases: tuple[Sequence[int], Sequence[int]], predicted: Mapping[str, Masks]
 ) -> Image.Image:
     """A grid with a row for each of the worst and the median cases, as `pictures.chosen` gives them.
 
     found: the masks of each network by its name, in the order of the columns.
     """
     rows = [
-        (f"{kind} {number}", _row(data, index, found))
+        (f"{kind} {number}", _row(data, index, predicted))
         for kind, indices in zip(("worst", "median"), cases, strict=True)
         for number, index in zip(count(1), indices)
     ]
-    return grid(title, ["image", "truth", *found], rows)
+    return grid(title, ["image", "truth", *predicted], rows)
 
 
-def _row(data: DataSet, index: int, found: Mapping[str, Masks]) -> list[Cell]:
+def _row(data: DataSet, index: int, predicted: Mapping[str, Masks]) -> list[Cell]:
     image, truth = data.native("validation", index)
     share = float(((truth > 0) & (truth != IGNORE)).mean())
-    dice = {name: _dice(mine[index], truth, data.classes) for name, mine in found.items()}
+    dice = {name: _dice(masks_of[index], truth, data.classes) for name, masks_of in predicted.items()}
     image, truth = reduced(image), reduced(truth)
     cells = [
         Cell(image, data.samples("validation")[index].name),
         Cell(overlay(image, truth), f"foreground {share:.1%}" if share else "empty"),
     ]
-    for name, mine in found.items():
-        cells.append(Cell(compared(image, reduced(mine[index]), truth), f"Dice {dice[name]:.3f}"))
+    for name, masks_of in predicted.items():
+        cells.append(Cell(compared(image, reduced(masks_of[index]), truth), f"Dice {dice[name]:.3f}"))
     return cells
 
 

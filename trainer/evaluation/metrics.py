@@ -146,8 +146,8 @@ def confusion(predicted: "Tensor", truth: "Tensor", classes: int) -> "Tensor":
     pixels = valid.sum((1, 2))
     rows = []
     for label in range(classes):
-        said, true = (predicted == label) & valid, truth == label
-        tp, positive, labelled = (said & true).sum((1, 2)), said.sum((1, 2)), true.sum((1, 2))
+        positive_mask, true = (predicted == label) & valid, truth == label
+        tp, positive, labelled = (positive_mask & true).sum((1, 2)), positive_mask.sum((1, 2)), true.sum((1, 2))
         rows.append(torch.stack((tp, positive - tp, labelled - tp, pixels - positive - labelled + tp), dim=-1))
     return torch.stack(rows, dim=1)
 
@@ -208,9 +208,9 @@ def validate(
                 _count(logits.float(), batch, counts, keep)
     finally:
         network.train(training)
-    found = np.empty(counts.shape)
-    found[order] = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
-    return score(found)
+    restored = np.empty(counts.shape)
+    restored[order] = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
+    return score(restored)
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:

@@ -67,13 +67,13 @@ class TestSetEvaluation:
         """What is examined of a run's data. Raises DataError where an unseen source cannot be used."""
         from trainer.data.layouts.polyp import open_unseen
 
-        found = [Place("validation", data, "validation", None), Place("test", data, "test", self.opening)]
+        places = [Place("validation", data, "validation", None), Place("test", data, "test", self.opening)]
         for name in self.unseen:
             key = (config.model_dump_json(), name)
             if key not in self._sets:
                 self._sets[key] = open_unseen(config, name, cache=self.cache)
-            found.append(Place(name, self._sets[key], "test", self.opening))
-        return found
+            places.append(Place(name, self._sets[key], "test", self.opening))
+        return places
 
 
 class _Failed(Exception):
@@ -91,10 +91,10 @@ def evaluate_per_image(
     from trainer.failures import LocalFailure, local_failure
 
     def attempt(work: "Callable[[Ranks], T]") -> T:
-        found = ranks.attempt(work, lambda error: local_failure(error, run))
-        if isinstance(found, LocalFailure):
-            raise _Failed(found)
-        return found
+        result = ranks.attempt(work, lambda error: local_failure(error, run))
+        if isinstance(result, LocalFailure):
+            raise _Failed(result)
+        return result
 
     try:
         places = attempt(lambda _: examination.places(run.data, data))
@@ -124,11 +124,11 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
         counts[index] = torch.bincount(above[truth != IGNORE], minlength=2 * bins).double()
 
     validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
-    found = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, 2, bins)
+    histogram = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, 2, bins)
     # At threshold i, the bins above i are said to be foreground.
-    said = np.flip(np.cumsum(np.flip(found, axis=2), axis=2), axis=2)[:, :, 1:]
-    fp, tp = said[:, 0], said[:, 1]
-    fn = found[:, 1].sum(axis=1)[:, None] - tp
+    above = np.flip(np.cumsum(np.flip(histogram, axis=2), axis=2), axis=2)[:, :, 1:]
+    fp, tp = above[:, 0], above[:, 1]
+    fn = histogram[:, 1].sum(axis=1)[:, None] - tp
     means = dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))).mean(axis=0)
     best = max(range(len(GRID)), key=lambda i: (means[i], -abs(GRID[i] - 0.5)))
     return GRID[best]
@@ -163,8 +163,8 @@ def measured(
         validate(network, data, part, ranks=ranks, precision=precision, opening=opening, keep=hear)
         settle(0)
     every: dict[int, Row] = {}
-    for mine in ranks.all_gather(rows):
-        every |= mine
+    for of_rank in ranks.all_gather(rows):
+        every |= of_rank
     samples = data.samples(part, opening)
     return PerImageResult(
         part=name,
@@ -196,24 +196,24 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     from scipy.special import expit
 
     valid = truth != IGNORE
-    true, said = (truth > 0) & valid, (odds > _log_odds(threshold)) & valid
-    tp, fp = float((true & said).sum()), float((said & ~true).sum())
-    fn, pixels = float((true & ~said).sum()), float(valid.sum())
+    true, predicted = (truth > 0) & valid, (odds > _log_odds(threshold)) & valid
+    tp, fp = float((true & predicted).sum()), float((predicted & ~true).sum())
+    fn, pixels = float((true & ~predicted).sum()), float(valid.sum())
     counts = PixelCounts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
     row = {name: float(SCORES[name](counts)[0, 0]) for name in ("dice", "iou", "precision", "recall")}
-    row["hd95"] = hd95(true, said)
+    row["hd95"] = hd95(true, predicted)
     error = (expit(odds.astype(np.float64)) - true)[valid]
     row["brier"] = float(np.square(error).mean()) if pixels else math.nan
     row["area"] = (tp + fn) / pixels if pixels else math.nan
     lesions, polyps = ndimage.label(true, structure=_EIGHT)
-    claims, claimed = ndimage.label(said, structure=_EIGHT)
+    claims, claimed = ndimage.label(predicted, structure=_EIGHT)
     row["polyps"] = float(polyps)
-    row["missed"] = float(polyps - len(np.unique(lesions[said & true])))
-    row["false_positives"] = float(claimed - len(np.unique(claims[said & true])))
+    row["missed"] = float(polyps - len(np.unique(lesions[predicted & true])))
+    row["false_positives"] = float(claimed - len(np.unique(claims[predicted & true])))
     return row
 
 
-def hd95(true: Mask, said: Mask) -> float:
+def hd95(true: Mask, predicted: Mask) -> float:
     """The 95th percentile of the distances between the surfaces of two masks, both ways pooled; pixels.
 
     nan where a mask is empty. A surface is what erosion by the four neighbours takes away; outside of the image is
@@ -222,12 +222,12 @@ def hd95(true: Mask, said: Mask) -> float:
     """
     from scipy import ndimage
 
-    if not true.any() or not said.any():
+    if not true.any() or not predicted.any():
         return math.nan
-    rows, columns = (np.flatnonzero((true | said).any(axis=axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero((true | predicted).any(axis=axis)) for axis in (1, 0))
     # Both surfaces lie in this box, so distances within it are those of the image.
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    first, second = (mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (true, said))
+    first, second = (mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (true, predicted))
     distances = [ndimage.distance_transform_edt(~to)[here] for here, to in ((first, second), (second, first))]
     return float(np.percentile(np.concatenate(distances), 95))
 

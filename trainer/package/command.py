@@ -29,7 +29,7 @@ from trainer.package.inference import (
     document,
     sums,
 )
-from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, network_words
+from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, describe_run
 from trainer.package.onnx_runtime import Session, need
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def package(wish: Wish) -> list[str]:
         raise UserError(f"{wish.folder}: cannot be written ({why}); nothing was left there") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return _said(wish, parity)
+    return _summary(wish, parity)
 
 
 def _refuse(wish: Wish) -> None:
@@ -151,11 +151,11 @@ def _compared(folder: Path, made: "Ready", data: "DataSet", p: Preprocessing) ->
     from trainer.package.parity import compare
 
     session = Session(folder / NETWORK)
-    found = list(_pictures(data))
+    pictures = list(_pictures(data))
     return compare(
         made.network,
         Packed(p, session),
-        found,
+        pictures,
         where="validation pictures at native size",
         threads=session.threads,
         onnxruntime=session.version,
@@ -174,7 +174,7 @@ def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -
 
     size = {"in_channels": data.channels, "classes": made.classes, "size": p.size}
     return PackageFacts(
-        title=f"{network_words(made.run)}: segmentation of {made.run.data.name} pictures",
+        title=f"{describe_run(made.run)}: segmentation of {made.run.data.name} pictures",
         run=made.run,
         params=models.parameters(made.network),
         gflops=models.flops(made.run.student, **size) / 1e9,
@@ -187,7 +187,7 @@ def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -
     )
 
 
-def _said(wish: Wish, parity: "Parity") -> list[str]:
+def _summary(wish: Wish, parity: "Parity") -> list[str]:
     known = "confirmed" if wish.confirmation else "unconfirmed: its scores are of validation images"
     return [
         f"{wish.folder}  {' '.join((*FILES, SUMS))}",

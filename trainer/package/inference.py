@@ -25,7 +25,7 @@ FILES = (WEIGHTS, NETWORK, PREPROCESSING, RUN, PARITY, CARD)
 """What a package holds beside the sums of these."""
 
 DEFAULT_THRESHOLD = 0.5
-"""Of two classes, where nobody chose another."""
+"""Threshold for two classes where nobody chose another."""
 
 Source = Literal["default", "given", "validation"]
 
@@ -64,8 +64,8 @@ class Packed:
         p = self.preprocessing
         places = [place(image.shape[0], image.shape[1], p.size, p.fit) for image in images]
         fitted = [fit_image(image, at, p.size) for image, at in zip(images, places, strict=True)]
-        found = self.network(normalised(np.stack(fitted), p))
-        return [native(logits, at) for logits, at in zip(found, places, strict=True)]
+        outputs = self.network(normalised(np.stack(fitted), p))
+        return [native(logits, at) for logits, at in zip(outputs, places, strict=True)]
 
     def masks(self, images: Sequence[Pixels]) -> list[Pixels]:
         """RGB pictures (H, W, 3) to labels (H, W)."""
@@ -101,11 +101,11 @@ def labels(logits: NDArray[np.float32], threshold: float | None) -> Pixels:
     """(classes, H, W) to labels (H, W): the likeliest; of two classes foreground where its probability is above the
     threshold."""
     if threshold is None:
-        found: Pixels = logits.argmax(0).astype(np.uint8)
+        mask: Pixels = logits.argmax(0).astype(np.uint8)
     else:
         # The difference of two logits is the logit of the probability; a comparison with 0 is exact.
-        found = (logits[1] - logits[0] > math.log(threshold / (1 - threshold))).astype(np.uint8)
-    return found
+        mask = (logits[1] - logits[0] > math.log(threshold / (1 - threshold))).astype(np.uint8)
+    return mask
 
 
 def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed:
@@ -136,12 +136,12 @@ def check_sums(folder: Path) -> None:
         if name not in noted:
             raise UserError(f"{path}: {name}: missing; the package is not whole, copy it again")
         try:
-            found = _sum(folder / name)
+            digest = _sum(folder / name)
         except OSError as error:
             raise UserError(f"{folder / name}: {error.strerror}; the package is not whole, copy it again") from error
-        if found != noted[name]:
+        if digest != noted[name]:
             raise UserError(
-                f"{folder / name}: was changed: sha256 is {found[:12]}..., {SUMS} has {noted[name][:12]}..."
+                f"{folder / name}: was changed: sha256 is {digest[:12]}..., {SUMS} has {noted[name][:12]}..."
             )
 
 

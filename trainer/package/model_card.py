@@ -33,7 +33,7 @@ class Score:
     part: str
     """"validation", "test", or the name of an unseen source."""
     images: int
-    words: str
+    title: str
     """What it is: "Dice of these weights, mean over images"."""
     value: float
     interval: tuple[float, float, float] | None = None
@@ -62,9 +62,9 @@ class PackageFacts:
     run: RunConfig
     params: int
     gflops: float
-    """Of one image; two operations for each multiply-add."""
+    """Cost of one image; two operations for each multiply-add."""
     sha256: str
-    """Of the weights."""
+    """Hash of the weights."""
     epoch: int
     scores: Mapping[str, float]
     """On validation at that epoch."""
@@ -82,8 +82,8 @@ def data_facts(data: "DataSet") -> dict[str, object]:
         "content": data.content_hash,
         "terms": terms(sources),
         "parts": {
-            part: {"images": len(found), "sha256": hashlib.sha256("\n".join(found).encode()).hexdigest()}
-            for part, found in hashes.items()
+            part: {"images": len(digests), "sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest()}
+            for part, digests in hashes.items()
         },
     }
 
@@ -111,32 +111,33 @@ def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
 
 def _what(facts: PackageFacts) -> str:
     return (
-        f"Segments pictures into {' and '.join(facts.preprocessing.classes)}: {network_words(facts.run)}, "
+        f"Segments pictures into {' and '.join(facts.preprocessing.classes)}: {describe_run(facts.run)}, "
         f"{facts.params:,} parameters, {facts.gflops:.3g} GFLOP a picture. "
         f"Weights of epoch {facts.epoch}, sha256 `{facts.sha256}`."
     )
 
 
-def network_words(run: RunConfig) -> str:
+def describe_run(run: RunConfig) -> str:
     """The student's name with the options that shape it: `unet, width 8`."""
     options = run.student.model_dump(exclude={"name", "checkpoint", "weights"})
     return ", ".join([run.student.name, *(f"{name} {value}" for name, value in options.items())])
 
 
 def _unconfirmed(facts: PackageFacts) -> str:
-    found = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()))
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()))
     return (
         "**Unconfirmed.** These are scores on the validation images that also chose the epoch, and perhaps the "
-        f"configuration, so they are likely to be too high: {found}.\n\nNo test image was used."
+        f"configuration, so they are likely to be too high: {scores}.\n\nNo test image was used."
     )
 
 
-def _confirmed(found: Confirmation) -> str:
+def _confirmed(confirmation: Confirmation) -> str:
     lines = [
-        f"Confirmed by study `{found.study}`: configuration `{found.configuration}`, seed {found.seed}. {found.why}",
-        _table(found.scores),
+        f"Confirmed by study `{confirmation.study}`: configuration `{confirmation.configuration}`, "
+        f"seed {confirmation.seed}. {confirmation.why}",
+        _table(confirmation.scores),
     ]
-    lines += ["\n".join(f"- {claim}" for claim in found.claims)] if found.claims else []
+    lines += ["\n".join(f"- {claim}" for claim in confirmation.claims)] if confirmation.claims else []
     return "\n\n".join(lines)
 
 
@@ -149,7 +150,7 @@ def _table(scores: Sequence[Score]) -> str:
             # Scores lie in [0, 1]; an interval of few seeds knows nothing of that.
             low, high = max(low, 0.0), min(high, 1.0)
             interval = f"{low:.4f} to {high:.4f} ({confidence:.0%})"
-        rows.append(f"| {each.part} | {each.images} | {each.words} | {each.value:.4f} | {interval} |")
+        rows.append(f"| {each.part} | {each.images} | {each.title} | {each.value:.4f} | {interval} |")
     return "\n".join(rows)
 
 
@@ -157,7 +158,7 @@ def _data(facts: PackageFacts) -> str:
     parts, known = facts.data["parts"], facts.data["terms"]
     lines = [f"Content hash of the split: `{facts.data['content']}`.", ""]
     if isinstance(known, Mapping):
-        lines += [f"- {source}: {words}" for source, words in known.items()]
+        lines += [f"- {source}: {terms}" for source, terms in known.items()]
     lines += ["", "| part | images | sha256 over the sorted hashes of its images |", "| --- | --- | --- |"]
     if isinstance(parts, Mapping):
         lines += [f"| {part} | {each['images']} | `{each['sha256']}` |" for part, each in parts.items()]
@@ -196,7 +197,7 @@ def _contract(facts: PackageFacts) -> str:
 
 
 def _files() -> str:
-    words = {
+    descriptions = {
         WEIGHTS: "the weights with what is known of them, for this program",
         NETWORK: "the network for onnxruntime and others",
         PREPROCESSING: "what happens before and after the network",
@@ -205,7 +206,7 @@ def _files() -> str:
         CARD: "this page",
         SUMS: "`sha256sum -c SHA256SUMS` checks the rest",
     }
-    return "\n".join(f"- `{name}`: {what}" for name, what in words.items())
+    return "\n".join(f"- `{name}`: {what}" for name, what in descriptions.items())
 
 
 TERMS: Mapping[str, str] = {

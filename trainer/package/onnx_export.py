@@ -12,7 +12,7 @@ from trainer.package.onnx_runtime import INPUT, OUTPUT, need
 OPSET = 18
 """The version of ONNX's operators that the file uses: the lowest that torch's exporter writes without converting."""
 IMAGES = 2
-"""Of the example that is traced; one would be taken for a constant."""
+"""Images of the example that is traced; one would be taken for a constant."""
 
 
 class _Logits(nn.Module):

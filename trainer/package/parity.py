@@ -27,7 +27,7 @@ class Parity:
     images: int
     pixels: int
     differing_pixels: int
-    """Of the masks; rounding moves those alone whose probability is within the difference of the threshold."""
+    """Pixels of the masks that differ; only those can whose probability is within `probability` of the threshold."""
     probability: float
     """Largest absolute difference of a class's probability."""
     bound: float
@@ -53,8 +53,8 @@ def compare(
     largest = 0.0
     p = packed.preprocessing
     for picture in pictures:
-        truth, found = _torch(network, picture, p), packed.logits([picture])[0]
-        gap = float(np.abs(_probabilities(truth) - _probabilities(found)).max())
+        truth, packed_logits = _torch(network, picture, p), packed.logits([picture])[0]
+        gap = float(np.abs(_probabilities(truth) - _probabilities(packed_logits)).max())
         # Compared so that a value that is no number is a difference, too.
         if not gap <= BOUND:
             raise UserError(
@@ -62,7 +62,7 @@ def compare(
                 f"more than {BOUND:g}; no package was written: these versions of torch and onnxruntime disagree"
             )
         largest, images, pixels = max(largest, gap), images + 1, pixels + truth[0].size
-        differing += int((labels(truth, p.threshold) != labels(found, p.threshold)).sum())
+        differing += int((labels(truth, p.threshold) != labels(packed_logits, p.threshold)).sum())
     if not images:
         raise UserError(f"{where}: no picture to compare the ONNX file on")
     return Parity(images, pixels, differing, largest, BOUND, where, threads, str(torch.__version__), onnxruntime)

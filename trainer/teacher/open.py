@@ -228,7 +228,7 @@ def _same(path: Path, what: str, expected: object, recorded: object) -> None:
 
 def knows(files: Sequence[Weights | None]) -> bool:
     """Whether every member says which images it was trained on."""
-    return all(file is not None and "train_images" in file.words for file in files)
+    return all(file is not None and "train_images" in file.metadata for file in files)
 
 
 class Ensemble(Segmenter):

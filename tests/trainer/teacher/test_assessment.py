@@ -196,7 +196,7 @@ class TestFloor:
         self, run: RunConfig, data: DataSet, made: Callable[..., Path], factor: float, said: str
     ) -> None:
         whole = checkpoint.weights(made())
-        words = {name: whole.word(name) for name in whole.words}
+        words = {name: whole.word(name) for name in whole.metadata}
         path = opened.located(run.teacher)
         checkpoint.export(path, {name: tensor * factor for name, tensor in whole.tensors.items()}, words)
         assert said in message(lambda: assessment.floor(run, data))
@@ -255,7 +255,7 @@ class TestFloor:
         first = opened.content(run.teacher)
         made(train={"dice": 0.91})
         assert opened.content(run.teacher) != first
-        assert json.loads(checkpoint.weights(path).words["train"]) == {"dice": 0.91}
+        assert json.loads(checkpoint.weights(path).metadata["train"]) == {"dice": 0.91}
 
 
 class TestCalibration:

@@ -191,7 +191,10 @@ def _fold(rng: np.random.Generator, canvas: Field) -> None:
 
 
 def _distance(rng: np.random.Generator, rows: Field, columns: Field, *, smallest: float, largest: float) -> Field:
-    """Of each pixel from a drawn centre, 1 on the rim of a drawn ellipse; radii are shares of the shorter side."""
+    """Distance of each pixel from a drawn centre, 1 on the rim of a drawn ellipse.
+
+    Its radii are shares of the shorter side.
+    """
     height, width = rows.shape
     radii = rng.uniform(smallest, largest, 2) * min(height, width)
     angle = rng.uniform(0, np.pi)

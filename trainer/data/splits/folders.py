@@ -51,10 +51,10 @@ def find_sets(root: Path) -> list[Path]:
         raise DataError(f"{root}: no such folder")
     if _is_set(root):
         return [root]
-    found = [sub for sub in _folders(root) if _is_set(sub)]
-    if not found:
+    sets = [sub for sub in _folders(root) if _is_set(sub)]
+    if not sets:
         raise DataError(_nothing(root))
-    return found
+    return sets
 
 
 def _is_set(folder: Path) -> bool:
@@ -106,7 +106,7 @@ def _picture_folders(folder: Path) -> tuple[Path, Path] | None:
 
 def _named(folders: list[Path], patterns: tuple[re.Pattern[str], ...]) -> list[Path]:
     tries = ([sub for sub in folders if pattern.fullmatch(sub.name)] for pattern in patterns)
-    return next((found for found in tries if found), [])
+    return next((paths for paths in tries if paths), [])
 
 
 def _nothing(folder: Path) -> str:
@@ -115,9 +115,9 @@ def _nothing(folder: Path) -> str:
     hint = f"; the folder {deeper[0]!r} in it does: give that" if deeper else ""
     known = "images/ and masks/, Original/ and Ground Truth/, or train/, validation/ and test/ with such"
     loose = sum(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
-    found = [f"{loose} pictures that lie in no folder"] if loose else []
-    found += [f"folders {_some([sub.name for sub in below])}"] if below else []
-    return f"{folder}: holds no pictures with masks; known: {known}; found: {' and '.join(found) or 'nothing'}{hint}"
+    contents = [f"{loose} pictures that lie in no folder"] if loose else []
+    contents += [f"folders {_some([sub.name for sub in below])}"] if below else []
+    return f"{folder}: holds no pictures with masks; known: {known}; found: {' and '.join(contents) or 'nothing'}{hint}"
 
 
 def _match(images: Path, masks: Path, part: Part | None) -> list[Pair]:
@@ -127,25 +127,25 @@ def _match(images: Path, masks: Path, part: Part | None) -> list[Pair]:
     missing = [str(path) for stem, path in pictures.items() if stem not in labels]
     spare = [str(path) for stem, path in labels.items() if stem not in pictures]
     if missing or spare:
-        found = [f"{len(missing)} images without a mask ({_some(missing)})"] if missing else []
-        found += [f"{len(spare)} masks without an image ({_some(spare)})"] if spare else []
+        mistakes = [f"{len(missing)} images without a mask ({_some(missing)})"] if missing else []
+        mistakes += [f"{len(spare)} masks without an image ({_some(spare)})"] if spare else []
         raise DataError(
-            f"{images.parent}: {' and '.join(found)}; a mask has its image's name, or that with _segmentation"
+            f"{images.parent}: {' and '.join(mistakes)}; a mask has its image's name, or that with _segmentation"
         )
     return [Pair(pictures[stem], labels[stem], part) for stem in sorted(pictures)]
 
 
 def _by_stem(folder: Path, *, strip: bool) -> dict[str, Path]:
     """Pictures of a folder by name without ending; other files (licences, boxes) and hidden ones are left alone."""
-    found: dict[str, Path] = {}
+    by_stem: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
             continue
         stem = _MASK_ENDING.sub("", path.stem) if strip else path.stem
-        if stem in found:
-            raise DataError(f"{path}: has the same name as {found[stem].name}; remove one")
-        found[stem] = path
-    return found
+        if stem in by_stem:
+            raise DataError(f"{path}: has the same name as {by_stem[stem].name}; remove one")
+        by_stem[stem] = path
+    return by_stem
 
 
 def _some(names: list[str]) -> str:

@@ -30,7 +30,7 @@ class Twins:
     first: Row
     second: Row
     similarity: float
-    """Of their sketches, 1 at most."""
+    """Similarity of their sketches, 1 at most."""
     identical: bool
     """Whether they hold the very same pixels."""
 
@@ -62,40 +62,40 @@ def twins(rows: Sequence[Row], looks: Sequence[ImageHashes | None]) -> list[Twin
     return same + sorted(near, key=lambda pair: -pair.similarity)
 
 
-def refuse_crossing(found: Sequence[Twins], where: str, *, accept: bool, remedy: str) -> int:
+def refuse_crossing(pairs: Sequence[Twins], where: str, *, accept: bool, remedy: str) -> int:
     """Raise DataError where twins are in different parts. `accept` lets those pass that are near-identical only; how
     many do is returned."""
     for identical in (True, False):
-        crossing = [pair for pair in found if pair.crosses and pair.identical == identical]
+        crossing = [pair for pair in pairs if pair.crosses and pair.identical == identical]
         if crossing and (identical or not accept):
             what = "identical" if identical else "near-identical"
             raise DataError(
                 f"{where}: {what} pictures in two parts, {crossing[0]}; {len(crossing)} such pairs: "
                 + ("remove one of each" if identical else remedy)
             )
-    return sum(pair.crosses for pair in found)
+    return sum(pair.crosses for pair in pairs)
 
 
 def kept_looks(
     cache: Path, images: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
 ) -> list[ImageHashes]:
     """The looks of images (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
-    words = "\x1f".join([str(FORMAT), *(digest for digest, _ in images)])
-    key = hashlib.sha256(words.encode()).hexdigest()[:32]
+    text = "\x1f".join([str(FORMAT), *(digest for digest, _ in images)])
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
     place = cache / f"looks-{key}.json"
-    found = _read(place, len(images))
-    if found is None:
+    hashes = _read(place, len(images))
+    if hashes is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with locked(cache / f".looks-{key}.lock", place):
-                found = _read(place, len(images))
-                if found is None:
-                    found = _look_at([path for _, path in images], progress)
-                    table = [[entry.pixels, packed([entry.sketch])] for entry in found]
+                hashes = _read(place, len(images))
+                if hashes is None:
+                    hashes = _look_at([path for _, path in images], progress)
+                    table = [[entry.pixels, packed([entry.sketch])] for entry in hashes]
                     write_text(place, json.dumps(table))
         except OSError as error:
             raise DataError(f"{cache}: cannot be written ({error}); choose another cache folder") from error
-    return found
+    return hashes
 
 
 def packed(sketches: Sequence[bytes]) -> str:
@@ -112,19 +112,19 @@ def unpacked(text: str) -> list[bytes]:
 
 
 def _look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None) -> list[ImageHashes]:
-    found: list[ImageHashes] = []
+    hashes: list[ImageHashes] = []
     with ThreadPoolExecutor(threads(), thread_name_prefix="look") as pool:
         for entry in pool.map(lambda path: image_hashes(read_image(path)), paths):
-            found.append(entry)
+            hashes.append(entry)
             if progress:
-                progress(len(found), len(paths))
-    return found
+                progress(len(hashes), len(paths))
+    return hashes
 
 
 def _read(path: Path, count: int) -> list[ImageHashes] | None:
     """What was kept, or None where it is not there or not whole."""
     try:
-        found = [ImageHashes(pixels, *unpacked(text)) for pixels, text in json.loads(path.read_text())]
+        hashes = [ImageHashes(pixels, *unpacked(text)) for pixels, text in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):
         return None
-    return found if len(found) == count else None
+    return hashes if len(hashes) == count else None

@@ -94,13 +94,13 @@ def samples(rows: Sequence[Row]) -> list[Sample]:
     ]
 
 
-def _check_columns(path: Path, found: Sequence[str]) -> None:
-    for name in found:
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    for name in columns:
         if name not in COLUMNS:
             raise DataError(f"{path}, line 1: unknown column {name!r}{nearest(name, COLUMNS)}")
-    missing = [name for name in COLUMNS if name not in found]
-    if missing or len(set(found)) < len(found):
-        raise DataError(f"{path}, line 1: columns are {','.join(found)!r}; expected {','.join(COLUMNS)}")
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing or len(set(columns)) < len(columns):
+        raise DataError(f"{path}, line 1: columns are {','.join(columns)!r}; expected {','.join(COLUMNS)}")
 
 
 def _row(cells: dict[str, str], root: Path) -> Row:
@@ -159,16 +159,16 @@ def read_groups(path: Path, rows: Sequence[Row]) -> list[Row]:
             places[f"{row.source}/{word}"].append(at)
     groups: dict[int, str] = {}
     for line, image, group in _group_lines(path):
-        found = places.get(image, [])
-        if len(found) != 1:
+        matches = places.get(image, [])
+        if len(matches) != 1:
             several = (
-                f"is in {', '.join(sorted({rows[at].source for at in found}))}: write source/image"
-                if found
+                f"is in {', '.join(sorted({rows[at].source for at in matches}))}: write source/image"
+                if matches
                 else "is in no given folder"
             )
             raise DataError(f"{path}, line {line}: image {image!r} {several}")
-        if groups.setdefault(found[0], group) != group:
-            raise DataError(f"{path}, line {line}: image {image!r} already has the group {groups[found[0]]!r}")
+        if groups.setdefault(matches[0], group) != group:
+            raise DataError(f"{path}, line {line}: image {image!r} already has the group {groups[matches[0]]!r}")
     named = Counter(rows[at].source for at in groups)
     for source, count in Counter(row.source for row in rows).items():
         if 0 < named[source] < count:
