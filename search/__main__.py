@@ -96,7 +96,7 @@ COMMANDS = {
 
 
 def parser(arguments: Sequence[str]) -> CommandLine:
-    """The command line; modules are imported for the command alone that `words` name."""
+    """The command line; modules are imported for the command alone that `arguments` name."""
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     top = CommandLine(
         prog="python -m search",

@@ -115,7 +115,7 @@ def load(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
 
 
 def export(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> Saved:
-    """Write weights as safetensors; `words` (network, scores, hashes, ...) are stored beside them as JSON texts."""
+    """Write weights as safetensors; `metadata` (network, scores, hashes, ...) are stored beside them as JSON texts."""
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     texts = {name: json.dumps(word, sort_keys=True) for name, word in metadata.items()}
     return write(path, safetensors_bytes(ready, metadata=texts))

@@ -15,7 +15,7 @@ LONG = 30
 
 @dataclass(frozen=True)
 class Column:
-    """One column. kind: of `numbers.KINDS`, or "text"; numbers in a text column stand as they are."""
+    """One column. kind: of `number_format.KINDS`, or "text"; numbers in a text column stand as they are."""
 
     title: str
     kind: str = "text"

@@ -367,7 +367,7 @@ def check_conditions(
 ) -> None:
     """Every condition names values that its path may have, can hold, and lets one range of a path be live at a time.
 
-    found: the space's `worlds`. Raises UserError.
+    combinations: the space's `worlds`. Raises UserError.
     """
     for p in space:
         for path, allowed in p.when:

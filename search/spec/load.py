@@ -1,4 +1,4 @@
-"""A study file as a value: `load` reads and checks it, `resolve` turns a trial's parameters into a run.
+"""A study file as a value: `load` reads and checks it, `Arm.resolve` turns a trial's parameters into a run.
 
 Free of torch and optuna, so that commands that only look start at once; `search.commands.validate` builds what the file
 names.

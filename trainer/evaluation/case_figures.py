@@ -200,7 +200,7 @@ def drawn(
 ) -> Image.Image:
     """A grid with a row for each of the worst and the median cases, as `pictures.chosen` gives them.
 
-    found: the masks of each network by its name, in the order of the columns.
+    predicted: the masks of each network by its name, in the order of the columns.
     """
     rows = [
         (f"{kind} {number}", _row(data, index, predicted))
