@@ -130,9 +130,9 @@ def test_links_and_named_files_exist():
 @pytest.mark.parametrize("step", demo.STEPS, ids=lambda step: step.name)
 def test_a_demo_step_takes_the_words_it_is_given(step, module):
     """The flags of each step are known to its command; argparse says so before anything is done."""
-    assert step.words[:2] == ("python", "-m")
-    done = module(*step.words[2:], "--help")
-    flags = {word for word in step.words if word.startswith("--")}
+    assert step.arguments[:2] == ("python", "-m")
+    done = module(*step.arguments[2:], "--help")
+    flags = {word for word in step.arguments if word.startswith("--")}
     assert [flag for flag in flags if flag not in done.stdout] == []
 
 
