@@ -84,8 +84,8 @@ def test_an_installation_says_so_first_and_leaves_no_stamp_where_it_fails(tmp_pa
 def test_everything_is_written_into_one_folder():
     """Places are given to each step that has them, so that nothing falls back to a default outside the folder."""
     for one in demo.STEPS:
-        for flag, place in zip(one.words, one.words[1:], strict=False):
+        for flag, place in zip(one.arguments, one.arguments[1:], strict=False):
             if flag in {"--cache", "--runs", "--storage", "-o"}:
                 assert place.removeprefix("sqlite:///").startswith(f"{demo.FOLDER}/")
-    places = {flag for one in demo.STEPS for flag in one.words if flag.startswith("-")}
+    places = {flag for one in demo.STEPS for flag in one.arguments if flag.startswith("-")}
     assert {"--cache", "--runs", "--storage", "-o"} <= places
