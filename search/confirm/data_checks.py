@@ -21,7 +21,7 @@ from trainer.errors import DataError, UserError
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
     from trainer.engine.resources import SharedResources
-    from trainer.evaluation.per_image import TestSetEvaluation
+    from trainer.evaluation.per_image import FinalEvaluation
     from trainer.teacher.assessment import Facts
 
 T = TypeVar("T")
@@ -91,16 +91,16 @@ def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[s
 
 def contents(
     args: argparse.Namespace, spec: StudySpec, resources: "SharedResources"
-) -> "tuple[Identity, Facts | None, TestSetEvaluation]":
+) -> "tuple[Identity, Facts | None, FinalEvaluation]":
     """What a worker needs of a confirmation beside its plan. The opening of the test rows is recorded here, before
     anything of them is read, and the teacher is examined where nobody has done it. Every rank calls it."""
-    from trainer.evaluation.per_image import TestSetEvaluation
+    from trainer.evaluation.per_image import FinalEvaluation
 
     plan: Plan = spec.confirms
     ranks = resources.ranks
     facts = checked(plan, resources)
     opening, todo = _on_lead(ranks, lambda: _waited(args.database_wait, lambda: _record_opening(args, plan)))
-    examination = TestSetEvaluation(opening, args.cache, plan.table.unseen)
+    examination = FinalEvaluation(opening, args.cache, plan.table.unseen)
     if todo and facts is not None and ranks.group == 0:
         _examine_teacher(args, plan, resources, examination)
     who = Identity(plan.identity, identities(plan, spec), plan.record())
@@ -124,7 +124,7 @@ def _record_opening(args: argparse.Namespace, plan: Plan) -> tuple[Opening, bool
 
 
 def _examine_teacher(
-    args: argparse.Namespace, plan: Plan, resources: "SharedResources", examination: "TestSetEvaluation"
+    args: argparse.Namespace, plan: Plan, resources: "SharedResources", examination: "FinalEvaluation"
 ) -> None:
     from trainer.evaluation.per_image import evaluate_per_image
     from trainer.failures import LocalFailure

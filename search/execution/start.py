@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from trainer.distributed.ranks import Ranks
     from trainer.engine.resources import SharedResources
-    from trainer.evaluation.per_image import TestSetEvaluation
+    from trainer.evaluation.per_image import FinalEvaluation
     from trainer.teacher.assessment import Facts
 
 
@@ -55,7 +55,7 @@ class WorkerInputs:
     teacher: TeacherScore | None
     """How good the teacher is; None where no student has one."""
     slots: Slots
-    examination: "TestSetEvaluation | None"
+    examination: "FinalEvaluation | None"
     """What is measured after a run's last epoch; None in a search."""
 
 

@@ -19,7 +19,7 @@ from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
 from trainer.evaluation.case_figures import chosen, drawn, masks, with_weights
 from trainer.evaluation.metrics import POOLED, SCORES, Scores, validate
-from trainer.evaluation.per_image import TestSetEvaluation, evaluate_per_image
+from trainer.evaluation.per_image import FinalEvaluation, evaluate_per_image
 from trainer.failures import LocalFailure, local_failure
 from trainer.reports import EpochReport, Failure, PerImageResult, Resume, Saved, Write
 from trainer.teacher.stored_logits import refuse_taps
@@ -53,7 +53,7 @@ class Cohort:
         slots: int,
         cache: Path,
         monitor: str = "dice",
-        examination: TestSetEvaluation | None = None,
+        examination: FinalEvaluation | None = None,
         resources: SharedResources | None = None,
     ) -> None:
         if monitor not in {*SCORES, *POOLED}:

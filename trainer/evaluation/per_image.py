@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TestSetEvaluation:
+class FinalEvaluation:
     """What is read once a run is over: test rows, and sources that no split names."""
 
     opening: Opening
@@ -85,7 +85,7 @@ class _Failed(Exception):
 
 
 def evaluate_per_image(
-    network: "Segmenter", run: RunConfig, data: DataSet, examination: TestSetEvaluation, ranks: "Ranks"
+    network: "Segmenter", run: RunConfig, data: DataSet, examination: FinalEvaluation, ranks: "Ranks"
 ) -> "tuple[PerImageResult, ...] | LocalFailure":
     """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault."""
     from trainer.failures import LocalFailure, local_failure

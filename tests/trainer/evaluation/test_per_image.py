@@ -24,14 +24,12 @@ from trainer.evaluation.metrics import validate
 from trainer.evaluation.per_image import (
     COLUMNS,
     GRID,
+    FinalEvaluation,
     Place,
     chosen_threshold,
     hd95,
     image_columns,
     measured,
-)
-from trainer.evaluation.per_image import (
-    TestSetEvaluation as Evaluation,
 )
 from trainer.reports import EpochReport, PerImageResult
 
@@ -214,7 +212,7 @@ def train(cohort: Cohort, folder: Path) -> dict[int, tuple[EpochReport, dict[str
 
 def test_runs_of_one_seed_are_paired_in_any_cohort_and_whenever_they_join(tmp_path: Path):
     """Equal runs are equal bit for bit: the same start, the same batches, from the first epoch of their stream on."""
-    examination = Evaluation(OPENING, tmp_path)
+    examination = FinalEvaluation(OPENING, tmp_path)
     make = lambda: Cohort(Ranks("cpu"), slots=4, cache=tmp_path, examination=examination)  # noqa: E731
     together, alone = make(), make()
     together.admit(1, run())
@@ -236,7 +234,7 @@ def test_runs_of_one_seed_are_paired_in_any_cohort_and_whenever_they_join(tmp_pa
 
 
 def test_runs_are_examined_after_their_last_epoch_alone_and_only_where_that_is_asked_for(tmp_path: Path):
-    cohort = Cohort(Ranks("cpu"), slots=1, cache=tmp_path, examination=Evaluation(OPENING, tmp_path))
+    cohort = Cohort(Ranks("cpu"), slots=1, cache=tmp_path, examination=FinalEvaluation(OPENING, tmp_path))
     cohort.admit(1, run())
     first, last = cohort.epoch()[1], cohort.epoch()[1]
     assert isinstance(first, EpochReport)
