@@ -29,7 +29,7 @@ def write_output(path: Path, text: str) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """The same for a file with a secret, which only its owner can read (mode 0600). Raises OSError."""
-    _write(path, text, 0o600)
+    _write(path, text, private=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -42,16 +42,18 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A file to be written beside its place: onto the disk and renamed at the end, removed where anything was raised.
 
-    mode: its rights, less what the umask takes. Raises OSError.
+    private: only its owner can read it (mode 0600), from its first byte on. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.unlink(missing_ok=True)  # of a process that died and had this number: it may have other rights
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        if private:
+            beside.unlink(missing_ok=True)  # of a process that died and had this number: it may have other rights
+        opens, mode = (os.O_EXCL, 0o600) if private else (os.O_TRUNC, 0o666)
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | opens, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -63,6 +65,6 @@ def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def _write(path: Path, text: str, mode: int = 0o666) -> None:
-    with whole_file(path, mode=mode) as file:
+def _write(path: Path, text: str, *, private: bool = False) -> None:
+    with whole_file(path, private=private) as file:
         file.write(text.encode())
