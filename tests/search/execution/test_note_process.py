@@ -13,7 +13,7 @@ def test_notes_are_written_where_a_file_names_the_database(
     monkeypatch.setenv("OPTUNA_STORAGE_FILE", str(file))
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     notes = NoteProcess(open_again(database_url, "noted", small_study()), 0.001, None)
-    notes.look()
+    notes.start_if_due()
     assert notes.children
     notes.wait(120)
     assert not notes.children
