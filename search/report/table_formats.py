@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from search.report.content.number_format import MINUS, shown
 
 Cell = bool | int | float | str | None
-LONG = 30
-"""Rows that a page shows unfolded at most."""
+LONG, WIDE = 30, 9
+"""Rows and columns that a page shows as they are at most."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Table:
     def long(self) -> bool:
         """Whether it is folded on the page."""
         return len(self.rows) > LONG
+
+    @property
+    def wide(self) -> bool:
+        """Whether paper needs a smaller print of it."""
+        return len(self.columns) > WIDE
 
 
 _SPECIAL = {

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from optuna.trial import FrozenTrial
+from typing import TYPE_CHECKING, Any
 
 from search.storage.database import Database
 from search.storage.leases import AttemptRow, LeaseDetails
 from search.storage.lookup import search_row
 from search.storage.searches import ArmRow, SearchRow, clock
 from trainer.config_paths import flatten
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_step"
 """Attributes of trials that hold the student's parameters in millions, the teacher's validation Dice, and its passes a
@@ -27,7 +28,7 @@ class SearchSnapshot:
     leases: Mapping[str, Sequence[LeaseDetails]]
     """By arm, in the order of trial numbers."""
     attempts: Sequence[AttemptRow]
-    trials: Mapping[str, Sequence[FrozenTrial]]
+    trials: "Mapping[str, Sequence[FrozenTrial]]"
     """Optuna's trials by arm."""
     now: float
     """By the database's clock."""

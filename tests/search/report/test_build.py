@@ -183,8 +183,8 @@ def test_rank_correlation_is_taken_within_a_size(sign: int, expected: float) -> 
     """Two sizes whose scores differ by far: only the order within each counts."""
     early = {i: (i % 5) * sign + 100 * (i // 5) for i in range(10)}
     leases = [
-        SimpleNamespace(trial_id=i, state="finished", failure=None, weights="w", best_score=i % 5 + 100 * (i // 5))
-        for i in range(10)
+        SimpleNamespace(trial_id=i, state="finished", failure=None, weights="w", best_score=score, known_score=score)
+        for i, score in ((i, i % 5 + 100 * (i // 5)) for i in range(10))
     ]
     told = [SimpleNamespace(_trial_id=i, intermediate_values={1: early[i]}) for i in range(10)]
     found = rungs_of(leases, told, {i: i // 5 for i in range(10)})

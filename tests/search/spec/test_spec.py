@@ -437,7 +437,7 @@ class TestArms:
         assert wide.front is None
         assert (wide.trials, wide.in_flight, wide.sampler.name, wide.pruner.name) == (3, 2, "random", "none")
         assert wide.dropped == ("student.width (set by the arm)",)
-        assert wide.main.resolve({"optim.lr": 1e-3}).student.model_dump()["width"] == 32
+        assert wide.resolve({"optim.lr": 1e-3}).student.model_dump()["width"] == 32
 
     def test_parameters_fall_one_after_the_other_along_a_chain(self, study):
         spec = study(TestConditions.CHAIN, '[[arms]]\nname = "kl"\nset = { method = "kl", "student.width" = 4 }')

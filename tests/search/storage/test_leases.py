@@ -240,7 +240,7 @@ def test_a_trial_whose_worker_vanished_three_times_fails(join: Join, tmp_path: P
     for lost in (1, 2):
         taken = claim(search, OTHER, (seen(search, held),))
         members.begin(taken)
-        assert members.held.pop(held.trial_id).held == taken.held
+        assert members.held.pop(held.trial_id).lease == taken.held
         row = search.leases.row(held.trial_id)
         assert row is not None
         assert (row.lost, row.state) == (lost, "held")
