@@ -4,17 +4,18 @@ afterwards, at the noise that it had, with what more seeds or images would chang
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.answer.comparisons import TEST, Grids, pairs
 from search.answer.document import Needed, Smallest
-from search.answer.score_arrays import difference, shared
 from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
-from search.confirm.results import Confirmed
 from search.spec.load import StudySpec
 from trainer.data import DataSet
+
+if TYPE_CHECKING:
+    from search.answer.comparisons import Grids
+    from search.confirm.results import Confirmed
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,12 @@ def describe_gains(gains: dict[str, Any]) -> str:
     )
 
 
-def needed(confirmed: Confirmed, grids: Grids, metric: str, confidence: float) -> Needed | None:
+def needed(confirmed: "Confirmed", grids: "Grids", metric: str, confidence: float) -> Needed | None:
     """By the first comparison on test that has an interval; None where none has."""
+    # With Optuna, which the forecast of `validate` does not need.
+    from search.answer.comparisons import TEST, pairs
+    from search.answer.score_arrays import difference, shared
+
     for pair in pairs(confirmed):
         one, other = grids.get((pair.minuend.name, TEST)), grids.get((pair.subtrahend.name, TEST))
         estimate = None if one is None or other is None else difference(one, other, metric)[0]
