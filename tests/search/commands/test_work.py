@@ -160,7 +160,7 @@ def test_signals_are_one_wish_or_two_and_never_more(times: list[float], monkeypa
     stops.end = lambda *_: InterruptedError()
     for _ in times:
         try:
-            stops._hear(signal.SIGINT, None)
+            stops._on_signal(signal.SIGINT, None)
         except InterruptedError:
             raised += 1
     assert (stops.code, raised) == (130, 2 if max(times) > 3 else 1)

@@ -462,7 +462,7 @@ def test_a_picture_reads_a_few_validation_images_and_nothing_else(teacher: dict[
     run = taught(teacher)
     cohort.admit(0, run)
     assert cohort.epoch()[0].epoch == 1
-    data = cohort._shelf.data(run)
+    data = cohort._resources.data(run)
     read: set[tuple[str, str, int]] = set()
 
     def watch(name: str) -> None:
