@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure every student that the study may train, and write the table. Raises UserError, DataError."""
     from trainer.distributed.launch import writable
-    from trainer.profiling.command import machine, measure, said, target, way_of
+    from trainer.profiling.command import describe, machine, measure, target, way_of
     from trainer.profiling.latency_table import extend
 
     way = way_of(args)
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         row = measure(target(run, args.runtime), way)
         # After each, so that an interrupt costs one.
         extend(table, [row])
-        print(f"{number}/{len(runs)}  {said(row)}")
+        print(f"{number}/{len(runs)}  {describe(row)}")
         if number == len(runs):
             print(machine(row))
     print(f"{table}  {len(runs)} networks, weights drawn at random: time does not depend on them")

@@ -343,3 +343,34 @@ def test_test_files_stay_short():
     long = {place(p): n for p in (ROOT / "tests").rglob("*.py") if (n := len(p.read_text().splitlines())) > FILE_LINES}
     assert set(long) == set(LONG_TESTS), f"longer than {FILE_LINES} lines: {long}; excused: {LONG_TESTS}"
     assert all(lines <= MOST_LINES for lines in long.values())
+
+
+STORY_WORDS = frozenset({"found", "told", "heard", "mine", "said", "words"})
+"""They say where a value came from, and not what it is."""
+STORED_AS = frozenset({"words"})
+"""Of those, what a stored document calls a field: `words` of report.json."""
+
+
+def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names of variables, parameters, attributes, functions and classes, with their lines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+
+
+def test_names_tell_what_a_value_is_and_no_story():
+    used = [
+        f"{place(path)}:{line}: {name}"
+        for path in sources()
+        for name, line in identifiers(ast.parse(path.read_text()))
+        if STORY_WORDS & set(name.strip("_").split("_"))
+        and not (
+            name in STORED_AS
+            and place(path).startswith(("search/answer/", "search/report/", "search/commands/confirm.py"))
+        )
+        and name != "found_inf"  # torch's own, of its gradient scaler
+    ]
+    assert used == []

@@ -79,7 +79,7 @@ def main(args: Namespace) -> int:
     way = way_of(args)
     writable(args.output)
     row = measure(_target(args), way)
-    print(said(row))
+    print(describe(row))
     print(machine(row))
     if args.output is not None:
         extend(args.output, [row])
@@ -118,7 +118,7 @@ def _apart(passes: Callable[[Target, Way], Row], target: Target, way: Way) -> Ro
             ) from error
 
 
-def said(row: Row) -> str:
+def describe(row: Row) -> str:
     """A measurement in one line."""
     return (
         f"{row.network} {row.options} at {row.size} x {row.size}, {row.batch} at once, {row.runtime} on {row.device}: "
@@ -290,14 +290,14 @@ _MODEL = ("model name", "Model", "Hardware")
 
 def processor() -> str:
     """The processor's name as Linux has it, else what Python knows."""
-    found = dict(_lines())
-    return next((found[key] for key in _MODEL if key in found), platform.processor() or platform.machine())
+    facts = dict(_lines())
+    return next((facts[key] for key in _MODEL if key in facts), platform.processor() or platform.machine())
 
 
 def flags() -> list[str]:
     """The processor's flags that are in TELLING, in its order."""
-    found = dict(_lines())
-    own = (found.get("flags") or found.get("Features") or "").split()
+    facts = dict(_lines())
+    own = (facts.get("flags") or facts.get("Features") or "").split()
     return [flag for flag in TELLING if flag in own]
 
 

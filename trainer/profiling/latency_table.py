@@ -107,19 +107,19 @@ def looked_up(rows: Sequence[Row], what: tuple[str, str, int], where: str) -> fl
     """
     network, options, size = what
     name = f"{network} {options} at size {size}"
-    found = [row for row in rows if row.what == what and row.batch == 1]
-    if not found:
+    matching = [row for row in rows if row.what == what and row.batch == 1]
+    if not matching:
         known = sorted({f"{row.network} {row.options} at size {row.size}" for row in rows if row.batch == 1})
         raise UserError(
             f"{where}: has no time of {name}{nearest(name, known)}; measure it on the target: "
             "python -m search profile STUDY -o TABLE"
         )
-    if len(found) > 1:
+    if len(matching) > 1:
         apart = ("device", "runtime", "threads", "processor")
-        differ = next(column for column in apart if len({getattr(row, column) for row in found}) > 1)
-        values = " and ".join(str(getattr(row, differ)) for row in found[:2])
+        differ = next(column for column in apart if len({getattr(row, column) for row in matching}) > 1)
+        values = " and ".join(str(getattr(row, differ)) for row in matching[:2])
         raise UserError(f"{where}: has {name} with {differ} {values}; give each target a table of its own")
-    return found[0].median_ms
+    return matching[0].median_ms
 
 
 def _row(path: Path, line: int, cells: dict[str, str]) -> Row:
