@@ -284,7 +284,7 @@ def _row(target: Target, way: Way, size: int, times: list[float], megabytes: flo
 
 
 TELLING = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "asimd", "asimddp", "sve", "neon")
-"""Of a processor's flags, those that decide how fast it multiplies."""
+"""The processor flags that decide how fast it multiplies."""
 _MODEL = ("model name", "Model", "Hardware")
 
 

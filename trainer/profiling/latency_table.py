@@ -34,7 +34,7 @@ class Row:
     """onnxruntime or torch."""
     threads: int
     median_ms: float
-    """Of one pass of `batch` pictures; it is what a limit is compared with."""
+    """The median time of one pass of `batch` pictures, which a limit is compared with."""
     p95_ms: float
     images_per_second: float
     peak_mb: float
