@@ -23,10 +23,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks.campaign.herd import Herd
 from benchmarks.campaign.injuries import FAULTS, RANK_FAULTS, Scene, Steps
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Count, Inspector, Wound, table
+from benchmarks.campaign.worker_pool import WorkerPool
 from search.spec.load import find
 from search.storage.schema import HELD, leases, searches
 from trainer.cli.entry import guard
@@ -74,15 +74,17 @@ class Campaign:
         name = f"faults-{self.args.seed}-{index}"
         runs = (self.disk or self.folder) / name
         runs.mkdir()
-        herd = Herd(self._words(name, runs), self.server.url, self.folder / "workers.log", count=self.args.workers)
+        pool = WorkerPool(
+            self._words(name, runs), self.server.url, self.folder / "workers.log", count=self.args.workers
+        )
         try:
-            herd.tend(finished=False)
+            pool.tend(finished=False)
             inspector = self._inspector(name, runs)
-            scene = Scene(herd, self.server, self.args.ttl, self.draw, self.disk, lambda wish: self._stop(name, wish))
-            self._storm(herd, inspector, scene)
+            scene = Scene(pool, self.server, self.args.ttl, self.draw, self.disk, lambda wish: self._stop(name, wish))
+            self._storm(pool, inspector, scene)
         finally:
-            self.exits.update(code for _, code in herd.exits)
-            herd.end()
+            self.exits.update(code for _, code in pool.exits)
+            pool.end()
         count = inspector.count()
         self.counts.append(count)
         print(
@@ -91,7 +93,7 @@ class Campaign:
             flush=True,
         )
 
-    def _storm(self, herd: Herd, inspector: Inspector, scene: Scene) -> None:
+    def _storm(self, pool: WorkerPool, inspector: Inspector, scene: Scene) -> None:
         opened: list[Open] = []
         hurt: list[Wound] = []
         next_fault = time.monotonic() + self.args.every
@@ -105,8 +107,8 @@ class Campaign:
                 look_due = now + 1.0
                 if now_epochs != epochs or opened:
                     moved, epochs = now, now_epochs
-            herd.tend(finished=ended)
-            if ended and not opened and all(worker.done for worker in herd.workers):
+            pool.tend(finished=ended)
+            if ended and not opened and all(worker.done for worker in pool.workers):
                 return
             if now - moved > PATIENCE:
                 return  # the count says what is stuck

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks.campaign.herd import Herd
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Inspector
+from benchmarks.campaign.worker_pool import WorkerPool
 from search.storage.schema import HELD, arms, attempts, leases, searches
 from trainer.cli.entry import guard
 
@@ -48,23 +48,23 @@ def outage(server: OwnServer, folder: Path, mode: str, seconds: float, ttl: floa
     """One search through one outage; prints a line of the table; whether all was as promised."""
     runs = folder / mode
     runs.mkdir()
-    herd = Herd(words(mode, runs, ttl), server.url, folder / f"{mode}.log", count=4)
+    pool = WorkerPool(words(mode, runs, ttl), server.url, folder / f"{mode}.log", count=4)
     engine = sa.create_engine(server.url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool)
     try:
-        herd.tend(finished=False)
+        pool.tend(finished=False)
         inspector = Inspector(engine, search_of(engine, mode), runs)
-        for worker in herd.workers:
+        for worker in pool.workers:
             (worker.gate.refuse if mode == "refused" else worker.gate.stall)()
         time.sleep(seconds)
-        alive = sum(worker.alive for worker in herd.workers)
+        alive = sum(worker.alive for worker in pool.workers)
         with engine.connect() as connection:
             beats = connection.execute(sa.select(sa.func.sum(leases.c.beat))).scalar_one()
             time.sleep(2 * ttl)
             still = connection.execute(sa.select(sa.func.sum(leases.c.beat))).scalar_one()
-        for worker in herd.workers:
+        for worker in pool.workers:
             worker.gate.open()
         back = time.monotonic()
-        while any(worker.alive for worker in herd.workers) and time.monotonic() < back + 300:
+        while any(worker.alive for worker in pool.workers) and time.monotonic() < back + 300:
             time.sleep(0.5)
         count = inspector.count()
         with engine.connect() as connection:
@@ -72,7 +72,7 @@ def outage(server: OwnServer, folder: Path, mode: str, seconds: float, ttl: floa
             mine = mine.where(arms.c.search_id == inspector.search_id)
             ends = Counter(connection.execute(sa.select(attempts.c.why).where(attempts.c.trial_id.in_(mine))).scalars())
     finally:
-        herd.end()
+        pool.end()
         engine.dispose()
     good = alive == 4 and beats == still and not (count.lost or count.twice or count.stuck or count.failed)
     good = good and set(ends) <= {"finished", "pruned", "restarted"}

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from benchmarks.campaign.herd import Herd, Worker, kill, state_of
+from benchmarks.campaign.worker_pool import Worker, WorkerPool, kill, state_of
 
 Steps = Generator[float, None, str]
 
@@ -34,7 +34,7 @@ class Server(Protocol):
 class Scene:
     """What a fault may touch."""
 
-    herd: Herd
+    pool: WorkerPool
     server: Server
     ttl: float
     draw: random.Random
@@ -49,7 +49,7 @@ class Scene:
 
     def victim(self) -> Worker:
         """A worker that holds trials and is not frozen. Raises LookupError where there is none."""
-        able = [w for w in self.herd.workers if w.owner in self.holders and not w.frozen]
+        able = [w for w in self.pool.workers if w.owner in self.holders and not w.frozen]
         if not able:
             raise LookupError("no worker holds a trial")
         chosen = self.draw.choice(able)
@@ -76,7 +76,7 @@ def kill_one_for_long(scene: Scene) -> Steps:
 
 def kill_all(scene: Scene) -> Steps:
     """kill -9 of every worker at once, as when a machine loses power."""
-    proofs = [_shot(worker) for worker in scene.herd.workers if worker.alive]
+    proofs = [_shot(worker) for worker in scene.pool.workers if worker.alive]
     yield 0.0
     return "; ".join(proofs)
 
@@ -103,27 +103,27 @@ def interrupt(scene: Scene) -> Steps:
 
 def cut(scene: Scene) -> Steps:
     """All connections to the database are reset, at any point of any transaction."""
-    before = sum(w.gate.cuts for w in scene.herd.workers)
-    for worker in scene.herd.workers:
+    before = sum(w.gate.cuts for w in scene.pool.workers)
+    for worker in scene.pool.workers:
         worker.gate.cut()
     yield 0.0
-    return f"{sum(w.gate.cuts for w in scene.herd.workers) - before} connections reset"
+    return f"{sum(w.gate.cuts for w in scene.pool.workers) - before} connections reset"
 
 
 def refuse(scene: Scene) -> Steps:
     """The database refuses connections for one time-to-live."""
-    before = sum(w.gate.cuts for w in scene.herd.workers)
-    for worker in scene.herd.workers:
+    before = sum(w.gate.cuts for w in scene.pool.workers)
+    for worker in scene.pool.workers:
         worker.gate.refuse()
     yield scene.ttl
-    for worker in scene.herd.workers:
+    for worker in scene.pool.workers:
         worker.gate.open()
-    return f"{sum(w.gate.cuts for w in scene.herd.workers) - before} connections reset, then refused"
+    return f"{sum(w.gate.cuts for w in scene.pool.workers) - before} connections reset, then refused"
 
 
 def silence(scene: Scene) -> Steps:
     """The database does not answer for three times-to-live: no adoption may come of it."""
-    return (yield from _stall(scene, scene.herd.workers, 3.0))
+    return (yield from _stall(scene, scene.pool.workers, 3.0))
 
 
 def partition(scene: Scene) -> Steps:
@@ -165,12 +165,12 @@ def stop_now(scene: Scene) -> Steps:
     """`search stop --now` drains all workers; the wish is taken back when all have left."""
     yield from _wish(scene, "now")
     began = time.monotonic()
-    for worker in scene.herd.workers:
+    for worker in scene.pool.workers:
         worker.back_at = began + 60
-    while any(w.alive for w in scene.herd.workers) and time.monotonic() < began + 60:
+    while any(w.alive for w in scene.pool.workers) and time.monotonic() < began + 60:
         yield 0.1
-    left = sum(w.alive for w in scene.herd.workers)
-    for worker in scene.herd.workers:
+    left = sum(w.alive for w in scene.pool.workers)
+    for worker in scene.pool.workers:
         worker.back_at = 0.0
     yield from _wish(scene, None)
     return f"{left} workers still there" if left else f"all workers left within {time.monotonic() - began:.1f} s"

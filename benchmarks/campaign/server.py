@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks.campaign.herd import kill, state_of
+from benchmarks.campaign.worker_pool import kill, state_of
 
 
 class OwnServer:

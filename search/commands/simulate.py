@@ -141,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(args.storage)
         search = open_search(opened, args.storage, spec, simulated_identity(spec))
     began = time.monotonic()
-    killed = herd(args, search)
+    killed = run_workers(args, search)
     seconds = time.monotonic() - began
     with patient("simulate"):
         line = search.progress()
@@ -177,7 +177,7 @@ def _storage(args: argparse.Namespace) -> str:
     return url or f"sqlite:///{args.runs / 'simulated.db'}"
 
 
-def herd(args: argparse.Namespace, search: StudyAdapter) -> int:
+def run_workers(args: argparse.Namespace, search: StudyAdapter) -> int:
     """Keep the workers running until all have ended by themselves; returns how many were killed."""
     draw = random.Random(args.seed)  # noqa: S311 - no secret
     # Nothing but the URL that was found: a file in the environment would be a second one.

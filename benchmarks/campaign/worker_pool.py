@@ -54,7 +54,7 @@ class Worker:
         return [int(word) for word in path.read_text().split()] if path.is_file() else []
 
 
-class Herd:
+class WorkerPool:
     """Starts workers and keeps them running until the search has nothing left for them."""
 
     def __init__(self, command: Sequence[str], url: sa.URL, log: Path, *, count: int) -> None:
