@@ -48,10 +48,12 @@ def here(name: str) -> Any:
 def followed(call: Callable[[], None]) -> list[str]:
     """The modules of search and trainer whose functions were called, one a stay."""
     root, calls = Path.cwd(), []
+    begun: set[FrameType] = set()
 
     def note(frame: FrameType, event: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(root):
+        if event == "call" and path.is_relative_to(root) and frame not in begun:
+            begun.add(frame)  # a generator that goes on is reported as a call, too, and is none
             place = path.relative_to(root).with_suffix("").parts
             if place[0] in ("search", "trainer"):
                 calls.append(".".join(place))

@@ -89,6 +89,7 @@ class HeldTrials:
     def __init__(self, search: StudyAdapter, settings: WorkerSettings) -> None:
         self.search = search
         self.settings = settings
+        self.metric = search.spec.objective.metric
         self.held: dict[int, HeldTrial] = {}
         self.inbox: queue.SimpleQueue[StartTrial | DropTrial] = queue.SimpleQueue()
         self.resting_until = 0.0
@@ -208,18 +209,17 @@ class HeldTrials:
 
     def _store_epoch(self, trial: HeldTrial, item: EpochDone) -> None:
         report = item.report
-        metric = self.search.spec.objective.metric
-        value = None if report.scores is None else report.scores[metric]
+        value = None if report.scores is None else report.scores[self.metric]
         # Where the finish below fails and all is tried again, the epoch is in the sums already.
         trial = trial if trial.epoch == report.epoch else self._with_epoch(trial, item)
-        attributes = cost(trial) if trial.epochs == 1 else {}
-        self.search.report(trial.lease, report.epoch, value, cost_columns(trial), attributes)
+        changes = cost_columns(trial)
+        self.search.report(trial.lease, report.epoch, value, changes, cost(trial) if trial.epochs == 1 else {})
         self.held[item.key] = trial
         if report.final:
             self._complete(trial, item)
         elif value is not None and self._should_prune(trial):
-            self.search.prune(trial.lease, end_columns(trial), ending(trial, "pruned"))
-            logger.info("{} pruned at epoch {} ({} {:.4f})", trial.label, report.epoch, metric, value)
+            self.search.prune(trial.lease, end_columns(trial), ending(trial, "pruned"), value=value)
+            logger.info("{} pruned at epoch {} ({} {:.4f})", trial.label, report.epoch, self.metric, value)
             self._end(trial, Outcome.PRUNED)
 
     def _should_prune(self, trial: HeldTrial) -> bool:
@@ -247,7 +247,7 @@ class HeldTrials:
             passes=None if report.passes is None else (trial.passes or 0.0) + report.passes,
             shares=report.shares,
         )
-        score = None if report.scores is None else report.scores[self.search.spec.objective.metric]
+        score = None if report.scores is None else report.scores[self.metric]
         if score is not None and self._better(score, trial.best_score):
             return replace(after, best_epoch=report.epoch, best_score=score, scores=dict(report.scores or {}))
         return after
@@ -270,8 +270,7 @@ class HeldTrials:
         if self.search.arms[trial.lease.study_id].planned and item.report.measured is not None:
             results = rows_of(self.search.folder, key, [each.to_json() for each in item.report.measured])
         self.search.complete(trial.lease, best, changes, ending(trial, "finished"), results)
-        metric = self.search.spec.objective.metric
-        logger.info("{} complete: {} {:.4f} at epoch {}", trial.label, metric, best, trial.best_epoch)
+        logger.info("{} complete: {} {:.4f} at epoch {}", trial.label, self.metric, best, trial.best_epoch)
         self._end(trial, Outcome.COMPLETE)
 
     def _fail(self, trial: HeldTrial, failure: Failure) -> None:
@@ -374,8 +373,9 @@ def _added(sums: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, f
 
 def ending(trial: HeldTrial, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
-    reached = result(trial.best_epoch, trial.scores)
-    return {"attempts": attempts(trial.holders, outcome), **reached, **gradient_attributes(trial.shares), **cost(trial)}
+    spent = cost(trial)
+    reached = {**result(trial.best_epoch, trial.scores), **gradient_attributes(trial.shares)}
+    return {"attempts": attempts(trial.holders, outcome), **reached, **spent}
 
 
 def cost(trial: HeldTrial) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from optuna.storages._rdb import models as optuna_models
 from psycopg2 import OperationalError, extensions  # type: ignore[import-untyped]  # it has no stubs
 
 from search.storage import errors, schema
-from search.storage.fencing import Fence
+from search.storage.fencing import Fence, lock_on_begin
 from search.storage.leases import Leases
 from search.storage.searches import Searches
 from search.storage.url import NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
@@ -72,7 +72,7 @@ def open_storage(url: str, *, create: bool = True) -> Database:
             _check_own_version(parsed, label)
             rdb = RDBStorage(_template(parsed), engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
-                _lock_on_begin(rdb.engine)
+                lock_on_begin(rdb.engine)
             _create_own_tables(rdb.engine)
     except sa.exc.SQLAlchemyError as error:
         raise _not_opened(label, error) from None
@@ -102,21 +102,6 @@ def _engine_arguments(dialect: str) -> dict[str, Any]:
         f"-c idle_in_transaction_session_timeout={2 * CALL_SECONDS}s",
     }
     return {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True, "connect_args": arguments}
-
-
-def _lock_on_begin(engine: sa.Engine) -> None:
-    """SQLite takes its write lock at BEGIN: otherwise two processes pop the same enqueued trial."""
-
-    @sa.event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: object) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()  # connections made before the listeners go
 
 
 def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
@@ -164,7 +149,7 @@ def bare_engine(url: str) -> sa.Engine:
         return sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
     _check_local_file(parsed, label_of(url))
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, **_engine_arguments("sqlite"))
-    _lock_on_begin(engine)
+    lock_on_begin(engine)
     return engine
 
 

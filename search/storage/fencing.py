@@ -42,7 +42,8 @@ class _Write:
     ends: str | None
     attributes: Values
     findings: Sequence[Values]
-    applied: bool = False
+    pending: bool
+    """Whether something is still to be written with the first commit."""
 
 
 @dataclass
@@ -100,7 +101,8 @@ class Fence:
         `ends` closes the attempt with that reason; `attributes` become the trial's user attributes, `findings` rows of
         that table. Raises LeaseLost.
         """
-        previous = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes, findings))
+        pending = bool(changes or ends or attributes or findings)
+        previous = self._write.set(_Write(trial_id, token, changes or {}, ends, attributes, findings, pending))
         try:
             yield
         except self._gone as error:
@@ -173,11 +175,11 @@ class Fence:
         if row is None or row.token != write.token or row.state != HELD:
             state = "no lease" if row is None else f"token {row.token}, {row.state}"
             raise LeaseLost(f"trial {write.trial_id}: token {write.token} holds it no longer ({state})")
-        if not write.applied:
+        if write.pending:
             apply(session.connection(), self._dialect, write.trial_id, write.token, write.changes, write.ends)
             put_attributes(session.connection(), self._dialect, write.trial_id, write.attributes)
             put_findings(session.connection(), self._dialect, write.findings)
-            write.applied = True
+            write.pending = False
 
     def _end_unheld(self, session: orm.Session, end: _Withdrawal) -> None:
         values = {**end.lease, "state": FINISHED, "owner": None}
@@ -232,3 +234,18 @@ class Fence:
         if search.began is None:
             started = searches.update().where(searches.c.search_id == search_id, searches.c.began.is_(None))
             session.execute(started.values(began=now))
+
+
+def lock_on_begin(engine: sa.Engine) -> None:
+    """SQLite takes its write lock at BEGIN: otherwise two processes pop the same enqueued trial."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections made before the listeners go

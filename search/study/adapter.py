@@ -82,6 +82,7 @@ class StudyAdapter:
         self.leases: Leases = opened.leases
         self.searches: Searches = opened.searches
         self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
+        self._front_of = {arm.name: _front(arm) for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
         self._pruner_of = {arm.name: pruners.pruner(_pruner_settings(arm)) for arm in spec.arms}
 
@@ -182,7 +183,8 @@ class StudyAdapter:
             return False
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
-            return pruners.should_prune(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=_front(arm))
+            front = self._front_of[arm.name]
+            return pruners.should_prune(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
 
     def attribute(self, held: LeaseHandle, key: str, value: Any) -> None:
         """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""
@@ -202,11 +204,11 @@ class StudyAdapter:
         """The run reached its last epoch; `findings`: rows of the table of findings. Raises LeaseLost."""
         self._finish(held, TrialState.COMPLETE, [float(value)], changes, "finished", attributes, findings)
 
-    def prune(self, held: LeaseHandle, changes: Values, attributes: Values = NOTHING) -> None:
-        """The pruner ended the run, or it broke a limit before training. Raises LeaseLost."""
-        with self.opened.fence.write(held.trial_id, held.token):
-            trial = self.opened.storage.get_trial(held.trial_id)
-        values = None if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
+    def prune(
+        self, held: LeaseHandle, changes: Values, attributes: Values = NOTHING, *, value: float | None = None
+    ) -> None:
+        """The pruner ended the run after it reported `value`, or it broke a limit before training. Raises LeaseLost."""
+        values = None if value is None else [float(value)]
         self._finish(held, TrialState.PRUNED, values, changes, "pruned", attributes)
 
     def fail(self, held: LeaseHandle, kind: str, message: str, attributes: Values = NOTHING) -> None:
@@ -266,7 +268,7 @@ class StudyAdapter:
         given = arm.sampler
         options = given.options.model_dump(exclude_defaults=True)
         settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
-        sampler = samplers.sampler(settings, study_purpose=(arm.name,), front=_front(arm))
+        sampler = samplers.sampler(settings, study_purpose=(arm.name,), front=self._front_of[arm.name])
         return optuna.load_study(
             study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
         )
