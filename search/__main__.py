@@ -12,9 +12,12 @@ try:
 
     from trainer.cli.entry import guard
     from trainer.cli.parser import CommandLine
+    from trainer.cli.program import add_version_and_completion, program, wants_completion
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
+SCRIPT = "kd-search"
+"""The installed form of `python -m search`."""
 COMMANDS = {
     "init": (
         "search.commands.init",
@@ -96,18 +99,19 @@ COMMANDS = {
 
 
 def parser(arguments: Sequence[str]) -> CommandLine:
-    """The command line; modules are imported for the command alone that `arguments` name."""
+    """The command line; modules are imported for the command alone that `arguments` name, and all for completion."""
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     top = CommandLine(
-        prog="python -m search",
+        prog=program(SCRIPT, "search", arguments),
         description=__doc__,
         epilog=f"example: python -m search validate demo --no-data\n\nexit codes:\n{codes}",
     )
+    add_version_and_completion(top, SCRIPT)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if word in COMMANDS), None)
     for name, (module_name, what, example) in COMMANDS.items():
         command = commands.add_parser(name, help=what, description=what, epilog=f"example: python -m search {example}")
-        if name == chosen:
+        if name == chosen or wants_completion(arguments):
             module = importlib.import_module(module_name)
             module.add_arguments(command)
             command.set_defaults(main=module.main)
@@ -123,5 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(args.main(args))
 
 
+def kd_search() -> int:
+    """The script `kd-search`."""
+    return guard(main)
+
+
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(kd_search())

@@ -16,10 +16,13 @@ try:
     from trainer import loggers
     from trainer.cli.entry import guard
     from trainer.cli.parser import CommandLine
+    from trainer.cli.program import add_version_and_completion, program
     from trainer.evaluation.metrics import BATCH
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
+SCRIPT = "kd-train"
+"""The installed form of `python -m trainer`."""
 COMMANDS = {
     "teach": "trainer.commands.teach",
     "fit": "trainer.commands.fit",
@@ -35,14 +38,15 @@ CACHE = Path("cache")
 _SET = "replace one value, written as TOML; may be repeated"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The arguments of every command."""
     top = CommandLine(
-        prog="python -m trainer",
+        prog=program(SCRIPT, "trainer", arguments),
         description="Train, score and use single segmentation networks, with or without a teacher.",
         epilog="example: python -m trainer teach studies/polyp-kd.toml\n\n"
         "exit codes: 0 done, 1 not as promised, 2 your mistake (in one line), 130 interrupted",
     )
+    add_version_and_completion(top, SCRIPT)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_teach(commands)
     _add_fit(commands)
@@ -56,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the words name. Raises what its module raises; argparse exits with 2 on wrong words."""
-    args = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser(arguments).parse_args(arguments)
     _log()
     command = import_module(COMMANDS[args.command])
     code: int = command.main(args)
@@ -251,5 +256,10 @@ def _add_data(commands: "Commands[CommandLine]") -> None:
     add_arguments(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"))
 
 
+def kd_train() -> int:
+    """The script `kd-train`."""
+    return guard(main)
+
+
 if __name__ == "__main__":
-    sys.exit(guard(main))
+    sys.exit(kd_train())
