@@ -34,6 +34,7 @@ from search.planning.slots import AUTO
 from search.storage.url import add_storage
 from trainer import loggers
 from trainer.cli.entry import guard
+from trainer.cli.live_line import LiveLine
 from trainer.cli.parser import CommandLine
 from trainer.distributed import signals, supervisor
 from trainer.distributed.listening import open_agent
@@ -109,7 +110,7 @@ def main() -> int:
     from trainer.distributed.ranks import Ranks, RanksLost, ranks_per_trial
 
     args = arguments()
-    _log(int(os.environ.get("RANK", "0")) == 0)
+    _log(int(os.environ.get("RANK", "0")) == 0, LiveLine())
     if args.slots != AUTO and args.slots < 1:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.database_wait < 0:
@@ -124,14 +125,15 @@ def main() -> int:
         ranks = Ranks.join(size, stall=args.stall)
     except ValueError as error:
         raise UserError(one_line(error)) from None
-    _log(ranks.leads)
+    live_line = LiveLine()
+    _log(ranks.leads, live_line)
     signals.obey_signals(ranks.ask_to_stop)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signals.end_with(parent)
         if ranks.leads and ranks.group == 0 and (warning := open_agent(parent)):
             logger.warning("{}", warning)
     try:
-        end = work(args, spec, ranks)
+        end = work(args, spec, ranks, live_line)
         logger.info("{} ends: {}", spec.name, end.text)
         ranks.leave()
     except RanksLost as lost:
@@ -166,9 +168,9 @@ def run(act: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
-def _log(leads: bool) -> None:
+def _log(leads: bool, line: LiveLine) -> None:
     logger.remove()
-    logger.add(sys.stderr, level="INFO" if leads else "WARNING", format="{time:HH:mm:ss} {message}")
+    logger.add(line.log, level="INFO" if leads else "WARNING", format="{time:HH:mm:ss} {message}")
 
 
 if __name__ == "__main__":

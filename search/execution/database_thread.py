@@ -16,6 +16,7 @@ from search.execution.group import GroupEnd
 from search.execution.held_trials import LOST, HeldTrials, on_hand
 from search.execution.messages import CheckpointWritten, Item, WorkerSettings
 from search.execution.note_process import NoteProcess
+from search.execution.progress_lines import ArmBudget, SearchRate
 from search.exit_codes import EndReason
 from search.storage import errors
 from search.storage.leases import LeaseRow, StaleLeases
@@ -32,6 +33,8 @@ CALL_SECONDS = 120.0
 sooner, and its error sends the thread back to its beginning."""
 PROGRESS_SECONDS = 10.0
 """The least time between two lines of progress in the log."""
+SAME_PROGRESS_SECONDS = 60.0
+"""The same where no trial began or ended in between."""
 HURRY_SECONDS = 0.1
 """The time between looks whether somebody is in a hurry: a signal handler cannot notify."""
 
@@ -114,7 +117,8 @@ class DatabaseThread:
         self._stale_leases = StaleLeases(settings.ttl)
         self._stale: list[LeaseRow] = []
         self._drains = False
-        self._progress = ""
+        self._rate = SearchRate()
+        self._progress, self._progress_at = "", 0.0
         self._heartbeats = Periodic(settings.ttl / 6, self._send_heartbeats)
         self._periodic = (
             self._heartbeats,
@@ -275,10 +279,14 @@ class DatabaseThread:
                 self.search.leases.give_back(claim.held, "restarted")
 
     def _log_progress(self) -> None:
-        line = self.search.progress()
-        if line != self._progress:
-            self._progress = line
-            logger.info(line)
+        arms = self.search.arms
+        states, counts = self.search.progress(), self.search.leases.epoch_counts(list(arms))
+        self._rate.add(counts)
+        now = time.monotonic()
+        if states != self._progress or now - self._progress_at >= SAME_PROGRESS_SECONDS:
+            self._progress, self._progress_at = states, now
+            speed = self._rate.text(counts, {key: ArmBudget(arm.trials, arm.epochs) for key, arm in arms.items()})
+            logger.info("{}", "  ".join(filter(None, (states, speed))))
 
     # ---- claiming
 

@@ -20,6 +20,7 @@ from search.execution.epoch_loop import run_group
 from search.execution.group import ASKED_TO_STOP, GroupEnd
 from search.execution.messages import WorkerSettings
 from search.execution.owner import this_owner
+from search.execution.progress_lines import EpochLine
 from search.planning.limits import breach, refuse_hopeless
 from search.planning.network_costs import Cost, costs
 from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
@@ -33,6 +34,7 @@ from search.study import code_version
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
+from trainer.cli.live_line import LiveLine
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
     from trainer.engine.resources import SharedResources
     from trainer.evaluation.per_image import FinalEvaluation
+    from trainer.reports import EpochReport
     from trainer.teacher.assessment import Facts
 
 
@@ -59,10 +62,11 @@ class WorkerInputs:
     """What is measured after a run's last epoch; None in a search."""
 
 
-def work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> GroupEnd:
+def work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks", live_line: LiveLine) -> GroupEnd:
     """Train trials of the study until none is left or somebody asks to stop; returns why. Every rank calls it.
 
-    args: the worker's flags. Raises UserError, DataError, CheckpointError, RanksLost.
+    args: the worker's flags. live_line: shows the newest epochs. Raises UserError, DataError, CheckpointError,
+    RanksLost.
     """
     inputs = prepare(args, spec, ranks)
     known_costs = functools.cache(partial(_costs, spec))  # once, however often the database is tried
@@ -72,7 +76,7 @@ def work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> GroupEnd:
         database = connect(ranks, begin, place=place, patience=args.database_wait)
     except AskedToStopError:
         return ASKED_TO_STOP
-    return _train(args, spec, inputs, database)
+    return _train(args, spec, inputs, database, live_line)
 
 
 def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> WorkerInputs:
@@ -157,7 +161,11 @@ def _environment(inputs: WorkerInputs) -> dict[str, Any]:
 
 
 def _train(
-    args: argparse.Namespace, spec: StudySpec, inputs: WorkerInputs, database: DatabaseThread | None
+    args: argparse.Namespace,
+    spec: StudySpec,
+    inputs: WorkerInputs,
+    database: DatabaseThread | None,
+    live_line: LiveLine,
 ) -> GroupEnd:
     from trainer.engine.cohort import Cohort
 
@@ -172,8 +180,17 @@ def _train(
     )
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots)
+    line = EpochLine({arm.name: arm.epochs for arm in spec.arms}, spec.objective.metric, live_line.show)
     with loggers.Loggers(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
-        return run_group(ranks, students, database, log.tell)
+
+        def on_report(trial: str, report: "EpochReport") -> None:
+            log.tell(trial, report)
+            line.add(trial, report)
+
+        try:
+            return run_group(ranks, students, database, on_report)
+        finally:
+            live_line.clear()
 
 
 def _costs(spec: StudySpec) -> list[Cost]:

@@ -27,6 +27,21 @@ from search.storage.statements import (
 
 
 @dataclass(frozen=True)
+class EpochCount:
+    """The trials of one study that did not fail, and the epochs that are stored of them."""
+
+    finished: int = 0
+    unfinished: int = 0
+    finished_epochs: int = 0
+    unfinished_epochs: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """All epochs."""
+        return self.finished_epochs + self.unfinished_epochs
+
+
+@dataclass(frozen=True)
 class LeaseHandle:
     """A lease that this process holds."""
 
@@ -239,6 +254,20 @@ class Leases:
                 sa.select(leases).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
             )
             return [LeaseDetails.of(row) for row in connection.execute(query)]
+
+    def epoch_counts(self, study_ids: Sequence[int]) -> dict[int, EpochCount]:
+        """By study: how many trials are finished and not, and the epochs stored of each kind; failed ones left out."""
+        over = leases.c.state == FINISHED
+        counts = [
+            sa.func.count().filter(over),
+            sa.func.count().filter(~over),
+            sa.func.coalesce(sa.func.sum(leases.c.epoch).filter(over), 0),
+            sa.func.coalesce(sa.func.sum(leases.c.epoch).filter(~over), 0),
+        ]
+        good = leases.c.study_id.in_(study_ids) & leases.c.failure.is_(None)
+        query = sa.select(leases.c.study_id, *counts).where(good).group_by(leases.c.study_id)
+        with self.engine.begin() as connection:
+            return {study_id: EpochCount(*map(int, row)) for study_id, *row in connection.execute(query)}
 
     def attempts_of(self, study_ids: Sequence[int]) -> list[AttemptRow]:
         """Whole attempt rows of some studies' trials."""

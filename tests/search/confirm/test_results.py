@@ -22,6 +22,7 @@ from search.storage.leases import LeaseHandle
 from search.storage.statements import LeaseLost, Owner
 from search.study.adapter import StudyAdapter
 from search.study.progress import read_progress
+from trainer.cli.live_line import LiveLine
 from trainer.config import RunConfig
 from trainer.data import read_openings
 from trainer.distributed.ranks import Ranks
@@ -180,7 +181,7 @@ def a_worker(study: str, url: str, folder: Path) -> str:
     words = ["--storage", url, "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), "--note-every", "0"]
     args = parser.parse_args([*words, "--slots", "2", "--ttl", "5"])
     args.study = study
-    return start.work(args, specification(args), Ranks("cpu")).text
+    return start.work(args, specification(args), Ranks("cpu"), LiveLine()).text
 
 
 def test_a_search_is_confirmed_from_its_database_by_workers_that_know_its_name_alone(

@@ -14,6 +14,7 @@ from search.confirm.data_checks import specification
 from search.execution import start
 from search.planning.slots import FORECAST
 from trainer import checkpoint
+from trainer.cli.live_line import LiveLine
 from trainer.config import RunConfig
 from trainer.data import files
 from trainer.data.layouts import polyp
@@ -113,7 +114,7 @@ def test_a_worker_opens_data_and_teacher_once_in_its_life(
 ) -> None:
     """Floor check, timing and training share what was opened; its trials, with a teacher and without, do too."""
     args = flags(study, sqlite_url, "--slots", slots)
-    start.work(args, specification(args), Ranks("cpu"))
+    start.work(args, specification(args), Ranks("cpu"), LiveLine())
     assert len(list(args.runs.rglob("best.safetensors"))) == 3, "every trial of both arms was trained"
     names = [f"{index}-{kind}.png" for index in range(7) for kind in ("image", "mask")]
     assert {name: readings[f"hash {name}"] for name in names} == dict.fromkeys(names, 1)

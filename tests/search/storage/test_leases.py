@@ -14,7 +14,7 @@ from search.execution.messages import WorkerSettings
 from search.storage import database as storage_file
 from search.storage import schema
 from search.storage.database import creation_lock, open_storage
-from search.storage.leases import AttemptRow, LeaseDetails, LeaseHandle, LeaseRow, StaleLeases
+from search.storage.leases import AttemptRow, EpochCount, LeaseDetails, LeaseHandle, LeaseRow, StaleLeases
 from search.storage.schema import attempts, leases, searches, version_row
 from search.storage.searches import ArmRow, SearchRow
 from search.storage.statements import Owner, Refused
@@ -95,6 +95,14 @@ def search_row(search: StudyAdapter) -> Any:
 
 def rungs(search: StudyAdapter, number: int) -> list[str]:
     return [key for key in search.trials(search.spec.main)[number].system_attrs if key.startswith("completed_rung")]
+
+
+def test_epochs_are_counted_by_study_without_those_of_failed_trials(join: Join) -> None:
+    search = join()
+    done, bad, _ = trained(search, 4), trained(search, 3), trained(search, 2)
+    search.complete(done, 0.5, {})
+    search.fail(bad, "bug", "a test's")
+    assert search.leases.epoch_counts([done.study_id, -1]) == {done.study_id: EpochCount(1, 1, 4, 2)}
 
 
 # ---- taking

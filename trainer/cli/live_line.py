@@ -1,0 +1,34 @@
+"""One line of a terminal that is written over, below the lines that stay."""
+
+import shutil
+import sys
+
+_CLEAR = "\r\x1b[K"
+
+
+class LiveLine:
+    """The last line of stderr, where that is a terminal; elsewhere nothing is shown and lines pass as they are."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._text = ""
+
+    def show(self, text: str) -> None:
+        """Write the line over, cut to the terminal's width: a line that wraps cannot be taken back."""
+        if self._terminal:
+            self._text = text[: shutil.get_terminal_size().columns - 1]
+            self._write(f"{_CLEAR}{self._text}")
+
+    def log(self, message: str) -> None:
+        """A line that stays, above the live one: a sink for loguru. message: ends with a line break."""
+        self._write(f"{_CLEAR}{message}{self._text}" if self._terminal else message)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        self._text = ""
+        if self._terminal:
+            self._write(_CLEAR)
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
