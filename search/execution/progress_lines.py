@@ -82,9 +82,14 @@ class EpochLine:
             self._round = set()
         self._round.add(trial)
         self._reports[trial] = report
-        self._show("  ".join(self._text(*each) for each in self._reports.items()))
+        self._show(self._text())
 
-    def _text(self, trial: str, report: EpochReport) -> str:
-        arm, _, number = trial.rpartition("-")
-        text = f"{arm} #{number} epoch {report.epoch}/{self._epochs[arm]}"
-        return text if report.scores is None else f"{text} {self._metric} {report.scores[self._metric]:.3f}"
+    def _text(self) -> str:
+        """Short enough for four trials in 80 columns: an arm is named once for the trials that follow each other."""
+        parts, before = [f"{self._metric}:"], ""
+        for trial, report in sorted(self._reports.items(), key=lambda pair: pair[0].rpartition("-")[0]):
+            arm, _, number = trial.rpartition("-")
+            score = "" if report.scores is None else f" {report.scores[self._metric]:.3f}"
+            parts.append(f"{'' if arm == before else f'{arm} '}#{number} {report.epoch}/{self._epochs[arm]}{score}")
+            before = arm
+        return "  ".join(parts)

@@ -83,7 +83,8 @@ def test_the_line_has_the_newest_epoch_of_each_trial_and_drops_those_that_went()
     line = EpochLine({"kd": 20, "control": 10}, "dice", lines.append)
     line.add("kd-3", report(1, None))
     line.add("control-0", report(4, 0.81234))
-    assert lines[-1] == "kd #3 epoch 1/20  control #0 epoch 4/10 dice 0.812"
+    line.add("kd-10", report(7, 0.25))
+    assert lines[-1] == "dice:  control #0 4/10 0.812  kd #3 1/20  #10 7/20 0.250"
     line.add("kd-3", report(2, 0.5))
     line.add("kd-3", report(3, 0.6))
-    assert lines[-1] == "kd #3 epoch 3/20 dice 0.600"
+    assert lines[-1] == "dice:  kd #3 3/20 0.600"
