@@ -16,6 +16,7 @@ from search.answer.power import describe_gains, detectable_gains
 from search.planning import disk
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs
+from search.planning.time_forecast import describe_time, time_forecast
 from search.spec.arms import Arm
 from search.spec.config import MedianConfig
 from search.spec.identity import difference
@@ -31,8 +32,9 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
 
 
-def preflight(spec: StudySpec, cache: Path | None) -> Found:
+def preflight(spec: StudySpec, cache: Path | None, *, timing: bool = False) -> Found:
     """What is known of a study, as JSON values. cache: folder for decoded pictures; None opens no data and no teacher.
+    timing: whether some seconds are spent on timed steps.
 
     What is wrong with data or teacher stands under "problems". Raises UserError for a run that cannot be built and for
     choices that break the limits.
@@ -58,6 +60,7 @@ def preflight(spec: StudySpec, cache: Path | None) -> Found:
         "confirm": None if data is None else detectable_gains(spec, data),
         "streams": _streams(spec),
         "arms": [_arm(spec, arm, [cost for cost in built if cost.arm == arm.name]) for arm in spec.arms],
+        "time": _time(spec, built, data) if timing and data is not None and not problems else None,
         "budget": spec.budget.model_dump(exclude_none=True),
         "notes": [*_notes(spec), *_stored_logits(spec, data)],
         "problems": problems,
@@ -112,6 +115,10 @@ def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Foun
         "min_dice": 0.0 if spec.run.teacher is None else spec.run.teacher.min_dice,
         "seen": facts.overlap_text(),
     }
+
+
+def _time(spec: StudySpec, built: list[Cost], data: DataSet) -> Found:
+    return time_forecast(spec, built, data, trainings=None).as_json()
 
 
 def _streams(spec: StudySpec) -> Found:
@@ -212,13 +219,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache", type=Path, default=Path("cache"), help="folder for decoded pictures (default: cache)"
     )
     parser.add_argument("--no-data", action="store_true", help="open no data and no teacher")
+    parser.add_argument("--no-timing", action="store_true", help="time no steps: no forecast of time, 5 s sooner")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
     spec = load(find(args.study), args.set, name=args.name)
-    facts = preflight(spec, None if args.no_data else args.cache)
+    facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
     facts["cost"] = disk.disk_forecast(spec, facts["arms"])
     facts["stored"] = _stored(args.storage, spec, facts)
     print(json.dumps(facts, indent=2) if args.json else "\n".join(preflight_lines(facts)))
@@ -274,7 +282,9 @@ def preflight_lines(facts: Found) -> list[str]:
         printed.append(_line("enqueued", f"{len(kd['enqueued'])} first"))
     for i, arm in enumerate(controls):
         printed += _control_lines(arm, kd, "arms" if i == 0 else "")
-    printed.append(_line("cost", _cost(facts["cost"])))
+    printed.append(_line("disk", _cost(facts["cost"])))
+    if facts["time"] is not None:
+        printed.append(_line("time", describe_time(facts["time"])))
     if facts["confirm"] is not None:
         printed.append(_line("confirm", describe_gains(facts["confirm"])))
     if facts["stored"] is not None:
@@ -371,7 +381,7 @@ def _budget(budget: Mapping[str, Any]) -> str:
 
 def _cost(cost: Mapping[str, float]) -> str:
     kept, running = disk.format_bytes(cost["kept_bytes"]), disk.format_bytes(cost["running_bytes"])
-    return f"at most {kept} of weights that stay and {running} of checkpoints while trials run; time is not forecast"
+    return f"at most {kept} of weights that stay and {running} of checkpoints while trials run"
 
 
 def _count(number: int, word: str) -> str:

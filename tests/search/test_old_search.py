@@ -90,7 +90,7 @@ def as_expected(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def test_its_identity_is_the_one_that_it_was_begun_with(begun: Path, module: Command) -> None:
     """Of the study and of each arm, from today's reading of file, data and teacher."""
-    words = ("small.toml", "--json", "--cache", begun / "cache", "--storage", url(begun))
+    words = ("small.toml", "--json", "--no-timing", "--cache", begun / "cache", "--storage", url(begun))
     found = json.loads(module("search", "validate", *words, cwd=begun).stdout)
     contents = {"data_hash": found["data"]["content"], "teacher_hash": found["teacher"]["sha256"]}
     arms = {arm.name: arm_identity(arm, **contents) for arm in load(begun / "small.toml", []).arms}

@@ -310,5 +310,5 @@ def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, caps
         "seeds = [11, 12, 13]", "seeds = [1, 2, 3, 4, 5]"
     )
     study.write_text(text.replace(".demo/teacher", f"{tmp_path}/none"))
-    main(["validate", str(study), "--cache", str(tmp_path / "cache")])
+    main(["validate", str(study), "--no-timing", "--cache", str(tmp_path / "cache")])
     assert said in capsys.readouterr().out

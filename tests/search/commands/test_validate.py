@@ -106,7 +106,7 @@ def printed(path: Path, capsys, *more: str) -> tuple[int, str]:
     """Exit code and output of the command; a mistake's line counts as output."""
     parser = argparse.ArgumentParser()
     validate.add_arguments(parser)
-    args = parser.parse_args([str(path), "--cache", str(path.parent / "cache"), *more])
+    args = parser.parse_args([str(path), "--cache", str(path.parent / "cache"), "--no-timing", *more])
     code = guard(lambda: validate.main(args))
     out, err = capsys.readouterr()
     return code, out + err
