@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from models.config import Frozen
 from models.nearest import nearest as listed
 
+_PASSWORD = re.compile(r"(\w://[^\s:/@]*):\S*@")
 SHOWN = 80
 """Characters of a received value that a message repeats."""
 
@@ -26,8 +27,16 @@ def on_stderr(line: str) -> None:
 
 
 def one_line(error: Exception | str) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())
+    """An error's message without line breaks, and without the passwords of URLs in it."""
+    return without_passwords(" ".join(str(error).split()))
+
+
+def without_passwords(text: str) -> str:
+    """A text in which `***` stands for all that may be a password in a URL.
+
+    That is what lies between the first colon behind `//` and the last `@` of the word.
+    """
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from trainer.errors import UserError
+from trainer.errors import UserError, without_passwords
 
 DEFAULT = Path("runs/search.db")
 NETWORK_DISKS = frozenset(
@@ -94,6 +94,11 @@ def label_of(url: str) -> str:
 
 
 def _parsed(url: str) -> sa.URL:
+    if _has_plain_at(url):
+        raise UserError(
+            f"storage: {without_passwords(url).partition('?')[0]}: the password holds '@'; write it as %40 "
+            "(and / as %2F, ? as %3F, % as %25)"
+        )
     try:
         return sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):  # a port that is no number: the message would show it
@@ -101,6 +106,18 @@ def _parsed(url: str) -> sa.URL:
             "storage: this is no database URL (not shown, it may hold a password); known forms: "
             "postgresql://USER@HOST/DATABASE, sqlite:///FILE"
         ) from None
+
+
+def _has_plain_at(url: str) -> bool:
+    """Whether a second @ follows where the first one should have ended the password.
+
+    SQLAlchemy ends it there, takes the rest for the host, and shows it.
+    """
+    before, _, behind = url.partition("://")[2].partition("@")
+    place, _, query = behind.partition("?")
+    # A query is one where a database stands before it, or it was named before any password: else it is the password's.
+    ends_in_query = "?" in before or "/" not in place
+    return ":" in before and "@" in (f"{place}{query}" if ends_in_query else place)
 
 
 def _with_driver(url: str) -> sa.URL:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from trainer.cli.missing_packages import remedy
+from trainer.cli.printable import printable_streams
 from trainer.errors import CheckpointError, DataError, UserError, on_stderr, one_line
 
 UNREAD = 141
@@ -18,8 +19,13 @@ def guard(main: Callable[[], int | None], say: Callable[[str], None] = on_stderr
     """Run a command to its exit code: mistakes of the user are one line by `say` and 2, an interrupt is 130, and 141
     says that nobody reads the output any more.
 
-    Anything else is a bug and keeps its traceback.
+    Anything else is a bug and keeps its traceback. What is printed meanwhile is made printable.
     """
+    with printable_streams():
+        return _guarded(main, say)
+
+
+def _guarded(main: Callable[[], int | None], say: Callable[[str], None]) -> int:
     try:
         code = main() or 0
         if sys.stdout is not None:

@@ -478,6 +478,29 @@ def test_a_label_shows_everything_but_the_password() -> None:
     assert label_of("sqlite:///runs/search.db") == "sqlite:///runs/search.db"
 
 
+@pytest.mark.parametrize(
+    "password", ["Top@s3cret", "p@s3/cret@x", "s3?cret@x", "a@s3cret?b", "@s3cret", "s3cret@", "s3@cret#%"]
+)
+def test_a_password_with_an_at_is_refused_with_the_remedy_and_not_shown(password: str) -> None:
+    """SQLAlchemy ends a password at its first @, so that the rest would be shown as the host."""
+    with pytest.raises(UserError, match="password holds '@'; write it as %40") as refused:
+        label_of(f"postgresql://me:{password}@host:1/db")
+    assert "me:***@host:1/db" in str(refused.value)
+    assert not any(part in str(refused.value) for part in ("s3", "cret", "Top"))
+
+
+@pytest.mark.parametrize(
+    ("url", "label"),
+    [
+        ("postgresql://me:a%40b@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me@host/d@b", "postgresql://me@host/d%40b"),
+        ("postgresql://me:pw@host/db?application_name=a@b", "postgresql://me:***@host/db?application_name=a%40b"),
+    ],
+)
+def test_an_at_that_ends_no_password_is_read(url: str, label: str) -> None:
+    assert label_of(url) == label
+
+
 def test_the_kind_of_disk_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(

@@ -1,0 +1,54 @@
+"""What may reach a terminal: control characters of names are shown, not obeyed; passwords of URLs are not shown."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from trainer.errors import without_passwords
+
+_ALLOWED = re.compile(r"(\r\x1b\[K|[\n\t])")
+"""What this program itself sends to a terminal beside text: a line that is written over, line ends, tabs."""
+
+
+def printable(text: str) -> str:
+    """The text with every other control character, and what is no character at all, as its escape in Python."""
+    if text.isprintable():
+        return text
+    return "".join(part if _ALLOWED.fullmatch(part) else _escaped(part) for part in _ALLOWED.split(text))
+
+
+def _escaped(text: str) -> str:
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+class _Printable:
+    """A stream whose text is made printable; everything else is the stream's own."""
+
+    def __init__(self, stream: IO[str], shown: Callable[[str], str]) -> None:
+        self._stream, self._shown = stream, shown
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._shown(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def printable_streams() -> Iterator[None]:
+    """Inside, all that is printed or logged is made printable; on stderr no password of a URL is shown.
+
+    On stdout it is: `search db start` hands over the URL of its database there.
+    """
+    before = sys.stdout, sys.stderr
+    if before[0] is not None:
+        sys.stdout = _Printable(before[0], printable)
+    if before[1] is not None:
+        sys.stderr = _Printable(before[1], lambda text: without_passwords(printable(text)))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
