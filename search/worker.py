@@ -26,6 +26,11 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
 
+from trainer.distributed import signals
+
+if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
+    signals.end_with_parent()
+
 from search.confirm import data_checks
 from search.execution import checkpoint_writer, connect
 from search.execution.start import work
@@ -36,7 +41,8 @@ from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.live_line import LiveLine
 from trainer.cli.parser import CommandLine
-from trainer.distributed import signals, supervisor
+from trainer.cli.rank_variables import place_in_world
+from trainer.distributed import supervisor
 from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, one_line
 
@@ -110,7 +116,7 @@ def main() -> int:
     from trainer.distributed.ranks import Ranks, RanksLost, ranks_per_trial
 
     args = arguments()
-    _log(int(os.environ.get("RANK", "0")) == 0, LiveLine())
+    _log(place_in_world()[0] == 0, LiveLine())
     if args.slots != AUTO and args.slots < 1:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
     if args.database_wait < 0:
@@ -119,7 +125,7 @@ def main() -> int:
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     spec = data_checks.specification(args)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    _, world = place_in_world()
     size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
     try:
         ranks = Ranks.join(size, stall=args.stall)
@@ -128,10 +134,8 @@ def main() -> int:
     live_line = LiveLine()
     _log(ranks.leads, live_line)
     signals.obey_signals(ranks.ask_to_stop)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        signals.end_with(parent)
-        if ranks.leads and ranks.group == 0 and (warning := open_agent(parent)):
-            logger.warning("{}", warning)
+    if "TORCHELASTIC_RUN_ID" in os.environ and ranks.leads and ranks.group == 0 and (warning := open_agent(parent)):
+        logger.warning("{}", warning)
     try:
         end = work(args, spec, ranks, live_line)
         logger.info("{} ends: {}", spec.name, end.text)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.cli.rank_variables import rank_variable
 from trainer.data import augment, stream_key
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
 from trainer.errors import DataError
@@ -255,7 +256,7 @@ def threads(world: int) -> int:
 
     torchrun says how many ranks share the host, which may be more than those of this group.
     """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    local = rank_variable("LOCAL_WORLD_SIZE", world, least=1)
     return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // local))
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.cli.entry import MISTAKES
+from trainer.cli.rank_variables import PARENT, place_in_world
+from trainer.distributed import signals
 from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, one_line
 from trainer.loggers import past_torchrun
@@ -54,7 +56,7 @@ def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, t
     device(args.device)
     if "RANK" not in os.environ and ranks > 1:
         return _say(_torchrun(ranks, threads))
-    outcome, ended = _rank(args, body, int(os.environ.get("WORLD_SIZE", "1")), threads)
+    outcome, ended = _rank(args, body, place_in_world()[1], threads)
     code = 0
     if args.outcome is not None:
         place = args.outcome / f"{int(os.environ['RANK']):05d}.json"
@@ -98,6 +100,8 @@ def writable(path: Path | None) -> None:
 
 def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threads: int | None) -> tuple[Outcome, bool]:
     """The outcome on this rank, and whether the ranks parted in order."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        signals.end_with_parent()
     import torch
 
     from trainer.distributed.ranks import Ranks, RanksLost
@@ -110,7 +114,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     except (ValueError, RuntimeError) as error:
         return Outcome((), 2, one_line(error)), True
     signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] == "0" and (warning := open_agent(os.getppid())):
+    if "TORCHELASTIC_RUN_ID" in os.environ and place_in_world()[0] == 0 and (warning := open_agent(os.getppid())):
         print(warning, file=sys.stderr)
     if args.outcome is not None:
         (args.outcome / f"{os.getpid()}.pid").touch()
@@ -134,7 +138,10 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
 def _torchrun(ranks: int, threads: int | None) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         options = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", "-m", "trainer"]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1)),
+            PARENT: str(os.getpid()),
+        }
         command = [sys.executable, *options, *past_torchrun(sys.argv[1:]), "--outcome", folder]
         # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
         child = subprocess.Popen(command, env=environment, start_new_session=True)

@@ -6,6 +6,7 @@ Every wait that blocks the host is polled: a signal handler runs meanwhile, and 
 import os
 import pickle
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.cli.rank_variables import given_variables, place_in_world, rank_variable
 from trainer.distributed.stores import Meeting, meet
+from trainer.distributed.supervisor import say_once
 from trainer.distributed.watchdog import Watchdog
 
 T = TypeVar("T")
@@ -30,6 +33,8 @@ _SPIN_SECONDS = 0.1
 """Time for which a wait keeps its core: on virtual machines a core that sleeps is slower for a while after each short
 wait."""
 _LEAST_IMAGES = 8
+ALONE_SECONDS = 20.0
+"""Time after which a rank that still waits for its siblings says so; starting them takes some seconds."""
 _MEETING_SECONDS = 60.0
 """Time within which siblings must come, however small the stall limit: starting takes seconds."""
 
@@ -100,7 +105,7 @@ class Ranks:
         Without torchrun, or as its only rank, this is one process, which meets nobody. Raises ValueError where ranks
         and devices do not fit or a variable of torchrun's is missing, RanksLost where the siblings do not come.
         """
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        index, world = place_in_world()
         if ranks_per_trial < 1 or world % ranks_per_trial:
             fits = ", ".join(str(n) for n in range(1, world + 1) if world % n == 0)
             raise ValueError(f"--ranks-per-trial: {ranks_per_trial} does not divide the {world} ranks; known: {fits}")
@@ -108,8 +113,9 @@ class Ranks:
         ranks._stall, ranks._grace = stall, min(grace, stall)
         # A little later than siblings give up on this rank: their message says more.
         ranks.watchdog = Watchdog(stall + min(stall / 4, 10.0))
-        if "RANK" in os.environ and world > 1:
-            ranks._meet(int(os.environ["RANK"]), world, ranks_per_trial)
+        if world > 1:
+            with _notice_when_alone(index, world):
+                ranks._meet(index, world, ranks_per_trial)
         return ranks
 
     def _meet(self, index: int, world: int, size: int) -> None:
@@ -298,10 +304,26 @@ def _device(asked: torch.device | str | None) -> torch.device:
         return torch.device(asked)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    here, devices = rank_variable("LOCAL_WORLD_SIZE", 1, least=1), torch.cuda.device_count()
     if here > devices:
         raise ValueError(f"--nproc-per-node: {here} ranks but {devices} devices; start at most {devices} ranks a host")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", rank_variable("LOCAL_RANK", 0))
+
+
+@contextmanager
+def _notice_when_alone(index: int, world: int) -> Iterator[None]:
+    """Where the siblings do not come, say once which variables make this process wait for them."""
+    line = (
+        f"rank {index} of {world} still waits for its siblings after {ALONE_SECONDS:g} s ({given_variables()}); start "
+        "all of them with torchrun, or for a single process: unset RANK WORLD_SIZE"
+    )
+    timer = threading.Timer(ALONE_SECONDS, say_once, (line,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

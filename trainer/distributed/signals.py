@@ -10,9 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from trainer.cli.rank_variables import PARENT, rank_variable
 from trainer.distributed.supervisor import SAME_STOP_SECONDS, say_once
 
-ASKED = "asked to stop: writing checkpoints, giving the trials back; a second signal ends at once, without"
+ASKED = (
+    "asked to stop: writing checkpoints, giving the trials back; a second signal, "
+    f"{SAME_STOP_SECONDS:g} s later or more, ends at once without either"
+)
 PARENT_CHECK_SECONDS = 1.0
 """Time between two looks at who the parent is."""
 
@@ -69,6 +73,12 @@ def end_with(parent: int) -> None:
     started this process.
     """
     threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """`end_with` the process that started this one, which may be gone already. A process calls it in its first lines:
+    importing torch and meeting siblings take long enough for somebody to kill the parent meanwhile."""
+    end_with(rank_variable(PARENT, os.getppid(), least=1))
 
 
 def _end_with(parent: int) -> None:

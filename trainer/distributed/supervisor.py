@@ -16,6 +16,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from trainer.cli.rank_variables import PARENT
 from trainer.errors import UserError, on_stderr
 
 SAME_STOP_SECONDS = 3.0
@@ -44,6 +45,7 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
         raise UserError(f"--stop-seconds {stop_seconds}: expected 1 or more")
     count = _count(ranks)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ[PARENT] = str(os.getpid())
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         os.environ[_OUTCOMES] = folder
         options = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--shutdown-timeout={stop_seconds}"]

@@ -3,9 +3,13 @@
 Where this program is installed, `torchrun --rdzv-backend=kd-local OPTIONS` is the same.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from trainer.cli.rank_variables import PARENT
+from trainer.distributed.signals import end_with_parent
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
@@ -46,6 +50,8 @@ def make_handler(parameters: "RendezvousParameters") -> "RendezvousHandler":
 
 def main(arguments: Sequence[str]) -> None:
     """Run torchrun with the options and the program in `arguments`."""
+    end_with_parent()
+    os.environ[PARENT] = str(os.getpid())  # for the ranks
     from torch.distributed import run
 
     register()

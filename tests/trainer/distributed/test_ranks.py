@@ -49,12 +49,14 @@ def test_without_torchrun_join_is_one_process(monkeypatch):
 
 def test_ranks_that_do_not_divide_the_world_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match=r"--ranks-per-trial: 4 does not divide the 6 ranks; known: 1, 2, 3, 6"):
         Ranks.join(4, stall=5, device="cpu")
 
 
 def test_more_ranks_than_devices_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
