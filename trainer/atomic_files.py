@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from trainer.errors import DataError, UserError
+
+FOLDER_MODE = "KD_FOLDER_MODE"
+"""Variable with the mode of the folders that hold pictures, weights and databases."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,6 +34,26 @@ def write_output(path: Path, text: str) -> None:
 def write_private(path: Path, text: str) -> None:
     """The same for a file with a secret, which only its owner can read (mode 0600). Raises OSError."""
     _write(path, text, private=True)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are missing; nobody but the owner may enter them (mode 0700).
+
+    The variable KD_FOLDER_MODE has another mode for them, in octal digits, such as 2770 for a group that shares them.
+    A folder that is there stays as it is. Raises OSError, UserError for a mode that is none.
+    """
+    if folder.is_dir():
+        return
+    text = os.environ.get(FOLDER_MODE, "700")
+    if not re.fullmatch(r"[0-7]{3,4}", text) or int(text, 8) & 0o700 != 0o700:
+        raise UserError(f"{FOLDER_MODE} = {text!r}: expected octal digits that give the owner all rights, such as 2770")
+    private_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+        folder.chmod(int(text, 8))  # whatever the umask takes away
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,6 +36,7 @@ from search.storage.url import from_environment, label_of, storage_url
 from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import attribute_builder, no_attributes
+from trainer.atomic_files import private_folder
 from trainer.distributed import signals
 from trainer.errors import UserError
 
@@ -132,7 +133,7 @@ def main(args: argparse.Namespace) -> int:
     spec = load(find(args.study), args.set, name=args.name)
     if args.curves is not None and not args.as_worker:
         Curves.read(args.curves)  # a mistake in it is said once, not by every worker
-    args.runs.mkdir(parents=True, exist_ok=True)
+    private_folder(args.runs)
     args.storage = _storage(args)
     if args.as_worker:
         logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec).text)

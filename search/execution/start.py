@@ -34,6 +34,7 @@ from search.study import code_version
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
+from trainer.atomic_files import private_folder
 from trainer.cli.live_line import LiveLine
 from trainer.errors import UserError
 
@@ -201,7 +202,7 @@ def _costs(spec: StudySpec) -> list[Cost]:
 
 def _runs_folder(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
     except OSError as error:
         raise UserError(
             f"--runs {folder}: cannot be made ({error.strerror}); give a folder on a disk with room"

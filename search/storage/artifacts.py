@@ -14,6 +14,8 @@ from optuna import load_study
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore, upload_artifact
 from optuna.storages import BaseStorage
 
+from trainer.atomic_files import private_folder
+
 _PREFIX = "artifacts:"
 """The prefix of the system attributes in which Optuna describes a file, as JSON."""
 
@@ -23,7 +25,7 @@ class Artifacts:
 
     def __init__(self, folder: Path, storage: BaseStorage) -> None:
         """Makes the folder. Raises OSError where it cannot be made or written."""
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             self.folder = folder
         self._storage = storage

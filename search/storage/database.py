@@ -27,7 +27,8 @@ from search.storage import errors, schema
 from search.storage.fencing import Fence, lock_on_begin
 from search.storage.leases import Leases
 from search.storage.searches import Searches
-from search.storage.url import NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
+from search.storage.url import DEFAULT, NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
+from trainer.atomic_files import private_folder
 from trainer.errors import UserError
 
 CALL_SECONDS = 30
@@ -63,7 +64,7 @@ def open_storage(url: str, *, create: bool = True) -> Database:
     parsed = _with_driver(url)
     dialect = parsed.get_backend_name()
     if dialect == "sqlite":
-        _check_local_file(parsed, label)
+        _check_local_file(parsed, label, create=create)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if not create:
@@ -147,7 +148,7 @@ def bare_engine(url: str) -> sa.Engine:
     parsed = _with_driver(url)
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
-    _check_local_file(parsed, label_of(url))
+    _check_local_file(parsed, label_of(url), create=True)
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, **_engine_arguments("sqlite"))
     lock_on_begin(engine)
     return engine
@@ -187,11 +188,14 @@ def _check_present(url: sa.URL, label: str) -> None:
         raise UserError(f"storage: {label} holds no search yet; start a worker, or give another --storage")
 
 
-def _check_local_file(url: sa.URL, label: str) -> None:
+def _check_local_file(url: sa.URL, label: str, *, create: bool) -> None:
     if url.database in (None, "", ":memory:"):
         raise UserError(f"storage: {label}: an in-memory database dies with its process; use sqlite:///FILE")
     folder = Path(url.database or "").resolve().parent
-    if not folder.is_dir():
+    if Path(url.database or "") == DEFAULT:
+        if create:
+            private_folder(folder)
+    elif not folder.is_dir():
         raise UserError(f"storage: {label}: the folder {folder} does not exist; create it first")
     kind = disk_kind(folder)
     if kind in NETWORK_DISKS:

@@ -30,7 +30,6 @@ def storage_url(given: str | None) -> str:
     url = given or from_environment()
     if url:
         return url
-    DEFAULT.parent.mkdir(exist_ok=True)
     return f"sqlite:///{DEFAULT}"
 
 

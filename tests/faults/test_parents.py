@@ -43,7 +43,8 @@ def test_ranks_end_within_seconds_where_the_command_is_killed_while_they_start(
     (tmp_path / "small.toml").write_text(small_study(epochs=1000))
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("wb") as log:
-        command = subprocess.Popen([sys.executable, "-m", *words], cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        words = [sys.executable, "-m", *words]
+        command = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         try:
             until(lambda: any(is_rank(pid) for pid in children(command.pid)), 60)
             started = children(command.pid)

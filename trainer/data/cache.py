@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from loguru import logger
 
-from trainer.atomic_files import sync_folder
+from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import Pictures
 from trainer.data.dataset import Pixels, Placement
 from trainer.data.file_check import Progress, threads
@@ -70,7 +70,7 @@ def decoded(
     built = False
     if cached is None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            private_folder(folder)
             with locked(folder / f".{key}.lock", place_of):
                 cached = _open(place_of, len(pairs), config)
                 if cached is None:

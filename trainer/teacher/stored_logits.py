@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
-from trainer.atomic_files import sync_folder
+from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
 from trainer.errors import DataError
@@ -92,7 +92,7 @@ class StoredLogits:
         self._device, self._compute = device, compute
         self._open: dict[tuple[int, int], Halves] = {}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
             self._room(stored_bytes(run, data))
             if not (self.folder / "about.json").exists():
                 self._write(json.dumps(provenance, indent=1, sort_keys=True).encode(), self.folder / "about.json")

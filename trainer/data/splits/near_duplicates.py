@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.atomic_files import write_text
+from trainer.atomic_files import private_folder, write_text
 from trainer.data.cache import locked
 from trainer.data.file_check import threads
 from trainer.data.files import read_image
@@ -86,7 +86,7 @@ def kept_looks(
     hashes = _read(place, len(images))
     if hashes is None:
         try:
-            cache.mkdir(parents=True, exist_ok=True)
+            private_folder(cache)
             with locked(cache / f".looks-{key}.lock", place):
                 hashes = _read(place, len(images))
                 if hashes is None:

@@ -1,0 +1,49 @@
+"""Folders with pictures, weights and databases are their owner's alone, unless somebody says otherwise."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from trainer.atomic_files import FOLDER_MODE, private_folder
+from trainer.errors import UserError
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_folder_is_its_owner_s_alone_whatever_the_umask_and_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.delenv(FOLDER_MODE, raising=False)
+    private_folder(tmp_path / "above" / "cache")
+    assert mode(tmp_path / "above" / "cache") == mode(tmp_path / "above") == 0o700
+    (tmp_path / "there").mkdir(mode=0o755)
+    private_folder(tmp_path / "there")
+    assert mode(tmp_path / "there") == 0o755
+
+
+def test_a_group_may_share_it_where_the_variable_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_MODE, "2770")
+    private_folder(tmp_path / "cache")
+    assert mode(tmp_path / "cache") == 0o2770
+
+
+@pytest.mark.parametrize("text", ["", "rwx", "0o700", "070", "77777"])
+def test_another_text_is_refused(tmp_path, monkeypatch, text):
+    monkeypatch.setenv(FOLDER_MODE, text)
+    with pytest.raises(UserError, match=r"KD_FOLDER_MODE = .*such as 2770"):
+        private_folder(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_search_and_its_cache_are_private(tmp_path, small_study, module):
+    """With the usual umask, a worker leaves nothing that others can read."""
+    (tmp_path / "small.toml").write_text(small_study(epochs=1))
+    module("search", "status", "small", cwd=tmp_path, code=2)
+    assert not (tmp_path / "runs").exists(), "looking makes nothing"
+    module(
+        "search", "simulate", "small.toml", "--workers", "1", "--storage", f"sqlite:///{tmp_path}/s.db", cwd=tmp_path
+    )
+    private = [path for path in tmp_path.rglob("*") if path.is_dir() and path.name in ("runs", "cache", "artifacts")]
+    assert private
+    assert [path for path in private if mode(path) != 0o700] == []
