@@ -25,7 +25,7 @@ from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
 from trainer.config import RunConfig
-from trainer.errors import CheckpointError, explain
+from trainer.errors import CheckpointError, explain, received
 from trainer.reports import Saved
 
 # A checkpoint's sha256 covers all of it, so the sums inside would only be computed a second time.
@@ -44,10 +44,17 @@ class Weights:
     metadata: Mapping[str, str]
     """The metadata: JSON text by name."""
     sha256: str
+    path: Path
+    """Where they were read."""
 
     def word(self, name: str) -> Any:
-        """A piece of metadata, parsed; None where the file has none of that name."""
-        return json.loads(self.metadata[name]) if name in self.metadata else None
+        """A piece of metadata, parsed; None where the file has none of that name. Raises CheckpointError."""
+        try:
+            return json.loads(self.metadata[name]) if name in self.metadata else None
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.path}: its metadata {name!r} is no JSON ({error}); give a file that this program wrote"
+            ) from error
 
 
 class _Hashed:
@@ -130,11 +137,17 @@ def weights(path: Path, *, sha256: str | None = None) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or cut short ({_first(error)})") from error
-    return Weights(tensors, metadata, hashlib.sha256(content).hexdigest())
+    return Weights(tensors, metadata, hashlib.sha256(content).hexdigest(), path)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Load weights into a network, strictly. Raises CheckpointError with the first keys and shapes that do not fit."""
+    _check_fit(module, tensors, path)
+    module.load_state_dict(dict(tensors))
+
+
+def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Compare names and shapes; the network may lie on the meta device, where it takes no memory."""
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes = [
@@ -150,7 +163,6 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> 
         raise CheckpointError(
             f"{path}: weights of another network: {mistakes}; give the network that the file was made with"
         )
-    module.load_state_dict(dict(tensors))
 
 
 def digest(path: Path) -> str:
@@ -215,10 +227,23 @@ def ready(path: Path, *, device: torch.device) -> Ready:
         raise CheckpointError(explain(error, str(path), model=RunConfig)) from error
     # The file holds all weights: none are to be fetched for the encoder first.
     config = network_config.model_copy(update={"checkpoint": str(path)})
-    classes = int(file.word("classes"))
+    channels, classes = _count(file, "channels"), _count(file, "classes")
     try:
-        network = models.build(config, in_channels=int(file.word("channels")), classes=classes)
+        # What the file says of itself is compared with what it holds before a network of that size is made.
+        with torch.device("meta"):
+            _check_fit(models.build(config, in_channels=channels, classes=classes), file.tensors, path)
+        network = models.build(config, in_channels=channels, classes=classes)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     checkpoint.fill(network, file.tensors, path)
     return Ready(path, network.requires_grad_(False).eval().to(device), run, classes, file)
+
+
+def _count(file: Weights, name: str) -> int:
+    """A whole number above 0 that the file says of itself. Raises CheckpointError."""
+    value = file.word(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(
+            f"{file.path}: its metadata {name!r} is {received(value)}, expected a whole number above 0"
+        )
+    return value

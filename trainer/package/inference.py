@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from models.config import Frozen
 from trainer.data.dataset import Pixels, Placement
@@ -27,6 +27,11 @@ FILES = (WEIGHTS, NETWORK, PREPROCESSING, RUN, PARITY, CARD)
 DEFAULT_THRESHOLD = 0.5
 """Threshold for two classes where nobody chose another."""
 
+LARGEST_SIDE = 16384
+"""Pixels of a network's input that are believed: more is a mistake, and would take all memory."""
+Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Deviation = Annotated[float, Field(ge=1e-4, le=1000, allow_inf_nan=False)]
+
 Source = Literal["default", "given", "validation"]
 
 
@@ -34,11 +39,11 @@ class Preprocessing(Frozen):
     """What happens to a picture before the network, and to logits after it."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    size: PositiveInt = Field(description="side of the network's input, pixels")
+    size: int = Field(ge=1, le=LARGEST_SIDE, description="side of the network's input, pixels")
     fit: Literal["letterbox", "stretch"] = Field(description="how a picture is brought to size x size")
     channels: Literal["RGB"] = Field(default="RGB", description="order of the input's channels")
-    mean: tuple[float, float, float] = Field(description="subtracted from channels in [0, 1]")
-    std: tuple[float, float, float] = Field(description="what the difference is divided by")
+    mean: tuple[Mean, Mean, Mean] = Field(description="subtracted from channels in [0, 1]")
+    std: tuple[Deviation, Deviation, Deviation] = Field(description="what the difference is divided by")
     classes: tuple[str, ...] = Field(min_length=2, description="names of the labels 0, 1, ...")
     threshold: float | None = Field(
         gt=0.0, lt=1.0, description="two classes: a pixel is foreground above this probability; more: the likeliest"
@@ -113,12 +118,17 @@ def open_package(folder: Path, *, device: str | None = None, threads: int | None
     check_sums(folder)
     path = folder / PREPROCESSING
     try:
-        preprocessing = Preprocessing.model_validate_json(path.read_text(encoding="utf-8"))
+        preprocessing = Preprocessing.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UserError(explain(error, str(path), model=Preprocessing)) from error
     session = Session(folder / NETWORK, device=device, threads=threads)
     if session.shape != (3, preprocessing.size):
         raise UserError(f"{folder}: the network takes {session.shape}, {PREPROCESSING} says {(3, preprocessing.size)}")
+    if session.classes not in (None, len(preprocessing.classes)):
+        raise UserError(
+            f"{folder}: the network gives {session.classes} classes, {PREPROCESSING} names "
+            f"{len(preprocessing.classes)}; the package is not as `trainer package` writes it"
+        )
     return Packed(preprocessing, session)
 
 

@@ -49,6 +49,10 @@ class Session:
         except Exception as error:  # its exceptions share no class of their own
             raise UserError(f"{path}: onnxruntime cannot load it: {one_line(error)[:200]}") from error
         self.shape = self._shape(path)
+        """Channels and side of the input."""
+        given = self._session.get_outputs()[0].shape
+        self.classes = given[1] if len(given) == 4 and isinstance(given[1], int) else None
+        """Channels of the output; None where the file leaves them open."""
 
     @staticmethod
     def runtime() -> Any:

@@ -3,15 +3,19 @@
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from PIL import Image
 from pydantic import TypeAdapter
@@ -255,6 +259,66 @@ class TestPredict:
         assert trainer("predict", *words, "-o", "out") == 2
         error = capsys.readouterr().err
         assert said in error
+        assert len(error.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"std": [0.2, 0.0, 0.2]}, "std"),
+            ({"std": [0.2, -1.0, 0.2]}, "std"),
+            ({"mean": [1e308, 0.0, 0.0]}, "mean"),
+            (
+                {"classes": ["background", "polyp", "tool"], "threshold": None},
+                "names 3; the package",
+            ),
+            ({"size": 200_000}, "size"),
+            ({"size": 64}, "the network takes (3, 32)"),
+            (None, "preprocessing.json: "),
+        ],
+    )
+    def test_what_a_foreign_package_says_is_checked_before_a_picture_is_read(
+        self,
+        inside: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        changes: dict[str, Any] | None,
+        message: str,
+    ) -> None:
+        """With sums that fit: whoever changed it wrote those anew."""
+        foreign = tmp_path / "foreign"
+        shutil.copytree(inside / "ship", foreign)
+        path = foreign / inference.PREPROCESSING
+        path.write_bytes(b"\xff{" if changes is None else json.dumps(json.loads(path.read_bytes()) | changes).encode())
+        (foreign / inference.SUMS).write_text(inference.sums(foreign, inference.FILES))
+        assert trainer("predict", str(foreign), "pictures", "-o", str(tmp_path / "out")) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"network": json.dumps({"name": "unet", "width": 200_000})}, "weights of another network"),
+            ({"network": json.dumps({"name": "unet", "width": -1})}, "width"),
+            ({"network": "{no JSON"}, "its metadata 'network' is no JSON"),
+            ({"classes": '"two"'}, "classes"),
+            ({"classes": "3"}, "weights of another network"),
+            ({"channels": "1"}, "weights of another network"),
+            ({"run": "[]"}, "RunConfig"),
+        ],
+    )
+    def test_what_foreign_weights_say_of_themselves_is_compared_with_what_they_hold(
+        self, inside: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
+    ) -> None:
+        path = tmp_path / "foreign.safetensors"
+        with safetensors.safe_open(inside / "student.safetensors", framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            metadata = file.metadata()
+        safetensors.torch.save_file(tensors, path, metadata=metadata | changes)
+        assert trainer("predict", str(path), "pictures", "-o", str(tmp_path / "out")) == 2
+        error = capsys.readouterr().err
+        assert message in error
         assert len(error.splitlines()) == 1
 
     def test_more_than_two_classes_take_the_likeliest(self) -> None:
