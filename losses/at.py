@@ -5,14 +5,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.config import At
+from losses.labels import widened
 from losses.pooling import pool_alike
 from losses.term import Loss, Term
 from models.output import Output, Taps
 
+FAINT = 1e-3
+"""The least root mean square of a student's map that is brought to unit length; a fainter one stays shorter."""
 
-def attention(feature: Tensor) -> Tensor:
-    """The mean over channels of the squared map, as a vector of unit length: (N, C, *S) to (N, M)."""
-    return F.normalize(feature.float().square().mean(1).flatten(1), dim=1, eps=1e-12)
+
+def attention(feature: Tensor, least: float = 0.0) -> Tensor:
+    """The mean over channels of the squared map, as a vector of unit length: (N, C, *S) to (N, M).
+
+    least: a map whose root mean square is below it is divided as if it had that. The gradient of a unit length is as of
+    one over the map's values, so that it is at most 1 / least times that of a map whose values are about 1.
+    """
+    energy = widened(feature).square().mean(1).flatten(1)
+    return F.normalize(energy, dim=1, eps=max(1e-12, least**2 * energy.shape[1] ** 0.5))
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -20,8 +29,8 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Channels may differ; where sizes differ, the larger map is averaged down to the smaller first.
     """
-    ours, theirs = pool_alike(student.float(), teacher.detach().float())
-    return (attention(ours) - attention(theirs)).square().mean(1)
+    ours, theirs = pool_alike(widened(student), widened(teacher.detach()))
+    return (attention(ours, FAINT) - attention(theirs)).square().mean(1)
 
 
 class AttentionTransfer(Loss):

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from losses.config import BceDice as Config
 from losses.dice import dice_of_images
-from losses.labels import amount, valid_images, valid_voxels
+from losses.labels import amount, valid_images, valid_voxels, widened
 from losses.term import Loss, Term
 from models.output import Output, Taps
 
@@ -35,9 +35,9 @@ class BceDice(Loss):
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:  # noqa: ARG002 - as every loss
         """Total over images; logits (N, 2, *S), target (N, *S)."""
         valid = valid_voxels(target)
-        logits = student.logits.float()
+        logits = widened(student.logits)
         logit = logits[:, 1] - logits[:, 0]
-        truth = (target == 1).float()
+        truth = (target == 1).to(logits.dtype)
         overlap = dice_of_images(logit.sigmoid().unsqueeze(1), truth.unsqueeze(1), valid)
         each = self.bce * bce_of_images(logit, truth, valid) + (1.0 - self.bce) * overlap
         counted = valid_images(valid)

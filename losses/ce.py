@@ -3,14 +3,14 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.labels import amount, valid_voxels
+from losses.labels import amount, valid_voxels, widened
 from losses.term import IGNORE, Loss, Term
 from models.output import Output
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-log softmax(logits)[label] for each voxel, 0 where the label is ignored: (N, C, *S) and (N, *S) to (N, *S)."""
-    return F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none")
+    return F.cross_entropy(widened(logits), target, ignore_index=IGNORE, reduction="none")
 
 
 class CrossEntropy(Loss):

@@ -53,7 +53,9 @@ class Dist(Weighted):
     """Relations between and within classes (Huang et al. 2022)."""
 
     temperature: float = Field(default=1.0, gt=0.0, description="softens the logits of both before they are compared")
-    beta: float = Field(default=1.0, ge=0.0, description="weight of the relation between classes")
+    beta: float = Field(
+        default=1.0, ge=0.0, description="weight of the relation between classes; of two it teaches nothing"
+    )
     gamma: float = Field(default=1.0, ge=0.0, description="weight of the relation within a class")
 
 

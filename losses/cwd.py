@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.config import Cwd
-from losses.labels import amount, valid_images, valid_voxels
+from losses.labels import amount, valid_images, valid_voxels, widened
 from losses.term import Loss, Term
 from models.output import Output, Taps
 
@@ -25,7 +25,7 @@ def channel_kl(student: Tensor, teacher: Tensor, valid: Tensor, temperature: flo
 
 def _log_softmax(maps: Tensor, left_out: Tensor, temperature: float) -> Tensor:
     """Over space, (N, C, M); 0 where left out, so that no infinity meets a zero."""
-    flat = (maps.float() / temperature).flatten(2).masked_fill(left_out, float("-inf"))
+    flat = (widened(maps) / temperature).flatten(2).masked_fill(left_out, float("-inf"))
     return F.log_softmax(flat, dim=2).masked_fill(left_out, 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from losses.labels import amount, one_hot, valid_images, valid_voxels
+from losses.labels import amount, one_hot, valid_images, valid_voxels, widened
 from losses.term import Loss, Term
 from models.output import Output
 
@@ -32,6 +32,6 @@ class Dice(Loss):
         """Total over images; logits (N, C, *S), target (N, *S)."""
         valid = valid_voxels(target)
         truth = one_hot(target, student.logits.shape[1])
-        each = dice_of_images(student.logits.float().softmax(1), truth, valid)
+        each = dice_of_images(widened(student.logits).softmax(1), truth, valid)
         counted = valid_images(valid)
         return Term((each * counted).sum(), amount(counted))

@@ -4,19 +4,31 @@ import torch
 from torch import Tensor
 
 from losses.config import Dist
-from losses.labels import amount, valid_images, valid_voxels
+from losses.labels import amount, valid_images, valid_voxels, widened
 from losses.term import Loss, Term
 from models.output import Output, Taps
 
 EPS = 1e-8
+"""Keeps a correlation from dividing by zero."""
+FLAT = 1e-3
+"""The least deviation that counts, in units of logits: below it probabilities count as constant."""
 
 
 def pearson(a: Tensor, b: Tensor, counted: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along `dim` over the entries that `counted` (0 or 1) marks; a constant yields 0."""
+    """Pearson's correlation of two arrays of probabilities along `dim`, over the entries that `counted` (0 or 1) marks.
+
+    A constant yields 0. The gradient to `a` is as of one over its deviation, which no value near zero bounds. So that
+    deviation is taken to be at least FLAT times the mean of a (1 - a), which is what a change of the logits by FLAT
+    makes of probabilities like these, near 0 and 1 too: below it the correlation goes to 0 along a line, and the
+    gradient to the logits is at most about 1 / FLAT times that of logits whose deviation is 1. Above it nothing
+    changes.
+    """
     number = counted.sum(dim, keepdim=True).clamp(min=1.0)
+    slope = ((a * (1.0 - a) * counted).sum(dim, keepdim=True) / number).detach()
+    least = (FLAT * slope * number.sqrt()).squeeze(dim)
     a = (a - (a * counted).sum(dim, keepdim=True) / number) * counted
     b = (b - (b * counted).sum(dim, keepdim=True) / number) * counted
-    lengths = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    lengths = torch.linalg.vector_norm(a, dim=dim).maximum(least) * torch.linalg.vector_norm(b, dim=dim)
     correlation: Tensor = (a * b).sum(dim) / (lengths + EPS)
     return correlation
 
@@ -24,13 +36,16 @@ def pearson(a: Tensor, b: Tensor, counted: Tensor, dim: int) -> Tensor:
 def class_relations(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """T^2 (1 - mean correlation) between classes of a voxel, and within a class over all valid voxels of the batch.
 
-    Logits (N, C, *S), valid (N, *S); two scalars, each 0 to 2 T^2.
+    Logits (N, C, *S), valid (N, *S); two scalars, each 0 to 2 T^2. Of two classes the probabilities p and 1 - p always
+    correlate by 1 or -1, so that the first scalar says in how many voxels both choose the same class, and has no
+    gradient.
     """
-    ours = (student.float() / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
-    theirs = (teacher.detach().float() / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
-    counted = valid.flatten().float().unsqueeze(1)
+    ours = (widened(student) / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
+    theirs = (widened(teacher.detach()) / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
+    counted = valid.flatten().to(ours.dtype).unsqueeze(1)
     voxels = counted.sum().clamp(min=1.0)
-    between = (pearson(ours, theirs, torch.ones_like(ours), dim=1) * counted.squeeze(1)).sum() / voxels
+    relating = ours.detach() if ours.shape[1] == 2 else ours
+    between = (pearson(relating, theirs, torch.ones_like(ours), dim=1) * counted.squeeze(1)).sum() / voxels
     within = pearson(ours, theirs, counted, dim=0).mean()
     return temperature**2 * (1.0 - between), temperature**2 * (1.0 - within)
 
@@ -39,8 +54,8 @@ class Relations(Loss):
     """beta * between + gamma * within of `class_relations`; 0 to 2 T^2 (beta + gamma).
 
     Computed per rank, averaged by images: the relation within a class takes all voxels of the rank's images together.
-    The factor T^2 keeps gradients of one size when T is searched (the paper has T = 1). With two classes the relation
-    between classes is constant almost everywhere, so that only gamma teaches.
+    The factor T^2 keeps gradients of one size when T is searched (the paper has T = 1). With two classes only
+    gamma teaches: beta adds to the value, and nothing to the gradient.
     """
 
     needs_teacher = True

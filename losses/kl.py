@@ -4,15 +4,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.config import Kl
-from losses.labels import amount, valid_images, valid_voxels
+from losses.labels import amount, valid_images, valid_voxels, widened
 from losses.term import Loss, Term
 from models.output import Output, Taps
 
 
 def soft_label_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)) for each voxel: logits (N, C, *S) to (N, *S)."""
-    log_student = F.log_softmax(student.float() / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.detach().float() / temperature, dim=1)
+    log_student = F.log_softmax(widened(student) / temperature, dim=1)
+    log_teacher = F.log_softmax(widened(teacher.detach()) / temperature, dim=1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Which voxels and images count. Labels (N, *S) are int64; IGNORE marks voxels that no loss looks at."""
+"""Which voxels and images count, and in which numbers. Labels (N, *S) are int64; no loss looks at voxels of IGNORE."""
 
 import torch
 from torch import Tensor
@@ -25,3 +25,8 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
 def amount(mask: Tensor) -> Tensor:
     """Scalar float64: how many entries of a mask are true; a term's count."""
     return mask.sum(dtype=torch.float64)
+
+
+def widened(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 where they are that: what a loss computes with, mixed precision or not."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.config import SelfReg
+from losses.labels import widened
 from losses.pooling import pool_alike
 from losses.term import Loss, Term
 from models.nearest import nearest
@@ -21,7 +22,7 @@ def internal(x: Tensor) -> Tensor:
     Channels are ordered by the mean over images and space of x divided by its length over space; with an odd number the
     one in the middle is left out. The gradient flows into both halves. 0 for a single channel.
     """
-    x = x.float().flatten(2)
+    x = widened(x).flatten(2)
     half = x.shape[1] // 2
     if half == 0:
         return x.sum() * 0.0
@@ -36,7 +37,7 @@ def consistency(x: Tensor, last: Tensor) -> Tensor:
     k is the smaller number of channels; both picks are new random ones in every call. The larger map is averaged down
     to the smaller.
     """
-    ours, theirs = pool_alike(x.float(), last.detach().float())
+    ours, theirs = pool_alike(widened(x), widened(last.detach()))
     k = min(ours.shape[1], theirs.shape[1])
     return (ours[:, _pick(ours, k)] - theirs[:, _pick(theirs, k)]).square().mean()
 

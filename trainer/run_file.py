@@ -35,6 +35,9 @@ class Entry(BaseModel):
     threads: PositiveInt | None = Field(default=None, description="of torch, a rank")
     device: str | None = None
     torch: str | None = Field(default=None, description="torch's version")
+    numbers: PositiveInt | None = Field(
+        default=None, description="as `trainer.engine.changed_numbers` counts; null: the first"
+    )
     weights: str | None = Field(
         default=None, description="safetensors file of the best epoch, from the export's folder"
     )

@@ -191,7 +191,7 @@ def _entry(rank: int, row: LeaseDetails, arm: str) -> dict[str, Any]:
         "scores": json.loads(row.scores or "{}"),
         "run": run,
         "replay": json.loads(row.replay or "null"),
-        **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch")},
+        **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch", "numbers")},
         "size": _size(RunConfig.model_validate(run))
         if not environment.get("simulated")
         else {"params": 0, "gflops": 0.0},

@@ -36,6 +36,7 @@ from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
 from trainer.atomic_files import private_folder
 from trainer.cli.live_line import LiveLine
+from trainer.engine.changed_numbers import REVISION
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _environment(inputs: WorkerInputs) -> dict[str, Any]:
         "device": ranks.device.type,
         "torch": str(torch.__version__),
         code_version.CODE: code_version.code_of(),
+        "numbers": REVISION,
     }
     if slots.forecast is not None:
         environment[FORECAST] = kept(*slots.forecast, slots.count)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.distributed.launch import Outcome, launch, writable
+from trainer.engine.changed_numbers import touched
 from trainer.errors import UserError, one_line
 from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import Entry, RunFile, read
@@ -46,6 +47,11 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     # Decoded once, with progress, before the cohort opens it again.
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
     lines = []
+    changed = touched(run, file.entry.numbers) if file.entry is not None else None
+    if changed is not None:
+        lines.append(
+            f"{file.path}: an earlier version trained this run, and {changed}: other numbers are to be expected"
+        )
     if run.methods():
         judged = assessment.floor(run, data, ranks=ranks)
         how = "measured" if judged.measured else "recorded"
@@ -136,6 +142,8 @@ def _excuse(file: RunFile, entry: Entry, ranks: "Ranks") -> str:
     """Why another result is to be expected; empty where it is not."""
     import torch
 
+    if touched(file.run, entry.numbers) is not None:
+        return "an earlier version trained it"
     if ranks.world != (entry.ranks or 1):
         return f"ranks: {ranks.world} in place of {entry.ranks or 1}"
     if entry.threads is not None and torch.get_num_threads() != entry.threads:

@@ -18,6 +18,7 @@ from PIL import Image
 from trainer import checkpoint
 from trainer.__main__ import COMMANDS
 from trainer.data import read_openings
+from trainer.engine.changed_numbers import REVISION
 
 STUDY = """
 [run]
@@ -211,6 +212,19 @@ class TestFit:
         done = trainer("fit", export, *cache, "--ranks", 1)
         assert "difference" in done.stdout
         assert "ranks: 1 in place of 2" in done.stdout
+
+    def test_a_run_of_an_earlier_version_says_what_has_changed_and_is_excused(
+        self, place: Path, weights: Path, trainer: Trainer
+    ) -> None:
+        run = checkpoint.weights(weights).word("run")
+        run = run | {"method": "dist", "losses": run["losses"] | {"dist": {}}}
+        done = trainer("fit", exported(place / "earlier.json", weights, run=run), "--cache", place / "cache")
+        assert (
+            "an earlier version trained this run, and losses.dist.beta has no gradient with two classes" in done.stdout
+        )
+        assert "; an earlier version trained it" in done.stdout
+        now = exported(place / "now.json", weights, run=run, numbers=REVISION)
+        assert "earlier" not in trainer("fit", now, "--cache", place / "cache", code=1).stdout
 
     def test_what_set_changes_is_not_compared(self, export: Path, place: Path, trainer: Trainer) -> None:
         done = trainer("fit", export, "--cache", place / "cache", "--set", "epochs=1")
