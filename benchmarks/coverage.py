@@ -1,6 +1,7 @@
 """How often the interval of a gain holds the truth, and how often a gain is shown that is not there.
 
     python -m benchmarks.coverage
+    python -m benchmarks.coverage --thresholds    # what the rule for the threshold does (`coverage_thresholds`)
 
 Studies with a known truth are simulated: two searches (with KD and without) whose trials differ in true quality, are
 chosen by a noisy validation score, and are then trained again on fresh seeds and scored on test images, as
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.stats import t
 
+from benchmarks import coverage_thresholds
 from search.answer.comparisons import TEST, metric_of, pairs
 from search.answer.power import LONG, Noise, measured
 from search.answer.score_arrays import score_arrays, shared
@@ -183,7 +185,12 @@ def main() -> int:
     parser.add_argument("--both-sd", type=float, default=LONG.both, help="of the difference, by seed and group")
     parser.add_argument("--study", help="take the noise of the claims of this confirmed study in its place")
     parser.add_argument("--storage", help="its database; default: as of python -m search")
+    parser.add_argument("--thresholds", action="store_true", help="the rule for the threshold in place of intervals")
     args = parser.parse_args()
+    if args.thresholds:
+        print(f"{args.studies} networks a row, {coverage_thresholds.TEST_IMAGES} new images each; gains in Dice")
+        print("\n".join(coverage_thresholds.rows(coverage_thresholds.KINDS, args.studies, args.seed)))
+        return 0
     noise = Noise(args.seed_sd, args.group_sd, args.both_sd)
     if args.study is not None:
         noise = of_study(args.storage, args.study)

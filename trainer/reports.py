@@ -32,7 +32,7 @@ class PerImageResult:
     part: str
     """validation, test, or the name of a source that no split names."""
     threshold: float
-    """Least probability of the foreground, chosen on validation."""
+    """Least probability of the foreground: 0.5, or one that was shown on validation to gain."""
     images: tuple[str, ...]
     """Paths below the data root; names where there are no files."""
     sources: tuple[str, ...]

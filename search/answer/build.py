@@ -65,7 +65,7 @@ def _network(
     return Network(
         name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial,
         words=describe_network(each),
-        searched=each.searched, validation=on_validation(grids, each, metric),
+        searched=each.searched, thresholds=_own_thresholds(each, grids), validation=on_validation(grids, each, metric),
         test=None if test is None else test.value, low=low, high=high,
         by_seed=() if grid is None else tuple(_by_seed(grid, metric)),
         params_m=each.params / 1e6, gflops=each.gflops, latency_ms=None if latency is None else latency(each),
@@ -85,11 +85,17 @@ def _by_seed(grid: ScoreArray, metric: str) -> Iterator[tuple[int, float]]:
         yield seed, float(row.mean())
 
 
+def _own_thresholds(each: Configuration, grids: Grids) -> tuple[tuple[int | None, float], ...]:
+    """Those of the part that most seeds were scored on."""
+    measured = [grid for (name, _), grid in grids.items() if name == each.name]
+    return max((grid.thresholds for grid in measured), key=len, default=())
+
+
 def _thresholds(shown: Sequence[ScoreArray]) -> Iterator[tuple[str, float]]:
-    """Chosen anew for each seed on validation; the mean of them."""
+    """By rule anew for each seed on validation; the mean of them."""
     for name in dict.fromkeys(grid.configuration for grid in shown):
         values = {s: f.threshold for grid in shown if grid.configuration == name for s, f in grid.by_seed.items()}
-        yield name, sum(values.values()) / len(values)
+        yield name, round(sum(values.values()) / len(values), 6)
 
 
 def _choice(confirmed: Confirmed, near: Sequence[Comparison], chosen: Configuration | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from search.answer.document import Comparison, Verdict
-from search.answer.score_arrays import ScoreArray, difference, level
+from search.answer.score_arrays import ScoreArray, describe_thresholds, difference, level
 from search.answer.uncertainty import Estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
@@ -109,7 +109,14 @@ def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) 
     if minuend is None or subtrahend is None:
         return None
     estimate, seeds = difference(minuend, subtrahend, metric)
-    return made(pair, part, estimate, seeds, metric=metric, confidence=confidence)
+    claim = made(pair, part, estimate, seeds, metric=metric, confidence=confidence)
+    return _at_thresholds(claim, minuend, subtrahend)
+
+
+def _at_thresholds(claim: Comparison, minuend: ScoreArray, subtrahend: ScoreArray) -> Comparison:
+    """The claim with the thresholds of both networks."""
+    both = (tuple(threshold for _, threshold in each.thresholds) for each in (minuend, subtrahend))
+    return claim.model_copy(update={"thresholds": tuple(both)})
 
 
 def made(
@@ -172,7 +179,11 @@ def _judged(claim: Comparison) -> Comparison:
 def _sentence(claim: Comparison, reached: Verdict) -> str:
     if claim.estimate is None:
         return f"{claim.name}: not estimable: {claim.reason}"
-    sentence = f"{claim.minuend} less {claim.subtrahend} ({claim.words}) on {claim.part}: {claim.estimate:+.4f}"
+    at = " against ".join(describe_thresholds(each) for each in claim.thresholds if each)
+    if at and len({*claim.thresholds[0], *claim.thresholds[1]}) == 1:
+        at = describe_thresholds(claim.thresholds[0])
+    what = "; ".join(filter(None, (claim.words, at and f"at {at}")))
+    sentence = f"{claim.minuend} less {claim.subtrahend} ({what}) on {claim.part}: {claim.estimate:+.4f}"
     if claim.low is None or claim.high is None:
         return f"{sentence}; not estimable: {claim.reason}"
     p = "" if claim.p_holm is None else f", p {claim.p_holm:.3g} corrected over the claims"
@@ -201,7 +212,7 @@ def non_inferiority(
             estimate, seeds = difference(grid, behind, metric)
             two_sided = 2 * choose.confidence - 1
             claim = made(pair, part, estimate, seeds, metric=metric, confidence=two_sided, margin=choose.margin)
-            claims.append((each, claim))
+            claims.append((each, _at_thresholds(claim, grid, behind)))
     known = [i for i, (_, claim) in enumerate(claims) if claim.p is not None]
     for i, p in zip(known, holm([claims[i][1].p or 0.0 for i in known]), strict=True):
         claims[i] = claims[i][0], _near(claims[i][1], p, choose.confidence)

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from models.config import Frozen
 
+SEARCH_THRESHOLD = 0.5
+"""Of the foreground's probability, in every validation score of a search: the class of the greatest logit."""
+
 Verdict = Literal["shown", "not_shown", "worse", "not estimable"]
 
 
@@ -26,6 +29,9 @@ class Comparison(Frozen):
     p: float | None
     p_holm: float | None = Field(description="after Holm's correction over the claims; None: outside of that family")
     unit: str
+    thresholds: tuple[tuple[float, ...], tuple[float, ...]] = Field(
+        default=((), ()), description="of the minuend's and the subtrahend's seeds"
+    )
     images: int
     groups: int
     seeds: int
@@ -46,6 +52,12 @@ class Network(Frozen):
     trial: int | None
     words: str
     searched: float | None = Field(description="its validation score in the search")
+    searched_threshold: float = Field(
+        default=SEARCH_THRESHOLD, description="of that score, as of every score of a search"
+    )
+    thresholds: tuple[tuple[int | None, float], ...] = Field(
+        default=(), description="(seed, its own threshold), of its scores on validation, test and unseen sources"
+    )
     validation: float | None = Field(description="on validation, with the fresh seeds")
     test: float | None
     low: float | None = Field(description="of the interval of the test score")
@@ -68,6 +80,7 @@ class Scores(Frozen):
     images: int
     groups: int
     seeds: int
+    thresholds: tuple[float, ...] = Field(default=(), description="of the seeds, each at its own")
     dice: float | None
     low: float | None
     high: float | None
@@ -131,7 +144,7 @@ class ConfirmedPart(Frozen):
     claims: tuple[Comparison, ...]
     scores: tuple[Scores, ...]
     reliability: tuple[Reliability, ...]
-    thresholds: tuple[tuple[str, float], ...] = Field(description="(network, chosen threshold of the foreground)")
+    thresholds: tuple[tuple[str, float], ...] = Field(description="(network, mean of its seeds' thresholds)")
     chosen: str | None = Field(description="the network to ship; None where none is near enough to the teacher")
     choice: str = Field(description="how it was chosen")
     margin: float

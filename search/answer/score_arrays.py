@@ -1,6 +1,6 @@
 """What was measured, as arrays of seeds and images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,11 @@ class ScoreArray:
         """Fresh seeds; none of a teacher."""
         return tuple(sorted(seed for seed in self.by_seed if seed is not None))
 
+    @property
+    def thresholds(self) -> tuple[tuple[int | None, float], ...]:
+        """(seed, its threshold), by seed; a teacher's single one with None."""
+        return tuple((seed, self.by_seed[seed].threshold) for seed in (self.seeds or (None,)))
+
     def values(self, column: str, seeds: Sequence[int] | None = None) -> Floats:
         """(seeds, images); a teacher's single row stands for every seed that is asked for."""
         if not self.seeds:
@@ -34,6 +39,12 @@ class ScoreArray:
             return np.tile(row, (1 if seeds is None else len(seeds), 1))
         chosen = self.seeds if seeds is None else seeds
         return np.asarray([self.by_seed[seed].columns[column] for seed in chosen], dtype=np.float64)
+
+
+def describe_thresholds(thresholds: Iterable[float]) -> str:
+    """`threshold 0.5`, or the least and the greatest where they differ: `thresholds 0.5 to 0.65`."""
+    low, *rest = sorted({round(each, 6) for each in thresholds})
+    return f"thresholds {low:g} to {rest[-1]:g}" if rest else f"threshold {low:g}"
 
 
 def score_arrays(confirmed: Confirmed) -> dict[tuple[str, str], ScoreArray]:

@@ -83,6 +83,7 @@ def _scores(
     confirmed: Confirmed, chosen: SelectedStudent, per_image: Sequence[PerImageScores], seed: int
 ) -> "list[Score]":
     """For each part: these weights, and the mean over seeds with its interval."""
+    from search.answer.score_arrays import describe_thresholds
     from trainer.package.model_card import Score
 
     metric = _metric(confirmed)
@@ -91,10 +92,14 @@ def _scores(
         there = [each for each in per_image if each.part == part and each.images]
         label = f"{title} of these weights, mean over images"
         own = [each for each in there if each.seed == seed]
-        scores += [Score(part, len(each.images), label, _mean(each, metric)) for each in own]
+        scores += [
+            Score(part, len(each.images), f"{label}, at threshold {each.threshold:g}", _mean(each, metric))
+            for each in own
+        ]
         if len(there) > 1:
             mean = statistics.fmean(_mean(each, metric) for each in there)
-            label = f"{title}, mean over images and {len(there)} seeds"
+            at = describe_thresholds(each.threshold for each in there)
+            label = f"{title}, mean over images and {len(there)} seeds, at {at}"
             scores.append(Score(part, len(there[0].images), label, mean, chosen.intervals.get(part)))
     return scores
 

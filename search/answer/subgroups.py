@@ -71,6 +71,7 @@ def _row(grid: ScoreArray, by: Literal["all", "source", "size"], stratum: str, m
         images=int(mask.sum()),
         groups=groups,
         seeds=len(grid.seeds),
+        thresholds=tuple(threshold for _, threshold in grid.thresholds),
         dice=None if dice is None else dice.value,
         low=low,
         high=high,

@@ -5,6 +5,7 @@ from typing import Any
 from search.answer.build import answer, chosen_or_best, distillation
 from search.answer.comparisons import TEST, metric_of
 from search.answer.document import ConfirmedPart
+from search.answer.score_arrays import describe_thresholds
 from search.confirm.plan import confirmations, plan_of
 from search.confirm.results import Confirmed, confirmed
 from search.storage.database import Database
@@ -58,20 +59,22 @@ def _result(confirmed: Confirmed, search: SearchSnapshot) -> dict[str, Any] | No
 
 
 def _networks(part: ConfirmedPart) -> dict[str, dict[str, Any]]:
-    """By configuration: its mean score on test over seeds, with the interval where it can be estimated."""
+    """By configuration: its mean score on test over seeds, each at its own threshold, with its interval if any."""
     return {
         each.name: {"score": each.test, "low": each.low, "high": each.high, "seeds": len(each.by_seed)}
+        | {"thresholds": [threshold for _, threshold in each.thresholds]}
         for each in part.networks
         if each.test is not None
     }
 
 
 def score_text(result: dict[str, Any], network: str) -> str:
-    """`test dice 0.8712 [0.8601, 0.8823], mean over 5 seeds`."""
+    """`test dice 0.8712 [0.8601, 0.8823], mean over 5 seeds at thresholds 0.5 to 0.65`."""
     network_score = result["networks"][network]
     interval = "" if network_score["low"] is None else f" [{network_score['low']:.4f}, {network_score['high']:.4f}]"
     seeds = "one seed" if network_score["seeds"] == 1 else f"mean over {network_score['seeds']} seeds"
-    return f"test {result['metric']} {network_score['score']:.4f}{interval}, {seeds}"
+    at = f" at {describe_thresholds(network_score['thresholds'])}" if network_score["thresholds"] else ""
+    return f"test {result['metric']} {network_score['score']:.4f}{interval}, {seeds}{at}"
 
 
 def rule_text(result: dict[str, Any]) -> str:

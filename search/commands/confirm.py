@@ -12,7 +12,9 @@ from typing import Any
 
 from search import worker
 from search.answer.build import answer
-from search.answer.comparisons import metric_of
+from search.answer.comparisons import TEST, metric_of
+from search.answer.document import SEARCH_THRESHOLD
+from search.answer.score_arrays import describe_thresholds
 from search.commands import work
 from search.confirm.data_checks import checked
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
@@ -29,6 +31,12 @@ from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.distributed.supervisor import supervise
 from trainer.errors import UserError
+
+RULE = (
+    f"each seed's own, of its scores here: {SEARCH_THRESHOLD:g}, or another one that gains on validation more than the "
+    "gain's standard error over the images"
+)
+"""How a seed gets its threshold."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +153,7 @@ def plan_lines(plan: Plan) -> list[str]:
         )
     total = sum(plan.gpu_seconds.values()) * seeds / 3600
     text.append(f"{plan.trials} trials, about {total:.2f} GPU hours; examined on test{_unseen(plan.table.unseen)}")
+    text.append(f"searched: on validation, at threshold {SEARCH_THRESHOLD:g}, unconfirmed")
     if plan.early:
         text.append("the search has not ended: its winners may not be those of its whole budget")
     return text
@@ -157,18 +166,17 @@ def _unseen(names: Sequence[str]) -> str:
 def outcome(result: Confirmed) -> list[str]:
     """Mean test score and its deviation over seeds, a line a configuration; then what that shows."""
     metric = metric_of(result)
-    text = [f"{'configuration':<20}{'params':>12}{'test ' + metric:>12}{'SD':>9}{'seeds':>7}   over seeds"]
+    text = [f"{'configuration':<20}{'params':>12}{'test ' + metric:>12}{'SD over seeds':>15}{'seeds':>7}  thresholds"]
     for each in result.configurations:
-        means = [
-            statistics.fmean(one.columns[metric])
-            for one in result.findings
-            if one.configuration == each.name and one.part == "test"
-        ]
-        spread = f"{statistics.stdev(means):>9.4f}" if len(means) > 1 else f"{'':>9}"
+        there = [one for one in result.findings if one.configuration == each.name and one.part == TEST]
+        means = [statistics.fmean(one.columns[metric]) for one in there]
+        at = describe_thresholds(one.threshold for one in there).partition(" ")[2] if there else ""
+        spread = f"{statistics.stdev(means):>15.4f}" if len(means) > 1 else f"{'':>15}"
         mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
-        text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}")
+        text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}  {at}".rstrip())
+    text.append(f"thresholds: {RULE}")
     text += [f"missing: {line}" for line in result.missing]
-    if any(one.part == "test" for one in result.findings):
-        text += [f"{claim.verdict}: {claim.words}" for claim in answer(result).claims if claim.part == "test"]
+    if any(one.part == TEST for one in result.findings):
+        text += [f"{claim.verdict}: {claim.words}" for claim in answer(result).claims if claim.part == TEST]
     text.append(f"more: python -m search report {result.study}")
     return text

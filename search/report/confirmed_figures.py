@@ -79,7 +79,8 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
         legend_below(figure, axes)
         data = svg(figure)
     note = (
-        "Mean over test images and fresh seeds; bars are intervals of the mean, small dots single seeds."
+        "Mean over test images and fresh seeds, each seed at its own threshold; bars are intervals of the mean, small "
+        "dots single seeds."
         f"{' The ring is the network to ship.' if part.chosen is not None else ''}"
     )
     alt = f"Test {title_of(search)} of the confirmed networks against {title}, with intervals, teacher and margin"
@@ -117,7 +118,8 @@ def _dots(axes: Axes, points: Sequence[tuple[float, Network]]) -> None:
 def _claims(part: ConfirmedPart) -> Drawn | None:
     rows = [(f"{c.name} ({c.part})", c) for c in part.claims if c.estimate is not None and c.margin is None]
     note = (
-        "Estimates with their intervals, which are each comparison's own. Filled: shown or worse; open: not shown or "
+        "Estimates with their intervals, which are each comparison's own, of networks at their own thresholds. Filled: "
+        "shown or worse; open: not shown or "
         "not estimable. Those on test are corrected for their number before that is said; those on unseen sources "
         "describe."
     )
@@ -126,7 +128,10 @@ def _claims(part: ConfirmedPart) -> Drawn | None:
 
 def _near(part: ConfirmedPart) -> Drawn | None:
     rows = [(c.minuend, c) for c in part.claims if c.estimate is not None and c.margin is not None]
-    note = "Intervals of the difference. Filled green: shown not to lie below the teacher by more than the margin."
+    note = (
+        "Intervals of the difference, each network at its own threshold. Filled green: shown not to lie below the "
+        "teacher by more than the margin."
+    )
     alt = "Forest plot of each network less the teacher, with the margin"
     return _forest("near-teacher", "Less the teacher", alt, rows, note)
 
@@ -188,7 +193,7 @@ def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
         legend_below(figure, axes)
         data = svg(figure)
     title = "By source, and on sources that nothing has seen" if by == "source" else "By size of the polyp"
-    note = "Means with intervals; without an interval there are too few groups for one."
+    note = "Means with intervals, each seed at its own threshold; without an interval there are too few groups for one."
     alt = f"{title_of(search)} of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
     return Drawn(f"by-{by}", title, alt, data, note)
 

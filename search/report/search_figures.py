@@ -68,7 +68,8 @@ def _front(search: Search, measure: str) -> Drawn | None:
         legend_below(figure, axes)
         data = svg(figure)
     alt = f"Scatter of validation {scale.title} against {title}, one dot a trial, with each arm's front as a line"
-    note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size."
+    note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size. "
+    note += f"All scores are at threshold {search.threshold:g}."
     hidden = "Trials far off are drawn at the axis as open triangles."
     outside = any(not low <= dot.score <= high for _, dot in points)
     return Drawn(
@@ -147,7 +148,8 @@ def _expected(search: Search) -> Drawn | None:
     compare = ": compare arms at the same n" if len(known) > 1 else ""
     note = (
         "Mean best of n of the arm's finished trials, drawn without replacement (Tang et al., ACL; after Dodge et al., "
-        f"EMNLP){compare}. Pruned trials count with the best that they reached."
+        f"EMNLP){compare}. Pruned trials count with the best that they reached. "
+        f"All scores are at threshold {search.threshold:g}."
     )
     return Drawn("expected-best", "Expected best after n trials", alt, data, note)
 
@@ -326,7 +328,7 @@ def _size(sides: Sequence[Side], left_out: int) -> Drawn:
         data = svg(figure)
     note = (
         "Filled: with distillation; open: without. Confirmed studies stand with their mean test scores, others with "
-        "their best validation scores. Networks of one size stand side by side"
+        "their best validation scores at threshold 0.5. Networks of one size stand side by side"
         f"{'; of some studies size or score is not known' if left_out else ''}."
     )
     alt = "Scores with and without distillation against parameters, one marker a study"

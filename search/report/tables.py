@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 
 from search.answer.document import ConfirmedPart, Scores
+from search.answer.score_arrays import describe_thresholds
 from search.report.content.document import Arm, Fact, Report, Search, Study
-from search.report.content.text import title_of
+from search.report.content.text import searched_title, title_of
 from search.report.table_formats import Cell, Column, Table
+
+SIDES = "Studies side by side: scores on validation at threshold 0.5, on test at each seed's own"
+"""Title of the table of several studies."""
 
 
 def tables(study: Study) -> list[Table]:
@@ -66,7 +70,7 @@ def across(report: Report) -> list[Table]:
         )
         for side in report.sides
     )
-    return [Table("studies", "Studies side by side", columns, rows)] if rows else []
+    return [Table("studies", SIDES, columns, rows)] if rows else []
 
 
 def _arms(search: Search) -> Table:
@@ -78,7 +82,7 @@ def _arms(search: Search) -> Table:
         Column("pruned", "count"),
         Column("failed", "count"),
         Column("running", "count"),
-        Column(f"best {title_of(search)}", "score"),
+        Column(f"best {searched_title(search)}", "score"),
         Column("trial", "plain"),
         Column("network"),
         Column("parameters (M)", "short"),
@@ -113,7 +117,7 @@ def _front(search: Search) -> Table:
         )
         for line in search.front
     )
-    return Table("front", f"Best validation {title_of(search)} by size, unconfirmed", columns, rows)
+    return Table("front", f"Best validation {searched_title(search)} by size, unconfirmed", columns, rows)
 
 
 def _network_of(search: Search, best: dict[str, float]) -> str:
@@ -126,7 +130,9 @@ def _at_equal_budget(search: Search) -> Table:
     arms = [arm.name for arm in search.arms]
     columns = (Column("trials", "count"), *(Column(f"expected of {name}", "score") for name in arms))
     rows = tuple((equal.n, *(equal.expected.get(name) for name in arms)) for equal in search.equal)
-    return Table("equal-budget", f"Expected best {title_of(search)} after the same number of trials", columns, rows)
+    return Table(
+        "equal-budget", f"Expected best {searched_title(search)} after the same number of trials", columns, rows
+    )
 
 
 def _settings(search: Search) -> Table:
@@ -248,9 +254,10 @@ def _networks(search: Search, part: ConfirmedPart) -> Table:
         Column("parameters (M)", "short"),
         Column("GFLOP", "short"),
         Column("latency (ms)", "short"),
-        Column(f"searched {title_of(search)}", "score"),
-        Column("validation", "score"),
-        Column("test", "score"),
+        Column(f"searched {searched_title(search)}", "score"),
+        Column("own thresholds"),
+        Column("validation at own", "score"),
+        Column("test at own", "score"),
         Column("from", "score"),
         Column("to", "score"),
         Column("to ship"),
@@ -265,6 +272,7 @@ def _networks(search: Search, part: ConfirmedPart) -> Table:
             n.gflops,
             n.latency_ms,
             n.searched,
+            _by_seed(n.thresholds),
             n.validation,
             n.test,
             n.low,
@@ -274,6 +282,13 @@ def _networks(search: Search, part: ConfirmedPart) -> Table:
         for n in part.networks
     )
     return Table("networks", "Networks that were trained again on fresh seeds", columns, rows)
+
+
+def _by_seed(thresholds: Sequence[tuple[int | None, float]]) -> str:
+    """`0.5`, where all seeds have one; else each with its seed: `11: 0.5, 12: 0.65`."""
+    if len({threshold for _, threshold in thresholds}) == 1:
+        return f"{thresholds[0][1]:g}"
+    return ", ".join(f"{seed}: {threshold:g}" for seed, threshold in thresholds)
 
 
 def _claims(part: ConfirmedPart) -> Table:
@@ -320,6 +335,7 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
         Column("network"),
         Column("images", "count"),
         Column("groups", "count"),
+        Column("thresholds"),
         Column(title_of(search), "score"),
         Column("from", "score"),
         Column("to", "score"),
@@ -344,7 +360,8 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
 def _score_row(s: Scores, by: str) -> tuple[str | int | float | None, ...]:
     where: tuple[str, ...] = (s.part,) if by == "all" else (s.part, s.stratum)
     score = (s.dice, s.low, s.high, s.iou, s.precision, s.recall, s.hd95)
-    return (*where, s.network, s.images, s.groups, *score, s.polyps, s.missed, s.false_positives, s.brier, s.ece)
+    at = describe_thresholds(s.thresholds).partition(" ")[2] if s.thresholds else None
+    return (*where, s.network, s.images, s.groups, at, *score, s.polyps, s.missed, s.false_positives, s.brier, s.ece)
 
 
 def _reliability(part: ConfirmedPart) -> Table:

@@ -1,7 +1,8 @@
 """What a trained network does on each image, at native size: scores, surfaces, lesions, and whether it can be believed.
 
-Nothing is judged here. The threshold of the foreground's probability is chosen on validation; test rows and sources
-that no split names are read with the opening that the caller recorded. Torch is imported where a network runs.
+Nothing is judged here. The threshold of the foreground's probability is 0.5, or one that validation shows to be better;
+test rows and sources that no split names are read with the opening that the caller recorded. Torch is imported where a
+network runs.
 """
 
 import math
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 GRID = tuple(step / 20 for step in range(1, 20))
 """Thresholds among which validation chooses."""
+HALF = GRID.index(0.5)
+"""Place of the threshold that stays where no other one is shown to gain."""
 COLUMNS = (
     "dice", "iou", "precision", "recall", "hd95", "brier", "area", "polyps", "missed", "false_positives",
 )  # fmt: skip
@@ -107,7 +110,7 @@ def evaluate_per_image(
 
 
 def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", precision: Precision) -> float:
-    """The threshold of GRID with the best mean Dice on validation; of equals, the one nearest 0.5.
+    """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images.
 
     Every rank calls it; all get the same. Raises DataError for an empty part.
     """
@@ -129,8 +132,21 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
     above = np.flip(np.cumsum(np.flip(histogram, axis=2), axis=2), axis=2)[:, :, 1:]
     fp, tp = above[:, 0], above[:, 1]
     fn = histogram[:, 1].sum(axis=1)[:, None] - tp
-    means = dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))).mean(axis=0)
+    return kept_threshold(dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))))
+
+
+def kept_threshold(scores: NDArray[np.float64]) -> float:
+    """The threshold by the scores of images at each of GRID, (images, thresholds), higher is better.
+
+    The one with the best mean, of equals the one nearest 0.5, if its mean gain over 0.5 is more than the standard error
+    of that gain over the images (paired); else 0.5. The best of 19 on a few images is in part luck, and a network that
+    is no better for it must not become worse. One image shows nothing. The rule is the same for every network and seed.
+    """
+    means = scores.mean(axis=0)
     best = max(range(len(GRID)), key=lambda i: (means[i], -abs(GRID[i] - 0.5)))
+    gains = scores[:, best] - scores[:, HALF]
+    if len(gains) < 2 or float(gains.mean()) <= float(gains.std(ddof=1)) / math.sqrt(len(gains)):
+        return GRID[HALF]
     return GRID[best]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.config import Frozen
-from search.answer.document import ConfirmedPart
+from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart
 from search.study.trial_attributes import Share
 
 Scalar = bool | int | float | str
@@ -146,6 +146,7 @@ class Search(Frozen):
 
     metric: str
     maximize: bool
+    threshold: float = Field(default=SEARCH_THRESHOLD, description="of every score of the search")
     epochs: int
     along: str | None
     state: Literal["ended", "running", "waits for workers"]

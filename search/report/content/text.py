@@ -2,6 +2,7 @@
 
 from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation
 from search.answer.document import Comparison, ConfirmedPart, Network, Verdict
+from search.answer.score_arrays import describe_thresholds
 from search.answer.uncertainty import FEW_SEEDS
 from search.report.content.document import Arm, Search
 from search.report.content.number_format import shown
@@ -33,6 +34,11 @@ def title_of(search: Search) -> str:
     return search.metric[:1].upper() + search.metric[1:]
 
 
+def searched_title(search: Search) -> str:
+    """The metric of the search's own scores as a label, with their threshold."""
+    return f"{title_of(search)} at threshold {shown(search.threshold, 'plain')}"
+
+
 NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
 """What is said of a study whose main search has no KD."""
 
@@ -55,9 +61,10 @@ def _which(search: Search, main: Arm) -> str:
     size = "" if best.params_m is None else f" with {shown(best.params_m, 'short')} M parameters"
     share = "" if best.share_of_teacher is None else f" ({shown(best.share_of_teacher, 'percent')} of the teacher's)"
     teacher = "" if search.teacher is None or search.teacher.score is None else _against(search.teacher.score)
+    at = f"at threshold {shown(search.threshold, 'plain')}"
     return (
         f"Unconfirmed: the candidate is trial {best.trial}, {best.network}{size}{share}, with a validation "
-        f"{title_of(search)} of {shown(best.score, 'score')}{teacher}."
+        f"{title_of(search)} of {shown(best.score, 'score')}{teacher} ({at})."
     )
 
 
@@ -150,6 +157,15 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
         sentences.append(
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
+    at = shown(search.threshold, "plain")
+    own = (
+        f" Confirmed scores are each seed's at its own threshold: {at}, or one of 0.05 to 0.95 where that gains on "
+        "validation more than the standard error of the gain over its images."
+    )
+    sentences.append(
+        f"Scores of the search, its teacher's too, are at threshold {at} of the foreground's probability."
+        f"{own if part is not None else ''}"
+    )
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
         "not, so the curve describes these trials and promises nothing of the next ones."
@@ -212,11 +228,14 @@ def _network(network: Network) -> str:
 
 
 def _interval(network: Network) -> str:
+    """The test score with its interval and thresholds."""
     if network.test is None:
         return "not known"
+    at = describe_thresholds(threshold for _, threshold in network.thresholds) if network.thresholds else "no threshold"
+    text = f"{shown(network.test, 'score')} at {at}"
     if network.low is None or network.high is None:
-        return shown(network.test, "score")
-    return f"{shown(network.test, 'score')} [{shown(network.low, 'score')}, {shown(network.high, 'score')}]"
+        return text
+    return f"{shown(network.test, 'score')} [{shown(network.low, 'score')}, {shown(network.high, 'score')}] at {at}"
 
 
 def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str:

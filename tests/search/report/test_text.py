@@ -101,7 +101,7 @@ def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> 
 
 
 def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
-    told = {"score": 0.85, "low": 0.84, "high": 0.86, "seeds": 5}
+    told = {"score": 0.85, "low": 0.84, "high": 0.86, "seeds": 2, "thresholds": [0.65, 0.5]}
     assert score_text({"metric": "dice", "networks": {"a": told}}, "a") == (
-        "test dice 0.8500 [0.8400, 0.8600], mean over 5 seeds"
+        "test dice 0.8500 [0.8400, 0.8600], mean over 2 seeds at thresholds 0.5 to 0.65"
     )
