@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from models.config import NetworkConfig, NetworkTeacher, Teacher
+from models.config import NetworkConfig, NetworkTeacher, SmpNetwork, Teacher
 from models.nearest import OptionError, nearest
+from models.normalisation import IMAGENET, Normalisation
 
 if TYPE_CHECKING:
     from models.output import Segmenter
@@ -36,7 +37,7 @@ def build(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: 
         raise ValueError(f"{_role(config)}.name = {config.name!r}: unknown network{nearest(config.name, MODELS)}")
     if in_channels < 1 or classes < 2:
         raise ValueError(f"{_role(config)}: needs 1 channel and 2 classes at least, got {in_channels} and {classes}")
-    options = config.model_dump(exclude={"name", "checkpoint", "min_dice", "keys"})
+    options = config.model_dump(exclude={"name", "checkpoint", "min_dice", "keys", "mean", "std"})
     if config.checkpoint is not None and "weights" in options:
         options["weights"] = None
     import torch
@@ -46,8 +47,14 @@ def build(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: 
         network: Segmenter = getattr(import_module(module), kind)(**options, in_channels=in_channels, classes=classes)
     except OptionError as error:
         raise ValueError(f"{_role(config)}.{error}") from error.__cause__
+    network.normalisation = expects(config)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return network
+
+
+def expects(config: NetworkConfig | NetworkTeacher) -> Normalisation:
+    """How the images of a network are normalised: ImageNet's way, unless its configuration says another."""
+    return config.expects if isinstance(config, SmpNetwork) else IMAGENET
 
 
 def parameters(network: "Segmenter") -> int:

@@ -1,14 +1,22 @@
 """The options of every network, free of torch, so that a study file is checked before anything heavy is imported."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from models.normalisation import IMAGENET, Normalisation, pretrained_input
 
 
 class Frozen(BaseModel):
     """A value that people write in files: unknown keys are refused, and it never changes after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, serialize_by_alias=True)
+
+
+def _absent(value: object) -> bool:
+    """Whether a field is left out of what is written: runs that lack it stay the runs that they were."""
+    return value is None
 
 
 class PlainNetwork(Frozen):
@@ -26,6 +34,59 @@ class SmpNetwork(Frozen):
     encoder: str = Field(description="an encoder name of segmentation-models-pytorch, such as resnet101")
     weights: str | None = Field(default=None, description="pretrained encoder weights, such as imagenet; none: random")
     checkpoint: str | None = Field(default=None, description="safetensors file with the weights to start from")
+    normalisation: Literal["encoder", "imagenet"] | None = Field(
+        default=None,
+        exclude=True,
+        description="a word for mean and std: encoder: what the pretrained weights expect; imagenet: ImageNet's. In a "
+        "study file encoder is the default of the student, and of a teacher that `trainer teach` trains",
+    )
+    mean: tuple[float, ...] | None = Field(
+        default=None,
+        exclude_if=_absent,
+        description="of red, green and blue in [0, 1], taken from the input; none: ImageNet's",
+    )
+    std: tuple[float, ...] | None = Field(
+        default=None, exclude_if=_absent, description="of the same, what the rest is divided by; none: ImageNet's"
+    )
+
+    @property
+    def expects(self) -> Normalisation:
+        """How its images are normalised."""
+        if self.mean is None or self.std is None:
+            return IMAGENET
+        (red, green, blue), (red_std, green_std, blue_std) = self.mean, self.std
+        return Normalisation((red, green, blue), (red_std, green_std, blue_std))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word_becomes_numbers(cls, values: Any) -> Any:
+        """A word for the normalisation becomes what it stands for, so that a run that was read says it by itself."""
+        if not isinstance(values, Mapping) or values.get("normalisation") not in ("encoder", "imagenet"):
+            return values
+        plain = {key: value for key, value in values.items() if key != "normalisation"}
+        given = [name for name in ("mean", "std") if plain.get(name) is not None]
+        if given:
+            raise ValueError(f"normalisation = {values['normalisation']!r}: beside {given[0]}; keep one of them")
+        encoder, weights, known = plain.get("encoder"), plain.get("weights"), None
+        if values["normalisation"] == "encoder" and isinstance(encoder, str) and isinstance(weights, str):
+            known = pretrained_input(encoder, weights)
+        mean, std = known or (None, None)
+        return {**plain, "mean": mean, "std": std}
+
+    @model_validator(mode="after")
+    def _normalisation_is_whole(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"{'std' if self.std is None else 'mean'}: missing; mean and std are given together")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != len(IMAGENET.mean):
+                raise ValueError(f"{name} = {list(values)}: expected three values, for red, green and blue")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"std = {list(self.std)}: expected values above 0")
+        if (self.mean, self.std) == IMAGENET:
+            # What is as it always was is not written down, so that it stays the same run.
+            object.__setattr__(self, "mean", None)
+            object.__setattr__(self, "std", None)
+        return self
 
 
 NetworkConfig = Annotated[PlainNetwork | SmpNetwork, Field(discriminator="name")]

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from models.normalisation import IMAGENET, Normalisation
+
 
 class Tap(NamedTuple):
     """A feature map that a network promises to return."""
@@ -37,11 +39,12 @@ def whole(output: Output, taps: frozenset[str]) -> Output:
 class Network(Protocol):
     """The contract of a network: an `nn.Module` with these attributes.
 
-    Input: (N, in_channels, *S), S a multiple of `stride`.
+    Input: (N, in_channels, *S), S a multiple of `stride`, normalised by `normalisation`.
     """
 
     stride: int
     taps: Taps
+    normalisation: Normalisation
 
     def __call__(self, images: Tensor) -> Output: ...
 
@@ -51,6 +54,7 @@ class Segmenter(nn.Module):
 
     stride: int
     taps: Taps
+    normalisation: Normalisation = IMAGENET
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, *S) to logits and taps."""

@@ -168,6 +168,16 @@ def _weights(package: ModuleType, encoder: str, weights: str | None) -> str | bo
     return weights if name is None else True
 
 
+def pretrained_settings(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of RGB in [0, 1] in timm's `pretrained_cfg` of an encoder; None for one that has no pretrained
+    weights, or that timm does not know. Raises ValueError in one line where a package is missing."""
+    name, timm = _timm_name(_package(), encoder), import_module("timm")
+    if name is None or not timm.models.is_model_pretrained(name):
+        return None
+    config = timm.models.get_pretrained_cfg(name)
+    return tuple(config.mean), tuple(config.std)
+
+
 def _timm_name(package: ModuleType, encoder: str) -> str | None:
     """timm's name of an encoder that the package takes from timm, None for its own; the package rewrites old names."""
     if encoder.startswith("tu-"):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import models
 from models.config import NetworkConfig
+from models.normalisation import IMAGENET, Normalisation
 from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
@@ -162,6 +163,20 @@ def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | st
         mistakes = "; ".join(filter(None, wrong))
         raise CheckpointError(
             f"{path}: weights of another network: {mistakes}; give the network that the file was made with"
+        )
+
+
+def refuse_other_normalisation(file: Weights, own: Normalisation, path: Path) -> None:
+    """Raise CheckpointError where weights that a student starts from were trained on images normalised another way; a
+    file that says nothing of its network is taken as it is."""
+    network = file.word("network")
+    if network is None:
+        return
+    trained = Normalisation(*(tuple(network.get(name) or getattr(IMAGENET, name)) for name in Normalisation._fields))
+    if trained != own:
+        raise CheckpointError(
+            f"{path}: was trained with mean {list(trained.mean)} and std {list(trained.std)}, and this student has "
+            f"mean {list(own.mean)} and std {list(own.std)}; set student.mean and student.std to those of the file"
         )
 
 

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -20,6 +20,24 @@ PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice")
 The hash of the data covers every image, mask, part and group, the hash of the teacher its weights, and the floor only
 decides whether a training begins. `student.checkpoint` is no place: no hash stands for it, so another file is another
 run."""
+
+
+NETWORKS = ("student.name", "student.encoder", "student.weights")
+"""Values that decide which pretrained weights a student starts from."""
+
+
+def normalised_by_word(table: Table, word: Literal["encoder", "imagenet"] = "encoder") -> Table:
+    """A [run] table as people write it, whose student gets this normalisation where the table says nothing of it.
+
+    What a program wrote (stored runs, exports, weights) says it itself, in numbers, and is not changed; before these
+    numbers were written, all networks had ImageNet's.
+    """
+    student = table.get("student")
+    if not isinstance(student, Mapping) or not str(student.get("name", "")).startswith("smp-"):
+        return table
+    if any(student.get(key) is not None for key in ("normalisation", "mean", "std")):
+        return table
+    return {**table, "student": {**student, "normalisation": word}}
 
 
 class Entry(BaseModel):
@@ -97,6 +115,8 @@ class RunFile:
                     f"set run.{'teacher' if name == 'student' else name}"
                 )
         student = self.run.teacher.model_dump(exclude={"checkpoint", "min_dice", "keys"})
+        if "mean" not in self.run.teacher.model_fields_set:
+            student = normalised_by_word({"student": student})["student"]
         table = self.run.model_dump(mode="json", exclude_unset=True) | {"method": "none", "teacher": None}
         # Views are stored for students; the teacher itself sees new augmentations in every epoch.
         table["data"] = {name: value for name, value in table["data"].items() if name != "views"}
@@ -113,7 +133,7 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
     merged into that of the file, unless it has another `name`. Raises UserError in one line.
     """
     content = _parse(path)
-    entry, teach, metric = None, {}, "dice"
+    entry, teach, metric, written = None, {}, "dice", False
     if "best" in content:
         entry, metric = _entry(content, path, 1 if rank is None else rank)
         table = nest(entry.run, f"{path}: best.{entry.rank}.run.")
@@ -123,6 +143,7 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
         table = nest(content, f"{path}: ")
     else:
         table, teach = (nest(_table(content, name, path), f"{path}: {name}.") for name in ("run", "teach"))
+        written = True
         if not table:
             raise UserError(f"{path}: run: missing; expected a table [run]{nearest('run', content)}")
     changed = []
@@ -132,6 +153,8 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
         if top == "run":
             changed.append(".".join(steps))
     where = f"{path} with {' '.join(f'--set {text}' for text in sets)}" if sets else str(path)
+    if written or any(path in NETWORKS for path in changed):
+        table = normalised_by_word(table)
     run = _run(table, where, "run")
     return RunFile(path, run, entry, metric, teach, tuple(p for p in changed if p not in PLACES))
 

@@ -10,6 +10,7 @@ from search.storage.database import open_storage
 from search.storage.errors import patient
 from search.storage.url import add_storage, storage_url
 from search.study.adapter import StudyAdapter
+from search.study.begun import as_begun
 from search.study.create import attach_search
 from trainer.errors import UserError, received
 
@@ -28,7 +29,8 @@ def main(args: argparse.Namespace) -> int:
     """Put the trial into the queue and say so."""
     with patient("enqueue"):
         opened = open_storage(storage_url(args.storage), create=False)
-        return _enqueue(args, attach_search(opened, load(find(args.study), args.set, name=args.name)), opened.label)
+        spec = as_begun(load(find(args.study), args.set, name=args.name), args.storage)
+        return _enqueue(args, attach_search(opened, spec), opened.label)
 
 
 def _enqueue(args: argparse.Namespace, search: StudyAdapter, label: str) -> int:

@@ -225,12 +225,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
-    spec = load(find(args.study), args.set, name=args.name)
+    spec = _as_begun(load(find(args.study), args.set, name=args.name), args.storage)
     facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
     facts["cost"] = disk.disk_forecast(spec, facts["arms"])
     facts["stored"] = _stored(args.storage, spec, facts)
     print(json.dumps(facts, indent=2) if args.json else "\n".join(preflight_lines(facts)))
     return 2 if facts["problems"] else 0
+
+
+def _as_begun(spec: StudySpec, storage: str | None) -> StudySpec:
+    from search.study.begun import as_begun  # with Optuna, as below
+
+    return as_begun(spec, storage)
 
 
 def _stored(given: str | None, spec: StudySpec, facts: Found) -> Found | None:

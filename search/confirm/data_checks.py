@@ -13,6 +13,7 @@ from search.storage.database import Database, open_storage
 from search.storage.errors import DatabaseUnavailable, patient
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import storage_url
+from search.study.begun import as_begun
 from search.study.create import Identity
 from trainer.config import PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
@@ -32,7 +33,7 @@ _RETRY_SECONDS = 1.0
 def specification(args: argparse.Namespace) -> StudySpec:
     """The study that a worker's flags name: a confirmation in the database, or a file. Raises UserError."""
     if not is_confirmation(args.study) or args.name is not None:
-        return load(find(args.study), args.set, name=args.name)
+        return as_begun(load(find(args.study), args.set, name=args.name), args.storage)
     if args.set:
         raise UserError(f"--set {args.set[0]}: {args.study} is planned already; see: python -m search confirm --help")
     return _waited(args.database_wait, lambda: stored_plan(args.storage, args.study)).spec()

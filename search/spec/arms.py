@@ -7,7 +7,7 @@ entries of [[enqueue]] are checked against the space of their arm.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -17,6 +17,7 @@ from search.spec.space import FloatRange, Parameter, Scalar, active, condition, 
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
 from trainer.errors import UserError, explain, nearest, received
+from trainer.run_file import NETWORKS, normalised_by_word
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Arm:
     planned: bool = False
     """Whether its trials are those of its queue alone: in a confirmation nothing is proposed, and what was trained is
     examined."""
+    pretrained: Literal["encoder", "imagenet"] = "encoder"
+    """How a student's images are normalised where neither [run] nor the arm says it."""
     identity: str = ""
     """sha256 over resolved run and space; `search.spec.identity.arm_identity` adds the contents of data and teacher."""
 
@@ -113,6 +116,8 @@ class Arm:
     def run_with(self, values: Mapping[str, Scalar]) -> RunConfig:
         """[run] with values by path, validated. Raises UserError."""
         table, _ = replace(RunConfig, self.run, values)
+        if any(path in NETWORKS for path in values):
+            table = normalised_by_word(table, self.pretrained)
         return run_config(table, self.where)
 
 
@@ -130,8 +135,16 @@ def fixed_values(run: RunConfig) -> dict[str, Scalar]:
     return {path: value for path, value in flat.items() if isinstance(value, bool | int | float | str)}
 
 
-def main_arm(tables: StudyTables, run: Table, space: Sequence[Parameter], study_name: str, where: str) -> Arm:
+def main_arm(
+    tables: StudyTables,
+    run: Table,
+    space: Sequence[Parameter],
+    study_name: str,
+    where: str,
+    pretrained: Literal["encoder", "imagenet"] = "encoder",
+) -> Arm:
     """The main search: nothing may be dropped from its space. Raises UserError."""
+    run = normalised_by_word(run, pretrained)
     base = run_config(run, where)
     fixed = fixed_values(base)
     _check_tables_present(base, space, where)
@@ -161,6 +174,7 @@ def main_arm(tables: StudyTables, run: Table, space: Sequence[Parameter], study_
         dropped=(),
         base=base,
         fixed=fixed,
+        pretrained=pretrained,
     )
 
 
@@ -174,9 +188,11 @@ def control_arm(main: Arm, entry: ArmEntry, where: str) -> Arm:
     place = f"{where}: arms.{entry.name}"
     values = _set_values(entry, place)
     run, gone = replace(RunConfig, main.run, values)
+    run = normalised_by_word(run, main.pretrained)
     base = run_config(run, place)
     fixed = fixed_values(base)
     names = {path: value for path, value in values.items() if path.rpartition(".")[2] == "name"}
+    gone = tuple(path for path in gone if path != "student.normalisation")
     dropped = [f"run.{path} ({names.get(_name_of(path), 'the arm')} does not take it)" for path in gone]
     space, reasons = shrink(main.space, values, fixed, place)
     return Arm(
@@ -194,6 +210,7 @@ def control_arm(main: Arm, entry: ArmEntry, where: str) -> Arm:
         dropped=(*dropped, *reasons),
         base=base,
         fixed=fixed,
+        pretrained=main.pretrained,
     )
 
 

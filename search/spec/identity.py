@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.config import EnsembleTeacher
+from models.config import EnsembleTeacher, SmpNetwork
 from search.spec.arms import Arm
 from search.spec.config import Front, Limits, Objective
 from search.spec.space import Parameter
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, replace
-from trainer.run_file import PLACES
+from trainer.run_file import NETWORKS, PLACES
 
 SCHEMA = 1
 """Raised when the meaning of a study file changes."""
@@ -47,7 +47,22 @@ def arm_identity(arm: Arm, *, data_hash: str | None = None, teacher_hash: str | 
 
 
 def _arm_document(arm: Arm) -> Table:
-    return {"schema": SCHEMA, "run": run_document(arm.base), "space": space_document(arm.space)}
+    table = {"schema": SCHEMA, "run": run_document(arm.base), "space": space_document(arm.space)}
+    inputs = _chosen_inputs(arm)
+    return {**table, "inputs": inputs} if inputs else table
+
+
+def _chosen_inputs(arm: Arm) -> Table:
+    """By encoder and weights that the space chooses: what their images are normalised by, where it is not ImageNet's.
+    What [run] names stands in the run itself."""
+    if not any(p.path in NETWORKS for p in arm.space):
+        return {}
+    students = (arm.resolve(params).student for params in arm.probes())
+    return {
+        f"{student.encoder} {student.weights}": {"mean": list(student.mean), "std": list(student.std)}
+        for student in students
+        if isinstance(student, SmpNetwork) and student.mean is not None and student.std is not None
+    }
 
 
 def run_document(run: RunConfig) -> Table:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import InstanceOf, ValidationError
 
@@ -83,11 +83,18 @@ class StudySpec(Frozen):
         raise UserError(f"{self.source}: arm {name!r}: unknown; known: {', '.join(arm.name for arm in self.arms)}")
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> StudySpec:
+def load(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    pretrained: Literal["encoder", "imagenet"] = "encoder",
+) -> StudySpec:
     """The study in a file.
 
     overrides: `PATH=VALUE`, the path as in the file ("run.epochs", "budget.trials", "space.student.width"), the value
     as TOML writes it. name: another study name than the file's; needed where an override changes the identity.
+    pretrained: how the images of students are normalised of which the file does not say it.
     Raises UserError in one line.
     """
     raw = read(path)
@@ -96,12 +103,12 @@ def load(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) 
         name if name is not None else path.stem, where, "--name" if name is not None else "file name"
     )
     if not overrides:
-        return _spec(raw, path, study_name, (), ())
+        return _spec(raw, path, study_name, (), (), pretrained=pretrained)
     table, dropped = apply(raw, overrides, where)
     place = f"{where} with {' '.join(f'--set {text}' for text in overrides)}"
-    spec = _spec(table, path, study_name, tuple(overrides), dropped, place)
+    spec = _spec(table, path, study_name, tuple(overrides), dropped, place, pretrained)
     if study_name == path.stem:
-        lines = difference(record(_spec(raw, path, study_name, (), ())), record(spec))
+        lines = difference(record(_spec(raw, path, study_name, (), (), pretrained=pretrained)), record(spec))
         if lines:
             raise UserError(
                 f"{place}: another study than {study_name!r} ({'; '.join(lines[:3])}); "
@@ -141,13 +148,14 @@ def _spec(
     overrides: tuple[str, ...],
     dropped: tuple[str, ...],
     where: str = "",
+    pretrained: Literal["encoder", "imagenet"] = "encoder",
 ) -> StudySpec:
     where = where or str(path)
     try:
         tables = StudyTables.model_validate(raw)
     except ValidationError as error:
         raise UserError(explain(error, where, model=StudyTables)) from None
-    arms = _arms(tables, name, where)
+    arms = _arms(tables, name, where, pretrained)
     teach = nest(tables.teach, f"{where}: teach.")
     run = arms[0].base
     if teach:
@@ -172,10 +180,10 @@ def _spec(
     )
 
 
-def _arms(tables: StudyTables, name: str, where: str) -> tuple[Arm, ...]:
+def _arms(tables: StudyTables, name: str, where: str, pretrained: Literal["encoder", "imagenet"]) -> tuple[Arm, ...]:
     run = nest(tables.run, f"{where}: run.")
     _check_places(tables, where)
-    main = main_arm(tables, run, parse(tables.space, where), name, where)
+    main = main_arm(tables, run, parse(tables.space, where), name, where, pretrained)
     names = [entry.name for entry in tables.arms]
     twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
     if twice is not None:

@@ -125,7 +125,7 @@ def _logits(network: "Segmenter", fitted: Pixels, where: "torch.device", precisi
     from trainer.evaluation.metrics import autocast
 
     with torch.no_grad(), autocast(where, precision):
-        logits: Tensor = network(normalise(torch.from_numpy(fitted).to(where))).logits
+        logits: Tensor = network(normalise(torch.from_numpy(fitted).to(where), network.normalisation)).logits
     return logits.float()
 
 

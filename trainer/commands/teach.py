@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.config import NetworkTeacher
+from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
@@ -81,11 +81,12 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     except ValueError as error:
         raise UserError(f"{args.file}: teach: {one_line(error)}") from error
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    work = output.with_name(f".{output.name}.teach")
+    run = ranks.broadcast(run if args.again else as_begun(run, data.content_hash, output, work))
     name = identity(run, data.content_hash)
     if output.exists() and not args.again:
         return Outcome(_finished(output, run, name, data))
     writable(output)
-    work = output.with_name(f".{output.name}.teach")
     state = _prepare(work, name, ranks, again=args.again)
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
@@ -103,6 +104,22 @@ def identity(run: RunConfig, content: str) -> str:
     """Hash of what a teacher's weights depend on: the run without places, and the data's content hash."""
     text = json.dumps([_placeless(run.model_dump(mode="json")), content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def as_begun(run: RunConfig, content: str, output: Path, work: Path) -> RunConfig:
+    """The recipe, or the same with ImageNet's mean and deviation where a file or a begun training has it: what was
+    written before encoders got what their weights expect stays the teacher that it is."""
+    if not isinstance(run.student, SmpNetwork) or run.student.mean is None:
+        return run
+    older = run.model_copy(update={"student": run.student.model_copy(update={"mean": None, "std": None})})
+    name, mark = identity(older, content), work / "identity"
+    return older if name in (_identity_in(output), mark.read_text() if mark.is_file() else None) else run
+
+
+def _identity_in(output: Path) -> str | None:
+    from trainer import checkpoint
+
+    return checkpoint.weights(output).word("identity") if output.is_file() else None
 
 
 def _placeless(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,17 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.normalisation import IMAGENET, Normalisation
 from trainer.cli.rank_variables import rank_variable
 from trainer.data import augment, stream_key
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
 from trainer.errors import DataError
 from trainer.seeds import derive
 
-__all__ = ["Batch", "ScoredBatch", "Stream", "normalise", "scored", "stream_key"]
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's RGB in [0, 1], which pretrained encoders expect."""
+__all__ = ["Batch", "BatchImages", "ScoredBatch", "Stream", "normalise", "renormalised", "scored", "stream_key"]
 
 _MOST_THREADS = 8
 _AHEAD = 2
@@ -239,16 +236,44 @@ def scored_order(data: DataSet, part: Part, opening: Opening | None = None) -> l
     )
 
 
-def normalise(images: Tensor) -> Tensor:
-    """(n, S, S, 3) uint8 RGB on any device to (n, 3, S, S) float32, less ImageNet's mean, over its deviation.
+def normalise(images: Tensor, how: Normalisation = IMAGENET) -> Tensor:
+    """(n, S, S, 3) uint8 RGB on any device to (n, 3, S, S) float32, less the mean, over the deviation.
 
-    Channels stay last in memory, which is how convolutions are fastest. No constant is sent to the device, so nothing
-    waits for it.
+    What was padded is black, as augmentation fills it, and so is normalised like any black pixel. Channels stay last in
+    memory, which is how convolutions are fastest. No constant is sent to the device, so nothing waits for it.
     """
     out = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
-    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+    for channel, (mean, std) in enumerate(zip(how.mean, how.std, strict=True)):
         out[:, channel].sub_(255 * mean).div_(255 * std)
     return out
+
+
+def renormalised(images: Tensor, given: Normalisation, wanted: Normalisation) -> Tensor:
+    """Images (N, 3, H, W) that were normalised one way in another, but for rounding in float32."""
+    channels = zip(given.mean, given.std, wanted.mean, wanted.std, strict=True)
+    rows = [
+        images[:, channel] * (std / other_std) + (mean - other_mean) / other_std
+        for channel, (mean, std, other_mean, other_std) in enumerate(channels)
+    ]
+    return torch.stack(rows, dim=1)
+
+
+class BatchImages:
+    """The images of a batch where the networks are: each normalisation is computed once, for all who ask for it."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        """pixels: (n, S, S, 3) uint8 RGB on the networks' device."""
+        self._pixels = pixels
+        self._normalised: dict[Normalisation, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def normalised(self, how: Normalisation) -> Tensor:
+        """(n, 3, S, S) float32; nobody may change it."""
+        if how not in self._normalised:
+            self._normalised[how] = normalise(self._pixels, how)
+        return self._normalised[how]
 
 
 def threads(world: int) -> int:

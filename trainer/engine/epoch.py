@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.output import Output
 from trainer.config import Replay, RunConfig
-from trainer.data.stream import Batch, Stream, normalise
+from trainer.data.stream import Batch, BatchImages, Stream
 from trainer.distributed.ranks import Ranks, ToHost
 from trainer.engine.flat_parameters import Room
 from trainer.engine.resources import Counters, SharedResources, teacher_key
@@ -96,19 +96,22 @@ class StreamEpoch:
         for member in self.members:
             student = member.trained
             with self.watch.part("student", [member.key]):
-                sums = student.forward(images, target, outputs.get(teacher_key(member.run)))
+                own = None if images is None else images.normalised(student.network.normalisation)
+                sums = student.forward(own, target, outputs.get(teacher_key(member.run)))
                 self.ranks.all_reduce(sums)
                 self.ranks.all_reduce(student.backward(sums))
                 flags[member.key] = student.update()
             self.counters.student_steps += 1
         self._flags.append(flags)
 
-    def _fetch(self, batches: Iterator[Batch]) -> tuple[tuple[int, ...], Tensor | None, Tensor | None]:
+    def _fetch(self, batches: Iterator[Batch]) -> tuple[tuple[int, ...], BatchImages | None, Tensor | None]:
         """The next batch on the device; a batch that cannot be had is every member's fault."""
         try:
             with self.watch.part("data", self._keys()):
                 batch = next(batches)
-                images = normalise(batch.images.to(self.ranks.device, non_blocking=True))
+                images = BatchImages(batch.images.to(self.ranks.device, non_blocking=True))
+                for member in self.members:
+                    images.normalised(member.trained.network.normalisation)
                 target = batch.masks.to(self.ranks.device, non_blocking=True).long()
         except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
             for member in self.members:
@@ -123,7 +126,7 @@ class StreamEpoch:
             with self._teaching(learners):
                 self.resources.prepare(learners[0].run, self.epoch)
 
-    def _teacher_outputs(self, indices: tuple[int, ...], images: Tensor | None) -> dict[Hashable, Output | None]:
+    def _teacher_outputs(self, indices: tuple[int, ...], images: BatchImages | None) -> dict[Hashable, Output | None]:
         """The output of each teacher that a member still needs, computed once, by the teacher's key."""
         outputs: dict[Hashable, Output | None] = {}
         if images is None or not len(images):

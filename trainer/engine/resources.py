@@ -15,7 +15,7 @@ from models.config import NetworkTeacher, TeacherConfig
 from models.output import Output, Segmenter, Taps, whole
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
-from trainer.data.stream import Stream, Workers, normalise, threads
+from trainer.data.stream import BatchImages, Stream, Workers, threads
 from trainer.distributed.ranks import Ranks
 from trainer.evaluation.metrics import autocast
 from trainer.teacher.open import OpenedTeacher, content, wanted
@@ -148,10 +148,10 @@ class SharedResources:
                 views.make(stream.view(epoch), batch.indices, batch.images)
 
     def teacher_output(
-        self, run: RunConfig, epoch: int, indices: tuple[int, ...], images: Tensor, taps: frozenset[str]
+        self, run: RunConfig, epoch: int, indices: tuple[int, ...], images: BatchImages, taps: frozenset[str]
     ) -> Output | None:
         """The teacher's logits and these taps of it, in float32, on a batch of a stream epoch: training indices and
-        normalised images (N, C, *S).
+        their images.
 
         It runs in the precision of the run, so that a neighbour of another precision changes nothing.
         """
@@ -180,14 +180,14 @@ class SharedResources:
         network = self.teacher(run)
         if isinstance(network, Maps):
             return network.warped(run.seed, view, indices)
-        output = self.teacher_forward(run, normalise(pixels.to(self.ranks.device, non_blocking=True)), frozenset())
+        output = self.teacher_forward(run, BatchImages(pixels.to(self.ranks.device, non_blocking=True)), frozenset())
         if output is None:
             raise RuntimeError("a run without a teacher asked for its logits")
         return output.logits
 
     @torch.no_grad()
-    def teacher_forward(self, run: RunConfig, images: Tensor, taps: frozenset[str]) -> Output | None:
-        """One pass of the run's teacher over normalised images, whatever is stored of it; None without a teacher."""
+    def teacher_forward(self, run: RunConfig, images: BatchImages, taps: frozenset[str]) -> Output | None:
+        """One pass of the run's teacher over a batch's images, whatever is stored of it; None without a teacher."""
         network = self.teacher(run)
         if network is None:
             return None
@@ -196,7 +196,7 @@ class SharedResources:
         self.counters.teacher_forwards += 1
         self.counters.teacher_taps += len(taps)
         with autocast(self.ranks.device, run.precision):
-            output = network(images)
+            output = network(images.normalised(network.normalisation))
         return whole(output, taps)
 
 

@@ -109,7 +109,9 @@ class Student:
         start = self.run.student.checkpoint
         if start is not None:
             path = Path(os.path.expandvars(start)).expanduser()
-            checkpoint.fill(network, checkpoint.weights(path).tensors, path)
+            file = checkpoint.weights(path)
+            checkpoint.refuse_other_normalisation(file, network.normalisation, path)
+            checkpoint.fill(network, file.tensors, path)
         return network.to(self._device), nn.ModuleDict(terms).to(self._device)
 
     def _averaging(self) -> Average:

@@ -190,7 +190,7 @@ def masks(
     for index in indices:
         image = torch.from_numpy(np.stack([data.fitted("validation", index)[0]])).to(device)
         with torch.no_grad(), autocast(device, precision):
-            logits = network(normalise(image)).logits.float()
+            logits = network(normalise(image, network.normalisation)).logits.float()
         predicted[index] = predicted_labels(native_logits(logits, data.placement("validation", index))[0])
     return predicted
 

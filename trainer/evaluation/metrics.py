@@ -202,7 +202,7 @@ def validate(
             batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=size, opening=opening)
             for batch in batches:
                 ranks.watchdog.beat()
-                images = normalise(_sent(batch.images, ranks.device))
+                images = normalise(_sent(batch.images, ranks.device), network.normalisation)
                 with autocast(ranks.device, precision):
                     logits = network(images).logits
                 _count(logits.float(), batch, counts, keep)

@@ -131,16 +131,14 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
 
 
 def _preprocessing(wish: Wish, made: "Ready") -> Preprocessing:
-    from trainer.data.stream import MEAN, STD
-
     if made.classes > 2 and wish.threshold is not None:
         raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
     two = made.classes == 2
     return Preprocessing(
         size=made.run.data.size,
         fit=made.run.data.fit,
-        mean=MEAN,
-        std=STD,
+        mean=made.network.normalisation.mean,
+        std=made.network.normalisation.std,
         classes=class_names(made.classes),
         threshold=(wish.threshold or DEFAULT_THRESHOLD) if two else None,
         threshold_from=wish.threshold_from,

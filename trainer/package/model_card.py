@@ -119,7 +119,7 @@ def _what(facts: PackageFacts) -> str:
 
 def describe_run(run: RunConfig) -> str:
     """The student's name with the options that shape it: `unet, width 8`."""
-    options = run.student.model_dump(exclude={"name", "checkpoint", "weights"})
+    options = run.student.model_dump(exclude={"name", "checkpoint", "weights", "mean", "std"})
     return ", ".join([run.student.name, *(f"{name} {value}" for name, value in options.items())])
 
 

@@ -73,7 +73,7 @@ def _torch(network: Segmenter, picture: Pixels, p: Preprocessing) -> NDArray[np.
     at = place(picture.shape[0], picture.shape[1], p.size, p.fit)
     fitted = torch.from_numpy(np.stack([fit_image(picture, at, p.size)]))
     with torch.no_grad():
-        logits = native_logits(network(normalise(fitted)).logits.float(), at)[0]
+        logits = native_logits(network(normalise(fitted, network.normalisation)).logits.float(), at)[0]
     out: NDArray[np.float32] = logits.numpy()
     return out
 

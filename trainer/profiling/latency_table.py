@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from trainer.atomic_files import write_text
 from trainer.errors import UserError, nearest, received
 
-_NOT_SHAPE = frozenset({"name", "checkpoint", "weights", "min_dice"})
+_NOT_SHAPE = frozenset({"name", "checkpoint", "weights", "min_dice", "mean", "std"})
 """Options of a network on which its speed does not depend."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.output import Output
 from trainer.config import RunConfig
-from trainer.data.stream import normalise
+from trainer.data.stream import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student
@@ -93,12 +93,12 @@ def _costs(run: RunConfig, resources: SharedResources) -> _Costs:
     return _Costs(step, scored, member, beyond, kept)
 
 
-def _batch(resources: SharedResources, run: RunConfig) -> tuple[Tensor, Tensor]:
-    """Normalised images and target of a run's first batch, on the device."""
+def _batch(resources: SharedResources, run: RunConfig) -> tuple[BatchImages, Tensor]:
+    """Images and target of a run's first batch, on the device."""
     with closing(resources.stream(run).epoch(0)) as batches:
         batch = next(batches)
     device = resources.ranks.device
-    return normalise(batch.images.to(device)), batch.masks.to(device).long()
+    return BatchImages(batch.images.to(device)), batch.masks.to(device).long()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -128,8 +128,8 @@ def _data(resources: SharedResources, run: RunConfig) -> float:
     return (time.perf_counter() - start) / taken
 
 
-def _step(student: Student, images: Tensor, target: Tensor, teacher: Output | None) -> None:
-    student.backward(student.forward(images, target, teacher))
+def _step(student: Student, images: BatchImages, target: Tensor, teacher: Output | None) -> None:
+    student.backward(student.forward(images.normalised(student.network.normalisation), target, teacher))
     student.update()
     if student.fault is not None:
         raise RuntimeError(student.fault.message)

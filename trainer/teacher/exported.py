@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.config import ExportedTeacher
+from models.normalisation import IMAGENET
 from models.output import Output, Segmenter
 from trainer.checkpoint import digest
 from trainer.cli.missing_packages import remedy
-from trainer.data.stream import MEAN, STD
 from trainer.errors import CheckpointError
 
 LEAST = 1e-6
@@ -135,7 +135,7 @@ class Exported(Segmenter):
 def _normalisation(config: ExportedTeacher, channels: int, where: str) -> tuple[Tensor, Tensor]:
     """Scale and shift (C, 1, 1) from images normalised as for our networks to those that the program takes."""
     byte = config.pixels == "0-255"
-    ours_mean, ours_std = torch.tensor(MEAN), torch.tensor(STD)
+    ours_mean, ours_std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
     black = torch.zeros(channels)
     mean = _channels(config, "mean", black if byte else ours_mean, where)
     std = _channels(config, "std", black + 1 if byte else ours_std, where)

@@ -14,13 +14,13 @@ from loguru import logger
 from torch import Tensor, nn
 
 import models
-from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
+from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, SmpTeacher, TeacherConfig
 from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import Weights
 from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
-from trainer.data.stream import normalise
+from trainer.data.stream import normalise, renormalised
 from trainer.errors import CheckpointError, received
 from trainer.teacher import exported, probability_maps, state_dict
 from trainer.teacher.exported import Exported, open_export, open_onnx
@@ -33,8 +33,8 @@ PROBES = 4
 """Validation images that an exported network is tried on before anything is asked of it."""
 _TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 """How files end that `torch.save` writes."""
-_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys"})
-"""Options that say where a network's weights come from, not what the network is."""
+_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys", "mean", "std"})
+"""Options that say where a network's weights come from and how they were trained, not what the network is."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,27 @@ def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedT
     _same(path, "network", _options(config.model_dump(mode="json")), _options(file.word("network")))
     _same(path, "classes", data.classes, file.word("classes"))
     _same(path, "channels", data.channels, file.word("channels"))
-    network = _built(config, data)
+    network = _built(_normalised_as_trained(config, file, path), data)
     checkpoint.fill(network, file.tensors, path)
     _refuse_ruins(network, path)
     # The network holds the weights from here on; what is kept of the file is what it says of itself.
     return OpenedTeacher(_still(network, device), file.sha256, (replace(file, tensors={}),))
+
+
+def _normalised_as_trained(config: NetworkTeacher, file: Weights, path: Path) -> NetworkTeacher:
+    """The settings with the mean and deviation that a file of ours was trained with: its weights fit no others. Raises
+    CheckpointError where the settings name others."""
+    known = file.word("network")
+    if known is None or not isinstance(config, SmpTeacher):
+        return config
+    trained = config.model_copy(update={"mean": known.get("mean"), "std": known.get("std")})
+    if config.mean is not None and config.expects != trained.expects:
+        raise CheckpointError(
+            f"{path}: was trained with mean {list(trained.expects.mean)} and std {list(trained.expects.std)}, but "
+            f"teacher.mean = {list(config.mean)} and teacher.std = {received(config.std)}; leave them out, or train it "
+            f"anew: {TEACH} --again"
+        )
+    return trained
 
 
 def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
@@ -235,16 +251,25 @@ class Ensemble(Segmenter):
     """The arithmetic mean of the members' probabilities at temperature 1 (Hinton, Vinyals and Dean 2015,
     arXiv 1503.02531), given as its logarithm, so that softmax of these logits is that mean; no taps.
 
-    A temperature of a loss softens the mean, not the members.
+    A temperature of a loss softens the mean, not the members. Images come in the first member's normalisation, and are
+    brought to that of a member that has another.
     """
 
     def __init__(self, members: Sequence[Segmenter]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self._segmenters = tuple(members)
         self.stride = math.lcm(*(member.stride for member in members))
         self.taps = {}
+        self.normalisation = members[0].normalisation
 
     def forward(self, images: Tensor) -> Output:
         """Normalised images (N, C, S, S) to logits (N, classes, S, S) float32."""
-        logs = torch.stack([member(images).logits.float().log_softmax(1) for member in self.members])
+        logs = torch.stack([self._logits(member, images).log_softmax(1) for member in self._segmenters])
         return Output(logs.logsumexp(0) - math.log(len(self.members)), {})
+
+    def _logits(self, member: Segmenter, images: Tensor) -> Tensor:
+        own, wanted = self.normalisation, member.normalisation
+        x = images if own == wanted else renormalised(images, own, wanted)
+        logits: Tensor = member(x).logits
+        return logits.float()

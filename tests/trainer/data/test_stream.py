@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.normalisation import IMAGENET, Normalisation
 from trainer.config import BlobsData, RunConfig
 from trainer.data import DataError, DataSet, Opening, Pixels, open_data, stream_key
 from trainer.data.layouts.blobs import Blobs
-from trainer.data.stream import MEAN, STD, Batch, Stream, Workers, normalise, scored, scored_order
+from trainer.data.stream import Batch, BatchImages, Stream, Workers, normalise, scored, scored_order
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")
 
@@ -306,17 +307,30 @@ def test_an_empty_part_cannot_be_scored() -> None:
         scored(Empty(BlobsData(name="blobs")), "validation", rank=0, world=1, batch_size=2)
 
 
-def test_normalised_images_are_what_pretrained_encoders_expect() -> None:
+OTHER = Normalisation((0.0, 0.5, 0.4), (1.0, 0.5, 0.2))
+
+
+@pytest.mark.parametrize("how", [IMAGENET, OTHER])
+def test_normalised_images_are_what_pretrained_encoders_expect(how: Normalisation) -> None:
     """(x / 255 - mean) / std a channel, channels last, and the 8-bit pictures stay as they are."""
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
     before = images.clone()
-    out = normalise(images)
-    wished = (images.numpy().astype(np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    out = normalise(images) if how is IMAGENET else normalise(images, how)
+    wished = (images.numpy().astype(np.float64) / 255 - np.array(how.mean)) / np.array(how.std)
     assert out.shape == (2, 3, 8, 8)
     assert out.dtype == torch.float32
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert np.allclose(out.numpy(), wished.transpose(0, 3, 1, 2), atol=1e-5)
     assert torch.equal(images, before)
+
+
+def test_a_batch_is_normalised_once_for_all_networks_of_a_kind() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
+    images = BatchImages(pixels)
+    assert images.normalised(IMAGENET) is images.normalised(IMAGENET)
+    assert torch.equal(images.normalised(IMAGENET), normalise(pixels))
+    assert torch.equal(images.normalised(OTHER), normalise(pixels, OTHER))
+    assert len(images) == 2
 
 
 def test_a_stream_can_be_heard_by_two_at_once() -> None:

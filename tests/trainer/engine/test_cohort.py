@@ -11,6 +11,7 @@ from losses.term import Term
 from trainer.checkpoint import load
 from trainer.config import RunConfig
 from trainer.data import DataError, open_data
+from trainer.data.stream import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import CHANNELS, CLASSES, check
 from trainer.engine.cohort import Cohort
@@ -263,7 +264,7 @@ def test_taps_that_no_loss_reads_are_let_go(cohort, runs):
     for key in (0, 1):
         cohort.admit(key, runs[key])
     assert [sorted(cohort._members[key].trained.teacher_taps) for key in (0, 1)] == [[], ["enc2", "mid"]]
-    images = torch.zeros(2, 3, 32, 32)
+    images = BatchImages(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
     assert set(cohort._resources.teacher_output(runs[1], 0, (0, 1), images, frozenset({"mid"})).taps) == {"mid"}
     heard = []
     loss = cohort._members[1].trained.losses["at"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.output import Output
+from models.output import Output, Segmenter
 from trainer.checkpoint import weights
 from trainer.config import BlobsData, PolypData, RunConfig
 from trainer.data import DataError, DataSet, Opening, open_data
@@ -105,7 +105,7 @@ def test_ignored_pixels_are_left_out():
     assert found["area"] == pytest.approx(1 / 12)
 
 
-class Bright(nn.Module):
+class Bright(Segmenter):
     """The redder, the more foreground; everything is a little too unsure, or more than a little."""
 
     stride, taps = 1, {}

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(draw(number, side)[0]).save(folder / "pictures" / f"{number}.png")
     package(Wish(folder / "student.safetensors", folder / "ship", folder / "cache"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def other(place: Path) -> Path:
+    """The folder, with weights of a network whose mean and deviation are not ImageNet's, and their package."""
+    if find_spec("segmentation_models_pytorch") is None:
+        pytest.skip("the smp extra is not installed")
+    network = {"name": "smp-unet", "encoder": "tu-mobilenetv3_small_050", "mean": [0.5] * 3, "std": [0.5] * 3}
+    write_weights(place / "half.safetensors", RUN | {"student": network})
+    package(Wish(place / "half.safetensors", place / "half", place / "cache"))
+    return place
 
 
 def write_weights(path: Path, table: dict[str, object], seed: int = 7) -> None:
@@ -331,6 +343,35 @@ class TestPredict:
         assert labels(logits, 0.5).tolist() == [[0, 0, 1, 1]]
         assert labels(logits, 0.85).tolist() == [[0, 0, 0, 1]]  # the probability of odds 2 is 0.88
         assert labels(logits, 0.9).tolist() == [[0, 0, 0, 0]]
+
+
+class TestNormalisation:
+    def test_the_package_says_what_the_network_expects(self, other: Path) -> None:
+        p = json.loads((other / "half" / inference.PREPROCESSING).read_text())
+        assert (p["mean"], p["std"]) == ([0.5] * 3, [0.5] * 3)
+        plain = json.loads((other / "ship" / inference.PREPROCESSING).read_text())
+        assert (plain["mean"], plain["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        found = parity.Parity(**json.loads((other / "half" / inference.PARITY).read_text()))
+        assert found.probability < 1e-4
+
+    def test_package_and_weights_give_the_same_masks(self, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(other)
+        assert trainer("predict", "half", "pictures", "-o", "half-by-package") == 0
+        assert trainer("predict", "half.safetensors", "pictures", "-o", "half-by-torch") == 0
+        for name in ("0.png", "4.png"):
+            one, two = (Path(f"half-by-{way}/masks/{name}").read_bytes() for way in ("package", "torch"))
+            assert one == two
+
+    def test_a_package_that_names_another_mean_than_its_network_is_refused(
+        self, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from trainer.package import command
+
+        made = command._preprocessing
+        plain = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+        monkeypatch.setattr(command, "_preprocessing", lambda *given: made(*given).model_copy(update=plain))
+        with pytest.raises(UserError, match="differ from torch's"):
+            package(Wish(other / "half.safetensors", tmp_path / "wrong", other / "cache"))
 
 
 class TestNetworks:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trainer.data import DataSet
+from trainer.data.stream import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.resources import SharedResources
@@ -37,7 +38,7 @@ class TestMaps:
         resources = SharedResources(Ranks("cpu"), tmp_path)
         for epoch in (0, 1):
             for batch in resources.stream(run).epoch(epoch):
-                heard = resources.teacher_output(run, epoch, batch.indices, torch.empty(0), frozenset())
+                heard = resources.teacher_output(run, epoch, batch.indices, BatchImages(torch.empty(0)), frozenset())
                 assert heard is not None
                 inside = batch.masks != 255
                 # OpenCV rounds places differently in planes of floats: a pixel here and there is its neighbour's.

@@ -14,6 +14,7 @@ from search.commands.validate import preflight
 from search.spec.load import load
 from trainer.config import RunConfig
 from trainer.data import open_data
+from trainer.data.stream import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.cohort import Cohort
@@ -150,7 +151,7 @@ def test_what_is_heard_is_the_teacher_within_the_rounding_of_float16(teacher, tm
     run = make(teacher)
     resources = SharedResources(Ranks("cpu"), tmp_path)
     batch = next(iter(resources.stream(run).epoch(0)))
-    output = resources.teacher_output(run, 0, batch.indices, torch.empty(0), frozenset())
+    output = resources.teacher_output(run, 0, batch.indices, BatchImages(torch.empty(0)), frozenset())
     assert output is not None
     direct = resources._view_logits(run, 0, batch.indices, batch.images)
     assert output.logits.dtype == torch.float32
