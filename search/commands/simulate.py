@@ -58,7 +58,7 @@ def work(args: argparse.Namespace, spec: StudySpec) -> GroupEnd:
 
     def opens() -> tuple[Database, StudyAdapter]:
         with patient("simulate"):
-            opened = open_storage(args.storage)
+            opened = open_storage(args.storage, studies=[arm.study_name for arm in spec.arms])
             return opened, open_search(opened, args.storage, spec, simulated_identity(spec))
 
     try:
@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> int:
         logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec).text)
         return 0
     with patient("simulate"):
-        opened = open_storage(args.storage)
+        opened = open_storage(args.storage, studies=[arm.study_name for arm in spec.arms])
         search = open_search(opened, args.storage, spec, simulated_identity(spec))
     began = time.monotonic()
     killed = run_workers(args, search)

@@ -243,11 +243,14 @@ def _stored(given: str | None, spec: StudySpec, facts: Found) -> Found | None:
     """Whether a worker would find the study under its name; another one stands in the way, and is a problem."""
     from search.storage.lookup import stored  # with Optuna, which a look at a study file alone does not need
 
-    there = stored(given, spec.name)
+    there = stored(given, spec.name, [arm.study_name for arm in spec.arms])
     if there is None:
         return None
     place = {"storage": there.label, "study": "absent" if there.why is None else f"unknown: {there.why}"}
-    if there.record is not None:
+    if there.refused is not None:
+        place["study"] = "somebody else's"
+        facts["problems"].append(there.refused)
+    elif there.record is not None:
         contents = {}
         if facts["contents"]:
             teacher = facts["teacher"]

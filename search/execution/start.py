@@ -125,7 +125,7 @@ def _database_thread(
     networks = known_costs()
     url, ranks = storage_url(args.storage), inputs.resources.ranks
     with patient("worker"):
-        opened = open_storage(url)
+        opened = open_storage(url, studies=[arm.study_name for arm in spec.arms])
         search = open_search(opened, url, spec, inputs.identity)
         code_version.warn_of_others(spec.name, search.leases.details(list(search.arms)))
     runs = _runs_folder(args.runs)

@@ -10,7 +10,7 @@ import logging
 import re
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from psycopg2 import OperationalError, extensions  # type: ignore[import-untyped
 from search.storage import errors, schema
 from search.storage.fencing import Fence, lock_on_begin
 from search.storage.leases import Leases
+from search.storage.ownership import refuse_foreign
 from search.storage.searches import Searches
 from search.storage.url import DEFAULT, NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
 from trainer.atomic_files import private_folder
@@ -54,10 +55,11 @@ class Database:
     """The URL without its password."""
 
 
-def open_storage(url: str, *, create: bool = True) -> Database:
+def open_storage(url: str, *, create: bool = True, studies: Sequence[str] = ()) -> Database:
     """Open the tables of Optuna and our own.
 
-    create: make those that are missing; otherwise a database without them is an error. Raises UserError in one line,
+    create: make those that are missing; otherwise a database without them is an error. studies: names that are going
+    to be used; where one is that of somebody else's Optuna study, nothing is made. Raises UserError in one line,
     without secrets.
     """
     label = label_of(url)
@@ -70,7 +72,7 @@ def open_storage(url: str, *, create: bool = True) -> Database:
         if not create:
             _check_present(parsed, label)
         with one_at_a_time(parsed, label):
-            _check_own_version(parsed, label)
+            _check_before(parsed, label, studies)
             rdb = RDBStorage(_template(parsed), engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
                 lock_on_begin(rdb.engine)
@@ -118,19 +120,21 @@ def own_version(connection: sa.Connection) -> int | None:
     return None if version is None else int(version)
 
 
-def _check_own_version(url: sa.URL, label: str) -> None:
-    """Before anything is created: tables of another version are left as they are."""
+def _check_before(url: sa.URL, label: str, studies: Sequence[str]) -> None:
+    """Before anything is created: tables of another version, and studies of somebody else, are left as they are."""
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         version = own_version(connection)
-    if version is not None and version != schema.VERSION:
-        raise UserError(
-            f"storage: {label} holds tables of version {version}, "
-            f"{'newer' if version > schema.VERSION else 'older'} than this program's {schema.VERSION}; "
-            + (NEWER if version > schema.VERSION else UPGRADE)
-        )
+        if version is not None and version != schema.VERSION:
+            raise UserError(
+                f"storage: {label} holds tables of version {version}, "
+                f"{'newer' if version > schema.VERSION else 'older'} than this program's {schema.VERSION}; "
+                + (NEWER if version > schema.VERSION else UPGRADE)
+            )
+        if studies:
+            refuse_foreign(connection, label, studies)
 
 
 def _create_own_tables(engine: sa.Engine) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from search.storage.ownership import put_mark
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, leases, searches
 from search.storage.searches import CLOSED, DELETED, ArmRow, Closed, ClosedKind, SearchClosed, SearchRow, why_closed
 from search.storage.statements import (
@@ -82,6 +83,7 @@ class Fence:
         self._withdrawal: contextvars.ContextVar[_Withdrawal | None] = contextvars.ContextVar(
             "withdrawal", default=None
         )
+        self._creates: contextvars.ContextVar[bool] = contextvars.ContextVar("creates", default=False)
         sa.event.listen(sessions.session_factory, "after_flush", self._after_flush)
         sa.event.listen(sessions.session_factory, "before_commit", self._before_commit)
 
@@ -135,6 +137,15 @@ class Fence:
         finally:
             self._withdrawal.reset(previous)
 
+    @contextmanager
+    def create(self) -> Iterator[None]:
+        """A study that is created inside carries this program's mark, from the same transaction on."""
+        previous = self._creates.set(True)
+        try:
+            yield
+        finally:
+            self._creates.reset(previous)
+
     def _runs(self, trial_id: int) -> bool:
         table = self._trial.__table__
         with self._sessions.session_factory() as session:
@@ -149,6 +160,11 @@ class Fence:
             admission.seen.extend(o for o in fresh if o not in admission.seen)
 
     def _before_commit(self, session: orm.Session) -> None:
+        if self._creates.get():
+            created: list[Any] = [new for new in session.new if sa.inspect(new).mapper.local_table.name == "studies"]
+            session.flush()
+            for study in created:
+                put_mark(session.connection(), study.study_id, study.study_name)
         write = self._write.get()
         if write is not None:
             self._check_token(session, write)

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from search.storage.ownership import is_present
 from search.storage.schema import HELD, arms, attempts, leases, searches
 from search.storage.statements import Refused, forget_leases, now_of
 
@@ -212,8 +213,7 @@ class Searches:
             search = connection.execute(sa.select(searches).where(searches.c.search_id == search_id)).one_or_none()
             if search is None:
                 return Closed(ClosedKind.DELETED, DELETED), "now"
-            present = sa.select(self._tables["studies"].c.study_id)
-            gone = sa.select(arms.c.study_name).where(arms.c.search_id == search_id, arms.c.study_id.not_in(present))
+            gone = sa.select(arms.c.study_name).where(arms.c.search_id == search_id, ~is_present())
             deleted = connection.execute(gone.limit(1)).scalar_one_or_none()
             if deleted is not None:
                 return Closed(ClosedKind.DELETED, f"the study {deleted} was deleted"), "now"
@@ -274,9 +274,7 @@ class Searches:
 
     def gone_arms(self, search_id: int) -> set[int]:
         """The study ids of a search's arms that Optuna no longer has, or that are another study's by now."""
-        studies = self._tables["studies"]
-        same = (studies.c.study_id == arms.c.study_id) & (studies.c.study_name == arms.c.study_name)
-        query = sa.select(arms.c.study_id).where(arms.c.search_id == search_id, ~sa.exists().where(same))
+        query = sa.select(arms.c.study_id).where(arms.c.search_id == search_id, ~is_present())
         with self.engine.begin() as connection:
             return set(connection.execute(query).scalars())
 

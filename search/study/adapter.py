@@ -21,6 +21,8 @@ from search.spec.load import StudySpec
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
+from search.storage.lookup import refuse_others
+from search.storage.ownership import MARK
 from search.storage.schema import FINISHED, FREE, HELD
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
@@ -337,6 +339,20 @@ def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
 
 
 def study_id_of(opened: Database, name: str, direction: Literal["maximize", "minimize"]) -> int:
-    """The id of an Optuna study, created where it is missing; call it under `creation_lock`."""
-    study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
+    """The id of a search's Optuna study, created where it is missing; call it under `creation_lock`.
+
+    One of that name is this program's, as the caller has seen, perhaps of a process that died before it wrote anything
+    else.
+    """
+    with opened.fence.create():
+        study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
+    mark(opened, study._study_id, name)
     return study._study_id
+
+
+def mark(opened: Database, study_id: int, name: str) -> None:
+    """Mark a study of this program that is from before there were marks. Raises UserError for somebody else's, which
+    was made a moment ago."""
+    if MARK not in opened.storage.get_study_system_attrs(study_id):
+        refuse_others(opened, [name])
+        opened.storage.set_study_system_attr(study_id, MARK, name)

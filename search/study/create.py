@@ -12,9 +12,9 @@ from search.spec.config import MAIN
 from search.spec.identity import difference
 from search.spec.load import StudySpec, record
 from search.storage.database import Database, creation_lock
-from search.storage.lookup import search_row
+from search.storage.lookup import refuse_others, search_row
 from search.storage.searches import SearchRow
-from search.study.adapter import StudyAdapter, study_id_of
+from search.study.adapter import StudyAdapter, mark, study_id_of
 from search.study.settings import changes, stored, superseded
 from trainer.errors import UserError
 
@@ -32,10 +32,15 @@ class Identity:
 def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity) -> StudyAdapter:
     """Create the search or join it. Raises UserError with the difference where the stored one is another."""
     with creation_lock(url):
+        refuse_others(opened, [arm.study_name for arm in spec.arms])
         _forget_deleted(opened)
         search_row = opened.searches.search(spec.name)
         old = search_row is not None and _joins_with_older(opened, spec, search_row, identity)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
+        if search_row is not None and not old:
+            # A search from before there were marks: the arms that its file no longer names get theirs, too.
+            for arm_row in opened.searches.arms_of(search_row.search_id):
+                mark(opened, arm_row.study_id, arm_row.study_name)
         rows = [
             dict(
                 study_id=studies[arm.name],

@@ -18,6 +18,8 @@ from trainer.errors import UserError
 
 _FILES = "files"
 """The key, beside the settings, of the list of files that were seen (as `_key` names them), the newest last."""
+_MARKED = "marked"
+"""The key of a flag: all studies of this search carry the mark of `search.storage.ownership`."""
 _MOST = 500
 """Files that are remembered."""
 
@@ -32,7 +34,7 @@ def settings(spec: StudySpec) -> dict[str, Any]:
 def stored(spec: StudySpec, before: str | None) -> str:
     """The settings of a file as the database keeps them, after those that it kept before."""
     files = [] if before is None else [each for each in _files(before) if each != _key(spec)]
-    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:]}
+    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:], _MARKED: True}
     return json.dumps(kept, allow_nan=False, sort_keys=True)
 
 
@@ -44,7 +46,7 @@ def superseded(spec: StudySpec, before: str) -> bool:
 def changes(spec: StudySpec, before: str) -> list[str]:
     """What of the settings differs between the database and a file, a line each: `budget.trials: 40 -> 80`."""
     kept = json.loads(before)
-    kept.pop(_FILES, None)
+    kept = {name: value for name, value in kept.items() if name not in (_FILES, _MARKED)}
     return difference(kept, settings(spec))
 
 
