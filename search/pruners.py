@@ -1,14 +1,15 @@
 """Pruners by the name that a study file gives them, and their verdict on one trial."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.samplers.front import FrontChoice, choice_of
-from search.samplers.storage_view import same_choice, study_through
+from search.samplers.storage_view import same_choice, study_recorded, study_through
 from trainer.errors import nearest
 
 
@@ -33,9 +34,9 @@ class PrunerSettings:
         if self.name not in PRUNERS:
             raise ValueError(f"pruner.name: unknown {self.name!r}{nearest(self.name, PRUNERS)}")
         least = {"epochs": 1, "startup": 0, "warmup_epochs": 0, "reduction": 2, "min_epochs": 1}
-        for field, low in least.items():
-            if (value := getattr(self, field)) < low:
-                raise ValueError(f"pruner.{field}: {value} is not at least {low}")
+        for name, low in least.items():
+            if (value := getattr(self, name)) < low:
+                raise ValueError(f"pruner.{name}: {value} is not at least {low}")
         if self.name in ("halving", "hyperband") and self.first_rung() > self.epochs:
             field = "min_epochs" if self.min_epochs > self.warmup_epochs else "warmup_epochs"
             value = getattr(self, field)
@@ -78,13 +79,51 @@ def pruner(settings: PrunerSettings) -> BasePruner:
     return PRUNERS[settings.name](settings)
 
 
-def should_prune(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontChoice | None = None) -> bool:
+VERDICT = "kd_search:verdict"
+"""The system attribute of a trial that holds the last verdict at a rung: `{"step": 9, "prune": true}`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a trial ends here, and what has to be stored of that."""
+
+    prune: bool
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """System attributes of the trial, to be written in one transaction: with them the same question has the same
+    answer, and without any of them it was never asked."""
+
+
+def stored_verdict(trial: FrozenTrial) -> bool | None:
+    """The verdict on the trial's newest report that is stored; None where there is none. One that ends the trial holds
+    for all later reports, too."""
+    stored = trial.system_attrs.get(VERDICT)
+    if stored is None or not (stored["prune"] or stored["step"] == trial.last_step):
+        return None
+    return bool(stored["prune"])
+
+
+def judge(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontChoice | None = None) -> Verdict:
     """Whether the trial, with its newest intermediate value stored, ends here; judged among trials of its own choice.
 
-    `trial` must be read after the report. Halving and hyperband write a system attribute of the trial at each rung, so
-    ask once a report, while the trial is held, and not after its last epoch: a trial that has trained to its end is
-    COMPLETE whatever its rank.
+    `trial` must be read after the report. Nothing is written. At a rung, Optuna's halving and hyperband would note the
+    score and, asked again about the same report, take the rung for passed: here the verdict is noted with it. Do not
+    ask after the last epoch: a trial that has trained to its end is COMPLETE whatever its rank.
     """
+    before = stored_verdict(trial)
+    if before is not None:
+        return Verdict(before)
     if front is not None:
         study = study_through(study, same_choice(front.path, choice_of(front, trial)))
-    return pruner.prune(study, trial)
+    if not isinstance(pruner, SuccessiveHalvingPruner | HyperbandPruner):
+        return Verdict(pruner.prune(study, trial))
+    recorded, notes = study_recorded(study)
+    prune = pruner.prune(recorded, trial)
+    return Verdict(prune, {**notes, VERDICT: {"step": trial.last_step, "prune": prune}} if notes else notes)
+
+
+def should_prune(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontChoice | None = None) -> bool:
+    """`judge`, with what has to be stored written by the study's storage; no lease is looked at."""
+    verdict = judge(pruner, study, trial, front=front)
+    for key, value in verdict.notes.items():
+        study._storage.set_trial_system_attr(trial._trial_id, key, value)
+    return verdict.prune

@@ -118,6 +118,11 @@ class HeldTrials:
             if row is not None and row.run is not None:
                 resume = resume_of(row, claim.resume_epoch)
                 trial = self._as_stored(trial, resume)
+                if resume is not None and (score := self.search.pruned_before(lease)) is not None:
+                    self.search.prune(lease, end_columns(trial), ending(trial, "pruned"), value=score)
+                    logger.info("{} pruned, as it was judged before its worker ended", trial.label)
+                    self._remove_files(lease, trial.checkpoint)
+                    return
         except LeaseLost:
             return
         self.held[lease.trial_id] = trial

@@ -47,6 +47,18 @@ class View:
         return copy.deepcopy(seen) if deepcopy else seen
 
 
+class Recorder(View):
+    """A storage whose trials get no system attributes: what somebody writes there is kept in `notes` by its key."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        super().__init__(storage, everything)
+        self.notes: dict[str, Any] = {}
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:  # noqa: ARG002 - Optuna's signature
+        """Kept, and not written."""
+        self.notes[key] = value
+
+
 def storage_through(storage: BaseStorage, change: Change, *, once: bool = False) -> BaseStorage:
     """A `View` of the storage, for whoever asks for a storage."""
     return cast(BaseStorage, View(storage, change, once=once))
@@ -61,6 +73,13 @@ def study_through(study: Study, change: Change, *, once: bool = False) -> Study:
     seen = copy.copy(study)
     seen._storage = storage_through(study._storage, change, once=once)
     return seen
+
+
+def study_recorded(study: Study) -> tuple[Study, dict[str, Any]]:
+    """The study over a `Recorder` of its storage, for a pruner that looks at one trial, and the recorder's notes."""
+    recorder, seen = Recorder(study._storage), copy.copy(study)
+    seen._storage = cast(BaseStorage, recorder)
+    return seen, recorder.notes
 
 
 def everything(trials: list[FrozenTrial]) -> list[FrozenTrial]:

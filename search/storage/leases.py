@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from search.pruners import VERDICT
 from search.storage.schema import FINISHED, FREE, HELD, attempts, leases, orphans
 from search.storage.statements import (
     NOTHING,
@@ -23,6 +24,7 @@ from search.storage.statements import (
     begin_attempt,
     end_attempt,
     put_attributes,
+    put_notes,
 )
 
 
@@ -219,6 +221,12 @@ class Leases:
             put_attributes(connection, self.dialect, held.trial_id, attributes)
             apply(connection, self.dialect, held.trial_id, held.token, changes, ends)
 
+    def note(self, held: LeaseHandle, notes: Values) -> None:
+        """Write system attributes of a held trial, all or none; a sign of life, too. Raises LeaseLost."""
+        with self.engine.begin() as connection:
+            put_notes(connection, self.dialect, held.trial_id, notes)
+            apply(connection, self.dialect, held.trial_id, held.token, {"beat": leases.c.beat + 1}, None)
+
     def give_back(self, held: LeaseHandle, why: str = "preempted", attributes: Values = NOTHING) -> None:
         """Free a held trial for anybody, uncharged. Raises LeaseLost."""
         self.change(held, {"state": FREE, "owner": None}, ends=why, attributes=attributes)
@@ -299,6 +307,10 @@ def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], tria
     if not gone:
         return
     connection.execute(values.delete().where(of_trial, values.c.step > epoch))
+    verdict = (notes.c.trial_id == trial_id) & (notes.c.key == VERDICT)
+    stored = connection.execute(sa.select(notes.c.value_json).where(verdict)).scalar_one_or_none()
+    if stored is not None and json.loads(stored)["step"] > epoch:
+        connection.execute(notes.delete().where(verdict))
     # A student that learns nothing has the same score in each epoch: then the note may be of one that stays.
     gone -= set(connection.execute(sa.select(values.c.intermediate_value).where(of_trial)).scalars())
     rung_notes = (notes.c.trial_id == trial_id) & notes.c.key.startswith(RUNG, autoescape=True)

@@ -38,14 +38,23 @@ def put_attributes(connection: sa.Connection, dialect: str, trial_id: int, attri
 
     Raises ValueError for a number that JSON has no form for.
     """
-    if not attributes:
+    _put(connection, dialect, _ATTRIBUTES, trial_id, attributes)
+
+
+def put_notes(connection: sa.Connection, dialect: str, trial_id: int, notes: Values) -> None:
+    """Set system attributes of a trial in one statement; the caller has checked that it may."""
+    _put(connection, dialect, _SYSTEM_ATTRIBUTES, trial_id, notes)
+
+
+def _put(connection: sa.Connection, dialect: str, table: sa.TableClause, trial_id: int, values: Values) -> None:
+    if not values:
         return
     rows = [
         dict(trial_id=trial_id, key=key, value_json=json.dumps(value, allow_nan=False))
-        for key, value in sorted(attributes.items())
+        for key, value in sorted(values.items())
     ]
-    insert = _insert(dialect)(_ATTRIBUTES).values(rows)
-    same = [_ATTRIBUTES.c.trial_id, _ATTRIBUTES.c.key]
+    insert = _insert(dialect)(table).values(rows)
+    same = [table.c.trial_id, table.c.key]
     connection.execute(
         insert.on_conflict_do_update(index_elements=same, set_={"value_json": insert.excluded.value_json})
     )

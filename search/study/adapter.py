@@ -179,14 +179,27 @@ class StudyAdapter:
             self.opened.storage.set_trial_intermediate_value(held.trial_id, epoch, float(value))
 
     def pruned(self, held: LeaseHandle) -> bool:
-        """Whether the trial, as reported so far, is pruned."""
+        """Whether the trial, as reported so far, is pruned; a rung's verdict is stored before it is returned, so that
+        it is the same whoever asks again. Raises LeaseLost."""
         arm = self.arms[held.study_id]
         if arm.pruner.name == "none":
             return False
         with self.opened.fence.write(held.trial_id, held.token):
             trial = self.opened.storage.get_trial(held.trial_id)
             front = self._front_of[arm.name]
-            return pruners.should_prune(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
+            verdict = pruners.judge(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
+        if verdict.notes:
+            self.leases.note(held, verdict.notes)
+        return verdict.prune
+
+    def pruned_before(self, held: LeaseHandle) -> float | None:
+        """The newest score of a trial that a stored verdict has ended, though its end was not stored; else None."""
+        try:
+            trial = self.opened.storage.get_trial(held.trial_id)
+        except KeyError:
+            return None  # deleted: its next report says so
+        last = trial.last_step
+        return trial.intermediate_values[last] if last is not None and pruners.stored_verdict(trial) else None
 
     def attribute(self, held: LeaseHandle, key: str, value: Any) -> None:
         """A readable attribute of a running trial, for the dashboard. Raises LeaseLost."""

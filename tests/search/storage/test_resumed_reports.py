@@ -1,5 +1,6 @@
 """A trial that goes on from an earlier epoch is judged on what it reaches then, and rivals are too."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,71 @@ def test_rungs_of_epochs_that_stay_are_kept(search: StudyAdapter, tmp_path: Path
     taken = search.leases.acquire(row, Owner("other", "there"), resume_epoch=4, lost=True)
     assert taken is not None
     assert rungs(search, trial_id) == {"completed_rung_0": 0.5, "completed_rung_1": 0.7}
+
+
+def at_a_rung(search: StudyAdapter, own: Worker) -> int:
+    """A trial whose report at the first rung is stored and not judged yet: worse than its three rivals."""
+    first, *rivals = [own.begin() for _ in range(4)]
+    for trial_id, dice in zip(rivals, (0.80, 0.81, 0.82), strict=True):
+        own.tell(trial_id, 2, dice)
+    search.report(own.members.held[first].lease, 2, 0.5, {})
+    return first
+
+
+@pytest.mark.parametrize("name", ["halving", "hyperband"])
+def test_a_rung_s_verdict_is_the_same_whoever_asks_again(
+    database_url: str, open_again: Callable[..., StudyAdapter], tmp_path: Path, name: str
+) -> None:
+    """Optuna itself answers prune at first, and then not, as it takes the rung for passed."""
+    changes = ("budget.trials=4", "budget.in_flight=4", *HALVING, f"pruner.name={name}", "pruner.reduction=8")
+    search = open_again(database_url, "again", STUDY, *changes)
+    own = Worker(search, "me", tmp_path)
+    trial_id = at_a_rung(search, own)
+    held = own.members.held[trial_id].lease
+    assert [search.pruned(held) for _ in range(3)] == [True] * 3
+    assert rungs(search, trial_id) == {"completed_rung_0": 0.5}
+    best = next(key for key in own.members.held if key != trial_id)
+    search.report(own.members.held[best].lease, 3, 0.9, {})
+    assert [search.pruned(own.members.held[best].lease) for _ in range(2)] == [False] * 2
+
+
+def test_a_verdict_whose_end_was_lost_on_the_way_ends_the_trial_at_the_next_try(
+    search: StudyAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Worker(search, "me", tmp_path)
+    trial_id = at_a_rung(search, own)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(search, "prune", broken)
+    with pytest.raises(ConnectionError):
+        own.tell(trial_id, 2, 0.5)
+    monkeypatch.undo()
+    own.tell(trial_id, 2, 0.5)
+    assert search.opened.storage.get_trial(trial_id).state.name == "PRUNED"
+
+
+@pytest.mark.parametrize("resumed", [1, 2])
+def test_a_worker_that_takes_a_judged_trial_over_ends_it_unless_it_trains_the_rung_again(
+    search: StudyAdapter, tmp_path: Path, resumed: int
+) -> None:
+    own, theirs = Worker(search, "me", tmp_path), Worker(search, "other", tmp_path)
+    trial_id = at_a_rung(search, own)
+    held = own.members.held[trial_id].lease
+    checkpoint = tmp_path / "two.pt"
+    checkpoint.write_bytes(b"weights")
+    digest = hashlib.sha256(b"weights").hexdigest()
+    search.leases.change(held, {"epoch": resumed, "checkpoint": str(checkpoint), "checkpoint_sha256": digest})
+    assert search.pruned(held)
+    search.leases.give_back(held)
+    assert theirs.begin() == trial_id
+    trial = search.opened.storage.get_trial(trial_id)
+    if resumed == 2:
+        assert (trial.state.name, trial.value, theirs.members.inbox.empty()) == ("PRUNED", 0.5, True)
+        return
+    assert theirs.members.inbox.get_nowait().resume is not None
+    assert trial.intermediate_values == {}
+    theirs.tell(trial_id, 2, 0.9)
+    assert not rungs(search, trial_id).keys() - {"completed_rung_0"}
+    assert search.opened.storage.get_trial(trial_id).state.name == "RUNNING"
