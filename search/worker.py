@@ -15,9 +15,10 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import shlex
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trainer.cli.missing_packages import absent
 
@@ -31,12 +32,11 @@ from trainer.distributed import signals
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
     signals.end_with_parent()
 
-from search.confirm import data_checks
-from search.execution import checkpoint_writer, connect
-from search.execution.start import work
-from search.exit_codes import CODE_OF_END
-from search.planning.slots import AUTO
-from search.storage.url import add_storage
+from search.spec.file import find, is_confirmation
+from search.spec.load import load
+from search.storage.glance import glance
+from search.storage.url import DEFAULT, add_storage, add_wait, storage_url
+from search.study.known import elsewhere, remember
 from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.live_line import LiveLine
@@ -45,6 +45,10 @@ from trainer.cli.rank_variables import place_in_world
 from trainer.distributed import supervisor
 from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, one_line
+from trainer.profiling.slots import AUTO
+
+if TYPE_CHECKING:
+    from search.spec.load import StudySpec
 
 STUDY_HELP = "a study's name (a file in studies/) or the path of its file"
 
@@ -94,7 +98,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
     )
     parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
-    connect.add_wait(parser)
+    add_wait(parser)
     loggers.add_flags(parser)
 
 
@@ -108,13 +112,42 @@ def _slots(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number and not {AUTO}") from None
 
 
+def specification(args: argparse.Namespace) -> "StudySpec":
+    """The study that a worker's flags name: a file, or a confirmation in the database. Raises UserError."""
+    if args.name is not None or not is_confirmation(args.study):
+        from search.study.begun import as_begun
+
+        return as_begun(load(find(args.study), args.set, name=args.name), args.storage)
+    from search.confirm.data_checks import planned
+
+    return planned(args)
+
+
+def announce(args: argparse.Namespace) -> None:
+    """Say which search in which database is joined or begun, and where its files go: before Optuna is imported.
+
+    Raises UserError for a mistake in the study file, and for what is no database URL.
+
+    Where a search of that name is in another folder's database, as this account knows it, that one is named: whoever
+    starts a worker in a wrong folder begins a second search there.
+    """
+    given = args.name is not None or not is_confirmation(args.study)
+    name = load(find(args.study), args.set, name=args.name).name if given else args.study
+    look = glance(storage_url(args.storage), name)
+    logger.info("{}: {}; files in {}", name, look.text(), args.runs.absolute())
+    if look.file is None:
+        return
+    others = elsewhere(name, look.file) if look.begun is False else []
+    for other in others[:1]:
+        usual = other.parts[-2:] == DEFAULT.parts
+        way = f"cd {shlex.quote(str(other.parents[1]))}" if usual else f"give --storage sqlite:///{other}"
+        logger.warning("{}: a search of this name is in {}: to go on with that one, stop this and {}", name, other, way)
+    remember(name, look.file)
+
+
 def main() -> int:
     """Join the siblings and work; returns the exit code."""
     parent = os.getppid()  # torchrun's agent; it may be gone by the time that its ranks have met
-    import torch
-
-    from trainer.distributed.ranks import Ranks, RanksLost, ranks_per_trial
-
     args = arguments()
     _log(place_in_world()[0] == 0, LiveLine())
     if args.slots != AUTO and args.slots < 1:
@@ -124,7 +157,15 @@ def main() -> int:
     loggers.check_loggers(args.mirror)
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
-    spec = data_checks.specification(args)
+    if place_in_world()[0] == 0 and not supervisor.is_supervised():
+        announce(args)
+    spec = specification(args)
+    import torch
+
+    from search.execution.start import work
+    from search.exit_codes import CODE_OF_END
+    from trainer.distributed.ranks import Ranks, RanksLost, ranks_per_trial
+
     _, world = place_in_world()
     size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
     try:
@@ -165,6 +206,8 @@ def run(act: Callable[[], int]) -> NoReturn:
     except Exception:  # noqa: BLE001 - a bug; no code is left for the siblings, so torchrun starts the ranks again
         traceback.print_exc()
         code = 1
+    from search.execution import checkpoint_writer
+
     if checkpoint_writer.is_writing():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.execution.connect import WAIT_SECONDS, AskedToStopError, connect
+from search.execution.connect import AskedToStopError, connect
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
 from search.execution.group import ASKED_TO_STOP, GroupEnd, SingleProcess
@@ -27,13 +27,13 @@ from search.execution.owner import owner_of, this_owner
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.identity import arm_identity, digest
 from search.spec.load import StudySpec, find, load, record
-from search.storage.artifacts import Artifacts
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.schema import HELD
 from search.storage.statements import Owner
-from search.storage.url import from_environment, label_of, storage_url
+from search.storage.url import WAIT_SECONDS, from_environment, label_of, storage_url
 from search.study.adapter import StudyAdapter
+from search.study.artifacts import Artifacts
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import attribute_builder, no_attributes
 from trainer.atomic_files import private_folder

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from search import worker
-from search.confirm.data_checks import specification
 from trainer.cli.parser import CommandLine
 from trainer.distributed.supervisor import supervise
 
@@ -37,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
-    specification(args)  # a mistake is said once, before any rank begins
+    worker.announce(args)
+    worker.specification(args)  # a mistake is said once, before any rank begins
     arguments = ["--study", args.study, *flags(args)]
     script = Path(worker.__file__)
     return supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)

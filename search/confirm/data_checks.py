@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
 
-from search.confirm.plan import Plan, identities, is_confirmation, stored_plan
-from search.spec.load import StudySpec, find, load
+from search.confirm.plan import Plan, identities, stored_plan
+from search.spec.load import StudySpec
 from search.storage.database import Database, open_storage
 from search.storage.errors import DatabaseUnavailable, patient
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import storage_url
-from search.study.begun import as_begun
 from search.study.create import Identity
 from trainer.config import PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
@@ -30,10 +29,8 @@ _RETRY_SECONDS = 1.0
 """Time between two tries of a database that is away."""
 
 
-def specification(args: argparse.Namespace) -> StudySpec:
-    """The study that a worker's flags name: a confirmation in the database, or a file. Raises UserError."""
-    if not is_confirmation(args.study) or args.name is not None:
-        return as_begun(load(find(args.study), args.set, name=args.name), args.storage)
+def planned(args: argparse.Namespace) -> StudySpec:
+    """The confirmation that a worker's flags name, as it stands in the database. Raises UserError."""
     if args.set:
         raise UserError(f"--set {args.set[0]}: {args.study} is planned already; see: python -m search confirm --help")
     return _waited(args.database_wait, lambda: stored_plan(args.storage, args.study)).spec()

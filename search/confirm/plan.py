@@ -5,7 +5,6 @@ budget they fill. Everything that knows a search by its name knows it.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from search.confirm.configurations import Configuration, chosen, used_seeds
 from search.spec.arms import Arm, fixed_values
 from search.spec.config import Budget, Confirm, Dashboard, Limits, NoPruning, Objective, RandomConfig
+from search.spec.file import CONFIRMATION
 from search.spec.identity import arm_identity, digest
 from search.spec.load import StudySpec
 from search.spec.overrides import apply
@@ -31,7 +31,6 @@ from trainer.errors import UserError, explain
 if TYPE_CHECKING:
     pass
 
-_NAME = re.compile(r"(?P<study>.+)\.confirm(-(?P<again>[0-9]+))?")
 LONGEST = 128
 """Characters of a study's name."""
 
@@ -171,7 +170,7 @@ def made(rows: SearchSnapshot, table: Confirm, *, name: str, dashboard: Dashboar
 def confirmations(study: str, names: Sequence[str]) -> list[str]:
     """The confirmations of a study among the names of searches, the first one first."""
     numbered = [
-        (int(match["again"] or 1), n) for n in names if (match := _NAME.fullmatch(n)) and match["study"] == study
+        (int(match["again"] or 1), n) for n in names if (match := CONFIRMATION.fullmatch(n)) and match["study"] == study
     ]
     return [name for _, name in sorted(numbered)]
 
@@ -182,11 +181,6 @@ def name_of(study: str, number: int) -> str:
     if len(name) > LONGEST:
         raise UserError(f"study {study!r}: {name!r} is too long for a study's name ({LONGEST} characters)")
     return name
-
-
-def is_confirmation(name: str) -> bool:
-    """Whether a study's name is that of a confirmation, and no file's."""
-    return _NAME.fullmatch(Path(name).name) is not None and not name.endswith(".toml")
 
 
 def table_of(settings: Mapping[str, Any], overrides: Sequence[str], where: str) -> Confirm:

@@ -19,11 +19,11 @@ from optuna_dashboard.artifact import get_artifact_path
 from search.answer.summary import confirmation
 from search.dashboard.figures import Picture, draw
 from search.dashboard.note_text import EmbeddedFigure, note_body, study_attributes
-from search.storage.artifacts import Artifacts
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.searches import notes_begun
 from search.storage.url import add_storage, storage_url
+from search.study.artifacts import Artifacts
 from search.study.progress import progress_of
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import shares_of

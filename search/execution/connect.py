@@ -4,7 +4,6 @@ A mistake that one of them makes is that of all: they have the same study file a
 left to train while the devices of another stand idle.
 """
 
-import argparse
 import os
 import threading
 import time
@@ -19,8 +18,6 @@ from trainer.cli.durations import format_limit
 from trainer.errors import UserError
 
 T = TypeVar("T")
-WAIT_SECONDS = 600.0
-"""How long a worker that begins waits for a database that is away."""
 _RETRY_SECONDS = 1.0
 """Time between two tries."""
 _SYNC_SECONDS = 0.5
@@ -53,18 +50,6 @@ class Together(Protocol):
 
     def all_gather_world(self, value: _Progress) -> list[_Progress]:
         """Every rank's value, on every rank of all groups."""
-
-
-def add_wait(parser: argparse.ArgumentParser) -> None:
-    """The flag --database-wait."""
-    parser.add_argument(
-        "--database-wait",
-        type=float,
-        default=WAIT_SECONDS,
-        metavar="SECONDS",
-        help="how long a worker that begins waits for a database that is away "
-        f"(default {WAIT_SECONDS:g}; 0: not at all)",
-    )
 
 
 def connect(ranks: Together, opens: Callable[[], T] | None, *, place: str, patience: float) -> T | None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.storage.artifacts import Artifacts
 from search.storage.leases import LeaseHandle
 from search.storage.statements import Owner
+from search.study.artifacts import Artifacts
 from search.study.trial_attributes import Attempt, no_attributes
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, Resume, Saved

@@ -23,14 +23,14 @@ from search.execution.owner import this_owner
 from search.execution.progress_lines import EpochLine
 from search.planning.limits import breach, refuse_hopeless
 from search.planning.network_costs import Cost, costs
-from search.planning.slots import AUTO, FORECAST, Slots, choose_slots, kept
+from search.planning.slots import FORECAST, Slots, choose_slots, kept
 from search.spec.identity import arm_identity
 from search.spec.load import StudySpec, identity, record
-from search.storage.artifacts import Artifacts
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
 from search.storage.url import label_of, storage_url
 from search.study import code_version
+from search.study.artifacts import Artifacts
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
@@ -38,6 +38,7 @@ from trainer.atomic_files import private_folder
 from trainer.cli.live_line import LiveLine
 from trainer.engine.changed_numbers import REVISION
 from trainer.errors import UserError
+from trainer.profiling.slots import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Callable

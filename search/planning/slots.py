@@ -20,7 +20,6 @@ from trainer.profiling.slots import choose, epoch_seconds, forecast
 if TYPE_CHECKING:
     from trainer.engine.resources import SharedResources
 
-AUTO = "auto"
 FALLBACK = 4
 """Students side by side where nothing could be measured."""
 

@@ -1,5 +1,6 @@
 """Where study files lie and how they are read: TOML, small and shallow."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,3 +68,12 @@ def check_depth(table: Mapping[str, Any], where: str) -> None:
             waiting += [(depth + 1 + key.count("."), inner) for key, inner in value.items()]
         elif isinstance(value, list):
             waiting += [(depth + 1, inner) for inner in value]
+
+
+CONFIRMATION = re.compile(r"(?P<study>.+)\.confirm(-(?P<again>[0-9]+))?")
+"""The name of a confirmation: that of its search, and which one it is from the second on."""
+
+
+def is_confirmation(name: str) -> bool:
+    """Whether a study's name is that of a confirmation, and no file's."""
+    return CONFIRMATION.fullmatch(Path(name).name) is not None and not name.endswith(".toml")

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from trainer.errors import UserError, without_passwords
 
+WAIT_SECONDS = 600.0
+"""How long a worker that begins waits for a database that is away."""
 DEFAULT = Path("runs/search.db")
 NETWORK_DISKS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "9p", "afs"}
@@ -20,6 +22,18 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
         "--storage",
         help="database URL; default: $OPTUNA_STORAGE, or what the file $OPTUNA_STORAGE_FILE holds (both keep a "
         f"password out of the process list), else sqlite:///{DEFAULT} for one machine",
+    )
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """The flag --database-wait."""
+    parser.add_argument(
+        "--database-wait",
+        type=float,
+        default=WAIT_SECONDS,
+        metavar="SECONDS",
+        help="how long a worker that begins waits for a database that is away "
+        f"(default {WAIT_SECONDS:g}; 0: not at all)",
     )
 
 

@@ -61,6 +61,11 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     return int(died)
 
 
+def is_supervised() -> bool:
+    """Whether this process is a rank under `supervise`, which has spoken for it already."""
+    return _OUTCOMES in os.environ
+
+
 def record_exit_code(code: int) -> int:
     """What a rank is to end with: under `supervise` its code is kept there, and torchrun, told 0, reports nothing.
 

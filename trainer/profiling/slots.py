@@ -8,6 +8,8 @@ and each trial takes longer to answer. Memory, the trials that may be in flight,
 import math
 from dataclasses import dataclass
 
+AUTO = "auto"
+"""In place of a number of students: as many as the rule says."""
 SHARED = 0.1
 """The part of a step that teacher and data may take."""
 MOST = 16

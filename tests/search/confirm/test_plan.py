@@ -13,7 +13,8 @@ import pytest
 
 from search.commands import confirm
 from search.confirm.data_checks import checked
-from search.confirm.plan import Plan, confirmations, is_confirmation, plan_of
+from search.confirm.plan import Plan, confirmations, plan_of
+from search.spec.file import is_confirmation
 from search.study.adapter import StudyAdapter
 from search.study.snapshot import read
 from trainer.config import RunConfig

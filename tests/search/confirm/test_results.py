@@ -12,7 +12,6 @@ import pytest
 
 from search import worker
 from search.commands import confirm
-from search.confirm.data_checks import specification
 from search.confirm.results import confirmed
 from search.execution import start
 from search.spec.load import load
@@ -22,6 +21,7 @@ from search.storage.leases import LeaseHandle
 from search.storage.statements import LeaseLost, Owner
 from search.study.adapter import StudyAdapter
 from search.study.progress import read_progress
+from search.worker import specification
 from trainer.cli.live_line import LiveLine
 from trainer.config import RunConfig
 from trainer.data import read_openings

@@ -10,9 +10,9 @@ import cv2
 import pytest
 
 from search import worker
-from search.confirm.data_checks import specification
 from search.execution import start
 from search.planning.slots import FORECAST
+from search.worker import specification
 from trainer import checkpoint
 from trainer.cli.live_line import LiveLine
 from trainer.config import RunConfig

@@ -27,9 +27,9 @@ from search.execution.group import SingleProcess
 from search.execution.held_trials import HeldTrials
 from search.execution.messages import CheckpointWritten, EpochDone, TrialFailed, WorkerSettings
 from search.planning.network_costs import costs
-from search.storage.artifacts import Artifacts
 from search.storage.statements import Owner
 from search.study.adapter import Claim, StudyAdapter
+from search.study.artifacts import Artifacts
 from search.study.trial_attributes import Attempt, TeacherScore, attempts, attribute_builder, failure, plain
 from trainer.config import RunConfig
 from trainer.distributed.ranks import Ranks
