@@ -66,9 +66,7 @@ def _quick_room() -> Path:
 
 QUICK = _quick_room()
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(QUICK))  # the folder of `tmp_path`
-os.environ["XDG_STATE_HOME"] = str(
-    QUICK / f"kd-test-state-{os.getuid()}"
-)  # what workers remember is not this account's
+os.environ["XDG_STATE_HOME"] = str(QUICK / f"kd-test-state-{os.getuid()}")  # not this account's
 
 
 # A busy machine may take a second for an example that takes none elsewhere.

@@ -73,7 +73,7 @@ def study(tmp_path: Path) -> Path:
         csv.writer(file).writerows([["source", "image", "mask", "group", "split"], *rows])
     path = tmp_path / "small.toml"
     path.write_text(STUDY.format(root=tmp_path))
-    run = specification(argparse.Namespace(study=str(path), set=[], name=None)).run
+    run = specification(argparse.Namespace(study=str(path), set=[], name=None, storage=None)).run
     alone = {"method": "none", "teacher": None, "student": {"name": "unet", "width": 4}}
     teacher = RunConfig.model_validate(run.model_dump(mode="json") | alone)
     for _ in fit(teacher, cache=tmp_path / "cache", export=tmp_path / "teacher.safetensors", ranks=Ranks("cpu")):
