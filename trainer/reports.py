@@ -41,7 +41,10 @@ class PerImageResult:
     columns: Mapping[str, tuple[float, ...]]
     """One value an image; nan where it has none."""
     calibration: tuple[tuple[float, float, float], ...]
-    """By bin of confidence: pixels, sum of their confidence, pixels that are right."""
+    """By bin of the chosen class's probability: pixels, sum of their probability, pixels that are right."""
+    calibration_positive: tuple[tuple[float, float, float], ...] = ()
+    """By bin of the foreground's probability: pixels, sum of it, pixels that are foreground; nothing of what was
+    measured before this was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: nan is null."""
@@ -56,9 +59,19 @@ class PerImageResult:
             for name, column in values["columns"].items()
         }
         names = {key: tuple(values[key]) for key in ("images", "sources", "groups")}
-        calibration = tuple((float(n), float(c), float(r)) for n, c, r in values["calibration"])
+        chosen, positive = (
+            tuple((float(n), float(c), float(r)) for n, c, r in values.get(key, ()))
+            for key in ("calibration", "calibration_positive")
+        )
         threshold = float(values["threshold"])
-        return PerImageResult(values["part"], threshold, columns=columns, calibration=calibration, **names)
+        return PerImageResult(
+            values["part"],
+            threshold,
+            columns=columns,
+            calibration=chosen,
+            calibration_positive=positive,
+            **names,
+        )
 
 
 @dataclass(frozen=True)

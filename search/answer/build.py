@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from search.answer.comparisons import TEST, Grids, comparisons, metric_of, non_inferiority, on_validation
+from search.answer.distances import distances
 from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict
 from search.answer.power import needed
 from search.answer.score_arrays import ScoreArray, level, score_arrays
@@ -31,6 +32,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
     return ConfirmedPart(
         networks=tuple(_network(each, grids, metric, latency, confirmed, name) for each in confirmed.configurations),
         claims=(*comparisons(confirmed, grids, parts, CONFIDENCE), *near),
+        distances=tuple(distances(confirmed, grids, CONFIDENCE)),
         scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
         reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
         thresholds=tuple(_thresholds(shown)),

@@ -88,20 +88,52 @@ class Scores(Frozen):
     precision: float | None
     recall: float | None
     hd95: float | None = Field(description="pixels at native size; over images where truth and prediction have an area")
+    hd95_left_out: float | None = Field(
+        default=None, description="images without that distance, for want of a truth or a prediction; mean over seeds"
+    )
+    hd95_missed_as_diagonal: float | None = Field(
+        default=None,
+        description="pixels; over all images: the diagonal where truth or prediction alone is empty, 0 where both are",
+    )
     brier: float | None
-    ece: float | None = Field(description="expected calibration error, of all pixels; for the whole part alone")
+    ece_positive: float | None = Field(
+        default=None,
+        description="expected calibration error of the foreground, of all pixels; for the whole part alone",
+    )
+    ece: float | None = Field(description="expected calibration error of the chosen class; for the whole part alone")
     polyps: int | None
     missed: float | None = Field(description="share of polyps none of whose pixels was predicted")
     negatives: int | None = Field(description="images without a polyp")
     false_positives: float | None = Field(description="predicted areas an image without a polyp")
 
 
+class Distances(Frozen):
+    """How two networks' distances differ on the same images; below zero the minuend is nearer to the truth."""
+
+    name: str = Field(description="of the claim")
+    part: str
+    minuend: str
+    subtrahend: str
+    images: int = Field(description="of the part")
+    compared: int = Field(description="for which both have a distance with every seed: what hd95 is of")
+    hd95: float | None = Field(description="difference in pixels over those alone; a miss has no say in it")
+    hd95_missed_as_diagonal: float | None = Field(description="difference over all images, a miss at the diagonal")
+    low: float | None = Field(description="of the interval of that")
+    high: float | None
+    seeds: int
+
+
 class Reliability(Frozen):
-    """How often a network was right at each confidence."""
+    """How often a network was right at each confidence, and how often pixels are foreground at each probability."""
 
     network: str
     part: str
-    ece: float | None
+    ece_positive: float | None = Field(default=None, description="of the foreground")
+    positive_bins: tuple[tuple[float, float, float], ...] = Field(
+        default=(),
+        description="(mean probability of the foreground, share that is foreground, share of the pixels) by bin",
+    )
+    ece: float | None = Field(description="of the chosen class")
     bins: tuple[tuple[float, float, float], ...] = Field(
         description="(mean confidence, share right, share of the pixels) of each bin that has pixels"
     )
@@ -142,6 +174,7 @@ class ConfirmedPart(Frozen):
 
     networks: tuple[Network, ...]
     claims: tuple[Comparison, ...]
+    distances: tuple[Distances, ...] = ()
     scores: tuple[Scores, ...]
     reliability: tuple[Reliability, ...]
     thresholds: tuple[tuple[str, float], ...] = Field(description="(network, mean of its seeds' thresholds)")

@@ -32,6 +32,10 @@ class ScoreArray:
         """(seed, its threshold), by seed; a teacher's single one with None."""
         return tuple((seed, self.by_seed[seed].threshold) for seed in (self.seeds or (None,)))
 
+    def has(self, column: str) -> bool:
+        """Whether every seed was measured with this column; those from before it was kept were not."""
+        return all(column in each.columns for each in self.by_seed.values())
+
     def values(self, column: str, seeds: Sequence[int] | None = None) -> Floats:
         """(seeds, images); a teacher's single row stands for every seed that is asked for."""
         if not self.seeds:

@@ -9,6 +9,8 @@ from search.answer.document import Reliability, Scores
 from search.answer.score_arrays import ScoreArray, level
 from search.answer.uncertainty import Floats, Mask
 
+MEANS = ("iou", "precision", "recall", "hd95", "hd95_missed_as_diagonal", "brier")
+"""Columns whose mean over images and seeds is told as it is."""
 SIZES = ("small", "middle", "large")
 
 
@@ -37,11 +39,19 @@ def scores(grid: ScoreArray, confidence: float) -> Iterator[Scores]:
 
 
 def reliability(grid: ScoreArray) -> Reliability:
-    """Confidence and accuracy by bin of all seeds' pixels, and the mean gap (Guo et al. 2017, eq. 3)."""
-    bins = _bins(grid)
+    """Probability and truth by bin of all seeds' pixels, and the mean gap (Guo et al. 2017, eq. 3)."""
+    chosen, positive = _bins(grid), _positive_bins(grid)
+    return Reliability(
+        network=grid.configuration, part=grid.part, ece_positive=_ece(positive), positive_bins=_shares(positive),
+        ece=_ece(chosen), bins=_shares(chosen),
+    )  # fmt: skip
+
+
+def _shares(bins: Floats | None) -> tuple[tuple[float, float, float], ...]:
+    if bins is None:
+        return ()
     pixels = bins[:, 0].sum()
-    rows = tuple((c / n, r / n, n / pixels) for n, c, r in bins.tolist() if n > 0)
-    return Reliability(network=grid.configuration, part=grid.part, ece=_ece(bins), bins=rows)
+    return tuple((c / n, r / n, n / pixels) for n, c, r in bins.tolist() if n > 0)
 
 
 def _bins(grid: ScoreArray) -> Floats:
@@ -50,7 +60,15 @@ def _bins(grid: ScoreArray) -> Floats:
     return bins
 
 
-def _ece(bins: Floats) -> float | None:
+def _positive_bins(grid: ScoreArray) -> Floats | None:
+    """None where a seed was measured before they were kept."""
+    every = [each.calibration_positive for each in grid.by_seed.values()]
+    return np.asarray(every, dtype=np.float64).sum(axis=0) if all(every) else None
+
+
+def _ece(bins: Floats | None) -> float | None:
+    if bins is None:
+        return None
     pixels, confidence, right = bins.sum(axis=0)[0], bins[:, 1], bins[:, 2]
     return float(np.abs(confidence - right).sum() / pixels) if pixels > 0 else None
 
@@ -75,7 +93,9 @@ def _row(grid: ScoreArray, by: Literal["all", "source", "size"], stratum: str, m
         dice=None if dice is None else dice.value,
         low=low,
         high=high,
-        **{name: _mean(grid, name, mask) for name in ("iou", "precision", "recall", "hd95", "brier")},
+        **{name: _mean(grid, name, mask) for name in MEANS},
+        hd95_left_out=float((~np.isfinite(grid.values("hd95")[:, mask])).sum(axis=1).mean()),
+        ece_positive=_ece(_positive_bins(grid)) if by == "all" else None,
         ece=_ece(_bins(grid)) if by == "all" else None,
         polyps=int(polyps.sum()),
         missed=None if missed is None else float(missed.mean()),
@@ -85,6 +105,8 @@ def _row(grid: ScoreArray, by: Literal["all", "source", "size"], stratum: str, m
 
 
 def _mean(grid: ScoreArray, column: str, mask: Mask) -> float | None:
+    if not grid.has(column):
+        return None
     values = grid.values(column)[:, mask]
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else None

@@ -110,6 +110,7 @@ def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Foun
         "measured": facts.measured,
         "train_dice": facts.train_dice,
         "calibration": facts.calibration,
+        "calibration_positive": facts.calibration_positive,
         "entropy": facts.entropy,
         "notes": list(facts.notes),
         "min_dice": 0.0 if spec.run.teacher is None else spec.run.teacher.min_dice,
@@ -319,7 +320,12 @@ def _data_lines(facts: Found) -> list[str]:
         checked = f"no group and {alike} in two parts, {twice}; content {data['content'][:8]}"
         printed.append(_line("data", f"{data['name']}  {data['images']} images  {parts}; {checked}"))
     if teacher is not None:
-        sure = {"train": teacher["train_dice"], "ECE": teacher["calibration"], "entropy": teacher["entropy"]}
+        sure = {
+            "train": teacher["train_dice"],
+            "foreground ECE": teacher["calibration_positive"],
+            "chosen-class ECE": teacher["calibration"],
+            "entropy": teacher["entropy"],
+        }
         more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
         how = "measured" if teacher["measured"] else "recorded"
         dice = f"validation dice {teacher['dice']:.3f} {how} (floor {teacher['min_dice']:g})"

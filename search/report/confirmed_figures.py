@@ -8,7 +8,7 @@ from search.answer.document import Comparison, ConfirmedPart, Network, Scores
 from search.plotting import COLOURS, MARKERS, printable, share_axis, size_axis
 from search.report.content.document import Search
 from search.report.content.text import title_of
-from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend, legend_below, named_axes, quiet, svg
+from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend_below, named_axes, quiet, svg
 
 SHOWN_NETWORKS = 4
 """Networks that a figure with several panels or lines compares at most."""
@@ -147,7 +147,7 @@ def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Compariso
         margin = next((claim.margin for _, claim in rows if claim.margin is not None), None)
         if margin is not None:
             axes.axvline(-margin, color=INK, lw=1, ls="--", label="margin")
-            legend(axes)
+            legend_below(figure, axes)
         axes.set_yticks(range(len(rows))[::-1], [printable(label, 34) for label, _ in rows], parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         quiet(axes)
@@ -222,27 +222,32 @@ def _stratum_rows(
 
 
 def _reliability(part: ConfirmedPart) -> Drawn | None:
+    """Of the foreground; of the chosen class where that alone was kept."""
     networks = {network.name: network for network in compared_networks(part)}
-    curves = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
+    measured = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
+    positive = all(r.positive_bins for r in measured)
+    curves = [(r.network, r.positive_bins if positive else r.bins) for r in measured]
     if not curves:
         return None
+    of = "foreground" if positive else "chosen class"
     with canvas(4.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.1]})
-        upper.plot([0.5, 1], [0.5, 1], color=MUTED, lw=1, ls="--")
-        for curve in curves:
-            colour, marker = _look(networks[curve.network])
-            xs, ys = [x for x, _, _ in curve.bins], [y for _, y, _ in curve.bins]
-            upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=printable(curve.network))
-            lower.plot(xs, [share for _, _, share in curve.bins], f"-{marker}", color=colour, ms=3, lw=1.2)
-        share_axis(lower, [share for curve in curves for _, _, share in curve.bins])
+        least = 0.0 if positive else 0.5
+        upper.plot([least, 1], [least, 1], color=MUTED, lw=1, ls="--")
+        for name, bins in curves:
+            colour, marker = _look(networks[name])
+            xs, ys = [x for x, _, _ in bins], [y for _, y, _ in bins]
+            upper.plot(xs, ys, f"-{marker}", color=colour, ms=4.5, lw=1.5, label=printable(name))
+            lower.plot(xs, [share for _, _, share in bins], f"-{marker}", color=colour, ms=3, lw=1.2)
+        share_axis(lower, [share for _, bins in curves for _, _, share in bins])
         quiet(upper)
         quiet(lower)
-        named_axes(upper, "", "share of pixels right")
-        named_axes(lower, "confidence of the network", "share of pixels")
-        legend(upper, "lower right")
+        named_axes(upper, "", f"share that is {of}" if positive else "share of pixels right")
+        named_axes(lower, f"probability of the {of}", "share of pixels")
+        legend_below(figure, upper)
         data = svg(figure)
     note = (
-        "Above: pixels of the test images by confidence, and how many of them were right; on the dashed line a network "
-        "is as sure as it is right, below it too sure. Below: how many pixels each confidence has."
+        f"Above: pixels of the test images by the probability of the {of}, and how many of them are of it; on the "
+        "dashed line a network is as sure as it is right, below it too sure. Below: how many pixels have each probability."
     )
-    return Drawn("reliability", "Calibration", "Reliability diagram of the compared networks", data, note)
+    return Drawn("reliability", f"Calibration of the {of}", "Reliability diagram of the compared networks", data, note)

@@ -234,6 +234,7 @@ def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:
     return [
         _networks(search, part),
         _claims(part),
+        _distances(part),
         _scores(search, part, "all", "Scores on whole parts"),
         _scores(search, part, "source", "By source"),
         _scores(search, part, "size", "By size of the polyp"),
@@ -328,6 +329,37 @@ def _claims(part: ConfirmedPart) -> Table:
     return Table("claims", "Comparisons", columns, rows)
 
 
+def _distances(part: ConfirmedPart) -> Table:
+    columns = (
+        Column("claim"),
+        Column("on"),
+        Column("what"),
+        Column("minus"),
+        Column("HD95 of what both found (px)", "signed"),
+        Column("images that both found", "count"),
+        Column("of images", "count"),
+        Column("HD95, a miss as the diagonal (px)", "signed"),
+        Column("from", "signed"),
+        Column("to", "signed"),
+    )
+    rows = tuple(
+        (
+            d.name,
+            d.part,
+            d.minuend,
+            d.subtrahend,
+            d.hd95,
+            d.compared,
+            d.images,
+            d.hd95_missed_as_diagonal,
+            d.low,
+            d.high,
+        )
+        for d in part.distances
+    )
+    return Table("distances", "Distances compared; below zero is nearer to the truth", columns, rows)
+
+
 def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
     columns = (
         Column("on"),
@@ -342,12 +374,15 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
         Column("IoU", "score"),
         Column("precision", "score"),
         Column("recall", "score"),
-        Column("HD95 (px)", "short"),
+        Column("HD95 of what was found (px)", "short"),
+        Column("images left out of it", "short"),
+        Column("HD95, a miss as the diagonal (px)", "short"),
         Column("polyps", "count"),
         Column("missed", "percent"),
         Column("false areas a negative", "short"),
         Column("Brier", "score"),
-        Column("ECE", "score"),
+        Column("ECE of the foreground", "score"),
+        Column("ECE of the chosen class", "score"),
     )
     strata = dict.fromkeys((s.part, s.stratum) for s in part.scores)
     # What chose epochs and trials comes last.
@@ -359,20 +394,39 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
 
 def _score_row(s: Scores, by: str) -> tuple[str | int | float | None, ...]:
     where: tuple[str, ...] = (s.part,) if by == "all" else (s.part, s.stratum)
-    score = (s.dice, s.low, s.high, s.iou, s.precision, s.recall, s.hd95)
+    score = (s.dice, s.low, s.high, s.iou, s.precision, s.recall, s.hd95, s.hd95_left_out, s.hd95_missed_as_diagonal)
     at = describe_thresholds(s.thresholds).partition(" ")[2] if s.thresholds else None
-    return (*where, s.network, s.images, s.groups, at, *score, s.polyps, s.missed, s.false_positives, s.brier, s.ece)
+    return (
+        *where,
+        s.network,
+        s.images,
+        s.groups,
+        at,
+        *score,
+        s.polyps,
+        s.missed,
+        s.false_positives,
+        s.brier,
+        s.ece_positive,
+        s.ece,
+    )
 
 
 def _reliability(part: ConfirmedPart) -> Table:
     columns = (
         Column("on"),
         Column("network"),
-        Column("confidence", "short"),
+        Column("of"),
+        Column("probability", "short"),
         Column("right", "percent"),
         Column("of the pixels", "percent"),
     )
-    rows = tuple((r.part, r.network, *each) for r in part.reliability for each in r.bins)
+    rows = tuple(
+        (r.part, r.network, of, *each)
+        for r in part.reliability
+        for of, bins in (("the foreground", r.positive_bins), ("the chosen class", r.bins))
+        for each in bins
+    )
     return Table("reliability", "Calibration: share of pixels right by confidence", columns, rows)
 
 

@@ -63,7 +63,8 @@ def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
     known = facts(run, data, ranks=ranks, whole=True)
     if not ranks.leads:
         return Outcome(())
-    sure = f"train dice {known.train_dice:.3f}  ECE {known.calibration:.3f}  entropy {known.entropy:.3f}"
+    ece = f"foreground ECE {known.calibration_positive:.3f}  chosen-class ECE {known.calibration:.3f}"
+    sure = f"train dice {known.train_dice:.3f}  {ece}  entropy {known.entropy:.3f}"
     lines = (f"validation dice {known.dice:.3f}  {sure}", f"{known.name}  sha256 {known.sha256[:8]}...")
     return Outcome((*lines, known.overlap_text(), *known.notes, "nothing to do: trained elsewhere"))
 
@@ -196,7 +197,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     calibration = Calibration(data, "validation", ranks)
     scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear).means
     train = validate(network, data, "train", ranks=ranks, precision=run.precision).means
-    error, entropy = calibration.error(), calibration.entropy()
+    error, positive, entropy = calibration.error(), calibration.positive_error(), calibration.entropy()
     if not ranks.leads:
         return Outcome(())
     metadata = {key: json.loads(text) for key, text in made.file.metadata.items()} | {
@@ -204,6 +205,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
         "identity": name,
         "train": train,
         "calibration": error,
+        "calibration_positive": positive,
         "entropy": entropy,
         "params": models.parameters(network),
     }
@@ -212,7 +214,8 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     file = checkpoint.weights(output)
     first = (
         f"epoch {run.epochs}/{run.epochs}  validation dice {scores['dice']:.3f} @ {file.word('epoch')}  "
-        f"train dice {train['dice']:.3f}  ECE {error:.3f}  entropy {entropy:.3f}  {took}"
+        f"train dice {train['dice']:.3f}  foreground ECE {positive:.3f}  chosen-class ECE {error:.3f}  "
+        f"entropy {entropy:.3f}  {took}"
     )
     return Outcome((first, *_summary(output, file, data)[1:]))
 
@@ -222,7 +225,11 @@ def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
     from trainer.teacher.assessment import alike, seen
 
     dice, train = file.word("scores")["dice"], file.word("train")["dice"]
-    sure = {"ECE": file.word("calibration"), "entropy": file.word("entropy")}
+    sure = {
+        "foreground ECE": file.word("calibration_positive"),
+        "chosen-class ECE": file.word("calibration"),
+        "entropy": file.word("entropy"),
+    }
     more = "".join(f"  {name} {value:.3f}" for name, value in sure.items() if value is not None)
     first = f"validation dice {dice:.3f} @ {file.word('epoch')}  train dice {train:.3f}{more}"
     counts = ((seen(file, data), "of them"), (alike(file, data), "near-identical to"))

@@ -12,15 +12,17 @@ BINS = 15
 
 
 class Calibration:
-    """Expected calibration error over pixels (Guo et al. 2017, eq. 3) with 15 equal bins of confidence.
+    """Expected calibration error over pixels (Guo et al. 2017, eq. 3) with 15 equal bins of probability.
 
-    Its `hear` is a `keep` of `trainer.evaluation.metrics.validate`; `error`, `table` and `entropy` sum over ranks:
-    every rank calls them, or none.
+    Of the chosen class, errors in the foreground and in the far larger background cancel: a bin has pixels of both. Of
+    the positive class, which is the foreground (all classes but the first), the probability is held against how many
+    pixels are foreground. Its `hear` is a `keep` of `trainer.evaluation.metrics.validate`; the errors, the tables and
+    `entropy` sum over ranks: every rank calls them, or none.
     """
 
     def __init__(self, data: DataSet, part: Part, ranks: Ranks, opening: Opening | None = None) -> None:
         self._data, self._part, self._ranks, self._opening = data, part, ranks, opening
-        self._sums = torch.zeros(3, BINS, dtype=torch.float64, device=ranks.device)
+        self._chosen, self._positive = torch.zeros(2, 3, BINS, dtype=torch.float64, device=ranks.device)
         self._doubt = torch.zeros(2, dtype=torch.float64, device=ranks.device)
 
     def hear(self, index: int, logits: Tensor) -> None:
@@ -28,19 +30,26 @@ class Calibration:
         truth = (
             torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).to(logits.device).long()
         )
-        confidence, label = logits.softmax(0).max(0)
-        bins = (confidence * BINS).long().clamp(max=BINS - 1)
-        valid = (truth != IGNORE).double()
-        right = (label == truth).double() * valid
+        valid = truth != IGNORE
+        probabilities = logits.softmax(0)
+        confidence, label = probabilities.max(0)
+        positive = probabilities[1] if len(logits) == 2 else probabilities[1:].sum(0)
         chances = logits.float().log_softmax(0)
         entropy = -(chances.exp() * chances).sum(0).double()
-        self._doubt += torch.stack([(entropy * valid).sum(), valid.sum()])
-        for row, values in enumerate((valid, confidence.double() * valid, right)):
-            self._sums[row].index_add_(0, bins.flatten(), values.flatten())
+        self._doubt += torch.stack([(entropy * valid).sum(), valid.double().sum()])
+        _enter(self._chosen, confidence, label == truth, valid)
+        _enter(self._positive, positive, truth > 0, valid)
 
     def error(self) -> float:
-        """The mean over pixels of |accuracy - confidence| of their bin, in [0, 1]."""
-        pixels, confidence, right = self._ranks.all_reduce(self._sums.clone())
+        """Of the chosen class: the mean over pixels of |accuracy - confidence| of their bin, in [0, 1]."""
+        return self._error(self._chosen)
+
+    def positive_error(self) -> float:
+        """Of the positive class: the mean over pixels of |share of foreground - probability| of their bin, 0 to 1."""
+        return self._error(self._positive)
+
+    def _error(self, sums: Tensor) -> float:
+        pixels, confidence, right = self._ranks.all_reduce(sums.clone())
         gap = (confidence - right).abs().sum() / pixels.sum().clamp(min=1)
         return self._ranks.to_host(gap).get()[0]
 
@@ -50,7 +59,22 @@ class Calibration:
         return total / max(pixels, 1.0)
 
     def table(self) -> tuple[tuple[float, float, float], ...]:
-        """By bin: pixels, sum of their confidence, pixels whose class is the true one."""
-        sums = self._ranks.to_host(self._ranks.all_reduce(self._sums.clone())).get()
-        pixels, confidence, right = np.array(sums).reshape(3, BINS)
+        """By bin of the chosen class: pixels, sum of their confidence, pixels whose class is the true one."""
+        return self._table(self._chosen)
+
+    def positive_table(self) -> tuple[tuple[float, float, float], ...]:
+        """By bin of the positive class: pixels, sum of its probability, pixels that are foreground."""
+        return self._table(self._positive)
+
+    def _table(self, sums: Tensor) -> tuple[tuple[float, float, float], ...]:
+        flat = self._ranks.to_host(self._ranks.all_reduce(sums.clone())).get()
+        pixels, confidence, right = np.array(flat).reshape(3, BINS)
         return tuple(zip(pixels.tolist(), confidence.tolist(), right.tolist(), strict=True))
+
+
+def _enter(sums: Tensor, probability: Tensor, right: Tensor, valid: Tensor) -> None:
+    """Add an image's valid pixels to the (3, BINS) sums; all (height, width)."""
+    bins = (probability * BINS).long().clamp(max=BINS - 1).flatten()
+    counted = valid.double()
+    for row, values in enumerate((counted, probability.double() * counted, right.double() * counted)):
+        sums[row].index_add_(0, bins, values.flatten())

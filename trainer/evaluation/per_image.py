@@ -34,7 +34,8 @@ GRID = tuple(step / 20 for step in range(1, 20))
 HALF = GRID.index(0.5)
 """Place of the threshold that stays where no other one is shown to gain."""
 COLUMNS = (
-    "dice", "iou", "precision", "recall", "hd95", "brier", "area", "polyps", "missed", "false_positives",
+    "dice", "iou", "precision", "recall", "hd95", "hd95_missed_as_diagonal", "brier", "area", "polyps", "missed",
+    "false_positives",
 )  # fmt: skip
 """What is measured of each image; see `image_columns`."""
 _EIGHT = np.ones((3, 3), bool)
@@ -190,6 +191,7 @@ def measured(
         groups=tuple(sample.group for sample in samples),
         columns={column: tuple(every[i][column] for i in range(len(samples))) for column in COLUMNS},
         calibration=calibration.table(),
+        calibration_positive=calibration.positive_table(),
     )
 
 
@@ -203,10 +205,11 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     """COLUMNS of one image from the log-odds of its foreground and its labels, both (height, width); 255 is left out.
 
     dice, iou, precision, recall: as `trainer.evaluation.metrics` has them, of all foreground classes together. hd95:
-    pixels, nan where truth or prediction is empty. brier: mean of (probability - truth)^2. area: share of the pixels
-    that are foreground. polyps: connected parts of the truth; missed: those of them without a predicted pixel;
-    false_positives: connected parts of the prediction without a true pixel. Pixels that touch at a corner are
-    connected.
+    pixels, nan where truth or prediction is empty, so that a mean of it speaks of what was found alone.
+    hd95_missed_as_diagonal: the same, and where one of them is empty the image's diagonal, where both are 0. brier:
+    mean of (probability - truth)^2. area: share of the pixels that are foreground. polyps: connected parts of the
+    truth; missed: those of them without a predicted pixel; false_positives: connected parts of the prediction without a
+    true pixel. Pixels that touch at a corner are connected.
     """
     from scipy import ndimage
     from scipy.special import expit
@@ -218,6 +221,8 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     counts = PixelCounts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
     row = {name: float(SCORES[name](counts)[0, 0]) for name in ("dice", "iou", "precision", "recall")}
     row["hd95"] = hd95(true, predicted)
+    missed = math.hypot(*truth.shape) if true.any() or predicted.any() else 0.0
+    row["hd95_missed_as_diagonal"] = missed if math.isnan(row["hd95"]) else row["hd95"]
     error = (expit(odds.astype(np.float64)) - true)[valid]
     row["brier"] = float(np.square(error).mean()) if pixels else math.nan
     row["area"] = (tp + fn) / pixels if pixels else math.nan

@@ -30,9 +30,11 @@ class Judgement:
     dice: float
     """Foreground Dice, mean over images."""
     calibration: float | None
-    """Expected calibration error, 0 to 1; None where it was not recorded."""
+    """Expected calibration error of the chosen class, 0 to 1; None where it was not recorded."""
     entropy: float | None
     """Mean over pixels, nats; None where it was not recorded."""
+    calibration_positive: float | None = None
+    """Expected calibration error of the foreground, 0 to 1; None where it was not recorded."""
 
 
 def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Judgement:
@@ -43,7 +45,7 @@ def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Ju
     else:
         scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear)
         dice = scores.means["dice"]
-    return Judgement(dice, calibration.error(), calibration.entropy())
+    return Judgement(dice, calibration.error(), calibration.entropy(), calibration.positive_error())
 
 
 def train_dice(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> float:
@@ -91,7 +93,9 @@ class Facts:
     alike: Mapping[str, int] | None
     """How many others are near-identical to one it was trained on; None where the file does not say."""
     calibration: float | None
-    """Expected calibration error on validation; None where the file has a Dice without it."""
+    """Expected calibration error of the chosen class on validation; None where the file has a Dice without it."""
+    calibration_positive: float | None
+    """That of the foreground; None where the file has none."""
     entropy: float | None
     """Entropy of its class probabilities on validation, nats, mean over pixels; None as above."""
     notes: tuple[str, ...] = ()
@@ -129,7 +133,7 @@ def facts(
     file = teacher.files[0] if len(teacher.files) == 1 else None
     recorded = None if file is None else _recorded(file, run, data)
     known = recorded
-    if known is None or (whole and known.entropy is None):
+    if known is None or (whole and None in (known.entropy, known.calibration_positive)):
         known = judge(teacher.network, run, data, group)
     trained = None if file is None else (file.word("train") or {}).get("dice")
     if trained is None and whole:
@@ -140,6 +144,7 @@ def facts(
         dice=known.dice,
         measured=known is not recorded,
         calibration=known.calibration,
+        calibration_positive=known.calibration_positive,
         entropy=known.entropy,
         train_dice=float(trained) if trained is not None else None,
         trained_on=frozenset(image for file in teacher.files if file for image in file.word("train_images") or ()),
@@ -198,7 +203,8 @@ def _recorded(file: Weights, run: RunConfig, data: DataSet) -> Judgement | None:
     dice = (file.word("scores") or {}).get("dice")
     if dice is None or not same or file.word("data") != data.content_hash:
         return None
-    return Judgement(float(dice), file.word("calibration"), file.word("entropy"))
+    known = (file.word(name) for name in ("calibration", "entropy", "calibration_positive"))
+    return Judgement(float(dice), *known)
 
 
 def overlap_text(seen: Mapping[str, int] | None, alike: Mapping[str, int] | None) -> str:

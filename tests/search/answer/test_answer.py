@@ -169,6 +169,7 @@ def findings(name: str, level: float, part: str) -> list[PerImageScores]:
         columns = {c: tuple(dice) for c in ("dice", "iou", "precision", "recall", "brier")}
         columns |= {
             "hd95": (math.nan, *([4.0] * (IMAGES - 1))), "area": tuple(area), "polyps": tuple(np.sign(area)),
+            "hd95_missed_as_diagonal": (0.0, *([4.0] * (IMAGES - 2)), 50.0 if name == "kd-1" else 10.0),
             "missed": (0.0,) * (IMAGES - 1) + (1.0,), "false_positives": (2.0, *([0.0] * (IMAGES - 1))),
         }  # fmt: skip
         names = tuple(f"{part}/{i}.png" for i in range(IMAGES))
@@ -265,12 +266,43 @@ def test_tables_have_parts_sources_sizes_misses_and_calibration(found):
     whole = rows["all", "test"]
     assert (whole.polyps, whole.negatives, whole.false_positives) == (39, 1, 2.0)
     assert whole.missed == pytest.approx(1 / 39)
-    assert whole.hd95 == 4.0
+    assert (whole.hd95, whole.hd95_left_out) == (4.0, 1.0)
+    assert whole.hd95_missed_as_diagonal == pytest.approx((38 * 4 + 50) / 40)
     assert whole.ece == pytest.approx(0.1)
     assert [s.images for s in rows.values() if s.by == "size"] == [13, 13, 13]
     assert [s.images for s in rows.values() if s.by == "source"] == [20, 20]
     small = next(s for s in rows.values() if s.by == "size" and s.stratum.startswith("large"))
     assert small.missed == pytest.approx(1 / 13)
+
+
+def test_a_comparison_of_distances_says_what_it_is_of_and_counts_every_miss(found):
+    """What both found is equal; kd-1 missed what no-kd-2 found. Older measurements have the first distance alone."""
+    gain = next(d for d in found.distances if d.name == "gain")
+    assert (gain.minuend, gain.subtrahend, gain.images, gain.compared, gain.hd95) == ("kd-1", "no-kd-2", 40, 39, 0.0)
+    assert gain.hd95_missed_as_diagonal == 1.0
+    assert gain.low <= 1.0 <= gain.high
+    whole = confirmed()
+    older = tuple(
+        replace(f, columns={n: c for n, c in f.columns.items() if n != "hd95_missed_as_diagonal"})
+        for f in whole.findings
+    )
+    before = answer(replace(whole, findings=older))
+    gain = next(d for d in before.distances if d.name == "gain")
+    assert (gain.hd95, gain.hd95_missed_as_diagonal) == (0.0, None)
+    assert {s.hd95_missed_as_diagonal for s in before.scores} == {None}
+
+
+def test_the_calibration_of_the_foreground_stands_beside_that_of_the_chosen_class(found):
+    """Of measurements from before it was kept it is not known."""
+    assert {r.ece_positive for r in found.reliability} == {None}
+    whole = confirmed()
+    known = tuple(replace(f, calibration_positive=((60.0, 6.0, 24.0), (40.0, 30.0, 12.0))) for f in whole.findings)
+    part = answer(replace(whole, findings=known))
+    one = next(r for r in part.reliability if (r.network, r.part) == ("kd-1", "test"))
+    assert (one.ece_positive, one.ece) == (pytest.approx(0.36), pytest.approx(0.1))
+    assert one.positive_bins[0] == pytest.approx((0.1, 0.4, 0.6))
+    row = next(s for s in part.scores if (s.network, s.part, s.by) == ("kd-1", "test", "all"))
+    assert (row.ece_positive, row.ece) == (one.ece_positive, one.ece)
 
 
 def test_seeds_that_saw_other_images_are_refused():

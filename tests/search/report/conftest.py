@@ -121,6 +121,7 @@ def measured(each: Configuration, seed: int | None, part: str, score: float, ima
     ones = np.ones(images)
     columns = {"dice": dice, "iou": dice - 0.08, "precision": dice, "recall": dice, "hd95": 40 * (1 - dice)}
     columns |= {
+        "hd95_missed_as_diagonal": 40 * (1 - dice),
         "brier": 0.1 * (1 - dice),
         "area": area,
         "polyps": ones,
@@ -142,6 +143,7 @@ def measured(each: Configuration, seed: int | None, part: str, score: float, ima
         groups=tuple(f"{part}-{i // 2}" for i in range(images)),
         columns={name: tuple(map(float, values)) for name, values in columns.items()},
         calibration=tuple([(0.0, 0.0, 0.0)] * 8 + bins),
+        calibration_positive=tuple((60.0, 60.0 * (i + 0.5) / 15, 60.0 * i / 15) for i in range(15)),
     )
 
 

@@ -95,6 +95,18 @@ def test_an_empty_truth_counts_what_is_made_up_and_has_no_surface():
     assert columns(nothing, nothing)["dice"] == 1
 
 
+def test_a_miss_is_as_far_off_as_the_image_is_long_and_never_better_than_what_was_found_badly():
+    """The mean of hd95 over what both have is 1 for who finds one of two, and 3.5 for who finds the other one too."""
+    truth, nothing = mask("......", ".##...", ".##...", "......"), np.zeros((4, 6), bool)
+    aside = np.roll(truth, 3, axis=1)
+    values = {name: columns(truth, said) for name, said in {"found": aside, "missed": nothing}.items()}
+    assert values["found"]["hd95"] == values["found"]["hd95_missed_as_diagonal"] < math.hypot(4, 6)
+    assert math.isnan(values["missed"]["hd95"])
+    assert values["missed"]["hd95_missed_as_diagonal"] == math.hypot(4, 6)
+    assert columns(nothing, truth)["hd95_missed_as_diagonal"] == math.hypot(4, 6)
+    assert columns(nothing, nothing)["hd95_missed_as_diagonal"] == 0
+
+
 def test_ignored_pixels_are_left_out():
     truth = np.zeros((4, 4), np.uint8)
     truth[0], truth[1, 0] = 255, 1
@@ -190,8 +202,13 @@ def test_a_part_is_measured_image_by_image_as_validation_scores_it(data: DataSet
     assert sum(right for _, _, right in found.calibration) / pixels == pytest.approx(
         np.average(scores.images["accuracy"], weights=[data.native_mask("test", i, OPENING).size for i in range(6)])
     )
+    assert sum(count for count, _, _ in found.calibration_positive) == pixels
+    foreground = sum((data.native_mask("test", i, OPENING) > 0).sum() for i in range(6))
+    assert sum(positive for _, _, positive in found.calibration_positive) == foreground
     again = PerImageResult.from_json(found.to_json())
     assert str(again) == str(found)
+    before = {name: value for name, value in found.to_json().items() if name != "calibration_positive"}
+    assert PerImageResult.from_json(before).calibration_positive == ()
 
 
 def test_test_rows_are_not_measured_without_an_opening(data: DataSet):

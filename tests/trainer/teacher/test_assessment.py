@@ -268,6 +268,25 @@ class TestCalibration:
     def test_the_error_is_the_gap_between_confidence_and_accuracy(self, data: DataSet) -> None:
         assert self.error(data, confidence=0.8, right=1.0) == pytest.approx(0.2, abs=1e-6)
 
+    def test_errors_that_cancel_in_the_chosen_class_are_seen_in_the_positive_one(self, data: DataSet) -> None:
+        """Too sure of the foreground where it is predicted, right about the background elsewhere."""
+        calibration = Calibration(data, "validation", Ranks("cpu"))
+        sums = torch.zeros(3)
+        for index in range(5):
+            truth = torch.from_numpy(data.native_mask("validation", index).copy())
+            place = torch.arange(truth.numel()).reshape(truth.shape)
+            # Probability of the foreground 0.9 at places of which half are foreground by turns; 0.1 where none is.
+            probability = torch.where(place % 2 == 0, 0.9, 0.1)
+            sums += torch.tensor([truth.numel(), (truth[place % 2 == 0] > 0).sum(), (truth[place % 2 == 1] > 0).sum()])
+            odds = torch.logit(probability)
+            calibration.hear(index, torch.stack([torch.zeros_like(odds), odds]))
+        pixels, high, low = sums.tolist()
+        expected = abs(0.9 * pixels / 2 - high) + abs(0.1 * pixels / 2 - low)
+        assert calibration.positive_error() == pytest.approx(expected / pixels, abs=1e-4)
+        right = high + (pixels / 2 - low)
+        assert calibration.error() == pytest.approx(abs(0.9 * pixels - right) / pixels, abs=1e-4)
+        assert calibration.error() < calibration.positive_error()
+
     @staticmethod
     def error(data: DataSet, *, confidence: float, right: float) -> float:
         """Of logits that are that sure of the right label, or of the wrong one."""
