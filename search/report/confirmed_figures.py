@@ -248,6 +248,6 @@ def _reliability(part: ConfirmedPart) -> Drawn | None:
         data = svg(figure)
     note = (
         f"Above: pixels of the test images by the probability of the {of}, and how many of them are of it; on the "
-        "dashed line a network is as sure as it is right, below it too sure. Below: how many pixels have each probability."
+        "dashed line a network is as sure as it is right, below it too sure. Below: how many pixels have each one."
     )
     return Drawn("reliability", f"Calibration of the {of}", "Reliability diagram of the compared networks", data, note)
