@@ -91,6 +91,12 @@ def open_storage(url: str, *, create: bool = True, studies: Sequence[str] = ()) 
     return Database(get_storage(rdb), rdb.engine, fence, leases, searches, label)
 
 
+def without_memory(opened: Database) -> BaseStorage:
+    """The same database without what Optuna remembers of its studies by their ids."""
+    storage: Any = opened.storage
+    return get_storage(storage._backend)
+
+
 def _engine_arguments(dialect: str) -> dict[str, Any]:
     if dialect == "sqlite":
         return {"connect_args": {"timeout": CALL_SECONDS}}

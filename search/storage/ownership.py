@@ -5,7 +5,9 @@ and our own rows has the mark and no trial, and is completed by the next process
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -21,7 +23,13 @@ MARKED = '"marked": true'
 _STUDIES = sa.table("studies", sa.column("study_id"), sa.column("study_name"))
 _DIRECTIONS = sa.table("study_directions", sa.column("study_id"), sa.column("direction"), sa.column("objective"))
 _MARKS = sa.table("study_system_attributes", sa.column("study_id"), sa.column("key"), sa.column("value_json"))
-_TRIALS = sa.table("trials", sa.column("study_id"))
+_TRIALS = sa.table(
+    "trials",
+    sa.column("study_id"),
+    sa.column("trial_id"),
+    sa.column("number"),
+    sa.column("datetime_start", sa.DateTime),
+)
 
 
 def put_mark(connection: sa.Connection, study_id: int, name: str) -> None:
@@ -66,3 +74,33 @@ def refuse_foreign(connection: sa.Connection, label: str, names: Sequence[str]) 
             f"study {name!r}: {label} holds an Optuna study of this name which is not a study of this program "
             f"({facts}), and it is left as it is; use another name (--name), or another database (--storage)"
         )
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """What tells a study from a later one with the same id: its name and its first trial."""
+
+    name: str
+    trial_id: int | None
+    """None while it has no trial."""
+    start: datetime | None
+    """None while that trial waits."""
+
+    def ended_by(self, later: "Incarnation") -> bool:
+        """Whether `later`, read under the same id, is another study; its first trial may have come or begun since."""
+        came = self.trial_id is None and self.name == later.name
+        began = self.start is None and (self.name, self.trial_id) == (later.name, later.trial_id)
+        return not (self == later or came or began)
+
+
+Incarnations = Mapping[int, Incarnation]
+"""The studies of a database by their ids."""
+
+
+def incarnations(engine: sa.Engine) -> Incarnations:
+    """The studies that a database holds now."""
+    first = (_TRIALS.c.study_id == _STUDIES.c.study_id) & (_TRIALS.c.number == 0)
+    columns = (_STUDIES.c.study_id, _STUDIES.c.study_name, _TRIALS.c.trial_id, _TRIALS.c.datetime_start)
+    with engine.begin() as connection:
+        rows = connection.execute(sa.select(*columns).select_from(_STUDIES.outerjoin(_TRIALS, first))).all()
+    return {study_id: Incarnation(*row) for study_id, *row in rows}

@@ -237,6 +237,16 @@ def paths(served: Served) -> list[str]:
 
 
 @needs_nginx
+@pytest.mark.parametrize("host", ["kd.example", "127.0.0.1:8080", "localhost"])
+def test_who_has_the_password_may_ask_under_any_name_and_stays_there(served: Served, host: str) -> None:
+    """The dashboard itself answers to names of this machine alone, and sends the first page's visitors on."""
+    answer = ask(served.proxy, "/", user="operator", Host=host)
+    assert (answer.status, answer.getheader("Location")) == (302, "/dashboard")
+    assert ask(served.proxy, "/api/studies", user="operator", Host=host).status == 200
+    assert ask(served.dashboard, "/api/studies", Host="kd.example").status == 403
+
+
+@needs_nginx
 @pytest.mark.parametrize(
     ("user", "password"),
     [(None, None), ("operator", "wrong"), ("operator", ""), ("stranger", "open: sesame"), ("viewer", "open: sesame")],
