@@ -10,7 +10,9 @@ from models.config import Frozen
 class Weighted(Frozen):
     """Any term: the total loss is the sum of weight times term."""
 
-    weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False, description="factor of the term in the total loss")
+    weight: float = Field(
+        default=1.0, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term in the total loss"
+    )
 
 
 class Ohem(Weighted):
@@ -34,6 +36,8 @@ class Kl(Weighted):
     temperature: float = Field(
         default=4.0,
         gt=0.0,
+        le=1e6,
+        allow_inf_nan=False,
         description="softens the logits of both before they are compared; 1 leaves them as they are",
     )
     reduction: Literal["voxel-mean", "element-mean", "image-mean"] = Field(
@@ -45,18 +49,34 @@ class Cwd(Weighted):
     """Channel-wise distillation (Shu et al. 2021) of the logits."""
 
     temperature: float = Field(
-        default=4.0, gt=0.0, description="softens each channel's map before it becomes a distribution over places"
+        default=4.0,
+        gt=0.0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="softens each channel's map before it becomes a distribution over places",
     )
 
 
 class Dist(Weighted):
     """Relations between and within classes (Huang et al. 2022)."""
 
-    temperature: float = Field(default=1.0, gt=0.0, description="softens the logits of both before they are compared")
-    beta: float = Field(
-        default=1.0, ge=0.0, description="weight of the relation between classes; of two it teaches nothing"
+    temperature: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="softens the logits of both before they are compared",
     )
-    gamma: float = Field(default=1.0, ge=0.0, description="weight of the relation within a class")
+    beta: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="weight of the relation between classes; of two it teaches nothing",
+    )
+    gamma: float = Field(
+        default=1.0, ge=0.0, le=1e9, allow_inf_nan=False, description="weight of the relation within a class"
+    )
 
 
 class At(Weighted):
@@ -73,6 +93,7 @@ class SelfReg(Weighted):
     weight: float = Field(
         default=0.015,
         ge=0.0,
+        le=1e9,
         allow_inf_nan=False,
         description="factor of the term in the total loss; the paper's lambda",
     )

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from models.normalisation import IMAGENET, Normalisation, pretrained_input
 
+Channels = tuple[Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)], ...]
+"""A number for each channel of an image."""
+
 
 class Frozen(BaseModel):
     """A value that people write in files: unknown keys are refused, and it never changes after it was read."""
@@ -23,7 +26,9 @@ class PlainNetwork(Frozen):
     """A network of plain convolutions, as wide as asked for."""
 
     name: Literal["unet", "resunet"]
-    width: PositiveInt = Field(default=32, description="channels of the first stage; each deeper stage doubles them")
+    width: PositiveInt = Field(
+        default=32, le=4096, description="channels of the first stage; each deeper stage doubles them"
+    )
     checkpoint: str | None = Field(default=None, description="safetensors file with the weights to start from")
 
 
@@ -40,12 +45,12 @@ class SmpNetwork(Frozen):
         description="a word for mean and std: encoder: what the pretrained weights expect; imagenet: ImageNet's. In a "
         "study file encoder is the default of the student, and of a teacher that `trainer teach` trains",
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: Channels | None = Field(
         default=None,
         exclude_if=_absent,
         description="of red, green and blue in [0, 1], taken from the input; none: ImageNet's",
     )
-    std: tuple[float, ...] | None = Field(
+    std: Channels | None = Field(
         default=None, exclude_if=_absent, description="of the same, what the rest is divided by; none: ImageNet's"
     )
 
@@ -138,10 +143,10 @@ class ExportedTeacher(Teacher):
     pixels: Literal["0-1", "0-255"] = Field(
         default="0-1", description="the values of black and white from which `mean` is taken"
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: Channels | None = Field(
         default=None, description="by channel, taken from its input; none: ImageNet's, or 0 where pixels are 0-255"
     )
-    std: tuple[float, ...] | None = Field(
+    std: Channels | None = Field(
         default=None, description="by channel, what the rest is divided by; none: ImageNet's, or 1 where 0-255"
     )
     colours: Literal["rgb", "bgr"] = Field(default="rgb", description="the order of its input's channels")

@@ -7,6 +7,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from losses.config import NEEDS_TEACHER, LossTerms, Weighted
 from models.config import Frozen, NetworkConfig, PlainNetwork, TeacherConfig
 
+MOST_PIXELS = 8192
+"""Of a picture's side: beyond it a single batch fills the memory of any machine."""
+MOST_PICTURES = 100_000
+"""That are drawn; all of them are kept in memory."""
+MOST_EPOCHS = 1_000_000
+LARGEST_SEED = 2**53
+"""Databases and JSON keep whole numbers up to it exactly."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 Replay = tuple[tuple[int, int], ...]
 """(own epoch, from 1; stream epoch, from 0) at each place where the run joined the stream."""
@@ -17,6 +25,7 @@ class Pictures(Frozen):
 
     size: PositiveInt = Field(
         default=352,
+        le=MOST_PIXELS,
         description="side of the network's input in pixels, a multiple of the networks' strides: 32 suits all",
     )
     fit: Literal["letterbox", "stretch"] = Field(
@@ -25,6 +34,7 @@ class Pictures(Frozen):
     augment: str = Field(default="standard", description="a named preset of changes to the training images")
     views: PositiveInt | None = Field(
         default=None,
+        le=1000,
         description="fixed augmentations of each image, one an epoch in turn, whose teacher logits are stored; none: "
         "new ones in every epoch",
     )
@@ -34,11 +44,13 @@ class BlobsData(Pictures):
     """Drawn ellipses on noise; no files. A share of the images has no ellipse at all."""
 
     name: Literal["blobs"]
-    size: PositiveInt = Field(default=64, description="side of the drawn pictures and of the network's input in pixels")
-    train: PositiveInt = Field(default=96, description="pictures to train on")
-    validation: PositiveInt = Field(default=32, description="pictures that choose epochs and trials")
-    test: PositiveInt = Field(default=32, description="pictures that only an opened test sees")
-    seed: NonNegativeInt = Field(default=0, description="of what is drawn")
+    size: PositiveInt = Field(
+        default=64, le=MOST_PIXELS, description="side of the drawn pictures and of the network's input in pixels"
+    )
+    train: PositiveInt = Field(default=96, le=MOST_PICTURES, description="pictures to train on")
+    validation: PositiveInt = Field(default=32, le=MOST_PICTURES, description="pictures that choose epochs and trials")
+    test: PositiveInt = Field(default=32, le=MOST_PICTURES, description="pictures that only an opened test sees")
+    seed: NonNegativeInt = Field(default=0, le=LARGEST_SEED, description="of what is drawn")
 
 
 class PolypData(Pictures):
@@ -60,16 +72,20 @@ class OneCycle(Frozen):
     """Cosine rise over `warmup_epochs` from lr / start_div, cosine fall to lr / end_div (Smith and Topin 2018)."""
 
     name: Literal["one-cycle"]
-    warmup_epochs: NonNegativeInt = Field(default=3, description="epochs in which the rate rises")
-    start_div: float = Field(default=25.0, gt=0.0, description="the first rate is lr divided by it")
-    end_div: float = Field(default=1e4, gt=0.0, description="the last rate is lr divided by it")
+    warmup_epochs: NonNegativeInt = Field(default=3, le=MOST_EPOCHS, description="epochs in which the rate rises")
+    start_div: float = Field(
+        default=25.0, gt=0.0, le=1e12, allow_inf_nan=False, description="the first rate is lr divided by it"
+    )
+    end_div: float = Field(
+        default=1e4, gt=0.0, le=1e12, allow_inf_nan=False, description="the last rate is lr divided by it"
+    )
 
 
 class Cosine(Frozen):
     """Linear rise over `warmup_epochs`, cosine fall to `end` times lr."""
 
     name: Literal["cosine"]
-    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
+    warmup_epochs: NonNegativeInt = Field(default=0, le=MOST_EPOCHS, description="epochs in which the rate rises")
     end: float = Field(default=0.0, ge=0.0, le=1.0, description="the last rate is lr times it")
 
 
@@ -77,24 +93,28 @@ class Poly(Frozen):
     """Linear rise over `warmup_epochs`, then (1 - progress)^power."""
 
     name: Literal["poly"]
-    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
-    power: float = Field(default=0.9, gt=0.0, description="of the fall; 1 is a straight line")
+    warmup_epochs: NonNegativeInt = Field(default=0, le=MOST_EPOCHS, description="epochs in which the rate rises")
+    power: float = Field(
+        default=0.9, gt=0.0, le=1000.0, allow_inf_nan=False, description="of the fall; 1 is a straight line"
+    )
 
 
 class Plateau(Frozen):
     """lr times `factor` after `patience` validations without a better score."""
 
     name: Literal["plateau"]
-    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
+    warmup_epochs: NonNegativeInt = Field(default=0, le=MOST_EPOCHS, description="epochs in which the rate rises")
     factor: float = Field(default=0.1, gt=0.0, lt=1.0, description="what the rate is multiplied with")
-    patience: NonNegativeInt = Field(default=10, description="validations without a better score before the rate falls")
+    patience: NonNegativeInt = Field(
+        default=10, le=MOST_EPOCHS, description="validations without a better score before the rate falls"
+    )
 
 
 class Constant(Frozen):
     """lr stays, after a linear rise over `warmup_epochs`."""
 
     name: Literal["constant"]
-    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs in which the rate rises")
+    warmup_epochs: NonNegativeInt = Field(default=0, le=MOST_EPOCHS, description="epochs in which the rate rises")
 
 
 ScheduleConfig = Annotated[OneCycle | Cosine | Poly | Plateau | Constant, Field(discriminator="name")]
@@ -107,14 +127,17 @@ class OptimConfig(Frozen):
     lr: float = Field(
         default=1e-3,
         gt=0.0,
+        le=1e6,
         allow_inf_nan=False,
         description="the highest learning rate, as used: never scaled by ranks or batch",
     )
     weight_decay: float = Field(
-        default=0.0, ge=0.0, allow_inf_nan=False, description="decoupled for adamw, else added to the gradient"
+        default=0.0, ge=0.0, le=1e6, allow_inf_nan=False, description="decoupled for adamw, else added to the gradient"
     )
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="of sgd")
-    clip: float | None = Field(default=None, gt=0.0, description="greatest norm of the gradient")
+    clip: float | None = Field(
+        default=None, gt=0.0, le=1e12, allow_inf_nan=False, description="greatest norm of the gradient"
+    )
     schedule: ScheduleConfig = Field(
         default=OneCycle(name="one-cycle"), description="how the learning rate moves over the run"
     )
@@ -126,8 +149,8 @@ class OptimConfig(Frozen):
 class ValidateConfig(Frozen):
     """Which epochs are scored: `from`, then each `every`-th after it, and always the last."""
 
-    from_: PositiveInt = Field(default=1, alias="from", description="first epoch that is scored")
-    every: PositiveInt = Field(default=1, description="epochs from one score to the next")
+    from_: PositiveInt = Field(default=1, le=MOST_EPOCHS, alias="from", description="first epoch that is scored")
+    every: PositiveInt = Field(default=1, le=MOST_EPOCHS, description="epochs from one score to the next")
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether epoch (from 1) of epochs is scored."""
@@ -138,9 +161,11 @@ class RunConfig(Frozen):
     """One training run, complete: shared with all ranks, stored with the trial, exported, trained again."""
 
     method: str = Field(default="none", description='the KD term that is live: a key of losses, "a+b", or "none"')
-    epochs: PositiveInt = Field(description="passes over the training images")
-    batch_size: PositiveInt = Field(default=16, description="over all ranks of the trial")
-    seed: NonNegativeInt = Field(default=1, description="of all draws of the run: weights, order, augmentation")
+    epochs: PositiveInt = Field(le=MOST_EPOCHS, description="passes over the training images")
+    batch_size: PositiveInt = Field(default=16, le=1_000_000, description="over all ranks of the trial")
+    seed: NonNegativeInt = Field(
+        default=1, le=LARGEST_SEED, description="of all draws of the run: weights, order, augmentation"
+    )
     precision: Precision = Field(default="fp32", description="of the networks' passes; weights and scores stay fp32")
     validation: ValidateConfig = Field(
         default=ValidateConfig(), alias="validate", description="which epochs are scored"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from models.config import Frozen
+from trainer.config import LARGEST_SEED, MOST_EPOCHS
 
 ScoreName = Literal["dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou"]
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
@@ -13,6 +14,10 @@ SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 
 MAIN = "kd"
 """The name of the main search among the arms."""
+
+MOST_TRIALS = 1_000_000
+MOST_DAYS = 36_500
+"""Of `wall`: a hundred years."""
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
@@ -58,7 +63,7 @@ class Latency(Frozen):
     """A bound on the median time of one image on the target, looked up in a measured table. The table's name is part
     of the study, what it holds is not."""
 
-    max: float = Field(gt=0.0, allow_inf_nan=False, description="milliseconds")
+    max: float = Field(gt=0.0, le=1e9, allow_inf_nan=False, description="milliseconds")
     table: str = Field(
         description="CSV with the measured times, which `python -m search profile` writes; it holds every student of "
         "the space, once; $VARIABLES come from the environment"
@@ -68,15 +73,17 @@ class Latency(Frozen):
 class Limits(Frozen):
     """What a student may cost; checked on the meta device before anything is trained."""
 
-    params_m: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, description="millions of parameters")
-    gflops: float | None = Field(default=None, gt=0.0, allow_inf_nan=False, description="GFLOP of one image")
+    params_m: float | None = Field(
+        default=None, gt=0.0, le=1e9, allow_inf_nan=False, description="millions of parameters"
+    )
+    gflops: float | None = Field(default=None, gt=0.0, le=1e9, allow_inf_nan=False, description="GFLOP of one image")
     latency_ms: Latency | None = Field(default=None, description="time of one image on the target, as measured there")
 
 
 class TpeOptions(Frozen):
     """Arguments of Optuna's TPESampler that a study may change, under Optuna's names."""
 
-    n_ei_candidates: PositiveInt = Field(default=24, description="draws among which the model chooses")
+    n_ei_candidates: PositiveInt = Field(default=24, le=100_000, description="draws among which the model chooses")
 
 
 class TpeConfig(Frozen):
@@ -84,7 +91,7 @@ class TpeConfig(Frozen):
 
     name: Literal["tpe"]
     seed: NonNegativeInt = Field(default=0, lt=2**32, description="of the draws")
-    startup: NonNegativeInt = Field(default=10, description="finished trials before the model is used")
+    startup: NonNegativeInt = Field(default=10, le=MOST_TRIALS, description="finished trials before the model is used")
     options: TpeOptions = Field(default=TpeOptions(), description="further arguments of the sampler")
 
 
@@ -97,7 +104,7 @@ class RandomConfig(Frozen):
 
     name: Literal["random"]
     seed: NonNegativeInt = Field(default=0, lt=2**32, description="of the draws")
-    startup: NonNegativeInt = Field(default=0, description="without effect: every draw is random")
+    startup: NonNegativeInt = Field(default=0, le=MOST_TRIALS, description="without effect: every draw is random")
     options: NoOptions = Field(default=NoOptions(), description="it has none")
 
 
@@ -109,10 +116,14 @@ class MedianConfig(Frozen):
 
     name: Literal["median"]
     startup: NonNegativeInt = Field(
-        default=5, description="complete trials, of the same choice of [front] if there is one, before any is pruned"
+        default=5,
+        le=MOST_TRIALS,
+        description="complete trials, of the same choice of [front] if there is one, before any is pruned",
     )
     warmup_epochs: NonNegativeInt | None = Field(
-        default=None, description="epochs, from 1, in which no trial is pruned; default: a tenth of the run's"
+        default=None,
+        le=MOST_EPOCHS,
+        description="epochs, from 1, in which no trial is pruned; default: a tenth of the run's",
     )
 
     def warmup(self, epochs: int) -> int:
@@ -124,9 +135,11 @@ class RungsConfig(Frozen):
     """Verdicts at rungs: epochs that lie further and further apart, up to the run's last."""
 
     name: Literal["halving", "hyperband"]
-    min_epochs: PositiveInt = Field(default=1, description="epochs up to the first rung")
-    warmup_epochs: NonNegativeInt = Field(default=0, description="epochs, from 1, in which no trial is pruned")
-    reduction: int = Field(default=3, ge=2, description="one in so many trials passes a rung")
+    min_epochs: PositiveInt = Field(default=1, le=MOST_EPOCHS, description="epochs up to the first rung")
+    warmup_epochs: NonNegativeInt = Field(
+        default=0, le=MOST_EPOCHS, description="epochs, from 1, in which no trial is pruned"
+    )
+    reduction: int = Field(default=3, ge=2, le=MOST_EPOCHS, description="one in so many trials passes a rung")
 
     @property
     def first_rung(self) -> int:
@@ -160,26 +173,36 @@ def seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
     total = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or total <= 0:
-        raise ValueError(f'{text!r} is no duration; write it as "12h", "90m" or "1h30m"')
+        raise ValueError(f'{text[:80]!r} is no duration; write it as "12h", "90m" or "1h30m"')
+    if total > MOST_DAYS * _UNITS["d"]:
+        raise ValueError(f'{text[:80]!r} is longer than "{MOST_DAYS}d", the longest; leave it out for no limit')
     return total
 
 
 class Budget(Frozen):
     """What the search may use. Trials count when COMPLETE or PRUNED; the bounds below them hold over all arms."""
 
-    trials: PositiveInt = Field(description="trials of an arm that COMPLETE or PRUNED; failed ones do not count")
-    max_failed: PositiveInt = Field(default=16, description="failed trials over all arms that end the search")
+    trials: PositiveInt = Field(
+        le=MOST_TRIALS, description="trials of an arm that COMPLETE or PRUNED; failed ones do not count"
+    )
+    max_failed: PositiveInt = Field(
+        default=16, le=MOST_TRIALS, description="failed trials over all arms that end the search"
+    )
     in_flight: PositiveInt | None = Field(
         default=None,
+        le=MOST_TRIALS,
         description="trials of an arm that run at a time, over all workers; default: an eighth of them, at least 8",
     )
     gpu_hours: float | None = Field(
         default=None,
         gt=0.0,
+        le=1e9,
         allow_inf_nan=False,
         description="hours of devices, summed over all ranks, after which nothing begins",
     )
-    wall: str | None = Field(default=None, description='time from the first trial, such as "12h" or "90m"')
+    wall: str | None = Field(
+        default=None, description='time from the first trial, such as "12h" or "90m", at most "36500d"'
+    )
 
     @field_validator("wall")
     @classmethod
@@ -199,9 +222,11 @@ class ArmEntry(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$", description="letters, digits, - and _")
     set: dict[str, Any] = Field(default={}, description="dotted paths into [run] and their values")
-    trials: PositiveInt | None = Field(default=None, description="a budget of its own; else that of [budget]")
+    trials: PositiveInt | None = Field(
+        default=None, le=MOST_TRIALS, description="a budget of its own; else that of [budget]"
+    )
     in_flight: PositiveInt | None = Field(
-        default=None, description="trials of the arm that run at a time; else that of [budget]"
+        default=None, le=MOST_TRIALS, description="trials of the arm that run at a time; else that of [budget]"
     )
     sampler: SamplerConfig | None = Field(default=None, description="a sampler of its own; else [sampler]")
     pruner: PrunerConfig | None = Field(default=None, description="a pruner of its own; else [pruner]")
@@ -229,13 +254,15 @@ class Choose(Frozen):
 class Confirm(Frozen):
     """Fresh seeds for winners and arms, and the one opening of the test rows."""
 
-    seeds: tuple[NonNegativeInt, ...] = Field(
+    seeds: tuple[Annotated[NonNegativeInt, Field(le=LARGEST_SEED)], ...] = Field(
         default=(11, 12, 13, 14, 15),
         min_length=1,
+        max_length=1000,
         description="fresh seeds with which winners and controls are trained again",
     )
     top: PositiveInt = Field(
         default=6,
+        le=MOST_TRIALS,
         description="winners that are confirmed: the best, the best of each value of [front], then what is next best",
     )
     choose: Choose = Field(default=Choose(), description="which of them is taken home")

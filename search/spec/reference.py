@@ -203,14 +203,26 @@ def _range(entry: Mapping[str, Any]) -> str:
         low = entry["exclusiveMinimum"]
         bounds.append(f"at least {low + 1}" if whole else f"above {low:g}")
     if "minimum" in entry:
-        bounds.append(f"at least {entry['minimum']:g}")
+        bounds.append(f"at least {_figure(entry['minimum'])}")
     if "exclusiveMaximum" in entry:
-        bounds.append(f"below {entry['exclusiveMaximum']}")
+        bounds.append(f"below {_figure(entry['exclusiveMaximum'])}")
     if "maximum" in entry:
-        bounds.append(f"at most {entry['maximum']:g}")
+        bounds.append(f"at most {_figure(entry['maximum'])}")
     if "minItems" in entry:
         bounds.append(f"at least {entry['minItems']} of them")
+    if "maxItems" in entry:
+        bounds.append(f"at most {entry['maxItems']} of them")
+    inside = entry.get("items", {})
+    if inside.get("type") in ("integer", "number") and (each := _range(inside)):
+        bounds.append(f"each {each}")
     return ", ".join(bounds)
+
+
+def _figure(bound: float) -> str:
+    """A bound as a person writes it."""
+    if isinstance(bound, int):
+        return f"2**{bound.bit_length() - 1}" if bound >= 2**32 and not bound & (bound - 1) else str(bound)
+    return f"{bound:g}".replace("e+0", "e").replace("e+", "e")
 
 
 def _rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,8 +1,11 @@
 """docs/study-file.md says what the code does: it is what the generator writes, whole, and its examples are valid."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from losses import LOSSES
 from models import MODELS
@@ -18,6 +21,7 @@ from trainer.config_paths import known_paths
 from trainer.data import DATASETS
 from trainer.data.augment import PRESETS
 from trainer.engine.optim import OPTIMIZERS, SCHEDULES
+from trainer.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,49 @@ def test_links_of_the_page_lead_somewhere(page: str) -> None:
     anchors = {part.partition(")")[0] for part in page.split("](#")[1:]}
     assert anchors
     assert [anchor for anchor in anchors if f'<a id="{anchor}"></a>' not in page] == []
+
+
+NUMBERS = ("integer", "number")
+
+
+def numbers(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number in a JSON schema with the place where it stands."""
+    if isinstance(schema, list):
+        for entry in schema:
+            yield from numbers(entry, path)
+    elif isinstance(schema, dict):
+        if schema.get("type") in NUMBERS:
+            yield path, schema
+        for key, inner in schema.items():
+            if key not in ("default", "enum", "const"):
+                yield from numbers(inner, f"{path}/{key}")
+
+
+@pytest.mark.parametrize("model", [RunConfig, StudyTables])
+def test_every_number_has_two_bounds(model: type[BaseModel]) -> None:
+    places = dict(numbers(model.model_json_schema(by_alias=True)))
+    assert len(places) > 10
+    bounded = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    assert [path for path, entry in places.items() if not all(entry.keys() & bound for bound in bounded)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("budget.trials=99999999999999999999", "budget.trials = 99999999999999999999: .*less than or equal to 1000000"),
+        ("run.data.size=1000000", "run.data.size = 1000000: .*less than or equal to 8192"),
+        ("run.data.train=2000000000", "run.data.train = 2000000000: .*less than or equal to 100000"),
+        ("run.epochs=99999999999999999999", "run.epochs = 9+: .*less than or equal to 1000000"),
+        ("run.losses.ce.weight=inf", "run.losses.ce.weight = inf: .*finite"),
+        ("run.optim.clip=nan", "run.optim.clip = nan: .*finite"),
+        ("confirm.seeds=[1e30]", "confirm.seeds.*1e"),
+        ('budget.wall="99999999999999999999d"', 'budget.wall: .* is longer than "36500d", the longest'),
+        ("space.epochs={low=1,high=9000000}", "epochs = 9000000: .*less than or equal to 1000000"),
+    ],
+)
+def test_a_number_out_of_bounds_is_a_line_with_the_bound(tmp_path: Path, change: str, message: str) -> None:
+    (tmp_path / "least.toml").write_text(EXAMPLES["whole"])
+    with pytest.raises(UserError, match=message) as mistake:
+        load(tmp_path / "least.toml", [change], name="other")
+    assert len(str(mistake.value).splitlines()) == 1
+    assert len(str(mistake.value)) < 400
