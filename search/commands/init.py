@@ -21,6 +21,7 @@ from trainer.data.file_check import CheckedPair
 from trainer.data.splits.folders import find_sets
 from trainer.data.splits.split import PARTS, Row, read_split
 from trainer.errors import UserError
+from trainer.repository import escaped
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def drafted(draft: Draft) -> str:
     parts = " / ".join(f"{part} {count}" for part, count in draft.counts.items())
     return _TEMPLATE.format(
         parts=parts,
-        root=_quoted(draft.root),
-        split=_quoted(draft.split),
-        teacher=_quoted(draft.teacher),
+        root=_quoted(escaped(draft.root)),
+        split=_quoted(escaped(draft.split)),
+        teacher=_quoted(escaped(draft.teacher)),
         size=draft.size,
         batch_size=draft.batch_size,
         epochs=draft.epochs,
@@ -109,7 +110,7 @@ validate   = {{ from = {first}, every = 1 }}   # epochs that are scored: not the
 
 [run.data]                   # {parts}
 name    = "polyp"            # pictures with black and white masks, listed in a split file
-root    = {root}   # paths in the split file start here; may begin with a $VARIABLE
+root    = {root}   # paths in the split file start here; may begin with a $VARIABLE, and $$ is a dollar
 split   = {split}   # which picture trains, validates and tests; from the folder where commands are typed
 size    = {size:<4}               # pictures are brought to size x size, a multiple of 32; half is four times as fast
 augment = "standard"         # none | flips | standard | strong

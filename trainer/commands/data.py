@@ -17,11 +17,11 @@ from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
 from trainer.data.file_check import CheckedPair, check_pairs
 from trainer.data.files import file_hash, inside
-from trainer.data.layouts.polyp import expand
 from trainer.data.splits.folders import Pair, find_pairs
 from trainer.data.splits.near_duplicates import Twins, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Fractions, Row, assign, read_groups, read_split, samples, write_split
 from trainer.errors import DataError
+from trainer.repository import expand
 
 ACCEPT = "--near-duplicates"
 
@@ -167,7 +167,9 @@ def _read_all(rows: Sequence[Row], root: Path) -> list[CheckedPair | DataError]:
 
 
 def _check(args: argparse.Namespace) -> int:
-    root = expand(args.root, "--root")
+    root = Path(args.root)
+    if not root.is_dir():  # a folder whose name has a dollar is meant as it stands
+        root = expand(args.root, "--root")
     if not root.is_dir():
         raise DataError(f"--root {args.root}: no such folder {root}")
     rows = read_split(args.split, root)

@@ -5,7 +5,6 @@ what share each loss term has in its gradient.
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +39,7 @@ from trainer.errors import CheckpointError
 from trainer.evaluation.metrics import Scores, autocast
 from trainer.failures import LocalFailure, local_failure
 from trainer.reports import Saved
+from trainer.repository import expand
 from trainer.seeds import derive
 
 FORMAT = 3
@@ -108,7 +108,7 @@ class Student:
             }
         start = self.run.student.checkpoint
         if start is not None:
-            path = Path(os.path.expandvars(start)).expanduser()
+            path = expand(start, "student.checkpoint", error=CheckpointError)
             file = checkpoint.weights(path)
             checkpoint.refuse_other_normalisation(file, network.normalisation, path)
             checkpoint.fill(network, file.tensors, path)

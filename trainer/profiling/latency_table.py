@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 
 from trainer.atomic_files import write_text
 from trainer.errors import UserError, nearest, received
+from trainer.repository import expand
 
 _NOT_SHAPE = frozenset({"name", "checkpoint", "weights", "min_dice", "mean", "std"})
 """Options of a network on which its speed does not depend."""
@@ -96,8 +96,8 @@ def extend(path: Path, rows: Iterable[Row]) -> None:
 
 
 def located(table: str) -> Path:
-    """Where a table named in a study lies; $VARIABLES and ~ are filled in."""
-    return Path(os.path.expandvars(table)).expanduser()
+    """Where a table named in a study lies; $VARIABLES and ~ are filled in. Raises UserError for one that is not set."""
+    return expand(table, "limits.latency.table", error=UserError)
 
 
 def looked_up(rows: Sequence[Row], what: tuple[str, str, int], where: str) -> float:

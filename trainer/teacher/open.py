@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
 from trainer.data.stream import normalise, renormalised
 from trainer.errors import CheckpointError, received
+from trainer.repository import expand
 from trainer.teacher import exported, probability_maps, state_dict
 from trainer.teacher.exported import Exported, open_export, open_onnx
 from trainer.teacher.probability_maps import Maps
@@ -60,7 +60,7 @@ def wanted(run: RunConfig) -> TeacherConfig:
 
 def located(config: TeacherConfig | None) -> Path:
     """Where the teacher's file (or folder) lies; $VARIABLES and ~ are filled in. Raises CheckpointError where none is
-    named, and for an ensemble, which has several."""
+    named, for a variable that is not set, and for an ensemble, which has several."""
     if config is None:
         raise CheckpointError("teacher: missing; add [run.teacher] or set method to none")
     if isinstance(config, EnsembleTeacher):
@@ -68,7 +68,7 @@ def located(config: TeacherConfig | None) -> Path:
     if config.checkpoint is None:
         made = f"the file that `{TEACH}` writes" if isinstance(config, NetworkTeacher) else "where it lies"
         raise CheckpointError(f"teacher.checkpoint: missing; name {made}")
-    return Path(os.path.expandvars(config.checkpoint)).expanduser()
+    return expand(config.checkpoint, "teacher.checkpoint", error=CheckpointError)
 
 
 def called(config: TeacherConfig | None) -> str:

@@ -5,8 +5,6 @@ Their images count as test rows: without the record of an opening nothing of the
 """
 
 import hashlib
-import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -23,8 +21,7 @@ from trainer.data.splits.folders import find_pairs
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Row, read_split, samples
 from trainer.errors import DataError, nearest
-
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+from trainer.repository import expand
 
 
 def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = None) -> "Polyps":
@@ -51,18 +48,6 @@ def data_root(config: PolypData) -> Path:
     if not root.is_dir():
         raise DataError(f"data.root = {config.root!r}: no such folder {root}")
     return root
-
-
-def expand(text: str, field: str) -> Path:
-    """A path with ~ and $VARIABLES filled in. Raises DataError where a variable is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
-        if not os.environ.get(name):
-            raise DataError(f"{field} = {text!r}: the variable {name} is not set; export {name}=FOLDER")
-        return os.environ[name]
-
-    return Path(_VARIABLE.sub(value, text)).expanduser()
 
 
 class Polyps:
