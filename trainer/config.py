@@ -63,6 +63,12 @@ class PolypData(Pictures):
         default="refuse",
         description="near-identical pictures in two parts: an error, or a leak that you know of and that is said",
     )
+    labels: str | None = Field(
+        default=None,
+        exclude_if=lambda labels: labels is None,  # runs of before, and their hashes, have no such key
+        description='what the values of all masks mean, such as "0: background, 1-2: object, 255: ignored"; '
+        "none: black is the background, and the one other value or colour of a source the object",
+    )
 
 
 DataConfig = Annotated[BlobsData | PolypData, Field(discriminator="name")]

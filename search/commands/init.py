@@ -8,18 +8,21 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from search.spec.load import load
 from trainer.atomic_files import write_output
-from trainer.commands.data import check_rows, split_folders
+from trainer.commands.data import DrawnSplit, add_mask_arguments, check_rows, draw_split, record_of
 from trainer.data import DataError
 from trainer.data.dataset import Part
 from trainer.data.file_check import CheckedPair
-from trainer.data.splits.folders import find_sets
-from trainer.data.splits.split import PARTS, Row, read_split
+from trainer.data.splits.folders import Pattern, find_pairs, find_sets, pattern_from
+from trainer.data.splits.mask_codings import Codings, codings_of, mask_lines, refuse_empty_parts
+from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
 from trainer.errors import UserError
 from trainer.repository import escaped
 
@@ -41,6 +44,8 @@ class Draft:
     trials: int
     command: str
     """How commands call the study: its name, or its file."""
+    labels: str | None
+    """What a person said of the masks' values."""
 
     @property
     def first(self) -> int:
@@ -67,6 +72,7 @@ def drafted(draft: Draft) -> str:
         root=_quoted(escaped(draft.root)),
         split=_quoted(escaped(draft.split)),
         teacher=_quoted(escaped(draft.teacher)),
+        labels="" if draft.labels is None else _LABELS.format(labels=_quoted(draft.labels)),
         size=draft.size,
         batch_size=draft.batch_size,
         epochs=draft.epochs,
@@ -84,6 +90,8 @@ def _quoted(text: str) -> str:
     """A basic string of TOML, which takes JSON's escapes."""
     return json.dumps(text, ensure_ascii=False)
 
+
+_LABELS = "labels  = {labels}   # what the values of all masks mean; background, object and ignored\n"
 
 _TEMPLATE = """\
 # Which small network, and which way of distilling a large one into it, segments these pictures best?
@@ -109,10 +117,10 @@ precision  = "fp32"          # "bf16" is faster on a GPU
 validate   = {{ from = {first}, every = 1 }}   # epochs that are scored: not the first twentieth, which says little
 
 [run.data]                   # {parts}
-name    = "polyp"            # pictures with black and white masks, listed in a split file
+name    = "polyp"            # pictures with masks of two classes, listed in a split file
 root    = {root}   # paths in the split file start here; may begin with a $VARIABLE, and $$ is a dollar
 split   = {split}   # which picture trains, validates and tests; from the folder where commands are typed
-size    = {size:<4}               # pictures are brought to size x size, a multiple of 32; half is four times as fast
+{labels}size    = {size:<4}               # pictures are brought to size x size, a multiple of 32; half is 4x as fast
 augment = "standard"         # none | flips | standard | strong
 
 [run.teacher]                # trained once, before the search:  {teach}
@@ -208,7 +216,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--trials", type=int, default=TRIALS, help="of each arm (default: %(default)s)")
     parser.add_argument("--split", type=Path, metavar="FILE", help="a split file that exists (default: one is written)")
-    parser.add_argument("--groups", type=Path, metavar="FILE", help="CSV image,group: the patient of each image")
+    parser.add_argument(
+        "--groups", type=Path, metavar="FILE", help=f"CSV image,group: the patient; image is {IMAGE_FORMS}"
+    )
+    add_mask_arguments(parser)
     parser.add_argument("--seed", type=int, default=1, help="of the split's draw (default: %(default)s)")
 
 
@@ -225,12 +236,71 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--groups {args.groups}: has no effect on --split {args.split}, which is drawn already")
     root = Path(args.root).expanduser().absolute()
     places = _places(args, root)
-    rows, checked = _split(args, root, places)
-    draft = _draft(args, root, places, rows, checked)
-    write_output(places.study, drafted(draft))
-    load(places.study)
-    _say(draft, places, checked)
+    taken = _given(args, root) if args.split is not None else _drawn(args, root)
+    draft = _draft(args, root, places, taken)
+    _write(draft, places, taken.drawn)
+    if taken.drawn is not None:
+        taken.drawn.report(places.split, root)
+    for line in taken.lines:
+        print(line)
+    _say(draft, places, taken.checked)
     return 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The pictures that a study is made for, all of them read."""
+
+    rows: Sequence[Row]
+    checked: Sequence[CheckedPair]
+    drawn: DrawnSplit | None
+    """The split that is to be written; None where one was given."""
+    lines: Sequence[str] = ()
+    """What is worth saying of a given split's masks."""
+
+
+def _given(args: argparse.Namespace, root: Path) -> Taken:
+    """The rows of a split file that exists."""
+    if args.masks_pattern is not None:
+        raise UserError(f"--masks-pattern {args.masks_pattern}: has no effect on --split {args.split}; leave one out")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    rows = read_split(args.split, root)
+    checked = check_rows(rows, root)
+    values = [entry.values for entry in checked]
+    codings: Codings = codings_of(rows, values, args.labels)
+    refuse_empty_parts(rows, values, codings, str(args.split), remedy="draw a split anew with another --seed")
+    return Taken(rows, checked, None, mask_lines(rows, values, codings))
+
+
+def _drawn(args: argparse.Namespace, root: Path) -> Taken:
+    """The rows of a split that is drawn here."""
+    pattern = None if args.masks_pattern is None else pattern_from(args.masks_pattern)
+    folders = _sets(root)
+    shares = (0.8, 0.1, 0.1) if _pictures(folders, pattern) >= FEW else (0.6, 0.2, 0.2)
+    fractions = dict(zip(PARTS, shares, strict=True))
+    drawn = draw_split(
+        folders, root, groups=args.groups, seed=args.seed, fractions=fractions, labels=args.labels, pattern=pattern
+    )
+    return Taken(drawn.rows, drawn.checked, drawn)
+
+
+def _write(draft: Draft, places: Places, drawn: DrawnSplit | None) -> None:
+    """Write split and study, or nothing. Raises UserError, DataError."""
+    text = drafted(draft)
+    with TemporaryDirectory() as folder:
+        tried = Path(folder, places.study.name)
+        tried.write_text(text)
+        load(tried)
+    write_output(places.study, text)
+    try:
+        if drawn is not None:
+            drawn.write(places.split)
+    except BaseException:
+        for path in (places.study, places.split, record_of(places.split)):
+            with suppress(OSError):  # half of them can be neither used nor written again
+                path.unlink()
+        raise
 
 
 def _places(args: argparse.Namespace, root: Path) -> Places:
@@ -259,19 +329,6 @@ def _places(args: argparse.Namespace, root: Path) -> Places:
     return Places(study, name, split, Path("teachers", f"{name}.safetensors"), written)
 
 
-def _split(args: argparse.Namespace, root: Path, places: Places) -> tuple[list[Row], list[CheckedPair]]:
-    """The rows of the split, written here or given, with what every pair holds."""
-    if args.split is not None:
-        if not root.is_dir():
-            raise DataError(f"{root}: no such folder")
-        rows = read_split(args.split, root)
-        return rows, check_rows(rows, root)
-    folders = _sets(root)
-    shares = (0.8, 0.1, 0.1) if _pictures(folders) >= FEW else (0.6, 0.2, 0.2)
-    fractions = dict(zip(PARTS, shares, strict=True))
-    return split_folders(folders, root, places.split, groups=args.groups, seed=args.seed, fractions=fractions)
-
-
 def _sets(root: Path) -> list[Path]:
     """The data sets in the folder. Raises DataError, which asks for the folder above where that is meant."""
     try:
@@ -284,23 +341,17 @@ def _sets(root: Path) -> list[Path]:
         raise DataError(f"{error}; did you mean {root.parent}?" if above == [root.parent] else str(error)) from None
 
 
-def _pictures(folders: Sequence[Path]) -> int:
-    from trainer.data.splits.folders import find_pairs
-
-    return sum(len(find_pairs(folder)) for folder in folders)
+def _pictures(folders: Sequence[Path], pattern: Pattern | None) -> int:
+    return sum(len(find_pairs(folder, pattern)) for folder in folders)
 
 
-def _draft(
-    args: argparse.Namespace, root: Path, places: Places, rows: Sequence[Row], checked: Sequence[CheckedPair]
-) -> Draft:
+def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -> Draft:
     """The settings that follow from the pictures. Raises DataError where nothing can be learned from them."""
-    counts = {part: sum(row.part == part for row in rows) for part in PARTS}
+    counts = {part: sum(row.part == part for row in taken.rows) for part in PARTS}
     for part in ("train", "validation"):
         if not counts[part]:
             raise DataError(f"{places.split}: no image in {part}; a search needs both train and validation")
-    if not any(entry.foreground for entry in checked):
-        raise DataError(f"{root}: every mask is empty: nothing in them is brighter than 127; expected 0 and 255")
-    longer = median(max(entry.height, entry.width) for entry in checked)
+    longer = median(max(entry.height, entry.width) for entry in taken.checked)
     size = args.size or min(LARGEST, max(2 * STRIDE, int(longer // STRIDE) * STRIDE))
     batch = 1
     while batch < 16 and 2 * batch <= counts["train"] / 3:
@@ -318,6 +369,7 @@ def _draft(
         epochs=epochs,
         trials=args.trials,
         command=_named(places),
+        labels=args.labels,
     )
 
 
@@ -329,8 +381,9 @@ def _named(places: Places) -> str:
 
 def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
     sides = sorted(max(entry.height, entry.width) for entry in checked)
+    spread = f"{sides[0]} to {sides[-1]}" if sides[0] < sides[-1] else str(sides[0])
     print(
-        f"{places.study}  pictures of {sides[0]} to {sides[-1]} pixels, brought to {draft.size} x {draft.size}; "
+        f"{places.study}  pictures of {spread} pixels on the longer side, brought to {draft.size} x {draft.size}; "
         f"batches of {draft.batch_size}, {draft.epochs} epochs"
     )
     few = {part: draft.counts[part] for part in ("validation", "test") if draft.counts[part] < COARSE}

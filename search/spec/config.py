@@ -268,7 +268,8 @@ class Confirm(Frozen):
     choose: Choose = Field(default=Choose(), description="which of them is taken home")
     unseen: tuple[str, ...] = Field(
         default=(),
-        description="sources that no part of the search has seen: folders of images and masks below `data.root`",
+        description="sources that no part of the search has seen: folders of images and masks below `data.root`; "
+        "a CSV image,group of the name groups.csv in such a folder names its patients or sequences",
     )
 
     @field_validator("seeds")

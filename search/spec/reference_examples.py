@@ -158,8 +158,9 @@ NOTES = {
     "limits": "A trial that breaks one is PRUNED before it trains; a choice that always breaks one is refused by "
     "`validate`. Times are looked up by network, options and size of the input, at one picture a pass: "
     "[docs/package.md](package.md#how-fast-it-is-where-it-will-run).",
-    "run.data": "Paths may begin with `~` and hold `$VARIABLES`. Relative ones start where the command is started. "
-    "[Splits and leaks](splits.md) says what a split file holds and what is refused.",
+    "run.data": "Paths may begin with `~` and hold `$VARIABLES`; `$$` is a dollar. Relative ones start where the "
+    "command is started. [Splits and leaks](splits.md) says what a split file holds, what the values of masks mean, "
+    "and what is refused.",
     "run.teacher": "`python -m trainer teach FILE` trains it. Its file carries hashes and sketches of its training "
     "images: one that saw validation or test images, or near-identical ones, is refused.\n\nA teacher of "
     "elsewhere is named by what it is: another program's state dict for a network of ours "

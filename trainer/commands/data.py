@@ -9,17 +9,30 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.atomic_files import write_text
 from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
-from trainer.data.file_check import CheckedPair, check_pairs
+from trainer.data.file_check import CheckedPair, check_pairs, summarised
 from trainer.data.files import file_hash, inside
-from trainer.data.splits.folders import Pair, find_pairs
+from trainer.data.masks import EXAMPLE, FLAG
+from trainer.data.splits.folders import PATTERN, Pair, Pattern, pattern_from, survey
+from trainer.data.splits.mask_codings import AGAIN, Codings, codings_of, mask_lines, refuse_empty_parts
 from trainer.data.splits.near_duplicates import Twins, refuse_crossing, twins
-from trainer.data.splits.split import PARTS, Fractions, Row, assign, read_groups, read_split, samples, write_split
+from trainer.data.splits.split import (
+    IMAGE_FORMS,
+    PARTS,
+    Fractions,
+    Row,
+    assign,
+    read_groups,
+    read_split,
+    samples,
+    write_split,
+)
 from trainer.errors import DataError
 from trainer.repository import expand
 
@@ -49,12 +62,13 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
         "--by", choices=["image", "group"], help="what stays together (default: group where --groups is given)"
     )
     split.add_argument(
-        "--groups", type=Path, metavar="FILE", help="CSV image,group: the patient or sequence of each image"
+        "--groups", type=Path, metavar="FILE", help=f"CSV image,group: the patient or sequence; image is {IMAGE_FORMS}"
     )
     split.add_argument(
         "--fractions", default="0.8,0.1,0.1", metavar="T,V,T", help="train, validation, test (default: %(default)s)"
     )
     split.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
+    add_mask_arguments(split)
     _add_near_duplicates(split)
     split.set_defaults(data_command="split")
     check = subparsers.add_parser(
@@ -66,8 +80,28 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
     )
     check.add_argument("split", type=Path, metavar="FILE", help="the split file")
     check.add_argument("--root", default="$POLYP_ROOT", help="folder that its paths start from (default: %(default)s)")
+    _add_labels(check)
     _add_near_duplicates(check)
     check.set_defaults(data_command="check")
+
+
+def add_mask_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a person can say of masks: which belongs to which image, and what their values mean."""
+    parser.add_argument(
+        PATTERN,
+        metavar="PATTERN",
+        help="how masks are named: {} is the image's name, '{}_lesion'; or both sides, '{}_image={}_lesion' "
+        "(default: an equal name, then one with _mask or the like behind it)",
+    )
+    _add_labels(parser)
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        FLAG,
+        metavar="TEXT",
+        help=f"what the masks' values mean, such as {EXAMPLE} (default: black and one other are two classes)",
+    )
 
 
 def _add_near_duplicates(parser: argparse.ArgumentParser) -> None:
@@ -100,31 +134,82 @@ def _split(args: argparse.Namespace) -> int:
         if args.root
         else Path(os.path.commonpath([folder.parent for folder in folders]))
     )
-    accept = args.near_duplicates == "accept"
-    split_folders(folders, root, args.output, groups=args.groups, seed=args.seed, fractions=fractions, accept=accept)
+    pattern = None if args.masks_pattern is None else pattern_from(args.masks_pattern)
+    drawn = draw_split(
+        folders,
+        root,
+        groups=args.groups,
+        seed=args.seed,
+        fractions=fractions,
+        accept=args.near_duplicates == "accept",
+        labels=args.labels,
+        pattern=pattern,
+    )
+    drawn.write(args.output)
+    drawn.report(args.output, root)
     return 0
 
 
-def split_folders(
+@dataclass(frozen=True)
+class DrawnSplit:
+    """A split that was drawn and checked, and is not yet written."""
+
+    rows: list[Row]
+    checked: list[CheckedPair]
+    """What each row's files hold."""
+    codings: Codings
+    pairs: list[Twins]
+    left: list[str]
+    """What of the folders was left out."""
+    how: Mapping[str, Any]
+    """How it was drawn, as JSON values."""
+
+    def write(self, output: Path) -> None:
+        """Write the split file, its record, and the pairs that show the same. Raises DataError."""
+        write_split(output, self.rows)
+        listed = output.with_suffix(".duplicates.csv")
+        listed.unlink(missing_ok=True)
+        if self.pairs:
+            write_twins(listed, self.pairs)
+        write_record(output, self.rows, self.pairs, self.how)
+
+    def report(self, output: Path, root: Path) -> None:
+        """Print what is in the split that was written."""
+        print_sources(self.rows)
+        for line in (*self.left, *mask_lines(self.rows, [entry.values for entry in self.checked], self.codings)):
+            print(line)
+        if self.pairs:
+            print_twins(self.pairs, accept=self.how["near_duplicates"] == "accept")
+            listed = output.with_suffix(".duplicates.csv")
+            print(f"{listed}  all of them; those that were not in a given split are kept in one part")
+        digest, seed = file_hash(output), self.how["seed"]
+        print(f"{output}  {len(self.rows)} images, seed {seed}, sha256 {digest[:8]}...; paths start at {root}")
+        if self.how.get("labels"):
+            print(f"for the study file, below [run.data]: labels = {json.dumps(self.how['labels'])}")
+
+
+def draw_split(
     folders: Sequence[Path],
     root: Path,
-    output: Path,
     *,
     groups: Path | None,
     seed: int,
     fractions: Fractions,
     accept: bool = False,
-) -> tuple[list[Row], list[CheckedPair]]:
-    """Write the split file of data sets below a root and how it was drawn, and print what is in it; returns its rows,
-    and what each pair of files holds. Pictures that show the same go into one part.
+    labels: str | None = None,
+    pattern: Pattern | None = None,
+) -> DrawnSplit:
+    """Read data sets below a root and draw who trains, validates and tests; nothing is written. Pictures that show the
+    same go into one part.
 
-    Raises DataError, also where a given split has such in two parts; `accept` lets near-identical ones pass. Bad files
-    are named on stderr before.
+    Raises DataError, also where a given split has such in two parts (`accept` lets near-identical ones pass), where a
+    mask's values have no meaning, and where all masks of a part are empty. Bad files are named on stderr before.
     """
-    given, drawn = _rows(folders, root)
+    given, drawn, left = _rows(folders, root, pattern)
     if groups:
-        given = read_groups(groups, given)
+        given = read_groups(groups, given, root)
     checked = check_rows(given, root)
+    codings = codings_of(given, [entry.values for entry in checked], labels)
     looks = [entry.hashes for entry in checked]
     at = {row.image: number for number, row in enumerate(given)}
     links = [(at[pair.first.image], at[pair.second.image]) for pair in twins(given, looks)]
@@ -133,32 +218,32 @@ def split_folders(
     _refuse_crossing(rows)
     pairs = twins(rows, looks)
     refuse_crossing(pairs, "the given split", accept=accept, remedy=f"remove one of each, or {ACCEPT} accept")
-    write_split(output, rows)
-    print_sources(rows)
-    listed = output.with_suffix(".duplicates.csv")
-    listed.unlink(missing_ok=True)
-    if pairs:
-        write_twins(listed, pairs)
-        print_twins(pairs, accept=accept)
-        print(f"{listed}  all of them; those that were not in a given split are kept in one part")
+    remedy = AGAIN if any(drawn) else "move images with an object into it"
+    refuse_empty_parts(rows, [entry.values for entry in checked], codings, str(root), remedy=remedy)
     how = {
         "seed": seed,
         "fractions": dict(fractions),
         "sources": [folder.name for folder in folders],
         "groups": None if groups is None else file_hash(groups),
         "near_duplicates": "accept" if accept else "refuse",
+        **({} if labels is None else {"labels": labels}),
+        **({} if pattern is None else {"masks_pattern": str(pattern)}),
     }
-    digest = write_record(output, rows, pairs, how)
-    print(f"{output}  {len(rows)} images, seed {seed}, sha256 {digest[:8]}...; paths start at {root}")
-    return rows, checked
+    return DrawnSplit(rows, checked, codings, pairs, left, how)
 
 
 def check_rows(rows: Sequence[Row], root: Path) -> list[CheckedPair]:
-    """What each pair of files holds. Raises DataError where one is bad; all bad ones are named on stderr before."""
+    """What each pair of files holds. Raises DataError where one is bad; where there are several causes, each is named
+    on stderr before."""
     checked = _read_all(rows, root)
-    bad = print_bad(checked)
+    bad = [entry for entry in checked if isinstance(entry, DataError)]
     if bad:
-        raise DataError(f"{bad} of {len(rows)} pairs are bad; mend or remove them")
+        lines = summarised(bad)
+        count = f"{len(bad)} of {len(rows)} pairs are bad"
+        if len(lines) == 1:
+            raise DataError(f"{count}: {lines[0]}; mend or remove them")
+        print_bad(lines)
+        raise DataError(f"{count}; mend or remove them")
     return [entry for entry in checked if isinstance(entry, CheckedPair)]
 
 
@@ -175,16 +260,40 @@ def _check(args: argparse.Namespace) -> int:
     rows = read_split(args.split, root)
     samples(rows)
     checked = _read_all(rows, root)
-    bad = print_bad(checked)
+    bad = [entry for entry in checked if isinstance(entry, DataError)]
+    print_bad(summarised(bad))
     if bad:
-        print(f"{bad} of {len(rows)} pairs are bad", file=sys.stderr)
+        print(f"{len(bad)} of {len(rows)} pairs are bad", file=sys.stderr)
     print_sources(rows)
-    print_pictures(checked)
+    mistaken = _print_masks(rows, checked, args)
     looks = [entry.hashes if isinstance(entry, CheckedPair) else None for entry in checked]
     crossing = print_twins(twins(rows, looks), accept=args.near_duplicates == "accept")
-    verdict = f"{bad} bad files" + (f", {crossing} pairs of the same picture across parts" if crossing else "")
+    verdict = f"{len(bad)} bad files" + (f", {crossing} pairs of the same picture across parts" if crossing else "")
     print(f"{args.split}  {len(rows)} images; {verdict}; no group in two parts; {how_drawn(args.split)}")
-    return 2 if bad or crossing else 0
+    return 2 if bad or crossing or mistaken else 0
+
+
+def _print_masks(rows: Sequence[Row], checked: Sequence[CheckedPair | DataError], args: argparse.Namespace) -> bool:
+    """Sizes and masks of the pairs that can be read; whether something is wrong with the masks as a whole."""
+    good = [(row, entry) for row, entry in zip(rows, checked, strict=True) if isinstance(entry, CheckedPair)]
+    own, pairs = [row for row, _ in good], [entry for _, entry in good]
+    if not pairs:
+        return False
+    print_pictures(pairs)
+    values = [entry.values for entry in pairs]
+    try:
+        codings = codings_of(own, values, args.labels)
+        shares = sorted(codings[row.source].share(entry.values) for row, entry in good)
+        empty = sum(share == 0 for share in shares)
+        spread = f"{shares[0]:.1%} to {shares[-1]:.1%}, median {shares[len(shares) // 2]:.1%}"
+        print(f"masks     {empty} empty ({empty / len(good):.1%}); foreground {spread}")
+        for line in mask_lines(own, values, codings):
+            print(line)
+        refuse_empty_parts(own, values, codings, str(args.split))
+    except DataError as error:
+        print_bad([str(error)])
+        return True
+    return False
 
 
 def _fractions(text: str) -> Fractions:
@@ -197,18 +306,20 @@ def _fractions(text: str) -> Fractions:
     return dict(zip(PARTS, numbers, strict=True))
 
 
-def _rows(folders: Sequence[Path], root: Path) -> tuple[list[Row], list[bool]]:
-    """All pairs as rows, and which of them still need a part."""
+def _rows(folders: Sequence[Path], root: Path, pattern: Pattern | None) -> tuple[list[Row], list[bool], list[str]]:
+    """All pairs as rows, which of them still need a part, and what was left out."""
     names = Counter(folder.name for folder in folders)
     double = [name for name, count in names.items() if count > 1]
     if double:
         raise DataError(f"two folders are named {double[0]!r}, which names the source; rename one")
-    rows, drawn = [], []
+    rows, drawn, left = [], [], []
     for folder in folders:
-        for pair in find_pairs(folder):
+        taken = survey(folder, pattern)
+        left += [f"left out  {folder.name}/{line}" for line in taken.left]
+        for pair in taken.pairs:
             rows.append(_row(folder, pair, root))
             drawn.append(pair.part is None)
-    return rows, drawn
+    return rows, drawn, left
 
 
 def _row(folder: Path, pair: Pair, root: Path) -> Row:
@@ -250,11 +361,10 @@ SHOWN = 20
 """Pairs across parts that are named one by one."""
 
 
-def print_bad(checked: Sequence[CheckedPair | DataError]) -> int:
-    bad = [entry for entry in checked if isinstance(entry, DataError)]
-    for entry in bad:
-        print(f"bad: {entry}", file=sys.stderr)
-    return len(bad)
+def print_bad(lines: Sequence[str]) -> None:
+    """What is wrong, a line each, on stderr."""
+    for line in lines:
+        print(f"bad: {line}", file=sys.stderr)
 
 
 def print_sources(rows: Sequence[Row]) -> None:
@@ -277,18 +387,12 @@ def print_sources(rows: Sequence[Row]) -> None:
         print(f"warning: {warning}")
 
 
-def print_pictures(checked: Sequence[CheckedPair | DataError]) -> None:
-    good = [entry for entry in checked if isinstance(entry, CheckedPair)]
-    if not good:
-        return
-    heights, widths = [entry.height for entry in good], [entry.width for entry in good]
-    sizes = len({(entry.height, entry.width) for entry in good})
+def print_pictures(checked: Sequence[CheckedPair]) -> None:
+    """The sizes of pictures, and how many carry a tag that turns them."""
+    heights, widths = [entry.height for entry in checked], [entry.width for entry in checked]
+    sizes = len({(entry.height, entry.width) for entry in checked})
     print(f"sizes     {min(widths)}-{max(widths)} x {min(heights)}-{max(heights)} (width x height), {sizes} different")
-    shares = sorted(entry.foreground for entry in good)
-    empty = sum(share == 0 for share in shares)
-    spread = f"{shares[0]:.1%} to {shares[-1]:.1%}, median {shares[len(shares) // 2]:.1%}"
-    print(f"masks     {empty} empty ({empty / len(good):.1%}); foreground {spread}")
-    turned = sum(entry.orientation != 1 for entry in good)
+    turned = sum(entry.orientation != 1 for entry in checked)
     if turned:
         print(f"warning: {turned} images carry an EXIF orientation, which is not obeyed; look whether their masks fit")
 
@@ -328,8 +432,8 @@ def record_of(split: Path) -> Path:
     return split.with_suffix(".json")
 
 
-def write_record(split: Path, rows: Sequence[Row], twins: Sequence[Twins], how: Mapping[str, Any]) -> str:
-    """Write down how a split was made, and its sha256, which is returned."""
+def write_record(split: Path, rows: Sequence[Row], twins: Sequence[Twins], how: Mapping[str, Any]) -> None:
+    """Write down how a split was made, and its sha256."""
     digest = file_hash(split)
     parts = {
         part: {
@@ -345,7 +449,6 @@ def write_record(split: Path, rows: Sequence[Row], twins: Sequence[Twins], how: 
     }
     table = {"split": split.name, "sha256": digest, **how, "parts": parts, "pairs": kept}
     write_text(record_of(split), json.dumps(table, indent=1) + "\n")
-    return digest
 
 
 def how_drawn(split: Path) -> str:

@@ -12,24 +12,24 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 from loguru import logger
 
-from trainer.atomic_files import private_folder, sync_folder
+from trainer.atomic_files import private_folder, sync_folder, write_text
 from trainer.config import Pictures
 from trainer.data.dataset import Pixels, Placement
 from trainer.data.file_check import Progress, threads
-from trainer.data.files import read_pair
 from trainer.data.letterbox import fit_image, fit_mask, place
+from trainer.data.masks import BLACK_AND_WHITE, Coding, read_pair
 from trainer.errors import DataError
 
 FORMAT = 1
@@ -39,6 +39,8 @@ LOG_SECONDS = 15.0
 """Seconds between two tries for the lock, and between two lines that say that this process waits."""
 
 _AT_ONCE = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,21 @@ class Decoded:
     """Whether this process decoded it just now."""
 
 
+Pair = tuple[Path, Path, Coding]
+"""An image, its mask, and what the mask's values mean."""
+
+
 def decoded(
-    folder: Path, content: str, pairs: Sequence[tuple[Path, Path]], config: Pictures, progress: Progress | None = None
+    folder: Path, content: str, pairs: Sequence[Pair], config: Pictures, progress: Progress | None = None
 ) -> Decoded:
     """The decoded part, built where the folder does not hold it yet.
 
-    `content` is the hash of everything in `pairs` (image and mask file each). Raises DataError where a file turns out
-    bad or the folder cannot be written.
+    `content` is the hash of all files in `pairs`. Raises DataError where a file turns out bad or the folder cannot be
+    written.
     """
-    key = hashlib.sha256(f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}".encode()).hexdigest()[:32]
+    named = "" if all(coding == BLACK_AND_WHITE for *_, coding in pairs) else "\x1f".join(str(c) for *_, c in pairs)
+    text = f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}" + (named and f"\x1f{named}")
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
     place_of = folder / key
     cached = _open(place_of, len(pairs), config)
     built = False
@@ -84,6 +92,34 @@ def decoded(
     if cached is None:
         raise DataError(f"{place_of}: does not hold what was just written there; is the disk damaged?")
     return replace(cached, fresh=built)
+
+
+def kept_file(place: Path, make: Callable[[], T], *, write: Callable[[T], str], read: Callable[[str], T]) -> T:
+    """What a small file of the cache holds, made once where it is not there or not whole.
+
+    `read` raises ValueError or TypeError for what `write` never wrote. Raises DataError where the folder cannot be
+    written.
+    """
+    value = _read_kept(place, read)
+    if value is not None:
+        return value
+    try:
+        private_folder(place.parent)
+        with locked(place.parent / f".{place.stem}.lock", place):
+            value = _read_kept(place, read)
+            if value is None:
+                value = make()
+                write_text(place, write(value))
+    except OSError as error:
+        raise DataError(f"{place.parent}: cannot be written ({error}); choose another cache folder") from error
+    return value
+
+
+def _read_kept(place: Path, read: Callable[[str], T]) -> T | None:
+    try:
+        return read(place.read_text())
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextmanager
@@ -109,7 +145,7 @@ def locked(path: Path, what: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(place_of: Path, pairs: Sequence[tuple[Path, Path]], config: Pictures, progress: Progress | None) -> None:
+def _build(place_of: Path, pairs: Sequence[Pair], config: Pictures, progress: Progress | None) -> None:
     start = time.monotonic()
     for left_over in place_of.parent.glob(f".{place_of.name}.*.tmp"):  # of builders that died; this one holds the lock
         shutil.rmtree(left_over)
@@ -128,10 +164,10 @@ def _build(place_of: Path, pairs: Sequence[tuple[Path, Path]], config: Pictures,
     logger.info("decoded {} pictures into {} in {:.1f} s", len(pairs), place_of, time.monotonic() - start)
 
 
-def _write(folder: Path, pairs: Sequence[tuple[Path, Path]], config: Pictures, progress: Progress | None) -> None:
+def _write(folder: Path, pairs: Sequence[Pair], config: Pictures, progress: Progress | None) -> None:
     """Decode all pairs, a few at once, in order; memory stays bounded."""
 
-    def one(pair: tuple[Path, Path]) -> tuple[Pixels, Pixels, Pixels, Placement]:
+    def one(pair: Pair) -> tuple[Pixels, Pixels, Pixels, Placement]:
         image, mask = read_pair(*pair)
         height, width = mask.shape
         placement = place(height, width, config.size, config.fit)

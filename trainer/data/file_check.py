@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.files import orientation, read_pair
+from trainer.data.files import BadFile, orientation, read_image, read_mask_picture, some
+from trainer.data.masks import MaskValues, refuse_other_size, values_of
 from trainer.data.perceptual_hash import ImageHashes, image_hashes
 from trainer.errors import DataError
 
@@ -22,8 +23,8 @@ class CheckedPair:
 
     height: int
     width: int
-    foreground: float
-    """Share of the mask's pixels, 0 to 1."""
+    values: MaskValues
+    """Of the mask; what they mean is known once all masks of its source were read."""
     hashes: ImageHashes
     """Hash and sketch of the image."""
     orientation: int
@@ -32,9 +33,10 @@ class CheckedPair:
 
 def check_pair(image: Path, mask: Path) -> CheckedPair:
     """Read one pair. Raises DataError."""
-    pixels, labels = read_pair(image, mask)
-    height, width = labels.shape
-    return CheckedPair(height, width, float(labels.mean()), image_hashes(pixels), orientation(image))
+    pixels, labels = read_image(image), read_mask_picture(mask)
+    refuse_other_size(image, pixels, mask, labels.pixels)
+    height, width = pixels.shape[:2]
+    return CheckedPair(height, width, values_of(labels), image_hashes(pixels), orientation(image))
 
 
 def check_pairs(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[CheckedPair | DataError]:
@@ -53,6 +55,19 @@ def check_pairs(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = 
             if progress:
                 progress(len(checked), len(pairs))
     return checked
+
+
+def summarised(errors: Sequence[DataError]) -> list[str]:
+    """A line a cause, with how many files have it and the names of three; an error that stands alone is as it was."""
+    alike: dict[str, list[DataError]] = {}
+    for error in errors:
+        alike.setdefault(error.cause if isinstance(error, BadFile) else str(error), []).append(error)
+    lines = []
+    for cause, same in alike.items():
+        names = [str(error.path) for error in same if isinstance(error, BadFile)]
+        text = f"{len(same)} files: {cause} ({some(names)})"
+        lines.append(text if len(same) > 1 and names else str(same[0]))
+    return lines
 
 
 def threads() -> int:

@@ -10,7 +10,10 @@ import io
 import re
 import struct
 import zlib
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -37,44 +40,51 @@ _BROKEN = (
 )
 
 
+class BadFile(DataError):
+    """A file that cannot be used. Files of one cause are named together (`trainer.data.file_check.summarised`)."""
+
+    def __init__(self, path: Path, cause: str, detail: str = "") -> None:
+        super().__init__(f"{path}: {cause}{detail and f' ({detail})'}")
+        self.path, self.cause = path, cause
+
+
+class MaskPicture(NamedTuple):
+    """The pixels of a file before their meaning is known."""
+
+    pixels: Pixels
+    """(H, W) grey or indices, or (H, W, 3) RGB."""
+    lossy: bool
+    """Whether its values are near what was saved, and not the same: JPEG, also inside a TIFF."""
+
+
 def read_image(path: Path) -> Pixels:
     """(H, W, 3) RGB; grey pictures get three equal channels. Raises DataError."""
-    pixels = _decode(path)
+    pixels = _decode(path).pixels
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     return np.ascontiguousarray(pixels)
 
 
-def read_mask(path: Path) -> Pixels:
-    """(H, W) labels: 1 where the file is brighter than 127, else 0. Raises DataError.
+def read_mask_picture(path: Path) -> MaskPicture:
+    """A mask as its file stores it; what its values mean is for `trainer.data.masks`. Raises DataError.
 
-    JPEG masks have grey rims, hence the threshold in the middle. A mask of 0 and 1 would turn out empty and is refused.
+    Of a palette whose entries show the same colour the indices are taken.
     """
-    pixels = _decode(path)
-    if pixels.ndim == 3:
+    decoded = _decode(path, labels=True)
+    pixels = decoded.pixels
+    if pixels.ndim == 2:
+        return decoded
+    if bool((pixels == pixels[..., :1]).all()):
+        return MaskPicture(np.ascontiguousarray(pixels[..., 0]), decoded.lossy)
+    if decoded.lossy:
         if int((pixels.max(axis=2) - pixels.min(axis=2)).max()) > _COLOURED:
-            raise DataError(
-                f"{path}: the mask is coloured; expected black and white (is it an image in the masks' place?)"
+            raise BadFile(
+                path,
+                "the mask is a coloured JPEG, whose colours are not exact; save it as PNG, or is it an image in the "
+                "masks' place?",
             )
-        pixels = pixels.mean(axis=2).round().astype(np.uint8)
-    brightest = int(pixels.max())
-    if 0 < brightest <= 127:
-        raise DataError(
-            f"{path}: the mask's brightest value is {brightest}; expected 0 and 255 (multiply a mask of 0 and 1 by 255)"
-        )
-    return (pixels > 127).astype(np.uint8)
-
-
-def read_pair(image: Path, mask: Path) -> tuple[Pixels, Pixels]:
-    """Image (H, W, 3) and mask (H, W) of equal size. Raises DataError."""
-    pixels, labels = read_image(image), read_mask(mask)
-    if pixels.shape[:2] != labels.shape:
-        mistake = f"{image} is {_size(pixels)} but its mask {mask.name} is {_size(labels)} (width x height)"
-        turned = orientation(image)
-        if turned > 4 and pixels.shape[:2] == labels.shape[::-1]:
-            mistake += f"; the image carries EXIF orientation {turned}: save it upright without that tag"
-        raise DataError(mistake)
-    return pixels, labels
+        return MaskPicture(pixels.mean(axis=2).round().astype(np.uint8), lossy=True)
+    return decoded
 
 
 def orientation(path: Path) -> int:
@@ -113,52 +123,113 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def _decode(path: Path) -> Pixels:
-    """(H, W) or (H, W, 3), 8 bits."""
+class Listing(NamedTuple):
+    """The pictures of a folder, and what was left there."""
+
+    pictures: list[Path]
+    """By name."""
+    left: list[str]
+    """A line a kind of file that is not read, with a count and names; hidden files are not spoken of."""
+
+
+def listed_pictures(folder: Path) -> Listing:
+    """What of a folder is read, by the names of its files; folders in it are left alone."""
+    pictures, others = [], defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        if path.suffix.lower() in SUFFIXES:
+            pictures.append(path)
+        else:
+            others[path.suffix.lower()].append(path.name)
+    left = [
+        f"{len(names)} {suffix or 'nameless'} {'file' if len(names) == 1 else 'files'}, of a kind that is not read "
+        f"({some(names)})"
+        for suffix, names in sorted(others.items())
+    ]
+    return Listing(pictures, left)
+
+
+NAMED = 3
+"""Files that a line names; of more it says how many."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def shape_text(pixels: Pixels) -> str:
+    """Width x height."""
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+def _decode(path: Path, *, labels: bool = False) -> MaskPicture:
+    """(H, W) or (H, W, 3), 8 bits. labels: the file holds labels, not brightness."""
     if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; known: {', '.join(sorted(SUFFIXES))}")
+        raise BadFile(path, f"unknown kind of file {path.suffix!r}; known: {', '.join(sorted(SUFFIXES))}")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise BadFile(path, "cannot be read", str(error.strerror or error)) from error
     if not data:
-        raise DataError(f"{path}: the file is empty (0 bytes)")
+        raise BadFile(path, "the file is empty (0 bytes)")
     try:
-        pixels = (
-            _tiff(path, data) if data[:4] in (b"II*\x00", b"MM\x00*") else _pillow(path, data, ("JPEG", "PNG", "BMP"))
+        decoded = (
+            _tiff(path, data, labels)
+            if data[:4] in (b"II*\x00", b"MM\x00*")
+            else _pillow(path, data, ("JPEG", "PNG", "BMP"), labels)
         )
     except _BROKEN as error:
         reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).split("\n")[0]
-        raise DataError(f"{path}: damaged or no picture ({reason}; {len(data)} bytes)") from error
-    if 0 in pixels.shape:
-        raise DataError(f"{path}: the picture has no pixels")
-    return pixels
+        raise BadFile(path, "damaged or no picture", f"{reason}; {len(data)} bytes") from error
+    if 0 in decoded.pixels.shape:
+        raise BadFile(path, "the picture has no pixels")
+    return decoded
 
 
-def _pillow(path: Path, data: bytes, formats: tuple[str, ...]) -> Pixels:
+def _pillow(path: Path, data: bytes, formats: tuple[str, ...], labels: bool) -> MaskPicture:
     with Image.open(io.BytesIO(data), formats=formats) as file:
         picture: Image.Image = file
+        lossy = file.format == "JPEG" or str(file.info.get("compression", "")).endswith("jpeg")
         deep = file.format == "PNG" and data[24] == 16  # Pillow silently drops the lower byte of deep colours
         if deep or picture.mode.startswith(("I", "F")):
-            raise DataError(f"{path}: more than 8 bits a channel; how to window them is your choice: save it with 8")
+            raise _deep(path, labels)
         picture.load()
         if picture.mode == "P" or picture.mode == "PA":
             see_through = "transparency" in picture.info or picture.mode == "PA"
+            indices = np.asarray(picture) if picture.mode == "P" else None
             picture = picture.convert("RGBA" if see_through else "RGB")
+            if labels and indices is not None and _ambiguous(indices, np.asarray(picture)):
+                return MaskPicture(indices, lossy)
         if picture.mode == "1":
             picture = picture.convert("L")
         if picture.mode not in ("L", "LA", "RGB", "RGBA", "RGBX"):
-            raise DataError(f"{path}: colours are stored as {picture.mode}; save it as RGB or grey")
-        return _opaque(path, np.asarray(picture))
+            raise BadFile(path, f"colours are stored as {picture.mode}; save it as RGB or grey")
+        return MaskPicture(_opaque(path, np.asarray(picture)), lossy)
 
 
-def _tiff(path: Path, data: bytes) -> Pixels:
+def _ambiguous(indices: Pixels, colours: Pixels) -> bool:
+    """Whether two indices of a palette show one colour, so that only the indices tell them apart."""
+    used, first = np.unique(indices, return_index=True)
+    shown = colours.reshape(-1, colours.shape[2])[first]
+    return len(np.unique(shown, axis=0)) < len(used)
+
+
+def _deep(path: Path, labels: bool) -> BadFile:
+    if labels:
+        return BadFile(path, "more than 8 bits a value; a mask holds labels from 0 to 255: save it with 8 bits")
+    return BadFile(path, "more than 8 bits a channel; how to window them is your choice: save it with 8")
+
+
+def _tiff(path: Path, data: bytes, labels: bool) -> MaskPicture:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         if len(file.pages) != 1:
-            raise DataError(f"{path}: the TIFF holds {len(file.pages)} pages; expected one picture a file")
+            raise BadFile(path, f"the TIFF holds {len(file.pages)} pages; expected one picture a file")
         page = file.pages.first
         if page.bitspersample > 8:
-            raise DataError(f"{path}: more than 8 bits a channel; how to window them is your choice: save it with 8")
+            raise _deep(path, labels)
         plain = page.compression in (
             tifffile.COMPRESSION.NONE,
             tifffile.COMPRESSION.ADOBE_DEFLATE,
@@ -167,33 +238,29 @@ def _tiff(path: Path, data: bytes) -> Pixels:
         known = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
         if not (plain and known):
             if page.tags.valueof(274, 1) != 1:
-                raise DataError(f"{path}: a packed TIFF with an orientation tag; save it upright without the tag")
-            return _pillow(path, data, ("TIFF",))
+                raise BadFile(path, "a packed TIFF with an orientation tag; save it upright without the tag")
+            return _pillow(path, data, ("TIFF",), labels)
         pixels = np.asarray(page.asarray())
         axes = page.axes
     if axes == "SYX":
         pixels, axes = np.moveaxis(pixels, 0, 2), "YXS"
     if axes not in ("YX", "YXS"):
-        raise DataError(f"{path}: a TIFF with axes {axes}; expected a flat picture")
+        raise BadFile(path, f"a TIFF with axes {axes}; expected a flat picture")
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype != np.uint8:
-        raise DataError(f"{path}: pixels are {pixels.dtype}; save it with 8 bits a channel")
-    return _opaque(path, pixels)
+        raise BadFile(path, f"pixels are {pixels.dtype}; save it with 8 bits a channel")
+    return MaskPicture(_opaque(path, pixels), lossy=False)
 
 
 def _opaque(path: Path, pixels: Pixels) -> Pixels:
     """Without the alpha channel, which must not hide anything."""
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         if int(pixels[..., -1].min()) < 255:
-            raise DataError(f"{path}: parts of the picture are see-through; save it without an alpha channel")
+            raise BadFile(path, "parts of the picture are see-through; save it without an alpha channel")
         pixels = pixels[..., :-1]
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim == 3 and pixels.shape[2] != 3:
-        raise DataError(f"{path}: {pixels.shape[2]} channels; expected 1 or 3")
+        raise BadFile(path, f"{pixels.shape[2]} channels; expected 1 or 3")
     return pixels
-
-
-def _size(pixels: Pixels) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"

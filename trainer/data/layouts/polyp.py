@@ -1,4 +1,4 @@
-"""Pictures with binary masks that a split file lists: polyps, and whatever else has two classes.
+"""Pictures with masks of two classes that a split file lists: polyps, and whatever else has an object and a ground.
 
 Sources that no split names are folders of images and masks below the data root, for a last look at a trained network.
 Their images count as test rows: without the record of an opening nothing of them is read.
@@ -14,14 +14,19 @@ from trainer.config import DataConfig, Pictures, PolypData
 from trainer.data.cache import Decoded, decoded
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, Sample
 from trainer.data.file_check import Progress, threads
-from trainer.data.files import file_hash, read_pair
+from trainer.data.files import file_hash
+from trainer.data.masks import Coding, read_pair
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
 from trainer.data.splits.folders import find_pairs
+from trainer.data.splits.mask_codings import codings_of, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
-from trainer.data.splits.split import PARTS, Row, read_split, samples
+from trainer.data.splits.split import PARTS, Row, read_groups, read_split, samples
 from trainer.errors import DataError, nearest
 from trainer.repository import expand
+
+GROUPS = "groups.csv"
+"""In the folder of a source that no split names: its patients or sequences."""
 
 
 def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = None) -> "Polyps":
@@ -38,6 +43,9 @@ def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = No
             "current folder; `python -m trainer data split` writes one"
         )
     data = Polyps(config, root, read_split(split, root), cache, progress)
+    data.refuse_empty_parts(
+        f"data.split = {config.split!r}", "draw the split again with another --seed, or give more images with an object"
+    )
     data.refuse_leaks(config, progress)
     return data
 
@@ -57,9 +65,10 @@ class Polyps:
     classes = 2
 
     def __init__(
-        self, config: Pictures, root: Path, rows: Sequence[Row], cache: Path, progress: Progress | None = None
+        self, config: PolypData, root: Path, rows: Sequence[Row], cache: Path, progress: Progress | None = None
     ) -> None:
-        self.config = config
+        self.config: Pictures = config
+        self._labels = config.labels
         self._cache, self._root = cache, root
         named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
@@ -68,6 +77,12 @@ class Polyps:
         }
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
+        self._all_rows = [row for part in PARTS for row in self._rows[part]]
+        files = [(self._hashes[row.mask], root / row.mask) for row in self._all_rows]
+        self._values = kept_values(cache, files, progress)
+        self._codings = codings_of(
+            self._all_rows, self._values, self._labels, field="data.labels", remedy="data.labels ="
+        )
         self._known_looks: dict[str, ImageHashes] | None = None
         self.near_duplicates = 0
         self.decoded = 0
@@ -87,13 +102,16 @@ class Polyps:
         looks = self._looks(None)
         return [looks[row.image].sketch for row in self._rows[part]]
 
+    def refuse_empty_parts(self, where: str, remedy: str) -> None:
+        """Raise DataError where all masks of a part are empty."""
+        refuse_empty_parts(self._all_rows, self._values, self._codings, where, remedy=remedy)
+
     def refuse_leaks(self, config: PolypData, progress: Progress | None = None) -> None:
         """Raise DataError where the same picture is in two parts; near-identical ones pass where the settings say so,
         and are counted."""
         looks = self._looks(progress)
-        rows = [row for part in PARTS for row in self._rows[part]]
         self.near_duplicates = refuse_crossing(
-            twins(rows, [looks[row.image] for row in rows]),
+            twins(self._all_rows, [looks[row.image] for row in self._all_rows]),
             f"data.split = {config.split!r}",
             accept=config.near_duplicates == "accept",
             remedy="`python -m trainer data check` lists them; `python -m trainer data split` "
@@ -108,7 +126,7 @@ class Polyps:
     def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
         """See `DataSet`; reads the files."""
         require_opening(part, opening)
-        return read_pair(*self._paths(self._rows[part][index]))
+        return read_pair(*self._files(self._rows[part][index]))
 
     def native_mask(self, part: Part, index: int, opening: Opening | None = None) -> Pixels:
         """See `DataSet`; a view into the cache, read-only."""
@@ -127,18 +145,18 @@ class Polyps:
         return self._test if part == "test" else self._decoded[part]
 
     def _decode(self, part: Part, progress: Progress | None) -> Decoded:
-        pairs = [self._paths(row) for row in self._rows[part]]
+        pairs = [self._files(row) for row in self._rows[part]]
         made = decoded(self._cache, _content(self._contents(part)), pairs, self.config, progress)
         self.decoded += len(pairs) if made.fresh else 0
         return made
 
-    def _paths(self, row: Row) -> tuple[Path, Path]:
-        return self._root / row.image, self._root / row.mask
+    def _files(self, row: Row) -> tuple[Path, Path, Coding]:
+        return self._root / row.image, self._root / row.mask, self._codings[row.source]
 
     def _looks(self, progress: Progress | None) -> dict[str, ImageHashes]:
         """By image, of all parts."""
         if self._known_looks is None:
-            names = [row.image for part in PARTS for row in self._rows[part]]
+            names = [row.image for row in self._all_rows]
             files = [(self._hashes[name], self._root / name) for name in names]
             self._known_looks = dict(zip(names, kept_looks(self._cache, files, progress), strict=True))
         return self._known_looks
@@ -149,7 +167,15 @@ class Polyps:
             return dict(zip(names, pool.map(file_hash, (self._root / name for name in names)), strict=True))
 
     def _contents(self, *parts: Part) -> list[tuple[str, ...]]:
-        """Name, image, mask, group and part of each row; groups as the file names them, so no path enters."""
+        """Name, image, mask, group and part of each row; groups as the file names them, so no path enters. What a
+        person said of the masks' values follows."""
+        named = [] if self._labels is None else [("labels", self._labels)]
+        return [
+            *named,
+            *self._row_contents(*parts),
+        ]
+
+    def _row_contents(self, *parts: Part) -> list[tuple[str, ...]]:
         return [
             (sample.name, self._hashes[row.image], self._hashes[row.mask], sample.group, part)
             for part in parts
@@ -164,8 +190,9 @@ def _content(rows: list[tuple[str, ...]]) -> str:
 def open_unseen(config: DataConfig, name: str, *, cache: Path) -> DataSet:
     """All images of the folder `name` below the root of the data, as test rows, fitted as the data's settings say.
 
-    Parts that the folder is divided into are taken together; no group is known. Raises DataError where the folder
-    cannot be used or the data has no folders.
+    Parts that the folder is divided into are taken together. Groups are those of the file GROUPS in the folder, as
+    `read_groups` takes them; without it none is known. Raises DataError where the folder cannot be used or the data
+    has no folders.
     """
     if not isinstance(config, PolypData):
         raise DataError(f"unseen = {name!r}: {config.name} has no other sources; remove it")
@@ -179,4 +206,8 @@ def open_unseen(config: DataConfig, name: str, *, cache: Path) -> DataSet:
         Row(name, pair.image.relative_to(root).as_posix(), pair.mask.relative_to(root).as_posix(), "", "test")
         for pair in pairs
     ]
-    return Polyps(config, root, rows, cache)
+    if (folder / GROUPS).exists():
+        rows = read_groups(folder / GROUPS, rows, root)
+    source = Polyps(config, root, rows, cache)
+    source.refuse_empty_parts(f"unseen = {name!r}", "give a folder of images with an object")
+    return source

@@ -5,15 +5,17 @@
 <folder>/..._Input + ..._GroundTruth                        ISIC, masks end in _segmentation or _Segmentation
 <folder>/{train,validation or val,test}/<any of the above>  already split
 
-The folders may also be called imgs or pictures, and labels, gt, annotations or segmentations.
+The folders may also be called imgs or pictures, and labels, gt, annotations or segmentations. A mask has its image's
+name; where it has not, that name with _mask or another of MASK_ENDINGS behind it; or a person gives a pattern.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.dataset import Part
-from trainer.data.files import SUFFIXES
+from trainer.data.files import SUFFIXES, listed_pictures, some
 from trainer.errors import DataError
 
 PARTS: dict[str, Part] = {
@@ -33,8 +35,9 @@ _MASKS = (
     re.compile(r"labels?|gts?|annotations?|segmentations?", re.IGNORECASE),
 )
 """What the folders are called; the second of each is looked for where nothing has a name of the first."""
-_MASK_ENDING = re.compile(r"[_-](segmentation|seg|mask|gt|label)$", re.IGNORECASE)
-_NAMED = 5
+MASK_ENDINGS = ("segmentation", "seg", "mask", "gt", "label")
+_MASK_ENDING = re.compile(rf"[_-]({'|'.join(MASK_ENDINGS)})$", re.IGNORECASE)
+PATTERN = "--masks-pattern"
 
 
 class Pair(NamedTuple):
@@ -61,8 +64,54 @@ def _is_set(folder: Path) -> bool:
     return _picture_folders(folder) is not None or any(sub.name.lower() in PARTS for sub in _folders(folder))
 
 
-def find_pairs(folder: Path) -> list[Pair]:
-    """All pairs of the folder, by name within each part. Raises DataError: nothing there, or images without a mask."""
+class Survey(NamedTuple):
+    """What was taken from a folder, and what was left."""
+
+    pairs: list[Pair]
+    """By name within each part."""
+    left: list[str]
+    """A line a cause, with a count and names."""
+
+
+class Pattern(NamedTuple):
+    """How a mask's name follows from its image's: what stands around the part that both share."""
+
+    image: tuple[str, str]
+    mask: tuple[str, str]
+
+    def common(self, stem: str, *, mask: bool) -> str | None:
+        """The part that both names share; None where a name does not have the form."""
+        before, behind = self.mask if mask else self.image
+        if not (stem.startswith(before) and stem.endswith(behind) and len(stem) > len(before) + len(behind)):
+            return None
+        return stem[len(before) : len(stem) - len(behind)]
+
+    def __str__(self) -> str:
+        image, mask = "{}".join(self.image), "{}".join(self.mask)
+        return mask if image == "{}" else f"{image}={mask}"
+
+
+def pattern_from(text: str) -> Pattern:
+    """A pattern as a person writes it, without file endings: `{}_lesion`, or `{}_image={}_lesion` where the image's
+    name has more than both share. Raises DataError."""
+    image, equals, mask = text.rpartition("=")
+    sides = [side.split("{}") for side in ((image, mask) if equals else ("{}", mask))]
+    if any(len(side) != 2 for side in sides):
+        raise DataError(
+            f"{PATTERN} {text!r}: write {{}} once for what image and mask share, without file endings, such as "
+            "'{}_lesion' or '{}_image={}_lesion'"
+        )
+    (image_before, image_behind), (mask_before, mask_behind) = sides
+    return Pattern((image_before, image_behind), (mask_before, mask_behind))
+
+
+def find_pairs(folder: Path, pattern: Pattern | None = None) -> list[Pair]:
+    """The pairs of `survey` alone. Raises DataError."""
+    return survey(folder, pattern).pairs
+
+
+def survey(folder: Path, pattern: Pattern | None = None) -> Survey:
+    """All pairs of a folder, and what was left out. Raises DataError: nothing there, or images without a mask."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     below = _folders(folder)
@@ -74,18 +123,17 @@ def find_pairs(folder: Path) -> list[Pair]:
         raise DataError(
             f"{folder}: holds {flat[0].name} and {flat[1].name} beside the parts {', '.join(sorted(parts))}; keep one"
         )
-    if flat:
-        return _match(*flat, None)
-    pairs: list[Pair] = []
+    places: list[tuple[Path, Path, Part | None]] = [(*flat, None)] if flat else []
     for part in ("train", "validation", "test"):
         if part in parts:
-            places = _picture_folders(parts[part])
-            if places is None:
+            inner = _picture_folders(parts[part])
+            if inner is None:
                 raise DataError(_nothing(parts[part]))
-            pairs += _match(*places, part)
-    if not pairs:
+            places.append((*inner, part))
+    if not places:
         raise DataError(_nothing(folder))
-    return pairs
+    taken = [_match(images, masks, part, pattern) for images, masks, part in places]
+    return Survey([pair for each in taken for pair in each.pairs], [line for each in taken for line in each.left])
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -114,40 +162,79 @@ def _nothing(folder: Path) -> str:
     deeper = [sub.name for sub in below if _picture_folders(sub)]
     hint = f"; the folder {deeper[0]!r} in it does: give that" if deeper else ""
     known = "images/ and masks/, Original/ and Ground Truth/, or train/, validation/ and test/ with such"
-    loose = sum(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
-    contents = [f"{loose} pictures that lie in no folder"] if loose else []
-    contents += [f"folders {_some([sub.name for sub in below])}"] if below else []
+    loose = listed_pictures(folder)
+    contents = [f"{len(loose.pictures)} pictures that lie in no folder"] if loose.pictures else []
+    contents += [f"folders {some([sub.name for sub in below])}"] if below else []
+    contents += loose.left
     return f"{folder}: holds no pictures with masks; known: {known}; found: {' and '.join(contents) or 'nothing'}{hint}"
 
 
-def _match(images: Path, masks: Path, part: Part | None) -> list[Pair]:
-    pictures, labels = _by_stem(images, strip=False), _by_stem(masks, strip=True)
-    if not pictures and not labels:
-        raise DataError(f"{images}: the set is empty; known kinds of files: {', '.join(sorted(SUFFIXES))}")
-    missing = [str(path) for stem, path in pictures.items() if stem not in labels]
-    spare = [str(path) for stem, path in labels.items() if stem not in pictures]
+def _match(images: Path, masks: Path, part: Part | None, pattern: Pattern | None) -> Survey:
+    pictures, labels = listed_pictures(images), listed_pictures(masks)
+    left = [
+        f"{place.name}: {line}" for place, listing in ((images, pictures), (masks, labels)) for line in listing.left
+    ]
+    unread = f"; left out: {'; '.join(left)}" if left else ""
+    if not pictures.pictures and not labels.pictures:
+        raise DataError(f"{images}: the set is empty; known kinds of files: {', '.join(sorted(SUFFIXES))}{unread}")
+    by_image, by_mask = _by_stem(pictures.pictures), _by_stem(labels.pictures)
+    mask_of = _by_equal_name(by_image, by_mask) if pattern is None else _by_pattern(by_image, by_mask, pattern)
+    missing = [stem for stem in by_image if stem not in mask_of]
+    spare = [stem for stem in by_mask if stem not in mask_of.values()]
     if missing or spare:
-        mistakes = [f"{len(missing)} images without a mask ({_some(missing)})"] if missing else []
-        mistakes += [f"{len(spare)} masks without an image ({_some(spare)})"] if spare else []
-        raise DataError(
-            f"{images.parent}: {' and '.join(mistakes)}; a mask has its image's name, or that with _segmentation"
+        lacking = [("images without a mask", [by_image[stem] for stem in missing])] if missing else []
+        lacking += [("masks without an image", [by_mask[stem] for stem in spare])] if spare else []
+        mistakes = " and ".join(
+            f"{len(paths)} {what} ({some([str(path) for path in paths])})" for what, paths in lacking
         )
-    return [Pair(pictures[stem], labels[stem], part) for stem in sorted(pictures)]
+        raise DataError(f"{images.parent}: {mistakes}{unread}; {_rule(pattern, missing, spare)}")
+    return Survey([Pair(by_image[stem], by_mask[mask_of[stem]], part) for stem in sorted(by_image)], left)
 
 
-def _by_stem(folder: Path, *, strip: bool) -> dict[str, Path]:
-    """Pictures of a folder by name without ending; other files (licences, boxes) and hidden ones are left alone."""
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    """Pictures by name without ending."""
     by_stem: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-            continue
-        stem = _MASK_ENDING.sub("", path.stem) if strip else path.stem
-        if stem in by_stem:
-            raise DataError(f"{path}: has the same name as {by_stem[stem].name}; remove one")
-        by_stem[stem] = path
+    for path in paths:
+        if path.stem in by_stem:
+            raise DataError(f"{path}: has the same name as {by_stem[path.stem].name}; remove one")
+        by_stem[path.stem] = path
     return by_stem
 
 
-def _some(names: list[str]) -> str:
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _by_equal_name(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, str]:
+    """The mask of each image, by stem: an equal name before all else, then one with an ending of masks."""
+    mask_of = {stem: stem for stem in images if stem in masks}
+    for stem in masks:
+        bare = _MASK_ENDING.sub("", stem)
+        if bare != stem and stem not in images and bare in images:
+            if bare in mask_of and mask_of[bare] != bare:
+                raise DataError(f"{masks[stem]}: is a second mask of one image, beside {masks[mask_of[bare]].name}")
+            mask_of.setdefault(bare, stem)
+    return mask_of
+
+
+def _by_pattern(images: Mapping[str, Path], masks: Mapping[str, Path], pattern: Pattern) -> dict[str, str]:
+    by_common = {pattern.common(stem, mask=True): stem for stem in masks}
+    commons = {stem: pattern.common(stem, mask=False) for stem in images}
+    return {stem: by_common[common] for stem, common in commons.items() if common is not None and common in by_common}
+
+
+def _rule(pattern: Pattern | None, missing: Sequence[str], spare: Sequence[str]) -> str:
+    """How names are paired, with a pattern that would fit where one is seen."""
+    if pattern is not None:
+        return f"paired by {PATTERN} {str(pattern)!r}"
+    endings = ", ".join(f"_{ending}" for ending in MASK_ENDINGS)
+    # The longest name first, so that 1 is not taken for a part of 11.
+    seen = next(
+        (
+            "{}".join(mask.split(image, 1))
+            for image in sorted(missing, key=len, reverse=True)
+            for mask in spare
+            if image in mask
+        ),
+        "{}_lesion",
+    )
+    return (
+        f"a mask has its image's name, or that with one of {endings} behind it; "
+        f"other names: {PATTERN} '{seen}', where {{}} is the image's name"
+    )

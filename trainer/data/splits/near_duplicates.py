@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.atomic_files import private_folder, write_text
-from trainer.data.cache import locked
+from trainer.data.cache import kept_file
 from trainer.data.file_check import threads
 from trainer.data.files import read_image
 from trainer.data.perceptual_hash import BYTES, ImageHashes, alike, image_hashes
@@ -82,20 +81,12 @@ def kept_looks(
     """The looks of images (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
     text = "\x1f".join([str(FORMAT), *(digest for digest, _ in images)])
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
-    place = cache / f"looks-{key}.json"
-    hashes = _read(place, len(images))
-    if hashes is None:
-        try:
-            private_folder(cache)
-            with locked(cache / f".looks-{key}.lock", place):
-                hashes = _read(place, len(images))
-                if hashes is None:
-                    hashes = _look_at([path for _, path in images], progress)
-                    table = [[entry.pixels, packed([entry.sketch])] for entry in hashes]
-                    write_text(place, json.dumps(table))
-        except OSError as error:
-            raise DataError(f"{cache}: cannot be written ({error}); choose another cache folder") from error
-    return hashes
+    return kept_file(
+        cache / f"looks-{key}.json",
+        lambda: _look_at([path for _, path in images], progress),
+        write=lambda hashes: json.dumps([[entry.pixels, packed([entry.sketch])] for entry in hashes]),
+        read=lambda text: _parsed(text, len(images)),
+    )
 
 
 def packed(sketches: Sequence[bytes]) -> str:
@@ -121,10 +112,8 @@ def _look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None)
     return hashes
 
 
-def _read(path: Path, count: int) -> list[ImageHashes] | None:
-    """What was kept, or None where it is not there or not whole."""
-    try:
-        hashes = [ImageHashes(pixels, *unpacked(text)) for pixels, text in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError):
-        return None
-    return hashes if len(hashes) == count else None
+def _parsed(text: str, count: int) -> list[ImageHashes]:
+    hashes = [ImageHashes(pixels, *unpacked(sketch)) for pixels, sketch in json.loads(text)]
+    if len(hashes) != count:
+        raise ValueError(f"{len(hashes)} looks in place of {count}")
+    return hashes

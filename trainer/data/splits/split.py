@@ -15,7 +15,7 @@ from typing import get_args
 
 from trainer.atomic_files import write_text
 from trainer.data.dataset import Part, Sample
-from trainer.data.files import inside
+from trainer.data.files import inside, some
 from trainer.errors import DataError, nearest
 from trainer.seeds import derive
 
@@ -146,25 +146,22 @@ def _check_groups(path: Path, lines: dict[int, Row]) -> None:
 Fractions = Mapping[Part, float]
 
 
-def read_groups(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """The rows with the groups of a CSV `image,group`, where image is a file name, its stem, or `source/` and either.
+def read_groups(path: Path, rows: Sequence[Row], root: Path | None = None) -> list[Row]:
+    """The rows with the groups of a CSV `image,group`; IMAGE_FORMS says how an image may be named.
 
-    A source is named wholly or not at all. Raises DataError with the line.
+    root: folder that the paths of rows start from, for images that are named by their whole path. A source is named
+    wholly or not at all. Raises DataError with the line.
     """
-    places: dict[str, list[int]] = defaultdict(list)
-    for at, row in enumerate(rows):
-        name = PurePosixPath(row.image)
-        for word in {name.name, name.stem}:
-            places[word].append(at)
-            places[f"{row.source}/{word}"].append(at)
+    places = _image_names(rows, root)
     groups: dict[int, str] = {}
     for line, image, group in _group_lines(path):
-        matches = places.get(image, [])
+        matches = sorted(places.get(image.removeprefix("./"), ()))
         if len(matches) != 1:
             several = (
-                f"is in {', '.join(sorted({rows[at].source for at in matches}))}: write source/image"
+                f"stands for {len(matches)} images ({some([rows[at].image for at in matches])}): write source/image, "
+                "or more of its path"
                 if matches
-                else "is in no given folder"
+                else f"is none of the {len(rows)} images, such as {rows[0].image}; an image is named by {IMAGE_FORMS}"
             )
             raise DataError(f"{path}, line {line}: image {image!r} {several}")
         if groups.setdefault(matches[0], group) != group:
@@ -175,6 +172,25 @@ def read_groups(path: Path, rows: Sequence[Row]) -> list[Row]:
             lost = next(row.image for at, row in enumerate(rows) if row.source == source and at not in groups)
             raise DataError(f"{path}: names {named[source]} of the {count} images of {source}; without a group: {lost}")
     return [replace(row, group=groups.get(at, row.group)) for at, row in enumerate(rows)]
+
+
+IMAGE_FORMS = "its file name, source/name, or its path as in the split file or from /, each with or without ending"
+"""How a CSV of groups may name an image."""
+
+
+def _image_names(rows: Sequence[Row], root: Path | None) -> Mapping[str, set[int]]:
+    """The rows that each name may stand for."""
+    places: dict[str, set[int]] = defaultdict(set)
+    for at, row in enumerate(rows):
+        path = PurePosixPath(row.image)
+        # Every end of the path, so that it may start at the root, at the source, or at the folder of images.
+        names = {"/".join(path.parts[start:]) for start in range(len(path.parts))} | {f"{row.source}/{path.name}"}
+        if root is not None:
+            names.add((root / path).as_posix())
+        for name in names:
+            places[name].add(at)
+            places[name.removesuffix(path.suffix)].add(at)
+    return places
 
 
 def assign(rows: Sequence[Row], linked: Sequence[tuple[int, int]], *, seed: int, fractions: Fractions) -> list[Row]:

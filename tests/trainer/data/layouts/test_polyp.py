@@ -20,8 +20,9 @@ from trainer.config import PolypData
 from trainer.data import DataError, DataSet, open_data, record_opening
 from trainer.data import cache as cache_module
 from trainer.data.dataset import Opening, Part
-from trainer.data.files import file_hash, read_pair
+from trainer.data.files import file_hash
 from trainer.data.letterbox import fit_image, fit_mask, place
+from trainer.data.masks import read_pair
 from trainer.data.splits.split import Row, write_split
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")
@@ -163,8 +164,8 @@ def test_variables_are_taken_from_the_environment(tmp_path: Path, monkeypatch: p
 
 
 def test_a_bad_file_ends_the_opening_with_its_name_and_leaves_no_cache(tmp_path: Path) -> None:
-    """A cut image in training, a mis-sized mask in validation; test images are looked at for leaks, and
-    a bad mask shows when the rows are opened."""
+    """A cut image in training, a mis-sized mask in validation; test images are looked at for leaks, and test masks for
+    their values."""
     make_set(tmp_path)
     bad = tmp_path / "S" / "images" / "8.png"
     good = bad.read_bytes()
@@ -174,7 +175,9 @@ def test_a_bad_file_ends_the_opening_with_its_name_and_leaves_no_cache(tmp_path:
     assert len(folders(tmp_path / "cache")) == 1  # training was good and stays
     bad.write_bytes(good)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "S" / "masks" / "2.png")
-    with pytest.raises(DataError, match=r"S/images/2\.png is 40 x 26 but its mask 2\.png is 5 x 5"):
+    with pytest.raises(
+        DataError, match=r"S/images/2\.png: image and mask differ .* is 40 x 26, its mask 2\.png is 5 x 5"
+    ):
         opened(tmp_path, tmp_path / "other")
     assert folders(tmp_path / "other") == []
     make_set(tmp_path)
@@ -185,9 +188,8 @@ def test_a_bad_file_ends_the_opening_with_its_name_and_leaves_no_cache(tmp_path:
         opened(tmp_path, tmp_path / "cache")
     image.write_bytes(good)
     (tmp_path / "S" / "masks" / "10.png").write_bytes(b"x")
-    data = opened(tmp_path, tmp_path / "cache")
     with pytest.raises(DataError, match=r"S/masks/10\.png: damaged"):
-        data.fitted("test", 0, OPENING)
+        opened(tmp_path, tmp_path / "cache")
 
 
 def test_a_set_without_training_rows_can_be_opened(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_the_second_opening_decodes_nothing(tmp_path: Path) -> None:
     config = PolypData(name="polyp", root=str(tmp_path), split=str(tmp_path / "s.csv"), size=32)
     for _ in range(2):
         open_data(config, cache=tmp_path / "cache", progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(n, 6) for n in range(1, 7)] + [(n, 3) for n in range(1, 4)] + [(n, 11) for n in range(1, 12)]
+    assert calls == [(n, total) for total in (11, 6, 3, 11) for n in range(1, total + 1)]
     opened(tmp_path, tmp_path / "cache", size=16)
     opened(tmp_path, tmp_path / "cache", fit="stretch")
     opened(tmp_path, tmp_path / "cache", augment="none")
@@ -357,7 +359,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     """A file stands where the folder belongs."""
     make_set(tmp_path)
     (tmp_path / "cache").write_text("x")
-    with pytest.raises(DataError, match=r"the decoded pictures cannot be kept there .*; choose another cache folder"):
+    with pytest.raises(DataError, match=r"cache: cannot be written .*; choose another cache folder"):
         opened(tmp_path, tmp_path / "cache")
 
 
@@ -371,9 +373,9 @@ def test_shipped_pictures_are_the_same_data_in_both_formats(real_data: Path, tmp
     base = "as-shipped/CVC-ClinicDB"
     tifs = [Row("C", f"{base}/Original/{s}.tif", f"{base}/Ground Truth/{s}.tif", "", "train") for s in stems]
     pngs = [Row("C", images[s], images[s].replace("/images/", "/masks/"), "", "train") for s in stems]
-    for rows in (tifs, pngs):
+    for rows, labels in ((tifs, "0-127: background, 128-255: object"), (pngs, None)):
         write_split(tmp_path / "s.csv", rows)
-        data = opened(real_data, tmp_path / "cache", split=str(tmp_path / "s.csv"), size=96)
+        data = opened(real_data, tmp_path / "cache", split=str(tmp_path / "s.csv"), size=96, labels=labels)
         arrays.append([(*data.fitted("train", i), data.native_mask("train", i)) for i in range(3)])
     for tif, png in zip(*arrays, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(tif, png, strict=True))

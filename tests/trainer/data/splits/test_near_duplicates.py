@@ -230,7 +230,7 @@ def test_a_given_split_with_alike_pictures_is_written_only_where_they_are_accept
 ) -> None:
     """Shipped folders train and test that share a picture."""
     for part, image in (("train", drawn[0]), ("test", jpeg(drawn[0], 40))):
-        for folder, content in (("images", image), ("masks", np.zeros(image.shape[:2], np.uint8))):
+        for folder, content in (("images", image), ("masks", np.full(image.shape[:2], 255, np.uint8))):
             (tmp_path / "S" / part / folder).mkdir(parents=True)
             Image.fromarray(content).save(tmp_path / "S" / part / folder / f"{part}.png")
     assert run("split", tmp_path / "S", "-o", tmp_path / "s.csv") == 2

@@ -1,0 +1,302 @@
+"""Masks as labels: which values their files hold, what each of them means, and the labels that follow.
+
+What the values of a data set mean is its `Coding`. Two values name themselves: black is the background, and the one
+other value or colour of all masks of a source is the object, be it 255, 1, or the red of a palette. Whatever is more
+than that is said by a person (`coding_from`), and a value that nobody named is an error, never rounded. JPEG alone
+does not keep values: a grey goes to the nearest that is named, where at least NEAR_SHARE of a file's pixels lie within
+NEAR of one.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.dataset import Pixels
+from trainer.data.files import BadFile, MaskPicture, orientation, read_image, read_mask_picture, shape_text, some
+from trainer.data.letterbox import IGNORED
+from trainer.errors import DataError, nearest, received
+
+BACKGROUND, OBJECT = 0, 1
+MEANINGS = {"background": BACKGROUND, "object": OBJECT, "ignored": IGNORED}
+"""What a value can mean; what is ignored is neither learned nor scored."""
+NEAR = 16
+"""Grey levels between a pixel of a JPEG and the value that was saved there, at most; rims are farther away."""
+NEAR_SHARE = 0.95
+"""Share of the pixels of a JPEG mask that lie within NEAR of a named value, at least."""
+KEPT = 256
+"""Values of a file that are counted one by one, the commonest first; a photograph has more."""
+FLAG = "--labels"
+
+_GREY = 0x010101
+_UNNAMED = 254
+_SHOWN = 5
+_ENTRY = re.compile(r"\s*(?:(\d{1,3})(?:\s*-\s*(\d{1,3}))?|#([0-9a-fA-F]{6}))\s*:\s*(\w+)\s*")
+
+
+@dataclass(frozen=True)
+class MaskValues:
+    """How many pixels of a mask have which value; a value is 0xRRGGBB, with three equal bytes where it is grey."""
+
+    counts: Mapping[int, int]
+    """Pixels by value, of the KEPT commonest."""
+    pixels: int
+    lossy: bool
+    """Whether the file is a JPEG, so that values are only near what was saved."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What the values of some masks mean: pairs of value (0xRRGGBB) and label, sorted."""
+
+    labels: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def exact(self) -> dict[int, int]:
+        """Label by value."""
+        return dict(self.labels)
+
+    @cached_property
+    def greys(self) -> NDArray[np.int64]:
+        """The grey levels that have a label, ascending."""
+        return np.array([value // _GREY for value, _ in self.labels if _is_grey(value)], np.int64)
+
+    def nearest_greys(self) -> NDArray[np.int64]:
+        """The named grey level nearest to each of 0 to 255, the lower of two."""
+        distance = np.abs(np.arange(256)[:, None] - self.greys[None, :])
+        nearest_at: NDArray[np.int64] = self.greys[distance.argmin(axis=1)]
+        return nearest_at
+
+    def table(self, *, lossy: bool) -> Pixels:
+        """The label of each grey level, (256,)."""
+        table = np.full(256, _UNNAMED, np.uint8)
+        if lossy and len(self.greys):
+            table[:] = [self.exact[int(grey) * _GREY] for grey in self.nearest_greys()]
+        for grey in self.greys:
+            table[grey] = self.exact[int(grey) * _GREY]
+        return table
+
+    def share(self, values: MaskValues, label: int = OBJECT) -> float:
+        """Share of a file's pixels that have the label, 0 to 1."""
+        table = self.table(lossy=values.lossy)
+        labelled = (
+            count
+            for value, count in values.counts.items()
+            if (table[value // _GREY] if _is_grey(value) else self.exact.get(value)) == label
+        )
+        return sum(labelled) / values.pixels
+
+    def moved(self, values: MaskValues) -> int:
+        """Pixels of a JPEG that no name fits exactly, and that go to the nearest one."""
+        return sum(count for value, count in values.counts.items() if values.lossy and value not in self.exact)
+
+    def far(self, values: MaskValues) -> float:
+        """Share of a JPEG's pixels that lie farther than NEAR from every named value, 0 to 1."""
+        away = np.abs(np.arange(256) - self.nearest_greys()) if len(self.greys) else np.full(256, 256)
+        return sum(count for value, count in values.counts.items() if away[value // _GREY] > NEAR) / values.pixels
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value:06x}={label}" for value, label in self.labels)
+
+
+BLACK_AND_WHITE = Coding(((0, BACKGROUND), (255 * _GREY, OBJECT)))
+"""Of the masks of most data sets."""
+
+
+def coding_from(text: str, field: str) -> Coding:
+    """The meaning of values as a person writes it: `0: background, 1-3: object, 255: ignored`, colours as #RRGGBB.
+
+    field: where it was written, for messages. Raises DataError.
+    """
+    labels: dict[int, int] = {}
+    for entry in text.split(","):
+        match = _ENTRY.fullmatch(entry)
+        if match is None:
+            raise DataError(f"{field} = {received(text)}: {entry.strip()!r} is no VALUE: MEANING; write {EXAMPLE}")
+        low, high, colour, meaning = match.groups()
+        if meaning not in MEANINGS:
+            raise DataError(f"{field} = {received(text)}: unknown meaning {meaning!r}{nearest(meaning, MEANINGS)}")
+        first, last = (int(colour, 16),) * 2 if colour else (int(low), int(high or low))
+        if not colour and not first <= last <= 255:
+            raise DataError(f"{field} = {received(text)}: {entry.strip()!r}: values go from 0 to 255")
+        for value in (first,) if colour else range(first * _GREY, last * _GREY + 1, _GREY):
+            if labels.setdefault(value, MEANINGS[meaning]) != MEANINGS[meaning]:
+                raise DataError(f"{field} = {received(text)}: {value_text(value)} has two meanings; keep one")
+    for meaning, label in (("background", BACKGROUND), ("object", OBJECT)):
+        if label not in labels.values():
+            raise DataError(f"{field} = {received(text)}: no value is the {meaning}; write {EXAMPLE}")
+    return Coding(tuple(sorted(labels.items())))
+
+
+EXAMPLE = "'0: background, 1-3: object, 255: ignored' (colours as '#800000: object')"
+
+
+def read_values(path: Path) -> MaskValues:
+    """The values of a mask. Raises DataError."""
+    return values_of(read_mask_picture(path))
+
+
+def values_of(mask: MaskPicture) -> MaskValues:
+    """The values of a mask that was read."""
+    pixels = mask.pixels
+    if pixels.ndim == 2:
+        counts = np.bincount(pixels.ravel(), minlength=256)
+        return MaskValues({int(v) * _GREY: int(counts[v]) for v in np.flatnonzero(counts)}, pixels.size, mask.lossy)
+    colours, counts = np.unique(_colours(pixels), return_counts=True)
+    commonest = sorted(zip(counts.tolist(), colours.tolist(), strict=True), reverse=True)[:KEPT]
+    return MaskValues({colour: count for count, colour in commonest}, int(counts.sum()), mask.lossy)
+
+
+def labels_of(mask: MaskPicture, coding: Coding, path: Path) -> Pixels:
+    """(H, W) labels of a mask that was read. Raises DataError for a value that the coding does not name."""
+    pixels = mask.pixels
+    if pixels.ndim == 2:
+        labels = coding.table(lossy=mask.lossy)[pixels]
+    else:
+        colours, at = np.unique(_colours(pixels), return_inverse=True)
+        table = np.array([coding.exact.get(int(colour), _UNNAMED) for colour in colours], np.uint8)
+        labels = table[at.reshape(pixels.shape[:2])]
+    if (labels == _UNNAMED).any():
+        raise BadFile(path, f"the mask holds values that nobody named; expected {meaning_text(coding)}")
+    return np.ascontiguousarray(labels)
+
+
+def read_mask(path: Path, coding: Coding = BLACK_AND_WHITE) -> Pixels:
+    """(H, W) labels: 0 background, 1 object, 255 ignored. Raises DataError."""
+    return labels_of(read_mask_picture(path), coding, path)
+
+
+def read_pair(image: Path, mask: Path, coding: Coding = BLACK_AND_WHITE) -> tuple[Pixels, Pixels]:
+    """Image (H, W, 3) and labels (H, W) of equal size. Raises DataError."""
+    pixels, labels = read_image(image), read_mask(mask, coding)
+    refuse_other_size(image, pixels, mask, labels)
+    return pixels, labels
+
+
+def refuse_other_size(image: Path, pixels: Pixels, mask: Path, labels: Pixels) -> None:
+    """Raise DataError where a mask has not the size of its image."""
+    if pixels.shape[:2] == labels.shape[:2]:
+        return
+    detail = f"{image.name} is {shape_text(pixels)}, its mask {mask.name} is {shape_text(labels)}, width x height"
+    turned = orientation(image)
+    if turned > 4 and pixels.shape[:2] == labels.shape[1::-1]:
+        detail += f"; the image carries EXIF orientation {turned}: save it upright without that tag"
+    raise BadFile(image, "image and mask differ in size", detail)
+
+
+def coding_of(
+    masks: Mapping[str, MaskValues], source: str, *, given: Coding | None = None, remedy: str = FLAG
+) -> Coding:
+    """The meaning of a source's masks, by name: what is given, or what two values say by themselves.
+
+    remedy: where a person says what values mean. Raises DataError with values, shares and files, where a value has no
+    name.
+    """
+    coding = given or _named_by_themselves(masks.values())
+    odd = [name for name, values in masks.items() if not _covered(values, coding)]
+    if odd:
+        raise DataError(_unnamed(masks, odd, coding, source, given is not None, remedy))
+    return coding
+
+
+def _named_by_themselves(masks: Iterable[MaskValues]) -> Coding:
+    """Black, and the one other value that most lossless masks hold, else the commonest bright one of the JPEGs."""
+    files: Counter[int] = Counter()
+    bright: Counter[int] = Counter()
+    for values in masks:
+        if values.lossy:
+            # Below, the pixels near the two values could not be told apart.
+            bright.update({value // _GREY: count for value, count in values.counts.items() if value > 2 * NEAR * _GREY})
+        else:
+            others = [value for value in values.counts if value]
+            # A file with several values says nothing of what one of them means.
+            files.update(others if len(others) == 1 else ())
+    if files:
+        return Coding(((0, BACKGROUND), (max(files, key=lambda value: (files[value], value)), OBJECT)))
+    commonest = max(bright, key=lambda grey: (bright[grey], grey), default=255)
+    top = commonest if commonest < 255 - NEAR else 255
+    return Coding(((0, BACKGROUND), (top * _GREY, OBJECT)))
+
+
+def _covered(values: MaskValues, coding: Coding) -> bool:
+    if values.lossy:
+        return coding.far(values) <= 1 - NEAR_SHARE
+    return all(value in coding.exact for value in values.counts)
+
+
+def _unnamed(
+    masks: Mapping[str, MaskValues], odd: Sequence[str], coding: Coding, source: str, given: bool, remedy: str
+) -> str:
+    """The one line: what the masks hold, in which files, and how to say what it means."""
+    pooled: Counter[int] = Counter()
+    holders: Counter[int] = Counter()
+    for name in odd:
+        pooled.update(masks[name].counts)
+        holders.update(masks[name].counts.keys())
+    total = sum(masks[name].pixels for name in odd)
+    most = [value for value, _ in pooled.most_common(_SHOWN)]
+    shares = ", ".join(
+        f"{value_text(value)} ({pooled[value] / total:.2%}"
+        + (")" if holders[value] == len(odd) else f", in {holders[value]} of them)")
+        for value in sorted(most)
+    )
+    more = f" and {len(pooled) - len(most)} other values" if len(pooled) > len(most) else ""
+    lossy = all(masks[name].lossy for name in odd)
+    far = f"are JPEGs of which more than {1 - NEAR_SHARE:.0%} is near no named value"
+    why = far if lossy else "hold values that nobody named"
+    photographs = all(len(masks[name].counts) == KEPT for name in odd) or (lossy and len(pooled) > 200)
+    hint = "; are they images in the masks' place?" if photographs else ""
+    named_as = f"; {meaning_text(coding)}" if given or len(odd) < len(masks) else ""
+    return (
+        f"{source}: {len(odd)} of {len(masks)} masks {why}: {shares}{more} ({some(odd)}){named_as}{hint}; "
+        f"say what each value means, such as {remedy} {_suggested(sorted(pooled))}; two classes are trained, so that "
+        "several values may be object"
+    )
+
+
+def _suggested(values: Sequence[int]) -> str:
+    """What a person could have meant, to be corrected."""
+    if len(values) > 2 * _SHOWN and all(map(_is_grey, values)):
+        return '"0-127: background, 128-255: object"'
+    void = 255 * _GREY if len(values) > 2 and 255 * _GREY in values and all(map(_is_grey, values)) else None
+    meanings = ["ignored" if value == void else "object" if value else "background" for value in values[: 2 * _SHOWN]]
+    if "background" not in meanings:
+        meanings[0] = "background"
+    shown = ", ".join(f"{value_text(value)}: {meaning}" for value, meaning in zip(values, meanings, strict=False))
+    return f'"{shown}"'
+
+
+def meaning_text(coding: Coding) -> str:
+    """What a coding names, for messages: `0 is background, 255 object`."""
+    by_label = {
+        meaning: [value for value, label in coding.labels if label == known] for meaning, known in MEANINGS.items()
+    }
+    return ", ".join(f"{_values_text(values)} is {meaning}" for meaning, values in by_label.items() if values)
+
+
+def value_text(value: int) -> str:
+    """A grey level as a number, a colour as #RRGGBB."""
+    return str(value // _GREY) if _is_grey(value) else f"#{value:06x}"
+
+
+def _values_text(values: Sequence[int]) -> str:
+    shown = [value_text(value) for value in values]
+    if len(values) > 1 and all(later - value == _GREY for value, later in pairwise(values)):
+        return f"{shown[0]}-{shown[-1]}"
+    return " ".join(shown[: 2 * _SHOWN]) + (" ..." if len(shown) > 2 * _SHOWN else "")
+
+
+def _is_grey(value: int) -> bool:
+    return value % _GREY == 0 and value <= 255 * _GREY
+
+
+def _colours(pixels: Pixels) -> NDArray[np.int32]:
+    """(H, W, 3) RGB as (H, W) 0xRRGGBB."""
+    wide = pixels.astype(np.int32)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
