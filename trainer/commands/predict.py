@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Ready
     from trainer.config import Precision
     from trainer.evaluation.metrics import Scores
-import sys
 from collections.abc import Callable
 
 from PIL import Image
 
-from trainer.data.files import SUFFIXES, read_image
+from trainer.data.file_check import summarised
+from trainer.data.files import SUFFIXES, listed_pictures, read_image
 from trainer.errors import DataError, on_stderr, one_line
 from trainer.evaluation.case_figures import overlay
 
@@ -202,15 +202,17 @@ def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) 
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; give one that holds pictures")
-    files = sorted(file for file in images.iterdir() if file.suffix.lower() in SUFFIXES)
+    files, left = listed_pictures(images)
     if not files:
-        raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}")
+        unread = f"; found: {'; '.join(left)}" if left else ""
+        raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}{unread}")
     writable(output / "masks" / files[0].name)
     names = _names(files)
     counting = Counting("segmenting")
     done = seen = 0
+    bad: list[DataError] = []
     for start in range(0, len(files), BATCH):
-        batch = list(_readable(files[start : start + BATCH]))
+        batch = list(_readable(files[start : start + BATCH], bad))
         predicted = masks([image for _, image in batch]) if batch else []
         for (file, image), mask in zip(batch, predicted, strict=True):
             # Two classes as other programs expect a mask: black and white.
@@ -220,6 +222,10 @@ def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) 
         seen = min(start + BATCH, len(files))
         counting(seen, len(files))
     failed = len(files) - done
+    for line in summarised(bad):
+        on_stderr(f"error: {one_line(line)}")
+    for line in left:
+        print(f"left out  {line}")
     print(
         f"{output}  {done} masks and overlays at native size, by {by}"
         + (f"; {failed} of {len(files)} pictures could not be read" if failed else "")
@@ -227,14 +233,12 @@ def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) 
     return NOT_ALL if failed else 0
 
 
-def _readable(files: Sequence[Path]) -> Iterator[tuple[Path, Pixels]]:
+def _readable(files: Sequence[Path], bad: list[DataError]) -> Iterator[tuple[Path, Pixels]]:
     for file in files:
         try:
             yield file, read_image(file)
         except DataError as error:
-            # The line of progress on a terminal makes room.
-            clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-            on_stderr(f"{clear}error: {one_line(error)}")
+            bad.append(error)
 
 
 def _names(files: Sequence[Path]) -> dict[Path, str]:
