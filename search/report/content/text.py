@@ -286,9 +286,13 @@ def _confirmed_sure(part: ConfirmedPart) -> str:
     few = f"; fewer than {FEW_SEEDS} seeds make every interval unsure" if first.seeds < FEW_SEEDS else ""
     if not whole:
         return f"Nobody can say: an interval is not estimable of {sizes}, since {first.reason or 'they are few'}{gone}."
+    alone = sorted(
+        {s.part for s in part.scores if s.by == "all" and s.part != "validation" and s.groups == s.images > 0}
+    )
+    single = f"; every image of {', '.join(alone)} is a group of its own and taken as independent" if alone else ""
     return (
         f"The intervals hold {shown(first.confidence, 'percent')} and vary {sizes}, paired; what is shown is corrected "
-        f"for the number of claims (Holm){few}{gone}."
+        f"for the number of claims (Holm){single}{few}{gone}."
     )
 
 
