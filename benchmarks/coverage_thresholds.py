@@ -16,7 +16,7 @@ from numpy.random import Generator
 from scipy.special import ndtr
 
 from search.answer.uncertainty import Floats
-from trainer.evaluation.per_image import GRID, HALF, kept_threshold
+from trainer.evaluation.threshold import GRID, HALF, kept_threshold
 
 TEST_IMAGES = 2000
 """By which a choice is judged: so many that chance has no say."""

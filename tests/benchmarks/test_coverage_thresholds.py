@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.coverage_thresholds import KINDS, Networks, dice_of_images, rows
-from trainer.evaluation.per_image import GRID, HALF
+from trainer.evaluation.threshold import GRID, HALF
 
 
 def test_dice_falls_on_both_sides_of_the_best_threshold() -> None:

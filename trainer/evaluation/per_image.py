@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from trainer.config import DataConfig, Precision, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part, Pixels
-from trainer.evaluation.metrics import IGNORE, SCORES, PixelCounts, dice, validate
+from trainer.evaluation.metrics import IGNORE, SCORES, PixelCounts, validate
+from trainer.evaluation.threshold import chosen_threshold, log_odds, margin
 from trainer.reports import PerImageResult
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
     from trainer.failures import LocalFailure
 
-GRID = tuple(step / 20 for step in range(1, 20))
-"""Thresholds among which validation chooses."""
-HALF = GRID.index(0.5)
-"""Place of the threshold that stays where no other one is shown to gain."""
 COLUMNS = (
     "dice", "iou", "precision", "recall", "hd95", "hd95_missed_as_diagonal", "brier", "area", "polyps", "missed",
     "false_positives",
@@ -110,47 +107,6 @@ def evaluate_per_image(
         return failed.fault
 
 
-def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", precision: Precision) -> float:
-    """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images.
-
-    Every rank calls it; all get the same. Raises DataError for an empty part.
-    """
-    import torch
-
-    edges = torch.tensor([_log_odds(threshold) for threshold in GRID], device=ranks.device)
-    bins = len(GRID) + 1
-    total = len(data.samples("validation"))
-    counts = torch.zeros(total, 2 * bins, dtype=torch.float64, device=ranks.device)
-
-    def hear(index: int, logits: "Tensor") -> None:
-        truth = torch.from_numpy(data.native_mask("validation", index).copy()).to(logits.device)
-        above = torch.bucketize(margin(logits), edges) + bins * ((truth > 0) & (truth != IGNORE))
-        counts[index] = torch.bincount(above[truth != IGNORE], minlength=2 * bins).double()
-
-    validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
-    histogram = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, 2, bins)
-    # At threshold i, the bins above i are said to be foreground.
-    above = np.flip(np.cumsum(np.flip(histogram, axis=2), axis=2), axis=2)[:, :, 1:]
-    fp, tp = above[:, 0], above[:, 1]
-    fn = histogram[:, 1].sum(axis=1)[:, None] - tp
-    return kept_threshold(dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))))
-
-
-def kept_threshold(scores: NDArray[np.float64]) -> float:
-    """The threshold by the scores of images at each of GRID, (images, thresholds), higher is better.
-
-    The one with the best mean, of equals the one nearest 0.5, if its mean gain over 0.5 is more than the standard error
-    of that gain over the images (paired); else 0.5. The best of 19 on a few images is in part luck, and a network that
-    is no better for it must not become worse. One image shows nothing. The rule is the same for every network and seed.
-    """
-    means = scores.mean(axis=0)
-    best = max(range(len(GRID)), key=lambda i: (means[i], -abs(GRID[i] - 0.5)))
-    gains = scores[:, best] - scores[:, HALF]
-    if len(gains) < 2 or float(gains.mean()) <= float(gains.std(ddof=1)) / math.sqrt(len(gains)):
-        return GRID[HALF]
-    return GRID[best]
-
-
 def measured(
     network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float, precision: Precision
 ) -> PerImageResult:
@@ -195,12 +151,6 @@ def measured(
     )
 
 
-def margin(logits: "Tensor") -> "Tensor":
-    """Log-odds (height, width) of the foreground, all classes but the first, from logits (classes, height, width)."""
-    # With two classes it is exact, so that a threshold of 0.5 says what the greater logit says.
-    return (logits[1] if len(logits) == 2 else logits[1:].logsumexp(0)) - logits[0]
-
-
 def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) -> Row:
     """COLUMNS of one image from the log-odds of its foreground and its labels, both (height, width); 255 is left out.
 
@@ -215,7 +165,7 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     from scipy.special import expit
 
     valid = truth != IGNORE
-    true, predicted = (truth > 0) & valid, (odds > _log_odds(threshold)) & valid
+    true, predicted = (truth > 0) & valid, (odds > log_odds(threshold)) & valid
     tp, fp = float((true & predicted).sum()), float((predicted & ~true).sum())
     fn, pixels = float((true & ~predicted).sum()), float(valid.sum())
     counts = PixelCounts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
@@ -251,7 +201,3 @@ def hd95(true: Mask, predicted: Mask) -> float:
     first, second = (mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (true, predicted))
     distances = [ndimage.distance_transform_edt(~to)[here] for here, to in ((first, second), (second, first))]
     return float(np.percentile(np.concatenate(distances), 95))
-
-
-def _log_odds(probability: float) -> float:
-    return math.log(probability / (1 - probability))

@@ -23,15 +23,13 @@ from trainer.engine.cohort import Cohort
 from trainer.evaluation.metrics import validate
 from trainer.evaluation.per_image import (
     COLUMNS,
-    GRID,
     FinalEvaluation,
     Place,
-    chosen_threshold,
     hd95,
     image_columns,
-    kept_threshold,
     measured,
 )
+from trainer.evaluation.threshold import GRID, chosen_threshold, kept_threshold
 from trainer.reports import EpochReport, PerImageResult
 
 OPENING = Opening("me@here", "2026-01-01T00:00:00+00:00", "a test")
