@@ -104,7 +104,7 @@ class Teacher(Frozen):
 
     def placeless(self) -> dict[str, Any]:
         """The settings as JSON values, without those that change no logit: where files lie, and the floor."""
-        return self.model_dump(mode="json", exclude={"checkpoint", "min_dice"})
+        return self.model_dump(mode="json", exclude={"checkpoint", "min_dice", "trust"})
 
 
 class WeightsTeacher(Teacher):
@@ -133,7 +133,12 @@ class ExportedTeacher(Teacher):
     """A whole network in a file: ONNX (the `onnx` extra) or a torch.export program (.pt2). It has no taps."""
 
     name: Literal["onnx", "export"]
-    checkpoint: str | None = Field(default=None, description="the file; open only what you trust")
+    checkpoint: str | None = Field(default=None, description="the file")
+    trust: bool = Field(
+        default=False,
+        exclude_if=lambda trust: not trust,  # runs of before have no such key
+        description="whether the maker of a .pt2 file is trusted: opening one may run code that it holds",
+    )
     output: Literal["logits", "probabilities"] = Field(
         description="what it returns: one channel is the foreground's (sigmoid), several are the classes' (softmax)"
     )

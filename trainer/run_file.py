@@ -14,7 +14,7 @@ from trainer.config import Replay, RunConfig
 from trainer.config_paths import Table, nest, setting
 from trainer.errors import UserError, explain, nearest, received
 
-PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice")
+PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice", "teacher.trust")
 """Values of [run] that change no number of a training: setting these keeps the promise of a replay.
 
 The hash of the data covers every image, mask, part and group, the hash of the teacher its weights, and the floor only

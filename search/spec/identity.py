@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from models.config import EnsembleTeacher, SmpNetwork
+from models.config import EnsembleTeacher, ExportedTeacher, SmpNetwork
 from search.spec.arms import Arm
 from search.spec.config import Front, Limits, Objective
 from search.spec.space import Parameter
@@ -68,6 +68,8 @@ def _chosen_inputs(arm: Arm) -> Table:
 def run_document(run: RunConfig) -> Table:
     """A run with defaults filled in and without places."""
     table = run.model_dump(mode="json")
+    if isinstance(run.teacher, ExportedTeacher):
+        table["teacher"].pop("trust", None)  # absent, as in documents from before there was such a word
     if isinstance(run.teacher, EnsembleTeacher):
         table["teacher"]["members"] = [member.placeless() for member in run.teacher.members]
     flat = flatten(table)

@@ -182,6 +182,11 @@ def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Ope
 
 def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> OpenedTeacher:
     path = located(config)
+    if config.name == "export" and not config.trust:
+        raise CheckpointError(
+            f"teacher.trust: missing; opening {path} may run code that is in it: set trust = true in [run.teacher] for "
+            "a file whose maker you trust, or bring the network as ONNX or safetensors weights, which hold data alone"
+        )
     opener = open_onnx if config.name == "onnx" else open_export
     program = opener(path, config.take, channels=data.channels, device=device)
     network = Exported(program, config, channels=data.channels, classes=data.classes, where=str(path))

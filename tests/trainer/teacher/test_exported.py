@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from search.spec.identity import run_document
 from trainer.data.stream import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
@@ -100,6 +101,21 @@ class TestExported:
         logits = logits_of(taught_by(onnx_table(tmp_path / "t.pt2", take="1")), data, images)
         assert torch.allclose(logits[:, 1], bytes_network(images), atol=1e-3)
         assert "numbered from 0" in refusal(lambda: logits_of(taught_by(onnx_table(tmp_path / "t.pt2")), data, images))
+
+    def test_a_program_that_may_run_code_is_opened_only_where_its_maker_is_trusted(
+        self, data, tmp_path, monkeypatch, taught_by, refusal, onnx_table
+    ):
+        """And trust is no part of what a run is: the file is known by its content."""
+        (tmp_path / "t.pt2").write_bytes(b"PK")
+        run, trusted = (taught_by(onnx_table(tmp_path / "t.pt2", trust=trust)) for trust in (False, True))
+        monkeypatch.setattr(torch.export, "load", lambda *_: pytest.fail("it was opened"))
+        text = refusal(lambda: opened.opened(run, data, device=CPU))
+        assert text.startswith("teacher.trust: missing; opening ")
+        assert "ONNX" in text
+        assert run_document(run) == run_document(trusted)
+        assert "trust" not in run.model_dump()["teacher"]
+        assert run.teacher is not None
+        assert run.teacher.placeless() == trusted.teacher.placeless()
 
     def test_methods_on_taps_are_refused_before_anything_runs(self, tmp_path, taught_by, onnx_table):
         run = taught_by(onnx_table(tmp_path / "t.onnx"), method="at", losses={"ce": {}, "at": {"taps": ["enc1"]}})
