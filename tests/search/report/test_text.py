@@ -91,6 +91,17 @@ def test_few_seeds_and_few_groups_are_said(made: Report, synthetic: Make, change
     assert "[" not in " ".join(groups.answer[:3])
 
 
+def test_images_that_count_as_independent_are_said(made: Report, synthetic: Make, confirmed_study: Make) -> None:
+    """Of a source of which no patient joins two images; others are not spoken of."""
+    found = synthetic(0.02)
+    assert "taken as independent" not in confirmed_study(made, found).studies[0].answer[2]
+    findings = tuple(
+        replace(each, groups=each.images) if each.part == "ETIS-LaribPolypDB" else each for each in found.findings
+    )
+    said = confirmed_study(made, replace(found, findings=findings)).studies[0].answer[2]
+    assert "; every image of ETIS-LaribPolypDB is a group of its own and taken as independent" in said
+
+
 def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> None:
     study = made.studies[0]
     assert study.answer[0].startswith("Unconfirmed")
