@@ -147,6 +147,8 @@ def _split(args: argparse.Namespace) -> int:
     )
     drawn.write(args.output)
     drawn.report(args.output, root)
+    if args.labels is not None:
+        print(f"for the study file, below [run.data]: labels = {json.dumps(args.labels, ensure_ascii=False)}")
     return 0
 
 
@@ -184,8 +186,6 @@ class DrawnSplit:
             print(f"{listed}  all of them; those that were not in a given split are kept in one part")
         digest, seed = file_hash(output), self.how["seed"]
         print(f"{output}  {len(self.rows)} images, seed {seed}, sha256 {digest[:8]}...; paths start at {root}")
-        if self.how.get("labels"):
-            print(f"for the study file, below [run.data]: labels = {json.dumps(self.how['labels'])}")
 
 
 def draw_split(

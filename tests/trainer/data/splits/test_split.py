@@ -587,7 +587,9 @@ def test_original_layouts_are_split(real_data: Path, tmp_path: Path, capsys: pyt
     named = re.search(r'--labels "(.*?)"', said)
     assert named is not None
     assert run(*words, "--labels", named[1]) == 0
-    assert "masks of Kvasir-SEG: 4 are JPEGs; 0." not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "masks of Kvasir-SEG: 0-127 is background, 128-255 is object; the object has" in said
+    assert f'for the study file, below [run.data]: labels = "{named[1]}"' in said
     assert Counter(row["source"] for row in read(tmp_path / "s.csv")) == {
         "Kvasir-SEG": 4,
         "CVC-ClinicDB": 3,
