@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from search.samplers.front import FrontChoice, choice_of
 from search.samplers.storage_view import same_choice, study_recorded, study_through
-from trainer.errors import nearest
+from trainer.errors import counted, nearest
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PrunerSettings:
         if self.name in ("halving", "hyperband") and self.first_rung() > self.epochs:
             field = "min_epochs" if self.min_epochs > self.warmup_epochs else "warmup_epochs"
             value = getattr(self, field)
-            raise ValueError(f"pruner.{field}: {value} leaves no rung within {self.epochs} epochs; lower it")
+            raise ValueError(f"pruner.{field}: {value} leaves no rung within {counted(self.epochs, 'epoch')}; lower it")
 
     def first_rung(self) -> int:
         """The epoch of the first rung of halving, and of hyperband's most impatient bracket."""

@@ -26,7 +26,8 @@ class Pictures(Frozen):
     size: PositiveInt = Field(
         default=352,
         le=MOST_PIXELS,
-        description="side of the network's input in pixels, a multiple of the networks' strides: 32 suits all",
+        description="side of the network's input in pixels, a multiple of the networks' strides: multiples of 32 suit "
+        "every network",
     )
     fit: Literal["letterbox", "stretch"] = Field(
         default="letterbox", description="letterbox keeps the sides' ratio and pads; stretch fills the square"

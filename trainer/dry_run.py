@@ -82,6 +82,7 @@ def _network(
     if pictures.size % network.stride:
         near = max(round(pictures.size / network.stride), 1) * network.stride
         raise ValueError(
-            f"data.size = {pictures.size}: the {role} {config.name} takes multiples of {network.stride}; try {near}"
+            f"data.size = {pictures.size}: the {role} {config.name} takes multiples of {network.stride}; try {near} "
+            "(multiples of 32 suit every network)"
         )
     return network

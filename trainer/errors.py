@@ -44,6 +44,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return listed(name, sorted(set(known)))
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`: a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def received(value: object) -> str:
     """A value as a message shows it."""
     text = repr(value)
@@ -51,13 +56,15 @@ def received(value: object) -> str:
 
 
 def explain(error: ValidationError, where: str, *, under: str = "", model: type[BaseModel] | None = None) -> str:
-    """The first mistake of a validation in one line, and how many more there are.
+    """The first mistake of a validation in one line, an unknown key before all others, and how many more there are.
 
     where: the file (or other origin) that the values came from. under: the dotted path of the validated table in it,
     such as "run". model: the validated class; found by its name among the configurations where not given.
     """
     mistakes = error.errors(include_url=False)
-    text = f"{where}: {_message(mistakes[0], model or _model_named(error.title), under)}"
+    # A mistyped key is also missing under its right name: the key that is there says more.
+    first = next((each for each in mistakes if each["type"] == "extra_forbidden"), mistakes[0])
+    text = f"{where}: {_message(first, model or _model_named(error.title), under)}"
     return one_line(text if len(mistakes) == 1 else f"{text} (and {len(mistakes) - 1} more)")
 
 

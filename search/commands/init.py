@@ -23,7 +23,7 @@ from trainer.data.file_check import CheckedPair
 from trainer.data.splits.folders import Pattern, find_pairs, find_sets, pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, mask_lines, refuse_empty_parts
 from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
-from trainer.errors import UserError
+from trainer.errors import UserError, counted
 from trainer.repository import escaped
 
 
@@ -120,7 +120,7 @@ validate   = {{ from = {first}, every = 1 }}   # epochs that are scored: not the
 name    = "polyp"            # pictures with masks of two classes, listed in a split file
 root    = {root}   # paths in the split file start here; may begin with a $VARIABLE, and $$ is a dollar
 split   = {split}   # which picture trains, validates and tests; from the folder where commands are typed
-{labels}size    = {size:<4}               # pictures are brought to size x size, a multiple of 32; half is 4x as fast
+{labels}size    = {size:<4}               # pictures are brought to size x size; multiples of 32 suit every network
 augment = "standard"         # none | flips | standard | strong
 
 [run.teacher]                # trained once, before the search:  {teach}
@@ -210,7 +210,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group()
     target.add_argument("-o", "--output", type=Path, metavar="FILE", help="the study file (default: studies/NAME.toml)")
     target.add_argument("--name", help="the study's name (default: that of the folder)")
-    parser.add_argument("--size", type=int, help=f"side of the network's input, a multiple of {STRIDE} (default: fits)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        help=f"side of the network's input; multiples of {STRIDE} suit all networks (default: fits)",
+    )
     parser.add_argument(
         "--epochs", type=int, help="of a run; first scored and first pruned epoch follow from it (default: fits)"
     )
@@ -227,7 +231,7 @@ def main(args: argparse.Namespace) -> int:
     """Look at the folder, write split and study, and say what comes next. Raises UserError, DataError."""
     if args.size is not None and (args.size < STRIDE or args.size % STRIDE):
         near = max(STRIDE, round(args.size / STRIDE) * STRIDE)
-        raise UserError(f"--size = {args.size}: a multiple of {STRIDE}, for the networks' strides; try {near}")
+        raise UserError(f"--size = {args.size}: multiples of {STRIDE} suit every network; try {near}")
     for name in ("epochs", "trials"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -384,7 +388,7 @@ def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
     spread = f"{sides[0]} to {sides[-1]}" if sides[0] < sides[-1] else str(sides[0])
     print(
         f"{places.study}  pictures of {spread} pixels on the longer side, brought to {draft.size} x {draft.size}; "
-        f"batches of {draft.batch_size}, {draft.epochs} epochs"
+        f"batches of {draft.batch_size}, {counted(draft.epochs, 'epoch')}"
     )
     few = {part: draft.counts[part] for part in ("validation", "test") if draft.counts[part] < COARSE}
     if few:

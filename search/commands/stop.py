@@ -78,7 +78,10 @@ def _answer(row: SearchRow, wish: str, *, ended: bool) -> str:
     if row.closed:
         return f"closed for good already{'' if ended else '; ' + WISHES[wish]}"
     if ended:
-        return "has ended already; a raised budget changes nothing either before: stop --undo"
+        return (
+            "has ended already; the wish to stop stays, so to go on later with a larger budget, first take it back: "
+            "stop --undo"
+        )
     return WISHES[wish]
 
 

@@ -26,7 +26,7 @@ from search.storage.url import add_storage
 from trainer.cli.progress import Counting
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.dataset import Part
-from trainer.errors import one_line
+from trainer.errors import counted, one_line
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
@@ -204,7 +204,8 @@ def _notes_of(arm: Arm) -> Iterator[str]:
         if steps[0] == "losses" and steps[1] in NEEDS_TEACHER and unused and "method" not in dict(p.when):
             yield f"{arm.name}: {p.name} is drawn without effect where method is {' or '.join(unused)}; add when"
     if isinstance(arm.pruner, MedianConfig) and arm.pruner.warmup(arm.epochs) >= arm.epochs:
-        yield f"{arm.name}: pruner.warmup_epochs = {arm.pruner.warmup_epochs}: nothing is pruned in {arm.epochs} epochs"
+        epochs = counted(arm.epochs, "epoch")
+        yield f"{arm.name}: pruner.warmup_epochs = {arm.pruner.warmup_epochs}: nothing is pruned in {epochs}"
     front = next((p for p in arm.space if p.path == arm.front), None)
     if isinstance(front, Choices) and arm.trials < len(front.choices):
         yield f"{arm.name}: {arm.trials} trials for {len(front.choices)} choices of {front.path}: some get none"
@@ -286,7 +287,10 @@ def preflight_lines(facts: Found) -> list[str]:
     printed += [*_data_lines(facts), *_space_lines(facts, kd)]
     printed += [_line("sampler", _settings(kd["sampler"])), _line("pruner", _settings(kd["pruner"]))]
     printed.append(
-        _line("budget", f"{_budget(facts['budget'])}; in flight at most {kd['in_flight']} of {kd['trials']}")
+        _line(
+            "budget",
+            f"{_budget(facts['budget'])}; in flight at most {min(kd['in_flight'], kd['trials'])} of {kd['trials']}",
+        )
     )
     if kd["enqueued"]:
         printed.append(_line("enqueued", f"{len(kd['enqueued'])} first"))

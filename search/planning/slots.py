@@ -14,7 +14,7 @@ from loguru import logger
 from search.planning.network_costs import costs
 from search.spec.load import StudySpec
 from search.storage.leases import LeaseDetails
-from trainer.errors import one_line
+from trainer.errors import counted, one_line
 from trainer.profiling.slots import choose, epoch_seconds, forecast
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def line(comparison: Mapping[str, Any]) -> str:
     """`compared` as a person reads it."""
     epoch, hours = comparison["epoch_seconds"], comparison["device_hours"]
     return (
-        f"forecast of --slots auto for {comparison['epochs']} epochs: {_range(epoch['forecast'])} s a trial's epoch, "
+        f"forecast of --slots auto for {counted(comparison['epochs'], 'epoch')}: "
+        f"{_range(epoch['forecast'])} s a trial's epoch, "
         f"{_range(hours['forecast'])} device hours; took {epoch['took']:.3g} s, {hours['took']:.3g} device hours"
     )
 

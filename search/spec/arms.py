@@ -16,7 +16,7 @@ from search.spec.config import MAIN, ArmEntry, PrunerConfig, RungsConfig, Sample
 from search.spec.space import FloatRange, Parameter, Scalar, active, condition, ordered, same, shown, worlds
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
-from trainer.errors import UserError, explain, nearest, received
+from trainer.errors import UserError, counted, explain, nearest, received
 from trainer.run_file import NETWORKS, normalised_by_word
 
 
@@ -263,7 +263,7 @@ def check_pruner(arm: Arm) -> None:
     if isinstance(arm.pruner, RungsConfig) and arm.pruner.first_rung > arm.epochs:
         key = "min_epochs" if arm.pruner.min_epochs > arm.pruner.warmup_epochs else "warmup_epochs"
         value = getattr(arm.pruner, key)
-        raise UserError(f"{arm.where}: pruner.{key} = {value}: no rung within {arm.epochs} epochs; lower it")
+        raise UserError(f"{arm.where}: pruner.{key} = {value}: no rung within {counted(arm.epochs, 'epoch')}; lower it")
 
 
 def with_enqueued(arms: Sequence[Arm], entries: Sequence[Mapping[str, Any]], where: str) -> tuple[Arm, ...]:

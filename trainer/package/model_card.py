@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.config import RunConfig
+from trainer.errors import counted
 from trainer.package.inference import CARD, NETWORK, PARITY, PREPROCESSING, RUN, SUMS, WEIGHTS, Preprocessing
 
 if TYPE_CHECKING:
@@ -172,8 +173,9 @@ def _training(run: RunConfig) -> str:
         options = run.teacher.model_dump(include={"name", "width", "encoder"})
         taught = f"Distilled with `{run.method}` from {', '.join(map(str, options.values()))}."
     return (
-        f"{taught} {run.epochs} epochs, batch {run.batch_size}, {run.optim.name}, learning rate {run.optim.lr:g}, seed "
-        f"{run.seed}, {run.precision}. All of it is in `{RUN}`; `python -m trainer fit {RUN}` trains it again."
+        f"{taught} {counted(run.epochs, 'epoch')}, batch {run.batch_size}, {run.optim.name}, learning rate "
+        f"{run.optim.lr:g}, seed {run.seed}, {run.precision}. All of it is in `{RUN}`; "
+        f"`python -m trainer fit {RUN}` trains it again."
     )
 
 

@@ -254,7 +254,7 @@ def test_stop_of_an_ended_search_says_so_and_has_nothing_to_wait_for(folder: Pat
         for flags in ([], ["--now", "--wait"]):
             done = search(folder, "stop", "tiny", *flags)
             assert (done.returncode, done.stderr) == (0, "")
-            assert "tiny: has ended already" in done.stdout
+            assert "tiny: has ended already; the wish to stop stays, so to go on later" in done.stdout
             assert "held: " not in done.stdout
     finally:
         assert search(folder, "stop", "tiny", "--undo").returncode == 0

@@ -237,7 +237,7 @@ def test_what_is_missing_is_one_line(tmp_path: Path, run: Run, case: str) -> Non
     ("words", "parts"),
     [
         (["absent"], ["absent: no such folder"]),
-        (["mine", "--size", "100"], ["--size = 100", "multiple of 32", "try 96"]),
+        (["mine", "--size", "100"], ["--size = 100", "multiples of 32", "try 96"]),
         (["mine", "-o", "studies/mine.txt"], ["ends in .toml"]),
         (["mine", "--name", "a b"], ["--name 'a b'", "letters, digits"]),
         (["mine", "--trials", "0"], ["--trials = 0", "at least 1"]),

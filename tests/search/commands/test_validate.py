@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import models
+from search.__main__ import main
 from search.commands import validate
 from search.commands.simulate import simulated_identity
 from search.commands.validate import preflight
@@ -311,3 +313,15 @@ class TestLimits:
         assert sorted(widths) == [8, 12, 16, 24]
         assert max(widths.values()) <= 5.0
         assert any(cost.arm == "pretrained" and cost.run.student.name == "smp-unet" for cost in found)
+
+
+def test_counts_are_said_as_a_person_says_them(
+    tmp_path: Path, small_study: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No more trials in flight than there are, and one epoch is no epochs."""
+    path = tmp_path / "one.toml"
+    path.write_text(small_study(epochs=1, trials=3, in_flight=8, more='[pruner]\nname = "median"\nwarmup_epochs = 1\n'))
+    assert main(["validate", str(path), "--no-data"]) == 0
+    shown = capsys.readouterr().out
+    assert "in flight at most 3 of 3" in shown
+    assert "nothing is pruned in 1 epoch\n" in shown

@@ -142,3 +142,25 @@ def test_loopback_names_and_those_that_were_given_are_answered(sqlite_url: str, 
 def test_a_host_that_is_no_name_is_a_mistake(given: str) -> None:
     with pytest.raises(UserError, match=r"--allow-host .*: give a name or an address alone"):
         _hosts("127.0.0.1", [given])
+
+
+def test_the_page_lists_the_newest_search_first_and_its_main_study_before_the_others(sqlite_url: str) -> None:
+    """The page itself turns the list that it gets round."""
+    opened = open_storage(sqlite_url)
+    for name in (
+        "old",
+        "old.no-kd",
+        "new",
+        "new.no-kd",
+        "old.confirm",
+        "new.confirm",
+        "new.confirm.control-1",
+        "newer",
+    ):
+        optuna.create_study(study_name=name, storage=opened.storage)
+    listed = json_of(Guarded(Unmixed(opened, wsgi), "none"), "/api/studies")["study_summaries"]
+    opened.engine.dispose()
+    assert [study["study_name"] for study in reversed(listed)] == [
+        *("newer", "new", "new.no-kd", "new.confirm", "new.confirm.control-1"),
+        *("old", "old.no-kd", "old.confirm"),
+    ]

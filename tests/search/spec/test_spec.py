@@ -316,7 +316,7 @@ BAD_TABLES = [
     ({"trials = 10": "trials = 0"}, "", ["budget.trials = 0", "greater than 0"]),
     ({"trials = 10": 'trials = 10\nwall = "soon"'}, "", ["budget.wall", "'soon'", "12h"]),
     ({"trials = 10": "trails = 10"}, "", ["budget", "trials"]),
-    ({"epochs = 10": "epoch = 10"}, "", ["run.epochs: missing"]),
+    ({"epochs = 10": "epoch = 10"}, "", ["run.epoch = 10", "unknown key", "nearest: epochs"]),
     ({"epochs = 10": "epochs = 10\nepoch = 3"}, "", ["run.epoch = 3", "nearest: epochs"]),
     ({"epochs = 10": 'epochs = 10\n"student.width" = 4'}, "", ["run.student.width = 8", "given twice"]),
     ({"epochs = 10": 'epochs = 10\n"a..b" = 4'}, "", ["run.a..b", "empty part"]),
@@ -326,6 +326,7 @@ BAD_TABLES = [
         ["run.student.name = 'unett'", "nearest: unet"],
     ),
     ({}, "[samplr]\nname = 'tpe'", ["samplr", "unknown key", "nearest: sampler"]),
+    ({"[budget]": "[budgett]"}, "", ["budgett = {", "unknown key", "nearest: budget"]),
     ({}, '[sampler]\nname = "tpee"', ["sampler.name = 'tpee'", "known: random, tpe", "nearest: tpe"]),
     (
         {},
