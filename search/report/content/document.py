@@ -109,6 +109,9 @@ class Arm(Frozen):
     expected: tuple[Expected, ...]
     importance: tuple[Importance, ...]
     importance_trials: int
+    importance_unknown: str | None = Field(
+        default=None, description="why nothing can be told of the importance; none where it can, or in older reports"
+    )
     pruned_at: tuple[tuple[int, int], ...] = Field(description="(epoch, trials that were pruned there)")
     rungs: tuple[Rung, ...]
     edges: tuple[Edge, ...]

@@ -28,6 +28,7 @@ from search.report.content.statistics import (
     edges_of,
     expected_best,
     importance_of,
+    importance_unknown,
     pruned_at,
     rungs_of,
 )
@@ -136,6 +137,7 @@ def _arm(rows: SearchSnapshot, arm: ArmRow, counts: ArmProgress, dots: Sequence[
         expected=tuple(Expected(n=n, score=score) for n, score in curve(scores, maximize=rows.maximize)),
         importance=tuple(Importance(parameter=p, share=s, low=low, high=high) for p, s, low, high in shares),
         importance_trials=judged,
+        importance_unknown=None if shares or not trials else importance_unknown(judged),
         pruned_at=tuple(pruned_at(leases)),
         rungs=tuple(Rung(epoch=e, trials=n, correlation=c) for e, n, c in rungs_of(leases, trials, choices)),
         edges=tuple(

@@ -168,12 +168,16 @@ FEWEST_FOR_IMPORTANCE = 20
 REDRAWN = 40
 """Sets of trials, drawn with replacement, from which the spread is taken."""
 
+_SAYS_NOTHING = "Parameter importances will be equal"
+"""What Optuna warns of where too few trials, or their ties, leave nothing to compare."""
+
 Found = list[tuple[str, float, float, float]]
 
 
 def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> tuple[Found, int]:
     """((parameter, share, low, high), largest first) and how many trials were judged; nothing for fewer than
-    FEWEST_FOR_IMPORTANCE.
+    FEWEST_FOR_IMPORTANCE, nor where the best tenth cannot be told from the others: all scores tie, or nearly all, so
+    that it is so in more than a tenth of the sets drawn anew.
 
     PED-ANOVA (Watanabe, Bansal and Hutter 2023): how far the best tenth's values differ from all trials'; parameters
     that live under a condition count by how often they do. With a front, trials are ranked within their choice of its
@@ -186,8 +190,13 @@ def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str |
     if along is not None:
         done = [t for t in quantiles_within(along)(list(trials)) if t.state == TrialState.COMPLETE]
     whole = _importances(done, maximize=maximize, along=along)
+    if not whole:
+        return [], len(done)
     draws = np.random.default_rng(0).integers(len(done), size=(REDRAWN, len(done)))
     redrawn = [_importances([done[i] for i in row], maximize=maximize, along=along) for row in draws]
+    redrawn = [shares for shares in redrawn if shares]
+    if len(redrawn) < 0.9 * REDRAWN:
+        return [], len(done)
     importances = []
     for name, share in sorted(whole.items(), key=lambda item: (-item[1], item[0])):
         spread = np.quantile([shares.get(name, 0.0) for shares in redrawn], [0.1, 0.9])
@@ -196,15 +205,26 @@ def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str |
 
 
 def _importances(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> dict[str, float]:
-    """Share by parameter, summing to 1."""
+    """Share by parameter, summing to 1; nothing where Optuna warns that its equal shares say nothing."""
     names = sorted({name for trial in trials for name in trial.params if name != along})
     study = optuna.create_study(direction="maximize" if maximize else "minimize")
     study.add_trials(trials)
-    with warnings.catch_warnings():
-        # Few trials under a condition: the spread of the redrawn sets says it in numbers.
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
         shares = optuna.importance.get_param_importances(study, params=names)
-    return {name: float(value) for name, value in shares.items()}
+    texts = [str(one.message) for one in given]
+    for one, text in zip(given, texts, strict=True):
+        # Few trials under a condition: the spread of the redrawn sets says it in numbers.
+        if _SAYS_NOTHING not in text and "importance of the parameter may be inaccurate" not in text:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return {} if any(_SAYS_NOTHING in text for text in texts) else {name: float(x) for name, x in shares.items()}
+
+
+def importance_unknown(judged: int) -> str:
+    """Why `importance_of` tells nothing of so many trials."""
+    if judged < FEWEST_FOR_IMPORTANCE:
+        return f"{judged} of the {FEWEST_FOR_IMPORTANCE} trials that it needs were trained to their end"
+    return "the scores tie, so that the best tenth cannot be told from the others"
 
 
 FEWEST_FOR_RUNGS = 8

@@ -28,7 +28,7 @@ from search.dashboard.note import write
 from search.report import command
 from search.report.content.build import report, side
 from search.report.content.document import Report
-from search.report.content.statistics import curve, edges_of, expected_best, importance_of, rungs_of
+from search.report.content.statistics import curve, edges_of, expected_best, importance_of, importance_unknown, rungs_of
 from search.report.page import page
 from search.spec.config import Confirm, Dashboard
 from search.spec.load import load
@@ -164,6 +164,32 @@ def test_importance_names_what_decides_and_how_firmly() -> None:
     assert all(0 <= low <= high <= 1 for _, _, low, high in found)
     assert found[0][2] > found[1][3], "what decides is told apart from what does not"
     assert importance_of(done[:10], maximize=True, along=None) == ([], 10)
+
+
+@pytest.mark.parametrize(
+    ("along", "score"),
+    [
+        pytest.param(None, lambda *_: 0.0, id="all"),
+        pytest.param("student.width", lambda *_: 0.0, id="all, with a front"),
+        pytest.param("student.width", lambda _lr, _name, width: float(width), id="within each size"),
+    ],
+)
+def test_of_ties_nothing_can_be_told_of_importance(along: str | None, score: Callable[..., float]) -> None:
+    """Optuna's equal shares, of which it warns, would look certain."""
+    assert importance_of(trials(60, score), maximize=True, along=along) == ([], 60)
+    assert importance_unknown(60) == "the scores tie, so that the best tenth cannot be told from the others"
+
+
+def test_one_best_trial_among_ties_tells_nothing_of_importance() -> None:
+    """More than a third of the sets drawn anew are without it."""
+    best = max(trial.params["optim.lr"] for trial in trials(60, lambda *_: 0.0))
+    assert importance_of(trials(60, lambda lr, *_: float(lr == best)), maximize=True, along=None) == ([], 60)
+
+
+def test_one_trial_along_each_choice_tells_nothing_of_importance() -> None:
+    done = trials(1, lambda *_: 0.5)
+    assert importance_of(done, maximize=True, along="student.width") == ([], 1)
+    assert importance_unknown(1) == "1 of the 20 trials that it needs were trained to their end"
 
 
 def test_an_end_of_the_space_that_the_best_trials_hit_is_named() -> None:
