@@ -7,9 +7,11 @@ warning and the end of that mirror: nothing that trains waits for it or fails by
 import argparse
 import csv
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from queue import Full, SimpleQueue
 from threading import Semaphore, Thread
@@ -27,7 +29,10 @@ CLOSE_SECONDS = 10.0
 
 
 class Mirror(Protocol):
-    """One place where figures go. Both may raise anything."""
+    """One place where figures go. All may raise anything."""
+
+    def begin(self, trial: str, epoch: int) -> None:
+        """A trial begins, or goes on, with this epoch: what is there of it and of later ones is trained again."""
 
     def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """One epoch of one trial."""
@@ -39,7 +44,7 @@ class Mirror(Protocol):
 class CsvFiles:
     """`FOLDER/TRIAL.csv` with the columns epoch, figure, value; a trial that goes on elsewhere goes on in its file.
 
-    An epoch that was trained twice, after a crash, stands there twice; the later rows count.
+    Epochs that are trained again, after a crash or by another worker, stand there once: the former rows go.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -53,11 +58,36 @@ class CsvFiles:
         with path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             if new:
-                rows.writerow(("epoch", "figure", "value"))
+                rows.writerow(_HEAD)
             rows.writerows((epoch, figure, repr(value)) for figure, value in values.items())
+
+    def begin(self, trial: str, epoch: int) -> None:
+        """The rows of this epoch and of later ones go, and a row that a crash left unfinished."""
+        path = self._folder / f"{trial}.csv"
+        if not path.exists():
+            return
+        before = self.curve(trial)
+        part = path.with_name(f"{path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(_HEAD)
+            rows.writerows(row for row in before if row[0] < epoch)
+        part.replace(path)
+
+    def curve(self, trial: str) -> list[tuple[int, str, str]]:
+        """The rows of a trial; one that a crash left unfinished is none."""
+        path = self._folder / f"{trial}.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(_HEAD) and row[0].isdecimal()]
+        return [(int(epoch), figure, value) for epoch, figure, value in rows]
 
     def close(self) -> None:
         """Every epoch closed its file."""
+
+
+_HEAD = ("epoch", "figure", "value")
 
 
 class TensorBoard:
@@ -68,10 +98,14 @@ class TensorBoard:
         self._kind: Callable[..., Any] = import_module("torch.utils.tensorboard").SummaryWriter
         self._writers: dict[str, Any] = {}
 
+    def begin(self, trial: str, epoch: int) -> None:
+        """A new event file, whose head tells readers to leave out this epoch and later ones of older files."""
+        if trial in self._writers:
+            self._writers[trial].close()
+        self._writers[trial] = self._kind(log_dir=str(self._folder / trial), purge_step=epoch)
+
     def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """A scalar for each figure at this step, on disk at once."""
-        if trial not in self._writers:
-            self._writers[trial] = self._kind(log_dir=str(self._folder / trial))
         for figure, value in values.items():
             self._writers[trial].add_scalar(figure, value, epoch)
         self._writers[trial].flush()
@@ -85,7 +119,9 @@ class TensorBoard:
 class WandB:
     """Runs of Weights & Biases, one a trial, of the project NAME, below `FOLDER/wandb`.
 
-    They stay on this machine (`wandb sync` sends them) unless WANDB_MODE says otherwise.
+    They stay on this machine (`wandb sync` sends them) unless WANDB_MODE says otherwise. A past cannot be changed:
+    a trial that trains epochs again gets a new run with its whole curve, which is kept in `FOLDER/wandb/curves` for
+    that, and the older run is removed where it lies here and was not sent yet.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -93,14 +129,34 @@ class WandB:
         self._folder, self._name = folder, name
         self._init: Callable[..., Any] = import_module("wandb").init
         self._runs: dict[str, Any] = {}
+        self._curves = CsvFiles(folder / "wandb" / "curves", name)
+
+    def begin(self, trial: str, epoch: int) -> None:
+        """A run with the epochs before this one."""
+        place = self._folder / "wandb" / "curves" / self._name / f"{trial}.run"
+        if trial in self._runs:
+            self._runs.pop(trial).finish()
+        if place.exists():
+            self._remove(Path(place.read_text(encoding="utf-8")))
+        mode = os.environ.get("WANDB_MODE", "offline")
+        run = self._init(
+            project=self._name, name=trial, group=trial, dir=str(self._folder), mode=mode, reinit="create_new"
+        )
+        place.write_text(str(Path(run.dir).parent.resolve()), encoding="utf-8")
+        self._runs[trial] = run
+        self._curves.begin(trial, epoch)
+        for step, rows in groupby(self._curves.curve(trial), key=lambda row: row[0]):
+            run.log({figure: float(value) for _, figure, value in rows}, step=step)
+
+    def _remove(self, run: Path) -> None:
+        """A run's folder, where it is one of ours and was not sent: `wandb sync` leaves a file beside what it sent."""
+        ours = run.is_relative_to((self._folder / "wandb").resolve()) and run.name.startswith("offline-run-")
+        if ours and not list(run.glob("*.synced")):
+            shutil.rmtree(run, ignore_errors=True)
 
     def write(self, trial: str, epoch: int, values: Mapping[str, float]) -> None:
         """The figures at this step."""
-        if trial not in self._runs:
-            mode = os.environ.get("WANDB_MODE", "offline")
-            self._runs[trial] = self._init(
-                project=self._name, name=trial, dir=str(self._folder), mode=mode, reinit="create_new"
-            )
+        self._curves.write(trial, epoch, values)
         self._runs[trial].log(dict(values), step=epoch)
 
     def close(self) -> None:
@@ -216,8 +272,13 @@ class _Pipe:
         mirror: Mirror | None = None
         try:
             mirror = self._made(self._folder, self._name)
+            newest: dict[str, int] = {}
             while (epoch := self._queue.get()) is not None:
                 self._room.release()
+                trial, number, _ = epoch
+                if number <= newest.get(trial, number):
+                    mirror.begin(trial, number)
+                newest[trial] = number
                 mirror.write(*epoch)
             mirror.close()
         except Exception as error:  # noqa: BLE001 - a copy of figures is worth no trial; whatever its library raises

@@ -5,6 +5,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,9 +92,77 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     assert (1, "score/dice") not in found
 
 
+AGAIN = [(epoch, 0.1) for epoch in range(1, 8)], [(5, 0.2), (6, 0.2)], [(6, 0.3), (7, 0.3)]
+"""What three workers tell of a trial, in turn: epoch and loss."""
+CURVE = [(1, 0.1), (2, 0.1), (3, 0.1), (4, 0.1), (5, 0.2), (6, 0.3), (7, 0.3)]
+
+
+def tell_again(kind: str, folder: Path, *, one_process: bool) -> None:
+    """By three workers, or by one that took the trial back twice."""
+    parts = [[point for part in AGAIN for point in part]] if one_process else AGAIN
+    for part in parts:
+        with Loggers([kind], folder, "s") as log:
+            for epoch, loss in part:
+                log.tell("kd-7", EpochReport(epoch, epoch - 1, None, {"ce": loss}, {}, False))
+
+
+@pytest.mark.parametrize("one_process", [True, False])
+def test_csv_has_epochs_that_are_trained_again_once(tmp_path: Path, one_process: bool) -> None:
+    tell_again("csv", tmp_path, one_process=one_process)
+    (path,) = (tmp_path / "s").iterdir()
+    assert [(int(epoch), float(value)) for epoch, _, value in rows(path)[1:]] == CURVE
+
+
+@pytest.mark.parametrize("epoch", [7, 8])
+def test_csv_drops_a_row_that_a_crash_cut(tmp_path: Path, epoch: int) -> None:
+    tell_again("csv", tmp_path, one_process=False)
+    path = tmp_path / "s" / "kd-7.csv"
+    path.write_text(path.read_text() + "8,loss/c")
+    with Loggers(["csv"], tmp_path, "s") as log:
+        log.tell("kd-7", EpochReport(epoch, epoch - 1, None, {"ce": 0.4}, {}, False))
+    assert [(int(row[0]), float(row[2])) for row in rows(path)[1:]] == [*CURVE[: epoch - 1], (epoch, 0.4)]
+
+
+@pytest.mark.parametrize("one_process", [True, False])
+def test_tensorboard_shows_epochs_that_are_trained_again_once(tmp_path: Path, one_process: bool) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tell_again("tensorboard", tmp_path, one_process=one_process)
+    read = accumulator.EventAccumulator(str(tmp_path / "s" / "kd-7")).Reload()
+    points = [(event.step, event.value) for event in read.Scalars("loss/ce")]
+    assert points == [(step, pytest.approx(loss)) for step, loss in CURVE]
+
+
+@pytest.mark.parametrize("one_process", [True, False])
+def test_wandb_has_one_run_with_the_whole_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_process: bool
+) -> None:
+    made: list[Any] = []
+
+    class Run:
+        def __init__(self, **options: Any) -> None:
+            self.dir = str(Path(options["dir"], "wandb", f"offline-run-{len(made)}", "files"))
+            Path(self.dir).mkdir(parents=True)
+            self.logged: list[tuple[int, float]] = []
+            made.append(self)
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            self.logged.append((step, values["loss/ce"]))
+
+        def finish(self) -> None: ...
+
+    stand_in = types.ModuleType("wandb")
+    stand_in.init = Run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    tell_again("wandb", tmp_path, one_process=one_process)
+    assert made[-1].logged == CURVE
+    assert [Path(run.dir).exists() for run in made] == [False] * (len(made) - 1) + [True]
+
+
 def test_a_mirror_that_fails_is_one_warning_and_the_others_go_on(tmp_path, monkeypatch, log):
     class Broken:
         def __init__(self, folder: Path, name: str) -> None: ...
+
+        def begin(self, trial: str, epoch: int) -> None: ...
 
         def write(self, trial: str, epoch: int, figures: object) -> None:
             raise OSError("no space\nleft")
@@ -114,6 +183,8 @@ def test_a_mirror_that_hangs_keeps_nobody_waiting(tmp_path, monkeypatch, log):
     class Hangs:
         def __init__(self, folder: Path, name: str) -> None:
             go.wait(30)
+
+        def begin(self, trial: str, epoch: int) -> None: ...
 
         def write(self, trial: str, epoch: int, figures: object) -> None: ...
 
@@ -146,6 +217,7 @@ def test_wandb_stays_offline_with_a_run_a_trial(tmp_path, monkeypatch):
     class Run:
         def __init__(self, **options: object) -> None:
             self.options, self.logged, self.done = options, [], False
+            self.dir = str(tmp_path / "wandb" / "offline-run-1" / "files")
             made.append(self)
 
         def log(self, data: dict[str, float], step: int) -> None:
