@@ -11,7 +11,8 @@ import numpy as np
 from search.answer.document import Needed, Smallest
 from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
 from search.spec.load import StudySpec
-from trainer.data import DataSet
+from trainer.config import BlobsData, DataConfig
+from trainer.data import DataError, DataSet
 
 if TYPE_CHECKING:
     from search.answer.comparisons import Grids
@@ -84,29 +85,88 @@ def measured(values: Floats, groups: tuple[str, ...]) -> Noise:
     return Noise(math.sqrt(seed), math.sqrt(group), math.sqrt(both))
 
 
+def counted_test_groups(config: DataConfig) -> tuple[int, int] | None:
+    """How many images and groups the test part has: counted in the split file, no picture is opened. None where file or
+    data root cannot be reached from here."""
+    from trainer.data.layouts.polyp import data_root, expand
+    from trainer.data.splits.split import read_split
+
+    if isinstance(config, BlobsData):
+        return config.test, config.test
+    try:
+        rows = read_split(expand(config.split, "data.split"), data_root(config))
+    except DataError:
+        return None
+    groups = [row.group_key for row in rows if row.part == "test"]
+    return len(groups), len(set(groups))
+
+
+def powerless(config: DataConfig, seeds: int) -> str | None:
+    """Why no claim of a confirmation could be estimated, whatever it trains; None where one might, or where the test
+    groups cannot be counted here."""
+    known = counted_test_groups(config)
+    if known is not None and known[1] < LEAST_GROUPS:
+        return f"{known[0]} test images in {known[1]} groups: at least {LEAST_GROUPS} groups are needed for an interval"
+    if seeds < LEAST_SEEDS:
+        return f"{seeds} seed: at least {LEAST_SEEDS} are needed for an interval"
+    return None
+
+
+def most_trainings(spec: StudySpec) -> int:
+    """How many networks `search confirm` trains at most: winners, for each other arm its best and the best of no more
+    parameters than each winner, the best winner without its teacher, and the untuned network; each on every seed."""
+    main, *others = spec.arms
+    winners = min(spec.confirm.top, main.trials)
+    controls = sum(min(winners + 1, arm.trials) for arm in others)
+    return (winners + controls + bool(main.base.methods()) + 1) * len(spec.confirm.seeds)
+
+
 def detectable_gains(spec: StudySpec, data: DataSet) -> dict[str, Any]:
-    """Images and groups of the test part, seeds, and the smallest gains that are shown with a probability of 80 %.
+    """Images and groups of the test part, seeds, the smallest gains that are shown with a probability of 80 %, and how
+    many networks a confirmation trains at most.
 
     `gain` is that of long trainings, `gain_of_short` that of short ones: what seeds differ by is not known before.
-    Test rows stay closed: their groups are taken to be as large as those of validation.
+    Test rows stay closed: their groups are counted in the split file, or taken to be as large as those of validation.
     """
     images, seeds = len(data.image_hashes("test")), len(spec.confirm.seeds)
+    counted = counted_test_groups(spec.run.data)
     known = [sample.group for sample in data.samples("validation")]
-    groups = round(images * len(set(known)) / len(known)) if known else 0
+    guessed = round(images * len(set(known)) / len(known)) if known else 0
+    groups = guessed if counted is None else counted[1]
     gains = {key: smallest_gain(groups, seeds, noise) for key, noise in (("gain", LONG), ("gain_of_short", SHORT))}
-    return {"images": images, "groups": groups, "seeds": seeds, "power": POWER, **gains}
+    sizes = {"images": images, "groups": groups, "seeds": seeds, "trainings": most_trainings(spec)}
+    return {**sizes, "epochs": spec.run.epochs, "power": POWER, **gains}
 
 
 def describe_gains(gains: dict[str, Any]) -> str:
     """One line."""
-    sizes = f"{gains['images']} test images in about {gains['groups']} groups, {gains['seeds']} seeds"
+    sizes = f"{gains['images']} test images in {gains['groups']} groups, {gains['seeds']} seeds"
     if gains["gain"] is None:
-        need = f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed"
-        return f"no gain can be shown: {sizes}; {need}"
+        need = (
+            f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed, and search confirm asks for --anyway"
+        )
+        return f"no gain can be shown: {sizes}; {need}; {describe_size(gains)}"
     few = "" if gains["seeds"] >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
     return (
         f"a true gain of {gains['gain']:.3f} or more is likely to be shown where trainings are long (noise assumed), "
-        f"one of {gains['gain_of_short']:.2f} where they are short (noise measured); {sizes}{few}"
+        f"one of {gains['gain_of_short']:.2f} where they are short (noise measured); {sizes}{few}; "
+        f"{describe_size(gains)}"
+    )
+
+
+def describe_confirmation(spec: StudySpec) -> str:
+    """How large a confirmation of this study will be, and whether its test part can show anything; one line."""
+    size = describe_size({"trainings": most_trainings(spec), "epochs": spec.run.epochs})
+    why = powerless(spec.run.data, len(spec.confirm.seeds))
+    return size if why is None else f"no gain can be shown ({why}); {size}"
+
+
+def describe_size(gains: dict[str, Any]) -> str:
+    """How many networks a confirmation trains, from what `detectable_gains` says."""
+    epochs = "1 epoch" if gains["epochs"] == 1 else f"{gains['epochs']} epochs"
+    return (
+        f"search confirm trains at most {gains['trainings']} networks of {epochs}, as long as so many trials "
+        "that are not pruned (fewer: [confirm] top and seeds)"
     )
 
 

@@ -14,9 +14,10 @@ from search import worker
 from search.answer.build import answer
 from search.answer.comparisons import TEST, metric_of
 from search.answer.document import SEARCH_THRESHOLD
+from search.answer.power import powerless
 from search.answer.score_arrays import describe_thresholds
 from search.commands import work
-from search.confirm.data_checks import checked
+from search.confirm.data_checks import checked, refuse_unknown
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
 from search.spec.config import Dashboard
@@ -29,6 +30,8 @@ from search.study.adapter import StudyAdapter
 from search.study.create import Identity, open_search
 from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
+from trainer.cli.durations import format_duration
+from trainer.config import RunConfig
 from trainer.distributed.supervisor import supervise
 from trainer.errors import UserError
 
@@ -42,7 +45,13 @@ RULE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study, what may be said about the plan, and the flags of a worker."""
     parser.add_argument("--plan", action="store_true", help="print what would be trained, and open nothing")
-    parser.add_argument("--anyway", action="store_true", help="plan although the search has not ended")
+    parser.add_argument(
+        "--anyway",
+        action="store_true",
+        help="although the search has not ended, or although these test images can show nothing",
+    )
+    parser.add_argument("--seeds", type=_numbers, metavar="N,N,...", help="fresh seeds in place of [confirm] seeds")
+    parser.add_argument("--top", type=int, metavar="N", help="winners that are confirmed, in place of [confirm] top")
     parser.add_argument("--again", action="store_true", help="train once more what failed, such as for want of memory")
     parser.add_argument(
         "--second-opening",
@@ -60,9 +69,18 @@ def main(args: argparse.Namespace) -> int:
         study = known_search(opened, args.study, args.name).name
         plan = the_plan(opened, study, args)
         known = plan.name in opened.searches.names()
+    data = RunConfig.model_validate(plan.configurations[0].run).data
+    if not known:
+        refuse_unknown(data, plan.table.unseen, args.cache)
+    why = None if known else powerless(data, len(plan.table.seeds))
     if args.plan:
-        print("\n".join(plan_lines(plan)))
+        print("\n".join([*plan_lines(plan), *([] if why is None else [f"nothing can be shown: {why}"])]))
         return 0
+    if why is not None and not args.anyway:
+        raise UserError(
+            f"study {study!r}: a confirmation could show nothing, and would open the test rows for it: {why}; take "
+            f"more test images or seeds, or train its {plan.trials} networks all the same with --anyway"
+        )
     if not known:
         _create(opened, url, plan, args.cache)
     with patient("confirm"):
@@ -81,12 +99,26 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers, such as 21,22,23") from None
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """`--set` and what the flags stand for."""
+    seeds = [] if args.seeds is None else [f"confirm.seeds={list(args.seeds)}"]
+    top = [] if args.top is None else [f"confirm.top={args.top}"]
+    return [*args.set, *seeds, *top]
+
+
 def the_plan(opened: Database, study: str, args: argparse.Namespace) -> Plan:
     """The plan that is there, or a new one where there is none or a second opening is wished. Raises UserError."""
     rows = read(opened, study)
     if rows.record.get("confirm"):
         raise UserError(f"study {study!r}: is a confirmation itself; give the search that it confirms")
-    table = table_of(json.loads(rows.search.settings), args.set, f"[confirm] of {study}")
+    table = table_of(json.loads(rows.search.settings), _overrides(args), f"[confirm] of {study}")
     before = confirmations(study, opened.searches.names())
     if before and not args.second_opening:
         known = stored_plan(args.storage, before[-1])
@@ -143,16 +175,21 @@ def plan_lines(plan: Plan) -> list[str]:
     """What is trained, a line each, and what it takes."""
     seeds = len(plan.table.seeds)
     text = [f"{plan.name}: {len(plan.configurations)} configurations, each on seeds {list(plan.table.seeds)}"]
-    text.append(f"{'configuration':<20}{'role':<10}{'trial':>6}{'searched':>10}{'params':>12}{'epochs':>8}{'GPU h':>9}")
+    text.append(
+        f"{'configuration':<20}{'role':<10}{'trial':>6}{'searched':>10}{'params':>12}{'epochs':>8}{'device time':>14}"
+    )
     for each in plan.configurations:
         trial = "" if each.trial is None else f"#{each.trial}"
         searched = "" if each.searched is None else f"{each.searched:.4f}"
-        hours = plan.gpu_seconds[each.name] * seeds / 3600
+        took = format_duration(plan.gpu_seconds[each.name] * seeds)
         text.append(
-            f"{each.name:<20}{each.role:<10}{trial:>6}{searched:>10}{each.params:>12,}{each.run['epochs']:>8}{hours:>9.2f}"
+            f"{each.name:<20}{each.role:<10}{trial:>6}{searched:>10}{each.params:>12,}{each.run['epochs']:>8}{took:>14}"
         )
-    total = sum(plan.gpu_seconds.values()) * seeds / 3600
-    text.append(f"{plan.trials} trials, about {total:.2f} GPU hours; examined on test{_unseen(plan.table.unseen)}")
+    total = format_duration(sum(plan.gpu_seconds.values()) * seeds)
+    text.append(
+        f"{plan.trials} trials, about {total} of one device, as trials of the search took; "
+        f"examined on test{_unseen(plan.table.unseen)}"
+    )
     text.append(f"searched: on validation, at threshold {SEARCH_THRESHOLD:g}, unconfirmed")
     if plan.early:
         text.append("the search has not ended: its winners may not be those of its whole budget")

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from search.answer.power import describe_confirmation
 from search.spec.load import load
 from trainer.atomic_files import write_output
 from trainer.commands.data import DrawnSplit, add_mask_arguments, check_rows, draw_split, record_of
@@ -400,6 +401,7 @@ def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
     if not GPU.exists():
         anew = " and ".join(str(path) for path in places.written)
         print(f"no GPU is seen here: for a first try that is short on a CPU, delete {anew} and repeat with {SHORT}")
+    print(f"after the search: {describe_confirmation(load(places.study))}")
     print("next:")
     for command in draft.next_commands():
         print(f"  {command}")

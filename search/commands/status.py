@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from search.answer.power import powerless
 from search.answer.summary import confirmation, progress_text, rule_text, score_text
 from search.planning import slots
 from search.storage.database import Database, open_storage
@@ -18,8 +19,9 @@ from search.storage.errors import UNAVAILABLE, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
-from search.study.snapshot import read
+from search.study.snapshot import SearchSnapshot, read
 from trainer.cli.durations import format_duration
+from trainer.config import RunConfig
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
 
@@ -38,6 +40,8 @@ class Status:
     progress: SearchProgress
     confirmation: dict[str, Any] | None
     """What `search.answer.summary.confirmation` says; None where there is no confirmation."""
+    powerless: str | None = None
+    """Why a confirmation, of which there is none, could show nothing."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of --json."""
@@ -80,7 +84,17 @@ def main(args: argparse.Namespace) -> int:
 def look(opened: Database, name: str) -> Status:
     """What the database says of a search and its confirmation. Raises UserError where the study is unknown."""
     rows = read(opened, name)
-    return Status(opened.label, progress_of(rows, opened.searches.closed), confirmation(opened, rows))
+    begun = confirmation(opened, rows)
+    return Status(opened.label, progress_of(rows, opened.searches.closed), begun, None if begun else _powerless(rows))
+
+
+def _powerless(rows: SearchSnapshot) -> str | None:
+    """Why a confirmation of the search as it was begun could show nothing; None where one might, or nobody can say."""
+    table = json.loads(rows.search.settings).get("confirm")
+    run = next((lease.run for lease in rows.every if lease.run is not None), None)
+    if rows.confirms is not None or table is None or run is None:
+        return None
+    return powerless(RunConfig.model_validate_json(run).data, len(table["seeds"]))
 
 
 def _watch(opened: Database, name: str, every: float, status: Status, *, as_json: bool) -> int:
@@ -161,6 +175,8 @@ def _confirmation(status: Status) -> list[str]:
     progress, begun = status.progress, status.confirmation
     if begun is None:
         known = progress.ended and any(arm.best is not None for arm in progress.arms.values())
+        if known and status.powerless is not None:
+            return [f"unconfirmed; a confirmation could show nothing: {status.powerless}"]
         return [f"unconfirmed; next: python -m search confirm {progress.study}"] if known else []
     result = begun["result"]
     if result is None or result["network"] is None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from losses.config import NEEDS_TEACHER
-from search.answer.power import describe_gains, detectable_gains
+from search.answer.power import describe_gains, detectable_gains, most_trainings
+from search.confirm.data_checks import refuse_unknown
 from search.planning import disk
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs
@@ -26,7 +27,7 @@ from search.storage.url import add_storage
 from trainer.cli.progress import Counting
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.dataset import Part
-from trainer.errors import counted, one_line
+from trainer.errors import UserError, counted, one_line
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
@@ -82,6 +83,10 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     facts["parts"] = {part: len(hashes[part]) for part in PARTS}
     facts["twice"] = len(everything) - len(set(everything))
     facts["near_duplicates"] = data.near_duplicates
+    try:
+        refuse_unknown(spec.run.data, spec.confirm.unseen, cache)
+    except UserError as error:
+        problems.append(f"{spec.source}: {error}")
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
     return data, facts
@@ -119,7 +124,7 @@ def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Foun
 
 
 def _time(spec: StudySpec, built: list[Cost], data: DataSet) -> Found:
-    return time_forecast(spec, built, data, trainings=None).as_json()
+    return time_forecast(spec, built, data, trainings=most_trainings(spec)).as_json()
 
 
 def _streams(spec: StudySpec) -> Found:

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from loguru import logger
@@ -14,7 +15,7 @@ from search.storage.errors import DatabaseUnavailable, patient
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import storage_url
 from search.study.create import Identity
-from trainer.config import PolypData, RunConfig
+from trainer.config import DataConfig, PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
 from trainer.errors import DataError, UserError
 
@@ -53,6 +54,7 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
             f"{plan.study}: the split has no test rows, so nothing can be confirmed; "
             "a split file needs rows with split = test"
         )
+    refuse_unknown(run.data, plan.table.unseen, resources.cache)
     unseen = {name: open_unseen(run.data, name, cache=resources.cache) for name in plan.table.unseen}
     facts = None
     if run.teacher is not None and run.methods():
@@ -61,6 +63,17 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
     for name, source in unseen.items():
         _refuse_seen(name, source, data, frozenset() if facts is None else facts.trained_on)
     return facts
+
+
+def refuse_unknown(data: DataConfig, names: Collection[str], cache: Path) -> None:
+    """Raise UserError for an unseen source that is not there or holds no images with masks. No picture is decoded."""
+    from trainer.data.layouts.polyp import open_unseen
+
+    for name in names:
+        try:
+            open_unseen(data, name, cache=cache)
+        except DataError as error:
+            raise UserError(f"confirm.{error}") from error
 
 
 def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[str]) -> None:

@@ -138,12 +138,12 @@ def test_a_demo_step_takes_the_words_it_is_given(step, module):
 
 @pytest.fixture
 def home(quick: Path) -> Iterator[Path]:
-    """A home whose path another user can walk, with a folder of 40 drawn pictures of different sizes."""
+    """A home whose path another user can walk, with a folder of 60 drawn pictures of different sizes, so that 10 and more of them test."""
     folder = Path(tempfile.mkdtemp(prefix="kd-home-", dir=quick))  # PostgreSQL does not run as root
     folder.chmod(0o755)
     for part in ("images", "masks"):
         (folder / "polyps" / part).mkdir(parents=True)
-    for number in range(40):
+    for number in range(60):
         image, mask = draw(number, 40)
         cv2.imwrite(str(folder / "polyps" / "images" / f"{number:03}.jpg"), image[..., ::-1])
         cv2.imwrite(str(folder / "polyps" / "masks" / f"{number:03}.png"), mask * 255)

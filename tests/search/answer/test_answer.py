@@ -19,6 +19,7 @@ from search.answer.uncertainty import estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed, PerImageScores
 from search.spec.config import Choose
+from search.spec.load import load
 
 IMAGES = 40
 SEEDS = (11, 12, 13, 14, 15)
@@ -332,7 +333,10 @@ def test_what_more_seeds_and_images_would_show_follows_from_the_noise_that_was_t
 
 @pytest.mark.parametrize(
     ("images", "said"),
-    [(60, f"confirm   a true gain of {smallest_gain(60, 5, LONG):.3f}"), (4, "confirm   no gain can be shown: 4 test")],
+    [
+        (60, f"confirm   a true gain of {smallest_gain(60, 5, LONG):.3f}"),
+        (4, "confirm   no gain can be shown: 4 test images in 4 groups"),
+    ],
 )
 def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, capsys, repository):
     study = tmp_path / "s.toml"
@@ -343,4 +347,17 @@ def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, caps
     )
     study.write_text(text.replace(".demo/teacher", f"{tmp_path}/none"))
     main(["validate", str(study), "--no-timing", "--cache", str(tmp_path / "cache")])
-    assert said in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said in out
+    # One or two winners, for the other arm up to one more, the best winner without its teacher, and the defaults.
+    spec = load(study)
+    winners = min(spec.confirm.top, spec.arms[0].trials)
+    assert f"trains at most {5 * (2 * winners + 1 + 2)} networks of" in out
+
+
+def test_validate_refuses_an_unseen_source_that_is_not_there(tmp_path, capsys, repository):
+    study = tmp_path / "s.toml"
+    study.write_text((repository / "studies" / "demo.toml").read_text().replace(".demo/teacher", f"{tmp_path}/none"))
+    flags = ["--no-timing", "--cache", str(tmp_path / "cache"), "--set", 'confirm.unseen=["NoSuch"]']
+    assert main(["validate", str(study), *flags]) == 2
+    assert "confirm.unseen = 'NoSuch': blobs has no other sources; remove it" in capsys.readouterr().out

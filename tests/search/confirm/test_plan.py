@@ -11,17 +11,20 @@ from typing import Any
 import cv2
 import pytest
 
+from search.answer.power import counted_test_groups, powerless
 from search.commands import confirm
+from search.commands.status import lines, look
 from search.confirm.data_checks import checked
 from search.confirm.plan import Plan, confirmations, plan_of
 from search.spec.file import is_confirmation
+from search.storage.evidence import Evidence
 from search.study.adapter import StudyAdapter
 from search.study.snapshot import read
-from trainer.config import RunConfig
+from trainer.config import BlobsData, PolypData, RunConfig
 from trainer.data.layouts.blobs import draw
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
-from trainer.errors import DataError, UserError
+from trainer.errors import UserError
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[3]
@@ -107,6 +110,45 @@ def test_a_plan_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_confirmation_that_can_show_nothing_is_refused_before_anything_is_opened(
+    ended: StudyAdapter, sqlite_url: str, words: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six test images are too few for an interval, whatever is trained; a second look asks for one seed alone."""
+    with pytest.raises(UserError, match=r"6 test images in 6 groups: at least 10 groups .*--anyway$") as caught:
+        confirm.main(words(sqlite_url))
+    assert "\n" not in str(caught.value)
+    assert ended.opened.searches.names() == ["tiny"]
+    assert Evidence(ended.opened.engine).openings("tiny") == ()
+    assert confirm.main(words(sqlite_url, "--plan")) == 0
+    assert "nothing can be shown: 6 test images in 6 groups" in capsys.readouterr().out
+    assert powerless(BlobsData(name="blobs", test=40), 3) is None
+    assert powerless(BlobsData(name="blobs", test=40), 1) == "1 seed: at least 2 are needed for an interval"
+    assert "a confirmation could show nothing: 6 test images" in "\n".join(lines(look(ended.opened, "tiny")))
+
+
+def test_test_groups_are_counted_in_the_split_file(pictures: Path) -> None:
+    """Two frames of one patient are one group; a file that cannot be reached says nothing."""
+    config = PolypData.model_validate(split(pictures, "train", "train", "validation", "test", "test", "test"))
+    assert counted_test_groups(config) == (3, 3)
+    file = Path(config.split)
+    file.write_text(file.read_text().replace("4.png,,test", "4.png,p,test").replace("5.png,,test", "5.png,p,test"))
+    assert counted_test_groups(config) == (3, 2)
+    assert counted_test_groups(config.model_copy(update={"split": str(pictures / "none.csv")})) is None
+
+
+def test_seeds_and_top_are_flags_and_a_plan_with_an_unknown_source_is_none(
+    ended: StudyAdapter, sqlite_url: str, words: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = confirm.the_plan(ended.opened, "tiny", words(sqlite_url, "--seeds", "31,32", "--top", "1"))
+    assert plan.table.seeds == (31, 32)
+    assert [each.name for each in plan.configurations if each.role == "winner"] == ["kd-1"]
+    for flags in (("--plan",), ("--anyway",)):
+        with pytest.raises(UserError, match=r"^confirm\.unseen = 'NoSuch': blobs has no other sources; remove it$"):
+            confirm.main(words(sqlite_url, *flags, "--set", 'confirm.unseen=["NoSuch"]'))
+    assert capsys.readouterr().out == ""
+    assert ended.opened.searches.names() == ["tiny"]
+
+
 def test_a_search_that_runs_or_found_nothing_is_not_confirmed(
     sqlite_url: str, open_again: Callable[..., StudyAdapter], words: Make, study_text: str
 ) -> None:
@@ -166,11 +208,11 @@ def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_open
     data = split(pictures, *parts)
     with pytest.raises(UserError, match="the data is another than the search had"):
         checked(replace(on_data(plan, data), content={"data": "0" * 64}), resources)
-    with pytest.raises(DataError, match=r"unseen = 'D': no such folder"):
+    with pytest.raises(UserError, match=r"^confirm\.unseen = 'D': no such folder.*known: A, B, C"):
         checked(on_data(plan, data, ("D",)), resources)
     with pytest.raises(UserError, match=r"unseen: B: some of its images are in the train part"):
         checked(on_data(plan, data, ("B",)), resources)
-    with pytest.raises(DataError, match="unseen = 'C': blobs has no other sources"):
+    with pytest.raises(UserError, match="unseen = 'C': blobs has no other sources"):
         checked(on_data(plan, plan.configurations[0].run["data"], ("C",)), resources)
     fine = on_data(plan, data, ("C",))
     assert checked(fine, resources) is None
