@@ -9,7 +9,7 @@ validation: choosing again among what was confirmed would favour the arm of whic
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from search.answer.document import Comparison, Verdict
+from search.answer.document import Comparison, Verdict, claim_title
 from search.answer.score_arrays import ScoreArray, describe_thresholds, difference, level
 from search.answer.uncertainty import Estimate, holm
 from search.confirm.configurations import Configuration
@@ -178,7 +178,7 @@ def _judged(claim: Comparison) -> Comparison:
 
 def _sentence(claim: Comparison, reached: Verdict) -> str:
     if claim.estimate is None:
-        return f"{claim.name}: not estimable: {claim.reason}"
+        return f"{claim_title(claim.name)}: not estimable: {claim.reason}"
     at = " against ".join(describe_thresholds(each) for each in claim.thresholds if each)
     if at and len({*claim.thresholds[0], *claim.thresholds[1]}) == 1:
         at = describe_thresholds(claim.thresholds[0])

@@ -15,6 +15,20 @@ SEARCH_THRESHOLD = 0.5
 Verdict = Literal["shown", "not_shown", "worse", "not estimable"]
 
 
+CLAIMS = {
+    "gain": "gain over the search without distillation",
+    "kd_term_effect": "effect of the distillation term",
+    "tuning_gain": "gain of tuning",
+    "not_below_teacher": "not below the teacher",
+}
+"""Name of a claim in JSON -> what readers are told."""
+
+
+def claim_title(name: str) -> str:
+    """A claim's name in plain words."""
+    return CLAIMS.get(name, name)
+
+
 class Comparison(Frozen):
     """One comparison with its interval."""
 

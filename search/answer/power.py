@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.answer.document import Needed, Smallest
+from search.answer.document import Needed, Smallest, claim_title
 from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
 from search.spec.load import StudySpec
 from trainer.config import BlobsData, DataConfig
@@ -189,7 +189,7 @@ def needed(confirmed: "Confirmed", grids: "Grids", metric: str, confidence: floa
         rows = [Smallest(seeds=s, groups=g, gain=gain) for s, g, gain in gains if gain is not None]
         return Needed(
             claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=CLAIMS,
-            smallest=tuple(rows), words=_describe_smallest(pair.name, rows),
+            smallest=tuple(rows), words=_describe_smallest(claim_title(pair.name), rows),
         )  # fmt: skip
     return None
 
@@ -197,7 +197,7 @@ def needed(confirmed: "Confirmed", grids: "Grids", metric: str, confidence: floa
 def _describe_smallest(claim: str, rows: list[Smallest]) -> str:
     here, seeds, images, both = rows
     return (
-        f"At the noise that {claim} had here, {here.seeds} seeds and {here.groups} groups of test images show a true "
+        f'At the noise that "{claim}" had here, {here.seeds} seeds and {here.groups} groups of test images show a true '
         f"difference of {here.gain:.3f} or more with a probability of {POWER:.0%}; {seeds.seeds} seeds one of "
         f"{seeds.gain:.3f}, {images.groups} groups one of {images.gain:.3f}, both one of {both.gain:.3f}. What is "
         "smaller can be there and not be shown."

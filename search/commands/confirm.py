@@ -13,7 +13,7 @@ from typing import Any
 from search import worker
 from search.answer.build import answer
 from search.answer.comparisons import TEST, metric_of
-from search.answer.document import SEARCH_THRESHOLD
+from search.answer.document import SEARCH_THRESHOLD, claim_title
 from search.answer.power import powerless
 from search.answer.score_arrays import describe_thresholds
 from search.commands import work
@@ -214,6 +214,8 @@ def outcome(result: Confirmed) -> list[str]:
     text.append(f"thresholds: {RULE}")
     text += [f"missing: {line}" for line in result.missing]
     if any(one.part == TEST for one in result.findings):
-        text += [f"{claim.verdict}: {claim.words}" for claim in answer(result).claims if claim.part == TEST]
+        claims = [claim for claim in answer(result).claims if claim.part == TEST]
+        # Without an estimate the sentence begins with the claim.
+        text += [c.words if c.estimate is None else f"{claim_title(c.name)}: {c.words}" for c in claims]
     text.append(f"more: python -m search report {result.study}")
     return text

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 
-from search.answer.document import Comparison, ConfirmedPart, Network, Scores
+from search.answer.document import Comparison, ConfirmedPart, Network, Scores, claim_title
 from search.plotting import COLOURS, MARKERS, printable, share_axis, size_axis
 from search.report.content.document import Search
 from search.report.content.text import title_of
@@ -116,7 +116,9 @@ def _dots(axes: Axes, points: Sequence[tuple[float, Network]]) -> None:
 
 
 def _claims(part: ConfirmedPart) -> Drawn | None:
-    rows = [(f"{c.name} ({c.part})", c) for c in part.claims if c.estimate is not None and c.margin is None]
+    rows = [
+        (f"{claim_title(c.name)} ({c.part})", c) for c in part.claims if c.estimate is not None and c.margin is None
+    ]
     note = (
         "Estimates with their intervals, which are each comparison's own, of networks at their own thresholds. Filled: "
         "shown or worse; open: not shown or "
@@ -148,7 +150,7 @@ def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Compariso
         if margin is not None:
             axes.axvline(-margin, color=INK, lw=1, ls="--", label="margin")
             legend_below(figure, axes)
-        axes.set_yticks(range(len(rows))[::-1], [printable(label, 34) for label, _ in rows], parse_math=False)
+        axes.set_yticks(range(len(rows))[::-1], [printable(label, 52) for label, _ in rows], parse_math=False)
         axes.set_ylim(-0.7, len(rows) - 0.3)
         quiet(axes)
         axes.grid(visible=False, axis="y")

@@ -53,7 +53,7 @@ def page(report: Report) -> str:
         Shown(
             study,
             f"s{place}",
-            {table.name: table.filled_columns() for table in tables(study)},
+            {table.name: table.for_readers() for table in tables(study)},
             {figure.name: figure for figure in drawn(study)},
         )
         for place, study in enumerate(report.studies, 1)
@@ -61,7 +61,7 @@ def page(report: Report) -> str:
     template = _environment().get_template("page.html.j2")
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))  # noqa: S704 - a file of the program's own
     beside = {
-        "across": [table.filled_columns() for table in across(report)],
+        "across": [table.for_readers() for table in across(report)],
         "together": search_figures.draw_figures_across(report),
     }
     return template.render(report=report, studies=studies, style=style, **beside)

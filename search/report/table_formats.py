@@ -6,9 +6,12 @@ LaTeX has `booktabs` rules and nothing that LaTeX would run.
 import re
 from dataclasses import dataclass, replace
 
+from search.answer.document import claim_title
 from search.report.content.number_format import MINUS, shown
 
 Cell = bool | int | float | str | None
+CLAIM = "claim"
+"""Title of the columns that hold the names of claims."""
 LONG, WIDE = 30, 9
 """Rows and columns that a page shows as they are at most."""
 
@@ -31,15 +34,17 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
-    def filled_columns(self) -> "Table":
-        """Without the columns in which nothing stands, for readers; a script's columns do not come and go."""
+    def for_readers(self) -> "Table":
+        """With plain words for names, and without the columns in which nothing stands; a script's tables keep the names
+        that JSON has, and their columns do not come and go."""
         kept = [
             place
             for place in range(len(self.columns))
             if place == 0 or any(row[place] is not None and row[place] != "" for row in self.rows)
         ]
         columns = tuple(self.columns[place] for place in kept)
-        return replace(self, columns=columns, rows=tuple(tuple(row[place] for place in kept) for row in self.rows))
+        rows = tuple(tuple(_plain(row[place], self.columns[place]) for place in kept) for row in self.rows)
+        return replace(self, columns=columns, rows=rows)
 
     @property
     def long(self) -> bool:
@@ -50,6 +55,10 @@ class Table:
     def wide(self) -> bool:
         """Whether paper needs a smaller print of it."""
         return len(self.columns) > WIDE
+
+
+def _plain(cell: Cell, column: Column) -> Cell:
+    return claim_title(cell) if column.title == CLAIM and isinstance(cell, str) else cell
 
 
 _SPECIAL = {
@@ -77,7 +86,7 @@ PHRASE = 28
 def latex(table: Table) -> str:
     """A whole `table` float, or a `longtable` where it has more rows than a page. They need \\usepackage{booktabs} and
     \\usepackage{longtable}."""
-    table = table.filled_columns()
+    table = table.for_readers()
     columns = len(table.columns)
     long = [any(isinstance(row[i], str) and len(str(row[i])) > PHRASE for row in table.rows) for i in range(columns)]
     width = max(0.9 - 0.18 * (columns - sum(long)), 0.2) / max(sum(long), 1)

@@ -6,7 +6,7 @@ from search.answer.document import ConfirmedPart, Scores
 from search.answer.score_arrays import describe_thresholds
 from search.report.content.document import Arm, Fact, Report, Search, Study
 from search.report.content.text import searched_title, title_of
-from search.report.table_formats import Cell, Column, Table
+from search.report.table_formats import CLAIM, Cell, Column, Table
 
 SIDES = "Studies side by side: scores on validation at threshold 0.5, on test at each seed's own"
 """Title of the table of several studies."""
@@ -294,7 +294,7 @@ def _by_seed(thresholds: Sequence[tuple[int | None, float]]) -> str:
 
 def _claims(part: ConfirmedPart) -> Table:
     columns = (
-        Column("claim"),
+        Column(CLAIM),
         Column("on"),
         Column("what"),
         Column("minus"),
@@ -331,7 +331,7 @@ def _claims(part: ConfirmedPart) -> Table:
 
 def _distances(part: ConfirmedPart) -> Table:
     columns = (
-        Column("claim"),
+        Column(CLAIM),
         Column("on"),
         Column("what"),
         Column("minus"),

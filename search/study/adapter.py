@@ -260,8 +260,11 @@ class StudyAdapter:
         }
 
     def progress(self) -> str:
-        """One line for a log: trials by state over all arms, and the best so far."""
+        """One line for a log: trials by state over all arms, and the best so far; of a confirmation, whose arms are one
+        a configuration, all of them together."""
         counts = self.counts()
+        if self.spec.confirms is not None:
+            return self._confirmed_so_far(counts)
         parts = []
         for arm in self.arms.values():
             c = counts[arm.name]
@@ -272,6 +275,15 @@ class StudyAdapter:
         if best is not None:
             parts.append(f"best so far {best.best_score:.4f} ({self.arms[best.study_id].name} #{best.number})")
         return "  ".join(parts)
+
+    def _confirmed_so_far(self, counts: Mapping[str, Counts]) -> str:
+        done = {arm.name: counts[arm.name].complete + counts[arm.name].pruned for arm in self.arms.values()}
+        whole = sum(done[arm.name] >= arm.trials for arm in self.arms.values())
+        running, failed = (sum(getattr(c, state) for c in counts.values()) for state in ("running", "failed"))
+        return (
+            f"{sum(done.values())} of {sum(arm.trials for arm in self.arms.values())} trainings done, "
+            f"{running} running, {failed} failed; {whole} of {len(done)} configurations on all seeds"
+        )
 
     def trials(self, arm: Arm) -> list[FrozenTrial]:
         """All trials of an arm, in the order of their numbers."""

@@ -138,7 +138,7 @@ def test_a_demo_step_takes_the_words_it_is_given(step, module):
 
 @pytest.fixture
 def home(quick: Path) -> Iterator[Path]:
-    """A home whose path another user can walk, with a folder of 60 drawn pictures of different sizes, so that 10 and more of them test."""
+    """A home whose path another user can walk, with a folder of 60 drawn pictures of different sizes."""
     folder = Path(tempfile.mkdtemp(prefix="kd-home-", dir=quick))  # PostgreSQL does not run as root
     folder.chmod(0o755)
     for part in ("images", "masks"):

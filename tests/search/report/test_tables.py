@@ -39,8 +39,8 @@ def test_latex_of_every_table_has_as_many_cells_in_each_row_as_columns(gained: R
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}, name
         assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)[::-1], name
     empty = Table("t", "t", (Column("a"), Column("b"), Column("c")), (("x", None, 1), ("y", "", None)))
-    assert [column.title for column in empty.filled_columns().columns] == ["a", "c"]
-    assert empty.filled_columns().rows == (("x", 1), ("y", None))
+    assert [column.title for column in empty.for_readers().columns] == ["a", "c"]
+    assert empty.for_readers().rows == (("x", 1), ("y", None))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "", ".", "x" * 300, "caf\u00e9 \u202e"])
