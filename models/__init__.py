@@ -24,8 +24,12 @@ MODELS: Mapping[str, str] = {
 """Name in a study file -> module:class. Built with the options of its configuration, `in_channels` and `classes`."""
 
 
-def build(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int) -> "Segmenter":
+def build(
+    config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, size: int | None = None
+) -> "Segmenter":
     """A network in training mode on torch's default device, its weights drawn from torch's global generator.
+
+    size: the side of its images, for encoders that are made for one size; None: the one that they are made for.
 
     Weights of convolutions lie with their channels last, which is how they are fastest on CPU and GPU.
 
@@ -40,6 +44,8 @@ def build(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: 
     options = config.model_dump(exclude={"name", "checkpoint", "min_dice", "keys", "mean", "std"})
     if config.checkpoint is not None and "weights" in options:
         options["weights"] = None
+    if isinstance(config, SmpNetwork):
+        options["size"] = size
     import torch
 
     module, _, kind = MODELS[config.name].partition(":")
@@ -74,7 +80,7 @@ def flops(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: 
     from models.counting import Flops
 
     with torch.device("meta"), torch.no_grad(), Flops() as counter:
-        network = build(config, in_channels=in_channels, classes=classes).eval()
+        network = build(config, in_channels=in_channels, classes=classes, size=size).eval()
         network(torch.empty(1, in_channels, size, size))
     return int(counter.total)
 

@@ -1,6 +1,9 @@
 """Networks of segmentation-models-pytorch by encoder name (the `smp` extra)."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
@@ -45,9 +48,12 @@ class _Smp(Segmenter):
     """The tap of the decoder's last map."""
     last_stride: int
 
-    def __init__(self, *, encoder: str, weights: str | None, in_channels: int, classes: int) -> None:
+    def __init__(
+        self, *, encoder: str, weights: str | None, in_channels: int, classes: int, size: int | None = None
+    ) -> None:
         super().__init__()
-        network = _create(self.architecture, encoder, weights, in_channels=in_channels, classes=classes)
+        own = None if size is None or _takes(self.architecture, encoder, size) else size
+        network = _create(self.architecture, encoder, weights, in_channels=in_channels, classes=classes, size=own)
         self.encoder: nn.Module = network.encoder
         self.decoder: nn.Module = network.decoder
         self.head: nn.Module = network.segmentation_head
@@ -87,7 +93,10 @@ class SmpDeepLabV3Plus(_Smp):
     last_stride = 4
 
 
-def _create(architecture: str, encoder: str, weights: str | None, *, in_channels: int, classes: int) -> _Parts:
+def _create(
+    architecture: str, encoder: str, weights: str | None, *, in_channels: int, classes: int, size: int | None
+) -> _Parts:
+    """size: the side of images that the encoder is made for; None: what it is made for by itself."""
     package = _package()
     chosen = _weights(package, encoder, weights)
     options: dict[str, str | int] = {
@@ -96,9 +105,9 @@ def _create(architecture: str, encoder: str, weights: str | None, *, in_channels
         "classes": classes,
         "encoder_depth": DEPTH,
     }
-    with warnings.catch_warnings():
-        # Old names still resolve to the same networks, and study files and stored runs go on using them.
-        warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
+    if size is not None:
+        options["img_size"] = size
+    with _old_names_allowed():
         kind: _Kind = getattr(package, architecture)
         if torch.empty(0).device.type == "meta":
             return _create_on_meta(kind, encoder, options)
@@ -113,6 +122,41 @@ def _create(architecture: str, encoder: str, weights: str | None, *, in_channels
             ) from error
         except _UNFIT as error:
             raise _unfit(encoder, architecture, error) from error
+
+
+@contextmanager
+def _old_names_allowed() -> Iterator[None]:
+    """Old names still resolve to the same networks, and study files and stored runs go on using them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
+        yield
+
+
+@cache
+def _takes(architecture: str, encoder: str, size: int) -> bool:
+    """Whether an encoder as it is made by itself takes images of this side; no for one of a fixed size, such as a Swin
+    transformer, which has to be told it. One that cannot be told either is as good as one that takes it."""
+    package = _package()
+    name = _timm_name(package, encoder)
+    settings = None if name is None else _settings(name)
+    if settings is None or not settings.fixed_input_size or size in settings.input_size[1:]:
+        return True
+    return _passes(package, architecture, encoder, size) or not _passes(
+        package, architecture, encoder, size, img_size=size
+    )
+
+
+def _passes(package: ModuleType, architecture: str, encoder: str, size: int, **options: int) -> bool:
+    """Whether images of this side go through; nothing is drawn or computed."""
+    kind: _Kind = getattr(package, architecture)
+    plain: dict[str, str | int] = {"encoder_name": encoder, "in_channels": 3, "classes": 2, "encoder_depth": DEPTH}
+    try:
+        with _old_names_allowed(), torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+            network: Any = _create_on_meta(kind, encoder, {**plain, **options})
+            network.eval()(torch.empty(1, 3, size, size))
+    except (*_UNFIT, OptionError):
+        return False
+    return True
 
 
 _UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, AssertionError)
@@ -166,6 +210,14 @@ def _weights(package: ModuleType, encoder: str, weights: str | None) -> str | bo
         advice = nearest(weights, known) if known else "; leave weights out"
         raise OptionError(f"weights = {weights!r}: unknown for encoder {encoder!r}{advice}")
     return weights if name is None else True
+
+
+def _settings(name: str) -> Any:
+    """timm's `pretrained_cfg` of a model, whether there are weights or not; None where it has none."""
+    try:
+        return import_module("timm").models.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that it does not know, which building the model refuses
+        return None
 
 
 def pretrained_settings(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

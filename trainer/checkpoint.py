@@ -246,8 +246,10 @@ def ready(path: Path, *, device: torch.device) -> Ready:
     try:
         # What the file says of itself is compared with what it holds before a network of that size is made.
         with torch.device("meta"):
-            _check_fit(models.build(config, in_channels=channels, classes=classes), file.tensors, path)
-        network = models.build(config, in_channels=channels, classes=classes)
+            _check_fit(
+                models.build(config, in_channels=channels, classes=classes, size=run.data.size), file.tensors, path
+            )
+        network = models.build(config, in_channels=channels, classes=classes, size=run.data.size)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     checkpoint.fill(network, file.tensors, path)

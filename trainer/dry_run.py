@@ -1,17 +1,19 @@
 """Whether a run can be built, and what it costs, computed on the meta device: no file is read, no weight is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 
 import torch
 
 import losses
 import models
-from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher
+from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher, SmpNetwork
 from models.output import Segmenter
 from trainer.config import BlobsData, Pictures, RunConfig
 from trainer.data.augment import check_preset
-from trainer.errors import DataError
+from trainer.errors import DataError, one_line
 from trainer.teacher.stored_logits import refuse_taps
 
 CHANNELS: Mapping[str, int] = {"blobs": 3, "polyp": 3}
@@ -35,16 +37,21 @@ class Facts:
     """The losses that train the run, in the order of the file."""
 
 
-def check(run: RunConfig) -> Facts:
-    """Build student, teacher and losses without weights. Raises ValueError in one line that begins with the field."""
+def check(run: RunConfig, *, ranks: int = 1) -> Facts:
+    """Build student, teacher and losses without weights, and pass images of `data.size` through them.
+
+    ranks: that train the run together. Raises ValueError in one line that begins with the field, also for what cannot
+    be trained: a size that a network does not take, or one image a rank where batch normalisation needs two values.
+    """
     channels, classes = CHANNELS[run.data.name], CLASSES[run.data.name]
     try:
         check_preset(run.data.augment)
     except DataError as error:
         raise ValueError(str(error)) from error
-    if isinstance(run.data, BlobsData) and run.data.train < run.batch_size:
-        raise ValueError(f"batch_size = {run.batch_size}: more than the {run.data.train} images of data.train")
+    if isinstance(run.data, BlobsData):
+        refuse_large_batch(run, run.data.train)
     student = _network(run.student, run.data, "student", channels, classes)
+    _refuse_single_values(run, student, ranks)
     taught = run.teacher if run.methods() else None
     teacher = _network(taught, run.data, "teacher", channels, classes) if isinstance(taught, NetworkTeacher) else None
     members = taught.members if isinstance(taught, EnsembleTeacher) else ()
@@ -74,15 +81,86 @@ def check(run: RunConfig) -> Facts:
     )
 
 
+def refuse_large_batch(run: RunConfig, images: int) -> None:
+    """Raise ValueError in one line that begins with the field where a batch is larger than the training part."""
+    if run.batch_size > images:
+        raise ValueError(f"batch_size = {run.batch_size}: more than the {images} training images; {images} fit at most")
+
+
 def _network(
     config: NetworkConfig | NetworkTeacher, pictures: Pictures, role: str, channels: int, classes: int
 ) -> Segmenter:
     with torch.device("meta"):
-        network = models.build(config, in_channels=channels, classes=classes)
+        network = models.build(config, in_channels=channels, classes=classes, size=pictures.size)
     if pictures.size % network.stride:
         near = max(round(pictures.size / network.stride), 1) * network.stride
         raise ValueError(
             f"data.size = {pictures.size}: the {role} {config.name} takes multiples of {network.stride}; try {near} "
             "(multiples of 32 suit every network)"
         )
+    reason = _refused(config, channels, classes, pictures.size) if isinstance(config, SmpNetwork) else None
+    if reason is not None:
+        sizes = _sizes(pictures.size, network.stride, lambda size: _refused(config, channels, classes, size) is None)
+        remedy = f"sizes that fit: {sizes}" if sizes else "choose another encoder"
+        raise ValueError(
+            f"data.size = {pictures.size}: the {role} {_named(config)} does not take it ({reason}); {remedy}"
+        )
     return network
+
+
+def _refuse_single_values(run: RunConfig, student: Segmenter, ranks: int) -> None:
+    """Batch normalisation cannot train on a single value: one image whose map is one pixel."""
+    if run.batch_size < ranks:
+        raise ValueError(
+            f"batch_size = {run.batch_size}: smaller than the {ranks} ranks that share it; take {ranks} at least, or "
+            f"fewer ranks"
+        )
+    channels, size = CHANNELS[run.data.name], run.data.size
+    if run.batch_size // ranks > 1 or _refusal(student.train(), channels, size) is None:
+        return
+    sizes = _sizes(size, student.stride, lambda other: _refusal(student, channels, other) is None)
+    larger = f", or data.size = {sizes}" if sizes else ""
+    share = "" if ranks == 1 else f" a rank (of {ranks})"
+    raise ValueError(
+        f"batch_size = {run.batch_size}: with one image{share} the student {_named(run.student)} at data.size = {size} "
+        f"has to normalise a single value; take batch_size = {2 * ranks} or more{larger}"
+    )
+
+
+def _refusal(network: Segmenter, channels: int, size: int) -> str | None:
+    """Why one image of a size does not pass through a network on the meta device; None where it does."""
+    try:
+        with torch.no_grad():
+            network(torch.empty(1, channels, size, size, device="meta"))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        # Each of the libraries that encoders come from refuses a size in its own way.
+        return one_line(error)[:90]
+    return None
+
+
+@lru_cache(maxsize=256)
+def _refused(config: NetworkConfig | NetworkTeacher, channels: int, classes: int, size: int) -> str | None:
+    """The same of a network that is built for that size, in evaluation mode."""
+    try:
+        with torch.device("meta"):
+            network = models.build(config, in_channels=channels, classes=classes, size=size).eval()
+    except ValueError as error:
+        return one_line(error)
+    return _refusal(network, channels, size)
+
+
+def _sizes(size: int, stride: int, fits: Callable[[int], bool]) -> str:
+    """The nearest sizes that fit, smaller and larger; empty where none of those near does."""
+    step = max(stride, 16)
+    near = sorted({*range(step, 4 * size + 2 * step, step), *_USUAL} - {size}, key=lambda other: abs(other - size))
+    return ", ".join(map(str, sorted(islice(filter(fits, near[:TRIED]), SHOWN))))
+
+
+_USUAL = (224, 256, 384)
+"""Sizes that encoders of a fixed size are made for."""
+TRIED, SHOWN = 12, 3
+"""Sizes that are tried in place of one that does not fit, and those that a message names."""
+
+
+def _named(config: NetworkConfig | NetworkTeacher) -> str:
+    return f"{config.name} on {config.encoder}" if isinstance(config, SmpNetwork) else config.name

@@ -16,7 +16,7 @@ from search.answer.power import describe_gains, detectable_gains, most_trainings
 from search.confirm.data_checks import refuse_unknown
 from search.planning import disk
 from search.planning.limits import refuse_hopeless, verdict
-from search.planning.network_costs import Cost, costs
+from search.planning.network_costs import Cost, costs, refuse_large_batches
 from search.planning.time_forecast import describe_time, time_forecast
 from search.spec.arms import Arm
 from search.spec.config import MedianConfig
@@ -28,6 +28,7 @@ from trainer.cli.progress import Counting
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.dataset import Part
 from trainer.errors import UserError, counted, one_line
+from trainer.run_file import RunFile
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 Found = dict[str, Any]
@@ -87,6 +88,11 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         refuse_unknown(spec.run.data, spec.confirm.unseen, cache)
     except UserError as error:
         problems.append(f"{spec.source}: {error}")
+    if hashes["train"]:
+        try:
+            refuse_large_batches(spec, len(hashes["train"]))
+        except UserError as error:
+            problems.append(one_line(error))
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
     return data, facts
@@ -107,6 +113,7 @@ def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Foun
     except CheckpointError as error:
         named = one_line(error).replace(TEACH, command)
         problems.append(f"{spec.source}: {'run.' if named.startswith('teacher.') else ''}{named}")
+        problems += _recipe_problems(spec, data)
         return None
     return {
         "file": facts.name,
@@ -125,6 +132,21 @@ def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> Foun
 
 def _time(spec: StudySpec, built: list[Cost], data: DataSet) -> Found:
     return time_forecast(spec, built, data, trainings=most_trainings(spec)).as_json()
+
+
+def _recipe_problems(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
+    """Why `trainer teach` would refuse the recipe of a teacher that has yet to be trained."""
+    from trainer.commands.teach import refuse_untrainable
+    from trainer.teacher.open import located, ours
+
+    config = spec.run.teacher
+    if config is None or not ours(config) or located(config).exists():
+        return
+    try:
+        run = RunFile(spec.source, spec.run, teach=spec.teach).teacher_run()
+        refuse_untrainable(spec.source, run, images=None if data is None else len(data.samples("train")))
+    except UserError as error:
+        yield one_line(error)
 
 
 def _streams(spec: StudySpec) -> Found:

@@ -22,7 +22,7 @@ from search.execution.messages import WorkerSettings
 from search.execution.owner import this_owner
 from search.execution.progress_lines import EpochLine
 from search.planning.limits import breach, refuse_hopeless
-from search.planning.network_costs import Cost, costs
+from search.planning.network_costs import Cost, costs, refuse_large_batches
 from search.planning.slots import FORECAST, Slots, choose_slots, kept
 from search.spec.identity import arm_identity
 from search.spec.load import StudySpec, identity, record
@@ -72,7 +72,7 @@ def work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks", live_line: L
     RanksLost.
     """
     inputs = prepare(args, spec, ranks)
-    known_costs = functools.cache(partial(_costs, spec))  # once, however often the database is tried
+    known_costs = functools.cache(partial(_costs, spec, ranks.world))  # once, however often the database is tried
     begin = partial(_database_thread, args, spec, inputs, known_costs) if ranks.leads else None
     place = label_of(storage_url(args.storage))
     try:
@@ -90,6 +90,7 @@ def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Worker
     from trainer.engine.resources import SharedResources
 
     resources = SharedResources(ranks, args.cache)
+    refuse_large_batches(spec, len(resources.data(spec.run).samples("train")))
     if spec.confirms is None:
         facts, examination = _teacher_facts(spec, resources), None
         who = _identity(spec, resources, facts)
@@ -197,8 +198,8 @@ def _train(
             live_line.clear()
 
 
-def _costs(spec: StudySpec) -> list[Cost]:
-    networks = costs(spec)
+def _costs(spec: StudySpec, ranks: int) -> list[Cost]:
+    networks = costs(spec, ranks=ranks)
     refuse_hopeless(spec, networks)
     return networks
 

@@ -1,6 +1,7 @@
 """Parameters and GFLOP of the networks that a study can build, counted on the meta device."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, product
@@ -39,11 +40,11 @@ class Cost:
         return self.facts.flops / 1e9
 
 
-def costs(spec: StudySpec) -> list[Cost]:
+def costs(spec: StudySpec, *, ranks: int = 1) -> list[Cost]:
     """Every distinct combination of student, teacher, losses and data that the arms may train, built without weights.
 
-    Raises UserError in one line for the first that cannot be built: a size that is no multiple of the network's stride,
-    a loss that does not find its taps, an unknown encoder or preset.
+    ranks: that train a trial together. Raises UserError in one line for the first that cannot be built or trained: a
+    size that the network does not take, a loss that does not find its taps, an unknown encoder or preset.
     """
     every = []
     for arm in spec.arms:
@@ -53,18 +54,37 @@ def costs(spec: StudySpec) -> list[Cost]:
             key = _structure(run)
             if key not in seen:
                 seen.add(key)
-                every.append(Cost(arm.name, params, run, _checked(run, arm, params)))
+                every.append(Cost(arm.name, params, run, _checked(run, arm, params, ranks)))
     return every
 
 
-def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar]) -> "Facts":
+def _checked(run: RunConfig, arm: Arm, params: Mapping[str, Scalar], ranks: int) -> "Facts":
     from trainer.dry_run import check
 
+    with _named(arm, params):
+        return check(run, ranks=ranks)
+
+
+@contextmanager
+def _named(arm: Arm, params: Mapping[str, Scalar]) -> Iterator[None]:
+    """What is wrong with a run, as a mistake in the file, with what was chosen."""
     try:
-        return check(run)
+        yield
     except ValueError as error:
-        chosen = ", ".join(f"{name} = {value}" for name, value in params.items()) or "nothing"
-        raise UserError(f"{arm.where}: run.{one_line(error)} (with {chosen})") from error
+        chosen = f" (with {', '.join(f'{name} = {value}' for name, value in params.items())})" if params else ""
+        raise UserError(f"{arm.where}: run.{one_line(error)}{chosen}") from error
+
+
+def refuse_large_batches(spec: StudySpec, images: int) -> None:
+    """Raise UserError in one line where a batch of some arm, at any choice or end of a range, is larger than the
+    training part."""
+    from trainer.dry_run import refuse_large_batch
+
+    for arm in spec.arms:
+        for params in arm.probes():
+            sizes = {name: value for name, value in params.items() if arm.parameter(name).path == "batch_size"}
+            with _named(arm, sizes):
+                refuse_large_batch(arm.resolve(params), images)
 
 
 def sizing_parameters(arm: Arm) -> list[Parameter]:

@@ -36,16 +36,20 @@ def main(args: Namespace) -> int:
 
 def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
-    from trainer.dry_run import check
+    from trainer.dry_run import check, refuse_large_batch
     from trainer.teacher import assessment
 
     run = file.run
     try:
-        known = check(run)
+        known = check(run, ranks=ranks.world)
     except ValueError as error:
         raise UserError(f"{file.path}: run.{one_line(error)}") from error
     # Decoded once, with progress, before the cohort opens it again.
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    try:
+        refuse_large_batch(run, len(data.samples("train")))
+    except ValueError as error:
+        raise UserError(f"{file.path}: run.{one_line(error)}") from error
     lines = []
     changed = touched(run, file.entry.numbers) if file.entry is not None else None
     if changed is not None:

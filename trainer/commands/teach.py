@@ -71,17 +71,14 @@ def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
 
 def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
-    from trainer.dry_run import check
     from trainer.engine.fit import fit
     from trainer.reports import Resume
     from trainer.teacher.open import located
 
     output: Path = args.output or located(study.teacher)
-    try:
-        check(run)
-    except ValueError as error:
-        raise UserError(f"{args.file}: teach: {one_line(error)}") from error
+    refuse_untrainable(args.file, run, ranks=ranks.world)
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    refuse_untrainable(args.file, run, ranks=ranks.world, images=len(data.samples("train")))
     work = output.with_name(f".{output.name}.teach")
     run = ranks.broadcast(run if args.again else as_begun(run, data.content_hash, output, work))
     name = identity(run, data.content_hash)
@@ -99,6 +96,22 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
                 log.tell("teach", report)
     took = format_short_duration(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
     return _finish(work, output, run, name, data, ranks, took)
+
+
+def refuse_untrainable(path: Path, run: RunConfig, *, ranks: int = 1, images: int | None = None) -> None:
+    """Raise UserError in one line where the teacher's recipe cannot be trained so. images: training images, where they
+    are known."""
+    from trainer.dry_run import check, refuse_large_batch
+
+    try:
+        check(run, ranks=ranks)
+        if images is not None:
+            refuse_large_batch(run, images)
+    except ValueError as error:
+        # The recipe's student is the teacher of the file.
+        text = one_line(error)
+        text = f"run.teacher.{text.removeprefix('student.')}" if text.startswith("student.") else f"teach: {text}"
+        raise UserError(f"{path}: {text.replace('the student', 'the teacher')}") from error
 
 
 def identity(run: RunConfig, content: str) -> str:

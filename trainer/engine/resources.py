@@ -205,7 +205,7 @@ def _promised_taps(config: TeacherConfig, data: DataSet) -> Taps:
     if not isinstance(config, NetworkTeacher):
         return {}
     with torch.device("meta"):
-        return models.build(config, in_channels=data.channels, classes=data.classes).taps
+        return models.build(config, in_channels=data.channels, classes=data.classes, size=data.config.size).taps
 
 
 def _teacher_of(run: RunConfig) -> str:

@@ -101,7 +101,12 @@ class Student:
 
     def _build(self, teacher: Taps | None) -> tuple[Segmenter, nn.ModuleDict]:
         with self.draws.swapped_in():
-            network = models.build(self.run.student, in_channels=self._data.channels, classes=self._data.classes)
+            network = models.build(
+                self.run.student,
+                in_channels=self._data.channels,
+                classes=self._data.classes,
+                size=self.run.data.size,
+            )
             terms = {
                 name: losses.build(name, term, student=network.taps, teacher=teacher, classes=self._data.classes)
                 for name, term in self.run.live_terms().items()

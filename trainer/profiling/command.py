@@ -193,7 +193,7 @@ def _network(target: Target) -> "Segmenter":
         bare = target.run.student.model_copy(update={"checkpoint": "unused"})
         torch.manual_seed(SEED)
         try:
-            network = models.build(bare, in_channels=CHANNELS[name], classes=CLASSES[name])
+            network = models.build(bare, in_channels=CHANNELS[name], classes=CLASSES[name], size=target.size or None)
         except ValueError as error:
             raise UserError(f"run.{error}") from error
     if target.size % network.stride:

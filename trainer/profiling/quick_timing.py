@@ -128,7 +128,9 @@ def _network(config: NetworkConfig | NetworkTeacher, run: RunConfig, device: tor
     options = {"weights": None} if "weights" in type(config).model_fields else {}
     classes, channels = CLASSES[run.data.name], CHANNELS[run.data.name]
     with device:
-        return models.build(config.model_copy(update=options), in_channels=channels, classes=classes)
+        return models.build(
+            config.model_copy(update=options), in_channels=channels, classes=classes, size=run.data.size
+        )
 
 
 def _training(network: Segmenter, run: RunConfig, device: torch.device, seconds: float) -> float:

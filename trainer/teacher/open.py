@@ -207,7 +207,7 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
 
 def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:
     try:
-        return models.build(config, in_channels=data.channels, classes=data.classes)
+        return models.build(config, in_channels=data.channels, classes=data.classes, size=data.config.size)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

@@ -591,7 +591,7 @@ def test_a_run_is_checked_without_reading_a_file(teacher):
     [
         ({"data": DATA | {"size": 40}}, r"data.size = 40: the student unet takes multiples of 16; try 32"),
         ({"data": DATA | {"augment": "standart"}}, r"data.augment = 'standart'.*standard"),
-        ({"data": DATA | {"train": 3}}, r"batch_size = 4: more than the 3 images"),
+        ({"data": DATA | {"train": 3}}, r"batch_size = 4: more than the 3 training images"),
         (
             {"method": "at", "losses": {"ce": {}, "at": {"taps": ["enc9"]}}, "teacher": {"name": "unet"}},
             r"losses.at.taps: the student has no tap 'enc9'",
