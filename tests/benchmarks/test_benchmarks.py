@@ -191,7 +191,7 @@ def test_a_point_of_the_recorded_search_has_its_own_curve():
 def test_the_gate_passes_and_a_table_comes_out(tmp_path):
     """The arms do the same work: the gate compares Dice, loss and members, and every arm's counts are checked."""
     command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--json", str(tmp_path / "raw.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KD_BENCHMARK_SIZE": "64"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal: ") == 6

@@ -74,3 +74,18 @@ def test_the_line_above_the_last_says_what_all_processes_cost(tmp_path, reposito
     total, user, _ = map(int, re.fullmatch(r"CPU seconds: (\d+) \(user (\d+), system (\d+)\)", above).groups())
     assert total >= user >= 2
     assert last.startswith("1 passed")
+
+
+def test_a_command_under_test_hears_ctrl_c_though_the_tests_were_started_in_the_background(tmp_path, repository):
+    """A script's & makes what it starts ignore SIGINT, and that is inherited."""
+    inner = tmp_path / "test_inner.py"
+    inner.write_text(
+        "import signal, subprocess, sys\n"
+        "def test_child():\n"
+        "    code = 'import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)'\n"
+        "    assert subprocess.run([sys.executable, '-c', code]).returncode == 0\n"
+    )
+    (tmp_path / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text())
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(inner)]
+    done = subprocess.run(["bash", "-c", 'trap "" INT; exec "$@"', "bash", *words], cwd=tmp_path, check=False)
+    assert done.returncode == 0
