@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from trainer.config import Replay, RunConfig
 
@@ -45,6 +45,9 @@ class PerImageResult:
     calibration_positive: tuple[tuple[float, float, float], ...] = ()
     """By bin of the foreground's probability: pixels, sum of it, pixels that are foreground; nothing of what was
     measured before this was kept."""
+    threshold_rule: Literal["best", "gain"] = "best"
+    """How the threshold was chosen. best: of the best mean Dice on validation, as earlier versions did; gain: as
+    `trainer.evaluation.per_image.kept_threshold` does."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: nan is null."""
@@ -70,6 +73,7 @@ class PerImageResult:
             columns=columns,
             calibration=chosen,
             calibration_positive=positive,
+            threshold_rule=values.get("threshold_rule", "best"),
             **names,
         )
 

@@ -8,7 +8,7 @@ from search.answer.comparisons import TEST, Grids, comparisons, metric_of, non_i
 from search.answer.distances import distances
 from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict
 from search.answer.power import needed
-from search.answer.score_arrays import ScoreArray, level, score_arrays
+from search.answer.score_arrays import ScoreArray, describe_rule, level, score_arrays
 from search.answer.subgroups import reliability, scores
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
@@ -36,6 +36,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
         reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
         thresholds=tuple(_thresholds(shown)),
+        threshold_rule=describe_rule(confirmed),
         chosen=name,
         choice=_choice(confirmed, near, chosen),
         margin=confirmed.choose.margin,

@@ -192,6 +192,7 @@ class ConfirmedPart(Frozen):
     scores: tuple[Scores, ...]
     reliability: tuple[Reliability, ...]
     thresholds: tuple[tuple[str, float], ...] = Field(description="(network, mean of its seeds' thresholds)")
+    threshold_rule: str = Field(default="", description="how each seed got its threshold")
     chosen: str | None = Field(description="the network to ship; None where none is near enough to the teacher")
     choice: str = Field(description="how it was chosen")
     margin: float

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from search.answer.document import SEARCH_THRESHOLD
 from search.answer.uncertainty import Estimate, Floats, Mask, estimate
 from search.confirm.results import Confirmed, PerImageScores
 
@@ -49,6 +50,19 @@ def describe_thresholds(thresholds: Iterable[float]) -> str:
     """`threshold 0.5`, or the least and the greatest where they differ: `thresholds 0.5 to 0.65`."""
     low, *rest = sorted({round(each, 6) for each in thresholds})
     return f"thresholds {low:g} to {rest[-1]:g}" if rest else f"threshold {low:g}"
+
+
+RULES = {
+    "gain": f"{SEARCH_THRESHOLD:g}, or another one that gains on validation more than the gain's standard error",
+    "best": f"the best one on validation, as an earlier version took it, though {SEARCH_THRESHOLD:g} may be no worse",
+}
+"""How a seed got its threshold, by `PerImageResult.threshold_rule`."""
+
+
+def describe_rule(confirmed: Confirmed) -> str:
+    """How each seed of a confirmation got its threshold."""
+    rules = dict.fromkeys(each.threshold_rule for each in confirmed.findings)
+    return "; of some seeds ".join(text for rule, text in RULES.items() if rule in rules)
 
 
 def score_arrays(confirmed: Confirmed) -> dict[tuple[str, str], ScoreArray]:

@@ -15,7 +15,7 @@ from search.answer.build import answer
 from search.answer.comparisons import TEST, metric_of
 from search.answer.document import SEARCH_THRESHOLD, claim_title
 from search.answer.power import powerless
-from search.answer.score_arrays import describe_thresholds
+from search.answer.score_arrays import describe_rule, describe_thresholds
 from search.commands import work
 from search.confirm.data_checks import checked, refuse_unknown
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
@@ -34,12 +34,6 @@ from trainer.cli.durations import format_duration
 from trainer.config import RunConfig
 from trainer.distributed.supervisor import supervise
 from trainer.errors import UserError
-
-RULE = (
-    f"each seed's own, of its scores here: {SEARCH_THRESHOLD:g}, or another one that gains on validation more than the "
-    "gain's standard error over the images"
-)
-"""How a seed gets its threshold."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +205,8 @@ def outcome(result: Confirmed) -> list[str]:
         spread = f"{statistics.stdev(means):>15.4f}" if len(means) > 1 else f"{'':>15}"
         mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
         text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}  {at}".rstrip())
-    text.append(f"thresholds: {RULE}")
+    if any(one.part == TEST for one in result.findings):
+        text.append(f"thresholds: each seed's own, of its scores here: {describe_rule(result)}")
     text += [f"missing: {line}" for line in result.missing]
     if any(one.part == TEST for one in result.findings):
         claims = [claim for claim in answer(result).claims if claim.part == TEST]

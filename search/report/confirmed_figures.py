@@ -1,8 +1,10 @@
 """The figures of what was confirmed, from the document alone."""
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from search.answer.document import Comparison, ConfirmedPart, Network, Scores, claim_title
 from search.plotting import COLOURS, MARKERS, printable, share_axis, size_axis
@@ -141,7 +143,7 @@ def _near(part: ConfirmedPart) -> Drawn | None:
 def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Comparison]], note: str) -> Drawn | None:
     if not rows:
         return None
-    with canvas(0.9 + 0.33 * len(rows)) as figure:
+    with canvas(0.9 + 0.4 * len(rows)) as figure:
         axes = figure.subplots()
         for up, (_, claim) in zip(range(len(rows))[::-1], rows, strict=True):
             _row(axes, up, claim)
@@ -150,11 +152,14 @@ def _forest(name: str, title: str, alt: str, rows: Sequence[tuple[str, Compariso
         if margin is not None:
             axes.axvline(-margin, color=INK, lw=1, ls="--", label="margin")
             legend_below(figure, axes)
-        axes.set_yticks(range(len(rows))[::-1], [printable(label, 52) for label, _ in rows], parse_math=False)
+        axes.set_yticks(
+            range(len(rows))[::-1], ["\n".join(wrap(printable(label, 60), 24)) for label, _ in rows], parse_math=False
+        )
         axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         quiet(axes)
         axes.grid(visible=False, axis="y")
-        named_axes(axes, f"difference of {rows[0][1].unit}", "")
+        named_axes(axes, f"difference of {rows[0][1].unit.partition(',')[0]}", "")
         data = svg(figure)
     return Drawn(name, title, alt, data, note)
 

@@ -15,7 +15,6 @@ from search.report.svg import (
     PAPER,
     Drawn,
     canvas,
-    legend,
     legend_below,
     named_axes,
     quiet,
@@ -237,7 +236,7 @@ def _pruned(search: Search) -> Drawn | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         quiet(axes)
         named_axes(axes, "epoch", "trials still trained")
-        legend(axes, "lower left")
+        legend_below(figure, axes)
         data = svg(figure)
     alt = "Share of each arm's trials that were still trained after an epoch, falling where trials were pruned"
     return Drawn(
@@ -268,9 +267,9 @@ def _cost(search: Search) -> Drawn | None:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         quiet(axes)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("share of the hours of all trials")
+        axes.set_xlabel("share of the time of all trials")
         data = svg(figure)
-    return Drawn("cost", "Where the time went", "Bars of the share of hours by part", data)
+    return Drawn("cost", "Where the time went", "Bars of the share of the time by part", data)
 
 
 def _shares(search: Search) -> Drawn | None:

@@ -103,14 +103,6 @@ def named_axes(axes: Axes, x: str, y: str) -> None:
     plain(axes.set_ylabel(printable(y, 60)))
 
 
-def legend(axes: Axes, place: Place = "best") -> None:
-    """The legend, where something has a name."""
-    if axes.get_legend_handles_labels()[0]:
-        box = axes.legend(loc=place, framealpha=0.85, facecolor=PAPER, edgecolor=GRID)
-        for text in box.get_texts():
-            plain(text)
-
-
 def legend_below(figure: Figure, axes: Axes) -> None:
     """The legend under the figure, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()

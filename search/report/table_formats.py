@@ -22,6 +22,8 @@ class Column:
 
     title: str
     kind: str = "text"
+    read_as: str | None = None
+    """What readers are shown in place of the title."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Table:
             for place in range(len(self.columns))
             if place == 0 or any(row[place] is not None and row[place] != "" for row in self.rows)
         ]
-        columns = tuple(self.columns[place] for place in kept)
+        shown_columns = (self.columns[place] for place in kept)
+        columns = tuple(replace(each, title=each.read_as or each.title) for each in shown_columns)
         rows = tuple(tuple(_plain(row[place], self.columns[place]) for place in kept) for row in self.rows)
         return replace(self, columns=columns, rows=rows)
 

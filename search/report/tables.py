@@ -191,7 +191,7 @@ def _rungs(search: Search) -> Table:
     epochs = sorted({*epochs, *(epoch for _, epoch in cut)})
     columns = (
         Column("epoch", "plain"),
-        *(Column(f"correlation in {arm.name}", "short") for arm in search.arms),
+        *(Column(f"correlation in {arm.name}", "correlation") for arm in search.arms),
         *(Column(f"pruned in {arm.name}", "count") for arm in search.arms),
     )
     names = [arm.name for arm in search.arms]
@@ -202,21 +202,21 @@ def _rungs(search: Search) -> Table:
 def _cost_by_arm(search: Search) -> Table:
     columns = (
         Column("arm"),
-        Column("device hours", "short"),
+        Column("device hours", "hours", "device time"),
         *(Column(word, "percent") for word in ("complete", "pruned", "failed", "unfinished")),
     )
     rows = []
     for name, cost in [*((arm.name, arm.cost) for arm in search.arms), ("all", search.cost)]:
         shares = [cost.outcome_shares.get(column.title) for column in columns[2:]]
         rows.append((name, cost.hours, *shares))
-    return Table("cost-by-arm", "Device hours by how trials ended", columns, tuple(rows))
+    return Table("cost-by-arm", "Device time by how trials ended", columns, tuple(rows))
 
 
 def _cost_by_part(search: Search) -> Table:
     cost = search.cost
     rows = tuple((part, hours, cost.part_shares.get(part)) for part, hours in cost.by_part.items())
-    columns = (Column("part"), Column("hours", "short"), Column("share", "percent"))
-    return Table("cost-by-part", "Hours of all trials by part", columns, rows)
+    columns = (Column("part"), Column("hours", "hours", "time"), Column("share", "percent"))
+    return Table("cost-by-part", "Time of all trials by part", columns, rows)
 
 
 def _failures(search: Search) -> Table:
@@ -374,7 +374,7 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
         Column("IoU", "score"),
         Column("precision", "score"),
         Column("recall", "score"),
-        Column("HD95 of what was found (px)", "short"),
+        Column("HD95 (px)", "short", "HD95 of what was found (px)"),
         Column("images left out of it", "short"),
         Column("HD95, a miss as the diagonal (px)", "short"),
         Column("polyps", "count"),

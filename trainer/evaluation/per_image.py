@@ -148,6 +148,7 @@ def measured(
         columns={column: tuple(every[i][column] for i in range(len(samples))) for column in COLUMNS},
         calibration=calibration.table(),
         calibration_positive=calibration.positive_table(),
+        threshold_rule="gain",
     )
 
 

@@ -1,5 +1,6 @@
 """report.json from the database: one study after the other, and side by side where there are several."""
 
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from search.report.content.document import Report, Search, Side, Study
 from search.report.content.search_results import search_part
 from search.report.content.statistics import Times, times
 from search.report.content.text import confirmed_text, control_of, limits, unconfirmed
-from search.report.content.worst_cases import Wanted, pictures
+from search.report.content.worst_cases import DrawnNetwork, Wanted, pictures
 from search.storage.database import Database
 from search.study.outcomes import trained_to_end
 from search.study.snapshot import SearchSnapshot, read
@@ -38,13 +39,14 @@ def report(
     """
     studies = tuple(study(opened, name, wanted, latency) for name in names)
     stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if now is None else now))
-    return Report(
+    made = Report(
         written=stamp,
         program=_program(),
         studies=studies,
         sides=tuple(map(side, studies)) if len(studies) > 1 else (),
         refresh=refresh,
     )
+    return rounded(made)
 
 
 def study(opened: Database, name: str, wanted: Wanted | None, latency: str | None) -> Study:
@@ -65,8 +67,8 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         headline, answer = unconfirmed(name, searched)
     else:
         headline, answer, verdict = confirmed_text(searched, part)
-    weights = _weights(opened, rows, searched, None if part is None else (begun[-1], part))
-    drawn, without = pictures(rows, weights, wanted)
+    network = _drawn_network(opened, rows, searched, None if part is None else (begun[-1], part))
+    drawn, without = pictures(rows, network, wanted)
     return Study(
         name=name,
         identity=rows.search.identity,
@@ -91,18 +93,35 @@ def _answered(opened: Database, name: str, time_of: Times) -> ConfirmedPart | No
     return answer(result, lambda each: None if each.role == "teacher" else time_of(each.run))
 
 
-def _weights(
+def _drawn_network(
     opened: Database, rows: SearchSnapshot, searched: Search, confirmation: tuple[str, ConfirmedPart] | None
-) -> str | None:
-    """The file of the weights of the network to ship, or of the candidate."""
+) -> DrawnNetwork | None:
+    """The network to ship, or the candidate; of several seeds the first whose weights are known."""
     if confirmation is not None:
         name, part = confirmation
         best = chosen_or_best(part)
         leases = () if best is None else read(opened, name).leases.get(best.name, ())
-        return next((lease.weights for lease in leases if trained_to_end(lease)), None)
+        trained = next((lease for lease in leases if trained_to_end(lease)), None)
+        if best is None or trained is None or trained.weights is None:
+            return None
+        return DrawnNetwork(f"{best.name} (seed {json.loads(trained.known_run)['seed']})", trained.weights)
     main = searched.arms[0]
     number = None if main.best is None else main.best.trial
-    return next((lease.weights for lease in rows.leases[main.name] if lease.number == number), None)
+    weights = next((lease.weights for lease in rows.leases[main.name] if lease.number == number), None)
+    return None if weights is None else DrawnNetwork(f"trial {number} of {main.name}", weights)
+
+
+def rounded(made: Report) -> Report:
+    """The same with numbers of 15 digits: what arithmetic adds behind them is noise, such as 0.8999999999999999."""
+    return Report.model_validate(_rounded(made.model_dump(by_alias=True)))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.15g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def side(study: Study) -> Side:

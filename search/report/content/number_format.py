@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from trainer.cli.durations import format_duration
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -32,6 +34,17 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %" if 0 < abs(value) < 0.0995 else f"{100 * value:.0f} %"
 
 
+def _correlation(value: float) -> str:
+    """Two digits; a zero has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def _hours(value: float) -> str:
+    """Hours as a duration: `8.2 s`, `12 min`, `3 h 20 min`."""
+    seconds = 3600 * value
+    return f"{seconds:.1f} s" if seconds < 10 else format_duration(seconds)
+
+
 def _probability(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -44,6 +57,8 @@ KINDS: dict[str, Callable[[float], str]] = {
     "short": _short,  # three digits
     "percent": _percent,  # of a share in [0, 1]
     "p": _probability,
+    "correlation": _correlation,
+    "hours": _hours,  # a duration
 }
 """Kind of a number -> how it is written."""
 

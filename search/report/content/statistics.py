@@ -269,7 +269,8 @@ def _correlation(points: Sequence[tuple[Any, float, float]]) -> float | None:
     one = np.concatenate([_centred([early for early, _ in group]) for group in groups.values()])
     two = np.concatenate([_centred([late for _, late in group]) for group in groups.values()])
     norm = math.sqrt(float(one @ one) * float(two @ two))
-    return float(one @ two) / norm if norm > 0 else None
+    # Rounding leaves a little of what is zero.
+    return round(float(one @ two) / norm, 12) + 0.0 if norm > 0 else None
 
 
 def _centred(values: Sequence[float]) -> np.ndarray:

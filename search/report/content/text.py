@@ -116,7 +116,9 @@ def _sure(search: Search, main: Arm) -> str:
 
 
 def _cost(name: str, search: Search) -> str:
-    hours = f"{shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else "no measured device hours"
+    hours = (
+        f"{shown(search.cost.hours, 'hours')} of device time" if search.cost.hours > 0 else "no measured device time"
+    )
     flops = search.arms[0].best.gflops if search.arms[0].best is not None else None
     image = "The" if flops is None else f"The candidate takes {shown(flops, 'short')} GFLOP an image; the"
     return (
@@ -158,13 +160,9 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
     at = shown(search.threshold, "plain")
-    own = (
-        f" Confirmed scores are each seed's at its own threshold: {at}, or one of 0.05 to 0.95 where that gains on "
-        "validation more than the standard error of the gain over its images."
-    )
+    own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
     sentences.append(
-        f"Scores of the search, its teacher's too, are at threshold {at} of the foreground's probability."
-        f"{own if part is not None else ''}"
+        f"Scores of the search, its teacher's too, are at threshold {at} of the foreground's probability.{own}"
     )
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
@@ -298,7 +296,7 @@ def _confirmed_sure(part: ConfirmedPart) -> str:
 
 def _confirmed_cost(search: Search, part: ConfirmedPart) -> str:
     network = chosen_or_best(part)
-    hours = f"the search took {shown(search.cost.hours, 'short')} device hours" if search.cost.hours > 0 else ""
+    hours = f"the search took {shown(search.cost.hours, 'hours')} of device time" if search.cost.hours > 0 else ""
     image = ""
     if network is not None:
         time = "" if network.latency_ms is None else f" and {shown(network.latency_ms, 'short')} ms"

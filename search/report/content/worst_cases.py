@@ -8,8 +8,9 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from search.answer.document import SEARCH_THRESHOLD
 from search.report.content.document import Picture
 from search.study.snapshot import SearchSnapshot
 from trainer.cli.entry import MISTAKES
@@ -31,26 +32,35 @@ class Wanted:
     cache: Path
 
 
+class DrawnNetwork(NamedTuple):
+    """The network whose worst images are drawn."""
+
+    name: str
+    """With its seed or trial, for a title."""
+    weights: str
+    """A file."""
+
+
 def pictures(
-    rows: SearchSnapshot, weights: str | None, wanted: Wanted | None
+    rows: SearchSnapshot, network: DrawnNetwork | None, wanted: Wanted | None
 ) -> tuple[tuple[Picture, ...], str | None]:
-    """The pictures, or why there are none. weights: of the network to draw, a file; wanted: None leaves them out."""
+    """The pictures, or why there are none. network: the one to draw; wanted: None leaves them out."""
     shown = json.loads(rows.search.settings).get("dashboard", {}).get("images") == "validation"
     if wanted is None:
         return (), "Pictures are drawn when the search has ended."
     if not shown and not wanted.asked:
         return (), "No pictures: [dashboard] images is off in the study file, and --pictures was not given."
-    if weights is None:
+    if network is None:
         return (), "No pictures: no network was trained to its end."
-    if not Path(weights).is_file():
+    if not Path(network.weights).is_file():
         return (), "No pictures: the weights of the network are not on this machine."
     try:
-        return (_worst(Path(weights), wanted.cache),), None
+        return (_worst(network, wanted.cache),), None
     except MISTAKES as error:
         return (), f"No pictures: {one_line(error)[:200]}"
 
 
-def _worst(path: Path, cache: Path) -> Picture:
+def _worst(network: DrawnNetwork, cache: Path) -> Picture:
     import torch
 
     from trainer.checkpoint import ready
@@ -58,7 +68,7 @@ def _worst(path: Path, cache: Path) -> Picture:
     from trainer.evaluation.case_figures import chosen, drawn
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    made = ready(path, device=device)
+    made = ready(Path(network.weights), device=device)
     data = open_data(made.run.data, cache=cache)
     dice, masks = _examined(made.network, data, made.run.precision, device)
     worst, _ = chosen(dice, WORST)
@@ -68,7 +78,7 @@ def _worst(path: Path, cache: Path) -> Picture:
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=QUALITY)
     return Picture(
-        title="Validation images on which the network does worst",
+        title=f"Validation images on which {network.name} does worst, at threshold {SEARCH_THRESHOLD:g}",
         alt=f"A row an image, worst first: image, truth, {', '.join(networks)}; right, extra, missed pixels are tinted",
         mimetype="image/jpeg",
         base64=base64.b64encode(content.getvalue()).decode(),

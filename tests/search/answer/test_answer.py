@@ -306,6 +306,23 @@ def test_the_calibration_of_the_foreground_stands_beside_that_of_the_chosen_clas
     assert (row.ece_positive, row.ece) == (one.ece_positive, one.ece)
 
 
+def test_every_score_says_its_thresholds_and_how_they_were_chosen(found):
+    """Measurements of earlier versions took the best threshold on validation."""
+    assert "earlier version" in found.threshold_rule
+    whole = confirmed()
+    by_seed = dict(zip(SEEDS, (0.5, 0.5, 0.65, 0.5, 0.4), strict=True))
+    ruled = tuple(replace(f, threshold=by_seed.get(f.seed, 0.5), threshold_rule="gain") for f in whole.findings)
+    part = answer(replace(whole, findings=ruled))
+    assert part.threshold_rule.startswith("0.5, or another one that gains on validation more than")
+    network = next(n for n in part.networks if n.name == "kd-1")
+    assert (network.searched_threshold, dict(network.thresholds)) == (0.5, by_seed)
+    assert next(n for n in part.networks if n.name == "teacher").thresholds == ((None, 0.5),)
+    gain = claim(part, "gain")
+    assert gain.thresholds == (tuple(by_seed.values()),) * 2
+    assert "at thresholds 0.4 to 0.65" in gain.words
+    assert {s.thresholds for s in part.scores if s.network == "kd-1"} == {tuple(by_seed.values())}
+
+
 def test_seeds_that_saw_other_images_are_refused():
     whole = confirmed()
     other = replace(whole.findings[0], seed=99, images=("x",) * IMAGES)

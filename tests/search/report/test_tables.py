@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+from search.report.content.build import rounded
 from search.report.content.document import Report
 from search.report.content.number_format import MINUS, shown
 from search.report.files import csv_text, named, slug
-from search.report.table_formats import Column, Table, escaped, latex
+from search.report.table_formats import CLAIM, Column, Table, escaped, latex
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1"])
@@ -65,3 +66,32 @@ def test_names_of_files_are_never_paths(name: str) -> None:
 )
 def test_numbers_are_written_one_way(value: float, kind: str, text: str) -> None:
     assert shown(value, kind) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("correlation", -2.85e-17, "0.00"),
+        ("correlation", -0.734, "\N{MINUS SIGN}0.73"),
+        ("hours", 8.93e-04, "3.2 s"),
+        ("hours", 0.0292, "2 min"),
+        ("hours", 3.35, "3 h 21 min"),
+    ],
+)
+def test_numbers_are_written_as_a_reader_would_say_them(kind, value, text):
+    assert shown(value, kind) == text
+
+
+def test_rounding_noise_reaches_no_file(made):
+    study = made.studies[0]
+    noisy = study.search.model_copy(update={"seconds_an_epoch": 0.8999999999999999})
+    again = rounded(made.model_copy(update={"studies": (study.model_copy(update={"search": noisy}),)}))
+    assert again.studies[0].search.seconds_an_epoch == 0.9
+    assert again.studies[0].search.arms[0].name == study.search.arms[0].name
+
+
+def test_readers_get_plain_words_for_claims_and_scripts_keep_their_names():
+    table = Table("t", "T", (Column(CLAIM), Column("hours", "hours", "time")), (("kd_term_effect", 1.0), ("own", 2.0)))
+    assert [row[0] for row in table.for_readers().rows] == ["effect of the distillation term", "own"]
+    assert [column.title for column in table.for_readers().columns] == ["claim", "time"]
+    assert csv_text(table).startswith("claim,hours\nkd_term_effect,1.0\n")

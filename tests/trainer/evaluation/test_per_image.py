@@ -207,6 +207,9 @@ def test_a_part_is_measured_image_by_image_as_validation_scores_it(data: DataSet
     assert str(again) == str(found)
     before = {name: value for name, value in found.to_json().items() if name != "calibration_positive"}
     assert PerImageResult.from_json(before).calibration_positive == ()
+    assert (again.threshold_rule, PerImageResult.from_json(before).threshold_rule) == ("gain", "gain")
+    del before["threshold_rule"]
+    assert PerImageResult.from_json(before).threshold_rule == "best"
 
 
 def test_test_rows_are_not_measured_without_an_opening(data: DataSet):
