@@ -146,7 +146,10 @@ def test_the_command_hands_all_of_it_to_the_package(
     assert (wish.folder, wish.threshold, wish.threshold_from) == (tmp_path / "ship", 0.35, "validation")
     assert wish.confirmation is not None
     assert "chosen by hand, not by the rule of [confirm], which chooses none" in wish.confirmation.why
-    assert any(claim.startswith("gain: not estimable") for claim in wish.confirmation.claims)
+    assert any(
+        claim.startswith("gain over the search without distillation: not estimable")
+        for claim in wish.confirmation.claims
+    )
     assert capsys.readouterr().out.startswith("packed\n")
 
 
