@@ -166,6 +166,7 @@ def lines(status: Status) -> list[str]:
     text += [running_line(trial, progress.metric) for trial in progress.running[:RUNNING]]
     if len(progress.running) > RUNNING:
         text.append(f"running: {len(progress.running) - RUNNING} more")
+    text += [f"began again {one.arm} #{one.trial}: {one.why}" for one in progress.rejected[-RUNNING:]]
     text += [f"failed {one.arm} #{one.trial} ({one.failure}): {one.message}" for one in progress.failures]
     return text
 

@@ -35,7 +35,7 @@ from search.storage.evidence import rows_of
 from search.storage.leases import LeaseHandle, LeaseRow
 from search.storage.schema import FINISHED, leases
 from search.storage.statements import LeaseLost
-from search.study import code_version
+from search.study import code_version, trial_attributes
 from search.study.adapter import Claim, StudyAdapter
 from search.study.trial_attributes import Attempt, attempts, gradient_attributes, pace, result, teacher_attributes
 from trainer.config import RunConfig
@@ -117,7 +117,7 @@ class HeldTrials:
             resume = None
             if row is not None and row.run is not None:
                 resume = resume_of(row, claim.resume_epoch)
-                trial = self._as_stored(trial, resume)
+                trial = self._as_stored(trial, resume, trial_attributes.rejected(row, claim.resume_epoch))
                 if resume is not None and (score := self.search.pruned_before(lease)) is not None:
                     self.search.prune(lease, end_columns(trial), ending(trial, "pruned"), value=score)
                     logger.info("{} pruned, as it was judged before its worker ended", trial.label)
@@ -155,8 +155,9 @@ class HeldTrials:
         self.search.commit(claim, text, json.dumps(dict(self.settings.environment), sort_keys=True), attributes)
         return run
 
-    def _as_stored(self, trial: HeldTrial, resume: Resume | None) -> HeldTrial:
-        """A trial that somebody trained before: what it cost stays; what it reached, only where it goes on from it."""
+    def _as_stored(self, trial: HeldTrial, resume: Resume | None, rejected: Mapping[str, str]) -> HeldTrial:
+        """A trial that somebody trained before: what it cost stays; what it reached, only where it goes on from it.
+        rejected: the attribute that says why it does not, though it has a checkpoint."""
         row = self.search.leases.row(trial.lease.trial_id)
         if row is None:
             return trial
@@ -164,7 +165,9 @@ class HeldTrials:
         # Where part of the epochs ran elsewhere, no replay on one machine can promise the same bits.
         same = slots.without(own) == slots.without(before)
         now = own if resume is None or same else {**before, "device": "mixed", **code_version.both(before, own)}
-        attributes = {"host": self.settings.owner.host, "attempts": attempts(trial.holders)}
+        attributes = {"host": self.settings.owner.host, "attempts": attempts(trial.holders), **rejected}
+        for why in rejected.values():
+            logger.warning("{} begins again at epoch 1: {}", trial.label, why)
         self.search.leases.change(trial.lease, {"environment": json.dumps(now, sort_keys=True)}, attributes=attributes)
         trial = replace(trial, seconds=json.loads(row.seconds or "{}"), gpu_seconds=row.gpu_seconds)
         if resume is None:

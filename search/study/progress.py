@@ -14,7 +14,7 @@ from search.storage.searches import ArmRow, Closed
 from search.study.code_version import versions
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
-from search.study.trial_attributes import failure
+from search.study.trial_attributes import REJECTED, failure
 
 FEWEST = 5
 """Finished trials that a rate needs."""
@@ -156,6 +156,15 @@ class FailedTrial:
 
 
 @dataclass(frozen=True)
+class RejectedCheckpoint:
+    """A trial that began again, since its checkpoint could not be used."""
+
+    arm: str
+    trial: int
+    why: str
+
+
+@dataclass(frozen=True)
 class SearchProgress:
     """Where a search stands; names and order of the fields are those of `status --json`."""
 
@@ -195,6 +204,8 @@ class SearchProgress:
     failures: Sequence[FailedTrial]
     confirms: str | None
     """The study that this one confirms; None for a search."""
+    rejected: Sequence[RejectedCheckpoint] = ()
+    """Checkpoints that were not there or damaged when their trial was taken over."""
 
     def as_json(self) -> dict[str, Any]:
         """The form that `status --json` prints."""
@@ -236,6 +247,7 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
         running=_running(rows),
         failures=_failures(rows),
         confirms=rows.confirms,
+        rejected=_rejected(rows),
     )
 
 
@@ -334,6 +346,11 @@ def _running(rows: SearchSnapshot) -> list[RunningTrial]:
             )
         )
     return trials
+
+
+def _rejected(rows: SearchSnapshot) -> list[RejectedCheckpoint]:
+    named = [(arm, trial) for arm, trials in rows.trials.items() for trial in trials if REJECTED in trial.user_attrs]
+    return [RejectedCheckpoint(arm, trial.number, str(trial.user_attrs[REJECTED])) for arm, trial in named]
 
 
 def _failures(rows: SearchSnapshot) -> list[FailedTrial]:

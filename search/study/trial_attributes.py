@@ -1,18 +1,21 @@
 """Attributes of a trial for people who look at the dashboard, written in transactions that are needed anyway.
 
-Names are dotted, so that they sort into groups: `attempts`, `best.*`, `failure*`, `gradient.*`, `host`, `limit`,
-`model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few: what people
-sort by is a number, the rest stands in short texts of one line.
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `checkpoint.*`, `failure*`, `gradient.*`, `host`,
+`limit`, `model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few:
+what people sort by is a number, the rest stands in short texts of one line.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.trial import FrozenTrial
 
 from search.planning.network_costs import Cost
+from search.storage.leases import LeaseRow
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ from models.config import Frozen
 
 LONGEST = 200
 """Characters of a text."""
+REJECTED = "checkpoint.rejected"
+"""The attribute that says which checkpoint of a trial could not be used, and why: the trial began again."""
 SHARES = "gradient.shares"
 """The attribute that holds the share of each loss term in the gradient, by name."""
 DEAD = 0.01
@@ -143,6 +148,19 @@ def gradient_attributes(shares: Mapping[str, float]) -> dict[str, Any]:
     dead = sorted(name for name, share in shares.items() if share < DEAD)
     attributes: dict[str, Any] = {SHARES: {name: _short(share) for name, share in shares.items()}}
     return attributes | ({"gradient.dead": plain(", ".join(dead))} if dead else {})
+
+
+def rejected(row: LeaseRow, resume_epoch: int) -> dict[str, str]:
+    """Why a trial that was taken over begins again although it has a checkpoint; nothing where it goes on, or has none.
+
+    resume_epoch: the epoch that the taker can resume it from, 0 for none. A checkpoint of the last epoch, which no
+    worker writes, has nothing to go on to.
+    """
+    last = row.run is not None and row.epoch >= json.loads(row.run)["epochs"]
+    if resume_epoch or row.epoch == 0 or row.checkpoint is None or last:
+        return {}
+    why = "is not what was written (another sha256)" if Path(row.checkpoint).is_file() else "is not there"
+    return {REJECTED: f"its checkpoint of epoch {row.epoch} {why}: {row.checkpoint}"}
 
 
 def failure(kind: str, message: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a trial keeps that goes from hand to hand: its checkpoint, its costs, its devices, and who is charged."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from search.commands.status import lines, look
 from search.execution.held_trials import HeldTrials, on_hand
 from search.execution.messages import CheckpointWritten, EpochDone, StartTrial, TrialFailed
 from search.execution.simulated_students import Curves, SimulatedStudents
@@ -17,6 +19,7 @@ from search.storage.leases import LeaseHandle, LeaseRow
 from search.storage.schema import attempts, orphans
 from search.storage.statements import Owner
 from search.study.adapter import StudyAdapter
+from search.study.progress import RejectedCheckpoint, read_progress
 from trainer.config import RunConfig
 from trainer.reports import EpochReport, Failure, FailureKind, Saved
 
@@ -254,3 +257,30 @@ def test_what_is_told_under_an_older_token_is_not_stored(
     assert all_of(search, orphans) == []
     now = replace(one, claim=again).tell(1)
     assert row_of(search, again.held).checkpoint == str(now)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_checkpoint_that_is_damaged_or_gone_is_said_in_the_log_in_status_and_on_the_trial(
+    join: Join, tmp_path: Path, log: list[str], settings: Make, missing: bool
+) -> None:
+    """The trial begins again at epoch 1; whoever looks at its curve sees why."""
+    search = join()
+    members = HeldTrials(search, settings())
+    claim = search.claim(ME, on_hand, ())
+    members.begin(claim)
+    path = tmp_path / "one.pt"
+    path.write_bytes(b"whole")
+    key, digest = claim.held.trial_id, hashlib.sha256(b"whole").hexdigest()
+    members.store(EpochDone(key, 1, EpochReport(1, 0, {"dice": 0.5}, {}, {"student": 1.0}, final=False)))
+    members.store(CheckpointWritten(key, 1, 1, Saved(path, digest, 5), ((1, 0),)))
+    members.give_back("preempted")
+    assert read_progress(search.opened, "handed").rejected == []
+    path.unlink() if missing else path.write_bytes(b"whale")
+    others = HeldTrials(search, settings(owner=OTHER))
+    others.begin(search.claim(OTHER, on_hand, ()))
+    assert others.inbox.get_nowait().resume is None
+    why = f"its checkpoint of epoch 1 is {'not there' if missing else 'not what was written (another sha256)'}: {path}"
+    assert [line for line in log if "begins again" in line] == [f"WARNING kd #0 begins again at epoch 1: {why}"]
+    assert search.opened.storage.get_trial(key).user_attrs["checkpoint.rejected"] == why
+    assert read_progress(search.opened, "handed").rejected == [RejectedCheckpoint("kd", 0, why)]
+    assert f"began again kd #0: {why}" in lines(look(search.opened, "handed"))

@@ -11,6 +11,7 @@ from search.study.progress import (
     BestTrial,
     FailedTrial,
     FrontLine,
+    RejectedCheckpoint,
     RunningTrial,
     SearchProgress,
     pace_of,
@@ -62,6 +63,7 @@ WHOLE = SearchProgress(
     running=[RunningTrial("kd", 1, "held", "here", 1, 2, 4, 0.8, 7.0)],
     failures=[FailedTrial("kd", 2, "bug", "a bug")],
     confirms=None,
+    rejected=[RejectedCheckpoint("kd", 1, "its checkpoint of epoch 1 is not there: x")],
 )
 
 
@@ -98,7 +100,9 @@ def test_status_as_json_keeps_its_names_and_their_order() -> None:
         ("holding", leaves("here")),
         ("running", [leaves("arm", "trial", "state", "host", "attempt", "epoch", "epochs", "score", "seconds")]),
         ("failures", [leaves("arm", "trial", "class", "message")]),
-        *leaves("confirms", "confirmation"),
+        *leaves("confirms"),
+        ("rejected", [leaves("arm", "trial", "why")]),
+        *leaves("confirmation"),
     ]
 
 
