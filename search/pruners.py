@@ -21,6 +21,8 @@ class PrunerSettings:
     `min_epochs`, `reduction` (halving, hyperband): the first rung and the factor from rung to rung; one trial in
     `reduction` passes a rung. The first rung is never inside the warmup.
     `epochs`: how long a trial is at most; hyperband spreads its brackets over it.
+    `exact` (hyperband): whether there are as many brackets as there are rungs; else as many as Optuna computes, which
+    is one less where a logarithm in floating point falls short of a whole number (243 epochs with reduction 3).
     """
 
     name: str
@@ -29,6 +31,7 @@ class PrunerSettings:
     warmup_epochs: int = 0
     reduction: int = 3
     min_epochs: int = 1
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if self.name not in PRUNERS:
@@ -46,6 +49,13 @@ class PrunerSettings:
         """The epoch of the first rung of halving, and of hyperband's most impatient bracket."""
         return max(self.min_epochs, self.warmup_epochs + 1)
 
+    def brackets(self) -> int:
+        """The brackets of hyperband: floor(log_reduction(epochs / first rung)) + 1 (Li et al. 2018), exactly."""
+        count, rung = 1, self.first_rung() * self.reduction
+        while rung <= self.epochs:
+            count, rung = count + 1, rung * self.reduction
+        return count
+
 
 def _median(settings: PrunerSettings) -> BasePruner:
     # Optuna's warmup is the first step that may be pruned.
@@ -53,9 +63,13 @@ def _median(settings: PrunerSettings) -> BasePruner:
 
 
 def _hyperband(settings: PrunerSettings) -> BasePruner:
-    return HyperbandPruner(
-        min_resource=settings.first_rung(), max_resource=settings.epochs, reduction_factor=settings.reduction
-    )
+    first, most = settings.first_rung(), settings.epochs
+    if settings.exact:
+        # Optuna takes nothing but the number of brackets from it, and offers no parameter for that: halfway between the
+        # last bracket's first rung and the next one its logarithm is far from a whole number.
+        last = first * settings.reduction ** (settings.brackets() - 1)
+        most = last + last * (settings.reduction - 1) // 2
+    return HyperbandPruner(min_resource=first, max_resource=most, reduction_factor=settings.reduction)
 
 
 def _halving(settings: PrunerSettings) -> BasePruner:

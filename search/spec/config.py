@@ -154,7 +154,8 @@ class HalvingConfig(RungsConfig):
 
 
 class HyperbandConfig(RungsConfig):
-    """Halving in several brackets, of which the more patient have their first rung later (Li et al. 2018)."""
+    """Halving in several brackets, of which the more patient have their first rung later (Li et al. 2018). There are as
+    many as there are rungs within the run's epochs; a study that was begun before that was exact keeps its number."""
 
     name: Literal["hyperband"]
 

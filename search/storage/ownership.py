@@ -17,6 +17,9 @@ from trainer.errors import UserError
 MARK = "kd_search:study"
 """The system attribute of a study of this program; its value is the name that the study was created with, so that a
 copy under another name is none."""
+BRACKETS = "kd_search:brackets"
+"""The system attribute of a study whose hyperband has as many brackets as its rungs allow. A study without it is from
+before, and keeps the number that Optuna computes: another would move its trials to other brackets."""
 MARKED = '"marked": true'
 """What the settings of a search hold once all its studies carry the mark; older ones do not until a worker joins."""
 
@@ -33,8 +36,9 @@ _TRIALS = sa.table(
 
 
 def put_mark(connection: sa.Connection, study_id: int, name: str) -> None:
-    """Mark a study that has no mark yet as one of this program."""
-    connection.execute(_MARKS.insert().values(study_id=study_id, key=MARK, value_json=json.dumps(name)))
+    """Mark a study that is being created as one of this program."""
+    for key, value in ((MARK, name), (BRACKETS, "exact")):
+        connection.execute(_MARKS.insert().values(study_id=study_id, key=key, value_json=json.dumps(value)))
 
 
 def is_present() -> sa.ColumnElement[bool]:

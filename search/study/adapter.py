@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
-from optuna.pruners import NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
@@ -22,7 +22,7 @@ from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, sa
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
 from search.storage.lookup import refuse_others
-from search.storage.ownership import MARK
+from search.storage.ownership import BRACKETS, MARK
 from search.storage.schema import FINISHED, FREE, HELD
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
@@ -86,7 +86,7 @@ class StudyAdapter:
         self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
         self._front_of = {arm.name: _front(arm) for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
-        self._pruner_of = {arm.name: pruners.pruner(_pruner_settings(arm)) for arm in spec.arms}
+        self._pruner_of = {arm.name: self._pruner(arm) for arm in spec.arms}
 
     # ---- beginning
 
@@ -300,6 +300,12 @@ class StudyAdapter:
             study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
         )
 
+    def _pruner(self, arm: Arm) -> BasePruner:
+        exact = True
+        if arm.pruner.name == "hyperband":
+            exact = BRACKETS in self.opened.storage.get_study_system_attrs(self._study_of[arm.name]._study_id)
+        return pruners.pruner(_pruner_settings(arm, exact=exact))
+
     def _ask(self, study_id: int, owner: Owner) -> Claim:
         arm = self.arms[study_id]
         study = self._study_of[arm.name]
@@ -356,11 +362,11 @@ def _front(arm: Arm) -> samplers.FrontChoice | None:
     return samplers.FrontChoice(arm.front, choices, arm.sampler.seed)
 
 
-def _pruner_settings(arm: Arm) -> pruners.PrunerSettings:
+def _pruner_settings(arm: Arm, *, exact: bool) -> pruners.PrunerSettings:
     given = arm.pruner.model_dump()
     if isinstance(arm.pruner, MedianConfig):
         given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
-    return pruners.PrunerSettings(epochs=arm.epochs, **given)
+    return pruners.PrunerSettings(epochs=arm.epochs, exact=exact, **given)
 
 
 def study_id_of(opened: Database, name: str, direction: Literal["maximize", "minimize"]) -> int:

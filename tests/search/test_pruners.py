@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -133,6 +135,31 @@ def test_hyperband_ends_trials_at_the_rungs_of_its_brackets_and_lets_the_best_fi
     finished = [t.value for t in study.trials if t.state == TrialState.COMPLETE]
     assert 4 <= len(finished) <= 25
     assert study.best_value == max(t.intermediate_values[1] for t in study.trials)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "reduction", "brackets"),
+    [(243, 1, 3, 6), (486, 2, 3, 6), (1000, 1, 10, 4), (1, 1, 2, 1), (2, 1, 2, 2), (3, 1, 2, 2), (242, 1, 3, 5)],
+)
+def test_hyperband_has_a_bracket_for_each_rung(epochs: int, first: int, reduction: int, brackets: int) -> None:
+    """Optuna's logarithm of 243 to the base 3 is 4.999...: the most patient bracket would be lost."""
+    settings = PrunerSettings("hyperband", epochs, min_epochs=first, reduction=reduction)
+    judge = pruner(settings)
+    trial = begin(study := study_of())
+    trial.report(0.5, 1)
+    should_prune(judge, study, stored(study, trial))
+    assert isinstance(judge, optuna.pruners.HyperbandPruner)
+    assert (settings.brackets(), len(judge._pruners)) == (brackets, brackets)
+
+
+@given(first=st.integers(1, 50), reduction=st.integers(2, 20), power=st.integers(0, 8), more=st.integers(-1, 1))
+def test_hyperband_s_brackets_are_exact_around_every_power(first: int, reduction: int, power: int, more: int) -> None:
+    epochs = max(first * reduction**power + more, first)
+    settings = PrunerSettings("hyperband", epochs, min_epochs=first, reduction=reduction)
+    judge = pruner(settings)
+    judge._try_initialization(study_of())
+    count = len(judge._pruners)
+    assert first * reduction ** (count - 1) <= epochs < first * reduction**count
 
 
 def test_none_prunes_nothing() -> None:
