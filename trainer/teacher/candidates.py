@@ -32,8 +32,6 @@ SECONDS = 20.0
 """After so long no further candidate is begun."""
 PREFIXES = 3
 """Networks in one file that are looked at, the largest first."""
-DISTANT = 6
-"""Encoders that are compared where the decoder's shapes suit none, for the report alone."""
 _ROOT = re.compile(r"((?:[^.]+\.)*?)(encoders?)\.")
 _TIMM = "encoder.model."
 """How the keys of an encoder from timm begin."""
@@ -99,8 +97,8 @@ class Tries:
 
     @property
     def nearest(self) -> Match | None:
-        """The candidate with the fewest keys in its way."""
-        return min(self.matches, key=lambda match: match.distance, default=None)
+        """The candidate with most keys that match."""
+        return max(self.matches, key=lambda match: (match.report.matched, -match.distance), default=None)
 
 
 def compare(
@@ -235,14 +233,16 @@ def _package(name: str) -> ModuleType:
 
 
 def _of_its_own(known: Mapping[str, Any], architecture: str, inside: Shapes, hint: str) -> list[str]:
-    """The package's own encoders whose channels the decoder in the file takes; the nearest where it suits none."""
-    scores: dict[str, float] = {}
+    """The package's own encoders whose channels the decoder in the file takes; where it suits none, all of them, one of
+    each kind first."""
+    suitable, places, counts = [], {}, Counter[Any]()
     for name, entry in known.items():
         inputs = _decoder_inputs(architecture, entry["params"]["out_channels"])
-        scores[name] = sum(inside.get(key, (0, 0))[1] == count for key, count in inputs.items()) / len(inputs)
-    order = sorted(known, key=lambda name: (not _hinted(name, hint), -scores[name], len(name)))
-    suitable = [name for name in order if scores[name] == 1.0]
-    return suitable or order[:DISTANT]
+        if all(inside.get(key, (0, 0))[1] == count for key, count in inputs.items()):
+            suitable.append(name)
+        places[name] = counts[entry["encoder"]]
+        counts[entry["encoder"]] += 1
+    return sorted(suitable or known, key=lambda name: (not _hinted(name, hint), places[name]))
 
 
 def _decoder_inputs(architecture: str, channels: Sequence[int]) -> dict[str, int]:

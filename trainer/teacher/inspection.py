@@ -46,7 +46,7 @@ _REASONS = {
     "name": "what the file is",
     "encoder": "by its keys and their shapes",
     "width": "by the shapes of its keys",
-    "keys": "pairs [theirs, ours]: what the file's keys begin with, and what they become",
+    "keys": "[theirs, ours]: beginnings of keys",
     "output": "logits | probabilities",
     "take": "which of its outputs",
 }
@@ -251,10 +251,9 @@ def _misfit(tries: Tries, keys: Sequence[str], channels: int, classes: int) -> s
     other = _other_numbers(match, channels, classes)
     if other is not None:
         return f"a state dict of {match.title}, but {other}"
-    odd = f"; no place for: {', '.join(match.odd[:3])}" if match.odd else ""
     return (
         f"a state dict of {len(keys)} keys that fits none of {_tried(tries)}; nearest is {match.title}: "
-        f"{match.report.summary()}{odd}; {ANY_NETWORK}"
+        f"{match.report.summary()}; {ANY_NETWORK}"
     )
 
 
@@ -274,9 +273,9 @@ def _other_numbers(match: Match, channels: int, classes: int) -> str | None:
 
 
 def _tried(tries: Tries) -> str:
-    counted = "1 network that was" if tries.tried == 1 else f"{tries.tried} networks that were"
+    counted = "1 network" if tries.tried == 1 else f"{tries.tried} networks"
     left = f" ({tries.left} more were left out after {SECONDS:g} s; name the encoder in the file's name)"
-    return f"{counted} compared{left if tries.left else ''}"
+    return f"{counted}{left if tries.left else ''}"
 
 
 def _loadable(path: Path, match: Match, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
@@ -288,7 +287,7 @@ def _loadable(path: Path, match: Match, tensors: Mapping[str, Tensor]) -> Mappin
 
 
 def _remarks(tries: Tries, best: Match) -> tuple[str, ...]:
-    remarks = [f"{best.report.matched} keys match, of {_tried(tries)}"]
+    remarks = [f"{best.report.matched} keys fit; it was compared with {_tried(tries)}"]
     others = [match for match in tries.fits if match is not best]
     if others:
         named = ", ".join(dict.fromkeys(match.title for match in others if match.title != best.title))

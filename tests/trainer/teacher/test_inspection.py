@@ -127,7 +127,7 @@ class TestStateDicts:
         path = outline(tmp_path / "unet-tu-resnet18.pt", encoder="tu-resnet18", classes=2)
         brought = looked(path, seconds=0.0)
         assert brought.settings["encoder"] == "tu-resnet18"
-        assert "of 1 network that was compared" in brought.remarks[0]
+        assert "it was compared with 1 network (" in brought.remarks[0]
         assert "name the encoder in the file's name" in brought.remarks[0]
 
     @needs_smp
@@ -137,11 +137,12 @@ class TestStateDicts:
             ({"classes": 5}, ["smp-unet encoder resnet18", "knows 5 classes; these masks have 2"]),
             ({"in_channels": 1}, ["takes 1 channel(s); these pictures have 3"]),
             ({"decoder_channels": (128, 64, 32, 16, 8)}, ["nearest is smp-unet encoder", "of another shape", "ONNX"]),
-            ({"decoder_attention_type": "scse"}, ["no place for: decoder.blocks.0.attention", "ONNX"]),
+            ({"kind": "UnetPlusPlus"}, ["nearest is smp-unet encoder resnet18", "unexpected: decoder.blocks.x_0_0"]),
+            ({"decoder_attention_type": "scse"}, ["unexpected: decoder.blocks.0.attention", "ONNX"]),
         ],
     )
     def test_what_fits_no_network_is_one_line_with_the_nearest(self, tmp_path, refusal, options, parts):
-        text = refusal(lambda: looked(outline(tmp_path / "other.pt", **options)))
+        text = refusal(lambda: looked(outline(tmp_path / "other resnet18.pt", **options), seconds=0.0))
         assert all(part in text for part in parts), text
 
     @pytest.mark.parametrize("name", ["unet", "resunet"])
@@ -167,7 +168,7 @@ class TestStateDicts:
     def test_another_head_is_no_plain_network(self, tmp_path, refusal, network):
         state = network().state_dict()
         torch.save(state | {"head.bias": torch.zeros(2)}, tmp_path / "biased.pt")
-        assert "no place for: head.bias" in refusal(lambda: looked(tmp_path / "biased.pt"))
+        assert "unexpected: head.bias" in refusal(lambda: looked(tmp_path / "biased.pt"))
 
     def test_keys_of_no_network_of_ours_are_named(self, tmp_path, refusal):
         torch.save({"inc.weight": torch.zeros(2), "down1.weight": torch.zeros(2)}, tmp_path / "milesial.pt")
