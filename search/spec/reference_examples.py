@@ -166,7 +166,9 @@ NOTES = {
     "elsewhere is named by what it is: another program's state dict for a network of ours "
     '(`keys = [["module.", ""], ["segmentation_head.", "head."]]`), a whole network (`name = "onnx"` or `"export"`, '
     'with one float input N x 3 x H x W), stored `"maps"`, or several as an `"ensemble"`, whose `members` are tables '
-    "like this one. `trainer teach` then trains nothing and tells how good it is; what it was trained on is unknown. "
+    "like this one. `search init FOLDER --teacher FILE` looks into such a file, reads network, encoder and pairs from "
+    "it, or output and kind of numbers, and writes this table with what is left to be checked: the normalisation above "
+    "all. `trainer teach` then trains nothing and tells how good it is; what it was trained on is unknown. "
     "Where its size is fixed, images are resized to it and its output back. Methods that read taps need a network of "
     "ours, alone. Maps tell what was said of the plain pictures: they are bent along with the picture, while changes "
     "of colour leave them as they are.",
