@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from search.answer.power import describe_confirmation
 from search.spec.load import load
@@ -26,6 +27,12 @@ from trainer.data.splits.mask_codings import Codings, codings_of, mask_lines, re
 from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
 from trainer.errors import UserError, counted
 from trainer.repository import escaped
+
+if TYPE_CHECKING:
+    from trainer.teacher.inspection import Inspection
+
+CHANNELS, CLASSES = 3, 2
+"""Of the pictures and masks."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,13 @@ class Draft:
     """How commands call the study: its name, or its file."""
     labels: str | None
     """What a person said of the masks' values."""
+    brought: "Inspection | None" = None
+    """The teacher that a person brings; None: one is trained."""
+    widths: tuple[int, int, int] = (8, 16, 24)
+    millions: tuple[float, float, float] = (0.5, 2.2, 4.9)
+    """The students' parameters."""
+    limit: float = 5.0
+    """Millions of parameters."""
 
     @property
     def first(self) -> int:
@@ -57,7 +71,7 @@ class Draft:
         """What is typed after the file was read and edited, in order."""
         file = f"studies/{self.name}.toml" if self.command == self.name else self.command
         return (
-            f"python -m trainer teach {file}",
+            *(() if self.brought else (f"python -m trainer teach {file}",)),
             f"python -m search validate {self.command}",
             f"python -m search work {self.command}",
             f"python -m search status {shlex.quote(self.name)}",
@@ -66,7 +80,8 @@ class Draft:
 
 def drafted(draft: Draft) -> str:
     """The file, TOML."""
-    teach, validate, worker, _ = draft.next_commands()
+    *teach, validate, worker, _ = draft.next_commands()
+    small, middle, large = draft.millions
     parts = " / ".join(f"{part} {count}" for part, count in draft.counts.items())
     return _TEMPLATE.format(
         parts=parts,
@@ -81,7 +96,12 @@ def drafted(draft: Draft) -> str:
         warmup=draft.epochs // 10,
         trials=draft.trials,
         max_failed=max(2, draft.trials // 5),
-        teach=teach,
+        origin=f"trained once, before the search:  {teach[0]}" if teach else "a teacher that was brought",
+        network=draft.brought.table() if draft.brought else _TRAINED,
+        limit=draft.limit,
+        middle=draft.widths[1],
+        widths=list(draft.widths),
+        millions=f"{small:.2g}, {middle:.2g} and {large:.2g}",
         validate=validate,
         worker=worker,
     )
@@ -93,6 +113,10 @@ def _quoted(text: str) -> str:
 
 
 _LABELS = "labels  = {labels}   # what the values of all masks mean; background, object and ignored\n"
+
+_TRAINED = """\
+name       = "unet"          # a large network of the students' kind
+width      = 48              # about 20 M parameters"""
 
 _TEMPLATE = """\
 # Which small network, and which way of distilling a large one into it, segments these pictures best?
@@ -106,7 +130,7 @@ maximize = "dice"            # Dice per validation image, mean over images, at t
 along = "student.width"      # trials are spread evenly over its choices, and judged within them
 
 [limits]                     # a student beyond them is refused before it costs any time
-params_m = 5.0               # millions of parameters: a quarter of the teacher's
+params_m = {limit:<5}             # millions of parameters: a quarter of the teacher's
 
 # ---- one complete training run; [space] below replaces single values of it
 
@@ -124,15 +148,14 @@ split   = {split}   # which picture trains, validates and tests; from the folder
 {labels}size    = {size:<4}               # pictures are brought to size x size; multiples of 32 suit every network
 augment = "standard"         # none | flips | standard | strong
 
-[run.teacher]                # trained once, before the search:  {teach}
-name       = "unet"          # a large network of the students' kind
-width      = 48              # about 20 M parameters
-checkpoint = {teacher}   # where its weights are written, and found by workers
+[run.teacher]                # {origin}
+{network}
+checkpoint = {teacher}   # its file, where every worker finds it
 min_dice   = 0.5             # validation Dice below which the search is refused; raise it once you know yours
 
 [run.student]
 name  = "unet"               # unet | resunet
-width = 16                   # channels of the first stage; varied below
+width = {middle:<4}                 # channels of the first stage; varied below
 
 [run.losses]                 # terms are added with their weights
 ce   = {{ weight = 1.0 }}      # against the masks, a pixel at a time
@@ -147,7 +170,7 @@ weight_decay = 1e-4          # against fitting few pictures too closely; seldom 
 # ---- what the search varies
 
 [space]
-"student.width"         = {{ choices = [8, 16, 24] }}   # 0.5, 2.2 and 4.9 M parameters
+"student.width"         = {{ choices = {widths} }}   # {millions} M parameters
 "losses.kl.weight"      = {{ low = 0.1, high = 20.0, log = true }}   # from a hint to almost the teacher alone
 "losses.kl.temperature" = {{ low = 1.0, high = 10.0, log = true }}   # 1: the teacher's own probabilities; 10: very soft
 "optim.lr"              = {{ low = 1e-4, high = 1e-2, log = true }}   # ten times below and above the usual
@@ -225,6 +248,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--groups", type=Path, metavar="FILE", help=f"CSV image,group: the patient; image is {IMAGE_FORMS}"
     )
     add_mask_arguments(parser)
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="a teacher that you bring: weights (.safetensors, .pt, .ckpt), ONNX or a .pt2 (default: one is trained)",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the split's draw (default: %(default)s)")
 
 
@@ -331,7 +360,7 @@ def _places(args: argparse.Namespace, root: Path) -> Places:
             f"{study} and {split} to begin anew"
         )
     written = (study, split) if args.split is None else (study,)
-    return Places(study, name, split, Path("teachers", f"{name}.safetensors"), written)
+    return Places(study, name, split, args.teacher or Path("teachers", f"{name}.safetensors"), written)
 
 
 def _sets(root: Path) -> list[Path]:
@@ -363,6 +392,7 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         batch *= 2
     steps = counts["train"] // batch
     epochs = args.epochs or min(max(-(-STEPS // steps // 10) * 10, EPOCHS[0]), EPOCHS[1])
+    brought = _brought(args, root, taken, size)
     return Draft(
         name=places.name,
         root=str(root),
@@ -375,7 +405,29 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         trials=args.trials,
         command=_named(places),
         labels=args.labels,
+        brought=brought,
+        **_students(brought),
     )
+
+
+def _brought(args: argparse.Namespace, root: Path, taken: Taken, size: int) -> "Inspection | None":
+    """What the file of a teacher is. Raises CheckpointError."""
+    if args.teacher is None:
+        return None
+    from trainer.teacher.inspection import inspect  # with torch, which nothing else here needs
+
+    pictures = [root / row.image for row in taken.rows if row.part == "validation"]
+    return inspect(args.teacher, channels=CHANNELS, classes=CLASSES, pictures=pictures, size=size)
+
+
+def _students(brought: "Inspection | None") -> dict[str, Any]:
+    """Widths of students that are small beside their teacher, with parameters and limit; none: the usual."""
+    if brought is None or brought.parameters is None:
+        return {}
+    from trainer.teacher.inspection import students_below
+
+    students = students_below(brought.parameters, channels=CHANNELS, classes=CLASSES)
+    return {"widths": students.widths, "millions": students.millions, "limit": students.limit}
 
 
 def _named(places: Places) -> str:
@@ -391,6 +443,11 @@ def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
         f"{places.study}  pictures of {spread} pixels on the longer side, brought to {draft.size} x {draft.size}; "
         f"batches of {draft.batch_size}, {counted(draft.epochs, 'epoch')}"
     )
+    if draft.brought is not None:
+        count = draft.brought.parameters
+        print(f"{places.teacher}  {draft.brought.title}" + (f", {count / 1e6:.3g} M parameters" if count else ""))
+        for remark in draft.brought.remarks:
+            print(f"  {remark}")
     few = {part: draft.counts[part] for part in ("validation", "test") if draft.counts[part] < COARSE}
     if few:
         counts = " and ".join(f"{count} {part}" for part, count in few.items())
