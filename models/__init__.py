@@ -52,7 +52,7 @@ def build(
     try:
         network: Segmenter = getattr(import_module(module), kind)(**options, in_channels=in_channels, classes=classes)
     except OptionError as error:
-        raise ValueError(f"{_role(config)}.{error}") from error.__cause__
+        raise OptionError(f"{_role(config)}.{error}") from error.__cause__
     network.normalisation = expects(config)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return network

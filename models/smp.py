@@ -115,13 +115,40 @@ def _create(
             return kind(encoder_weights=chosen, **options)
         except torch.OutOfMemoryError:
             raise
-        except OSError as error:
-            raise OptionError(
-                f"weights = {weights!r}: the file for encoder {encoder!r} is neither in the hub's cache nor can it be "
-                f"fetched; put it there (HF_HOME), leave weights out, or give a checkpoint"
-            ) from error
-        except _UNFIT as error:
-            raise _unfit(encoder, architecture, error) from error
+        except Exception as error:
+            if chosen is not None and _unreachable(error):
+                raise _out_of_reach(package, encoder, weights) from error
+            if isinstance(error, _UNFIT):
+                raise _unfit(encoder, architecture, error) from error
+            raise
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether a file could not be had: an error of the system, of the network, or of one of the clients for it."""
+    client = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or client in ("huggingface_hub", "httpx", "requests", "urllib3")
+
+
+def _out_of_reach(package: ModuleType, encoder: str, weights: str | None) -> OptionError:
+    from huggingface_hub import constants
+
+    repository = _repository(package, encoder, weights)
+    asked = f"{repository} of huggingface.co" if repository else "of timm"
+    bring = f"on a machine with a network: hf download {repository}; " if repository else ""
+    return OptionError(
+        f"weights = {weights!r}: the file for encoder {encoder!r} ({asked}) is neither in the hub's cache "
+        f"({constants.HF_HUB_CACHE}) nor can it be fetched; {bring}bring it into that cache (HF_HOME names another), "
+        f"leave weights out, or give a checkpoint"
+    )
+
+
+def _repository(package: ModuleType, encoder: str, weights: str | None) -> str | None:
+    """Where on the hub pretrained weights lie."""
+    name = _timm_name(package, encoder)
+    if name is None:
+        return str(package.encoders.encoders[encoder]["pretrained_settings"][weights]["repo_id"])
+    settings = _settings(name)
+    return None if settings is None else settings.hf_hub_id
 
 
 @contextmanager

@@ -87,6 +87,17 @@ def refuse_large_batch(run: RunConfig, images: int) -> None:
         raise ValueError(f"batch_size = {run.batch_size}: more than the {images} training images; {images} fit at most")
 
 
+def refuse_absent_weights(run: RunConfig) -> None:
+    """Fetch the pretrained weights that a run's student starts from, where they are not here. Raises ValueError in one
+    line that begins with the field where they cannot be had."""
+    config = run.student
+    if isinstance(config, SmpNetwork) and config.weights is not None and config.checkpoint is None:
+        with torch.random.fork_rng(devices=[]):
+            models.build(
+                config, in_channels=CHANNELS[run.data.name], classes=CLASSES[run.data.name], size=run.data.size
+            )
+
+
 def _network(
     config: NetworkConfig | NetworkTeacher, pictures: Pictures, role: str, channels: int, classes: int
 ) -> Segmenter:

@@ -22,7 +22,7 @@ from search.execution.messages import WorkerSettings
 from search.execution.owner import this_owner
 from search.execution.progress_lines import EpochLine
 from search.planning.limits import breach, refuse_hopeless
-from search.planning.network_costs import Cost, costs, refuse_large_batches
+from search.planning.network_costs import Cost, costs, refuse_absent_weights, refuse_large_batches
 from search.planning.slots import FORECAST, Slots, choose_slots, kept
 from search.spec.identity import arm_identity
 from search.spec.load import StudySpec, identity, record
@@ -91,6 +91,7 @@ def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Worker
 
     resources = SharedResources(ranks, args.cache)
     refuse_large_batches(spec, len(resources.data(spec.run).samples("train")))
+    refuse_absent_weights(spec)
     if spec.confirms is None:
         facts, examination = _teacher_facts(spec, resources), None
         who = _identity(spec, resources, facts)

@@ -110,6 +110,21 @@ def _structure(run: RunConfig) -> str:
     )
 
 
+def refuse_absent_weights(spec: StudySpec) -> None:
+    """Fetch the pretrained weights that students of some arm start from. Raises UserError in one line."""
+    from trainer import dry_run
+
+    seen: set[str] = set()
+    for arm in spec.arms:
+        for params in arm.probes():
+            run = arm.resolve(params)
+            student = run.student.model_dump_json()
+            if student not in seen:
+                seen.add(student)
+                with _named(arm, {}):
+                    dry_run.refuse_absent_weights(run)
+
+
 class NetworkSize(NamedTuple):
     """What one network costs."""
 

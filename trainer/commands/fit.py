@@ -36,7 +36,7 @@ def main(args: Namespace) -> int:
 
 def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
-    from trainer.dry_run import check, refuse_large_batch
+    from trainer.dry_run import check, refuse_absent_weights, refuse_large_batch
     from trainer.teacher import assessment
 
     run = file.run
@@ -48,6 +48,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
     try:
         refuse_large_batch(run, len(data.samples("train")))
+        refuse_absent_weights(run)
     except ValueError as error:
         raise UserError(f"{file.path}: run.{one_line(error)}") from error
     lines = []

@@ -5,7 +5,8 @@ import json
 import shutil
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
 
 def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
+    from trainer.dry_run import refuse_absent_weights
     from trainer.engine.fit import fit
     from trainer.reports import Resume
     from trainer.teacher.open import located
@@ -85,6 +87,8 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     if output.exists() and not args.again:
         return Outcome(_finished(output, run, name, data))
     writable(output)
+    with _recipe_of(args.file):
+        refuse_absent_weights(run)
     state = _prepare(work, name, ranks, again=args.again)
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
@@ -103,12 +107,18 @@ def refuse_untrainable(path: Path, run: RunConfig, *, ranks: int = 1, images: in
     are known."""
     from trainer.dry_run import check, refuse_large_batch
 
-    try:
+    with _recipe_of(path):
         check(run, ranks=ranks)
         if images is not None:
             refuse_large_batch(run, images)
+
+
+@contextmanager
+def _recipe_of(path: Path) -> Iterator[None]:
+    """What is wrong with the recipe, as a mistake in the study file: the recipe's student is the teacher there."""
+    try:
+        yield
     except ValueError as error:
-        # The recipe's student is the teacher of the file.
         text = one_line(error)
         text = f"run.teacher.{text.removeprefix('student.')}" if text.startswith("student.") else f"teach: {text}"
         raise UserError(f"{path}: {text.replace('the student', 'the teacher')}") from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import losses
 import models
 from losses.term import Loss, Term
+from models.nearest import OptionError
 from models.output import Output, Segmenter, Taps, whole
 from trainer import checkpoint
 from trainer.config import Precision, RunConfig
@@ -101,12 +102,7 @@ class Student:
 
     def _build(self, teacher: Taps | None) -> tuple[Segmenter, nn.ModuleDict]:
         with self.draws.swapped_in():
-            network = models.build(
-                self.run.student,
-                in_channels=self._data.channels,
-                classes=self._data.classes,
-                size=self.run.data.size,
-            )
+            network = self._drawn()
             terms = {
                 name: losses.build(name, term, student=network.taps, teacher=teacher, classes=self._data.classes)
                 for name, term in self.run.live_terms().items()
@@ -118,6 +114,14 @@ class Student:
             checkpoint.refuse_other_normalisation(file, network.normalisation, path)
             checkpoint.fill(network, file.tensors, path)
         return network.to(self._device), nn.ModuleDict(terms).to(self._device)
+
+    def _drawn(self) -> Segmenter:
+        """The network, its weights drawn or pretrained. Raises CheckpointError where those cannot be had."""
+        counts = {"in_channels": self._data.channels, "classes": self._data.classes}
+        try:
+            return models.build(self.run.student, **counts, size=self.run.data.size)
+        except OptionError as error:
+            raise CheckpointError(str(error)) from error
 
     def _averaging(self) -> Average:
         # The network's parameters come first in the flat weights, and a copy of it has the same layout: one kernel.

@@ -19,7 +19,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.errors import CheckpointError
 from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.metrics import Keep, confusion, labels, score, validate
-from trainer.teacher.open import TEACH, OpenedTeacher, called, opened, ours, wanted
+from trainer.teacher.open import AGAIN, OpenedTeacher, called, opened, ours, wanted
 from trainer.teacher.probability_maps import Maps
 
 
@@ -174,26 +174,38 @@ def floor(
     Raises CheckpointError where its validation Dice is below `min_dice`, or where it was trained on validation or test
     images of the data, or on near-identical ones that the data's settings do not accept.
     """
+    teacher = teacher or opened(run, data, device=(ranks or Ranks()).device)
     known = facts(run, data, ranks=ranks, whole=whole, teacher=teacher)
     if known.seen is not None and any(known.seen.values()):
         raise CheckpointError(
             f"{known.name}: was trained on {_counts(known.seen)} images of this data, so its scores there mean "
-            f"nothing; train one on this split: {TEACH}"
+            f"nothing; train one on this split, in another file or over it: {AGAIN}"
         )
     accepted = isinstance(run.data, PolypData) and run.data.near_duplicates == "accept"
     if known.alike is not None and any(known.alike.values()) and not accepted:
         raise CheckpointError(
             f"{known.name}: was trained on pictures near-identical to {_counts(known.alike)} images of this data, so "
-            f"its scores there mean little; train one on this split: {TEACH}"
+            f"its scores there mean little; train one on this split, in another file or over it: {AGAIN}"
         )
     least = run.teacher.min_dice if run.teacher else 0.0
     if known.dice < least:
         how = "measured" if known.measured else "recorded"
         raise CheckpointError(
             f"teacher.min_dice = {least:g}: {known.name} has validation Dice {known.dice:.4f} ({how}); "
-            f"{f'train a better one: {TEACH}' if ours(wanted(run)) else 'choose a better one'}, or lower min_dice"
+            f"{_longer(run, teacher)}, or lower min_dice"
         )
     return known
+
+
+def _longer(run: RunConfig, teacher: OpenedTeacher | None) -> str:
+    """How to get a better teacher. Its recipe trained again gives the same weights, so that more epochs are named."""
+    if not ours(wanted(run)):
+        return "choose a better one"
+    file = None if teacher is None else teacher.files[0]
+    epochs = None if file is None else (file.word("run") or {}).get("epochs")
+    if epochs is None:
+        return f"raise epochs in [teach] and train it: {AGAIN}"
+    return f"train it longer than {epochs} epochs (epochs in [teach]): {AGAIN} --set teach.epochs={2 * int(epochs)}"
 
 
 def _recorded(file: Weights, run: RunConfig, data: DataSet) -> Judgement | None:
@@ -242,7 +254,7 @@ def alike(file: Weights, data: DataSet) -> dict[str, int] | None:
     try:
         sketches = unpacked(trained)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"train_sketches: damaged ({error}); train it anew: {TEACH}") from error
+        raise CheckpointError(f"train_sketches: damaged ({error}); train it anew: {AGAIN}") from error
     known = set(file.word("train_images") or ())
     images: dict[str, int] = {}
     for part in _UNSEEN:

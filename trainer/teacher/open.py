@@ -29,6 +29,8 @@ from trainer.teacher.probability_maps import Maps
 Kind = TypeVar("Kind", bound=Segmenter)
 
 TEACH = "python -m trainer teach FILE"
+AGAIN = f"{TEACH} --again"
+"""The same where the file is there already: without the flag it is left as it is."""
 PROBES = 4
 """Validation images that an exported network is tried on before anything is asked of it."""
 _TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
@@ -163,7 +165,7 @@ def _normalised_as_trained(config: NetworkTeacher, file: Weights, path: Path) ->
         raise CheckpointError(
             f"{path}: was trained with mean {list(trained.expects.mean)} and std {list(trained.expects.std)}, but "
             f"teacher.mean = {list(config.mean)} and teacher.std = {received(config.std)}; leave them out, or train it "
-            f"anew: {TEACH} --again"
+            f"anew: {AGAIN}"
         )
     return trained
 
@@ -217,10 +219,10 @@ def _refuse_ruins(network: nn.Module, path: Path) -> None:
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
-                f"{path}: {name} holds numbers that are not finite; take an earlier file, or: {TEACH}"
+                f"{path}: {name} holds numbers that are not finite; take an earlier file, or: {AGAIN}"
             )
     if not any(bool(weight.any()) for weight in network.parameters()):
-        raise CheckpointError(f"{path}: every weight is 0; take another file, or: {TEACH}")
+        raise CheckpointError(f"{path}: every weight is 0; take another file, or: {AGAIN}")
 
 
 def _still(network: Kind, device: torch.device) -> Kind:
@@ -243,7 +245,7 @@ def _same(path: Path, what: str, expected: object, recorded: object) -> None:
     if recorded is not None and recorded != expected:
         raise CheckpointError(
             f"{path}: {what} is {received(recorded)}, but the run has {received(expected)}; "
-            f"change [run.teacher] or train it anew: {TEACH}"
+            f"change [run.teacher] or train it anew: {AGAIN}"
         )
 
 

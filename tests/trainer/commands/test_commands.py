@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,23 @@ class TestTeach:
         assert "epochs was 3, here 5" in only_line(done)
         assert "--again" in only_line(done)
         assert (place / "teacher.safetensors").read_bytes() == before
+
+    def test_the_remedy_for_a_teacher_below_its_floor_makes_another_one(
+        self, taught: object, place: Path, trainer: Trainer, module: Trainer, tmp_path: Path
+    ) -> None:
+        """What the message names is typed as it stands: the same recipe once more would leave the teacher as it is."""
+        (tmp_path / "low.toml").write_text((place / "small.toml").read_text().replace(str(place), str(tmp_path)))
+        shutil.copy(place / "teacher.safetensors", tmp_path)
+        floor = ("fit", "low.toml", "--cache", place / "cache", "--set", "run.teacher.min_dice=0.999")
+        said = only_line(module("trainer", *floor, code=2, cwd=tmp_path))
+        assert "min_dice = 0.999" in said
+        assert "longer than 3 epochs (epochs in [teach]): python -m trainer teach FILE --again" in said
+        words = said.partition("python -m trainer ")[2].partition(",")[0].replace("FILE", "low.toml").split()
+        before = checkpoint.weights(tmp_path / "teacher.safetensors")
+        module("trainer", *words, "--cache", place / "cache", cwd=tmp_path)
+        after = checkpoint.weights(tmp_path / "teacher.safetensors")
+        assert (before.word("run")["epochs"], after.word("run")["epochs"]) == (3, 6)
+        assert before.sha256 != after.sha256
 
     @pytest.mark.slow
     def test_killed_it_goes_on_from_its_last_epoch_to_the_same_weights(

@@ -1,6 +1,7 @@
 """`teach` gives an encoder what its pretrained weights expect, and leaves a teacher from before as it was."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,3 +90,34 @@ def test_a_teacher_from_before_is_the_one_that_the_recipe_made(place: Path, caps
     assert "nothing to do" in capsys.readouterr().out
     assert taught(place, "--again") == 0
     assert network_in(place)["mean"] == [0.5] * 3
+
+
+def test_weights_that_cannot_be_had_are_one_line_that_names_the_teacher(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was asked for, from where, and how to bring the file."""
+    shutil.rmtree(place / "hub")
+    assert taught(place) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"study.toml: run.teacher.weights = 'imagenet': the file for encoder '{ENCODER}'" in said
+    assert f"timm/{MODEL}.in1k of huggingface.co" in said
+    assert f"hf download timm/{MODEL}.in1k" in said
+    assert str(place / "hub") in said
+    assert "HF_HOME" in said
+    assert not list(place.glob(".teacher*"))
+
+
+def test_of_a_student_they_are_named_as_the_students(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(place / "hub")
+    file = (place / "study.toml").read_text()
+    teacher = next(line for line in file.splitlines() if line.startswith("teacher"))
+    student = next(line for line in file.splitlines() if line.startswith("student"))
+    alone = file.replace(student, teacher.replace("teacher", "student", 1)).replace(f"\n{teacher}\n", "\n", 1)
+    alone = alone.replace('method = "kl"', 'method = "none"').replace(
+        f', checkpoint = "{place}/teacher.safetensors"', ""
+    )
+    (place / "study.toml").write_text(alone)
+    arguments = ["fit", str(place / "study.toml"), "--cache", str(place / "cache"), "--device", "cpu"]
+    assert guard(lambda: trainer_main.main(arguments)) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "study.toml: run.student.weights = 'imagenet': the file for encoder" in said
