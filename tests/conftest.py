@@ -64,15 +64,10 @@ def _quick_room() -> Path:
     return memory if fit else Path("/tmp")  # noqa: S108
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # What a script starts with & inherits that, and so would all commands under test, which then hear no Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's & makes all that it starts ignore it
 QUICK = _quick_room()
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(QUICK))  # the folder of `tmp_path`
 os.environ["XDG_STATE_HOME"] = str(QUICK / f"kd-test-state-{os.getuid()}")  # not this account's
-
-
 # A busy machine may take a second for an example that takes none elsewhere.
 examples.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 examples.load_profile("patient")
