@@ -1,5 +1,6 @@
 """Networks of segmentation-models-pytorch by encoder name (the `smp` extra)."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def _create(
     }
     if size is not None:
         options["img_size"] = size
-    with _old_names_allowed():
+    with _old_names_allowed(), _hub_without_retries():
         kind: _Kind = getattr(package, architecture)
         if torch.empty(0).device.type == "meta":
             return _create_on_meta(kind, encoder, options)
@@ -149,6 +150,18 @@ def _repository(package: ModuleType, encoder: str, weights: str | None) -> str |
         return str(package.encoders.encoders[encoder]["pretrained_settings"][weights]["repo_id"])
     settings = _settings(name)
     return None if settings is None else settings.hf_hub_id
+
+
+@contextmanager
+def _hub_without_retries() -> Iterator[None]:
+    """Without the lines that the hub's client writes of each attempt: the last one ends in an error of ours."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
