@@ -10,26 +10,28 @@ from models.output import Output, Taps
 
 EPS = 1e-8
 """Keeps a correlation from dividing by zero."""
-FLAT = 1e-3
+FLAT = 1e-2
 """The least deviation that counts, in units of logits: below it probabilities count as constant."""
 
 
-def pearson(a: Tensor, b: Tensor, counted: Tensor, dim: int) -> Tensor:
+def pearson(a: Tensor, b: Tensor, counted: Tensor, dim: int, flat: float) -> Tensor:
     """Pearson's correlation of two arrays of probabilities along `dim`, over the entries that `counted` (0 or 1) marks.
 
-    A constant yields 0. The gradient to `a` is as of one over its deviation, which no value near zero bounds. So that
-    deviation is taken to be at least FLAT times the mean of a (1 - a), which is what a change of the logits by FLAT
-    makes of probabilities like these, near 0 and 1 too: below it the correlation goes to 0 along a line, and the
-    gradient to the logits is at most about 1 / FLAT times that of logits whose deviation is 1. Above it nothing
-    changes.
+    A constant yields 0. The gradient to `a` is as of one over its deviation, which no value near zero bounds. So the
+    deviation of either is taken to be at least `flat` times the mean of p (1 - p), which is what a change of the logits
+    by `flat` makes of probabilities p like these, near 0 and 1 too: below it the correlation goes to 0 along a line,
+    and the gradient to the logits is at most about 1 / `flat` times that of logits whose deviation is 1. Above it
+    nothing changes.
     """
     number = counted.sum(dim, keepdim=True).clamp(min=1.0)
-    slope = ((a * (1.0 - a) * counted).sum(dim, keepdim=True) / number).detach()
-    least = (FLAT * slope * number.sqrt()).squeeze(dim)
-    a = (a - (a * counted).sum(dim, keepdim=True) / number) * counted
-    b = (b - (b * counted).sum(dim, keepdim=True) / number) * counted
-    lengths = torch.linalg.vector_norm(a, dim=dim).maximum(least) * torch.linalg.vector_norm(b, dim=dim)
-    correlation: Tensor = (a * b).sum(dim) / (lengths + EPS)
+    centred, lengths = [], []
+    for p in (a, b):
+        slope = ((p * (1.0 - p) * counted).sum(dim, keepdim=True) / number).detach()
+        away = (p - (p * counted).sum(dim, keepdim=True) / number) * counted
+        least = (flat * slope * number.sqrt()).squeeze(dim)
+        centred.append(away)
+        lengths.append(torch.linalg.vector_norm(away, dim=dim).maximum(least))
+    correlation: Tensor = (centred[0] * centred[1]).sum(dim) / (lengths[0] * lengths[1] + EPS)
     return correlation
 
 
@@ -44,9 +46,10 @@ def class_relations(student: Tensor, teacher: Tensor, valid: Tensor, temperature
     theirs = (widened(teacher.detach()) / temperature).softmax(1).movedim(1, -1).flatten(0, -2)
     counted = valid.flatten().to(ours.dtype).unsqueeze(1)
     voxels = counted.sum().clamp(min=1.0)
-    relating = ours.detach() if ours.shape[1] == 2 else ours
-    between = (pearson(relating, theirs, torch.ones_like(ours), dim=1) * counted.squeeze(1)).sum() / voxels
-    within = pearson(ours, theirs, counted, dim=0).mean()
+    # Without a gradient there is none to bound.
+    relating, flat = (ours.detach(), 0.0) if ours.shape[1] == 2 else (ours, FLAT)
+    between = (pearson(relating, theirs, torch.ones_like(ours), 1, flat) * counted.squeeze(1)).sum() / voxels
+    within = pearson(ours, theirs, counted, 0, FLAT).mean()
     return temperature**2 * (1.0 - between), temperature**2 * (1.0 - within)
 
 
