@@ -53,6 +53,8 @@ class Match:
     wrong: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     """Name, shape in the file, shape expected."""
     parameters: int
+    prefix: str
+    """What stands before the keys of its part of the file."""
 
     @property
     def fits(self) -> bool:
@@ -120,10 +122,19 @@ def compare(
 
 
 def against(
-    settings: Mapping[str, Any], theirs: Mapping[str, Tensor], prefix: str = "", *, channels: int, classes: int
+    settings: Mapping[str, Any],
+    theirs: Mapping[str, Tensor],
+    prefix: str = "",
+    *,
+    channels: int,
+    classes: int,
+    size: int | None = None,
 ) -> Match:
-    """A network beside tensors whose keys begin with a prefix. Raises ValueError where no such network can be built."""
-    network = on_meta(configured(settings), channels, classes)
+    """A network beside tensors whose keys begin with a prefix. Raises ValueError where no such network can be built.
+
+    size: the side of images, for encoders that are made for one; None: their own.
+    """
+    network = on_meta(configured(settings), channels, classes, size)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     inside = {key[len(prefix) :]: tuple(tensor.shape) for key, tensor in theirs.items() if key.startswith(prefix)}
     pairs = [*([(prefix, "")] if prefix else []), *_parts(inside, own)]
@@ -141,6 +152,7 @@ def against(
             if name in named and named[name] != shape and name not in report.widened
         ),
         parameters=models.parameters(network),
+        prefix=prefix,
     )
 
 
@@ -150,11 +162,11 @@ def configured(settings: Mapping[str, Any]) -> NetworkTeacher:
     return kind.model_validate(dict(settings))
 
 
-def on_meta(config: NetworkTeacher, channels: int, classes: int) -> Segmenter:
+def on_meta(config: NetworkTeacher, channels: int, classes: int, size: int | None = None) -> Segmenter:
     """The network without memory. Raises ValueError in one line where it cannot be built."""
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        return models.build(config, in_channels=channels, classes=classes)
+        return models.build(config, in_channels=channels, classes=classes, size=size)
 
 
 def _prefixes(keys: Iterable[str]) -> list[tuple[str, str]]:

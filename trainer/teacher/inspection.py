@@ -128,8 +128,9 @@ def inspect(
 ) -> Inspection:
     """Look into a teacher's file, for pictures of so many channels and masks of so many classes.
 
-    pictures: a few of the data; the network of an ONNX file is run on them, at size x size where it takes any size.
-    seconds: after so long no further network is compared with a state dict. Raises CheckpointError in one line.
+    pictures: a few of the data; the network of an ONNX file is run on them. size: the side of the network's input, for
+    networks that take any, and for encoders that are made for one. seconds: after so long no further network is
+    compared with a state dict. Raises CheckpointError in one line.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the file in it: {', '.join(ENDINGS)}")
@@ -143,7 +144,7 @@ def inspect(
     if ending == ".pt2":
         return _program(path)
     own = _own(path, channels, classes) if ending == ".safetensors" else None
-    return own or _state_dict(path, channels, classes, seconds)
+    return own or _state_dict(path, channels, classes, size, seconds)
 
 
 def _own(path: Path, channels: int, classes: int) -> Inspection | None:
@@ -178,7 +179,7 @@ def _own(path: Path, channels: int, classes: int) -> Inspection | None:
     return Inspection(f"a teacher of this program, {match.title}", settings, (remark,), match.parameters)
 
 
-def _state_dict(path: Path, channels: int, classes: int, seconds: float) -> Inspection:
+def _state_dict(path: Path, channels: int, classes: int, size: int, seconds: float) -> Inspection:
     """Another program's weights."""
     tensors = _tensors(path)
     tries = compare(tensors, _hint(path), channels=channels, classes=classes, seconds=seconds)
@@ -186,6 +187,16 @@ def _state_dict(path: Path, channels: int, classes: int, seconds: float) -> Insp
     if not fits:
         raise CheckpointError(f"{path}: {_misfit(tries, list(tensors), channels, classes)}")
     best = fits[0]
+    plain = {key: value for key, value in best.settings.items() if key != "keys"}
+    try:
+        sized = against(plain, tensors, best.prefix, channels=channels, classes=classes, size=size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: a state dict of {best.title}; {one_line(error)}") from error
+    if not sized.fits:
+        raise CheckpointError(
+            f"{path}: a state dict of {best.title}, which is made for images of one size, and its weights not for "
+            f"{size} x {size}; give the size that it was trained at with --size"
+        )
     return Inspection(
         f"a state dict of {best.title}",
         _loadable(path, best, tensors),

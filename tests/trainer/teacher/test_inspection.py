@@ -71,7 +71,7 @@ def theirs() -> nn.Module:
 
 class TestStateDicts:
     @needs_smp
-    @pytest.mark.parametrize("form", ["weights.pt", "lightning.ckpt", "parallel.pth", "model.safetensors"])
+    @pytest.mark.parametrize("form", ["lightning.ckpt", "parallel.pth", "model.safetensors"])
     def test_a_network_of_the_package_is_read_whatever_stands_before_its_keys(
         self, data, images, tmp_path, taught_by, logits_of, form, theirs
     ):
@@ -112,6 +112,17 @@ class TestStateDicts:
         brought = looked(outline(tmp_path / "teacher.pt", encoder="dpn68", classes=2))
         assert brought.settings["encoder"] == "dpn68"
         assert "where the Dice is low, try mean = [0.486275, 0.458824, 0.407843] and std" in brought.remarks[-1]
+
+    @needs_smp
+    def test_weights_that_were_made_for_another_size_are_refused(self, tmp_path, refusal):
+        path = outline(
+            tmp_path / "swin_tiny_patch4_window7_224.pt", encoder="tu-swin_tiny_patch4_window7_224", classes=2
+        )
+        text = refusal(lambda: looked(path, seconds=0.0))
+        assert "smp-unet encoder tu-swin_tiny_patch4_window7_224" in text
+        assert "size" in text
+        brought = inspect(path, channels=3, classes=2, size=224, seconds=0.0)
+        assert brought.settings["encoder"] == "tu-swin_tiny_patch4_window7_224"
 
     @needs_smp
     def test_networks_that_keys_cannot_tell_apart_are_all_named(self, tmp_path):
