@@ -65,7 +65,7 @@ def study(tmp_path: Path) -> Path:
     """A study on a few drawn pictures, and its teacher."""
     rows = []
     for index, part in enumerate(("train",) * 4 + ("validation",) * 2 + ("test",)):
-        image, label = draw(index if part != "test" else 7, 32)
+        image, label = draw(index if part != "test" else 8, 32)
         cv2.imwrite(str(tmp_path / f"{index}-image.png"), image)
         cv2.imwrite(str(tmp_path / f"{index}-mask.png"), 255 * label)
         rows.append(["A", f"{index}-image.png", f"{index}-mask.png", "", part])
