@@ -23,7 +23,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks.campaign.injuries import FAULTS, RANK_FAULTS, Scene, Steps
+from benchmarks.campaign.injuries import FAULTS, NO_EFFECT, RANK_FAULTS, Scene, Steps
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Count, Inspector, Wound, table
 from benchmarks.campaign.worker_pool import WorkerPool
@@ -56,6 +56,8 @@ class Campaign:
         self.engine = sa.create_engine(server.url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool)
         self.draw = random.Random(args.seed)  # noqa: S311 - no secret
         self.wounds: list[Wound] = []
+        self.without_effect: Counter[str] = Counter()
+        """Faults that met nothing, by kind; they are injected again in place of being counted."""
         self.counts: list[Count] = []
         self.exits: Counter[int] = Counter()
         self.kinds = RANK_FAULTS if args.real else FAULTS
@@ -158,6 +160,9 @@ class Campaign:
             except StopIteration as stop:
                 fault.wound.over = time.monotonic()
                 fault.wound.proof = str(stop.value)
+                if fault.wound.proof == NO_EFFECT:
+                    self.wounds.remove(fault.wound)
+                    self.without_effect[fault.wound.kind] += 1
                 opened.remove(fault)
 
     def _heal(self, inspector: Inspector, hurt: list[Wound]) -> None:
@@ -233,7 +238,8 @@ def report(campaign: Campaign, seconds: float) -> int:
         f"\n{len(campaign.wounds)} faults in {len(counts)} searches and {seconds / 60:.1f} minutes: "
         f"{sum(c.finished for c in counts)} of {sum(c.owed for c in counts)} trials finished; "
         f"lost {sums[0]}, counted twice {sums[1]}, stuck {sums[2]}; not recovered from {len(unhealed)}; "
-        f"failed by rule {dict(failed)}; workers' exit codes {dict(campaign.exits)}"
+        f"failed by rule {dict(failed)}; without effect and not counted {dict(campaign.without_effect)}; "
+        f"workers' exit codes {dict(campaign.exits)}"
     )
     for kind in sorted(campaign.kinds):
         first = next((wound.proof for wound in campaign.wounds if wound.kind == kind), "never injected")

@@ -101,13 +101,18 @@ def interrupt(scene: Scene) -> Steps:
     return (yield from _asked(scene, signal.SIGINT))
 
 
+NO_EFFECT = ""
+"""The proof of a fault that met nothing: no packet came while all were held back. It is not counted."""
+
+
 def cut(scene: Scene) -> Steps:
     """All connections to the database are reset, at any point of any transaction."""
     before = sum(w.gate.cuts for w in scene.pool.workers)
     for worker in scene.pool.workers:
         worker.gate.cut()
     yield 0.0
-    return f"{sum(w.gate.cuts for w in scene.pool.workers) - before} connections reset"
+    cuts = sum(w.gate.cuts for w in scene.pool.workers) - before
+    return f"{cuts} connections reset" if cuts else NO_EFFECT
 
 
 def refuse(scene: Scene) -> Steps:
@@ -258,7 +263,7 @@ def _stall(scene: Scene, workers: list[Worker], share: float) -> Steps:
     held = sum(w.gate.held_back for w in workers) - before
     for worker in workers:
         worker.gate.open()
-    return f"{held} packets held back"
+    return f"{held} packets held back" if held else NO_EFFECT
 
 
 FAULTS: dict[str, Callable[[Scene], Steps]] = {
