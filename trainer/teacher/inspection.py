@@ -302,7 +302,7 @@ def _remarks(tries: Tries, best: Match) -> tuple[str, ...]:
     others = [match for match in tries.fits if match is not best]
     if others:
         named = ", ".join(dict.fromkeys(match.title for match in others if match.title != best.title))
-        prefixes = [f"the part below {_below(match)}" for match in others if match.title == best.title]
+        prefixes = [f"the keys that begin with {match.prefix!r}" for match in others if match.title == best.title]
         remarks.append(
             f"as well fit: {', '.join([*([named] if named else []), *prefixes])}. Keys and shapes cannot tell them "
             f"apart: where the Dice is low, try them. {_SCORED}"
@@ -328,10 +328,6 @@ def _normalisation(encoder: str | None) -> str:
         "how its input was normalised stands in no state dict: it gets ImageNet's mean and deviation of red, green and "
         f"blue. {_SCORED}: where the Dice is low, {advice}"
     )
-
-
-def _below(match: Match) -> str:
-    return str(match.settings.get("keys", [["the top"]])[0][0])
 
 
 @dataclass(frozen=True)

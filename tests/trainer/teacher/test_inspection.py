@@ -176,6 +176,14 @@ class TestStateDicts:
         brought = looked(tmp_path / "plain.safetensors")
         assert logits_of(taught_by(read_back(brought, tmp_path / "plain.safetensors")), data, images).shape[1] == 2
 
+    def test_two_networks_in_one_file_are_both_named(self, tmp_path, network):
+        state = network().state_dict()
+        both = {f"{before}.{key}": value for before in ("model", "ema") for key, value in state.items()}
+        torch.save(both, tmp_path / "both.pt")
+        brought = looked(tmp_path / "both.pt")
+        assert brought.settings["keys"] == [["model.", ""]]
+        assert "as well fit: the keys that begin with 'ema.'" in brought.remarks[1]
+
     def test_another_head_is_no_plain_network(self, tmp_path, refusal, network):
         state = network().state_dict()
         torch.save(state | {"head.bias": torch.zeros(2)}, tmp_path / "biased.pt")
