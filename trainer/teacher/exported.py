@@ -3,8 +3,10 @@ brought to ours. ONNX runs through onnxruntime, which the extra `onnx` brings.
 """
 
 import hashlib
+import logging
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -158,11 +160,16 @@ def _channels(config: ExportedTeacher, name: Literal["mean", "std"], other: Tens
 
 
 def open_export(path: Path, take: str | None, *, channels: int, device: torch.device) -> Program:
-    """The program of a file on the device. Raises CheckpointError."""
+    """The program of a file on the device. Raises CheckpointError.
+
+    The file is trusted: torch unpickles objects in it without a limit, and evaluates its expressions of sizes as Python
+    (`torch.export.load` warns of the first).
+    """
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: no program of torch.export, or cut short; write it with torch.export.save")
     try:
-        program = torch.export.load(path)
+        with _silent("torch.export", "torch._export"):
+            program = torch.export.load(path)
     except Exception as error:
         # Other archives, other versions, operators that are not here: each has an error of its own.
         raise CheckpointError(f"{path}: no program that this torch can run ({_short(error)})") from error
@@ -180,6 +187,20 @@ def open_export(path: Path, take: str | None, *, channels: int, device: torch.de
     height, width = (size if isinstance(size, int) else None for size in shape[2:])
     least, most = _range(program, shape[0])
     return Program(call, None if height is None or width is None else (height, width), least, most)
+
+
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """Inside, these loggers say nothing: of a file that it cannot read torch logs the traceback, too."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def _input(program: Any, path: Path, channels: int) -> tuple[tuple[Any, ...], torch.dtype]:

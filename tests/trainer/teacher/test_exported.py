@@ -1,5 +1,10 @@
 """Teachers that were exported as ONNX or by torch.export."""
 
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +18,30 @@ from trainer.teacher import open as opened
 
 CPU = torch.device("cpu")
 SIZE = 32
+
+
+class Touches:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def torch_file(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def replace_entries(archive: Path, other: Path, contents: dict[str, bytes]) -> None:
+    """A copy of a zip archive in which entries whose names end so hold something else."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(other, "w") as new:
+        for entry in old.infolist():
+            changed = [content for end, content in contents.items() if entry.filename.endswith(end)]
+            new.writestr(entry.filename, changed[0] if changed else old.read(entry))
 
 
 class TestExported:
@@ -67,7 +96,7 @@ class TestExported:
         for name in ("t.onnx", "t.pt2"):
             (tmp_path / name).write_bytes(b"nothing")
             assert "no " in refusal(
-                lambda path=tmp_path / name: opened.opened(taught_by(onnx_table(path)), data, device=CPU)
+                lambda path=tmp_path / name: opened.opened(taught_by(onnx_table(path, trust=True)), data, device=CPU)
             )
         run = taught_by(onnx_table(write_onnx(tmp_path / "u.onnx"), take="aux"))
         assert "returns z" in refusal(lambda: opened.opened(run, data, device=CPU))
@@ -98,9 +127,44 @@ class TestExported:
         sizes = ({0: torch.export.Dim("n", max=4)},)
         program = torch.export.export(Two().eval(), (torch.zeros(2, 3, SIZE, SIZE),), dynamic_shapes=sizes)
         torch.export.save(program, tmp_path / "t.pt2")
-        logits = logits_of(taught_by(onnx_table(tmp_path / "t.pt2", take="1")), data, images)
+        trusted = onnx_table(tmp_path / "t.pt2", trust=True)
+        logits = logits_of(taught_by(trusted | {"take": "1"}), data, images)
         assert torch.allclose(logits[:, 1], bytes_network(images), atol=1e-3)
-        assert "numbered from 0" in refusal(lambda: logits_of(taught_by(onnx_table(tmp_path / "t.pt2")), data, images))
+        assert "numbered from 0" in refusal(lambda: logits_of(taught_by(trusted), data, images))
+
+    def test_a_program_runs_no_code_without_the_word(self, data, tmp_path, capfd, taught_by, refusal, onnx_table):
+        program = torch.export.export(nn.Conv2d(3, 1, 1).eval(), (torch.zeros(1, 3, SIZE, SIZE),))
+        torch.export.save(program, tmp_path / "good.pt2")
+        sign, bad = tmp_path / "sign", tmp_path / "bad.pt2"
+        replace_entries(tmp_path / "good.pt2", bad, {"sample_inputs/model.pt": torch_file(Touches(sign))})
+        text = refusal(lambda: opened.opened(taught_by(onnx_table(bad)), data, device=CPU))
+        assert "trust = true" in text
+        assert "safetensors" in text
+        assert not sign.exists()
+        refusal(lambda: opened.opened(taught_by(onnx_table(bad, trust=True)), data, device=CPU))
+        assert sign.exists(), "torch does not run code in such a file any more: the word is not needed then"
+        assert "Traceback" not in capfd.readouterr().err
+
+    @pytest.mark.parametrize("entries", [{"models/model.json": b"{"}, {"archive_version": b"x"}, None])
+    def test_a_damaged_program_is_one_line(self, data, tmp_path, capfd, taught_by, refusal, onnx_table, entries):
+        torch.export.save(
+            torch.export.export(nn.Conv2d(3, 1, 1).eval(), (torch.zeros(1, 3, SIZE, SIZE),)), tmp_path / "good.pt2"
+        )
+        bad = tmp_path / "bad.pt2"
+        if entries is None:
+            torch.save({"w": torch.zeros(2)}, bad)
+        else:
+            replace_entries(tmp_path / "good.pt2", bad, entries)
+        text = refusal(lambda: opened.opened(taught_by(onnx_table(bad, trust=True)), data, device=CPU))
+        assert "no program that this torch can run" in text
+        assert "Traceback" not in capfd.readouterr().err
+
+    def test_the_word_changes_no_study_and_no_run(self, tmp_path, taught_by, onnx_table):
+        runs = [taught_by(onnx_table(tmp_path / "t.pt2", trust=trust)) for trust in (False, True)]
+        assert run_document(runs[0]) == run_document(runs[1])
+        assert runs[0].teacher.placeless() == runs[1].teacher.placeless()
+        both = [{"name": "ensemble", "members": [onnx_table(tmp_path / "t.pt2", trust=t)] * 2} for t in (False, True)]
+        assert run_document(taught_by(both[0])) == run_document(taught_by(both[1]))
 
     def test_a_program_that_may_run_code_is_opened_only_where_its_maker_is_trusted(
         self, data, tmp_path, monkeypatch, taught_by, refusal, onnx_table
