@@ -246,7 +246,7 @@ class TestProblems:
         code, text = printed(study(), capsys, "--name", "other", *[word for one in sets for word in ("--set", one)])
         assert code == 2
         assert f"run.data.split = 'splits/none.csv': no such file {Path('splits/none.csv').absolute()}" in text
-        assert "starts at the current folder" in text
+        assert "starts at the current folder: cd to the folder where the study was made" in text
 
     @pytest.mark.parametrize(
         ("parts", "words"),

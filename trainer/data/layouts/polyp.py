@@ -23,7 +23,7 @@ from trainer.data.splits.mask_codings import codings_of, kept_values, refuse_emp
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Row, read_groups, read_split, samples
 from trainer.errors import DataError, nearest
-from trainer.repository import expand
+from trainer.repository import REPOSITORY, expand
 
 GROUPS = "groups.csv"
 """In the folder of a source that no split names: its patients or sequences."""
@@ -39,8 +39,8 @@ def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = No
     split = expand(config.split, "data.split")
     if not split.is_file():
         raise DataError(
-            f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the "
-            "current folder; `python -m trainer data split` writes one"
+            f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the current "
+            f"folder: {_way_to(split)}; `python -m trainer data split` writes a new one"
         )
     data = Polyps(config, root, read_split(split, root), cache, progress)
     data.refuse_empty_parts(
@@ -48,6 +48,11 @@ def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = No
     )
     data.refuse_leaks(config, progress)
     return data
+
+
+def _way_to(split: Path) -> str:
+    """How to get to a split file that is not here: it may lie beside the program, as its studies do."""
+    return f"cd {REPOSITORY}" if (REPOSITORY / split).is_file() else "cd to the folder where the study was made"
 
 
 def data_root(config: PolypData) -> Path:
