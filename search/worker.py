@@ -71,6 +71,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints, shared by all hosts")
     parser.add_argument(
+        "--spare",
+        type=Path,
+        metavar="DIR",
+        help="folder on another disk for what a worker that ends could not write to --runs (default: the temporary "
+        "folder or the memory of this machine, where --runs is no network disk)",
+    )
+    parser.add_argument(
         "--artifacts",
         type=Path,
         metavar="DIR",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from search.answer.power import powerless
@@ -27,6 +28,8 @@ from trainer.errors import UserError, one_line
 
 WATCH_SECONDS = 5.0
 """How long --watch waits between two readings of the database."""
+LEAST_ROOM = 2**20
+"""Bytes on the disk of a local database; with less, its workers are near their last report."""
 RUNNING = 24
 """Running trials that are listed at most."""
 
@@ -42,10 +45,17 @@ class Status:
     """What `search.answer.summary.confirmation` says; None where there is no confirmation."""
     powerless: str | None = None
     """Why a confirmation, of which there is none, could show nothing."""
+    disk: str | None = None
+    """That the disk of a local database has no room left; None where it has, or a server has the database."""
 
     def as_json(self) -> dict[str, Any]:
         """The document of --json."""
-        return {"storage": self.storage, **self.progress.as_json(), "confirmation": self.confirmation}
+        return {
+            "storage": self.storage,
+            **self.progress.as_json(),
+            "confirmation": self.confirmation,
+            "disk": self.disk,
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +95,8 @@ def look(opened: Database, name: str) -> Status:
     """What the database says of a search and its confirmation. Raises UserError where the study is unknown."""
     rows = read(opened, name)
     begun = confirmation(opened, rows)
-    return Status(opened.label, progress_of(rows, opened.searches.closed), begun, None if begun else _powerless(rows))
+    progress = progress_of(rows, opened.searches.closed)
+    return Status(opened.label, progress, begun, None if begun else _powerless(rows), full_disk(opened))
 
 
 def _powerless(rows: SearchSnapshot) -> str | None:
@@ -95,6 +106,18 @@ def _powerless(rows: SearchSnapshot) -> str | None:
     if rows.confirms is not None or table is None or run is None:
         return None
     return powerless(RunConfig.model_validate_json(run).data, len(table["seeds"]))
+
+
+def full_disk(opened: Database) -> str | None:
+    """That nothing can be stored in a local database: then its rows are older than what its workers trained."""
+    url = opened.engine.url
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    folder = Path(url.database).absolute().parent
+    free = shutil.disk_usage(folder).free
+    return (
+        None if free >= LEAST_ROOM else f"disk: {folder} has {free // 1024} KiB left; workers wait until there is room"
+    )
 
 
 def _watch(opened: Database, name: str, every: float, status: Status, *, as_json: bool) -> int:
@@ -156,6 +179,7 @@ def lines(status: Status) -> list[str]:
         text += _front(progress)
     text.append(pace_line(progress))
     text += _confirmation(status)
+    text += [] if status.disk is None else [status.disk]
     if progress.teacher is not None:
         text.append(f"teacher {progress.metric} {progress.teacher:.4f}")
     text += _cost(progress)
@@ -222,7 +246,8 @@ def running_line(trial: RunningTrial, metric: str) -> str:
     since = "" if trial.seconds is None else f", for {format_duration(trial.seconds)}"
     again = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
     score = "" if trial.score is None else f", {metric} {trial.score:.4f}"
-    return f"running {trial.arm} #{trial.trial} {where}: epoch {trial.epoch}{of}{since}{again}{score}"
+    waits = "" if trial.waits is None else f"; {trial.waits}"
+    return f"running {trial.arm} #{trial.trial} {where}: epoch {trial.epoch}{of}{since}{again}{score}{waits}"
 
 
 def _arms(progress: SearchProgress, best_of: str) -> list[str]:

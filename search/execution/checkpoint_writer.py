@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
@@ -18,6 +18,8 @@ THREAD_NAME = "checkpoint"
 HURRY_SECONDS = 0.1
 """The time between looks whether somebody is in a hurry: a signal handler cannot notify."""
 
+_Later = tuple[Write, Path, Callable[[Saved], None]]
+"""How a checkpoint is written, where, and what is called once it is there."""
 Deadline = Callable[[], float | None]
 """When, on the monotonic clock, waiting has to end; None while nobody is in a hurry."""
 
@@ -26,36 +28,55 @@ class CheckpointWriter:
     """Used by the leader. A disk that is full or read-only costs no trial: old files stay, each epoch tries again."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[Write, Path, Callable[[Saved], None]]] = {}
-        self._running: dict[Future[Saved], Path] = {}
+        self._waiting: dict[int, _Later] = {}
+        self._running: dict[Future[Saved], tuple[int, _Later]] = {}
+        self._unwritten: dict[int, _Later] = {}
+        """The newest checkpoint of each trial that the disk refused: memory alone has it."""
         self._slots = threading.Semaphore(WRITING_THREADS)
         self._lock = threading.Lock()
-        self._failing: set[str] = set()
-        """Kinds of files that the disk refused last, by suffix: a disk may be too full for checkpoints alone."""
+        self._failing: dict[str, str] = {}
+        """Kinds of files that the disk refused last, by suffix, and how it is shown: a disk may be too full for
+        checkpoints alone."""
         self._accepted: set[str] = set()
         self._refused: set[str] = set()
         """Kinds that the disk accepted and refused since files were last waited for."""
 
-    def start(self, write: Write, path: Path, on_disk: Callable[[Saved], None] = lambda _: None) -> Future[Saved]:
-        """Write in a thread of its own, then call `on_disk` there. `finish` or `saved` raise what went wrong."""
+    def start(
+        self, write: Write, path: Path, on_disk: Callable[[Saved], None] = lambda _: None, *, counts: bool = True
+    ) -> Future[Saved]:
+        """Write in a thread of its own, then call `on_disk` there. `finish` or `saved` raise what went wrong.
+
+        counts: whether the outcome says something of the disk of the runs.
+        """
         future: Future[Saved] = Future()
         # A daemon: a disk that hangs must not keep this process from ending.
-        threading.Thread(target=self._run, args=(future, write, path, on_disk), name=THREAD_NAME, daemon=True).start()
+        threading.Thread(
+            target=self._run, args=(future, write, path, on_disk, counts), name=THREAD_NAME, daemon=True
+        ).start()
         return future
 
     def later(self, key: int, write: Write, path: Path, on_disk: Callable[[Saved], None]) -> None:
         """Like `start`, once `go` is called, and for `finish` to wait for. key: the trial's."""
         self._waiting[key] = (write, path, on_disk)
+        self._unwritten.pop(key, None)  # the newer state is copied to where that one was
 
     def forget(self, key: int) -> None:
         """Write nothing later of this trial."""
         self._waiting.pop(key, None)
+        self._unwritten.pop(key, None)
+
+    @property
+    def refusal(self) -> str | None:
+        """What the disk refuses and since when, as it may be shown; None while it takes all. Any thread may ask."""
+        with self._lock:
+            return "; ".join(text for _, text in sorted(self._failing.items())) or None
 
     def go(self) -> None:
         """Begin what was to be written later."""
         while self._waiting:
-            write, path, on_disk = self._waiting.pop(next(iter(self._waiting)))
-            self._running[self.start(write, path, on_disk)] = path
+            key = next(iter(self._waiting))
+            write, path, on_disk = later = self._waiting.pop(key)
+            self._running[self.start(write, path, on_disk)] = key, later
 
     def finish(self, beat: Callable[[], None], deadline: Deadline) -> list[Path]:
         """Wait until all that was to be written is on disk or refused; returns what is not, where that had to end.
@@ -67,10 +88,26 @@ class CheckpointWriter:
         done = [future for future in self._running if future.done()]
         bugs = [error for future in done if (error := future.exception()) and not isinstance(error, OSError)]
         for future in done:
-            del self._running[future]
+            key, later = self._running.pop(future)
+            if future.exception() is not None:
+                self._unwritten[key] = later
         if bugs:
             raise bugs[0]
-        return list(self._running.values())
+        return [path for _, (_, path, _) in self._running.values()]
+
+    def elsewhere(
+        self, place: Callable[[Path], Path], exports: Mapping[int, tuple[Write, Path]]
+    ) -> tuple[dict[int, "Future[Saved]"], dict[int, "Future[Saved]"]]:
+        """Begin to write what the disk refused to other files, for the caller to wait for; by trial: checkpoints, and
+        the weights in `exports`.
+
+        place: the file in place of one that the disk refused. That other disk says nothing of the one that refused.
+        """
+        kept = {key: (write, place(path), on_disk) for key, (write, path, on_disk) in self._unwritten.items()}
+        return (
+            {key: self.start(*later, counts=False) for key, later in kept.items()},
+            {key: self.start(write, place(path), counts=False) for key, (write, path) in exports.items()},
+        )
 
     def wait(self, futures: Iterable["Future[Saved]"], beat: Callable[[], None], deadline: Deadline) -> None:
         """Wait for files that are being written, with a beat for each that is done, until the deadline."""
@@ -83,38 +120,38 @@ class CheckpointWriter:
             if end is not None and time.monotonic() >= end:
                 return
         with self._lock:
-            for kind in sorted(self._failing & (self._accepted - self._refused)):
-                self._failing.remove(kind)
+            for kind in sorted(self._failing.keys() & (self._accepted - self._refused)):
+                del self._failing[kind]
                 logger.info("disk: {} are written again", _plural(kind))
             self._accepted, self._refused = set(), set()
 
-    def _run(self, future: "Future[Saved]", write: Write, path: Path, on_disk: Callable[[Saved], None]) -> None:
+    def _run(
+        self, future: "Future[Saved]", write: Write, path: Path, on_disk: Callable[[Saved], None], counts: bool
+    ) -> None:
         try:
             with self._slots:
                 saved = write(path)
             on_disk(saved)
         except BaseException as error:  # noqa: BLE001 - handed to the leader, which raises it
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and counts:
                 self._refuse(error, path)
             future.set_exception(error)
         else:
-            with self._lock:
-                self._accepted.add(path.suffix)
+            if counts:
+                with self._lock:
+                    self._accepted.add(path.suffix)
             future.set_result(saved)
 
     def _refuse(self, error: OSError, path: Path) -> None:
-        """Log it at once, and once, until the disk accepts such files again."""
+        """Log it at once, and once, until the disk accepts such files again; the database thread repeats it."""
+        text = f"no {_plural(path.suffix)} can be written to {path.parent} ({error.strerror or error})"
         with self._lock:
             known = path.suffix in self._failing
-            self._failing.add(path.suffix)
+            if not known:
+                self._failing[path.suffix] = f"{text} since {time.strftime('%H:%M')}"
             self._refused.add(path.suffix)
         if not known:
-            logger.warning(
-                "disk: no {} can be written to {} ({}): training goes on, what is there stays; make room",
-                _plural(path.suffix),
-                path.parent,
-                error.strerror or error,
-            )
+            logger.warning("disk: {}: training goes on, what is there stays; make room", text)
 
 
 def _plural(kind: str) -> str:

@@ -9,9 +9,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from loguru import logger
 
+from search.execution.disk_waits import REPEAT_SECONDS, Reserve, mark
 from search.execution.group import GroupEnd
 from search.execution.held_trials import LOST, HeldTrials, on_hand
 from search.execution.messages import CheckpointWritten, Item, WorkerSettings
@@ -114,6 +116,11 @@ class DatabaseThread:
         self._closing: str | None = None
         self._gave_back = False
         self._note_process = self._note_process_of(settings)
+        self.disk_refusal: Callable[[], str | None] = lambda: None
+        """What the leader's disk refuses and since when; None while it takes all."""
+        self._reserve = Reserve(_folder_of_database(search))
+        self._waits_at: float | None = None
+        """When a wait for disk or database was last logged."""
         self._stale_leases = StaleLeases(settings.ttl)
         self._stale: list[LeaseRow] = []
         self._drains = False
@@ -171,6 +178,7 @@ class DatabaseThread:
 
     def close(self, reason: str, seconds: float = CLOSING_SECONDS) -> None:
         """Store what is left and give back what is held for this reason, for at most `seconds`."""
+        self._reserve.release()  # what is stored from here on is little, and all that is left to be stored
         with self._condition:
             self._closing = reason
             self._condition.notify_all()
@@ -198,12 +206,15 @@ class DatabaseThread:
         self._last_progress = time.monotonic()
         request = self._barrier.newest()
         closing = self._closing
+        refusal = self.disk_refusal()
+        self._repeat_waits(refusal)
         try:
             self._flush()
             if closing is not None:
                 self._give_back(closing)
                 return True
             self._last_progress = time.monotonic()
+            mark(self.search.leases, self._held.held, refusal)
             for task in self._periodic:
                 task.run_if_due()
             self._claim()
@@ -248,6 +259,21 @@ class DatabaseThread:
         if self._unavailable_since is not None:
             logger.info("database back after {:.0f} s", time.monotonic() - self._unavailable_since)
             self._unavailable_since = None
+
+    def _repeat_waits(self, refusal: str | None) -> None:
+        """Say each minute what is waited for; the first line of each wait comes where it begins."""
+        now, since = time.monotonic(), self._unavailable_since
+        if refusal is None and since is None:
+            self._waits_at = None
+        elif self._waits_at is None:
+            self._waits_at = now
+        elif now - self._waits_at >= REPEAT_SECONDS:
+            self._waits_at = now
+            if refusal is not None:
+                logger.warning("disk: still {}: {} trials wait for room or train on", refusal, len(self._held.held))
+            if since is not None:
+                waits = f"{len(self._outbox)} reports wait"
+                logger.warning("database still away after {:.0f} s: training goes on, {}", now - since, waits)
 
     # ---- periodic tasks
 
@@ -372,6 +398,13 @@ class DatabaseThread:
                     raise
                 self._held.fail_unstorable(self._outbox[0], error)
             self._outbox.popleft()
+
+
+def _folder_of_database(search: StudyAdapter) -> Path | None:
+    """Where a database of this machine lies; None where a server has it, and in memory."""
+    url = search.opened.engine.url
+    local = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return Path(str(url.database)).absolute().parent if local else None
 
 
 def end_of(closed: Closed) -> GroupEnd:

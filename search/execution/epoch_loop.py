@@ -13,6 +13,7 @@ from loguru import logger
 
 from search.execution.checkpoint_writer import CheckpointWriter, saved
 from search.execution.database_thread import CLOSING_SECONDS, DatabaseThread
+from search.execution.disk_waits import usable
 from search.execution.group import ASKED_TO_STOP, Group, GroupEnd, Plan
 from search.execution.messages import PICTURE, WEIGHTS, CheckpointWritten, EpochDone, StartTrial, TrialFailed
 from search.exit_codes import EndReason
@@ -55,6 +56,7 @@ class Leader:
         """Last epochs whose weights are not on disk; where the disk refused them, they are written again before each
         epoch."""
         self._writer = CheckpointWriter()
+        database_thread.disk_refusal = lambda: self._writer.refusal
         self._deadline: float | None = None
         """When nobody waits for the disk any more, on the monotonic clock; None while nobody is in a hurry."""
         self._overhead = EpochOverhead()
@@ -201,6 +203,7 @@ class Leader:
         picture = self._picture(key) if self.database_thread.settings.draws else None
         self.database_thread.put(EpochDone(key, self._training[key].token, report, weights, picture, overhead))
         self._training.pop(key)
+        self._writer.forget(key)
         self._finished.append(key)
 
     def _picture(self, key: int) -> Path | None:
@@ -218,6 +221,7 @@ class Leader:
             # All trials read the same files, so all would fail: they are given back, and this worker ends.
             self.bad_data = self.bad_data or GroupEnd(EndReason.BAD_DATA, f"bad data: {failure.message}")
             return
+        self._writer.forget(key)
         self.database_thread.put(TrialFailed(key, start.token, failure))
 
     # ---- the end
@@ -228,8 +232,35 @@ class Leader:
         try:
             for path in self._writer.finish(self._group.watchdog.beat, lambda: deadline):
                 logger.warning("disk: {} is still being written; its trial goes on from the one before", path)
+            for folder in self.database_thread.settings.spare if self._writer.refusal else ():
+                self._keep_in(folder, lambda: deadline)
         finally:
             self.database_thread.close(reason, DATABASE_SECONDS + max(deadline - time.monotonic(), 0.0))
+
+    def _keep_in(self, folder: Path, deadline: Callable[[], float]) -> None:
+        """Write what the disk refused to a spare folder: checkpoints, and weights of trials at their end."""
+        try:
+            if not usable(folder):
+                logger.warning("disk: {}: belongs to somebody else, and keeps nothing", folder)
+                return
+        except OSError as error:
+            logger.warning("disk: {}: cannot be used ({})", folder, error.strerror or error)
+            return
+        runs = self.database_thread.settings.runs
+        exports = {
+            key: (partial(self._students.export, key), self._training[key].folder / WEIGHTS)
+            for key in self._unsaved_exports
+        }
+        kept, ends = self._writer.elsewhere(lambda path: folder / path.relative_to(runs), exports)
+        self._writer.wait([*kept.values(), *ends.values()], self._group.watchdog.beat, deadline)
+        for key, future in {**kept, **ends}.items():
+            if (file := saved(future)) is None:
+                continue
+            logger.warning("disk: what --runs did not take is in {}", file.path)
+            self._writer.forget(key)
+            if key in ends:
+                report, _ = self._unsaved_exports.pop(key)
+                self._report_last_epoch(key, report, future, {})
 
     def _disk_deadline(self) -> float | None:
         """Siblings that were asked to stop wait no longer than the database and the disk may take together."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from loguru import logger
 
+from search.execution.disk_waits import no_wait
 from search.execution.messages import (
     WEIGHTS,
     CheckpointWritten,
@@ -37,7 +38,14 @@ from search.storage.schema import FINISHED, leases
 from search.storage.statements import LeaseLost
 from search.study import code_version, trial_attributes
 from search.study.adapter import Claim, StudyAdapter
-from search.study.trial_attributes import Attempt, attempts, gradient_attributes, pace, result, teacher_attributes
+from search.study.trial_attributes import (
+    Attempt,
+    attempts,
+    gradient_attributes,
+    pace,
+    result,
+    teacher_attributes,
+)
 from trainer.config import RunConfig
 from trainer.reports import Failure, FailureKind, Resume
 
@@ -381,9 +389,8 @@ def _added(sums: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, f
 
 def ending(trial: HeldTrial, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
-    spent = cost(trial)
     reached = {**result(trial.best_epoch, trial.scores), **gradient_attributes(trial.shares)}
-    return {"attempts": attempts(trial.holders, outcome), **reached, **spent}
+    return {"attempts": attempts(trial.holders, outcome), **reached, **cost(trial), **no_wait(trial)}
 
 
 def cost(trial: HeldTrial) -> dict[str, Any]:

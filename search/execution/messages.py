@@ -105,6 +105,8 @@ class HeldTrial:
     """Sum over these epochs of the teacher's passes a student step; None where nobody counted."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Share of each loss term in the gradient, in the last epoch; empty where that was not measured."""
+    waits: str | None = None
+    """What the disk does not take of it, as it stands with the trial; None where it takes all."""
     picture_handled: bool = False
     """Whether its picture was uploaded, or cannot be."""
 
@@ -128,6 +130,8 @@ class WorkerSettings:
     """Where files for the dashboard go; None where they cannot be kept."""
     images: bool = False
     """Whether pictures of validation images may be drawn and uploaded."""
+    spare: tuple[Path, ...] = ()
+    """Folders for what `runs` does not take when this worker ends, to be tried in this order."""
     note_every: float | None = None
     """Seconds between two writings of the studies' notes for the dashboard, over all workers; None: no notes."""
 

@@ -16,6 +16,7 @@ from loguru import logger
 from search.confirm import data_checks
 from search.execution.connect import AskedToStopError, connect
 from search.execution.database_thread import DatabaseThread
+from search.execution.disk_waits import spare_folders
 from search.execution.epoch_loop import run_group
 from search.execution.group import ASKED_TO_STOP, GroupEnd
 from search.execution.messages import WorkerSettings
@@ -143,6 +144,7 @@ def _database_thread(
         known=attribute_builder(networks, inputs.teacher),
         artifacts=_artifacts(args.artifacts or runs / "artifacts", opened),
         images=spec.dashboard.images == "validation",
+        spare=spare_folders(args.spare, runs),
         note_every=args.note_every or None,
     )
     return DatabaseThread(search, settings)

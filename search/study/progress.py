@@ -14,7 +14,7 @@ from search.storage.searches import ArmRow, Closed
 from search.study.code_version import versions
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
-from search.study.trial_attributes import REJECTED, failure
+from search.study.trial_attributes import REJECTED, WAITS, failure
 
 FEWEST = 5
 """Finished trials that a rate needs."""
@@ -138,6 +138,8 @@ class RunningTrial:
     score: float | None
     seconds: float | None
     """How long this attempt has lasted; None while nobody holds it."""
+    waits: str | None = None
+    """What its worker's disk does not take, and since when; None where it takes all."""
 
 
 @dataclass(frozen=True)
@@ -329,23 +331,28 @@ def _running(rows: SearchSnapshot) -> list[RunningTrial]:
     """The trials that are begun and not finished: who holds each since when, and how far it is."""
     last = {attempt.trial_id: attempt for attempt in rows.attempts}
     unfinished = [(arm, lease) for arm, leases in rows.leases.items() for lease in leases if lease.state != FINISHED]
-    trials = []
+    known = {trial._trial_id: trial for trials in rows.trials.values() for trial in trials}
+    running = []
     for arm, lease in unfinished:
+        trial, held = known.get(lease.trial_id), lease.state == HELD
+        # What a holder reported counts; what nobody holds goes on from its checkpoint.
+        reported = (trial.last_step or 0) if trial is not None and held else 0
         attempt = last.get(lease.trial_id)
-        trials.append(
+        running.append(
             RunningTrial(
                 arm=arm,
                 trial=lease.number,
                 state=lease.state,
-                host=lease.host if lease.state == HELD else None,
+                host=lease.host if held else None,
                 attempt=lease.token,
-                epoch=lease.epoch,
+                epoch=max(lease.epoch, reported),
                 epochs=json.loads(lease.run or "{}").get("epochs"),
                 score=lease.best_score,
                 seconds=None if attempt is None or attempt.ended is not None else rows.now - attempt.began,
+                waits=trial.user_attrs.get(WAITS) if trial is not None and held else None,
             )
         )
-    return trials
+    return running
 
 
 def _rejected(rows: SearchSnapshot) -> list[RejectedCheckpoint]:

@@ -1,8 +1,8 @@
 """Attributes of a trial for people who look at the dashboard, written in transactions that are needed anyway.
 
-Names are dotted, so that they sort into groups: `attempts`, `best.*`, `checkpoint.*`, `failure*`, `gradient.*`, `host`,
-`limit`, `model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are few:
-what people sort by is a number, the rest stands in short texts of one line.
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `checkpoint.*`, `disk.*`, `failure*`, `gradient.*`,
+`host`, `limit`, `model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are
+few: what people sort by is a number, the rest stands in short texts of one line.
 """
 
 import json
@@ -34,6 +34,8 @@ REJECTED = "checkpoint.rejected"
 """The attribute that says which checkpoint of a trial could not be used, and why: the trial began again."""
 SHARES = "gradient.shares"
 """The attribute that holds the share of each loss term in the gradient, by name."""
+WAITS = "disk.waits"
+"""The attribute that holds what the disk of a trial's worker does not take, and since when; none or null: nothing."""
 DEAD = 0.01
 """A term with a smaller share of the gradient moves nothing."""
 _ABREAST = 4

@@ -397,6 +397,7 @@ class InProcess:
     slots: int = 2
     seconds: float = 0.02
     ttl: float = 600.0
+    spare: tuple[Path, ...] = ()
     owner: Owner = field(default_factory=lambda: Owner("me", "here"))
     at: dict[int, Callable[[], None]] = field(default_factory=dict)
     group: SingleProcess = field(default_factory=SingleProcess)
@@ -404,7 +405,9 @@ class InProcess:
     """What becomes of the reports of the n-th epoch."""
 
     def __post_init__(self) -> None:
-        given = WorkerSettings(self.owner, self.slots, self.runs, 1, {}, breach=lambda _: None, ttl=self.ttl)
+        given = WorkerSettings(
+            self.owner, self.slots, self.runs, 1, {}, breach=lambda _: None, ttl=self.ttl, spare=self.spare
+        )
         self.database_thread = DatabaseThread(self.search, given)
         self.students = SimulatedStudents(
             Curves(), slots=self.slots, metric="dice", epoch_seconds=self.seconds, fail_share=0.0

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,13 @@ from typing import Any
 
 import pytest
 
+from search.commands.status import full_disk, lines, look
+from search.execution.database_thread import DatabaseThread
+from search.execution.disk_waits import spare_folders, usable
+from search.execution.messages import WorkerSettings
+from search.storage.statements import Owner
 from search.study.adapter import StudyAdapter
+from search.study.progress import read_progress
 from trainer import checkpoint
 
 Join = Callable[..., StudyAdapter]
@@ -128,6 +135,107 @@ def test_a_worker_that_dies_while_the_disk_is_full_goes_on_from_the_checkpoint_t
     tools.InProcess(search, disk).run()
     assert tools.checked(search, 2) == {"preempted": 2, "finished": 2}
     assert {a.first_epoch for a in search.leases.attempts_of(list(search.arms)) if a.token == 2} == {3}
+
+
+def test_what_was_trained_on_a_full_disk_is_kept_in_a_spare_folder_after_a_stop(
+    join: Join, tmp_path: Path, tiny_disk: Disk, log: list[str], tools: SimpleNamespace
+) -> None:
+    """One trial is stopped on its way, one at its end; neither trains an epoch twice, and the wait is shown."""
+    disk = tiny_disk(256)
+    spare = tmp_path / "spare"
+    search = join("budget.trials=2")
+    studies = list(search.arms)
+    full = tmp_path / "is-no-folder"
+    full.write_text("")
+    worker = tools.InProcess(search, disk, spare=(full, spare))
+    shown: list[str | None] = []
+
+    def strike() -> None:
+        tools.until(lambda: all(row.epoch == 2 for row in search.leases.of_studies(studies)))
+        _fill(disk)
+
+    def look_and_stop() -> None:
+        tools.until(lambda: shown_waits(search) == 2)
+        shown.extend(line for line in lines(look(search.opened, "faults")) if line.startswith("running"))
+        worker.group.ask_to_stop()
+
+    worker.at = {2: strike, 3: look_and_stop}
+    worker.run()
+    assert all("epoch 3 of 5" in line and "No space left on device" in line and " since " in line for line in shown)
+    assert len(shown) == 2
+    rows = search.leases.of_studies(studies)
+    assert [(row.state, row.epoch) for row in rows] == [("free", 4)] * 2
+    assert all(Path(str(row.checkpoint)).is_relative_to(spare) for row in rows)
+    assert len([line for line in log if "what --runs did not take is in" in line]) == 2
+    assert not any("written again" in line for line in log)
+    assert shown_waits(search) == 0
+    _fill(disk)  # the files that those in the spare folder replaced were removed
+    again = tools.InProcess(search, disk, spare=(spare,))
+    again.at = {0: lambda: threading.Timer(1.0, again.group.ask_to_stop).start()}
+    again.run()
+    assert {a.first_epoch for a in search.leases.attempts_of(studies) if a.token == 2} == {5}
+    assert tools.checked(search, 2) == {"preempted": 2, "finished": 2}
+    weights = [Path(row.weights) for row in search.leases.details(studies) if row.weights is not None]
+    assert len(weights) == 2
+    assert all(path.is_file() and path.is_relative_to(spare) for path in weights)
+    assert not list(spare.rglob("*epoch-*"))
+
+
+def shown_waits(search: StudyAdapter) -> int:
+    """How many trials say that they wait for the disk."""
+    return sum(each.waits is not None for each in read_progress(search.opened, "faults").running)
+
+
+def test_a_wait_is_said_again(join: Join, tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.execution.database_thread.REPEAT_SECONDS", 0.05)
+    thread = DatabaseThread(join(), WorkerSettings(Owner("me", "here"), 1, tmp_path, 1, {}, breach=lambda _: None))
+    refusal = "no checkpoints can be written to /runs (No space left on device) since 12:00"
+    for _ in range(3):
+        thread._repeat_waits(refusal)
+        time.sleep(0.06)
+    thread._unavailable_since = time.monotonic() - 7
+    thread._repeat_waits(None)
+    assert [line for line in log if "disk: still no checkpoints" in line]
+    assert any("database still away after 7 s" in line for line in log)
+    before = len(log)
+    thread._unavailable_since = None
+    thread._repeat_waits(None)
+    thread._repeat_waits(refusal)
+    assert len(log) == before, "a new wait has its own first line"
+
+
+def test_what_is_kept_back_lets_a_stop_store_the_last_reports_in_a_local_database(
+    open_again: Join, tmp_path: Path, tiny_disk: Disk, tools: SimpleNamespace
+) -> None:
+    """Database and runs lie on one disk, as by default; nobody makes room before the worker is asked to stop."""
+    disk = tiny_disk(16384)
+    search = open_again(f"sqlite:///{disk / 'study.db'}", "faults", tools.STUDY, "budget.trials=2")
+    worker = tools.InProcess(search, disk / "runs", spare=(tmp_path / "spare",))
+
+    def strike() -> None:
+        tools.until(lambda: all(row.epoch == 2 for row in search.leases.of_studies(list(search.arms))))
+        _fill(disk)
+        assert "KiB left" in str(full_disk(search.opened))
+
+    worker.at = {2: strike, 3: worker.group.ask_to_stop}
+    worker.run()
+    assert [(row.state, row.epoch) for row in search.leases.of_studies(list(search.arms))] == [("free", 4)] * 2
+
+
+def test_a_spare_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder,) = spare_folders(tmp_path / "given", tmp_path)
+    assert usable(folder)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("search.execution.disk_waits.disk_kind", lambda _: "nfs")
+    assert spare_folders(None, tmp_path) == ()
+    own = tmp_path / f"kd-spare-{os.getuid()}"
+    assert usable(own)
+    assert own.stat().st_mode & 0o777 == 0o700
+    own.chmod(0o770)
+    assert not usable(own)
+    own.rmdir()
+    own.symlink_to(tmp_path / "given")
+    assert not usable(own)
 
 
 def test_a_local_database_on_a_full_disk_is_one_that_is_away(

@@ -78,6 +78,10 @@ def leaves(*names: str) -> list[tuple[str, None]]:
     return [(name, None) for name in names]
 
 
+PACE = leaves("epoch", "epochs", "score", "seconds", "waits")
+"""What `status --json` says of how far a running trial is."""
+
+
 def test_status_as_json_keeps_its_names_and_their_order() -> None:
     """Scripts read these names: a renamed field of a dataclass must not rename one of them."""
     arm = leaves("complete", "pruned", "running", "waiting")
@@ -98,11 +102,11 @@ def test_status_as_json_keeps_its_names_and_their_order() -> None:
         *leaves("gpu_hours", "gpu_hours_of", "trials_an_hour", "eta_seconds", "eta_unknown"),
         ("workers", [("here/1", leaves("finished", "running"))]),
         ("holding", leaves("here")),
-        ("running", [leaves("arm", "trial", "state", "host", "attempt", "epoch", "epochs", "score", "seconds")]),
+        ("running", [[*leaves("arm", "trial", "state", "host", "attempt"), *PACE]]),
         ("failures", [leaves("arm", "trial", "class", "message")]),
         *leaves("confirms"),
         ("rejected", [leaves("arm", "trial", "why")]),
-        *leaves("confirmation"),
+        *leaves("confirmation", "disk"),
     ]
 
 
