@@ -20,6 +20,7 @@ from loguru import logger
 
 from search.execution.disk_waits import no_wait
 from search.execution.messages import (
+    PICTURE,
     WEIGHTS,
     CheckpointWritten,
     DropTrial,
@@ -304,8 +305,9 @@ class HeldTrials:
         self._end(trial, Outcome.FAILED)
 
     def _storage_failures(self, trial_id: int) -> int:
-        row = self.search.leases.row(trial_id)
-        rows = [] if row is None else self.search.leases.attempts_of([row.study_id])
+        rows = (
+            [] if (row := self.search.leases.row(trial_id)) is None else self.search.leases.attempts_of([row.study_id])
+        )
         return sum(a.trial_id == trial_id and a.why == FailureKind.STORAGE.value for a in rows)
 
     def fail_unstorable(self, item: Item, error: Exception) -> None:
@@ -427,16 +429,14 @@ def remove(path: Path | None) -> None:
 
 
 def remove_all(folder: Path, token: int) -> None:
-    """Remove all checkpoints of a trial that is over, whoever wrote them, and weights of other holders than `token`'s.
+    """Remove checkpoints and pictures of a trial that is over, whoever wrote them, and weights of others than `token`.
 
     folder: the trial's, which has one for each holder.
     """
-    for path in folder.glob("*/*epoch-*"):
-        # What this worker is still writing comes as `CheckpointWritten`, of a trial that is over.
-        if path.parent.name != str(token) or not path.name.startswith("."):
-            remove(path)
-    for path in folder.glob(f"*/*{WEIGHTS}*"):
-        if path.parent.name != str(token):
+    for path in folder.glob("*/*"):
+        own = path.parent.name == str(token)
+        checkpoint = "epoch-" in path.name and not (own and path.name.startswith("."))  # that is still being written
+        if checkpoint or PICTURE in path.name or (WEIGHTS in path.name and not own):
             remove(path)
 
 

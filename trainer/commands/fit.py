@@ -1,7 +1,6 @@
 """`python -m trainer fit`: one whole run, and whether it repeats the exported one that it comes from."""
 
 import hashlib
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.distributed.launch import Outcome, launch, writable
+from trainer.distributed.temporary import swept_folder
 from trainer.engine.changed_numbers import touched
 from trainer.errors import UserError, one_line
 from trainer.loggers import Loggers, check_loggers
@@ -61,8 +61,8 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
         judged = assessment.floor(run, data, ranks=ranks)
         how = "measured" if judged.measured else "recorded"
         lines.append(f"teacher  {judged.name}  validation dice {judged.dice:.3f} ({how})  {judged.overlap_text()}")
-    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
-        scores, epoch, took = _train(args, file, ranks, Path(folder))
+    with swept_folder("kd-fit-") as folder:
+        scores, epoch, took = _train(args, file, ranks, folder)
     if not ranks.leads:
         return Outcome(())
     lines.append(

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from trainer.cli.entry import MISTAKES
 from trainer.cli.rank_variables import PARENT, place_in_world
 from trainer.distributed import signals
 from trainer.distributed.listening import open_agent
+from trainer.distributed.temporary import PLACE, swept_folder
 from trainer.errors import UserError, one_line
 from trainer.loggers import past_torchrun
 
@@ -136,17 +136,18 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
 
 
 def _torchrun(ranks: int, threads: int | None) -> Outcome:
-    with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
-        options = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", "-m", "trainer"]
+    with swept_folder("kd-train-") as folder:
+        options = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", f"--log-dir={folder / 'log'}"]
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1)),
             PARENT: str(os.getpid()),
+            PLACE: str(folder),
         }
-        command = [sys.executable, *options, *past_torchrun(sys.argv[1:]), "--outcome", folder]
+        command = [sys.executable, *options, "-m", "trainer", *past_torchrun(sys.argv[1:]), "--outcome", str(folder)]
         # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
-        _wait(child, Path(folder))
-        known = [json.loads(file.read_text()) for file in sorted(Path(folder).glob("*.json"))]
+        _wait(child, folder)
+        known = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     outcomes = [Outcome(tuple(each["lines"]), each["code"], each["error"]) for each in known]
     if not outcomes:
         return Outcome((), 1, f"the {ranks} ranks ended without a result (exit code {child.returncode})")

@@ -16,6 +16,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
 from trainer.distributed.stores import MEETING_FOLDER
+from trainer.distributed.temporary import place
 
 
 class OneHost(RendezvousHandler):
@@ -29,7 +30,7 @@ class OneHost(RendezvousHandler):
         self._backend = backend
         self._run_id = run_id
         self._closed = False
-        self._folder = Path(tempfile.mkdtemp(prefix="kd-ranks-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="kd-ranks-", dir=place()))
         os.environ[MEETING_FOLDER] = str(self._folder)
         # Not in `shutdown` alone: an agent that a signal ends does not call it.
         atexit.register(self._remove_folder)

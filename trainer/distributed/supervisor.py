@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -17,6 +16,7 @@ from pathlib import Path
 from loguru import logger
 
 from trainer.cli.rank_variables import PARENT
+from trainer.distributed.temporary import PLACE, swept_folder
 from trainer.errors import UserError, on_stderr
 
 SAME_STOP_SECONDS = 3.0
@@ -46,12 +46,13 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     count = _count(ranks)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ[PARENT] = str(os.getpid())
-    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        os.environ[_OUTCOMES] = folder
+    with swept_folder("kd-work-") as folder:
+        os.environ[_OUTCOMES] = os.environ[PLACE] = str(folder)
         options = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--shutdown-timeout={stop_seconds}"]
+        options.append(f"--log-dir={folder / 'log'}")
         died = _torchrun([*options, str(script), *arguments], stops)
         # Agents that give up do so with the last start there may be; else the last one that left a code counts.
-        left = max(_codes(Path(folder), restarts if died else None), default=0)
+        left = max(_codes(folder, restarts if died else None), default=0)
     if left:
         return left
     if stops.code is not None:
