@@ -1,4 +1,7 @@
-"""Checkpoints go to disk beside the training: copied between two epochs, written by threads during the next one."""
+"""Checkpoints go to disk beside the training: copied between two epochs, written by threads during the next one.
+
+Files of a trial that nobody needs any more are removed here, too.
+"""
 
 import threading
 import time
@@ -8,7 +11,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.execution.messages import WEIGHTS
+from search.execution.messages import PICTURE, WEIGHTS
 from trainer.reports import Saved, Write
 
 WRITING_THREADS = 4
@@ -168,3 +171,24 @@ def saved(future: "Future[Saved]") -> Saved | None:
 def is_writing() -> bool:
     """Whether threads of this process still write."""
     return any(thread.name == THREAD_NAME for thread in threading.enumerate())
+
+
+def remove(path: Path | None) -> None:
+    """Remove a file that nobody needs; a disk that refuses keeps it."""
+    try:
+        if path is not None:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("{} stays on disk: {}", path, error.strerror)
+
+
+def remove_all(folder: Path, token: int) -> None:
+    """Remove checkpoints and pictures of a trial that is over, whoever wrote them, and weights of others than `token`.
+
+    folder: the trial's, which has one for each holder.
+    """
+    for path in folder.glob("*/*"):
+        own = path.parent.name == str(token)
+        checkpoint = "epoch-" in path.name and not (own and path.name.startswith("."))  # that is still being written
+        if checkpoint or PICTURE in path.name or (WEIGHTS in path.name and not own):
+            remove(path)

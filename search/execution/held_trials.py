@@ -18,10 +18,9 @@ from typing import Any
 
 from loguru import logger
 
+from search.execution.checkpoint_writer import remove, remove_all
 from search.execution.disk_waits import no_wait
 from search.execution.messages import (
-    PICTURE,
-    WEIGHTS,
     CheckpointWritten,
     DropTrial,
     EpochDone,
@@ -417,27 +416,6 @@ def upload(search: StudyAdapter, settings: WorkerSettings, trial: HeldTrial, pic
         reason = error.strerror or error
         logger.warning("{}: its picture cannot be kept in {} ({})", trial.label, artifacts.folder, reason)
     return replace(trial, picture_handled=True)
-
-
-def remove(path: Path | None) -> None:
-    """Remove a file that nobody needs; a disk that refuses keeps it."""
-    try:
-        if path is not None:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("{} stays on disk: {}", path, error.strerror)
-
-
-def remove_all(folder: Path, token: int) -> None:
-    """Remove checkpoints and pictures of a trial that is over, whoever wrote them, and weights of others than `token`.
-
-    folder: the trial's, which has one for each holder.
-    """
-    for path in folder.glob("*/*"):
-        own = path.parent.name == str(token)
-        checkpoint = "epoch-" in path.name and not (own and path.name.startswith("."))  # that is still being written
-        if checkpoint or PICTURE in path.name or (WEIGHTS in path.name and not own):
-            remove(path)
 
 
 def on_hand(row: LeaseRow) -> int:

@@ -1,8 +1,8 @@
 """Attributes of a trial for people who look at the dashboard, written in transactions that are needed anyway.
 
-Names are dotted, so that they sort into groups: `attempts`, `best.*`, `checkpoint.*`, `disk.*`, `failure*`, `gradient.*`,
-`host`, `limit`, `model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without scrolling, so they are
-few: what people sort by is a number, the rest stands in short texts of one line.
+Names are dotted, so that they sort into groups: `attempts`, `best.*`, `checkpoint.*`, `disk.*`, `failure*`,
+`gradient.*`, `host`, `limit`, `model.*`, `seconds.*`, `teacher.*`. The page of a trial shows about six without
+scrolling, so they are few: what people sort by is a number, the rest stands in short texts of one line.
 """
 
 import json

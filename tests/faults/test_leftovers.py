@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from search.execution.held_trials import remove_all
+from search.execution.checkpoint_writer import remove_all
 from search.execution.messages import PICTURE, WEIGHTS
 from trainer.distributed.temporary import swept_folder
 
