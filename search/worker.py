@@ -41,7 +41,7 @@ from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.live_line import LiveLine
 from trainer.cli.parser import CommandLine
-from trainer.cli.rank_variables import place_in_world
+from trainer.cli.rank_variables import place_in_world, rank_variable
 from trainer.distributed import supervisor
 from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, one_line
@@ -164,8 +164,8 @@ def main() -> int:
     loggers.check_loggers(args.mirror)
     if args.note_every < 0:
         raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
-    if place_in_world()[0] == 0 and not supervisor.is_supervised():
-        announce(args)
+    if place_in_world()[0] == 0:
+        _say_beginning(args)
     spec = specification(args)
     import torch
 
@@ -195,6 +195,15 @@ def main() -> int:
         logger.error("out of memory outside of any trial: use fewer --slots\n{}", traceback.format_exc())
         _leave_at_once()
     return CODE_OF_END[end.reason]
+
+
+def _say_beginning(args: argparse.Namespace) -> None:
+    """The first rank says which start of how many this is, and what `announce` says where no supervisor did."""
+    again, most = (rank_variable(f"TORCHELASTIC_{name}", 0) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if again:
+        logger.warning("a rank died: all of them start again ({} of {})", again, most)
+    if not supervisor.is_supervised():
+        announce(args)
 
 
 def _leave_at_once() -> None:

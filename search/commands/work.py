@@ -4,8 +4,12 @@ The ranks are those of `torchrun search/worker.py`; see trainer/distributed/supe
 """
 
 import argparse
+import os
+import shlex
 from collections.abc import Collection
 from pathlib import Path
+
+from loguru import logger
 
 from search import worker
 from trainer.cli.parser import CommandLine
@@ -38,9 +42,18 @@ def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
     worker.announce(args)
     worker.specification(args)  # a mistake is said once, before any rank begins
+    cores = len(os.sched_getaffinity(0))
+    if args.ranks.isdecimal() and int(args.ranks) > cores:
+        logger.warning(
+            "--ranks {}: this machine lets it use {} cores; more ranks than that wait for each other", args.ranks, cores
+        )
     arguments = ["--study", args.study, *flags(args)]
     script = Path(worker.__file__)
-    return supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+    code = supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+    if code == 0:
+        name = args.name or Path(args.study).stem
+        logger.info("next: python -m search status {}", shlex.quote(name))
+    return code
 
 
 def flags(args: argparse.Namespace, without: Collection[str] = ()) -> list[str]:

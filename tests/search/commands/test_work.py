@@ -231,6 +231,27 @@ def test_ranks_whose_supervisor_is_killed_give_their_trials_back_and_end(
         assert set(connection.execute(sa.select(attempts.c.why)).scalars()) == {"preempted"}
 
 
+@pytest.mark.slow
+def test_after_the_death_of_a_rank_the_next_start_is_counted_out(
+    worker: "subprocess.Popen[str]", sqlite_url: str
+) -> None:
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    limit = time.monotonic() + 200
+    while len(ranks := children.read_text().split()) < 2:
+        assert time.monotonic() < limit, "no rank began"
+        time.sleep(0.2)
+    time.sleep(1.0)
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    while not _checkpoints(engine):  # of the second start
+        assert worker.poll() is None, worker.communicate()[0]
+        assert time.monotonic() < limit, "no trial came to its first checkpoint"
+        time.sleep(0.2)
+    os.killpg(worker.pid, signal.SIGINT)
+    out, _ = worker.communicate(timeout=120)
+    assert out.count("a rank died: all of them start again (1 of 3)") == 1, out
+
+
 def _checkpoints(engine: sa.Engine) -> bool:
     if not Path(engine.url.database or "").is_file() or not sa.inspect(engine).has_table(leases.name):
         return False
