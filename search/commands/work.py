@@ -13,7 +13,7 @@ from loguru import logger
 
 from search import worker
 from trainer.cli.parser import CommandLine
-from trainer.distributed.supervisor import supervise
+from trainer.distributed.supervisor import refuse_bad_numbers, supervise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
+    refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
     worker.announce(args)
     worker.specification(args)  # a mistake is said once, before any rank begins
     cores = len(os.sched_getaffinity(0))

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from trainer.atomic_files import write_private
+from trainer.atomic_files import private_folder, write_private
 
 MOST = 500
 """Names that are kept, the newest."""
@@ -21,6 +21,7 @@ def remember(name: str, database: Path) -> None:
     known[name] = [*places, str(database)]
     newest = dict(list(known.items())[-MOST:])
     try:
+        private_folder(_file().parent)
         write_private(_file(), json.dumps(newest, indent=1))
     except OSError:
         return  # a read-only home: the hint is missing next time, nothing else
