@@ -277,7 +277,7 @@ def main(args: argparse.Namespace) -> int:
         taken.drawn.report(places.split, root)
     for line in taken.lines:
         print(line)
-    _say(draft, places, taken.checked)
+    _say(draft, places, taken.checked, sized=bool(args.size or args.epochs or args.trials != TRIALS))
     return 0
 
 
@@ -436,7 +436,9 @@ def _named(places: Places) -> str:
     return places.name if usual else shlex.quote(str(places.study))
 
 
-def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
+def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair], *, sized: bool) -> None:
+    """Print what was written and what comes next. sized: whether what a try costs was given, so that no advice on it is
+    needed."""
     sides = sorted(max(entry.height, entry.width) for entry in checked)
     spread = f"{sides[0]} to {sides[-1]}" if sides[0] < sides[-1] else str(sides[0])
     print(
@@ -452,10 +454,10 @@ def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair]) -> None:
     if few:
         counts = " and ".join(f"{count} {part}" for part, count in few.items())
         print(
-            f"warning: {counts} images: scores over so few are coarse, and small differences between students chance; "
-            "give --epochs and --trials for a try, and more pictures for an answer"
+            f"warning: {counts} images: scores over so few are coarse, and small differences between students are "
+            "chance; for an answer more pictures are needed"
         )
-    if not GPU.exists():
+    if not GPU.exists() and not sized:
         anew = " and ".join(str(path) for path in places.written)
         print(f"no GPU is seen here: for a first try that is short on a CPU, delete {anew} and repeat with {SHORT}")
     print(f"after the search: {describe_confirmation(load(places.study))}")

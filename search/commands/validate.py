@@ -45,6 +45,8 @@ def preflight(spec: StudySpec, cache: Path | None, *, timing: bool = False) -> F
     refuse_hopeless(spec, built)
     problems: list[str] = []
     data, data_facts = _data(spec, cache, problems)
+    # A teacher that is still to be trained is timed by its size: the forecast is wanted before.
+    time = _time(spec, built, data) if timing and data is not None and not problems else None
     teacher = None if cache is None or spec.run.teacher is None else _teacher(spec, data, problems)
     data_hash = None if data is None else data.content_hash
     teacher_hash = None if teacher is None else teacher["sha256"]
@@ -62,7 +64,7 @@ def preflight(spec: StudySpec, cache: Path | None, *, timing: bool = False) -> F
         "confirm": None if data is None else detectable_gains(spec, data),
         "streams": _streams(spec),
         "arms": [_arm(spec, arm, [cost for cost in built if cost.arm == arm.name]) for arm in spec.arms],
-        "time": _time(spec, built, data) if timing and data is not None and not problems else None,
+        "time": time,
         "budget": spec.budget.model_dump(exclude_none=True),
         "notes": [*_notes(spec), *_stored_logits(spec, data)],
         "problems": problems,

@@ -369,7 +369,7 @@ def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, caps
     # One or two winners, for the other arm up to one more, the best winner without its teacher, and the defaults.
     spec = load(study)
     winners = min(spec.confirm.top, spec.arms[0].trials)
-    assert f"trains at most {5 * (2 * winners + 1 + 2)} networks of" in out
+    assert f"trains at most {5 * (2 * winners + 1 + 2)} networks, " in out
 
 
 def test_validate_refuses_an_unseen_source_that_is_not_there(tmp_path, capsys, repository):
