@@ -166,8 +166,8 @@ def describe_size(gains: dict[str, Any]) -> str:
     """How many networks a confirmation trains, from what `detectable_gains` says."""
     epochs = "1 epoch" if gains["epochs"] == 1 else f"{gains['epochs']} epochs"
     return (
-        f"search confirm trains at most {gains['trainings']} networks, {epochs} each; top and seeds in [confirm] make it "
-        "smaller"
+        f"search confirm trains at most {gains['trainings']} networks, {epochs} each; top and seeds in [confirm] make "
+        "it smaller"
     )
 
 

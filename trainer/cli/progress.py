@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 
 from loguru import logger
 
@@ -14,24 +15,28 @@ COUNT_LOG_SECONDS = 5.0
 """The same where files are counted."""
 TERMINAL_SECONDS = 0.1
 """Seconds between two changes of a line on a terminal."""
+RECENT = 5
+"""Epochs, the newest, that a rate is taken over: the first ones read, decode and warm up."""
 
 
 class Progress:
     """Hears every report of a run on the lead.
 
-    rate and ETA are measured over the epochs heard here. `best` is the best value of `metric` so far with its epoch.
+    rate and ETA are measured over the last few epochs heard here. `best` is the best value of `metric` so far with its epoch.
     """
 
     def __init__(self, epochs: int, metric: str = "dice") -> None:
         self.started = time.monotonic()
         self.best: tuple[float, int] | None = None
-        self._epochs, self._epochs_seen, self._metric = epochs, 0, metric
+        self._epochs, self._metric = epochs, metric
+        self._ends = deque([self.started], maxlen=RECENT + 1)
+        """When the last epochs ended, and the one before them."""
         self._printed_at = float("-inf")
         self._terminal = sys.stderr.isatty()
 
     def hear(self, report: EpochReport) -> None:
         """Say where the run stands, unless it was said just now."""
-        self._epochs_seen += 1
+        self._ends.append(time.monotonic())
         if report.scores is not None and (self.best is None or report.scores[self._metric] > self.best[0]):
             self.best = (report.scores[self._metric], report.epoch)
         now = time.monotonic()
@@ -53,7 +58,7 @@ class Progress:
         if self.best is not None:
             parts.append(f"(best {self.best[0]:.3f} @ {self.best[1]})")
         parts.append("losses " + " ".join(f"{name} {value:.3g}" for name, value in report.losses.items()))
-        each = (time.monotonic() - self.started) / self._epochs_seen
+        each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
         parts.append(f"{each:.2g} s/epoch" if each < 99.5 else f"{each:.0f} s/epoch")
         if not report.final:
             parts.append(f"ETA {format_short_duration(each * (self._epochs - report.epoch))}")
