@@ -22,7 +22,8 @@ RECENT = 5
 class Progress:
     """Hears every report of a run on the lead.
 
-    rate and ETA are measured over the last few epochs heard here. `best` is the best value of `metric` so far with its epoch.
+    rate and ETA are measured over the last few epochs heard here. `best` is the best value of `metric` so far with its
+    epoch.
     """
 
     def __init__(self, epochs: int, metric: str = "dice") -> None:
