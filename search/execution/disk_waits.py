@@ -81,11 +81,6 @@ class Reserve:
             self._close()
 
 
-def no_wait(trial: HeldTrial) -> dict[str, None]:
-    """The attribute of a trial that waits no more: its holder lets go of it."""
-    return {} if trial.waits is None else {WAITS: None}
-
-
 def mark(own: Leases, held: MutableMapping[int, HeldTrial], refusal: str | None) -> None:
     """Store with each held trial what it waits for, and take it away again. One that was lost is left to the next
     heartbeat. Raises what the database raises."""

@@ -19,7 +19,6 @@ from typing import Any
 from loguru import logger
 
 from search.execution.checkpoint_writer import remove, remove_all
-from search.execution.disk_waits import no_wait
 from search.execution.messages import (
     CheckpointWritten,
     DropTrial,
@@ -39,6 +38,7 @@ from search.storage.statements import LeaseLost
 from search.study import code_version, trial_attributes
 from search.study.adapter import Claim, StudyAdapter
 from search.study.trial_attributes import (
+    WAITS,
     Attempt,
     attempts,
     gradient_attributes,
@@ -376,8 +376,9 @@ class HeldTrials:
                 remove(file.path)
 
     def _remove_files(self, lease: LeaseHandle, checkpoint: Path | None) -> None:
+        folder = self._folder(lease)
         remove(checkpoint)
-        remove_all(self._folder(lease), lease.token)
+        remove_all(folder, lease.token)
 
     def _folder(self, lease: LeaseHandle) -> Path:
         """The folder of a trial, which has one for each holder."""
@@ -390,8 +391,10 @@ def _added(sums: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, f
 
 def ending(trial: HeldTrial, outcome: str) -> dict[str, Any]:
     """The attributes of a trial whose holder lets go of it: finished, pruned, a failure's class, or given back."""
+    spent = cost(trial)
     reached = {**result(trial.best_epoch, trial.scores), **gradient_attributes(trial.shares)}
-    return {"attempts": attempts(trial.holders, outcome), **reached, **cost(trial), **no_wait(trial)}
+    waits = {} if trial.waits is None else {WAITS: None}  # whoever takes it over waits for nothing yet
+    return {"attempts": attempts(trial.holders, outcome), **reached, **spent, **waits}
 
 
 def cost(trial: HeldTrial) -> dict[str, Any]:
