@@ -233,21 +233,10 @@ class HeldTrials:
         self.held[item.key] = trial
         if report.final:
             self._complete(trial, item)
-        elif value is not None and self._should_prune(trial):
+        elif value is not None and self.search.pruned(trial.lease):
             self.search.prune(trial.lease, end_columns(trial), ending(trial, "pruned"), value=value)
             logger.info("{} pruned at epoch {} ({} {:.4f})", trial.label, report.epoch, self.metric, value)
             self._end(trial, Outcome.PRUNED)
-
-    def _should_prune(self, trial: HeldTrial) -> bool:
-        try:
-            return self.search.pruned(trial.lease)
-        except LeaseLost:
-            raise
-        except Exception as error:  # a pruner's bug must not end trials: it is logged, the trial goes on
-            if errors.is_transient(error):
-                raise
-            logger.error("{}: the pruner raised, the trial goes on:\n{}", trial.label, traceback.format_exc())
-            return False
 
     def _with_epoch(self, trial: HeldTrial, item: EpochDone) -> HeldTrial:
         """The trial once this epoch is stored; a try that fails leaves the trial as it was."""

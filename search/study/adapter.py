@@ -5,12 +5,14 @@ its resolved run, which makes it exist for training, `report` stores an epoch, `
 Every write carries the fencing token; `attributes` are attributes of the trial that are written with it.
 """
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
+from loguru import logger
 from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -19,13 +21,14 @@ from search.spec.arms import Arm
 from search.spec.config import MedianConfig
 from search.spec.load import StudySpec
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
+from search.storage import errors
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
 from search.storage.lookup import refuse_others
 from search.storage.ownership import BRACKETS, MARK
 from search.storage.schema import FINISHED, FREE, HELD
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
-from search.storage.statements import NOTHING, AlreadyQueuedError, Owner, Refused, Values, named
+from search.storage.statements import NOTHING, AlreadyQueuedError, LeaseLost, Owner, Refused, Values, named
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
 from trainer.errors import UserError
@@ -180,14 +183,23 @@ class StudyAdapter:
 
     def pruned(self, held: LeaseHandle) -> bool:
         """Whether the trial, as reported so far, is pruned; a rung's verdict is stored before it is returned, so that
-        it is the same whoever asks again. Raises LeaseLost."""
+        it is the same whoever asks again. A pruner's bug prunes nothing. Raises LeaseLost."""
         arm = self.arms[held.study_id]
         if arm.pruner.name == "none":
             return False
-        with self.opened.fence.write(held.trial_id, held.token):
-            trial = self.opened.storage.get_trial(held.trial_id)
-            front = self._front_of[arm.name]
-            verdict = pruners.judge(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
+        try:
+            with self.opened.fence.write(held.trial_id, held.token):
+                trial = self.opened.storage.get_trial(held.trial_id)
+                front = self._front_of[arm.name]
+                verdict = pruners.judge(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
+        except LeaseLost:
+            raise
+        except Exception as error:  # a bug must not end trials: it is logged, the trial goes on
+            if errors.is_transient(error):
+                raise
+            text = traceback.format_exc()
+            logger.error("{} #{}: the pruner raised, the trial goes on:\n{}", arm.name, held.number, text)
+            return False
         if verdict.notes:
             self.leases.note(held, verdict.notes)
         return verdict.prune

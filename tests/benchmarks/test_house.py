@@ -54,3 +54,6 @@ def test_the_flows_of_this_tree_can_be_followed(repository: Path, capsys: pytest
     counts = re.findall(r"(\d+) stays in (\d+) modules with (\d+) returns", text)
     assert len(counts) == 2
     assert all(int(stays) == int(modules) + int(returns) for stays, modules, returns in counts)
+    _, (stays, modules, _) = counts
+    assert int(stays) <= 16, "a score to its verdict and back"
+    assert int(modules) <= 8

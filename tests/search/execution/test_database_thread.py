@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from search import pruners
 from search.execution.database_thread import DatabaseThread, end_of
 from search.execution.epoch_loop import EpochOverhead, run_group
 from search.execution.group import ASKED_TO_STOP, GroupEnd, SingleProcess
@@ -434,10 +435,10 @@ def test_a_bug_of_the_pruner_ends_no_trial_and_is_said(
 ) -> None:
     search = join("budget.trials=1")
 
-    def breaks(_held: object) -> bool:
+    def breaks(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in the pruner")
 
-    monkeypatch.setattr(search, "pruned", breaks)
+    monkeypatch.setattr(pruners, "judge", breaks)
     Worker(search, settings(tmp_path)).run()
     assert search.counts()["kd"].complete == 1
     assert any("the pruner raised" in line for line in log)
