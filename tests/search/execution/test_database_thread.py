@@ -433,7 +433,7 @@ def test_a_bug_of_the_sampler_fails_one_trial_and_the_worker_goes_on(
 def test_a_bug_of_the_pruner_ends_no_trial_and_is_said(
     join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
 ) -> None:
-    search = join("budget.trials=1")
+    search = join("budget.trials=1", 'pruner.name="median"', "pruner.startup=1")
 
     def breaks(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in the pruner")
