@@ -22,6 +22,7 @@ from search.study import code_version
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
 from search.study.snapshot import SearchSnapshot, read
 from trainer.cli.durations import format_duration
+from trainer.cli.printable import control, printable
 from trainer.config import RunConfig
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError, one_line
@@ -161,7 +162,7 @@ class Screen:
         # A line that wraps, or a text that is longer than the screen, could not be drawn over.
         fitting = [line[:columns] for line in [*text, f"{stamp}  Ctrl-C leaves"][: rows - 1]]
         up = f"\x1b[{self._drawn}F" if self._drawn else ""
-        sys.stdout.write(up + "".join(f"{line}\x1b[K\n" for line in fitting) + "\x1b[J")
+        control(sys.stdout, up + "".join(f"{printable(line)}\x1b[K\n" for line in fitting) + "\x1b[J")
         sys.stdout.flush()
         self._drawn = len(fitting)
 

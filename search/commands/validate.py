@@ -13,7 +13,6 @@ from typing import Any
 
 from losses.config import NEEDS_TEACHER
 from search.answer.power import describe_gains, detectable_gains, most_trainings
-from search.confirm.data_checks import refuse_unknown
 from search.planning import disk
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs, refuse_large_batches
@@ -86,6 +85,8 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     facts["parts"] = {part: len(hashes[part]) for part in PARTS}
     facts["twice"] = len(everything) - len(set(everything))
     facts["near_duplicates"] = data.near_duplicates
+    from search.confirm.data_checks import refuse_unknown  # with Optuna, which a look at a study file does not need
+
     try:
         refuse_unknown(spec.run.data, spec.confirm.unseen, cache)
     except UserError as error:

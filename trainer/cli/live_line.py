@@ -3,7 +3,7 @@
 import shutil
 import sys
 
-_CLEAR = "\r\x1b[K"
+from trainer.cli.printable import CLEAR, control
 
 
 class LiveLine:
@@ -17,18 +17,20 @@ class LiveLine:
         """Write the line over, cut to the terminal's width: a line that wraps cannot be taken back."""
         if self._terminal:
             self._text = text[: shutil.get_terminal_size().columns - 1]
-            self._write(f"{_CLEAR}{self._text}")
+            self._write(self._text)
 
     def log(self, message: str) -> None:
         """A line that stays, above the live one: a sink for loguru. message: ends with a line break."""
-        self._write(f"{_CLEAR}{message}{self._text}" if self._terminal else message)
+        self._write(f"{message}{self._text}" if self._terminal else message)
 
     def clear(self) -> None:
         """Take the line away."""
         self._text = ""
-        if self._terminal:
-            self._write(_CLEAR)
+        self._write("")
 
     def _write(self, text: str) -> None:
+        """Write over what the live line shows."""
+        if self._terminal:
+            control(sys.stderr, CLEAR)
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from trainer.repository import REPOSITORY
-
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""Where the program lies; the module that knows it imports a package that may be missing."""
 OURS = ("search", "trainer", "losses", "models")
 
 

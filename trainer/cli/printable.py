@@ -8,8 +8,9 @@ from typing import IO, Any
 
 from trainer.errors import without_passwords
 
-_ALLOWED = re.compile(r"(\r\x1b\[K|[\n\t])")
-"""What this program itself sends to a terminal beside text: a line that is written over, line ends, tabs."""
+CLEAR = "\r\x1b[K"
+"""To the beginning of the line, which is emptied."""
+_ALLOWED = re.compile(r"([\n\t])")
 
 
 def printable(text: str) -> str:
@@ -21,6 +22,11 @@ def printable(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def control(stream: IO[str], sequence: str) -> None:
+    """Send a sequence of this program's own to a terminal, past `printable_streams`."""
+    (stream._stream if isinstance(stream, _Printable) else stream).write(sequence)
 
 
 class _Printable:

@@ -7,6 +7,7 @@ from collections import deque
 from loguru import logger
 
 from trainer.cli.durations import format_short_duration
+from trainer.cli.printable import CLEAR, control
 from trainer.reports import EpochReport
 
 LOG_SECONDS = 10.0
@@ -42,9 +43,9 @@ class Progress:
             self.best = (report.scores[self._metric], report.epoch)
         now = time.monotonic()
         if self._terminal:
-            sys.stderr.write(f"\r\x1b[K{self.line(report)}")
-            if report.final:
-                sys.stderr.write("\r\x1b[K")
+            control(sys.stderr, CLEAR)
+            if not report.final:
+                sys.stderr.write(self.line(report))
             sys.stderr.flush()
         elif report.final or now - self._printed_at >= LOG_SECONDS:
             self._printed_at = now
@@ -86,12 +87,15 @@ class Counting:
             self._began = now
         self._done = done
         if self._terminal and done == total:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            control(sys.stderr, CLEAR)
+            sys.stderr.flush()
         elif now - self._printed_at >= (TERMINAL_SECONDS if self._terminal else COUNT_LOG_SECONDS):
             self._printed_at = now
             rate = done / max(now - self._began, 1e-3)
             line = (
                 f"{self._what} {done}/{total}  {rate:.3g} a second  ETA {format_short_duration((total - done) / rate)}"
             )
-            print(f"\r\x1b[K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+            if self._terminal:
+                control(sys.stderr, CLEAR)
+            print(line, end="" if self._terminal else "\n", file=sys.stderr)
             sys.stderr.flush()

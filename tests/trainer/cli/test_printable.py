@@ -15,7 +15,7 @@ from trainer.errors import UserError, one_line, without_passwords
         ("plain, Übung, 画像\n", "plain, Übung, 画像\n"),
         ("a\x1b[2Jb", "a\\x1b[2Jb"),
         ("a\rb\x07\x9b31m", "a\\rb\\x07\\x9b31m"),
-        ("\r\x1b[K3/7\tdone\n", "\r\x1b[K3/7\tdone\n"),
+        ("\r\x1b[K3/7\tdone\n", "\\r\\x1b[K3/7\tdone\n"),
         ("name \udcff of no encoding", "name \\udcff of no encoding"),
         ("right \u202e to left", "right \\u202e to left"),
     ],

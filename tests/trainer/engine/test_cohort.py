@@ -74,6 +74,12 @@ def cohort(tmp_path) -> Cohort:
     return Cohort(Ranks("cpu"), slots=4, cache=tmp_path)
 
 
+def exploding() -> RunConfig:
+    """A run whose numbers stop being finite in a few steps, by a learning rate that no study file takes."""
+    run = make(optim={"name": "sgd", "schedule": {"name": "constant"}})
+    return run.model_copy(update={"optim": run.optim.model_copy(update={"lr": 1e30})})
+
+
 def bare(report):
     """A report without its wall time."""
     return dataclasses.replace(report, seconds={}) if isinstance(report, EpochReport) else report
@@ -160,7 +166,7 @@ def test_a_member_among_four_equals_the_same_run_alone_bit_for_bit(cohort, runs,
 def test_a_neighbour_that_fails_in_the_middle_of_an_epoch_changes_nothing(cohort, runs, solo, backward):
     cohort.admit(0, runs[0])
     cohort.admit(1, runs[2])
-    cohort.admit(2, make(optim={"name": "sgd", "lr": 1e30, "schedule": {"name": "constant"}}))
+    cohort.admit(2, exploding())
     cohort.admit(3, runs[1])
     sabotage(cohort, 1, STEPS + 1, ValueError("the loss\nbroke"), backward)
     told = train(cohort, 3)
@@ -197,7 +203,7 @@ def test_a_failure_in_the_last_step_of_an_epoch_is_told_with_that_epoch(cohort):
 
 def test_a_weight_never_takes_a_step_that_is_not_finite(cohort):
     """The weights that a failed member leaves are those before the bad step."""
-    cohort.admit(0, make(optim={"name": "sgd", "lr": 1e30, "schedule": {"name": "constant"}}))
+    cohort.admit(0, exploding())
     student = cohort._members[0].trained
     assert isinstance(cohort.epoch()[0], Failure)
     assert torch.isfinite(student.flat.weights).all()
@@ -523,7 +529,7 @@ def test_a_rank_without_an_image_sends_zeros(cohort):
 
 
 def test_fit_raises_what_the_member_died_of(tmp_path):
-    run = make(optim={"name": "sgd", "lr": 1e30, "schedule": {"name": "constant"}})
+    run = exploding()
     with pytest.raises(RunFailed, match="not_finite") as error:
         list(fit(run, cache=tmp_path, ranks=Ranks("cpu")))
     assert error.value.failure.kind is FailureKind.NOT_FINITE

@@ -311,7 +311,7 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"network": json.dumps({"name": "unet", "width": 200_000})}, "weights of another network"),
+            ({"network": json.dumps({"name": "unet", "width": 4096})}, "weights of another network"),
             ({"network": json.dumps({"name": "unet", "width": -1})}, "width"),
             ({"network": "{no JSON"}, "its metadata 'network' is no JSON"),
             ({"classes": '"two"'}, "classes"),
