@@ -45,7 +45,7 @@ from trainer.cli.rank_variables import place_in_world, rank_variable
 from trainer.distributed import supervisor
 from trainer.distributed.listening import open_agent
 from trainer.errors import UserError, one_line
-from trainer.profiling.slots import AUTO
+from trainer.profiling.slots import AUTO, USUAL
 
 if TYPE_CHECKING:
     from search.spec.load import StudySpec
@@ -95,7 +95,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots",
         type=_slots,
-        default=4,
+        default=USUAL,
         metavar="N|auto",
         help="students side by side in a group of ranks (default 4); auto: as many as a few timed steps say, with a "
         "forecast of the search",

@@ -15,13 +15,10 @@ from search.planning.network_costs import costs
 from search.spec.load import StudySpec
 from search.storage.leases import LeaseDetails
 from trainer.errors import counted, one_line
-from trainer.profiling.slots import choose, epoch_seconds, forecast
+from trainer.profiling.slots import USUAL, choose, epoch_seconds, forecast
 
 if TYPE_CHECKING:
     from trainer.engine.resources import SharedResources
-
-FALLBACK = 4
-"""Students side by side where nothing could be measured."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +34,15 @@ def choose_slots(spec: StudySpec, resources: "SharedResources") -> Slots:
     """What the rule of `trainer.profiling.slots` says for this study on this machine, with its forecast in the log.
 
     Every rank calls it; the lead measures. What cannot be measured, such as a student that needs more memory than there
-    is, is logged and ends in `FALLBACK`: its trial's failure says more.
+    is, is logged and ends in `USUAL`: its trial's failure says more.
     """
-    ranks, chosen = resources.ranks, Slots(FALLBACK)
+    ranks, chosen = resources.ranks, Slots(USUAL)
     if ranks.leads:
         try:
             chosen = _measured(spec, resources)
         except Exception as error:  # noqa: BLE001 - a search is not worth less because its costs are not known yet
             why = one_line(f"{type(error).__name__}: {error}")
-            logger.warning("--slots auto: not measured ({}); {} students at a time", why, FALLBACK)
+            logger.warning("--slots auto: not measured ({}); {} students at a time", why, USUAL)
     return ranks.broadcast(chosen)
 
 

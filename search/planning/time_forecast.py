@@ -8,13 +8,11 @@ from search.planning.network_costs import Cost
 from search.spec.load import StudySpec
 from trainer.cli.durations import format_duration
 from trainer.config import RunConfig
+from trainer.profiling.slots import USUAL
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSet
     from trainer.profiling.quick_timing import QuickTimings
-
-SLOTS = 4
-"""Students side by side, as `search work` trains them without further words."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class TimeForecast:
     device: str
     """What was measured, in words."""
     epoch_seconds: tuple[float, float]
-    """One epoch of one trial among `SLOTS`."""
+    """One epoch of one trial among `USUAL`."""
     trials: int
     search_seconds: tuple[float, float]
     """All trials to their last epoch: none pruned."""
@@ -64,7 +62,7 @@ def time_forecast(
 
 def scaled(spec: StudySpec, taught: RunConfig | None, timings: "QuickTimings", trainings: int | None) -> TimeForecast:
     """What follows from timings; an arm whose runs have no teacher does not wait for one."""
-    with_teacher, without = timings.epoch_seconds(SLOTS), timings.without_teacher().epoch_seconds(SLOTS)
+    with_teacher, without = timings.epoch_seconds(USUAL), timings.without_teacher().epoch_seconds(USUAL)
     epochs = [(arm.trials * arm.epochs, bool(arm.base.methods()) and taught is not None) for arm in spec.arms]
     low, high = (
         sum(count * (with_teacher if listens else without)[end] for count, listens in epochs) for end in (0, 1)
@@ -86,7 +84,7 @@ def describe_time(forecast: Mapping[str, Any]) -> str:
     if forecast["confirm_seconds"] is not None:
         parts.append(f"confirmation of {forecast['trainings']} trainings {_range(forecast['confirm_seconds'])}")
     return (
-        f"{', '.join(parts)}; one worker, {SLOTS} at a time, measured here on {forecast['device']}: "
+        f"{', '.join(parts)}; one worker, {USUAL} at a time, measured here on {forecast['device']}: "
         "another machine needs another time"
     )
 

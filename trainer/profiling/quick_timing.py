@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -195,11 +195,9 @@ def _data(data: DataSet, run: RunConfig, seconds: float) -> float:
     stream = Stream(data, batch_size=run.batch_size, seed=run.seed, rank=0, world=1)
     with closing(stream.epoch(0)) as batches:  # what is read and imported once
         next(batches)
-    began, taken = time.perf_counter(), 0
-    for epoch in count(1):
+    began, taken, epoch = time.perf_counter(), 0, 0
+    while taken == 0 or time.perf_counter() - began < seconds / 2:
+        epoch += 1
         with closing(stream.epoch(epoch)) as batches:
-            for _ in islice(batches, 2):
-                taken += 1
-        if time.perf_counter() - began >= seconds / 2:
-            return (time.perf_counter() - began) / taken
-    raise AssertionError("unreachable")
+            taken += sum(1 for _ in islice(batches, 2))
+    return (time.perf_counter() - began) / taken

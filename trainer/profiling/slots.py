@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 AUTO = "auto"
 """In place of a number of students: as many as the rule says."""
+USUAL = 4
+"""Students side by side where nobody says how many, or nothing could be measured."""
 SHARED = 0.1
 """The part of a step that teacher and data may take."""
 MOST = 16

@@ -5,10 +5,11 @@ import time
 import pytest
 
 from search.planning.network_costs import costs
-from search.planning.time_forecast import SLOTS, describe_time, scaled, time_forecast
+from search.planning.time_forecast import describe_time, scaled, time_forecast
 from search.spec.load import load
 from trainer.data import open_data
 from trainer.profiling.quick_timing import QuickTimings
+from trainer.profiling.slots import USUAL
 
 CONTROL = """
 [[arms]]
@@ -48,7 +49,7 @@ def test_an_arm_without_a_teacher_does_not_wait_for_one(spec):
     taught = spec.run.model_copy(update={"method": "kl"})
     main, control = spec.arms
     forecast = scaled(spec, taught, timings(), None)
-    each = timings().epoch_seconds(SLOTS)[0], timings(teacher=0.0).epoch_seconds(SLOTS)[0]
+    each = timings().epoch_seconds(USUAL)[0], timings(teacher=0.0).epoch_seconds(USUAL)[0]
     listens = bool(main.base.methods())
     expected = main.trials * main.epochs * each[0 if listens else 1] + control.trials * control.epochs * each[1]
     assert forecast.search_seconds[0] == pytest.approx(expected)

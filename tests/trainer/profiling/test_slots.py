@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_is_said_and_ends_in_a_number(tmp_path: Path, lo
 
     monkeypatch.setattr("trainer.profiling.step_timing.measure", full)
     resources = SharedResources(Ranks("cpu"), tmp_path)
-    assert measured.choose_slots(load(path), resources) == measured.Slots(measured.FALLBACK)
+    assert measured.choose_slots(load(path), resources) == measured.Slots(measured.USUAL)
     assert any("WARNING --slots auto: not measured (MemoryError: no room); 4 students at a time" in x for x in log)
 
 
