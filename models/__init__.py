@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.config import NetworkConfig, NetworkTeacher, SmpNetwork, Teacher
 from models.nearest import OptionError, nearest
-from models.normalisation import IMAGENET, Normalisation
+from models.normalisation import IMAGENET, Normalisation, normalisation_for
 
 if TYPE_CHECKING:
     from models.output import Segmenter
@@ -25,11 +25,18 @@ MODELS: Mapping[str, str] = {
 
 
 def build(
-    config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, size: int | None = None
+    config: NetworkConfig | NetworkTeacher,
+    *,
+    in_channels: int,
+    classes: int,
+    size: int | None = None,
+    normalisation: Normalisation | None = None,
 ) -> "Segmenter":
     """A network in training mode on torch's default device, its weights drawn from torch's global generator.
 
     size: the side of its images, for encoders that are made for one size; None: the one that they are made for.
+    normalisation: how the data's pictures are normalised where `config` says nothing of it; None: as
+    `normalisation_for` says.
 
     Weights of convolutions lie with their channels last, which is how they are fastest on CPU and GPU.
 
@@ -53,14 +60,16 @@ def build(
         network: Segmenter = getattr(import_module(module), kind)(**options, in_channels=in_channels, classes=classes)
     except OptionError as error:
         raise OptionError(f"{_role(config)}.{error}") from error.__cause__
-    network.normalisation = expects(config)
+    network.normalisation = expects(config, normalisation or normalisation_for(in_channels))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return network
 
 
-def expects(config: NetworkConfig | NetworkTeacher) -> Normalisation:
-    """How the images of a network are normalised: ImageNet's way, unless its configuration says another."""
-    return config.expects if isinstance(config, SmpNetwork) else IMAGENET
+def expects(config: NetworkConfig | NetworkTeacher, data: Normalisation = IMAGENET) -> Normalisation:
+    """How the images of a network are normalised: as the data says, unless its configuration says another way for
+    pictures of so many channels."""
+    own = config.expects if isinstance(config, SmpNetwork) else IMAGENET
+    return data if own == IMAGENET or len(own.mean) != len(data.mean) else own
 
 
 def parameters(network: "Segmenter") -> int:

@@ -1,4 +1,4 @@
-"""What a network's input is: RGB in [0, 1], less a mean, over a deviation; and what pretrained encoders expect.
+"""What a network's input is: channels in [0, 1], less a mean, over a deviation; and what pretrained encoders expect.
 
 Free of torch until a weights' name of timm is looked up.
 """
@@ -10,14 +10,21 @@ RGB = tuple[float, float, float]
 
 
 class Normalisation(NamedTuple):
-    """Of a network's input by channel, red first; values are those of RGB in [0, 1]."""
+    """Of a network's input by channel, red first; values are those of channels in [0, 1]."""
 
-    mean: RGB
-    std: RGB
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Of ImageNet's pictures: what networks with drawn weights get, and most pretrained ones expect."""
+
+
+def normalisation_for(channels: int) -> Normalisation:
+    """What networks get that say nothing of their input: ImageNet's for three channels, and for any other number
+    nothing is taken away and nothing is divided."""
+    return IMAGENET if channels == len(IMAGENET.mean) else Normalisation((0.0,) * channels, (1.0,) * channels)
+
 
 _INCEPTION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = Normalisation((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)

@@ -26,6 +26,7 @@ from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
 from trainer.config import RunConfig
+from trainer.data.classes import channels_of, normalisation_of
 from trainer.errors import CheckpointError, explain, received
 from trainer.reports import Saved
 
@@ -172,7 +173,9 @@ def refuse_other_normalisation(file: Weights, own: Normalisation, path: Path) ->
     network = file.word("network")
     if network is None:
         return
-    trained = Normalisation(*(tuple(network.get(name) or getattr(IMAGENET, name)) for name in Normalisation._fields))
+    run = file.word("run")
+    base = IMAGENET if run is None else normalisation_of(RunConfig.model_validate(run).data)
+    trained = Normalisation(*(tuple(network.get(name) or getattr(base, name)) for name in Normalisation._fields))
     if trained != own:
         raise CheckpointError(
             f"{path}: was trained with mean {list(trained.mean)} and std {list(trained.std)}, and this student has "
@@ -249,7 +252,13 @@ def ready(path: Path, *, device: torch.device) -> Ready:
             _check_fit(
                 models.build(config, in_channels=channels, classes=classes, size=run.data.size), file.tensors, path
             )
-        network = models.build(config, in_channels=channels, classes=classes, size=run.data.size)
+        network = models.build(
+            config,
+            in_channels=channels,
+            classes=classes,
+            size=run.data.size,
+            normalisation=normalisation_of(run.data) if channels == channels_of(run.data) else None,
+        )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     checkpoint.fill(network, file.tensors, path)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
 
 from losses.config import NEEDS_TEACHER, LossTerms, Weighted
 from models.config import Frozen, NetworkConfig, PlainNetwork, TeacherConfig
@@ -11,6 +11,8 @@ MOST_PIXELS = 8192
 """Of a picture's side: beyond it a single batch fills the memory of any machine."""
 MOST_PICTURES = 100_000
 """That are drawn; all of them are kept in memory."""
+MOST_CLASSES = 254
+"""A mask keeps labels in 8 bits, of which 255 is what is ignored."""
 MOST_EPOCHS = 1_000_000
 LARGEST_SEED = 2**53
 """Databases and JSON keep whole numbers up to it exactly."""
@@ -72,7 +74,89 @@ class PolypData(Pictures):
     )
 
 
-DataConfig = Annotated[BlobsData | PolypData, Field(discriminator="name")]
+ClassValue = StrictInt | str | tuple[StrictInt | str, ...] | None
+"""What stands for a class in a mask. Numbers are strict: pydantic takes the text "0-19" for the number -19."""
+
+
+class ClassConfig(Frozen):
+    """One class of a data set: its name, what stands for it in a mask, and its colour in pictures."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        max_length=60,
+        description="letters, digits, - and _; scores have it behind a dot: dice.liver",
+    )
+    value: ClassValue = Field(
+        default=None,
+        description='what masks hold: a number, a range "1-3", a colour "#800000", or a list of such; none: masks are '
+        "a file a class, whose paths have {class} in the place of the name",
+    )
+    colour: str | None = Field(
+        default=None,
+        pattern=r"^#[0-9a-fA-F]{6}$",
+        description="#rrggbb in pictures; none: the value's colour where it has one, else one of a fixed palette",
+    )
+
+
+class PictureData(Pictures):
+    """Pictures with masks of any number of classes and channels, chosen by a split file as polyps are."""
+
+    name: Literal["pictures"]
+    root: str = Field(description="folder that the split file's paths start from; $VARIABLES come from the environment")
+    split: str = Field(description="the split file, written by `search init` or `trainer data split`")
+    near_duplicates: Literal["refuse", "accept"] = Field(
+        default="refuse",
+        description="near-identical pictures in two parts: an error, or a leak that you know of and that is said",
+    )
+    classes: tuple[ClassConfig, ...] = Field(
+        min_length=2, max_length=MOST_CLASSES, description="in the order of the network's output; the first is ground"
+    )
+    ignore: ClassValue = Field(
+        default=None,
+        description="what in a mask is neither learned nor scored, written as a class's value; none: nothing",
+    )
+    channels: Literal[1, 3, 4] = Field(default=3, description="of a picture: grey, RGB, or RGB and one more")
+    bits: Literal[8, 16] = Field(default=8, description="of a channel as the cache keeps it")
+    window: tuple[float, float] | None = Field(
+        default=None,
+        description="of slices of volumes: the intensities that become black and white; none: files hold 0 to 1, or "
+        "whole numbers of their own depth",
+    )
+    mean: tuple[float, ...] | None = Field(
+        default=None,
+        description="by channel of values in 0 to 1, taken from the input; none: ImageNet's for RGB, else 0",
+    )
+    std: tuple[float, ...] | None = Field(
+        default=None, description="of the same, what the rest is divided by; none: ImageNet's for RGB, else 1"
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [known.name for known in self.classes]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise ValueError(f"classes: two are named {double!r}; rename one")
+        valued = [known.name for known in self.classes if known.value is not None]
+        if valued and len(valued) < len(names):
+            lacking = next(name for name in names if name not in valued)
+            raise ValueError(f"classes: {lacking!r} has no value and {valued[0]!r} has one; give it to all or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _normalisation_is_whole(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"{'std' if self.std is None else 'mean'}: missing; mean and std are given together")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{name} = {list(values)}: expected {self.channels} values, one a channel")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise ValueError(f"std = {list(self.std)}: expected values above 0")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window = {list(self.window)}: expected the lower intensity before the higher")
+        return self
+
+
+DataConfig = Annotated[BlobsData | PolypData | PictureData, Field(discriminator="name")]
 
 
 class OneCycle(Frozen):

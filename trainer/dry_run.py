@@ -1,6 +1,6 @@
 """Whether a run can be built, and what it costs, computed on the meta device: no file is read, no weight is drawn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -13,13 +13,9 @@ from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher, SmpNet
 from models.output import Segmenter
 from trainer.config import BlobsData, Pictures, RunConfig
 from trainer.data.augment import check_preset
+from trainer.data.classes import channels_of, classes_of
 from trainer.errors import DataError, one_line
 from trainer.teacher.stored_logits import refuse_taps
-
-CHANNELS: Mapping[str, int] = {"blobs": 3, "polyp": 3}
-"""Channels of each data set's images, as its `channels` says once it is open."""
-CLASSES: Mapping[str, int] = {"blobs": 2, "polyp": 2}
-"""Classes of each data set's masks, as its `classes` says once it is open."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
     ranks: that train the run together. Raises ValueError in one line that begins with the field, also for what cannot
     be trained: a size that a network does not take, or one image a rank where batch normalisation needs two values.
     """
-    channels, classes = CHANNELS[run.data.name], CLASSES[run.data.name]
+    channels, classes = channels_of(run.data), len(classes_of(run.data))
     try:
         check_preset(run.data.augment)
     except DataError as error:
@@ -94,7 +90,7 @@ def refuse_absent_weights(run: RunConfig) -> None:
     if isinstance(config, SmpNetwork) and config.weights is not None and config.checkpoint is None:
         with torch.random.fork_rng(devices=[]):
             models.build(
-                config, in_channels=CHANNELS[run.data.name], classes=CLASSES[run.data.name], size=run.data.size
+                config, in_channels=channels_of(run.data), classes=len(classes_of(run.data)), size=run.data.size
             )
 
 
@@ -126,7 +122,7 @@ def _refuse_single_values(run: RunConfig, student: Segmenter, ranks: int) -> Non
             f"batch_size = {run.batch_size}: smaller than the {ranks} ranks that share it; take {ranks} at least, or "
             f"fewer ranks"
         )
-    channels, size = CHANNELS[run.data.name], run.data.size
+    channels, size = channels_of(run.data), run.data.size
     if run.batch_size // ranks > 1 or _refusal(student.train(), channels, size) is None:
         return
     sizes = _sizes(size, student.stride, lambda other: _refusal(student, channels, other) is None)

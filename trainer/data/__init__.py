@@ -30,7 +30,8 @@ __all__ = [
 
 DATASETS = {
     "blobs": "trainer.data.layouts.blobs:open_blobs",
-    "polyp": "trainer.data.layouts.polyp:open_polyp",
+    "pictures": "trainer.data.layouts.pictures:open_pictures",
+    "polyp": "trainer.data.layouts.pictures:open_pictures",
 }
 
 

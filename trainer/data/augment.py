@@ -1,4 +1,4 @@
-"""Named augmentation presets: 8-bit pixels in, 8-bit pixels out, every draw from one seed a sample.
+"""Named augmentation presets: pixels of 8 or 16 bits in, the same out, every draw from one seed a sample.
 
 A preset bends and shifts in a single warp, since each warp blurs and costs; flips only copy. What a warp brings in from
 outside is black in the image and 255 (ignored) in the mask. albumentations is imported with the first preset that is
@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.dataset import Pixels
+from trainer.data.dataset import Picture, Pixels
 from trainer.data.letterbox import IGNORED
 from trainer.errors import DataError, nearest
 
 Plane = NDArray[np.float32]
-Augment = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
+Augment = Callable[[Picture, Pixels, int], tuple[Picture, Pixels]]
 """(image (S, S, C), mask (S, S), seed) to the same shapes."""
 
 
@@ -43,15 +43,43 @@ def build(name: str) -> Augment:
         return lambda image, mask, _seed: (image, mask)
     pipeline = library.Compose(steps)
 
-    def augment(image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        pipeline.set_random_seed(seed % 2**32)
-        out = pipeline(image=image, mask=mask)
-        return out["image"], out["mask"]
+    split = _Split(library, steps)
+
+    def augment(image: Picture, mask: Pixels, seed: int) -> tuple[Picture, Pixels]:
+        if image.dtype == np.uint8 and image.shape[2] <= _COLOURS:
+            pipeline.set_random_seed(seed % 2**32)
+            out = pipeline(image=image, mask=mask)
+            return out["image"], out["mask"]
+        return split(image, mask, seed)
 
     return augment
 
 
-def build_with_map(name: str) -> Callable[[Pixels, Pixels, Plane, int], Plane]:
+_COLOURS = 3
+"""Channels that a change of colour takes; a further one is bent with the others and keeps its values."""
+
+
+class _Split:
+    """A preset for pictures of 16 bits or of more than three channels: what bends comes first, on all channels, then
+    what changes colours, on the first three."""
+
+    def __init__(self, library: ModuleType, steps: list[object]) -> None:
+        bends = [isinstance(step, library.DualTransform) for step in steps]
+        self._bend = library.Compose([step for step, bend in zip(steps, bends, strict=True) if bend])
+        self._colour = library.Compose([step for step, bend in zip(steps, bends, strict=True) if not bend])
+
+    def __call__(self, image: Picture, mask: Pixels, seed: int) -> tuple[Picture, Pixels]:
+        top = np.iinfo(image.dtype).max
+        self._bend.set_random_seed(seed % 2**32)
+        bent = self._bend(image=image.astype(np.float32) / np.float32(top), mask=mask)
+        values, labels = np.atleast_3d(bent["image"]), bent["mask"]
+        self._colour.set_random_seed(seed % 2**32)
+        coloured = np.atleast_3d(self._colour(image=np.ascontiguousarray(values[..., :_COLOURS]))["image"])
+        values = np.concatenate([coloured, values[..., _COLOURS:]], axis=2)
+        return (values.clip(0, 1) * top).round().astype(image.dtype), labels
+
+
+def build_with_map(name: str) -> Callable[[Picture, Pixels, Plane, int], Plane]:
     """An instance of the preset that says where another plane (S, S) float32 of the same picture comes to lie.
 
     It is bent as the mask is, from the same draws, and keeps its values otherwise; what comes from outside is
@@ -64,7 +92,7 @@ def build_with_map(name: str) -> Callable[[Pixels, Pixels, Plane, int], Plane]:
         return lambda _image, _mask, plane, _seed: plane
     pipeline = library.Compose(steps, additional_targets={"plane": "mask"})
 
-    def bend(image: Pixels, mask: Pixels, plane: Plane, seed: int) -> Plane:
+    def bend(image: Picture, mask: Pixels, plane: Plane, seed: int) -> Plane:
         pipeline.set_random_seed(seed % 2**32)
         bent: Plane = pipeline(image=image, mask=mask, plane=plane)["plane"]
         return bent

@@ -1,9 +1,9 @@
 """Decoded pictures on disk, read through memory maps, so that ranks and runs of one machine share them in memory.
 
-A folder holds one part of a data set: `images.u8` (n, size, size, 3), `masks.u8` (n, size, size), `native.u8` (the
-native masks one after another) and `manifest.json`. Its name is the hash of what was decoded and how. One process
-builds it beside its place and renames it once all is on the disk; others wait for the lock, outside any collective. A
-folder whose files have not the sizes that its manifest says is built again.
+A folder holds one part of a data set: `images.u8` (n, size, size, channels; `.u16` of 16 bits), `masks.u8` (n, size,
+size), `native.u8` (the native masks one after another) and `manifest.json`. Its name is the hash of what was decoded
+and how. One process builds it beside its place and renames it once all is on the disk; others wait for the lock,
+outside any collective. A folder whose files have not the sizes that its manifest says is built again.
 """
 
 import hashlib
@@ -18,18 +18,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 from loguru import logger
 
 from trainer.atomic_files import private_folder, sync_folder, write_text
-from trainer.config import Pictures
-from trainer.data.dataset import Pixels, Placement
+from trainer.config import DataConfig
+from trainer.data.classes import bits_of, channels_of
+from trainer.data.dataset import Picture, Pixels, Placement
 from trainer.data.file_check import Progress, threads
 from trainer.data.letterbox import fit_image, fit_mask, place
-from trainer.data.masks import BLACK_AND_WHITE, Coding, read_pair
+from trainer.data.masks import BLACK_AND_WHITE
+from trainer.data.reading import Reading
 from trainer.errors import DataError
 
 FORMAT = 1
@@ -41,14 +43,15 @@ LOG_SECONDS = 15.0
 _AT_ONCE = 64
 
 T = TypeVar("T")
+Depth = type[np.uint8] | type[np.uint16]
 
 
 @dataclass(frozen=True)
 class Decoded:
     """One part, decoded; read-only."""
 
-    images: Pixels
-    """(n, size, size, 3) RGB."""
+    images: Picture
+    """(n, size, size, channels)."""
     masks: Pixels
     """(n, size, size) labels, 255 around a letterboxed picture."""
     native: tuple[Pixels, ...]
@@ -58,19 +61,21 @@ class Decoded:
     """Whether this process decoded it just now."""
 
 
-Pair = tuple[Path, Path, Coding]
-"""An image, its mask, and what the mask's values mean."""
+Pair = tuple[Path, Path, Reading]
+"""An image, its mask, and how both are read."""
 
 
 def decoded(
-    folder: Path, content: str, pairs: Sequence[Pair], config: Pictures, progress: Progress | None = None
+    folder: Path, content: str, pairs: Sequence[Pair], config: DataConfig, progress: Progress | None = None
 ) -> Decoded:
     """The decoded part, built where the folder does not hold it yet.
 
     `content` is the hash of all files in `pairs`. Raises DataError where a file turns out bad or the folder cannot be
     written.
     """
-    named = "" if all(coding == BLACK_AND_WHITE for *_, coding in pairs) else "\x1f".join(str(c) for *_, c in pairs)
+    # Pictures of two plain classes have the names that they always had.
+    keys = [reading.key or str(BLACK_AND_WHITE) for *_, reading in pairs]
+    named = "\x1f".join(keys) if any(reading.key for *_, reading in pairs) else ""
     text = f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}" + (named and f"\x1f{named}")
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     place_of = folder / key
@@ -145,7 +150,7 @@ def locked(path: Path, what: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(place_of: Path, pairs: Sequence[Pair], config: Pictures, progress: Progress | None) -> None:
+def _build(place_of: Path, pairs: Sequence[Pair], config: DataConfig, progress: Progress | None) -> None:
     start = time.monotonic()
     for left_over in place_of.parent.glob(f".{place_of.name}.*.tmp"):  # of builders that died; this one holds the lock
         shutil.rmtree(left_over)
@@ -164,11 +169,12 @@ def _build(place_of: Path, pairs: Sequence[Pair], config: Pictures, progress: Pr
     logger.info("decoded {} pictures into {} in {:.1f} s", len(pairs), place_of, time.monotonic() - start)
 
 
-def _write(folder: Path, pairs: Sequence[Pair], config: Pictures, progress: Progress | None) -> None:
+def _write(folder: Path, pairs: Sequence[Pair], config: DataConfig, progress: Progress | None) -> None:
     """Decode all pairs, a few at once, in order; memory stays bounded."""
 
-    def one(pair: Pair) -> tuple[Pixels, Pixels, Pixels, Placement]:
-        image, mask = read_pair(*pair)
+    def one(pair: Pair) -> tuple[Picture, Pixels, Pixels, Placement]:
+        path, mask_path, reading = pair
+        image, mask = reading.pair(path, mask_path)
         height, width = mask.shape
         placement = place(height, width, config.size, config.fit)
         return fit_image(image, placement, config.size), fit_mask(mask, placement, config.size), mask, placement
@@ -176,7 +182,7 @@ def _write(folder: Path, pairs: Sequence[Pair], config: Pictures, progress: Prog
     placements: list[Placement] = []
     with (
         ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool,
-        (folder / "images.u8").open("wb") as images,
+        (folder / _images(config)).open("wb") as images,
         (folder / "masks.u8").open("wb") as masks,
         (folder / "native.u8").open("wb") as native,
     ):
@@ -197,39 +203,48 @@ def _write(folder: Path, pairs: Sequence[Pair], config: Pictures, progress: Prog
     sync_folder(folder)
 
 
-def _open(folder: Path, count: int, config: Pictures) -> Decoded | None:
+def _open(folder: Path, count: int, config: DataConfig) -> Decoded | None:
     """The arrays, or None where they are not there or not whole."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         placements = tuple(Placement(*map(int, numbers)) for numbers in manifest["placements"])
-        sizes = {name: (folder / name).stat().st_size for name in ("images.u8", "masks.u8", "native.u8")}
+        sizes = {name: (folder / name).stat().st_size for name in (_images(config), "masks.u8", "native.u8")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if len(placements) != count or sizes != _bytes(placements, config) or manifest["bytes"] != sizes:
         return None
     side = config.size
-    flat = _map(folder / "native.u8", (sizes["native.u8"],))
+    flat = _map(folder / "native.u8", (sizes["native.u8"],), np.uint8)
     ends = list(accumulate(p.height * p.width for p in placements))
     starts = [0, *ends[:-1]]
     native = tuple(flat[a:b].reshape(p.height, p.width) for a, b, p in zip(starts, ends, placements, strict=False))
     return Decoded(
-        images=_map(folder / "images.u8", (count, side, side, 3)),
-        masks=_map(folder / "masks.u8", (count, side, side)),
+        images=_map(folder / _images(config), (count, side, side, channels_of(config)), _depth(config)),
+        masks=_map(folder / "masks.u8", (count, side, side), np.uint8),
         native=native,
         placements=placements,
     )
 
 
-def _bytes(placements: Sequence[Placement], config: Pictures) -> dict[str, int]:
+def _bytes(placements: Sequence[Placement], config: DataConfig) -> dict[str, int]:
     area = config.size * config.size
     native = sum(p.height * p.width for p in placements)
-    return {"images.u8": len(placements) * area * 3, "masks.u8": len(placements) * area, "native.u8": native}
+    pixel = channels_of(config) * np.dtype(_depth(config)).itemsize
+    return {_images(config): len(placements) * area * pixel, "masks.u8": len(placements) * area, "native.u8": native}
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> Pixels:
+def _depth(config: DataConfig) -> Depth:
+    return np.uint16 if bits_of(config) > 8 else np.uint8
+
+
+def _images(config: DataConfig) -> str:
+    return "images.u16" if _depth(config) is np.uint16 else "images.u8"
+
+
+def _map(path: Path, shape: tuple[int, ...], depth: Depth) -> Any:
     if math.prod(shape) == 0:
-        return np.empty(shape, np.uint8)  # an empty file cannot be mapped
-    return np.memmap(path, np.uint8, mode="r", shape=shape)
+        return np.empty(shape, depth)  # an empty file cannot be mapped
+    return np.memmap(path, depth, mode="r", shape=shape)
 
 
 def _flush(file: BinaryIO) -> None:

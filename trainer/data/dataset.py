@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import Pictures
+from trainer.config import DataConfig
 
 Part = Literal["train", "validation", "test"]
 Pixels = NDArray[np.uint8]
+Picture = NDArray[np.unsignedinteger[Any]]
+"""(height, width, channels), 8 or 16 bits a channel."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Opening:
 class DataSet(Protocol):
     """Images by part and index. Test rows need an opening record. Raises DataError where a file turns out bad."""
 
-    config: Pictures
+    config: DataConfig
     channels: int
     classes: int
     """At least 2; the labels of a mask are 0..classes-1, 255 is ignored."""
@@ -70,11 +72,11 @@ class DataSet(Protocol):
         """The sketch (`trainer.data.perceptual_hash`) of each picture of a part, in the order of `samples`;
         opens nothing."""
 
-    def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
-        """Image (size, size, channels) RGB and mask (size, size) as the network sees them."""
+    def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Picture, Pixels]:
+        """Image (size, size, channels) and mask (size, size) as the network sees them."""
 
-    def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
-        """Image (height, width, channels) RGB and mask (height, width) as shipped."""
+    def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Picture, Pixels]:
+        """Image (height, width, channels) and mask (height, width) as shipped."""
 
     def native_mask(self, part: Part, index: int, opening: Opening | None = None) -> Pixels:
         """Mask (height, width) as shipped; cheap, for scores."""

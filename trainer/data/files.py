@@ -13,16 +13,21 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.data.dataset import Pixels
+from trainer.data.dataset import Picture, Pixels
 from trainer.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+
+CLASS = "{class}"
+"""In the name of a mask's file: the name of each class but the first stands in its place, in a file of its own."""
 
 _ORIENTATION = 0x0112
 _COLOURED = 48
@@ -65,12 +70,50 @@ def read_image(path: Path) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def read_mask_picture(path: Path) -> MaskPicture:
+def read_channels(path: Path, channels: int, bits: int) -> Picture:
+    """(H, W, channels) of 1, 3 or 4 channels with 8 or 16 bits. Grey pictures get three equal channels where three are
+    wanted; nothing else is made up or left out. Raises DataError."""
+    if (channels, bits) == (3, 8):
+        return read_image(path)
+    pixels: Picture = _deep_picture(path) if bits > 8 else _decode(path, see_through=channels == 4).pixels
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape[2] == 3 and channels == 1 and bool((pixels == pixels[..., :1]).all()):
+        pixels = pixels[..., :1]
+    if pixels.shape[2] == 1 and channels == 3:
+        pixels = np.repeat(pixels, 3, axis=2)
+    if pixels.shape[2] != channels:
+        raise BadFile(path, f"has {pixels.shape[2]} channels, and data.channels = {channels}")
+    contiguous: Picture = np.ascontiguousarray(pixels)
+    return contiguous
+
+
+def _deep_picture(path: Path) -> NDArray[np.uint16]:
+    """(H, W) or (H, W, C) with 16 bits, as a PNG or TIFF stores them. Raises DataError."""
+    flags = cv2.IMREAD_UNCHANGED
+    tiff = path.suffix.lower() in (".tif", ".tiff")
+    try:
+        pixels: Any = tifffile.imread(path) if tiff else cv2.imdecode(np.fromfile(path, np.uint8), flags)
+    except (*_BROKEN, cv2.error) as error:
+        raise BadFile(path, "damaged or no picture", str(error).split("\n")[0]) from error
+    if pixels is None:
+        raise BadFile(path, "damaged or no picture")
+    if pixels.dtype != np.uint16:
+        raise BadFile(path, f"holds {pixels.dtype}, and data.bits = 16 wants 16 whole bits a channel")
+    if not tiff and pixels.ndim == 3:
+        order = [2, 1, 0, 3][: pixels.shape[2]]  # OpenCV has blue first
+        pixels = pixels[..., order]
+    if pixels.ndim not in (2, 3):
+        raise BadFile(path, f"has {pixels.ndim} axes; expected a flat picture")
+    return np.asarray(pixels, np.uint16)
+
+
+def read_mask_picture(path: Path, *, indices: bool = False) -> MaskPicture:
     """A mask as its file stores it; what its values mean is for `trainer.data.masks`. Raises DataError.
 
-    Of a palette whose entries show the same colour the indices are taken.
+    Of a palette its colours are taken; its indices where they are asked for, or where two of them show one colour.
     """
-    decoded = _decode(path, labels=True)
+    decoded = _decode(path, labels=True, indices=indices)
     pixels = decoded.pixels
     if pixels.ndim == 2:
         return decoded
@@ -160,13 +203,14 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def shape_text(pixels: Pixels) -> str:
+def shape_text(pixels: Picture) -> str:
     """Width x height."""
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def _decode(path: Path, *, labels: bool = False) -> MaskPicture:
-    """(H, W) or (H, W, 3), 8 bits. labels: the file holds labels, not brightness."""
+def _decode(path: Path, *, labels: bool = False, indices: bool = False, see_through: bool = False) -> MaskPicture:
+    """(H, W) or (H, W, 3), 8 bits. labels: the file holds labels, not brightness. indices: of palettes, not colours.
+    see_through: a fourth channel is taken for what it holds, not for transparency."""
     if path.suffix.lower() not in SUFFIXES:
         raise BadFile(path, f"unknown kind of file {path.suffix!r}; known: {', '.join(sorted(SUFFIXES))}")
     try:
@@ -177,9 +221,9 @@ def _decode(path: Path, *, labels: bool = False) -> MaskPicture:
         raise BadFile(path, "the file is empty (0 bytes)")
     try:
         decoded = (
-            _tiff(path, data, labels)
+            _tiff(path, data, labels, see_through=see_through)
             if data[:4] in (b"II*\x00", b"MM\x00*")
-            else _pillow(path, data, ("JPEG", "PNG", "BMP"), labels)
+            else _pillow(path, data, ("JPEG", "PNG", "BMP"), labels, indices=indices, see_through=see_through)
         )
     except _BROKEN as error:
         reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).split("\n")[0]
@@ -189,7 +233,15 @@ def _decode(path: Path, *, labels: bool = False) -> MaskPicture:
     return decoded
 
 
-def _pillow(path: Path, data: bytes, formats: tuple[str, ...], labels: bool) -> MaskPicture:
+def _pillow(
+    path: Path,
+    data: bytes,
+    formats: tuple[str, ...],
+    labels: bool,
+    *,
+    indices: bool = False,
+    see_through: bool = False,
+) -> MaskPicture:
     with Image.open(io.BytesIO(data), formats=formats) as file:
         picture: Image.Image = file
         lossy = file.format == "JPEG" or str(file.info.get("compression", "")).endswith("jpeg")
@@ -199,14 +251,16 @@ def _pillow(path: Path, data: bytes, formats: tuple[str, ...], labels: bool) -> 
         picture.load()
         if picture.mode == "P" or picture.mode == "PA":
             see_through = "transparency" in picture.info or picture.mode == "PA"
-            indices = np.asarray(picture) if picture.mode == "P" else None
+            numbers = np.asarray(picture) if picture.mode == "P" else None
             picture = picture.convert("RGBA" if see_through else "RGB")
-            if labels and indices is not None and _ambiguous(indices, np.asarray(picture)):
-                return MaskPicture(indices, lossy)
+            if labels and numbers is not None and (indices or _ambiguous(numbers, np.asarray(picture))):
+                return MaskPicture(numbers, lossy)
         if picture.mode == "1":
             picture = picture.convert("L")
         if picture.mode not in ("L", "LA", "RGB", "RGBA", "RGBX"):
             raise BadFile(path, f"colours are stored as {picture.mode}; save it as RGB or grey")
+        if see_through and picture.mode == "RGBA":
+            return MaskPicture(np.asarray(picture), lossy)
         return MaskPicture(_opaque(path, np.asarray(picture)), lossy)
 
 
@@ -223,7 +277,7 @@ def _deep(path: Path, labels: bool) -> BadFile:
     return BadFile(path, "more than 8 bits a channel; how to window them is your choice: save it with 8")
 
 
-def _tiff(path: Path, data: bytes, labels: bool) -> MaskPicture:
+def _tiff(path: Path, data: bytes, labels: bool, *, see_through: bool = False) -> MaskPicture:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         if len(file.pages) != 1:
             raise BadFile(path, f"the TIFF holds {len(file.pages)} pages; expected one picture a file")
@@ -250,6 +304,8 @@ def _tiff(path: Path, data: bytes, labels: bool) -> MaskPicture:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype != np.uint8:
         raise BadFile(path, f"pixels are {pixels.dtype}; save it with 8 bits a channel")
+    if see_through and pixels.ndim == 3 and pixels.shape[2] == 4:
+        return MaskPicture(pixels, lossy=False)
     return MaskPicture(_opaque(path, pixels), lossy=False)
 
 

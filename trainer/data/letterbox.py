@@ -6,12 +6,12 @@ the square. Pixel centres are half-integers, as in torch's `interpolate(align_co
 prediction: cut [top : top + inner_height, left : left + inner_width] and resize that to height x width.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from trainer.data.dataset import Pixels, Placement
+from trainer.data.dataset import Picture, Pixels, Placement
 
 IGNORED = 255
 
@@ -26,11 +26,11 @@ def place(height: int, width: int, size: int, fit: Literal["letterbox", "stretch
     return Placement(height, width, (size - inner_height) // 2, (size - inner_width) // 2, inner_height, inner_width)
 
 
-def fit_image(image: Pixels, placement: Placement, size: int) -> Pixels:
+def fit_image(image: Picture, placement: Placement, size: int) -> Picture:
     """(H, W, C) to (size, size, C): area means where it shrinks, linear where a side grows; black around."""
     shrinks = placement.inner_height <= placement.height and placement.inner_width <= placement.width
     inner = _resized(image, placement, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    out = np.zeros((size, size, image.shape[2]), np.uint8)
+    out = np.zeros((size, size, image.shape[2]), image.dtype)
     out[_inside(placement)] = inner.reshape(*inner.shape[:2], image.shape[2])
     return out
 
@@ -42,11 +42,12 @@ def fit_mask(mask: Pixels, placement: Placement, size: int) -> Pixels:
     return out
 
 
-def _resized(pixels: Pixels, placement: Placement, how: int) -> Pixels:
+def _resized(pixels: Picture, placement: Placement, how: int) -> Picture:
     if (placement.inner_height, placement.inner_width) == pixels.shape[:2]:
         return pixels
     wished = (placement.inner_width, placement.inner_height)
-    return cv2.resize(pixels, wished, interpolation=how).astype(np.uint8, copy=False)
+    resized: Any = cv2.resize(pixels, wished, interpolation=how)
+    return np.asarray(resized, pixels.dtype)
 
 
 def _inside(placement: Placement) -> tuple[slice, slice]:

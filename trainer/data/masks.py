@@ -1,8 +1,9 @@
 """Masks as labels: which values their files hold, what each of them means, and the labels that follow.
 
-What the values of a data set mean is its `Coding`. Two values name themselves: black is the background, and the one
-other value or colour of all masks of a source is the object, be it 255, 1, or the red of a palette. Whatever is more
-than that is said by a person (`coding_from`), and a value that nobody named is an error, never rounded. JPEG alone
+What the values of a data set mean is its `Coding`. A data set that names its classes says it (`coding_of_classes`);
+else two values name themselves: black is the background, and the one other value or colour of all masks of a source is
+the object, be it 255, 1, or the red of a palette. Whatever is more than that is said by a person (`coding_from`), and a
+value that nobody named is an error, never rounded. JPEG alone
 does not keep values: a grey goes to the nearest that is named, where at least NEAR_SHARE of a file's pixels lie within
 NEAR of one.
 """
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.dataset import Pixels
+from trainer.config import ClassConfig, ClassValue
+from trainer.data.dataset import Picture, Pixels
 from trainer.data.files import BadFile, MaskPicture, orientation, read_image, read_mask_picture, shape_text, some
 from trainer.data.letterbox import IGNORED
 from trainer.errors import DataError, nearest, received
@@ -37,6 +39,7 @@ FLAG = "--labels"
 _GREY = 0x010101
 _UNNAMED = 254
 _SHOWN = 5
+_VALUE = re.compile(r"(?:(\d{1,3})(?:\s*-\s*(\d{1,3}))?|#([0-9a-fA-F]{6}))")
 _ENTRY = re.compile(r"\s*(?:(\d{1,3})(?:\s*-\s*(\d{1,3}))?|#([0-9a-fA-F]{6}))\s*:\s*(\w+)\s*")
 
 
@@ -56,6 +59,10 @@ class Coding:
     """What the values of some masks mean: pairs of value (0xRRGGBB) and label, sorted."""
 
     labels: tuple[tuple[int, int], ...]
+    names: tuple[str, ...] = ("background", "object")
+    """Of labels 0, 1, ..."""
+    indices: bool = False
+    """Whether the values of a palette's file are its indices, not its colours."""
 
     @cached_property
     def exact(self) -> dict[int, int]:
@@ -82,15 +89,23 @@ class Coding:
             table[grey] = self.exact[int(grey) * _GREY]
         return table
 
+    def pixels(self, values: MaskValues) -> Counter[int]:
+        """How many of a file's pixels have each label."""
+        table = self.table(lossy=values.lossy)
+        labelled: Counter[int] = Counter()
+        for value, count in values.counts.items():
+            label = table[value // _GREY] if _is_grey(value) else self.exact.get(value, _UNNAMED)
+            labelled[int(label)] += count
+        return labelled
+
     def share(self, values: MaskValues, label: int = OBJECT) -> float:
         """Share of a file's pixels that have the label, 0 to 1."""
-        table = self.table(lossy=values.lossy)
-        labelled = (
-            count
-            for value, count in values.counts.items()
-            if (table[value // _GREY] if _is_grey(value) else self.exact.get(value)) == label
-        )
-        return sum(labelled) / values.pixels
+        return self.pixels(values)[label] / values.pixels
+
+    def foreground(self, values: MaskValues) -> float:
+        """Share of a file's pixels that have a label and are not the ground, 0 to 1."""
+        labelled = self.pixels(values)
+        return sum(labelled[label] for label in range(1, len(self.names))) / values.pixels
 
     def moved(self, values: MaskValues) -> int:
         """Pixels of a JPEG that no name fits exactly, and that go to the nearest one."""
@@ -134,12 +149,53 @@ def coding_from(text: str, field: str) -> Coding:
     return Coding(tuple(sorted(labels.items())))
 
 
+def coding_of_classes(classes: Sequence[ClassConfig], ignore: ClassValue) -> Coding | None:
+    """What the values of masks mean where a data set names its classes; None where each class has a file of its own.
+
+    Raises DataError for a value that is none, or that two classes have.
+    """
+    if classes[0].value is None:
+        return None
+    labels: dict[int, int] = {}
+    names = tuple(known.name for known in classes)
+    entries = [(f"classes.{known.name}.value", known.value, label) for label, known in enumerate(classes)]
+    for field, value, label in [*entries, ("ignore", ignore, IGNORED)]:
+        for number in values_from(value, f"data.{field}"):
+            if labels.setdefault(number, label) != label:
+                other = names[labels[number]]
+                raise DataError(f"data.{field} = {received(value)}: {value_text(number)} is {other} already; keep one")
+    pairs = tuple(sorted(labels.items()))
+    return Coding(pairs, names, indices=all(_is_grey(value) for value, _ in pairs))
+
+
+def values_from(value: ClassValue, field: str) -> list[int]:
+    """The values (0xRRGGBB) that a number, a range `1-3`, a colour `#RRGGBB` or a list of such stands for.
+
+    field: where it was written, for messages. Raises DataError.
+    """
+    if value is None:
+        return []
+    if isinstance(value, tuple):
+        return [number for entry in value for number in values_from(entry, field)]
+    match = _VALUE.fullmatch(str(value))
+    low, high, colour = match.groups() if match else (None, None, None)
+    if colour is not None:
+        return [int(colour, 16)]
+    first, last = int(low or 1), int(high or low or 0)
+    if not first <= last <= 255:
+        raise DataError(
+            f'{field} = {received(value)}: expected a number from 0 to 255, a range "1-3", a colour "#800000", or a '
+            "list of such"
+        )
+    return list(range(first * _GREY, last * _GREY + 1, _GREY))
+
+
 EXAMPLE = "'0: background, 1-3: object, 255: ignored' (colours as '#800000: object')"
 
 
-def read_values(path: Path) -> MaskValues:
-    """The values of a mask. Raises DataError."""
-    return values_of(read_mask_picture(path))
+def read_values(path: Path, *, indices: bool = False) -> MaskValues:
+    """The values of a mask; of a palette's file its indices where they are asked for. Raises DataError."""
+    return values_of(read_mask_picture(path, indices=indices))
 
 
 def values_of(mask: MaskPicture) -> MaskValues:
@@ -168,8 +224,8 @@ def labels_of(mask: MaskPicture, coding: Coding, path: Path) -> Pixels:
 
 
 def read_mask(path: Path, coding: Coding = BLACK_AND_WHITE) -> Pixels:
-    """(H, W) labels: 0 background, 1 object, 255 ignored. Raises DataError."""
-    return labels_of(read_mask_picture(path), coding, path)
+    """(H, W) labels: 0 the ground, then the classes in their order, 255 ignored. Raises DataError."""
+    return labels_of(read_mask_picture(path, indices=coding.indices), coding, path)
 
 
 def read_pair(image: Path, mask: Path, coding: Coding = BLACK_AND_WHITE) -> tuple[Pixels, Pixels]:
@@ -179,7 +235,7 @@ def read_pair(image: Path, mask: Path, coding: Coding = BLACK_AND_WHITE) -> tupl
     return pixels, labels
 
 
-def refuse_other_size(image: Path, pixels: Pixels, mask: Path, labels: Pixels) -> None:
+def refuse_other_size(image: Path, pixels: Picture, mask: Path, labels: Pixels) -> None:
     """Raise DataError where a mask has not the size of its image."""
     if pixels.shape[:2] == labels.shape[:2]:
         return
@@ -253,11 +309,13 @@ def _unnamed(
     photographs = all(len(masks[name].counts) == KEPT for name in odd) or (lossy and len(pooled) > 200)
     hint = "; are they images in the masks' place?" if photographs else ""
     named_as = f"; {meaning_text(coding)}" if given or len(odd) < len(masks) else ""
-    return (
-        f"{source}: {len(odd)} of {len(masks)} masks {why}: {shares}{more} ({some(odd)}){named_as}{hint}; "
+    asked = (
         f"say what each value means, such as {remedy} {_suggested(sorted(pooled))}; two classes are trained, so that "
-        "several values may be object"
+        "several values may be object; for more, name classes"
+        if coding.names == BLACK_AND_WHITE.names
+        else "name them in data.classes, or in data.ignore"
     )
+    return f"{source}: {len(odd)} of {len(masks)} masks {why}: {shares}{more} ({some(odd)}){named_as}{hint}; {asked}"
 
 
 def _suggested(values: Sequence[int]) -> str:
@@ -274,8 +332,9 @@ def _suggested(values: Sequence[int]) -> str:
 
 def meaning_text(coding: Coding) -> str:
     """What a coding names, for messages: `0 is background, 255 object`."""
+    meanings = {**{name: label for label, name in enumerate(coding.names)}, "ignored": IGNORED}
     by_label = {
-        meaning: [value for value, label in coding.labels if label == known] for meaning, known in MEANINGS.items()
+        meaning: [value for value, label in coding.labels if label == known] for meaning, known in meanings.items()
     }
     return ", ".join(f"{_values_text(values)} is {meaning}" for meaning, values in by_label.items() if values)
 

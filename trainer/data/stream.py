@@ -20,7 +20,8 @@ from torch import Tensor
 from models.normalisation import IMAGENET, Normalisation
 from trainer.cli.rank_variables import rank_variable
 from trainer.data import augment, stream_key
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
+from trainer.data.classes import bits_of
+from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement
 from trainer.errors import DataError
 from trainer.seeds import derive
 
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
     """This rank's share of a training batch."""
 
     images: Tensor
-    """(n, S, S, C) uint8."""
+    """(n, S, S, C) uint8 or uint16."""
     masks: Tensor
     """(n, S, S) uint8 labels, 255 ignored."""
     indices: tuple[int, ...]
@@ -45,7 +46,7 @@ class ScoredBatch(NamedTuple):
     """Pictures to be scored at native size, those of one size next to each other."""
 
     images: Tensor
-    """(n, S, S, C) uint8."""
+    """(n, S, S, C) uint8 or uint16."""
     masks: tuple[Pixels, ...]
     """n native masks (height, width)."""
     placements: tuple[Placement, ...]
@@ -190,7 +191,8 @@ class Stream:
     def _batch(self, view: int, share: tuple[int, ...]) -> Batch:
         size = self._data.config.size
         shape = (len(share), size, size)
-        images = torch.empty((*shape, self._data.channels), dtype=torch.uint8, pin_memory=self._pinned)
+        depth = torch.uint16 if bits_of(self._data.config) > 8 else torch.uint8
+        images = torch.empty((*shape, self._data.channels), dtype=depth, pin_memory=self._pinned)
         masks = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
         pixels, labels = images.numpy(), masks.numpy()
         try:
@@ -202,7 +204,7 @@ class Stream:
         self._idle.put(change)
         return Batch(images, masks, share)
 
-    def _one(self, change: augment.Augment, view: int, index: int) -> tuple[Pixels, Pixels]:
+    def _one(self, change: augment.Augment, view: int, index: int) -> tuple[Picture, Pixels]:
         try:
             return change(*self._data.fitted("train", index), derive(self._seed, "augment", view, index))
         except DataError:
@@ -237,19 +239,20 @@ def scored_order(data: DataSet, part: Part, opening: Opening | None = None) -> l
 
 
 def normalise(images: Tensor, how: Normalisation = IMAGENET) -> Tensor:
-    """(n, S, S, 3) uint8 RGB on any device to (n, 3, S, S) float32, less the mean, over the deviation.
+    """(n, S, S, C) uint8 or uint16 on any device to (n, C, S, S) float32, less the mean, over the deviation.
 
     What was padded is black, as augmentation fills it, and so is normalised like any black pixel. Channels stay last in
     memory, which is how convolutions are fastest. No constant is sent to the device, so nothing waits for it.
     """
+    top = 65535 if images.dtype == torch.uint16 else 255
     out = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
     for channel, (mean, std) in enumerate(zip(how.mean, how.std, strict=True)):
-        out[:, channel].sub_(255 * mean).div_(255 * std)
+        out[:, channel].sub_(top * mean).div_(top * std)
     return out
 
 
 def renormalised(images: Tensor, given: Normalisation, wanted: Normalisation) -> Tensor:
-    """Images (N, 3, H, W) that were normalised one way in another, but for rounding in float32."""
+    """Images (N, C, H, W) that were normalised one way in another, but for rounding in float32."""
     channels = zip(given.mean, given.std, wanted.mean, wanted.std, strict=True)
     rows = [
         images[:, channel] * (std / other_std) + (mean - other_mean) / other_std
@@ -262,7 +265,7 @@ class BatchImages:
     """The images of a batch where the networks are: each normalisation is computed once, for all who ask for it."""
 
     def __init__(self, pixels: Tensor) -> None:
-        """pixels: (n, S, S, 3) uint8 RGB on the networks' device."""
+        """pixels: (n, S, S, C) uint8 or uint16 on the networks' device."""
         self._pixels = pixels
         self._normalised: dict[Normalisation, Tensor] = {}
 
@@ -270,7 +273,7 @@ class BatchImages:
         return len(self._pixels)
 
     def normalised(self, how: Normalisation) -> Tensor:
-        """(n, 3, S, S) float32; nobody may change it."""
+        """(n, C, S, S) float32; nobody may change it."""
         if how not in self._normalised:
             self._normalised[how] = normalise(self._pixels, how)
         return self._normalised[how]

@@ -20,6 +20,7 @@ from models.nearest import OptionError
 from models.output import Output, Segmenter, Taps, whole
 from trainer import checkpoint
 from trainer.config import Precision, RunConfig
+from trainer.data.classes import normalisation_of
 from trainer.data.dataset import DataSet
 from trainer.data.splits.near_duplicates import packed
 from trainer.distributed.ranks import Ranks, ToHost
@@ -117,9 +118,15 @@ class Student:
 
     def _drawn(self) -> Segmenter:
         """The network, its weights drawn or pretrained. Raises CheckpointError where those cannot be had."""
-        counts = {"in_channels": self._data.channels, "classes": self._data.classes}
+        data = self.run.data
         try:
-            return models.build(self.run.student, **counts, size=self.run.data.size)
+            return models.build(
+                self.run.student,
+                in_channels=self._data.channels,
+                classes=self._data.classes,
+                size=data.size,
+                normalisation=normalisation_of(data),
+            )
         except OptionError as error:
             raise CheckpointError(str(error)) from error
 

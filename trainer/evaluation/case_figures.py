@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from trainer.config import Precision
 from trainer.data.dataset import DataSet, Pixels
+from trainer.data.reading import as_rgb
 from trainer.evaluation.metrics import IGNORE, autocast, confusion, native_logits, score
 
 if TYPE_CHECKING:
@@ -211,10 +212,10 @@ def drawn(
 
 
 def _row(data: DataSet, index: int, predicted: Mapping[str, Masks]) -> list[Cell]:
-    image, truth = data.native("validation", index)
+    picture, truth = data.native("validation", index)
     share = float(((truth > 0) & (truth != IGNORE)).mean())
     dice = {name: _dice(masks_of[index], truth, data.classes) for name, masks_of in predicted.items()}
-    image, truth = reduced(image), reduced(truth)
+    image, truth = reduced(as_rgb(picture)), reduced(truth)
     cells = [
         Cell(image, data.samples("validation")[index].name),
         Cell(overlay(image, truth), f"foreground {share:.1%}" if share else "empty"),

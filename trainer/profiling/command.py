@@ -167,11 +167,11 @@ def _of(run: RunConfig, runtime: str, file: Path | None, size: int | None) -> Ta
 
 
 def _exported(target: Target, path: Path) -> Path:
-    from trainer.dry_run import CHANNELS
+    from trainer.data.classes import channels_of
     from trainer.package.onnx_export import export
 
     network, run = _network(target), target.run
-    export(network, path, channels=CHANNELS[run.data.name] if run else 3, size=target.size)
+    export(network, path, channels=channels_of(run.data) if run else 3, size=target.size)
     return path
 
 
@@ -181,19 +181,21 @@ def _network(target: Target) -> "Segmenter":
 
     import models
     from trainer.checkpoint import ready
-    from trainer.dry_run import CHANNELS, CLASSES
+    from trainer.data.classes import channels_of, classes_of
 
     if target.file is not None:
         return ready(target.file, device=torch.device("cpu")).network
     if target.run is None:
         raise UserError(f"{target.network}: give weights, a run or an ONNX file")
-    name = target.run.data.name
+    data = target.run.data
     with torch.random.fork_rng(devices=[]):
         # Nothing is fetched for an encoder whose weights do not matter.
         bare = target.run.student.model_copy(update={"checkpoint": "unused"})
         torch.manual_seed(SEED)
         try:
-            network = models.build(bare, in_channels=CHANNELS[name], classes=CLASSES[name], size=target.size or None)
+            network = models.build(
+                bare, in_channels=channels_of(data), classes=len(classes_of(data)), size=target.size or None
+            )
         except ValueError as error:
             raise UserError(f"run.{error}") from error
     if target.size % network.stride:

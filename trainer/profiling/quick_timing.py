@@ -20,9 +20,9 @@ import models
 from models.config import NetworkConfig, NetworkTeacher
 from models.output import Segmenter
 from trainer.config import RunConfig
+from trainer.data.classes import channels_of, classes_of
 from trainer.data.dataset import DataSet
 from trainer.data.stream import Stream
-from trainer.dry_run import CHANNELS, CLASSES
 from trainer.evaluation.metrics import autocast
 
 SMALLEST_BATCH = 2
@@ -126,7 +126,7 @@ def describe(device: torch.device) -> str:
 def _network(config: NetworkConfig | NetworkTeacher, run: RunConfig, device: torch.device) -> Segmenter:
     """A network with random weights, whatever a study says of pretrained ones."""
     options = {"weights": None} if "weights" in type(config).model_fields else {}
-    classes, channels = CLASSES[run.data.name], CHANNELS[run.data.name]
+    classes, channels = len(classes_of(run.data)), channels_of(run.data)
     with device:
         return models.build(
             config.model_copy(update=options), in_channels=channels, classes=classes, size=run.data.size
@@ -136,7 +136,7 @@ def _network(config: NetworkConfig | NetworkTeacher, run: RunConfig, device: tor
 def _training(network: Segmenter, run: RunConfig, device: torch.device, seconds: float) -> float:
     network.train()
     optimizer = torch.optim.AdamW(network.parameters())
-    classes = CLASSES[run.data.name]
+    classes = len(classes_of(run.data))
 
     def step(batch: int) -> None:
         images = _images(run, batch, device)
@@ -163,7 +163,8 @@ def _forward(network: Segmenter, run: RunConfig, batch: int, device: torch.devic
 
 def _images(run: RunConfig, batch: int, device: torch.device) -> Tensor:
     size = run.data.size
-    return torch.randn(batch, CHANNELS[run.data.name], size, size, device=device).to(memory_format=torch.channels_last)
+    shape = (batch, channels_of(run.data), size, size)
+    return torch.randn(shape, device=device).to(memory_format=torch.channels_last)
 
 
 def _scaled(work: Callable[[int], None], batch: int, seconds: float, device: torch.device) -> float:

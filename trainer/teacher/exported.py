@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.config import ExportedTeacher
-from models.normalisation import IMAGENET
+from models.normalisation import Normalisation, normalisation_for
 from models.output import Output, Segmenter
 from trainer.checkpoint import digest
 from trainer.cli.missing_packages import remedy
@@ -55,11 +55,15 @@ class Exported(Segmenter):
 
     stride = 1
 
-    def __init__(self, program: Program, config: ExportedTeacher, *, channels: int, classes: int, where: str) -> None:
+    def __init__(
+        self, program: Program, config: ExportedTeacher, ours: Normalisation, *, classes: int, where: str
+    ) -> None:
+        """ours: how the images that it is given are normalised."""
         super().__init__()
+        self.normalisation = ours
         self.taps = {}
         self._program, self._config, self._classes, self._where = program, config, classes, where
-        scale, shift = _normalisation(config, channels, where)
+        scale, shift = _normalisation(config, ours, where)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.scale: Tensor
@@ -134,13 +138,15 @@ class Exported(Segmenter):
         return None
 
 
-def _normalisation(config: ExportedTeacher, channels: int, where: str) -> tuple[Tensor, Tensor]:
+def _normalisation(config: ExportedTeacher, ours: Normalisation, where: str) -> tuple[Tensor, Tensor]:
     """Scale and shift (C, 1, 1) from images normalised as for our networks to those that the program takes."""
     byte = config.pixels == "0-255"
-    ours_mean, ours_std = torch.tensor(IMAGENET.mean), torch.tensor(IMAGENET.std)
+    ours_mean, ours_std = torch.tensor(ours.mean), torch.tensor(ours.std)
+    channels = len(ours.mean)
     black = torch.zeros(channels)
-    mean = _channels(config, "mean", black if byte else ours_mean, where)
-    std = _channels(config, "std", black + 1 if byte else ours_std, where)
+    usual = normalisation_for(channels)
+    mean = _channels(config, "mean", black if byte else torch.tensor(usual.mean), where)
+    std = _channels(config, "std", black + 1 if byte else torch.tensor(usual.std), where)
     top = 255.0 if byte else 1.0
     if not byte and torch.equal(mean, ours_mean) and torch.equal(std, ours_std):
         return torch.ones(channels, 1, 1), torch.zeros(channels, 1, 1)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 import models
 from models.config import ExportedTeacher
-from models.normalisation import pretrained_input
+from models.normalisation import normalisation_for, pretrained_input
 from trainer import checkpoint
 from trainer.cli.printable import printable
 from trainer.data.files import read_image
@@ -372,7 +372,7 @@ def _output(path: Path, name: str, channels: int, classes: int, pictures: Sequen
     """Run the network for one of its outputs. Raises CheckpointError."""
     program = open_onnx(path, name, channels=channels, device=torch.device("cpu"))
     config = ExportedTeacher(name="onnx", checkpoint=str(path), output="logits", take=name)
-    network = Exported(program, config, channels=channels, classes=classes, where=str(path)).eval()
+    network = Exported(program, config, normalisation_for(channels), classes=classes, where=str(path)).eval()
     images = _images(pictures, size) if pictures else torch.zeros(1, channels, size, size)
     kind = "logits" if network.probe(images) is None else "probabilities"
     one = functional.interpolate(images[:1], size=program.size or (size, size))

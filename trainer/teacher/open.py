@@ -18,6 +18,7 @@ from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import Weights
 from trainer.config import RunConfig
+from trainer.data.classes import normalisation_of
 from trainer.data.dataset import DataSet
 from trainer.data.stream import normalise, renormalised
 from trainer.errors import CheckpointError, received
@@ -191,14 +192,15 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
         )
     opener = open_onnx if config.name == "onnx" else open_export
     program = opener(path, config.take, channels=data.channels, device=device)
-    network = Exported(program, config, channels=data.channels, classes=data.classes, where=str(path))
+    ours = normalisation_of(data.config)
+    network = Exported(program, config, ours, classes=data.classes, where=str(path))
     network = _still(network, device)
     count = min(PROBES, len(data.samples("validation")))
     sha256 = content(config)
     if not count:
         return OpenedTeacher(network, sha256, (None,))
     images = np.stack([data.fitted("validation", index)[0] for index in range(count)])
-    doubt = network.probe(normalise(torch.from_numpy(images).to(device)))
+    doubt = network.probe(normalise(torch.from_numpy(images).to(device), network.normalisation))
     if doubt is not None:
         logger.warning("{}", doubt)
     size = data.config.size
@@ -209,7 +211,13 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
 
 def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:
     try:
-        return models.build(config, in_channels=data.channels, classes=data.classes, size=data.config.size)
+        return models.build(
+            config,
+            in_channels=data.channels,
+            classes=data.classes,
+            size=data.config.size,
+            normalisation=normalisation_of(data.config),
+        )
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import BlobsData, Pictures
+from trainer.config import BlobsData, DataConfig
 from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
 from trainer.data.file_check import Progress
 from trainer.data.files import pixel_hash
@@ -67,7 +67,7 @@ class Blobs:
     near_duplicates = 0
 
     def __init__(self, config: BlobsData) -> None:
-        self.config: Pictures = config
+        self.config: DataConfig = config
         self._seed = config.seed
         counts: dict[Part, int] = {"train": config.train, "validation": config.validation, "test": config.test}
         self._samples = {part: tuple(_sample(part, index) for index in range(count)) for part, count in counts.items()}

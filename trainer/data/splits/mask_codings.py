@@ -21,8 +21,8 @@ from trainer.data.masks import (
     coding_from,
     coding_of,
     meaning_text,
-    read_values,
 )
+from trainer.data.reading import PLAIN, Reading, read_mask_values
 from trainer.data.splits.split import PARTS, Row
 from trainer.errors import DataError
 
@@ -57,6 +57,14 @@ def codings_of(
     return codings
 
 
+def given_codings(rows: Sequence[Row], masks: Sequence[MaskValues], coding: Coding) -> Codings:
+    """One meaning for the masks of all sources, as a data set names its classes. Raises DataError for other values."""
+    sources: dict[str, dict[str, MaskValues]] = {}
+    for row, values in zip(rows, masks, strict=True):
+        sources.setdefault(row.source, {})[row.mask] = values
+    return {source: coding_of(by_name, source, given=coding) for source, by_name in sources.items()}
+
+
 def _others(sources: Mapping[str, object], good: Codings) -> list[str]:
     return [source for source in sources if source not in good][1:]
 
@@ -66,7 +74,7 @@ def refuse_empty_parts(
 ) -> None:
     """Raise DataError for parts whose masks are all empty: nothing can be learned from them, and every score over them
     is 0 or 1."""
-    objects = [codings[row.source].share(values) > 0 for row, values in zip(rows, masks, strict=True)]
+    objects = [codings[row.source].foreground(values) > 0 for row, values in zip(rows, masks, strict=True)]
     counts = {part: [has for row, has in zip(rows, objects, strict=True) if row.part == part] for part in PARTS}
     empty = [part for part in PARTS if counts[part] and not any(counts[part])]
     if not empty:
@@ -106,23 +114,27 @@ def mask_lines(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Coding
 
 
 def kept_values(
-    cache: Path, masks: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
+    cache: Path,
+    masks: Sequence[tuple[str, Path]],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    reading: Reading = PLAIN,
 ) -> list[MaskValues]:
     """The values of masks (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
-    text = "\x1f".join([str(FORMAT), *(digest for digest, _ in masks)])
+    text = "\x1f".join([str(FORMAT), *(digest for digest, _ in masks)] + ([reading.key] if reading.key else []))
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return kept_file(
         cache / f"values-{key}.json",
-        lambda: _read_all([path for _, path in masks], progress),
+        lambda: _read_all([path for _, path in masks], reading, progress),
         write=lambda counted: json.dumps([[v.pixels, v.lossy, list(v.counts.items())] for v in counted]),
         read=lambda text: _parsed(text, len(masks)),
     )
 
 
-def _read_all(paths: Sequence[Path], progress: Callable[[int, int], None] | None) -> list[MaskValues]:
+def _read_all(paths: Sequence[Path], reading: Reading, progress: Callable[[int, int], None] | None) -> list[MaskValues]:
     counted: list[MaskValues] = []
     with ThreadPoolExecutor(threads(), thread_name_prefix="values") as pool:
-        for values in pool.map(read_values, paths):
+        for values in pool.map(lambda path: read_mask_values(path, reading), paths):
             counted.append(values)
             if progress:
                 progress(len(counted), len(paths))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from trainer.data.cache import kept_file
 from trainer.data.file_check import threads
-from trainer.data.files import read_image
 from trainer.data.perceptual_hash import BYTES, ImageHashes, alike, image_hashes
+from trainer.data.reading import PLAIN, Reading, as_rgb
 from trainer.data.splits.split import Row
 from trainer.errors import DataError
 
@@ -76,14 +76,20 @@ def refuse_crossing(pairs: Sequence[Twins], where: str, *, accept: bool, remedy:
 
 
 def kept_looks(
-    cache: Path, images: Sequence[tuple[str, Path]], progress: Callable[[int, int], None] | None = None
+    cache: Path,
+    images: Sequence[tuple[str, Path]],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    reading: Reading = PLAIN,
 ) -> list[ImageHashes]:
     """The looks of images (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
-    text = "\x1f".join([str(FORMAT), *(digest for digest, _ in images)])
+    # Pictures of three channels and 8 bits are read in one way.
+    kind = [] if (reading.channels, reading.bits) == (3, 8) else [reading.key]
+    text = "\x1f".join([str(FORMAT), *(digest for digest, _ in images), *kind])
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return kept_file(
         cache / f"looks-{key}.json",
-        lambda: _look_at([path for _, path in images], progress),
+        lambda: _look_at([path for _, path in images], reading, progress),
         write=lambda hashes: json.dumps([[entry.pixels, packed([entry.sketch])] for entry in hashes]),
         read=lambda text: _parsed(text, len(images)),
     )
@@ -102,10 +108,10 @@ def unpacked(text: str) -> list[bytes]:
     return [content[at : at + BYTES] for at in range(0, len(content), BYTES)]
 
 
-def _look_at(paths: Sequence[Path], progress: Callable[[int, int], None] | None) -> list[ImageHashes]:
+def _look_at(paths: Sequence[Path], reading: Reading, progress: Callable[[int, int], None] | None) -> list[ImageHashes]:
     hashes: list[ImageHashes] = []
     with ThreadPoolExecutor(threads(), thread_name_prefix="look") as pool:
-        for entry in pool.map(lambda path: image_hashes(read_image(path)), paths):
+        for entry in pool.map(lambda path: image_hashes(as_rgb(reading.image(path))), paths):
             hashes.append(entry)
             if progress:
                 progress(len(hashes), len(paths))

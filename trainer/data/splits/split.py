@@ -10,12 +10,13 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from trainer.atomic_files import write_text
 from trainer.data.dataset import Part, Sample
-from trainer.data.files import inside, some
+from trainer.data.files import CLASS, inside, some
 from trainer.errors import DataError, nearest
 from trainer.seeds import derive
 
@@ -116,11 +117,18 @@ def _row(cells: dict[str, str], root: Path) -> Row:
             place = inside(root, cells[column])
         except DataError as error:
             raise DataError(f"{column}: {error}") from error
-        if not place.is_file():
+        if not _is_there(place):
             raise DataError(f"{column}: no such file {place}")
     if cells["image"] == cells["mask"]:
         raise DataError(f"image and mask are the same file {cells['image']!r}")
     return Row(cells["source"], cells["image"], cells["mask"], cells["group"], part)
+
+
+def _is_there(place: Path) -> bool:
+    """Whether a file is there; of a path that stands for a file a class, any of them."""
+    if CLASS not in place.name:
+        return place.is_file()
+    return any(place.parent.glob(escape(place.name).replace(escape(CLASS), "*")))
 
 
 def _check_once(path: Path, lines: dict[int, Row]) -> None:

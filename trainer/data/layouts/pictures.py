@@ -1,25 +1,26 @@
-"""Pictures with masks of two classes that a split file lists: polyps, and whatever else has an object and a ground.
+"""Pictures with masks that a split file lists: polyps and whatever else has an object and a ground, and data sets that
+name their classes.
 
 Sources that no split names are folders of images and masks below the data root, for a last look at a trained network.
 Their images count as test rows: without the record of an opening nothing of them is read.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from trainer.config import DataConfig, Pictures, PolypData
-from trainer.data.cache import Decoded, decoded
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, Sample
+from trainer.config import DataConfig, PictureData, PolypData
+from trainer.data.cache import Decoded, Pair, decoded
+from trainer.data.classes import channels_of, classes_of
+from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement, Sample
 from trainer.data.file_check import Progress, threads
-from trainer.data.files import file_hash
-from trainer.data.masks import Coding, read_pair
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
+from trainer.data.reading import PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
 from trainer.data.splits.folders import find_pairs
-from trainer.data.splits.mask_codings import codings_of, kept_values, refuse_empty_parts
+from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Row, read_groups, read_split, samples
 from trainer.errors import DataError, nearest
@@ -29,7 +30,7 @@ GROUPS = "groups.csv"
 """In the folder of a source that no split names: its patients or sequences."""
 
 
-def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = None) -> "Polyps":
+def open_pictures(config: PolypData | PictureData, *, cache: Path, progress: Progress | None = None) -> "SplitPictures":
     """Read the split file, hash every file it names, and decode what is not in the cache. Raises DataError.
 
     Test rows are hashed here and looked at for leaks; they are decoded only when they are opened. Identical pictures in
@@ -42,7 +43,7 @@ def open_polyp(config: PolypData, *, cache: Path, progress: Progress | None = No
             f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the current "
             f"folder: {_way_to(split)}; `python -m trainer data split` writes a new one"
         )
-    data = Polyps(config, root, read_split(split, root), cache, progress)
+    data = SplitPictures(config, root, read_split(split, root), cache, progress)
     data.refuse_empty_parts(
         f"data.split = {config.split!r}", "draw the split again with another --seed, or give more images with an object"
     )
@@ -55,7 +56,7 @@ def _way_to(split: Path) -> str:
     return f"cd {REPOSITORY}" if (REPOSITORY / split).is_file() else "cd to the folder where the study was made"
 
 
-def data_root(config: PolypData) -> Path:
+def data_root(config: PolypData | PictureData) -> Path:
     """The folder that all paths start from. Raises DataError."""
     root = expand(config.root, "data.root")
     if not root.is_dir():
@@ -63,17 +64,22 @@ def data_root(config: PolypData) -> Path:
     return root
 
 
-class Polyps:
+class SplitPictures:
     """The `DataSet` of some rows, as a split file has them, below a root."""
 
-    channels = 3
-    classes = 2
-
     def __init__(
-        self, config: PolypData, root: Path, rows: Sequence[Row], cache: Path, progress: Progress | None = None
+        self,
+        config: PolypData | PictureData,
+        root: Path,
+        rows: Sequence[Row],
+        cache: Path,
+        progress: Progress | None = None,
     ) -> None:
-        self.config: Pictures = config
-        self._labels = config.labels
+        self.config: DataConfig = config
+        self._settings = config
+        self.channels = channels_of(config)
+        self.classes = len(classes_of(config))
+        self._names = tuple(known.name for known in classes_of(config))
         self._cache, self._root = cache, root
         named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
@@ -84,14 +90,24 @@ class Polyps:
         self.content_hash = _content(self._contents(*PARTS))
         self._all_rows = [row for part in PARTS for row in self._rows[part]]
         files = [(self._hashes[row.mask], root / row.mask) for row in self._all_rows]
-        self._values = kept_values(cache, files, progress)
-        self._codings = codings_of(
-            self._all_rows, self._values, self._labels, field="data.labels", remedy="data.labels ="
-        )
+        self._plain = plain = PLAIN if isinstance(config, PolypData) else reading_of(config, named_coding(config))
+        self._values = kept_values(cache, files, progress, reading=plain)
+        self._codings, self._readings = self._meanings(plain)
         self._known_looks: dict[str, ImageHashes] | None = None
         self.near_duplicates = 0
         self.decoded = 0
         self._decoded: dict[Part, Decoded] = {part: self._decode(part, progress) for part in ("train", "validation")}
+
+    def _meanings(self, plain: Reading) -> tuple[Codings, Mapping[str, Reading]]:
+        """What the masks of each source mean, and how its pairs are read. Raises DataError."""
+        if isinstance(self._settings, PolypData):
+            codings = codings_of(
+                self._all_rows, self._values, self._settings.labels, field="data.labels", remedy="data.labels ="
+            )
+            return codings, {source: Reading(coding) for source, coding in codings.items()}
+        given = plain.coding or label_coding(plain.classes)
+        codings = given_codings(self._all_rows, self._values, given)
+        return codings, dict.fromkeys(codings, plain)
 
     def samples(self, part: Part, opening: Opening | None = None) -> Sequence[Sample]:
         """See `DataSet`."""
@@ -111,7 +127,7 @@ class Polyps:
         """Raise DataError where all masks of a part are empty."""
         refuse_empty_parts(self._all_rows, self._values, self._codings, where, remedy=remedy)
 
-    def refuse_leaks(self, config: PolypData, progress: Progress | None = None) -> None:
+    def refuse_leaks(self, config: PolypData | PictureData, progress: Progress | None = None) -> None:
         """Raise DataError where the same picture is in two parts; near-identical ones pass where the settings say so,
         and are counted."""
         looks = self._looks(progress)
@@ -123,15 +139,16 @@ class Polyps:
             'keeps them in one part, and data.near_duplicates = "accept" lets them pass',
         )
 
-    def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+    def fitted(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Picture, Pixels]:
         """See `DataSet`; views into the cache, read-only."""
         arrays = self._arrays(part, opening)
         return arrays.images[index], arrays.masks[index]
 
-    def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Pixels, Pixels]:
+    def native(self, part: Part, index: int, opening: Opening | None = None) -> tuple[Picture, Pixels]:
         """See `DataSet`; reads the files."""
         require_opening(part, opening)
-        return read_pair(*self._files(self._rows[part][index]))
+        image, mask, reading = self._files(self._rows[part][index])
+        return reading.pair(image, mask)
 
     def native_mask(self, part: Part, index: int, opening: Opening | None = None) -> Pixels:
         """See `DataSet`; a view into the cache, read-only."""
@@ -155,30 +172,37 @@ class Polyps:
         self.decoded += len(pairs) if made.fresh else 0
         return made
 
-    def _files(self, row: Row) -> tuple[Path, Path, Coding]:
-        return self._root / row.image, self._root / row.mask, self._codings[row.source]
+    def _files(self, row: Row) -> Pair:
+        return self._root / row.image, self._root / row.mask, self._readings[row.source]
 
     def _looks(self, progress: Progress | None) -> dict[str, ImageHashes]:
         """By image, of all parts."""
         if self._known_looks is None:
             names = [row.image for row in self._all_rows]
             files = [(self._hashes[name], self._root / name) for name in names]
-            self._known_looks = dict(zip(names, kept_looks(self._cache, files, progress), strict=True))
+            self._known_looks = dict(
+                zip(names, kept_looks(self._cache, files, progress, reading=self._plain), strict=True)
+            )
         return self._known_looks
 
     def _hash_files(self) -> dict[str, str]:
         names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]
         with ThreadPoolExecutor(threads(), thread_name_prefix="hash") as pool:
-            return dict(zip(names, pool.map(file_hash, (self._root / name for name in names)), strict=True))
+            hashes = pool.map(lambda name: content_hash(self._root / name, self._names), names)
+            return dict(zip(names, hashes, strict=True))
 
     def _contents(self, *parts: Part) -> list[tuple[str, ...]]:
         """Name, image, mask, group and part of each row; groups as the file names them, so no path enters. What a
         person said of the masks' values follows."""
-        named = [] if self._labels is None else [("labels", self._labels)]
-        return [
-            *named,
-            *self._row_contents(*parts),
-        ]
+        return [*self._stated(), *self._row_contents(*parts)]
+
+    def _stated(self) -> list[tuple[str, ...]]:
+        config = self._settings
+        if isinstance(config, PolypData):
+            return [] if config.labels is None else [("labels", config.labels)]
+        values = [(f"class {at}", known.name, str(known.value)) for at, known in enumerate(config.classes)]
+        kinds = ("kind", str(config.channels), str(config.bits), str(config.window), str(config.ignore))
+        return [*values, kinds]
 
     def _row_contents(self, *parts: Part) -> list[tuple[str, ...]]:
         return [
@@ -199,7 +223,7 @@ def open_unseen(config: DataConfig, name: str, *, cache: Path) -> DataSet:
     `read_groups` takes them; without it none is known. Raises DataError where the folder cannot be used or the data
     has no folders.
     """
-    if not isinstance(config, PolypData):
+    if not isinstance(config, PolypData | PictureData):
         raise DataError(f"unseen = {name!r}: {config.name} has no other sources; remove it")
     root = data_root(config)
     folder = root / name
@@ -213,6 +237,6 @@ def open_unseen(config: DataConfig, name: str, *, cache: Path) -> DataSet:
     ]
     if (folder / GROUPS).exists():
         rows = read_groups(folder / GROUPS, rows, root)
-    source = Polyps(config, root, rows, cache)
+    source = SplitPictures(config, root, rows, cache)
     source.refuse_empty_parts(f"unseen = {name!r}", "give a folder of images with an object")
     return source

@@ -1,0 +1,67 @@
+"""What a data set's pictures and masks are, known from its settings before a file is opened: classes, their colours,
+channels, and how pictures are normalised. Importing this needs no torch.
+"""
+
+from typing import NamedTuple
+
+from models.normalisation import Normalisation, normalisation_for
+from trainer.config import ClassConfig, DataConfig, PictureData
+
+Colour = tuple[int, int, int]
+
+PALETTE: tuple[Colour, ...] = (
+    (0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178),
+    (148, 103, 189), (140, 86, 75), (188, 189, 34), (23, 190, 207), (255, 152, 150), (174, 199, 232), (152, 223, 138),
+)  # fmt: skip
+"""Colours of labels 1, 2, ... where a data set gives none: the seven of Okabe and Ito (2008), which the colour-blind
+tell apart, then others; they start again after the last."""
+GROUND: Colour = (0, 0, 0)
+
+
+class LabelClass(NamedTuple):
+    """A class by its place: label n of a mask is the n-th."""
+
+    name: str
+    colour: Colour
+
+
+TWO_CLASSES = (LabelClass("background", GROUND), LabelClass("foreground", PALETTE[0]))
+"""Of data sets that name none."""
+
+
+def classes_of(config: DataConfig) -> tuple[LabelClass, ...]:
+    """The classes of a data set in the order of their labels; the first is the ground, and at least one follows."""
+    if not isinstance(config, PictureData):
+        return TWO_CLASSES
+    return tuple(LabelClass(known.name, _colour(known, label)) for label, known in enumerate(config.classes))
+
+
+def channels_of(config: DataConfig) -> int:
+    """Channels of a data set's pictures: 1, 3 or 4."""
+    return config.channels if isinstance(config, PictureData) else 3
+
+
+def bits_of(config: DataConfig) -> int:
+    """Bits of a channel as pictures are kept: 8 or 16."""
+    return config.bits if isinstance(config, PictureData) else 8
+
+
+def normalisation_of(config: DataConfig) -> Normalisation:
+    """How pictures are normalised for a network that says nothing of it: as the data says; else ImageNet's way where
+    they have three channels, and values from 0 to 1 where they have not."""
+    if isinstance(config, PictureData) and config.mean is not None and config.std is not None:
+        return Normalisation(config.mean, config.std)
+    return normalisation_for(channels_of(config))
+
+
+def rgb(text: str) -> Colour:
+    """#rrggbb as numbers."""
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def _colour(known: ClassConfig, label: int) -> Colour:
+    if known.colour is not None:
+        return rgb(known.colour)
+    if isinstance(known.value, str) and known.value.startswith("#"):
+        return rgb(known.value)
+    return GROUND if label == 0 else PALETTE[(label - 1) % len(PALETTE)]
