@@ -11,7 +11,7 @@ import losses
 import models
 from benchmarks import plain
 from benchmarks.workloads import BATCH, CHANNELS, CLASSES, Workload, study
-from models.config import PlainNetwork
+from models.config import UNetNetwork
 from models.output import Output
 from trainer.config import RunConfig
 from trainer.data import open_data
@@ -48,7 +48,7 @@ def check(folder: Path) -> None:
 def same_dice(run: RunConfig, folder: Path) -> None:
     """One checkpoint, both scorers."""
     torch.manual_seed(1)
-    network = models.build(PlainNetwork(name="unet", width=8), in_channels=CHANNELS, classes=CLASSES)
+    network = models.build(UNetNetwork(name="unet", width=8), in_channels=CHANNELS, classes=CLASSES)
     with torch.no_grad():
         network.train()(torch.randn(4, CHANNELS, 64, 64))  # running means that let a random network say both classes
     data = open_data(run.data, cache=folder / "cache")

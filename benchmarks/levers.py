@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
-from models.config import PlainNetwork, SmpTeacher
+from models.config import SmpTeacher, UNetNetwork
 from trainer.cli.entry import guard
 
 BATCH, REPEATS = 8, 5
@@ -67,7 +67,7 @@ def step(network: nn.Module, images: Tensor, target: Tensor, bf16: bool, compile
 def students(width: int, size: int, device: torch.device, bf16: bool) -> Iterator[tuple[str, Act]]:
     """The step as it is, first; then with one thing changed."""
     torch.manual_seed(0)
-    network = models.build(PlainNetwork(name="unet", width=width), in_channels=3, classes=2).to(device).train()
+    network = models.build(UNetNetwork(name="unet", width=width), in_channels=3, classes=2).to(device).train()
     images = torch.randn(BATCH, 3, size, size, device=device)
     target = torch.randint(0, 2, (BATCH, size, size), device=device)
     last = torch.channels_last
@@ -81,7 +81,7 @@ def students(width: int, size: int, device: torch.device, bf16: bool) -> Iterato
 
 def optimizers(width: int, device: torch.device) -> Iterator[tuple[str, Act]]:
     """AdamW over all weights of a student."""
-    network = models.build(PlainNetwork(name="unet", width=width), in_channels=3, classes=2)
+    network = models.build(UNetNetwork(name="unet", width=width), in_channels=3, classes=2)
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in network.parameters()]).to(device)
     for label, fused in (("one fused kernel (used)", True), ("torch's default", False)):
         weights = flat.clone().requires_grad_()

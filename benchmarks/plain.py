@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 import models
 from benchmarks.clock import Account
 from benchmarks.workloads import BATCH, CHANNELS, CLASSES, SIZE, WORKLOADS, Workload
-from models.config import PlainNetwork, SmpTeacher
+from models.config import SmpTeacher, UNetNetwork
 from models.torchvision_guard import make_importable
 
 make_importable()  # torchmetrics imports torchvision
@@ -182,7 +182,7 @@ class Script:
         weight = trial.suggest_float("weight", 0.1, 10.0, log=True)
         lr = trial.suggest_float("lr", 1e-4, 1e-2, log=True)
         teacher = self.teacher()
-        config = PlainNetwork(name="unet", width=self.workload.width)
+        config = UNetNetwork(name="unet", width=self.workload.width)
         student = DistributedDataParallel(models.build(config, in_channels=CHANNELS, classes=CLASSES))
         train, validation = self.loaders()
         optimizer = torch.optim.AdamW(student.parameters(), lr=lr, weight_decay=0.0)

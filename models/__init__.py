@@ -1,7 +1,8 @@
 """Networks by name. Free of torch until one is built.
 
 A tap is named after its level: `enc<k>` and `dec<k>` lie at 1 / 2^(k-1) of the input's size in every network, `mid` is
-the deepest map. So a name means the same resolution in student and teacher, except for `mid`.
+what the bottleneck returns. So a name means the same resolution in student and teacher, except for `mid`. Further maps
+of a level have a suffix, such as `dec2.residual`; attention maps are `gate<k>`.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,17 @@ if TYPE_CHECKING:
 MODELS: Mapping[str, str] = {
     "unet": "models.unet:UNet",
     "resunet": "models.resunet:ResUNet",
-    "smp-unet": "models.smp:SmpUNet",
-    "smp-deeplabv3plus": "models.smp:SmpDeepLabV3Plus",
+    "smp-unet": "models.smp:Smp",
+    "smp-unetplusplus": "models.smp:Smp",
+    "smp-manet": "models.smp:Smp",
+    "smp-linknet": "models.smp:Smp",
+    "smp-fpn": "models.smp:Smp",
+    "smp-pspnet": "models.smp:Smp",
+    "smp-pan": "models.smp:Smp",
+    "smp-deeplabv3": "models.smp:Smp",
+    "smp-deeplabv3plus": "models.smp:Smp",
+    "smp-upernet": "models.smp:Smp",
+    "smp-segformer": "models.smp:Smp",
 }
 """Name in a study file -> module:class. Built with the options of its configuration, `in_channels` and `classes`."""
 
@@ -34,7 +44,7 @@ def build(
 ) -> "Segmenter":
     """A network in training mode on torch's default device, its weights drawn from torch's global generator.
 
-    size: the side of its images, for encoders that are made for one size; None: the one that they are made for.
+    size: the side of its images, for networks that are made for one size; None: the one that they are made for.
     normalisation: how the data's pictures are normalised where `config` says nothing of it; None: as
     `normalisation_for` says.
 
@@ -48,18 +58,20 @@ def build(
         raise ValueError(f"{_role(config)}.name = {config.name!r}: unknown network{nearest(config.name, MODELS)}")
     if in_channels < 1 or classes < 2:
         raise ValueError(f"{_role(config)}: needs 1 channel and 2 classes at least, got {in_channels} and {classes}")
-    options = config.model_dump(exclude={"name", "checkpoint", "min_dice", "keys", "mean", "std"})
+    options = config.options()
     if config.checkpoint is not None and "weights" in options:
         options["weights"] = None
-    if isinstance(config, SmpNetwork):
-        options["size"] = size
     import torch
 
-    module, _, kind = MODELS[config.name].partition(":")
+    module, _, attribute = MODELS[config.name].partition(":")
+    kind: type[Segmenter] = getattr(import_module(module), attribute)
+    if kind.takes_size:
+        options["size"] = size
     try:
-        network: Segmenter = getattr(import_module(module), kind)(**options, in_channels=in_channels, classes=classes)
+        network = kind(**options, in_channels=in_channels, classes=classes)
     except OptionError as error:
         raise OptionError(f"{_role(config)}.{error}") from error.__cause__
+    network.name = config.name
     network.normalisation = expects(config, normalisation or normalisation_for(in_channels))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return network

@@ -1,7 +1,7 @@
 """What every network returns, and what it promises."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -25,15 +25,23 @@ class Output(NamedTuple):
 
     logits: (N, classes, *S) before softmax, at the input's size; classes >= 2, a binary task has two.
     taps: the named features that the network promises in its own `taps`: (N, channels, *(S / stride)).
+    heads: further logits at the input's size, as many as the network's `deep_heads`, the shallowest first, in training
+    mode alone (deep supervision). `logits` is none of them: it is what inference uses.
     """
 
     logits: Tensor
     taps: dict[str, Tensor]
+    heads: tuple[Tensor, ...] = ()
 
 
-def whole(output: Output, taps: frozenset[str]) -> Output:
-    """Logits and these taps of an output in float32, so that every loss is computed in it; other taps are let go."""
-    return Output(output.logits.float(), {name: tap.float() for name, tap in output.taps.items() if name in taps})
+def whole(output: Output, taps: frozenset[str], *, heads: bool = False) -> Output:
+    """Logits and these taps of an output in float32, so that every loss is computed in it; other taps are let go, and
+    so are the heads that nobody asks for."""
+    return Output(
+        output.logits.float(),
+        {name: tap.float() for name, tap in output.taps.items() if name in taps},
+        tuple(head.float() for head in output.heads) if heads else (),
+    )
 
 
 class Network(Protocol):
@@ -44,18 +52,30 @@ class Network(Protocol):
 
     stride: int
     taps: Taps
+    deep_heads: int
     normalisation: Normalisation
 
     def __call__(self, images: Tensor) -> Output: ...
 
 
 class Segmenter(nn.Module):
-    """An `nn.Module` that keeps the `Network` contract; networks derive from it."""
+    """An `nn.Module` that keeps the `Network` contract; networks derive from it.
+
+    `models.build` makes it with the options of its configuration, `in_channels`, `classes` and, where `takes_size` is
+    true, the side `size` of its images (None: the side of its paper).
+    """
+
+    takes_size: ClassVar[bool] = False
+    """Whether its weights or windows depend on the side of its images."""
 
     stride: int
     taps: Taps
+    deep_heads: int = 0
+    """How many `heads` an output has in training mode."""
     normalisation: Normalisation = IMAGENET
+    name: str = ""
+    """Its name in a study file, for messages."""
 
     def forward(self, images: Tensor) -> Output:
-        """Images (N, in_channels, *S) to logits and taps."""
+        """Images (N, in_channels, *S) to logits, taps and, in training mode, heads."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")

@@ -2,12 +2,12 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,30 @@ from models.nearest import OptionError, nearest
 from models.output import Output, Segmenter, Tap
 from models.torchvision_guard import make_importable
 
-DEPTH = 5
+
+class _Architecture(NamedTuple):
+    kind: str
+    """The class in the package."""
+    last: str
+    """The tap of the decoder's last map."""
+    depth: int = 5
+    """Levels of the encoder."""
+
+
+ARCHITECTURES: Mapping[str, _Architecture] = {
+    "smp-unet": _Architecture("Unet", "dec1"),
+    "smp-unetplusplus": _Architecture("UnetPlusPlus", "dec1"),
+    "smp-manet": _Architecture("MAnet", "dec1"),
+    "smp-linknet": _Architecture("Linknet", "dec1"),
+    "smp-fpn": _Architecture("FPN", "dec3"),
+    "smp-pspnet": _Architecture("PSPNet", "dec4", depth=3),
+    "smp-pan": _Architecture("PAN", "dec3"),
+    "smp-deeplabv3": _Architecture("DeepLabV3", "dec4"),
+    "smp-deeplabv3plus": _Architecture("DeepLabV3Plus", "dec3"),
+    "smp-upernet": _Architecture("UPerNet", "dec3"),
+    "smp-segformer": _Architecture("Segformer", "dec3"),
+}
+"""Name in a study file -> what it is in the package. Depths are those for which its logits have the input's size."""
 
 
 class _Parts(Protocol):
@@ -37,65 +60,65 @@ class _Kind(Protocol):
     def __call__(self, *, encoder_weights: str | bool | None, **options: str | int) -> _Parts: ...
 
 
-class _Smp(Segmenter):
+class Smp(Segmenter):
     """Encoder, decoder and head of one network of the package.
 
     Taps: `enc2`..`enc5`, the encoder's maps at 1/2 .. 1/16 of the input, `mid`, its deepest, and the decoder's last.
-    An encoder that has no map at a level (transformers start at 1/4) has no tap there.
+    An encoder that has no map at a level (transformers start at 1/4) has no tap there. DeepLabV3's stays at 1/8:
+    its last map but one is `enc4.dilated`. PSPNet's encoder ends at 1/8, and its later levels are never used.
+
+    In training mode the pooled branch of smp-pan, smp-deeplabv3, smp-deeplabv3plus and smp-upernet normalises one value
+    an image: a rank needs two images at least.
     """
 
-    architecture: str
-    last: str
-    """The tap of the decoder's last map."""
-    last_stride: int
+    takes_size = True
 
     def __init__(
-        self, *, encoder: str, weights: str | None, in_channels: int, classes: int, size: int | None = None
+        self,
+        *,
+        architecture: str,
+        encoder: str,
+        weights: str | None,
+        in_channels: int,
+        classes: int,
+        size: int | None = None,
     ) -> None:
         super().__init__()
-        own = None if size is None or _takes(self.architecture, encoder, size) else size
-        network = _create(self.architecture, encoder, weights, in_channels=in_channels, classes=classes, size=own)
+        made = ARCHITECTURES[architecture]
+        own = None if size is None or _takes(made, encoder, size) else size
+        network = _create(made, encoder, weights, in_channels=in_channels, classes=classes, size=own)
         self.encoder: nn.Module = network.encoder
         self.decoder: nn.Module = network.decoder
         self.head: nn.Module = network.segmentation_head
-        self.stride = int(network.encoder.output_stride) if network.requires_divisible_input_shape else 1
-        names = [*(f"enc{level}" for level in range(2, DEPTH + 1)), "mid"]
-        strides = [*(2 ** (level - 1) for level in range(2, DEPTH + 1)), int(network.encoder.output_stride)]
-        maps = zip(names, network.encoder.out_channels[1:], strides, strict=True)
-        self.taps = {name: Tap(int(count), stride) for name, count, stride in maps if count}
-        self.taps[self.last] = Tap(int(network.segmentation_head[0].in_channels), self.last_stride)
+        deepest = int(network.encoder.output_stride)
+        self.stride = deepest if network.requires_divisible_input_shape else 1
+        counts = network.encoder.out_channels[1:]
+        maps = zip(_names(made.depth, deepest), counts, strict=True)
+        self.taps = {name: Tap(int(count), stride) for (name, stride), count in maps if count}
+        self.taps[made.last] = Tap(int(network.segmentation_head[0].in_channels), 2 ** (int(made.last[3:]) - 1))
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, H, W), H and W multiples of `stride`, to logits of that size. Raises ValueError."""
-        check_size(images, self.stride, type(self).__name__)
+        check_size(images, self.stride, self.name)
         features = self.encoder(images)
         decoded = self.decoder(features)
         maps = [feature for feature in features[1:] if feature.shape[1]]
         return Output(self.head(decoded), dict(zip(self.taps, [*maps, decoded], strict=True)))
 
 
-class SmpUNet(_Smp):
-    """U-Net (the `smp` extra, arXiv 1505.04597) on a classification encoder; decoder of 256 to 16 channels."""
-
-    architecture = "Unet"
-    last = "dec1"
-    last_stride = 1
-
-
-class SmpDeepLabV3Plus(_Smp):
-    """DeepLabV3+ (the `smp` extra, Chen et al. 2018, arXiv 1802.02611) at output stride 16:
-    `mid` is at 1/16, `dec3` the decoder's map.
-
-    In training mode the pooled branch normalises one value an image: a rank needs two images at least.
-    """
-
-    architecture = "DeepLabV3Plus"
-    last = "dec3"
-    last_stride = 4
+def _names(depth: int, deepest: int) -> list[tuple[str, int]]:
+    """Name and stride of the maps of an encoder whose last one lies at 1 / deepest of the input."""
+    levels = [
+        (f"enc{level}", 2 ** (level - 1))
+        if 2 ** (level - 1) <= deepest
+        else (f"enc{deepest.bit_length()}.dilated", deepest)
+        for level in range(2, depth + 1)
+    ]
+    return [*levels, ("mid", deepest)]
 
 
 def _create(
-    architecture: str, encoder: str, weights: str | None, *, in_channels: int, classes: int, size: int | None
+    made: _Architecture, encoder: str, weights: str | None, *, in_channels: int, classes: int, size: int | None
 ) -> _Parts:
     """size: the side of images that the encoder is made for; None: what it is made for by itself."""
     package = _package()
@@ -104,12 +127,12 @@ def _create(
         "encoder_name": encoder,
         "in_channels": in_channels,
         "classes": classes,
-        "encoder_depth": DEPTH,
+        "encoder_depth": made.depth,
     }
     if size is not None:
         options["img_size"] = size
     with _old_names_allowed(), _hub_without_retries():
-        kind: _Kind = getattr(package, architecture)
+        kind: _Kind = getattr(package, made.kind)
         if torch.empty(0).device.type == "meta":
             return _create_on_meta(kind, encoder, options)
         try:
@@ -120,7 +143,7 @@ def _create(
             if chosen is not None and _unreachable(error):
                 raise _out_of_reach(package, encoder, weights) from error
             if isinstance(error, _UNFIT):
-                raise _unfit(encoder, architecture, error) from error
+                raise _unfit(encoder, made.kind, error) from error
             raise
 
 
@@ -173,7 +196,7 @@ def _old_names_allowed() -> Iterator[None]:
 
 
 @cache
-def _takes(architecture: str, encoder: str, size: int) -> bool:
+def _takes(made: _Architecture, encoder: str, size: int) -> bool:
     """Whether an encoder as it is made by itself takes images of this side; no for one of a fixed size, such as a Swin
     transformer, which has to be told it. One that cannot be told either is as good as one that takes it."""
     package = _package()
@@ -181,15 +204,13 @@ def _takes(architecture: str, encoder: str, size: int) -> bool:
     settings = None if name is None else _settings(name)
     if settings is None or not settings.fixed_input_size or size in settings.input_size[1:]:
         return True
-    return _passes(package, architecture, encoder, size) or not _passes(
-        package, architecture, encoder, size, img_size=size
-    )
+    return _passes(package, made, encoder, size) or not _passes(package, made, encoder, size, img_size=size)
 
 
-def _passes(package: ModuleType, architecture: str, encoder: str, size: int, **options: int) -> bool:
+def _passes(package: ModuleType, made: _Architecture, encoder: str, size: int, **options: int) -> bool:
     """Whether images of this side go through; nothing is drawn or computed."""
-    kind: _Kind = getattr(package, architecture)
-    plain: dict[str, str | int] = {"encoder_name": encoder, "in_channels": 3, "classes": 2, "encoder_depth": DEPTH}
+    kind: _Kind = getattr(package, made.kind)
+    plain: dict[str, str | int] = {"encoder_name": encoder, "in_channels": 3, "classes": 2, "encoder_depth": made.depth}
     try:
         with _old_names_allowed(), torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             network: Any = _create_on_meta(kind, encoder, {**plain, **options})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
 
 from losses.config import NEEDS_TEACHER, LossTerms, Weighted
-from models.config import Frozen, NetworkConfig, PlainNetwork, TeacherConfig
+from models.config import Frozen, NetworkConfig, TeacherConfig, UNetNetwork
 
 MOST_PIXELS = 8192
 """Of a picture's side: beyond it a single batch fills the memory of any machine."""
@@ -263,7 +263,7 @@ class RunConfig(Frozen):
     )
     data: DataConfig = Field(description="the images")
     teacher: TeacherConfig | None = Field(default=None, description="the frozen network that a KD term learns from")
-    student: NetworkConfig = Field(default=PlainNetwork(name="unet"), description="the network that is trained")
+    student: NetworkConfig = Field(default=UNetNetwork(name="unet"), description="the network that is trained")
     losses: LossTerms = Field(
         description="the terms that a run may use; those that need a teacher are live where `method` names them"
     )

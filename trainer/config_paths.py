@@ -107,10 +107,14 @@ def known_paths(model: type[BaseModel]) -> frozenset[str]:
 
 @cache
 def takes(model: type[BaseModel], path: str, name: str) -> frozenset[str] | None:
-    """The keys of the table at `path` when its `name` is this one; None where no variant of the table has that name."""
+    """The keys of the table at `path` when its `name` is this one; None where no variant of the table has that name.
+
+    What the name itself stands for (`PRESETS` of the variant) is none of them.
+    """
     for variant in _at(model, path):
         if "name" in variant.model_fields and name in get_args(variant.model_fields["name"].annotation):
-            return frozenset(_keys(variant))
+            presets: Mapping[str, Mapping[str, object]] = getattr(variant, "PRESETS", {})
+            return frozenset(_keys(variant)) - presets.get(name, {}).keys()
     return None
 
 

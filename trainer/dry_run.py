@@ -170,4 +170,4 @@ TRIED, SHOWN = 12, 3
 
 
 def _named(config: NetworkConfig | NetworkTeacher) -> str:
-    return f"{config.name} on {config.encoder}" if isinstance(config, SmpNetwork) else config.name
+    return f"{config.name} {config.scale}" if isinstance(config, SmpNetwork) else config.name

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from models.config import PlainNetwork
 from trainer.config import RunConfig
 from trainer.distributed.ranks import RanksLost
 from trainer.errors import CheckpointError, DataError
@@ -34,8 +33,8 @@ def local_failure(error: Exception, run: RunConfig) -> LocalFailure:
         raise error
     detail = "".join(traceback.format_exception(error))
     if memory:
-        size = f"width {run.student.width}" if isinstance(run.student, PlainNetwork) else run.student.encoder
-        where = f"{run.student.name} of {size}, batch_size {run.batch_size}, size {run.data.size}"
+        network = " ".join(filter(None, [run.student.name, run.student.scale]))
+        where = f"{network}, batch_size {run.batch_size}, size {run.data.size}"
         less = f"batch_size {run.batch_size // 2}, " if run.batch_size > 1 else ""
         remedy = f"try {less}a smaller network or size, or fewer students side by side (--slots)"
         return LocalFailure(FailureKind.OUT_OF_MEMORY, f"out of memory: {where}; {remedy}", detail)

@@ -1,5 +1,6 @@
 """Networks keep the contract of models/output.py; a new line in MODELS is tested without a new test."""
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -8,26 +9,38 @@ from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
-from models.config import NetworkConfig, PlainNetwork, PlainTeacher, SmpNetwork, SmpTeacher
+from models.config import (
+    NetworkConfig,
+    ResUNetNetwork,
+    ResUNetTeacher,
+    SmpNetwork,
+    SmpTeacher,
+    UNetNetwork,
+    UNetTeacher,
+    network_config,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODER = "tu-mobilenetv3_small_050"
 SMALL = {
-    "unet": PlainNetwork(name="unet", width=3),
-    "resunet": PlainNetwork(name="resunet", width=3),
+    "unet": UNetNetwork(name="unet", width=3),
+    "resunet": ResUNetNetwork(name="resunet", width=3),
     "smp-unet": SmpNetwork(name="smp-unet", encoder=ENCODER),
     "smp-deeplabv3plus": SmpNetwork(name="smp-deeplabv3plus", encoder=ENCODER),
 }
+ELSEWHERE = frozenset(name for name in models.MODELS if name.startswith("smp-")) - SMALL.keys()
+"""Further architectures of one class, which tests/models/test_smp.py builds without memory."""
 needs_smp = pytest.mark.skipif(
     find_spec("segmentation_models_pytorch") is None, reason="the smp extra is not installed"
 )
 
 
 def names():
-    return [pytest.param(name, marks=needs_smp if name.startswith("smp-") else ()) for name in models.MODELS]
+    return [pytest.param(name, marks=needs_smp if name.startswith("smp-") else ()) for name in SMALL]
 
 
 @pytest.fixture(params=names())
@@ -48,7 +61,7 @@ def on_meta(config, in_channels=3, classes=2):
 def test_the_table_and_the_configuration_name_the_same_networks():
     union = get_args(get_args(NetworkConfig)[0])
     assert {n for kind in union for n in get_args(kind.model_fields["name"].annotation)} == set(models.MODELS)
-    assert set(SMALL) == set(models.MODELS)
+    assert {*SMALL, *ELSEWHERE} == set(models.MODELS)
 
 
 def test_importing_the_tables_imports_no_torch(repository):
@@ -56,33 +69,68 @@ def test_importing_the_tables_imports_no_torch(repository):
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
 
 
+def suffixed(name):
+    return name.partition(".")[0]
+
+
 def test_forward_gives_logits_at_input_size_and_the_promised_taps(config):
     """Channels as promised, in the promised order, and level k at 1 / 2^(k-1) of the input."""
     network = seeded(config, in_channels=4, classes=5)
-    logits, taps = network(torch.rand(2, 4, 64, 96))
-    assert logits.shape == (2, 5, 64, 96)
-    assert list(taps) == list(network.taps)
-    for name, tap in taps.items():
+    output = network(torch.rand(2, 4, 64, 96))
+    assert output.logits.shape == (2, 5, 64, 96)
+    assert [head.shape for head in output.heads] == [output.logits.shape] * network.deep_heads
+    assert list(output.taps) == list(network.taps)
+    for name, tap in output.taps.items():
         assert tap.shape[:2] == (2, network.taps[name].channels)
         assert tap.shape[2:] == (64 // network.taps[name].stride, 96 // network.taps[name].stride), name
-        if name != "mid":
-            assert network.taps[name].stride == 2 ** (int(name[3:]) - 1)
-    assert taps["mid"].shape[2] == min(tap.shape[2] for tap in taps.values())
-    places = [name[:3] for name in taps]
+        if suffixed(name) != "mid":
+            assert network.taps[name].stride == 2 ** (int(suffixed(name).lstrip("encdgat")) - 1), name
+    assert output.taps["mid"].shape[2] == min(tap.shape[2] for tap in output.taps.values())
+    places = [name[:3] for name in output.taps if not name.startswith("gate")]
     assert places == sorted(places, key=["enc", "mid", "dec"].index)
 
 
-def test_backward_reaches_every_parameter(config):
+DEAD: dict[str, tuple[str, str]] = {}
+"""Name -> a pattern of its parameters that no gradient reaches, and why."""
+
+
+def everything(output):
+    """All that an output has, as one number."""
+    return sum(x.square().sum() for x in (output.logits, *output.heads))
+
+
+def test_backward_reaches_every_parameter_that_is_not_listed_as_dead(config):
     network = seeded(config)
-    network(torch.rand(2, 3, 64, 64)).logits.square().sum().backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None] == []
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+    everything(network(torch.rand(2, 3, 64, 64))).backward()
+    pattern = DEAD.get(config.name, ("(?!)",))[0]
+    assert [name for name, p in network.named_parameters() if (p.grad is None) != bool(re.match(pattern, name))] == []
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_inference_has_no_heads_and_one_image_is_scored_as_among_others(config):
+    network = seeded(config)
+    images = torch.rand(3, 3, 64, 64)
+    network(images)
+    network.eval()
+    with torch.no_grad():
+        together = network(images)
+        alone = torch.cat([network(image.unsqueeze(0)).logits for image in images])
+    assert together.heads == ()
+    assert (together.logits - alone).abs().max() <= 1e-5 * max(1.0, float(alone.abs().max()))
+
+
+def test_weights_that_are_saved_and_loaded_give_the_same_logits(config, tmp_path):
+    network, other = seeded(config), models.build(config, in_channels=3, classes=2)
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, tmp_path / "weights")
+    other.load_state_dict(load_file(tmp_path / "weights"))
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(network.eval()(images).logits, other.eval()(images).logits)
 
 
 def test_narrow_networks_have_no_strided_1x1_convolution():
     """Some processors' kernels for it corrupt memory where it has fewer than 16 input channels (oneDNN issue 6035)."""
     for name in ("unet", "resunet"):
-        found = [m for m in seeded(PlainNetwork(name=name, width=3)).modules() if isinstance(m, torch.nn.Conv2d)]
+        found = [m for m in seeded(network_config(name, width=3)).modules() if isinstance(m, torch.nn.Conv2d)]
         assert not [m for m in found if m.kernel_size == (1, 1) and m.stride != (1, 1)], name
 
 
@@ -117,9 +165,9 @@ def test_sizes_are_multiples_of_the_stride(config):
 @pytest.mark.parametrize(
     ("config", "count"),
     [
-        (PlainNetwork(name="unet"), 8_634_432),
-        (PlainNetwork(name="resunet"), 2_055_936),
-        (PlainTeacher(name="resunet", width=64), 8_216_064),
+        (UNetNetwork(name="unet"), 8_634_432),
+        (ResUNetNetwork(name="resunet"), 2_055_936),
+        (ResUNetTeacher(name="resunet", width=64), 8_216_064),
         pytest.param(SmpNetwork(name="smp-unet", encoder="resnet18"), 14_328_354, marks=needs_smp),
         pytest.param(SmpTeacher(name="smp-unet", encoder="resnet101"), 51_513_378, marks=needs_smp),
         pytest.param(SmpTeacher(name="smp-deeplabv3plus", encoder="resnet101"), 45_669_970, marks=needs_smp),
@@ -133,7 +181,7 @@ def test_parameters_equal_the_reference_to_the_digit(config, count):
 @pytest.mark.parametrize("width", [1, 5, 12])
 @pytest.mark.parametrize("name", ["unet", "resunet"])
 def test_plain_networks_take_any_width(name, width):
-    network = seeded(PlainNetwork(name=name, width=width), in_channels=1)
+    network = seeded(network_config(name, width=width), in_channels=1)
     assert network.taps["enc1"] == network.taps["dec1"] == (width, 1)
     assert network(torch.rand(2, 1, 16, 16)).logits.isfinite().all()
 
@@ -147,7 +195,7 @@ def test_flops_of_a_unet_are_twice_its_multiply_adds():
     for k in range(4):
         adds += pixels[k + 1] * 9 * wide[k + 1] * wide[k] + pixels[k] * 9 * (2 * wide[k] * wide[k] + wide[k] ** 2)
     adds += pixels[0] * width * 2
-    config = PlainNetwork(name="unet", width=width)
+    config = UNetNetwork(name="unet", width=width)
     assert models.flops(config, in_channels=3, classes=2, size=size) == 2 * adds
 
 
@@ -164,8 +212,8 @@ def test_flops_are_those_of_torch_and_building_for_them_draws_nothing(config):
 def test_counting_the_flops_of_a_unet_loads_no_compiler():
     """torch's compiler takes a second of each process that loads it; every worker and `validate` count operations."""
     code = (
-        "import sys, models; from models.config import PlainNetwork\n"
-        "models.flops(PlainNetwork(name='unet', width=4), in_channels=3, classes=2, size=32)\n"
+        "import sys, models; from models.config import UNetNetwork\n"
+        "models.flops(UNetNetwork(name='unet', width=4), in_channels=3, classes=2, size=32)\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -174,4 +222,4 @@ def test_counting_the_flops_of_a_unet_loads_no_compiler():
 @pytest.mark.parametrize(("channels", "classes"), [(0, 2), (3, 1)])
 def test_too_few_channels_or_classes_are_refused(channels, classes):
     with pytest.raises(ValueError, match=f"^teacher: needs .* got {channels} and {classes}$"):
-        models.build(PlainTeacher(name="unet"), in_channels=channels, classes=classes)
+        models.build(UNetTeacher(name="unet"), in_channels=channels, classes=classes)

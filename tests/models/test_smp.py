@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import losses
 import models
 from losses.config import At, Kl, SelfReg
-from models.config import PlainNetwork, SmpNetwork, SmpTeacher
+from models.config import SmpNetwork, SmpTeacher, network_config
 
 pytestmark = pytest.mark.skipif(
     find_spec("segmentation_models_pytorch") is None, reason="the smp extra is not installed"
@@ -115,6 +115,34 @@ def test_old_encoder_names_still_work():
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "stride", "taps"),
+    [
+        ("smp-unetplusplus", 15_970_594, 32, {"mid": 32, "dec1": 1}),
+        ("smp-manet", 21_675_618, 32, {"mid": 32, "dec1": 1}),
+        ("smp-linknet", 11_663_810, 32, {"mid": 32, "dec1": 1}),
+        ("smp-fpn", 13_047_362, 32, {"mid": 32, "dec3": 4}),
+        ("smp-pspnet", 11_334_434, 8, {"mid": 8, "dec4": 8}),
+        ("smp-pan", 11_367_945, 16, {"mid": 16, "dec3": 4}),
+        ("smp-deeplabv3", 15_899_202, 8, {"enc4.dilated": 8, "mid": 8, "dec4": 8}),
+        ("smp-upernet", 19_491_778, 32, {"mid": 32, "dec3": 4}),
+        ("smp-segformer", 11_768_642, 32, {"mid": 32, "dec3": 4}),
+    ],
+)
+def test_every_architecture_gives_logits_of_the_images_size_and_its_taps(name, parameters, stride, taps):
+    """On resnet18; parameters as the package's own class has them."""
+    with torch.device("meta"):
+        network = models.build(SmpNetwork(name=name, encoder="resnet18"), in_channels=3, classes=2, size=224).eval()
+        output = network(torch.empty(2, 3, 224, 224))
+    assert models.parameters(network) == parameters
+    assert network.stride == stride
+    assert output.logits.shape == (2, 2, 224, 224)
+    assert list(output.taps) == list(network.taps)
+    assert {name: tap.stride for name, tap in network.taps.items()}.items() >= taps.items()
+    for name, tap in network.taps.items():
+        assert output.taps[name].shape == (2, tap.channels, 224 // tap.stride, 224 // tap.stride)
+
+
 def test_an_encoder_without_a_first_level_has_no_tap_there():
     """Its drop-path rates are tensor values, which the meta device has not: it is built all the same."""
     with torch.device("meta"):
@@ -151,7 +179,7 @@ def test_the_guard_declares_only_what_torchvision_misses(tmp_path, repository, s
 def test_a_plain_student_and_its_smp_teacher_share_levels(student):
     """Equal names lie at equal resolution, but for `mid`; every loss that compares or regularises takes the pair."""
     with torch.device("meta"):
-        ours = models.build(PlainNetwork(name=student, width=4), in_channels=3, classes=2)
+        ours = models.build(network_config(student, width=4), in_channels=3, classes=2)
         theirs = build(encoder="resnet18").eval()
         images = torch.empty(2, 3, 64, 64)
         target = torch.empty(2, 64, 64, dtype=torch.int64)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.config import PlainTeacher
+from models.config import UNetTeacher
 from trainer.errors import CheckpointError, DataError, UserError
 from trainer.profiling import latency_table
 from trainer.repository import escaped, expand
@@ -29,13 +29,13 @@ def test_an_escaped_path_is_itself(path: str) -> None:
 def test_every_path_of_a_study_takes_the_escape(monkeypatch: pytest.MonkeyPatch) -> None:
     """And names the field and the remedy where a variable is not set, as its own kind of error."""
     monkeypatch.delenv("dir", raising=False)
-    teacher = PlainTeacher(name="unet", checkpoint="we $$dir/t.safetensors")
+    teacher = UNetTeacher(name="unet", checkpoint="we $$dir/t.safetensors")
     assert located(teacher) == Path("we $dir/t.safetensors")
     assert latency_table.located("we $$dir/t.csv") == Path("we $dir/t.csv")
     with pytest.raises(
         CheckpointError, match=r"teacher\.checkpoint = 'we \$dir': the variable dir is not set; .* \$\$"
     ):
-        located(PlainTeacher(name="unet", checkpoint="we $dir"))
+        located(UNetTeacher(name="unet", checkpoint="we $dir"))
     with pytest.raises(UserError, match=r"table = '\$dir': the variable dir is not set"):
         latency_table.located("$dir")
     with pytest.raises(DataError, match=r"data\.root = '\$dir': the variable dir is not set"):

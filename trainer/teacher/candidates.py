@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.config import NetworkTeacher, PlainTeacher, SmpTeacher
+from models.config import NetworkTeacher, teacher_config
 from models.output import Segmenter
 from models.torchvision_guard import make_importable
 from trainer.cli.missing_packages import remedy
@@ -158,8 +158,7 @@ def against(
 
 def configured(settings: Mapping[str, Any]) -> NetworkTeacher:
     """The teacher of these settings. Raises ValueError (pydantic's) where they are none."""
-    kind = SmpTeacher if "encoder" in settings else PlainTeacher
-    return kind.model_validate(dict(settings))
+    return teacher_config(**settings)
 
 
 def on_meta(config: NetworkTeacher, channels: int, classes: int, size: int | None = None) -> Segmenter:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.config import PlainNetwork
+from models.config import UNetNetwork
 from models.output import Output, Segmenter
 from models.torchvision_guard import make_importable
 from trainer.config import BlobsData
@@ -213,7 +213,7 @@ class TestValidate:
     ) -> None:
         """An image is in the same batch whoever scores it, so that even the rounding of its logits is the same."""
         monkeypatch.setattr("trainer.evaluation.metrics._SHARES", 1)
-        network = models.build(PlainNetwork(name="unet", width=4), in_channels=3, classes=2)
+        network = models.build(UNetNetwork(name="unet", width=4), in_channels=3, classes=2)
         found = []
         for world in (1, 3):
             logits: dict[int, Tensor] = {}

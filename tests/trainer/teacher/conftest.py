@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import models
-from models.config import PlainNetwork
+from models.config import UNetNetwork
 from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
 from trainer.data.stream import normalise
@@ -64,7 +64,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 def network(classes: int = 2, seed: int = 3) -> models.output.Segmenter:
     torch.manual_seed(seed)
-    return models.build(PlainNetwork(name="unet", width=4), in_channels=3, classes=classes).eval()
+    return models.build(UNetNetwork(name="unet", width=4), in_channels=3, classes=classes).eval()
 
 
 def write_onnx(

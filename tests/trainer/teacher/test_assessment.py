@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from models.config import PlainNetwork
+from models.config import UNetNetwork
 from trainer import checkpoint
 from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
@@ -53,7 +53,7 @@ def made(run: RunConfig, data: DataSet) -> Callable[..., Path]:
 
     def make(**words: Any) -> Path:
         torch.manual_seed(3)
-        network = models.build(PlainNetwork(name="unet", width=4), in_channels=3, classes=2)
+        network = models.build(UNetNetwork(name="unet", width=4), in_channels=3, classes=2)
         known: dict[str, Any] = {
             "network": {"name": "unet", "width": 4},
             "channels": 3,

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models
-from models.config import PlainNetwork
+from models.config import network_config
 from models.torchvision_guard import make_importable
 from trainer import checkpoint
 from trainer.data.layouts.blobs import draw
@@ -159,7 +159,7 @@ class TestStateDicts:
     @pytest.mark.parametrize("name", ["unet", "resunet"])
     def test_a_plain_network_is_read_with_its_width(self, data, images, tmp_path, taught_by, logits_of, name):
         torch.manual_seed(2)
-        made = models.build(PlainNetwork(name=name, width=6), in_channels=3, classes=2).eval()
+        made = models.build(network_config(name, width=6), in_channels=3, classes=2).eval()
         torch.save({f"_orig_mod.{key}": value for key, value in made.state_dict().items()}, tmp_path / "plain.pt")
         brought = looked(tmp_path / "plain.pt")
         assert brought.settings == {"name": name, "width": 6, "keys": [["_orig_mod.", ""]]}

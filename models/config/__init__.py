@@ -1,0 +1,61 @@
+"""The options of every network and teacher, free of torch: a class for each family, and the unions of them."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from models.config.convolutional import ConvolutionalNetwork, ResUNetNetwork, UNetNetwork
+from models.config.network import Channels, Frozen, NetworkOptions
+from models.config.packaged import PackagedNetwork, SmpNetwork
+from models.config.teachers import (
+    EnsembleTeacher,
+    ExportedTeacher,
+    MapsTeacher,
+    MemberTeacher,
+    NetworkTeacher,
+    ResUNetTeacher,
+    SmpTeacher,
+    Teacher,
+    TeacherConfig,
+    UNetTeacher,
+    WeightsTeacher,
+)
+
+__all__ = [
+    "Channels",
+    "EnsembleTeacher",
+    "ExportedTeacher",
+    "Frozen",
+    "MapsTeacher",
+    "MemberTeacher",
+    "NetworkConfig",
+    "NetworkOptions",
+    "NetworkTeacher",
+    "ResUNetNetwork",
+    "ResUNetTeacher",
+    "SmpNetwork",
+    "SmpTeacher",
+    "Teacher",
+    "TeacherConfig",
+    "UNetNetwork",
+    "UNetTeacher",
+    "WeightsTeacher",
+    "network_config",
+    "teacher_config",
+]
+
+NetworkConfig = Annotated[ConvolutionalNetwork | PackagedNetwork, Field(discriminator="name")]
+"""What a student may be."""
+
+_STUDENTS: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)
+_TEACHERS: TypeAdapter[NetworkTeacher] = TypeAdapter(Annotated[NetworkTeacher, Field(discriminator="name")])
+
+
+def network_config(name: str, **options: Any) -> NetworkConfig:
+    """A network's options, checked. Raises pydantic's ValidationError, a ValueError."""
+    return _STUDENTS.validate_python({"name": name, **options})
+
+
+def teacher_config(name: str, **options: Any) -> NetworkTeacher:
+    """The same of a network as teacher."""
+    return _TEACHERS.validate_python({"name": name, **options})

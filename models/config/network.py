@@ -1,0 +1,82 @@
+"""What the options of all networks share. Free of torch, so that a study file is checked before anything heavy is
+imported."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Channels = tuple[Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)], ...]
+"""A number for each channel of an image."""
+
+NO_OPTIONS = frozenset({"name", "checkpoint", "normalisation", "mean", "std", "min_dice", "keys"})
+"""Fields that change nothing of how a network is built."""
+
+
+class Frozen(BaseModel):
+    """A value that people write in files: unknown keys are refused, and it never changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, serialize_by_alias=True)
+
+
+def absent(value: object) -> bool:
+    """Whether a field is left out of what is written: runs that lack it stay the runs that they were."""
+    return value is None
+
+
+class NetworkOptions(Frozen):
+    """The options of one family of networks. A field that is no option stands in NO_OPTIONS.
+
+    A name of the family may be a preset: it stands for options, which may not be given otherwise. What a program writes
+    names them beside the preset, so that a run says itself what it was.
+    """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Name -> the options that it stands for."""
+    DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Name -> options that have another default under it, such as the width that its paper gives."""
+
+    name: str
+
+    @model_validator(mode="after")
+    def _name_fills_options(self) -> Self:
+        for option, value in self.PRESETS.get(self.name, {}).items():
+            if option in self.model_fields_set and getattr(self, option) != value:
+                others = ", ".join(sorted({*self.names()} - {*self.PRESETS}))
+                raise ValueError(
+                    f"{option} = {getattr(self, option)!r}: {self.name!r} stands for {option} = {value!r}; leave it "
+                    f"out{f', or take name = {others}' if others else ''}"
+                )
+            object.__setattr__(self, option, value)
+        for option, value in self.DEFAULTS.get(self.name, {}).items():
+            if option not in self.model_fields_set:
+                object.__setattr__(self, option, value)
+        return self
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of the family."""
+        return tuple(cls.model_fields["name"].annotation.__args__)  # type: ignore[union-attr]  # a Literal has them
+
+    def options(self) -> dict[str, Any]:
+        """What the network is built with, beside channels, classes and size."""
+        return {field: getattr(self, field) for field in type(self).model_fields if field not in NO_OPTIONS}
+
+    @property
+    def scale(self) -> str:
+        """How large it is, in words that follow its name, such as `of width 8`; empty where the name says it all."""
+        return ""
+
+
+class WideNetwork(NetworkOptions):
+    """A family whose channels all follow from one number."""
+
+    width: PositiveInt = Field(
+        default=32, le=4096, description="channels of the first stage; each deeper stage doubles them"
+    )
+    checkpoint: str | None = Field(default=None, description="safetensors file with the weights to start from")
+
+    @property
+    def scale(self) -> str:
+        """The width."""
+        return f"of width {self.width}"
