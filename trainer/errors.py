@@ -12,7 +12,15 @@ from pydantic.fields import FieldInfo
 from models.config import Frozen
 from models.nearest import nearest as listed
 
-_PASSWORD = re.compile(r"(\w://[^\s:/@]*):\S*@")
+SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+"""What only the database may see of a URL's query, and of a list `key=value` as libpq reads it."""
+_IN_URL = re.compile(r"(?<![\w+.-])(?!(?:sqlite|file)\b)([\w+.-]+)://(\S*)@")
+_SECRET = "|".join(SECRET_PARAMETERS)
+_IN_QUERY = re.compile(rf"([?&]\w*(?:{_SECRET})=)[^\s&]*", re.IGNORECASE)
+_IN_LIST = re.compile(
+    rf"""((?<![?&\w])\w*(?:{_SECRET})[ \t]*=[ \t]*)(?:\\?(['"])(?:\\.|(?!\2).)*(?:\2|$)|\S+)""",
+    re.IGNORECASE | re.DOTALL,
+)
 SHOWN = 80
 """Characters of a received value that a message repeats."""
 
@@ -27,16 +35,29 @@ def on_stderr(line: str) -> None:
 
 
 def one_line(error: Exception | str) -> str:
-    """An error's message without line breaks, and without the passwords of URLs in it."""
+    """An error's message without line breaks, and without the passwords in it."""
     return without_passwords(" ".join(str(error).split()))
 
 
 def without_passwords(text: str) -> str:
-    """A text in which `***` stands for all that may be a password in a URL.
+    """A text in which `***` stands for all that may be a password.
 
-    That is what lies between the first colon behind `//` and the last `@` of the word.
+    In a URL that is what lies between the first colon behind `//` and the last `@` of the word; all before that `@`
+    where no plain name stands before the colon, or no colon is there (a token), but for the user of a PostgreSQL.
+    In a query, and in a list `key=value`, it is the value of each of `SECRET_PARAMETERS`: in a list in quotes up to the
+    closing one, or to the end of the text where that is cut off; without quotes up to the next white space.
     """
-    return _PASSWORD.sub(r"\1:***@", text)
+    return _IN_URL.sub(_hidden, _IN_LIST.sub(r"\1***", _IN_QUERY.sub(r"\1***", text)))
+
+
+def _hidden(url: re.Match[str]) -> str:
+    scheme, inside = url.groups()
+    user, colon, _ = inside.partition(":")
+    if "@" in user or "/" in user:
+        return f"{scheme}://***@"
+    if colon:
+        return f"{scheme}://{user}:***@"
+    return url[0] if scheme.startswith("postgres") else f"{scheme}://***@"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -50,8 +71,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def received(value: object) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
+    """A value as a message shows it, its passwords hidden before it is cut: half a URL is not known as one."""
+    text = without_passwords(repr(value))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 

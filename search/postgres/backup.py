@@ -21,8 +21,8 @@ from loguru import logger
 from search.postgres.binaries import CLIENT, REMEDY, Binaries, usable
 from search.storage import schema
 from search.storage.database import OptunaTables, bare_engine, creation_lock
-from search.storage.url import SECRET_PARAMETERS, label_of
-from trainer.errors import UserError, one_line
+from search.storage.url import label_of
+from trainer.errors import SECRET_PARAMETERS, UserError, one_line
 
 COUNTED = ("studies", "trials")
 DUMP, SQLITE = b"PGDMP", b"SQLite format 3\x00"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from trainer.errors import UserError, without_passwords
+from trainer.errors import SECRET_PARAMETERS, UserError, without_passwords
 
 WAIT_SECONDS = 600.0
 """How long a worker that begins waits for a database that is away."""
@@ -95,8 +95,6 @@ DRIVERS = {
     "postgresql+psycopg2": "postgresql+psycopg2",
 }
 """The dialects that a URL may name, with the driver that serves each."""
-SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-"""Parameters of a URL's query that only the database may see."""
 
 
 def label_of(url: str) -> str:

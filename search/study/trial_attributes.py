@@ -6,7 +6,6 @@ scrolling, so they are few: what people sort by is a number, the rest stands in 
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial
 from search.planning.network_costs import Cost
 from search.storage.leases import LeaseRow
 from trainer.config import RunConfig
+from trainer.errors import one_line
 
 if TYPE_CHECKING:
     from trainer.dry_run import Facts
@@ -40,7 +40,6 @@ DEAD = 0.01
 """A term with a smaller share of the gradient moves nothing."""
 _ABREAST = 4
 """Scores in one line."""
-_PASSWORD = re.compile(r"(\w+://)\S*@")
 
 
 @dataclass(frozen=True)
@@ -173,9 +172,8 @@ def failure(kind: str, message: str) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """One line of printable characters, cut where it is long, without what stands before an @ in a URL."""
-    line = _PASSWORD.sub(r"\1...@", " ".join(text.split()))
-    shown = "".join(character if character.isprintable() else "?" for character in line)
+    """One line of printable characters, cut where it is long, without passwords."""
+    shown = "".join(character if character.isprintable() else "?" for character in one_line(text))
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 

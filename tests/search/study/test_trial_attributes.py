@@ -205,7 +205,7 @@ def test_a_failed_trial_says_why_in_one_harmless_line_and_keeps_its_text(join: J
     hostile = "<script>alert(1)</script> at postgresql://ann:s3cr3t@host/db \x1b[31m"
     one.fall(FailureKind.BUG, hostile, "Traceback (most recent call last):\n  the stack")
     assert one.attributes["failure"] == "bug"
-    line = "epoch 3: <script>alert(1)</script> at postgresql://...@host/db ?[31m"
+    line = "epoch 3: <script>alert(1)</script> at postgresql://ann:***@host/db ?[31m"
     assert one.attributes["failure.message"] == line
     row = search.leases.row(one.key)
     assert row is not None
@@ -270,7 +270,7 @@ def test_a_real_traceback_is_told_by_its_error() -> None:
 
 
 def test_plain_text_holds_no_line_break_and_no_password() -> None:
-    assert plain("a\n b\x00c\u202e postgresql+psycopg2://u:p@ss@h/d") == "a b?c? postgresql+psycopg2://...@h/d"
+    assert plain("a\n b\x00c\u202e postgresql+psycopg2://u:p@ss@h/d") == "a b?c? postgresql+psycopg2://u:***@h/d"
 
 
 # ---- pictures
