@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from search.answer.power import powerless
-from search.answer.summary import confirmation, progress_text, rule_text, score_text
+from search.answer.summary import ConfirmationSummary, confirmation, progress_text, rule_text, score_text
 from search.planning import slots
 from search.storage.database import Database, open_storage
 from search.storage.errors import UNAVAILABLE, patient
@@ -42,7 +42,7 @@ class Status:
     storage: str
     """The database's URL without its password."""
     progress: SearchProgress
-    confirmation: dict[str, Any] | None
+    confirmation: ConfirmationSummary | None
     """What `search.answer.summary.confirmation` says; None where there is no confirmation."""
     powerless: str | None = None
     """Why a confirmation, of which there is none, could show nothing."""
@@ -54,7 +54,7 @@ class Status:
         return {
             "storage": self.storage,
             **self.progress.as_json(),
-            "confirmation": self.confirmation,
+            "confirmation": None if self.confirmation is None else asdict(self.confirmation),
             "disk": self.disk,
         }
 
@@ -204,15 +204,15 @@ def _confirmation(status: Status) -> list[str]:
         if known and status.powerless is not None:
             return [f"unconfirmed; a confirmation could show nothing: {status.powerless}"]
         return [f"unconfirmed; next: python -m search confirm {progress.study}"] if known else []
-    result = begun["result"]
-    if result is None or result["network"] is None:
-        state = "has ended without a score on test" if begun["ended"] else "no result before it has ended"
-        return [f"confirmation {begun['name']}: {progress_text(begun)}; {state}"]
-    best = f"{result['network']} ({result['what']}), {score_text(result, result['network'])}"
-    confirmed = f"confirmed by {begun['name']} ({progress_text(begun)})"
+    result = begun.result
+    if result is None or result.network is None:
+        state = "has ended without a score on test" if begun.ended else "no result before it has ended"
+        return [f"confirmation {begun.name}: {progress_text(begun)}; {state}"]
+    best = f"{result.network} ({result.what}), {score_text(result, result.network)}"
+    confirmed = f"confirmed by {begun.name} ({progress_text(begun)})"
     return [
-        f"{confirmed}: {rule_text(result)} {best}; distillation: {result['distillation']}",
-        f"more: {begun['report']}",
+        f"{confirmed}: {rule_text(result)} {best}; distillation: {result.distillation}",
+        f"more: {begun.report}",
     ]
 
 
@@ -267,7 +267,7 @@ def best_heading(status: Status) -> str:
     if status.progress.confirms is not None:
         return "best seed, on validation"
     begun = status.confirmation
-    return "best so far, unconfirmed" if begun is None or begun["result"] is None else "best on validation"
+    return "best so far, unconfirmed" if begun is None or begun.result is None else "best on validation"
 
 
 def _front(progress: SearchProgress) -> list[str]:

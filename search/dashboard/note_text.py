@@ -7,15 +7,11 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from search.answer.summary import progress_text, rule_text, score_text
+from search.answer.summary import ConfirmationSummary, NetworkScore, progress_text, rule_text, score_text
 from search.study.progress import SearchProgress, an_hour
 from search.study.trial_attributes import Share
 from trainer.cli.durations import format_duration
-
-Confirmation = dict[str, Any] | None
-"""The summary that `search.answer.summary.confirmation` makes of a study; None where it has no confirmation."""
 
 RUNNING = 16
 """Running trials that are listed at most."""
@@ -66,7 +62,7 @@ class EmbeddedFigure:
 
 def note_body(
     progress: SearchProgress,
-    confirmation: Confirmation,
+    confirmation: ConfirmationSummary | None,
     terms: Mapping[str, Sequence[Share]],
     *,
     arm: str,
@@ -93,7 +89,7 @@ def note_body(
     return "\n\n".join(part for part in parts if part)
 
 
-def study_attributes(progress: SearchProgress, confirmation: Confirmation, arm: str) -> dict[str, str]:
+def study_attributes(progress: SearchProgress, confirmation: ConfirmationSummary | None, arm: str) -> dict[str, str]:
     """The attributes that the first page of an arm's study shows before anybody opens the note."""
     own = progress.arms[arm]
     finished = f"{own.finished} of {own.of} trials finished"
@@ -107,45 +103,47 @@ def study_attributes(progress: SearchProgress, confirmation: Confirmation, arm: 
     return shown | _confirmed_attribute(progress, confirmation, arm)
 
 
-def _confirmed_attribute(progress: SearchProgress, confirmation: Confirmation, arm: str) -> dict[str, str]:
+def _confirmed_attribute(
+    progress: SearchProgress, confirmation: ConfirmationSummary | None, arm: str
+) -> dict[str, str]:
     """The confirmed network: a search's winner, or in a confirmation the arm's own."""
-    result = None if confirmation is None else confirmation["result"]
+    result = None if confirmation is None else confirmation.result
     if confirmation is None or result is None:
         return {}
-    network = arm if progress.confirms is not None else result["network"]
-    if network not in result["networks"]:
+    network = arm if progress.confirms is not None else result.network
+    if network is None or network not in result.networks:
         return {}
-    return {"confirmed": f"{network}: {score_text(result, network)}; more: {confirmation['report']}"}
+    return {"confirmed": f"{network}: {score_text(result, network)}; more: {confirmation.report}"}
 
 
 def _kind(progress: SearchProgress) -> str:
     return "search" if progress.confirms is None else "confirmation"
 
 
-def _confirmed(progress: SearchProgress, confirmation: Confirmation) -> list[str]:
+def _confirmed(progress: SearchProgress, confirmation: ConfirmationSummary | None) -> list[str]:
     """What training again on fresh seeds showed, or how far it is, or how to begin it."""
     if confirmation is None:
         begin = code(f"python -m search confirm {progress.study}", MESSAGE)
         return [f"**Unconfirmed** until it is trained again on fresh seeds: {begin}"] if progress.ended else []
-    link = f"[{code(confirmation['name'])}](/dashboard/studies/{confirmation['study_id']}/note)"
-    result, how_far = confirmation["result"], progress_text(confirmation)
-    if result is None or result["network"] is None:
-        state = ", without a score on test" if confirmation["ended"] else "; no result before it has ended"
+    link = f"[{code(confirmation.name)}](/dashboard/studies/{confirmation.study_id}/note)"
+    result, how_far = confirmation.result, progress_text(confirmation)
+    if result is None or result.network is None:
+        state = ", without a score on test" if confirmation.ended else "; no result before it has ended"
         return [f"**Confirmation** {link}: {how_far}{state}."]
-    best = f"{code(result['network'])} ({code(result['what'])}): **{score_text(result, result['network'])}**"
-    gone = f" Missing: {len(result['missing'])} of what was to be measured." if result["missing"] else ""
+    best = f"{code(result.network)} ({code(result.what)}): **{score_text(result, result.network)}**"
+    gone = f" Missing: {len(result.missing)} of what was to be measured." if result.missing else ""
     begun = f"**Confirmed** by {link}, {how_far}"
-    text = f"{begun}; {rule_text(result)} {best}. Distillation: **{result['distillation']}**.{gone}"
+    text = f"{begun}; {rule_text(result)} {best}. Distillation: **{result.distillation}**.{gone}"
     lines = [
-        [code(name), f"{network['score']:.4f}", _interval(network), str(network["seeds"] or "")]
-        for name, network in result["networks"].items()
+        [code(name), f"{network.score:.4f}", _interval(network), str(network.seeds or "")]
+        for name, network in result.networks.items()
     ]
-    heads = ["network", f"test {result['metric']}", "interval, 95 %", "seeds"]
-    return [f"{text} All comparisons: {code(confirmation['report'], MESSAGE)}", table(heads, lines)]
+    heads = ["network", f"test {result.metric}", "interval, 95 %", "seeds"]
+    return [f"{text} All comparisons: {code(confirmation.report, MESSAGE)}", table(heads, lines)]
 
 
-def _interval(network: Mapping[str, Any]) -> str:
-    return "" if network["low"] is None else f"{network['low']:.4f} to {network['high']:.4f}"
+def _interval(network: NetworkScore) -> str:
+    return "" if network.low is None else f"{network.low:.4f} to {network.high:.4f}"
 
 
 def _heading(progress: SearchProgress, arm: str, studies: Mapping[str, int]) -> str:
@@ -177,7 +175,7 @@ def _summary(progress: SearchProgress, now: float) -> str:
     return " ".join(sentences)
 
 
-def _best(progress: SearchProgress, confirmation: Confirmation, studies: Mapping[str, int]) -> str:
+def _best(progress: SearchProgress, confirmation: ConfirmationSummary | None, studies: Mapping[str, int]) -> str:
     best = [(name, arm.best) for name, arm in progress.arms.items() if arm.best is not None]
     metric = progress.metric.capitalize()
     if progress.confirms is not None:
@@ -186,7 +184,7 @@ def _best(progress: SearchProgress, confirmation: Confirmation, studies: Mapping
         return f"**Best {metric} so far**: no trial was trained to its end yet."
     scores = [f"{code(name)} **{each.score:.4f}** ({_trial(studies[name], each.trial)})" for name, each in best]
     teacher = f", teacher {progress.teacher:.4f}" if progress.teacher is not None else ""
-    confirmed = confirmation is not None and confirmation["result"] is not None
+    confirmed = confirmation is not None and confirmation.result is not None
     what = "of the search itself" if confirmed else "so far, unconfirmed"
     return f"**Best validation {metric} {what}**: {', '.join(scores)}{teacher}.{_unequal(progress)}"
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loguru import logger
 
@@ -77,12 +77,43 @@ def without(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if name != FORECAST}
 
 
-def compared(leases: Sequence[LeaseDetails]) -> dict[str, Any] | None:
+class Took(NamedTuple):
+    """One quantity as it was forecast and as it was."""
+
+    low: float
+    """Forecast for the smallest kind of students."""
+    high: float
+    """Forecast for the largest kind."""
+    took: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints."""
+        return {"forecast": [self.low, self.high], "took": self.took}
+
+
+@dataclass(frozen=True)
+class ForecastCheck:
+    """The forecast beside what happened, over the epochs of the trials that have a forecast."""
+
+    epochs: int
+    epoch_seconds: Took
+    """Wall time for one epoch of one trial, its share where several train side by side."""
+    device_hours: Took
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints."""
+        return {
+            "epochs": self.epochs,
+            "epoch_seconds": self.epoch_seconds.as_json(),
+            "device_hours": self.device_hours.as_json(),
+        }
+
+
+def compared(leases: Sequence[LeaseDetails]) -> ForecastCheck | None:
     """Forecast and truth over the epochs of the trials that have a forecast; None without any.
 
     An epoch that had to be trained again counts once with all its seconds, and of a trial that runs one whose
-    checkpoint is still being written counts with its seconds alone. `epoch_seconds`: wall time for one epoch of one
-    trial, its share where several train side by side.
+    checkpoint is still being written counts with its seconds alone.
     """
     low = high = took = hours_low = hours_high = hours = 0.0
     epochs = 0
@@ -99,22 +130,22 @@ def compared(leases: Sequence[LeaseDetails]) -> dict[str, Any] | None:
         hours += lease.gpu_seconds / 3600
     if not epochs:
         return None
-    return {
-        "epochs": epochs,
-        "epoch_seconds": {"forecast": [low / epochs, high / epochs], "took": took / epochs},
-        "device_hours": {"forecast": [hours_low, hours_high], "took": hours},
-    }
-
-
-def line(comparison: Mapping[str, Any]) -> str:
-    """`compared` as a person reads it."""
-    epoch, hours = comparison["epoch_seconds"], comparison["device_hours"]
-    return (
-        f"forecast of --slots auto for {counted(comparison['epochs'], 'epoch')}: "
-        f"{_range(epoch['forecast'])} s a trial's epoch, "
-        f"{_range(hours['forecast'])} device hours; took {epoch['took']:.3g} s, {hours['took']:.3g} device hours"
+    return ForecastCheck(
+        epochs=epochs,
+        epoch_seconds=Took(low / epochs, high / epochs, took / epochs),
+        device_hours=Took(hours_low, hours_high, hours),
     )
 
 
-def _range(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.3g} to {ends[1]:.3g}"
+def line(check: ForecastCheck) -> str:
+    """`compared` as a person reads it."""
+    epoch, hours = check.epoch_seconds, check.device_hours
+    return (
+        f"forecast of --slots auto for {counted(check.epochs, 'epoch')}: "
+        f"{_range(epoch)} s a trial's epoch, "
+        f"{_range(hours)} device hours; took {epoch.took:.3g} s, {hours.took:.3g} device hours"
+    )
+
+
+def _range(value: Took) -> str:
+    return f"{value.low:.3g} to {value.high:.3g}"

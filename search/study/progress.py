@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from search.planning.slots import compared
+from search.planning.slots import ForecastCheck, compared
 from search.storage.database import Database
 from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED, HELD
@@ -185,8 +185,8 @@ class SearchProgress:
     """The teacher's score, where it is known in the search's own metric."""
     teacher_passes: float | None
     """The teacher's passes a student step, where trials recorded them."""
-    forecast: Mapping[str, Any] | None
-    """The forecast of `--slots auto` beside what happened (`search.planning.slots.compared`)."""
+    forecast: ForecastCheck | None
+    """The forecast of `--slots auto` beside what happened; None where no trial has one."""
     versions: Mapping[str, int]
     """How many trials each version of the sources trained."""
     seconds: Mapping[str, float]
@@ -211,7 +211,8 @@ class SearchProgress:
 
     def as_json(self) -> dict[str, Any]:
         """The form that `status --json` prints."""
-        return {**asdict(self), "failures": [each.as_json() for each in self.failures]}
+        forecast = None if self.forecast is None else self.forecast.as_json()
+        return {**asdict(self), "forecast": forecast, "failures": [each.as_json() for each in self.failures]}
 
 
 def read_progress(opened: Database, name: str) -> SearchProgress:

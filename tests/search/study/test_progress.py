@@ -1,10 +1,13 @@
 """Where a search stands: its pace, and the names under which `status --json` prints it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from search.commands.status import Status
+from search.answer.summary import ConfirmationSummary, ConfirmedResult, NetworkScore
+from search.commands.status import Status, lines
+from search.planning.slots import ForecastCheck, Took
 from search.study.progress import (
     FEWEST,
     ArmProgress,
@@ -115,3 +118,31 @@ def test_status_as_json_keeps_its_values() -> None:
     assert document["arms"]["kd"]["best"] == {"score": 0.9, "trial": 0}
     assert document["front"] == [{"choice": 4, "params_m": 0.5, "complete": 1, "best": {"kd": 0.9}}]
     assert document["failures"] == [{"arm": "kd", "trial": 2, "class": "bug", "message": "a bug"}]
+
+
+def test_a_confirmation_and_a_forecast_keep_their_names_in_status_as_json() -> None:
+    """They are rows with types here, and documents of the same names there."""
+    score = NetworkScore(score=0.91, low=0.9, high=0.92, seeds=2, thresholds=[0.5, 0.55])
+    result = ConfirmedResult("dice", "kd-1", "width 4", True, "shown", {"kd-1": score}, ["x"])
+    begun = ConfirmationSummary("tiny", "tiny.confirm", 3, 4, 5, 1, True, result, "python -m search report tiny")
+    forecast = ForecastCheck(30, Took(12.0, 24.0, 18.0), Took(0.2, 0.4, 0.3))
+    status = Status("sqlite:///x.db", replace(WHOLE, forecast=forecast), begun)
+    document = status.as_json()
+    assert document["confirmation"] == {
+        "study": "tiny", "name": "tiny.confirm", "study_id": 3, "finished": 4, "trials": 5, "failed": 1, "ended": True,
+        "result": {
+            "metric": "dice", "network": "kd-1", "what": "width 4", "ship": True, "distillation": "shown",
+            "networks": {"kd-1": {"score": 0.91, "low": 0.9, "high": 0.92, "seeds": 2, "thresholds": [0.5, 0.55]}},
+            "missing": ["x"],
+        },
+        "report": "python -m search report tiny",
+    }  # fmt: skip
+    assert document["forecast"] == {
+        "epochs": 30,
+        "epoch_seconds": {"forecast": [12.0, 24.0], "took": 18.0},
+        "device_hours": {"forecast": [0.2, 0.4], "took": 0.3},
+    }
+    assert (
+        "confirmed by tiny.confirm (4 of 5 trials finished, 1 failed): to ship is kd-1 (width 4), test dice 0.9100 "
+        "[0.9000, 0.9200], mean over 2 seeds at thresholds 0.5 to 0.55; distillation: shown"
+    ) in lines(status)

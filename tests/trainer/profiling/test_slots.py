@@ -154,9 +154,14 @@ def test_what_happened_stands_beside_the_forecast_of_those_who_made_one() -> Non
     others = [lease({"ranks": 2}, 50, 9.0), lease(auto, 0, 0.0), SimpleNamespace(environment=None, epoch=0)]
     found = slots_module.compared([lease(auto, 10, 300.0), lease(auto, 20, 780.0), *others])
     assert found is not None
-    assert found["epochs"] == 30
-    assert found["epoch_seconds"] == {"forecast": pytest.approx([12.0, 24.0]), "took": pytest.approx(18.0)}
-    assert found["device_hours"] == {"forecast": pytest.approx([0.2, 0.4]), "took": pytest.approx(0.3)}
+    assert found.epochs == 30
+    assert found.epoch_seconds == pytest.approx((12.0, 24.0, 18.0))
+    assert found.device_hours == pytest.approx((0.2, 0.4, 0.3))
+    assert found.as_json() == {
+        "epochs": 30,
+        "epoch_seconds": {"forecast": pytest.approx([12.0, 24.0]), "took": pytest.approx(18.0)},
+        "device_hours": {"forecast": pytest.approx([0.2, 0.4]), "took": pytest.approx(0.3)},
+    }
     assert slots_module.line(found) == (
         "forecast of --slots auto for 30 epochs: 12 to 24 s a trial's epoch, 0.2 to 0.4 device hours; "
         "took 18 s, 0.3 device hours"
