@@ -4,7 +4,7 @@ afterwards, at the noise that it had, with what more seeds or images would chang
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -122,11 +122,39 @@ def most_trainings(spec: StudySpec) -> int:
     return (winners + controls + bool(main.base.methods()) + 1) * len(spec.confirm.seeds)
 
 
-def detectable_gains(spec: StudySpec, data: DataSet) -> dict[str, Any]:
-    """Images and groups of the test part, seeds, the smallest gains that are shown with a probability of 80 %, and how
-    many networks a confirmation trains at most.
+@dataclass(frozen=True)
+class ConfirmationSize:
+    """How much a confirmation trains."""
 
-    `gain` is that of long trainings, `gain_of_short` that of short ones: what seeds differ by is not known before.
+    trainings: int
+    """Networks at most."""
+    epochs: int
+    """Of each."""
+
+
+@dataclass(frozen=True)
+class DetectableGains:
+    """The smallest gains that a confirmation shows with the probability `power`; the form that `validate --json`
+    prints."""
+
+    images: int
+    """Of the test part."""
+    groups: int
+    """Of these images."""
+    seeds: int
+    trainings: int
+    """Networks that are trained at most."""
+    epochs: int
+    power: float
+    gain: float | None
+    """Where trainings are long; None where none can be shown."""
+    gain_of_short: float | None
+    """Where they are short: what seeds differ by is not known before."""
+
+
+def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
+    """What a confirmation on this test part can show, and how much it trains.
+
     Test rows stay closed: their groups are counted in the split file, or taken to be as large as those of validation.
     """
     images, seeds = len(data.image_hashes("test")), len(spec.confirm.seeds)
@@ -134,39 +162,47 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> dict[str, Any]:
     known = [sample.group for sample in data.samples("validation")]
     guessed = round(images * len(set(known)) / len(known)) if known else 0
     groups = guessed if counted is None else counted[1]
-    gains = {key: smallest_gain(groups, seeds, noise) for key, noise in (("gain", LONG), ("gain_of_short", SHORT))}
-    sizes = {"images": images, "groups": groups, "seeds": seeds, "trainings": most_trainings(spec)}
-    return {**sizes, "epochs": spec.run.epochs, "power": POWER, **gains}
+    return DetectableGains(
+        images=images,
+        groups=groups,
+        seeds=seeds,
+        trainings=most_trainings(spec),
+        epochs=spec.run.epochs,
+        power=POWER,
+        gain=smallest_gain(groups, seeds, LONG),
+        gain_of_short=smallest_gain(groups, seeds, SHORT),
+    )
 
 
-def describe_gains(gains: dict[str, Any]) -> str:
+def describe_gains(gains: DetectableGains) -> str:
     """One line."""
-    sizes = f"{gains['images']} test images in {gains['groups']} groups, {gains['seeds']} seeds"
-    if gains["gain"] is None:
+    sizes = f"{gains.images} test images in {gains.groups} groups, {gains.seeds} seeds"
+    size = describe_size(ConfirmationSize(gains.trainings, gains.epochs))
+    if gains.gain is None or gains.gain_of_short is None:
         need = (
             f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed, and search confirm asks for --anyway"
         )
-        return f"no gain can be shown: {sizes}; {need}; {describe_size(gains)}"
-    few = "" if gains["seeds"] >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
+        return f"no gain can be shown: {sizes}; {need}; {size}"
+    few = "" if gains.seeds >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
     return (
-        f"a true gain of {gains['gain']:.3f} or more is likely to be shown where trainings are long (noise assumed), "
-        f"one of {gains['gain_of_short']:.2f} where they are short (noise measured); {sizes}{few}; "
-        f"{describe_size(gains)}"
+        f"a true gain of {gains.gain:.3f} or more is likely to be shown where trainings are long (noise assumed), "
+        f"one of {gains.gain_of_short:.2f} where they are short (noise measured); {sizes}{few}; "
+        f"{size}"
     )
 
 
 def describe_confirmation(spec: StudySpec) -> str:
     """How large a confirmation of this study will be, and whether its test part can show anything; one line."""
-    size = describe_size({"trainings": most_trainings(spec), "epochs": spec.run.epochs})
+    size = describe_size(ConfirmationSize(most_trainings(spec), spec.run.epochs))
     why = powerless(spec.run.data, len(spec.confirm.seeds))
     return size if why is None else f"no gain can be shown ({why}); {size}"
 
 
-def describe_size(gains: dict[str, Any]) -> str:
-    """How many networks a confirmation trains, from what `detectable_gains` says."""
-    epochs = "1 epoch" if gains["epochs"] == 1 else f"{gains['epochs']} epochs"
+def describe_size(size: ConfirmationSize) -> str:
+    """How many networks a confirmation trains."""
+    epochs = "1 epoch" if size.epochs == 1 else f"{size.epochs} epochs"
     return (
-        f"search confirm trains at most {gains['trainings']} networks, {epochs} each; top and seeds in [confirm] make "
+        f"search confirm trains at most {size.trainings} networks, {epochs} each; top and seeds in [confirm] make "
         "it smaller"
     )
 

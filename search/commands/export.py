@@ -4,6 +4,8 @@ the confirmed student as a package."""
 import argparse
 import json
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,11 @@ def _seed(args: argparse.Namespace, opened: Database, name: str) -> int:
         print(text, end="")
         return 0
     write_output(args.output, text)
-    counts = " ".join(f"{key} {results[key]}" for key in ("finished_trials", "pruned_trials", "completed_trials"))
-    print(f"{args.output}  value {results['value']:.4f}, unconfirmed; {counts}")
+    counts = (
+        f"finished_trials {results.finished_trials} pruned_trials {results.pruned_trials} "
+        f"completed_trials {results.completed_trials}"
+    )
+    print(f"{args.output}  value {results.value:.4f}, unconfirmed; {counts}")
     return 0
 
 
@@ -162,21 +167,35 @@ def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
         "confirmed": False,
         "best": best,
         "controls": controls,
-        "counts": counts,
-        "arms_ended_together": all(c["finished"] >= c["of"] for c in counts.values()),
+        "counts": {arm: asdict(each) for arm, each in counts.items()},
+        "arms_ended_together": all(each.finished >= each.of for each in counts.values()),
         "gpu_hours": sum(r.gpu_seconds for a in arms for r in opened.leases.details([a.study_id])) / 3600,
     }
 
 
-def _counts(leases: list[LeaseDetails], of: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ArmCounts:
+    """How many trials of an arm ended in which way; its fields are those of the exported `counts`."""
+
+    of: int
+    """The arm's budget."""
+    finished: int
+    """Complete or pruned."""
+    complete: int
+    pruned: int
+    failed: Mapping[str, int]
+    """By class of failure."""
+
+
+def _counts(leases: list[LeaseDetails], of: int) -> ArmCounts:
     failed = Counter(lease.failure for lease in leases if lease.state == FINISHED and lease.failure is not None)
-    return {
-        "of": of,
-        "finished": sum(map(completed_or_pruned, leases)),
-        "complete": sum(map(trained_to_end, leases)),
-        "pruned": sum(map(pruned, leases)),
-        "failed": dict(failed),
-    }
+    return ArmCounts(
+        of=of,
+        finished=sum(map(completed_or_pruned, leases)),
+        complete=sum(map(trained_to_end, leases)),
+        pruned=sum(map(pruned, leases)),
+        failed=dict(failed),
+    )
 
 
 def _entry(rank: int, row: LeaseDetails, arm: str) -> dict[str, Any]:
@@ -205,12 +224,21 @@ def _size(run: RunConfig) -> dict[str, float]:
     return {"params": params, "gflops": gflops}
 
 
-def seed_results(rows: SearchSnapshot) -> dict[str, Any]:
-    """params, value, finished_trials, pruned_trials, completed_trials of the main search, in that order.
+@dataclass(frozen=True)
+class SeedResults:
+    """The best trial of the main search as other projects write it, in the order of their files."""
 
-    Parameters have their names in [space]; a front's choice is one of them. finished: all trials that ended, failed
-    ones included. Raises UserError where none was trained to its end.
-    """
+    params: Mapping[str, Any]
+    """By their names in [space]; a front's choice is one of them."""
+    value: float
+    finished_trials: int
+    """All trials that ended, failed ones included."""
+    pruned_trials: int
+    completed_trials: int
+
+
+def seed_results(rows: SearchSnapshot) -> SeedResults:
+    """The best trial, and how many there were. Raises UserError where none was trained to its end."""
     trials = rows.trials[MAIN]
     states = [trial.state.name for trial in trials]
     leases = {lease.number: lease for lease in rows.leases[MAIN]}
@@ -221,15 +249,15 @@ def seed_results(rows: SearchSnapshot) -> dict[str, Any]:
     sign = 1 if rows.maximize else -1
     best = max(ranked, key=lambda trial: (sign * float(trial.value or 0.0), -trial.number))
     ended = {state: states.count(state) for state in ("COMPLETE", "PRUNED", "FAIL")}
-    return {
-        "params": dict(best.params),
-        "value": best.value,
-        "finished_trials": sum(ended.values()),
-        "pruned_trials": ended["PRUNED"],
-        "completed_trials": ended["COMPLETE"],
-    }
+    return SeedResults(
+        params=dict(best.params),
+        value=float(best.value or 0.0),
+        finished_trials=sum(ended.values()),
+        pruned_trials=ended["PRUNED"],
+        completed_trials=ended["COMPLETE"],
+    )
 
 
-def seed_text(results: dict[str, Any]) -> str:
+def seed_text(results: SeedResults) -> str:
     """As those projects write it."""
-    return json.dumps(results, indent=1, allow_nan=False) + "\n"
+    return json.dumps(asdict(results), indent=1, allow_nan=False) + "\n"

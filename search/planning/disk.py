@@ -1,7 +1,7 @@
 """How much room checkpoints take, forecast from parameters alone. Free of torch."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from search.spec.arms import Arm
 from search.spec.load import StudySpec
@@ -22,21 +22,30 @@ def weights_bytes(params: float) -> float:
     return params * _FLOAT
 
 
-def disk_forecast(spec: StudySpec, arms: list[dict[str, Any]]) -> Mapping[str, float]:
-    """Bytes at most: of weights that stay, and of checkpoints of trials in flight; `arms` as `search.commands.validate`
-    has it.
+@dataclass(frozen=True)
+class DiskForecast:
+    """Bytes at most."""
+
+    kept_bytes: float
+    """Of weights that stay."""
+    running_bytes: float
+    """Of checkpoints of trials in flight."""
+
+
+def disk_forecast(spec: StudySpec, largest: Sequence[float]) -> DiskForecast:
+    """What trials write. largest: millions of parameters of each arm's largest network.
 
     At most, because each trial is taken for the largest network of its arm and none is pruned. Adapters of losses and
     statistics of normalisation are left out: about one part in a hundred.
     """
     kept = running = 0.0
-    for arm, facts in zip(spec.arms, arms, strict=True):
-        params = max(size["params_m"] for size in facts["sizes"]) * 1e6
+    for arm, params_m in zip(spec.arms, largest, strict=True):
+        params = params_m * 1e6
         state = max(state_bytes(params, optimizer=name, ema=ema) for name in _optimizers(arm) for ema in _ema(arm))
         kept += arm.trials * weights_bytes(params)
         # The next epoch's file is written beside the last one.
         running += min(arm.in_flight, arm.trials) * 2 * state
-    return {"kept_bytes": kept, "running_bytes": running}
+    return DiskForecast(kept, running)
 
 
 def _optimizers(arm: Arm) -> set[str]:

@@ -1,6 +1,6 @@
 """How long a search and its confirmation will take, from a few seconds of timed steps on this machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +78,13 @@ def scaled(spec: StudySpec, taught: RunConfig | None, timings: "QuickTimings", t
     )
 
 
-def describe_time(forecast: Mapping[str, Any]) -> str:
-    """The forecast in one line; `forecast` as JSON values."""
-    parts = [f"{forecast['trials']} trials about {_range(forecast['search_seconds'])} if none is pruned"]
-    if forecast["confirm_seconds"] is not None:
-        parts.append(f"confirmation of {forecast['trainings']} trainings {_range(forecast['confirm_seconds'])}")
+def describe_time(forecast: TimeForecast) -> str:
+    """The forecast in one line."""
+    parts = [f"{forecast.trials} trials about {_range(forecast.search_seconds)} if none is pruned"]
+    if forecast.confirm_seconds is not None:
+        parts.append(f"confirmation of {forecast.trainings} trainings {_range(forecast.confirm_seconds)}")
     return (
-        f"{', '.join(parts)}; one worker, {USUAL} at a time, measured here on {forecast['device']}: "
+        f"{', '.join(parts)}; one worker, {USUAL} at a time, measured here on {forecast.device}: "
         "another machine needs another time"
     )
 

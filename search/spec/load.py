@@ -1,7 +1,7 @@
 """A study file as a value: `load` reads and checks it, `Arm.resolve` turns a trial's parameters into a run.
 
-Free of torch and optuna, so that commands that only look start at once; `search.commands.validate` builds what the file
-names.
+Free of torch and optuna, so that commands that only look start at once; `search.commands.preflight` builds what the
+file names.
 """
 
 import re

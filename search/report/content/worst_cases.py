@@ -8,14 +8,24 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from search.answer.document import SEARCH_THRESHOLD
 from search.report.content.document import Picture
 from search.study.snapshot import SearchSnapshot
 from trainer.cli.entry import MISTAKES
-from trainer.config import RunConfig
+from trainer.config import Precision, RunConfig
 from trainer.errors import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from models.output import Segmenter
+    from trainer.data.dataset import DataSet, Pixels
+    from trainer.evaluation.case_figures import Masks
 
 WORST = 12
 """Images that are drawn at most."""
@@ -72,8 +82,7 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
     data = open_data(made.run.data, cache=cache)
     dice, masks = _examined(made.network, data, made.run.precision, device)
     worst, _ = chosen(dice, WORST)
-    networks: dict[str, Any] = {"student": {index: masks[index] for index in worst}}
-    networks = {**_taught(made.run, data, worst, device), **networks}
+    networks = {**_taught(made.run, data, worst, device), "student": {index: masks[index] for index in worst}}
     picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=QUALITY)
@@ -85,22 +94,24 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
     )
 
 
-def _examined(network: Any, data: Any, precision: Any, device: Any) -> tuple[Any, dict[int, Any]]:
+def _examined(
+    network: "Segmenter", data: "DataSet", precision: Precision, device: "torch.device"
+) -> "tuple[NDArray[np.float64], Masks]":
     """Dice of each validation image, and its labels."""
     from trainer.distributed.ranks import Ranks
     from trainer.evaluation.case_figures import predicted_labels
     from trainer.evaluation.metrics import validate
 
-    kept: dict[int, Any] = {}
+    kept: dict[int, Pixels] = {}
 
-    def keep(index: int, logits: Any) -> None:
+    def keep(index: int, logits: "Tensor") -> None:
         kept[index] = predicted_labels(logits)
 
     scores = validate(network, data, "validation", ranks=Ranks(device), precision=precision, keep=keep)
     return scores.images["dice"], kept
 
 
-def _taught(run: RunConfig, data: Any, indices: list[int], device: Any) -> dict[str, Any]:
+def _taught(run: RunConfig, data: "DataSet", indices: list[int], device: "torch.device") -> "dict[str, Masks]":
     """The teacher's masks of some images; nothing where the run has none or its file is not here."""
     from trainer.errors import CheckpointError
     from trainer.evaluation.case_figures import masks

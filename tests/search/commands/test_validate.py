@@ -11,8 +11,8 @@ import torch
 import models
 from search.__main__ import main
 from search.commands import validate
+from search.commands.preflight import preflight
 from search.commands.simulate import simulated_identity
-from search.commands.validate import preflight
 from search.planning.limits import breach, refuse_hopeless
 from search.planning.network_costs import costs
 from search.spec.load import find, load, probe_runs
@@ -148,15 +148,15 @@ def test_the_identity_covers_the_contents_of_data_and_teacher(study, teacher):
     cache = spec.source.parent / "cache"
     teacher()
     with_one = preflight(spec, cache)
-    assert with_one["contents"]
-    assert with_one["teacher"]["seen"] == "unknown which images it was trained on"
+    assert with_one.contents
+    assert with_one.teacher.overlap_text() == "unknown which images it was trained on"
     torch.manual_seed(1)
     teacher(remark="other bytes")
-    assert preflight(spec, cache)["identity"] != with_one["identity"]
+    assert preflight(spec, cache).identity != with_one.identity
     without = preflight(spec, None)
-    assert not without["contents"]
-    assert without["data"] is without["teacher"] is None
-    assert without["problems"] == []
+    assert not without.contents
+    assert without.data is without.teacher is None
+    assert without.problems == []
 
 
 def test_nothing_but_decoded_pictures_is_written(study, teacher, capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.commands.validate import preflight
+from search.commands.preflight import preflight
 from search.planning.disk import disk_forecast, format_bytes, state_bytes, weights_bytes
 from search.spec.load import load
 from trainer.config import RunConfig
@@ -51,11 +51,12 @@ set = { "student.width" = 4 }
 trials = 2
 """)
     spec = load(tmp_path / "s.toml")
-    arms = preflight(spec, None)["arms"]
-    wide, narrow = (max(size["params_m"] for size in arm["sizes"]) * 1e6 for arm in arms)
-    found = disk_forecast(spec, arms)
-    assert found["kept_bytes"] == pytest.approx(10 * 4 * wide + 2 * 4 * narrow)
-    assert found["running_bytes"] == pytest.approx(3 * 2 * 16 * wide + 2 * 2 * 16 * narrow)
+    facts = preflight(spec, None)
+    wide, narrow = (max(size.params_m for size in arm.sizes) * 1e6 for arm in facts.arms)
+    found = disk_forecast(spec, [wide / 1e6, narrow / 1e6])
+    assert facts.disk == found
+    assert found.kept_bytes == pytest.approx(10 * 4 * wide + 2 * 4 * narrow)
+    assert found.running_bytes == pytest.approx(3 * 2 * 16 * wide + 2 * 2 * 16 * narrow)
 
 
 def test_sizes_are_in_words() -> None:

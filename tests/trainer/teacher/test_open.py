@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.commands.validate import preflight, preflight_lines
+from search.commands.preflight import preflight
+from search.commands.validate import preflight_lines
 from search.spec.identity import run_document
 from search.spec.load import load
 from trainer.commands import teach
@@ -70,8 +71,7 @@ def study(tmp_path: Path) -> Path:
 def test_validate_tells_how_good_and_how_sure_a_teacher_is(study, tmp_path, write_onnx):
     write_onnx(tmp_path / "t.onnx")
     found = preflight(load(study), tmp_path)
-    assert found["problems"] == []
-    found |= {"cost": {"kept_bytes": 0, "running_bytes": 0}, "stored": None}
+    assert found.problems == []
     line = next(line for line in preflight_lines(found) if line.startswith("teacher"))
     for word in ("validation dice", "measured", "train 0.", "ECE 0.", "entropy 0.", "unknown which images"):
         assert word in line
@@ -79,8 +79,8 @@ def test_validate_tells_how_good_and_how_sure_a_teacher_is(study, tmp_path, writ
 
 def test_validate_names_a_missing_file_and_no_command_that_would_not_make_it(study, tmp_path):
     found = preflight(load(study), tmp_path)
-    assert found["problems"][0].endswith("no such file; give the path of one that exists")
-    assert "run.teacher.checkpoint" in found["problems"][0]
+    assert found.problems[0].endswith("no such file; give the path of one that exists")
+    assert "run.teacher.checkpoint" in found.problems[0]
 
 
 def test_teach_judges_a_teacher_of_elsewhere_and_trains_nothing(study, tmp_path, capsys, write_onnx):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.output import Output
-from search.commands.validate import preflight
+from search.commands.preflight import preflight
 from search.spec.load import load
 from trainer.config import RunConfig
 from trainer.data import open_data
@@ -254,7 +254,7 @@ def test_what_they_take_on_disk_is_said_beforehand(teacher, tmp_path):
     """18 images of 2 views, 2 classes, 32 x 32, two bytes each; a control arm without KD takes nothing."""
     path = tmp_path / "stored.toml"
     path.write_text(STUDY.format(**teacher))
-    notes = preflight(load(path), tmp_path)["notes"]
+    notes = preflight(load(path), tmp_path).notes
     assert notes == ["data.views: the teacher's logits take 0.000147 GB of each machine's cache folder, computed once"]
 
 

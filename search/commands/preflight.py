@@ -1,0 +1,347 @@
+"""What can be known of a study before its first trial: costs, data, teacher, streams and arms. Nothing is stored."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from losses.config import NEEDS_TEACHER
+from search.answer.power import DetectableGains, detectable_gains, most_trainings
+from search.planning.disk import DiskForecast, disk_forecast
+from search.planning.limits import refuse_hopeless, verdict
+from search.planning.network_costs import Cost, costs, refuse_large_batches
+from search.planning.time_forecast import TimeForecast, time_forecast
+from search.spec.arms import Arm
+from search.spec.config import MedianConfig
+from search.spec.load import StudySpec, identity, probe_runs
+from search.spec.space import Choices, Parameter, Scalar, condition, shown
+from trainer.cli.progress import Counting
+from trainer.data import DataError, DataSet, open_data, stream_key
+from trainer.data.dataset import Part
+from trainer.errors import UserError, counted, one_line
+from trainer.run_file import RunFile
+
+if TYPE_CHECKING:
+    from trainer.teacher.assessment import Facts
+
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The images of a study."""
+
+    name: str
+    content: str
+    """Their hash."""
+    images: int
+    parts: Mapping[Part, int]
+    """How many images each part has."""
+    twice: int
+    """How many images are there more than once."""
+    near_duplicates: int
+    """Pairs of near-identical pictures in two parts."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What the arms of a study need side by side."""
+
+    data: int
+    """Settings of the data."""
+    streams: int
+    """Streams of batches."""
+    teacher_passes: int
+    """Streams on which the teacher runs."""
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """A network that an arm may train."""
+
+    choice: Scalar | None
+    """Of the front's parameter; None without a front."""
+    network: str
+    params_m: float
+    """Millions of parameters."""
+    gflops: float
+    breaks: str | None
+    """The limit that it breaks, if any."""
+
+
+@dataclass(frozen=True)
+class ArmFacts:
+    """An arm with the networks that it may train, by cost."""
+
+    arm: Arm
+    sizes: Sequence[NetworkSize]
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `validate --json` prints."""
+        arm = self.arm
+        return {
+            "name": arm.name,
+            "study": arm.study_name,
+            "trials": arm.trials,
+            "in_flight": arm.in_flight,
+            "sampler": arm.sampler.model_dump(),
+            "pruner": arm.pruner.model_dump(),
+            "enqueued": [dict(entry) for entry in arm.enqueue],
+            "front": arm.front,
+            "space": [{"name": p.name, **p.facts(), "when": when_text(p), "range": shown(p)} for p in arm.space],
+            "dropped": list(arm.dropped),
+            "sizes": [asdict(size) for size in self.sizes],
+        }
+
+
+@dataclass(frozen=True)
+class StoredStudy:
+    """What a database has under the study's name."""
+
+    storage: str
+    """The database as it may be shown."""
+    study: str
+    """`absent`, `the same`, `another`, `somebody else's`, or why that is unknown."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is known of a study before its first trial."""
+
+    spec: StudySpec
+    identity: str
+    data: DataFacts | None
+    """None where no data were opened."""
+    teacher: "Facts | None"
+    """None where the study has none, or it was not opened."""
+    gains: DetectableGains | None
+    """What a confirmation may show; None without data."""
+    streams: Streams
+    arms: Sequence[ArmFacts]
+    """The main one first."""
+    time: TimeForecast | None
+    """None where no step was timed."""
+    notes: Sequence[str]
+    """What is allowed and still may not be meant."""
+    problems: Sequence[str]
+    """What stands in the way of a search, one line each."""
+    disk: DiskForecast
+    stored: StoredStudy | None = None
+    """None where no database was looked at."""
+
+    @property
+    def contents(self) -> bool:
+        """Whether the identity covers the contents of data and teacher."""
+        return self.data is not None and (self.teacher is not None or self.spec.run.teacher is None)
+
+    @property
+    def min_dice(self) -> float:
+        """The teacher's floor."""
+        return 0.0 if self.spec.run.teacher is None else self.spec.run.teacher.min_dice
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of `validate --json`."""
+        spec = self.spec
+        return {
+            "study": spec.name,
+            "file": str(spec.source),
+            "identity": self.identity,
+            "contents": self.contents,
+            "overrides": list(spec.overrides),
+            "dropped": list(spec.dropped),
+            "objective": {"direction": spec.objective.direction, "metric": spec.objective.metric},
+            "limits": spec.limits.model_dump(exclude_none=True),
+            "data": None if self.data is None else asdict(self.data),
+            "teacher": None if self.teacher is None else self._teacher(self.teacher),
+            "confirm": None if self.gains is None else asdict(self.gains),
+            "streams": asdict(self.streams),
+            "arms": [arm.as_json() for arm in self.arms],
+            "time": None if self.time is None else self.time.as_json(),
+            "budget": spec.budget.model_dump(exclude_none=True),
+            "notes": list(self.notes),
+            "problems": list(self.problems),
+            "cost": asdict(self.disk),
+            "stored": None if self.stored is None else asdict(self.stored),
+        }
+
+    def _teacher(self, facts: "Facts") -> dict[str, Any]:
+        return {
+            "file": facts.name,
+            "sha256": facts.sha256,
+            "dice": facts.dice,
+            "measured": facts.measured,
+            "train_dice": facts.train_dice,
+            "calibration": facts.calibration,
+            "calibration_positive": facts.calibration_positive,
+            "entropy": facts.entropy,
+            "notes": list(facts.notes),
+            "min_dice": self.min_dice,
+            "seen": facts.overlap_text(),
+        }
+
+
+def when_text(parameter: Parameter) -> str | None:
+    """On which other parameters a parameter hangs, such as `method = kl`; None where it always counts."""
+    return condition(parameter).removeprefix("it needs ") if parameter.when else None
+
+
+def preflight(spec: StudySpec, cache: Path | None, *, timing: bool = False) -> Preflight:
+    """What is known of a study. cache: folder for decoded pictures; None opens no data and no teacher. timing: whether
+    some seconds are spent on timed steps.
+
+    What is wrong with data or teacher stands under `problems`. Raises UserError for a run that cannot be built and for
+    choices that break the limits.
+    """
+    built = costs(spec)
+    refuse_hopeless(spec, built)
+    problems: list[str] = []
+    data, data_facts = _data(spec, cache, problems)
+    # A teacher that is still to be trained is timed by its size: the forecast is wanted before.
+    time = None
+    if timing and data is not None and not problems:
+        time = time_forecast(spec, built, data, trainings=most_trainings(spec))
+    teacher = None if cache is None or spec.run.teacher is None else _teacher(spec, data, problems)
+    data_hash = None if data is None else data.content_hash
+    teacher_hash = None if teacher is None else teacher.sha256
+    arms = [ArmFacts(arm, _sizes(spec, arm, [cost for cost in built if cost.arm == arm.name])) for arm in spec.arms]
+    return Preflight(
+        spec=spec,
+        identity=identity(spec, data_hash=data_hash, teacher_hash=teacher_hash),
+        data=data_facts,
+        teacher=teacher,
+        gains=None if data is None else detectable_gains(spec, data),
+        streams=_streams(spec),
+        arms=arms,
+        time=time,
+        notes=[*_notes(spec), *_stored_logits(spec, data)],
+        problems=problems,
+        disk=disk_forecast(spec, [max(size.params_m for size in each.sizes) for each in arms]),
+    )
+
+
+def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[DataSet | None, DataFacts | None]:
+    if cache is None:
+        return None, None
+    try:
+        data = open_data(spec.run.data, cache=cache, progress=Counting("decoding pictures"))
+    except DataError as error:
+        text = one_line(error)
+        problems.append(f"{spec.source}: {'run.' if text.startswith('data.') else 'run.data: '}{text}")
+        return None, None
+    hashes = {part: data.image_hashes(part) for part in PARTS}
+    everything = [image for part in PARTS for image in hashes[part]]
+    facts = DataFacts(
+        name=spec.run.data.name,
+        content=data.content_hash,
+        images=len(everything),
+        parts={part: len(hashes[part]) for part in PARTS},
+        twice=len(everything) - len(set(everything)),
+        near_duplicates=data.near_duplicates,
+    )
+    from search.confirm.data_checks import refuse_unknown  # with Optuna, which a look at a study file does not need
+
+    try:
+        refuse_unknown(spec.run.data, spec.confirm.unseen, cache)
+    except UserError as error:
+        problems.append(f"{spec.source}: {error}")
+    if hashes["train"]:
+        try:
+            refuse_large_batches(spec, len(hashes["train"]))
+        except UserError as error:
+            problems.append(one_line(error))
+    if not hashes["train"] or not hashes["validation"]:
+        problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
+    return data, facts
+
+
+def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> "Facts | None":
+    """The teacher on the data; None where it cannot be used, or where the data could not be opened."""
+    from trainer.errors import CheckpointError
+    from trainer.teacher.assessment import floor
+    from trainer.teacher.open import TEACH, refuse_absent
+
+    command = f"python -m trainer teach {shlex.quote(str(spec.source))}"
+    try:
+        if data is None:
+            refuse_absent(spec.run.teacher)
+            return None
+        return floor(spec.run, data, whole=True)
+    except CheckpointError as error:
+        named = one_line(error).replace(TEACH, command)
+        problems.append(f"{spec.source}: {'run.' if named.startswith('teacher.') else ''}{named}")
+        problems += _recipe_problems(spec, data)
+        return None
+
+
+def _recipe_problems(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
+    """Why `trainer teach` would refuse the recipe of a teacher that has yet to be trained."""
+    from trainer.commands.teach import refuse_untrainable
+    from trainer.teacher.open import located, ours
+
+    config = spec.run.teacher
+    if config is None or not ours(config) or located(config).exists():
+        return
+    try:
+        run = RunFile(spec.source, spec.run, teach=spec.teach).teacher_run()
+        refuse_untrainable(spec.source, run, images=None if data is None else len(data.samples("train")))
+    except UserError as error:
+        yield one_line(error)
+
+
+def _streams(spec: StudySpec) -> Streams:
+    runs = [run for _, run in probe_runs(spec)]
+    return Streams(
+        data=len({run.data.model_dump_json() for run in runs}),
+        streams=len({stream_key(run) for run in runs}),
+        teacher_passes=len({stream_key(run) for run in runs if run.methods()}),
+    )
+
+
+def _sizes(spec: StudySpec, arm: Arm, built: list[Cost]) -> list[NetworkSize]:
+    """The networks of an arm by cost; along the front, by its choices."""
+    sizes: dict[tuple[Scalar | None, float, float], NetworkSize] = {}
+    for cost in built:
+        choice = None if arm.front is None else cost.params[arm.front]
+        sizes.setdefault(
+            (choice, cost.params_m, cost.gflops),
+            NetworkSize(choice, cost.run.student.name, cost.params_m, cost.gflops, verdict(spec.limits, cost)),
+        )
+    return sorted(sizes.values(), key=lambda size: (size.params_m, size.gflops))
+
+
+def _notes(spec: StudySpec) -> Iterator[str]:
+    """What is allowed and still may not be meant."""
+    for arm in spec.arms:
+        yield from _notes_of(arm)
+    classes_are_two = spec.run.data.name in ("blobs", "polyp")
+    if classes_are_two and any("dist" in run.methods() for _, run in probe_runs(spec)):
+        yield "losses.dist: with two classes only the relation within a class teaches"
+
+
+def _stored_logits(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
+    """What the teacher's logits take on disk where the images have fixed views."""
+    if data is None or spec.run.data.views is None:
+        return
+    from trainer.engine.resources import teacher_key
+    from trainer.teacher.stored_logits import stored_bytes
+
+    listening = [run for _, run in probe_runs(spec) if run.methods()]
+    kinds = {(stream_key(run), teacher_key(run)): run for run in listening}
+    size = sum(stored_bytes(run, data) for run in kinds.values())
+    yield f"data.views: the teacher's logits take {size / 1e9:.3g} GB of each machine's cache folder, computed once"
+
+
+def _notes_of(arm: Arm) -> Iterator[str]:
+    methods = [str(value) for p in arm.space if p.path == "method" for value in p.probes()]
+    for p in arm.space:
+        steps = p.path.split(".")
+        unused = [m for m in methods if steps[1:] and steps[1] not in m.split("+")]
+        if steps[0] == "losses" and steps[1] in NEEDS_TEACHER and unused and "method" not in dict(p.when):
+            yield f"{arm.name}: {p.name} is drawn without effect where method is {' or '.join(unused)}; add when"
+    if isinstance(arm.pruner, MedianConfig) and arm.pruner.warmup(arm.epochs) >= arm.epochs:
+        epochs = counted(arm.epochs, "epoch")
+        yield f"{arm.name}: pruner.warmup_epochs = {arm.pruner.warmup_epochs}: nothing is pruned in {epochs}"
+    front = next((p for p in arm.space if p.path == arm.front), None)
+    if isinstance(front, Choices) and arm.trials < len(front.choices):
+        yield f"{arm.name}: {arm.trials} trials for {len(front.choices)} choices of {front.path}: some get none"
