@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from search.answer.power import powerless
 from search.answer.summary import ConfirmationSummary, confirmation, progress_text, rule_text, score_text
 from search.planning import slots
 from search.storage.database import Database, open_storage
-from search.storage.errors import UNAVAILABLE, patient
+from search.storage.errors import look_again, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
@@ -25,7 +26,7 @@ from trainer.cli.durations import format_duration
 from trainer.cli.printable import control, printable
 from trainer.config import RunConfig
 from trainer.distributed.signals import until_interrupted
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError
 
 WATCH_SECONDS = 5.0
 """How long --watch waits between two readings of the database."""
@@ -130,18 +131,10 @@ def _watch(opened: Database, name: str, every: float, status: Status, *, as_json
             if status.progress.ended:
                 break
             pause(every)
-            while (latest := _again(opened, name)) is None:
+            while (latest := look_again(partial(look, opened, name))) is None:
                 pause(every)
             status = latest
     return 0
-
-
-def _again(opened: Database, name: str) -> Status | None:
-    try:
-        return look(opened, name)
-    except UNAVAILABLE as error:
-        print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
-        return None
 
 
 class Screen:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from loguru import logger
 
 from search.storage.database import Database, open_storage
-from search.storage.errors import UNAVAILABLE, patient
+from search.storage.errors import look_again, patient
 from search.storage.leases import LeaseDetails
 from search.storage.lookup import known_search
 from search.storage.schema import HELD
@@ -17,7 +17,7 @@ from search.storage.searches import SearchRow
 from search.storage.url import add_storage, storage_url
 from search.study.progress import read_progress
 from trainer.distributed.signals import until_interrupted
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError
 
 LOOK_SECONDS = 1.0
 """Seconds between two looks while waiting."""
@@ -148,12 +148,10 @@ def _wait(opened: Database, row: SearchRow, held: Sequence[LeaseDetails], most: 
 
 
 def _again(opened: Database, row: SearchRow, held: Sequence[LeaseDetails]) -> Sequence[LeaseDetails]:
-    try:
-        now = known_search(opened, row.name)
-        held = _held(opened, row.search_id)
-    except UNAVAILABLE as error:
-        logger.warning("the database does not answer, looking again: {}", one_line(error)[:100])
+    seen = look_again(lambda: (known_search(opened, row.name), _held(opened, row.search_id)))
+    if seen is None:
         return held
+    now, held = seen
     if held and now.stop is None and not now.closed:
         raise UserError(f"{row.name}: somebody took the wish back (stop --undo); still held: {_holders_text(held)}")
     return held

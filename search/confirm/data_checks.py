@@ -1,7 +1,6 @@
 """A confirmation with its data and teacher at hand: what is refused before a test row is read, and the opening."""
 
 import argparse
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,9 +10,9 @@ from loguru import logger
 from search.confirm.plan import Plan, identities, stored_plan
 from search.spec.load import StudySpec
 from search.storage.database import Database, open_storage
-from search.storage.errors import DatabaseUnavailable, patient
+from search.storage.errors import patient, repeated
 from search.storage.evidence import TEACHER, Evidence
-from search.storage.url import storage_url
+from search.storage.url import label_of, storage_url
 from search.study.create import Identity
 from trainer.config import DataConfig, PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
@@ -26,15 +25,13 @@ if TYPE_CHECKING:
     from trainer.teacher.assessment import Facts
 
 T = TypeVar("T")
-_RETRY_SECONDS = 1.0
-"""Time between two tries of a database that is away."""
 
 
 def planned(args: argparse.Namespace) -> StudySpec:
     """The confirmation that a worker's flags name, as it stands in the database. Raises UserError."""
     if args.set:
         raise UserError(f"--set {args.set[0]}: {args.study} is planned already; see: python -m search confirm --help")
-    return _waited(args.database_wait, lambda: stored_plan(args.storage, args.study)).spec()
+    return _waited(args, lambda: stored_plan(args.storage, args.study)).spec()
 
 
 def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
@@ -110,7 +107,7 @@ def contents(
     plan: Plan = spec.confirms
     ranks = resources.ranks
     facts = checked(plan, resources)
-    opening, todo = _on_lead(ranks, lambda: _waited(args.database_wait, lambda: _record_opening(args, plan)))
+    opening, todo = _on_lead(ranks, lambda: _waited(args, lambda: _record_opening(args, plan)))
     examination = FinalEvaluation(opening, args.cache, plan.table.unseen)
     if todo and facts is not None and ranks.group == 0:
         _examine_teacher(args, plan, resources, examination)
@@ -158,7 +155,7 @@ def _examine_teacher(
             Evidence(opened.engine).keep(uuid, TEACHER, results)
         opened.engine.dispose()
 
-    _on_lead(ranks, lambda: _waited(args.database_wait, keep))
+    _on_lead(ranks, lambda: _waited(args, keep))
 
 
 def _stored(args: argparse.Namespace, plan: Plan) -> tuple[Database, str]:
@@ -199,13 +196,6 @@ def _on_lead(ranks: "Ranks", work: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]  # without a mistake it is what the lead's work gave
 
 
-def _waited(most: float, work: Callable[[], T]) -> T:
-    """The same again while the database is away, for at most so many seconds."""
-    end = time.monotonic() + most
-    while True:
-        try:
-            return work()
-        except DatabaseUnavailable:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(_RETRY_SECONDS)
+def _waited(args: argparse.Namespace, work: Callable[[], T]) -> T:
+    """What `work` returns, tried again while the database of a worker's flags is away."""
+    return repeated(work, place=label_of(storage_url(args.storage)), patience=args.database_wait)

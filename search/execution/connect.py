@@ -4,22 +4,16 @@ A mistake that one of them makes is that of all: they have the same study file a
 left to train while the devices of another stand idle.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from loguru import logger
-
-from search.storage.errors import DatabaseUnavailable
-from trainer.cli.durations import format_limit
+from search.storage.errors import RETRY_SECONDS, DatabaseUnavailable, Patience, is_away
 from trainer.errors import UserError
 
 T = TypeVar("T")
-_RETRY_SECONDS = 1.0
-"""Time between two tries."""
 _SYNC_SECONDS = 0.5
 """Time after which the groups tell each other how far they are."""
 
@@ -55,16 +49,13 @@ class Together(Protocol):
 def connect(ranks: Together, opens: Callable[[], T] | None, *, place: str, patience: float) -> T | None:
     """What `opens` returns, once it did so in every group; None on ranks without one.
 
-    place: the database as it may be shown. patience: seconds that a database may be away; that its host has no address
-    is a mistake at once, unless these ranks were started again: then it had one before. Raises UserError on all ranks
-    with the first mistake of any, AskedToStopError where one wishes to stop.
+    place, patience: as in `search.storage.errors.Patience`, whose rule this is for ranks that wait for each other.
+    Raises UserError on all ranks with the first mistake of any, AskedToStopError where one wishes to stop.
     """
-    known = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     attempt = None if opens is None else _Attempt(opens)
-    since: float | None = None
+    wait = Patience(place, patience)
     while True:
-        over = patience == 0 or (since is not None and time.monotonic() - since >= patience)
-        everyone = ranks.all_gather_world(_progress(ranks, attempt, known=known, over=over))
+        everyone = ranks.all_gather_world(_progress(ranks, attempt, over=wait.over))
         mistake = next((each.mistake for each in everyone if each.mistake is not None), None)
         gone = next((each.gone for each in everyone if each.gone is not None), None)
         if mistake is not None:
@@ -72,18 +63,17 @@ def connect(ranks: Together, opens: Callable[[], T] | None, *, place: str, patie
         if any(each.stop for each in everyone):
             raise AskedToStopError
         if gone is not None:
-            since = _wait_on(gone, since, place, patience, over=any(each.over for each in everyone))
+            wait.wait_on(gone, over=any(each.over for each in everyone))
         elif not any(each.busy for each in everyone):
-            if since is not None:
-                logger.info("database back after {:.0f} s", time.monotonic() - since)
+            wait.end()
             return None if attempt is None else attempt.result()
 
 
-def _progress(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, over: bool) -> _Progress:
+def _progress(ranks: Together, attempt: "_Attempt[T] | None", *, over: bool) -> _Progress:
     if attempt is None:
         return _Progress(over=over, stop=ranks.stop_asked)
     error = attempt.wait_a_little(lambda: ranks.stop_asked)
-    away = isinstance(error, DatabaseUnavailable) and (known or not error.unknown_host)
+    away = is_away(error)
     return _Progress(
         mistake=str(error) if error is not None and not away else None,
         gone=error.why if isinstance(error, DatabaseUnavailable) and away else None,
@@ -91,17 +81,6 @@ def _progress(ranks: Together, attempt: "_Attempt[T] | None", *, known: bool, ov
         over=over,
         stop=ranks.stop_asked,
     )
-
-
-def _wait_on(reason: str, since: float | None, place: str, patience: float, *, over: bool) -> float:
-    """Say once that the database is away, and since when; raise UserError where that is too long."""
-    if over:
-        waited = f" for {format_limit(patience)}" if patience else ""
-        raise UserError(f"storage: {place} does not answer{waited}: {reason}; is the server up, is the URL right?")
-    if since is None:
-        limit = format_limit(patience)
-        logger.warning("database away: {} ({}): waiting up to {}; Ctrl-C or TERM ends", place, reason, limit)
-    return time.monotonic() if since is None else since
 
 
 class _Attempt(Generic[T]):
@@ -136,7 +115,7 @@ class _Attempt(Generic[T]):
                 continue
             self._thread.join(0.05)
             if not self._thread.is_alive():
-                self._thread, self._next = None, time.monotonic() + _RETRY_SECONDS
+                self._thread, self._next = None, time.monotonic() + RETRY_SECONDS
                 if self._error is not None:
                     break
         if self._error is not None and not isinstance(self._error, UserError):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -13,10 +12,10 @@ from search.report.content.document import Report
 from search.report.content.worst_cases import Wanted
 from search.report.files import slug, write_report
 from search.storage.database import open_storage
-from search.storage.errors import UNAVAILABLE, patient
+from search.storage.errors import look_again, patient
 from search.storage.url import add_storage, storage_url
 from trainer.distributed.signals import until_interrupted
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError
 
 LOOK_SECONDS = 30.0
 """Seconds between two looks of --watch."""
@@ -87,10 +86,7 @@ def _watch(made: Report, look: Look, whole: Look, output: Path, every: float, *,
         while not _ended(made):
             _tell(made, output, as_json=as_json)
             pause(every)
-            try:
-                made = look(refresh=made.refresh)
-            except UNAVAILABLE as error:
-                print(f"the database does not answer, looking again: {one_line(error)[:100]}", file=sys.stderr)
+            made = look_again(partial(look, refresh=made.refresh)) or made
         _tell(whole(), output, as_json=as_json)
     return 0
 

@@ -1,4 +1,5 @@
-"""Which errors of a database are transient: it is unavailable, full or read-only. Others need mending.
+"""Which errors of a database are transient: it is unavailable, full or read-only; and how long it is waited for then.
+Others need mending.
 
 The innermost error counts, which the driver raised: Optuna and SQLAlchemy wrap it in errors of their own, which say
 nothing of its kind. PostgreSQL names its errors by SQLSTATE, SQLite by its result codes.
@@ -10,12 +11,19 @@ taken for an unavailable database: a worker that starts waits and shows what the
 """
 
 import contextlib
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import sqlalchemy as sa
+from loguru import logger
 from optuna.exceptions import StorageInternalError
 
-from trainer.errors import UserError, one_line
+from trainer.cli.durations import format_limit
+from trainer.errors import UserError, on_stderr, one_line
+
+T = TypeVar("T")
 
 DATABASE = (StorageInternalError, sa.exc.DBAPIError, sa.exc.TimeoutError)
 """What a call raises where the database cannot do it."""
@@ -153,3 +161,76 @@ def patient(what: str) -> Iterator[None]:
                 f"{what}: the database refuses this ({driver_message(error)}); see that URL and rights are right"
             ) from None
         raise
+
+
+RETRY_SECONDS = 1.0
+"""Time between two tries of a database that is away."""
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether a worker that begins waits for what an error names.
+
+    That the database's host has no address is a mistake, unless these ranks were started again: then it had one before.
+    """
+    known = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return isinstance(error, DatabaseUnavailable) and (known or not error.unknown_host)
+
+
+class Patience:
+    """A wait for a database that is away: bounded, and with one line where it begins and one where it ends."""
+
+    def __init__(self, place: str, seconds: float) -> None:
+        """place: the database as it may be shown. seconds: how long it may be away; 0: not at all."""
+        self._place, self._seconds = place, seconds
+        self._since: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it has been away for too long."""
+        return self._seconds == 0 or (self._since is not None and time.monotonic() - self._since >= self._seconds)
+
+    def wait_on(self, reason: str, *, over: bool) -> None:
+        """Take note that it is away. Raises UserError where that is `over` for somebody."""
+        limit = format_limit(self._seconds)
+        if over:
+            waited = f" for {limit}" if self._seconds else ""
+            raise UserError(
+                f"storage: {self._place} does not answer{waited}: {reason}; is the server up, is the URL right?"
+            )
+        if self._since is None:
+            self._since = time.monotonic()
+            logger.warning("database away: {} ({}): waiting up to {}; Ctrl-C or TERM ends", self._place, reason, limit)
+
+    def end(self) -> None:
+        """Take note that it answers."""
+        if self._since is not None:
+            logger.info("database back after {:.0f} s", time.monotonic() - self._since)
+
+
+def repeated(work: Callable[[], T], *, place: str, patience: float) -> T:
+    """What `work` returns, tried again while the database is away; place and patience: as in `Patience`.
+
+    Raises UserError where that is too long, and what `work` raises where it is no matter of time.
+    """
+    wait = Patience(place, patience)
+    while True:
+        try:
+            value = work()
+        except DatabaseUnavailable as error:
+            if not is_away(error):
+                raise
+            wait.wait_on(error.why, over=wait.over)
+            time.sleep(RETRY_SECONDS)
+        else:
+            wait.end()
+            return value
+
+
+def look_again(look: Callable[[], T]) -> T | None:
+    """What `look` returns; None, and a line on stderr, where the database is unavailable: a command that watches keeps
+    what it saw last and looks again."""
+    try:
+        return look()
+    except UNAVAILABLE as error:
+        on_stderr(f"the database does not answer, looking again: {one_line(error)[:100]}")
+        return None

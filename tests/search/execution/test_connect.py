@@ -14,9 +14,23 @@ import sqlalchemy as sa
 from search.execution.connect import AskedToStopError, connect
 from search.execution.group import SingleProcess
 from search.storage.database import Database, open_storage
+from search.storage.errors import repeated
 from trainer.errors import UserError
 
 PLACE = "postgresql://u:***@h/db"
+
+
+def together(work: Callable[[], Database], patience: float) -> Database | None:
+    """As the groups of a worker open their search."""
+    return connect(SingleProcess(), work, place=PLACE, patience=patience)
+
+
+def alone(work: Callable[[], Database], patience: float) -> Database | None:
+    """As one of them reads and keeps what a confirmation needs."""
+    return repeated(work, place=PLACE, patience=patience)
+
+
+by_one_rule = pytest.mark.parametrize("opened", [together, alone])
 
 
 def free_port() -> int:
@@ -25,8 +39,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@by_one_rule
 def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
-    postgres_url: str, postgres_admin: sa.Engine, log: list[str]
+    opened: Callable[..., Database | None], postgres_url: str, postgres_admin: sa.Engine, log: list[str]
 ) -> None:
     """Connections are refused as by a server with too many, until somebody lets them in."""
     url = sa.make_url(postgres_url)
@@ -49,7 +64,7 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
     somebody.start()
     try:
         mine = url.set(username=role).render_as_string(hide_password=False)
-        found: Database | None = connect(SingleProcess(), lambda: open_storage(mine), place=PLACE, patience=30)
+        found: Database | None = opened(lambda: open_storage(mine), 30)
         assert found is not None
         found.engine.dispose()
     finally:
@@ -63,12 +78,16 @@ def test_it_waits_with_one_line_and_goes_on_when_the_database_is_there(
     assert len([line for line in log if "database back" in line]) == 1
 
 
-def test_the_wait_is_bounded_and_a_wish_to_stop_ends_it_at_once() -> None:
+@by_one_rule
+def test_the_wait_is_bounded(opened: Callable[..., Database | None]) -> None:
     nobody = f"postgresql://u@127.0.0.1:{free_port()}/db"
     with pytest.raises(UserError, match=r"does not answer for 1 s: .*refused"):
-        connect(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=1)
+        opened(lambda: open_storage(nobody), 1)
     with pytest.raises(UserError, match="does not answer: "):
-        connect(SingleProcess(), lambda: open_storage(nobody), place=PLACE, patience=0)
+        opened(lambda: open_storage(nobody), 0)
+
+
+def test_a_wish_to_stop_ends_the_wait_at_once() -> None:
     group = SingleProcess()
     threading.Timer(1.0, group.ask_to_stop).start()
     began = time.monotonic()
@@ -80,9 +99,14 @@ def test_the_wait_is_bounded_and_a_wish_to_stop_ends_it_at_once() -> None:
     assert time.monotonic() - began < 9, "a connection that says nothing is given up after 10 s"
 
 
+@by_one_rule
 @pytest.mark.parametrize("mistake", ["database", "username", "host"])
 def test_a_mistake_is_told_at_once(
-    postgres_server: sa.URL, mistake: str, monkeypatch: pytest.MonkeyPatch, log: list[str]
+    opened: Callable[..., Database | None],
+    postgres_server: sa.URL,
+    mistake: str,
+    monkeypatch: pytest.MonkeyPatch,
+    log: list[str],
 ) -> None:
     """An unknown host is one, but for ranks that were started again: they had the database before."""
     wrong = {"database": "nowhere", "username": "nobody", "host": "no-such-host.invalid"}[mistake]
@@ -90,7 +114,7 @@ def test_a_mistake_is_told_at_once(
     text = url.render_as_string(hide_password=False)
     began = time.monotonic()
     with pytest.raises(UserError) as raised:
-        connect(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=60)
+        opened(lambda: open_storage(text), 60)
     if mistake == "host" and "Temporary failure" in str(raised.value):
         pytest.skip("no name server can be asked here")
     assert time.monotonic() - began < 30
@@ -98,7 +122,7 @@ def test_a_mistake_is_told_at_once(
     if mistake == "host":
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         with pytest.raises(UserError, match="does not answer for 1 s"):
-            connect(SingleProcess(), lambda: open_storage(text), place=PLACE, patience=1)
+            opened(lambda: open_storage(text), 1)
 
 
 GROUPS = """
