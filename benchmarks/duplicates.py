@@ -13,8 +13,8 @@ import numpy as np
 
 from trainer.data.dataset import Pixels
 from trainer.data.files import read_image
-from trainer.data.layouts.blobs import draw
 from trainer.data.perceptual_hash import ALIKE, alike, sketch
+from trainer.data.sets.blobs import draw
 from trainer.data.splits.folders import find_pairs, find_sets
 from trainer.seeds import derive
 

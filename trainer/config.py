@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
 
 from losses.config import NEEDS_TEACHER, LossTerms, Weighted
-from models.config import Frozen, NetworkConfig, TeacherConfig, UNetNetwork
+from models.config import Channels, Frozen, NetworkConfig, TeacherConfig, UNetNetwork
 
 MOST_PIXELS = 8192
 """Of a picture's side: beyond it a single batch fills the memory of any machine."""
@@ -74,8 +74,12 @@ class PolypData(Pictures):
     )
 
 
-ClassValue = StrictInt | str | tuple[StrictInt | str, ...] | None
+Level = Annotated[StrictInt, Field(ge=0, le=255)]
+ClassValue = Level | str | tuple[Level | str, ...] | None
 """What stands for a class in a mask. Numbers are strict: pydantic takes the text "0-19" for the number -19."""
+
+
+Intensity = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
 class ClassConfig(Frozen):
@@ -117,16 +121,16 @@ class PictureData(Pictures):
     )
     channels: Literal[1, 3, 4] = Field(default=3, description="of a picture: grey, RGB, or RGB and one more")
     bits: Literal[8, 16] = Field(default=8, description="of a channel as the cache keeps it")
-    window: tuple[float, float] | None = Field(
+    window: tuple[Intensity, Intensity] | None = Field(
         default=None,
         description="of slices of volumes: the intensities that become black and white; none: files hold 0 to 1, or "
         "whole numbers of their own depth",
     )
-    mean: tuple[float, ...] | None = Field(
+    mean: Channels | None = Field(
         default=None,
         description="by channel of values in 0 to 1, taken from the input; none: ImageNet's for RGB, else 0",
     )
-    std: tuple[float, ...] | None = Field(
+    std: Channels | None = Field(
         default=None, description="of the same, what the rest is divided by; none: ImageNet's for RGB, else 1"
     )
 

@@ -88,7 +88,7 @@ def measured(values: Floats, groups: tuple[str, ...]) -> Noise:
 def counted_test_groups(config: DataConfig) -> tuple[int, int] | None:
     """How many images and groups the test part has: counted in the split file, no picture is opened. None where file or
     data root cannot be reached from here."""
-    from trainer.data.layouts.pictures import data_root
+    from trainer.data.sets.pictures import data_root
     from trainer.data.splits.split import read_split
     from trainer.repository import expand
 

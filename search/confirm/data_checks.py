@@ -40,7 +40,7 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
     Reads no test row: that there are some, and that nobody saw them, is known by counting and by hashes. Returns
     what is known of the teacher. Every rank calls it. Raises UserError, DataError, CheckpointError.
     """
-    from trainer.data.layouts.pictures import open_unseen
+    from trainer.data.sets.pictures import open_unseen
     from trainer.teacher import assessment
 
     run = _taught(plan)
@@ -64,7 +64,7 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
 
 def refuse_unknown(data: DataConfig, names: Collection[str], cache: Path) -> None:
     """Raise UserError for an unseen source that is not there or holds no images with masks. No picture is decoded."""
-    from trainer.data.layouts.pictures import open_unseen
+    from trainer.data.sets.pictures import open_unseen
 
     for name in names:
         try:

@@ -41,6 +41,7 @@ PACKAGES = (
     "trainer.package",
     "trainer.evaluation",
     "trainer.failures",
+    "trainer.data.sets",
     "trainer.data.layouts",
     "trainer.data.splits",
     "trainer.checkpoint",
@@ -62,7 +63,7 @@ PACKAGES = (
 MOST_MODULES = 13
 FEWEST_MODULES = 3
 """Of a package that mixes subjects."""
-ONE_FILE_A_KIND = ("losses", "models", "search/samplers", "trainer/data/layouts")
+ONE_FILE_A_KIND = ("losses", "models", "search/samplers", "trainer/data/layouts", "trainer/data/sets")
 """Folders in which every module is one network, loss, sampler or layout: any number of them."""
 
 CONFINED = {

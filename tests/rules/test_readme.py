@@ -18,7 +18,7 @@ import cv2
 import pytest
 
 from search.commands import demo
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 DATASETS = {
-    "blobs": "trainer.data.layouts.blobs:open_blobs",
-    "pictures": "trainer.data.layouts.pictures:open_pictures",
-    "polyp": "trainer.data.layouts.pictures:open_pictures",
+    "blobs": "trainer.data.sets.blobs:open_blobs",
+    "pictures": "trainer.data.sets.pictures:open_pictures",
+    "polyp": "trainer.data.sets.pictures:open_pictures",
 }
 
 

@@ -26,6 +26,8 @@ class Sample:
     """Patient or sequence; never in two parts."""
     image: str = ""
     """Its file below the data root; empty where there is none."""
+    case: str = ""
+    """What is scored as one: the volume that a slice is of, or the picture itself; empty: the picture itself."""
 
 
 class Placement(NamedTuple):

@@ -66,7 +66,7 @@ class FinalEvaluation:
 
     def places(self, config: DataConfig, data: DataSet) -> list[Place]:
         """What is examined of a run's data. Raises DataError where an unseen source cannot be used."""
-        from trainer.data.layouts.pictures import open_unseen
+        from trainer.data.sets.pictures import open_unseen
 
         places = [Place("validation", data, "validation", None), Place("test", data, "test", self.opening)]
         for name in self.unseen:

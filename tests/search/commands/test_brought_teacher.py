@@ -16,7 +16,7 @@ from models.torchvision_guard import make_importable
 from search.__main__ import main
 from search.spec.load import load
 from trainer.cli.entry import guard
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 
 Run = Callable[..., tuple[int, str, str]]
 

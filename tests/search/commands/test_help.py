@@ -22,7 +22,7 @@ from search.spec.load import load
 from search.storage.database import open_storage
 from search.study.create import open_search
 from trainer.cli.entry import guard
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 
 STUDY = """
 [objective]

@@ -16,7 +16,7 @@ from search.spec.load import load
 from trainer.cli.entry import guard
 from trainer.config import PolypData
 from trainer.data import open_data
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 from trainer.errors import UserError
 
 Run = Callable[..., tuple[int, str, str]]

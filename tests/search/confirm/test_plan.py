@@ -21,7 +21,7 @@ from search.storage.evidence import Evidence
 from search.study.adapter import StudyAdapter
 from search.study.snapshot import read
 from trainer.config import BlobsData, PolypData, RunConfig
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
 from trainer.errors import UserError

@@ -18,7 +18,7 @@ from trainer.cli.live_line import LiveLine
 from trainer.config import RunConfig
 from trainer.data import files
 from trainer.data.layouts import polyp
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 from trainer.distributed.ranks import Ranks
 from trainer.engine.fit import fit
 from trainer.teacher import open as teacher_open

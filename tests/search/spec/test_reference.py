@@ -93,12 +93,12 @@ NUMBERS = ("integer", "number")
 
 
 def numbers(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every number in a JSON schema with the place where it stands."""
+    """Every number in a JSON schema that is not one of a few, with the place where it stands."""
     if isinstance(schema, list):
         for entry in schema:
             yield from numbers(entry, path)
     elif isinstance(schema, dict):
-        if schema.get("type") in NUMBERS:
+        if schema.get("type") in NUMBERS and "enum" not in schema:
             yield path, schema
         for key, inner in schema.items():
             if key not in ("default", "enum", "const"):

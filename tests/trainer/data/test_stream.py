@@ -13,7 +13,7 @@ import torch
 from models.normalisation import IMAGENET, Normalisation
 from trainer.config import BlobsData, RunConfig
 from trainer.data import DataError, DataSet, Opening, Pixels, open_data, stream_key
-from trainer.data.layouts.blobs import Blobs
+from trainer.data.sets.blobs import Blobs
 from trainer.data.stream import Batch, BatchImages, Stream, Workers, normalise, scored, scored_order
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")

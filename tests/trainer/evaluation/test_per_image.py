@@ -16,8 +16,8 @@ from models.output import Output, Segmenter
 from trainer.checkpoint import weights
 from trainer.config import BlobsData, PolypData, RunConfig
 from trainer.data import DataError, DataSet, Opening, open_data
-from trainer.data.layouts.blobs import draw
-from trainer.data.layouts.pictures import open_unseen
+from trainer.data.sets.blobs import draw
+from trainer.data.sets.pictures import open_unseen
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
 from trainer.evaluation.metrics import validate

@@ -28,7 +28,7 @@ from trainer import checkpoint
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
 from trainer.data import open_data
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 from trainer.errors import UserError
 from trainer.package import inference, parity
 from trainer.package.command import Wish, package

@@ -20,7 +20,7 @@ import models
 from models.config import network_config
 from models.torchvision_guard import make_importable
 from trainer import checkpoint
-from trainer.data.layouts.blobs import draw
+from trainer.data.sets.blobs import draw
 from trainer.data.stream import normalise
 from trainer.teacher.inspection import Inspection, inspect, students_below
 

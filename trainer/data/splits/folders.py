@@ -46,6 +46,10 @@ class Pair(NamedTuple):
     image: Path
     mask: Path
     part: Part | None
+    group: str = ""
+    """Patient or sequence, where the data set says it."""
+    case: str = ""
+    """The volume that a slice is of; its slices are scored as one."""
 
 
 def find_sets(root: Path) -> list[Path]:

@@ -21,6 +21,8 @@ from trainer.errors import DataError, nearest
 from trainer.seeds import derive
 
 COLUMNS = ("source", "image", "mask", "group", "split")
+CASE = "case"
+"""A further column, where some pictures are slices of a volume."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -33,6 +35,8 @@ class Row:
     mask: str
     group: str
     part: Part
+    case: str = ""
+    """The volume that a slice is of; empty: the picture is a case of its own."""
 
     @property
     def group_key(self) -> str:
@@ -68,8 +72,10 @@ def write_split(path: Path, rows: Iterable[Row]) -> None:
     """Write the file beside its place and rename it, so that no half file is ever seen. Raises DataError."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((row.source, row.image, row.mask, row.group, row.part) for row in rows)
+    lines = [(row.source, row.image, row.mask, row.group, row.part, row.case) for row in rows]
+    wide = len(COLUMNS) + any(row[-1] for row in lines)
+    writer.writerow((*COLUMNS, CASE)[:wide])
+    writer.writerows(line[:wide] for line in lines)
     write_text(path, text.getvalue())
 
 
@@ -90,15 +96,21 @@ def samples(rows: Sequence[Row]) -> list[Sample]:
             raise DataError(f"{name}: two images have this name ({seen[name].image} and {row.image}); rename one")
         seen[name] = row
     return [
-        Sample(name=name, source=row.source, group=row.group_key if row.group else name, image=row.image)
+        Sample(
+            name=name,
+            source=row.source,
+            group=row.group_key if row.group else name,
+            image=row.image,
+            case=f"{row.source}/{row.case}" if row.case else name,
+        )
         for name, row in zip(names, rows, strict=True)
     ]
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
     for name in columns:
-        if name not in COLUMNS:
-            raise DataError(f"{path}, line 1: unknown column {name!r}{nearest(name, COLUMNS)}")
+        if name not in (*COLUMNS, CASE):
+            raise DataError(f"{path}, line 1: unknown column {name!r}{nearest(name, (*COLUMNS, CASE))}")
     missing = [name for name in COLUMNS if name not in columns]
     if missing or len(set(columns)) < len(columns):
         raise DataError(f"{path}, line 1: columns are {','.join(columns)!r}; expected {','.join(COLUMNS)}")
@@ -121,7 +133,7 @@ def _row(cells: dict[str, str], root: Path) -> Row:
             raise DataError(f"{column}: no such file {place}")
     if cells["image"] == cells["mask"]:
         raise DataError(f"image and mask are the same file {cells['image']!r}")
-    return Row(cells["source"], cells["image"], cells["mask"], cells["group"], part)
+    return Row(cells["source"], cells["image"], cells["mask"], cells["group"], part, cells.get(CASE, ""))
 
 
 def _is_there(place: Path) -> bool:

@@ -11,8 +11,8 @@ from trainer.config import PolypData
 from trainer.data import DataError, DataSet, Opening, open_data
 from trainer.data.dataset import Part
 from trainer.data.files import file_hash
-from trainer.data.layouts.pictures import open_unseen
 from trainer.data.masks import read_mask, read_values
+from trainer.data.sets.pictures import open_unseen
 from trainer.data.splits.mask_codings import codings_of, kept_values, mask_lines, refuse_empty_parts
 from trainer.data.splits.split import Row, write_split
 

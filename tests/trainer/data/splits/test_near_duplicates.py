@@ -16,8 +16,8 @@ from trainer.config import PolypData
 from trainer.data import DataError, DataSet, open_data
 from trainer.data.dataset import Part, Pixels
 from trainer.data.files import read_image
-from trainer.data.layouts.blobs import draw
 from trainer.data.perceptual_hash import BYTES, alike, image_hashes, sketch
+from trainer.data.sets.blobs import draw
 from trainer.data.splits.near_duplicates import packed, twins, unpacked
 from trainer.data.splits.split import Row, read_split, write_split
 

@@ -120,7 +120,6 @@ def test_an_ignored_value_is_neither_learned_nor_scored(tmp_path):
         pytest.param(coloured, (0, 1, 2), r"nobody named: .*#c80000.*name them in data.classes", id="rgb"),
         pytest.param(indices, (0, 1, "1-2"), r"data.classes.spleen.value = '1-2': 1 is liver already", id="twice"),
         pytest.param(indices, (0, 1, "x"), r"data.classes.spleen.value = 'x': expected a number", id="text"),
-        pytest.param(indices, (0, 1, 300), r"data.classes.spleen.value = 300: expected a number", id="beyond a byte"),
     ],
 )  # fmt: skip
 def test_a_value_without_one_meaning_is_refused_in_one_line(tmp_path, save, values, message):
