@@ -92,4 +92,23 @@ class SmpNetwork(NetworkOptions):
         return self
 
 
-PackagedNetwork = SmpNetwork
+class DeepLabV3Network(NetworkOptions):
+    """DeepLabV3 of torchvision (the `smp` extra)."""
+
+    name: Literal["deeplabv3"]
+    backbone: Literal["resnet50", "resnet101"] = Field(default="resnet101", description="the encoder")
+    weights: Literal["imagenet"] | None = Field(
+        default=None, description="pretrained encoder weights, torchvision's first on ImageNet; none: random"
+    )
+    deep_supervision: bool = Field(
+        default=False, description="the auxiliary head in training; losses read it where they name `heads`"
+    )
+    checkpoint: str | None = Field(default=None, description="safetensors file with the weights to start from")
+
+    @property
+    def scale(self) -> str:
+        """The backbone."""
+        return f"on {self.backbone}"
+
+
+PackagedNetwork = SmpNetwork | DeepLabV3Network

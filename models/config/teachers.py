@@ -4,9 +4,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.config.convolutional import ResUNetNetwork, UNetNetwork
+from models.config.convolutional import (
+    AttentionUNetNetwork,
+    DuckNetNetwork,
+    MultiResUNetNetwork,
+    ResUNetNetwork,
+    ResUNetPlusPlusNetwork,
+    SmallUNetNetwork,
+    UNetNetwork,
+    UNetPlusPlusNetwork,
+)
 from models.config.network import Channels, Frozen
-from models.config.packaged import SmpNetwork
+from models.config.packaged import DeepLabV3Network, SmpNetwork
 
 
 class Teacher(Frozen):
@@ -37,8 +46,36 @@ class UNetTeacher(WeightsTeacher, UNetNetwork):
     """U-Net as teacher."""
 
 
+class AttentionUNetTeacher(WeightsTeacher, AttentionUNetNetwork):
+    """Attention U-Net as teacher."""
+
+
+class UNetPlusPlusTeacher(WeightsTeacher, UNetPlusPlusNetwork):
+    """U-Net++ as teacher."""
+
+
+class MultiResUNetTeacher(WeightsTeacher, MultiResUNetNetwork):
+    """MultiResUNet as teacher."""
+
+
 class ResUNetTeacher(WeightsTeacher, ResUNetNetwork):
     """Residual U-Net as teacher."""
+
+
+class ResUNetPlusPlusTeacher(WeightsTeacher, ResUNetPlusPlusNetwork):
+    """ResUNet++ as teacher."""
+
+
+class DuckNetTeacher(WeightsTeacher, DuckNetNetwork):
+    """DUCK-Net as teacher."""
+
+
+class SmallUNetTeacher(WeightsTeacher, SmallUNetNetwork):
+    """A small student of a study that distils U-Net variants as teacher."""
+
+
+class DeepLabV3Teacher(WeightsTeacher, DeepLabV3Network):
+    """DeepLabV3 of torchvision as teacher."""
 
 
 class SmpTeacher(WeightsTeacher, SmpNetwork):
@@ -89,7 +126,18 @@ class MapsTeacher(Teacher):
     )
 
 
-NetworkTeacher = UNetTeacher | ResUNetTeacher | SmpTeacher
+NetworkTeacher = (
+    UNetTeacher
+    | AttentionUNetTeacher
+    | UNetPlusPlusTeacher
+    | MultiResUNetTeacher
+    | ResUNetTeacher
+    | ResUNetPlusPlusTeacher
+    | DuckNetTeacher
+    | SmallUNetTeacher
+    | DeepLabV3Teacher
+    | SmpTeacher
+)
 """Teachers that are built by name, and have taps."""
 
 MemberTeacher = Annotated[NetworkTeacher | ExportedTeacher, Field(discriminator="name")]

@@ -15,10 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import models
 from models.config import (
     NetworkConfig,
-    ResUNetNetwork,
-    ResUNetTeacher,
     SmpNetwork,
-    SmpTeacher,
     UNetNetwork,
     UNetTeacher,
     network_config,
@@ -26,14 +23,35 @@ from models.config import (
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODER = "tu-mobilenetv3_small_050"
+WIDE = (
+    "unet",
+    "unet-awesome",
+    "unet-selfreg",
+    "unet-selfreg-transposed",
+    "attention-unet",
+    "unetplusplus",
+    "unetplusplus-awesome",
+    "multiresunet",
+    "multiresunet-awesome",
+    "resunet",
+    "resunet-awesome",
+    "resunetplusplus",
+    "resunetplusplus-author",
+    "ducknet",
+    "small-double",
+    "small-tail-attention",
+    "small-tail-wide",
+    "small-tail-residual",
+    "small-skips",
+)
 SMALL = {
-    "unet": UNetNetwork(name="unet", width=3),
-    "resunet": ResUNetNetwork(name="resunet", width=3),
+    **{name: network_config(name, width=3) for name in WIDE},
+    "unetplusplus": network_config("unetplusplus", width=3, deep_supervision=True),
     "smp-unet": SmpNetwork(name="smp-unet", encoder=ENCODER),
     "smp-deeplabv3plus": SmpNetwork(name="smp-deeplabv3plus", encoder=ENCODER),
 }
-ELSEWHERE = frozenset(name for name in models.MODELS if name.startswith("smp-")) - SMALL.keys()
-"""Further architectures of one class, which tests/models/test_smp.py builds without memory."""
+ELSEWHERE = frozenset(models.MODELS) - SMALL.keys()
+"""Sizes that a name fixes, and further networks of other packages; other files build them without memory."""
 needs_smp = pytest.mark.skipif(
     find_spec("segmentation_models_pytorch") is None, reason="the smp extra is not installed"
 )
@@ -61,7 +79,7 @@ def on_meta(config, in_channels=3, classes=2):
 def test_the_table_and_the_configuration_name_the_same_networks():
     union = get_args(get_args(NetworkConfig)[0])
     assert {n for kind in union for n in get_args(kind.model_fields["name"].annotation)} == set(models.MODELS)
-    assert {*SMALL, *ELSEWHERE} == set(models.MODELS)
+    assert {n for n in ELSEWHERE if not n.startswith("smp-")} == {"ducknet-17", "ducknet-34", "deeplabv3"}
 
 
 def test_importing_the_tables_imports_no_torch(repository):
@@ -129,8 +147,8 @@ def test_weights_that_are_saved_and_loaded_give_the_same_logits(config, tmp_path
 
 def test_narrow_networks_have_no_strided_1x1_convolution():
     """Some processors' kernels for it corrupt memory where it has fewer than 16 input channels (oneDNN issue 6035)."""
-    for name in ("unet", "resunet"):
-        found = [m for m in seeded(network_config(name, width=3)).modules() if isinstance(m, torch.nn.Conv2d)]
+    for name in WIDE:
+        found = [m for m in on_meta(SMALL[name]).modules() if isinstance(m, torch.nn.Conv2d)]
         assert not [m for m in found if m.kernel_size == (1, 1) and m.stride != (1, 1)], name
 
 
@@ -163,23 +181,54 @@ def test_sizes_are_multiples_of_the_stride(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "count"),
+    ("name", "options", "channels", "classes", "count"),
     [
-        (UNetNetwork(name="unet"), 8_634_432),
-        (ResUNetNetwork(name="resunet"), 2_055_936),
-        (ResUNetTeacher(name="resunet", width=64), 8_216_064),
-        pytest.param(SmpNetwork(name="smp-unet", encoder="resnet18"), 14_328_354, marks=needs_smp),
-        pytest.param(SmpTeacher(name="smp-unet", encoder="resnet101"), 51_513_378, marks=needs_smp),
-        pytest.param(SmpTeacher(name="smp-deeplabv3plus", encoder="resnet101"), 45_669_970, marks=needs_smp),
+        ("unet", {}, 3, 2, 8_634_432),
+        ("unet-awesome", {}, 3, 2, 1_946_914),
+        ("unet-awesome", {}, 4, 2, 1_947_202),
+        ("unet-selfreg", {}, 1, 9, 17_262_345),
+        ("unet-selfreg-transposed", {}, 1, 9, 31_037_001),
+        ("attention-unet", {}, 3, 2, 34_878_638),
+        ("attention-unet", {}, 4, 2, 34_879_214),
+        ("unetplusplus", {}, 3, 2, 8_534_624),
+        ("unetplusplus", {"deep_supervision": True}, 3, 2, 8_534_816),
+        ("unetplusplus-awesome", {}, 3, 2, 9_163_362),
+        ("unetplusplus-awesome", {"deep_supervision": True}, 3, 2, 9_163_560),
+        ("multiresunet", {}, 3, 2, 7_251_376),
+        ("multiresunet", {}, 3, 3, 7_251_430),
+        ("multiresunet-awesome", {}, 3, 2, 7_821_028),
+        ("resunet", {}, 3, 2, 2_055_936),
+        ("resunet", {"width": 64}, 3, 2, 8_216_064),
+        ("resunet-awesome", {}, 3, 2, 13_043_074),
+        ("resunet-awesome", {}, 4, 2, 13_044_226),
+        ("resunetplusplus", {}, 3, 2, 3_926_894),
+        # The reference is counted for one class, 4,062,993: a class less in a head of 16 channels and a bias.
+        ("resunetplusplus-author", {}, 3, 2, 4_062_993 + 17),
+        ("ducknet-17", {}, 3, 2, 40_101_544),
+        ("ducknet-34", {}, 3, 2, 160_284_404),
+        ("small-double", {}, 3, 2, 136_434),
+        ("small-double", {}, 4, 2, 136_434 + 288),
+        ("small-tail-attention", {}, 3, 2, 29_154),
+        ("small-tail-wide", {}, 3, 2, 56_834),
+        ("small-tail-residual", {}, 3, 2, 27_874),
+        ("small-skips", {}, 3, 2, 466_562),
+        ("small-skips", {}, 4, 2, 466_562 + 288),
+        # The reference is counted for one class: 58,625,857, and with the auxiliary head 60,985,922; 257 a class each.
+        pytest.param("deeplabv3", {}, 3, 2, 58_625_857 + 257, marks=needs_smp),
+        pytest.param("deeplabv3", {"deep_supervision": True}, 3, 2, 60_985_922 + 2 * 257, marks=needs_smp),
+        pytest.param("deeplabv3", {"deep_supervision": True}, 3, 21, 60_996_202, marks=needs_smp),
+        pytest.param("smp-unet", {"encoder": "resnet18"}, 3, 2, 14_328_354, marks=needs_smp),
+        pytest.param("smp-unet", {"encoder": "resnet101"}, 3, 2, 51_513_378, marks=needs_smp),
+        pytest.param("smp-deeplabv3plus", {"encoder": "resnet101"}, 3, 2, 45_669_970, marks=needs_smp),
     ],
 )
-def test_parameters_equal_the_reference_to_the_digit(config, count):
-    """Counted from the reference implementations for 3 channels and 2 classes."""
-    assert models.parameters(on_meta(config)) == count
+def test_parameters_equal_the_reference_to_the_digit(name, options, channels, classes, count):
+    """Counted from the reference implementations; a student and a teacher of one name are one network."""
+    assert models.parameters(on_meta(network_config(name, **options), channels, classes)) == count
 
 
 @pytest.mark.parametrize("width", [1, 5, 12])
-@pytest.mark.parametrize("name", ["unet", "resunet"])
+@pytest.mark.parametrize("name", ["unet", "resunet", "unetplusplus-awesome", "attention-unet"])
 def test_plain_networks_take_any_width(name, width):
     network = seeded(network_config(name, width=width), in_channels=1)
     assert network.taps["enc1"] == network.taps["dec1"] == (width, 1)
@@ -199,6 +248,7 @@ def test_flops_of_a_unet_are_twice_its_multiply_adds():
     assert models.flops(config, in_channels=3, classes=2, size=size) == 2 * adds
 
 
+@pytest.mark.parametrize("config", [SMALL[n] for n in ("unet", "resunet", "resunetplusplus", "multiresunet")])
 def test_flops_are_those_of_torch_and_building_for_them_draws_nothing(config):
     state = torch.get_rng_state()
     count = models.flops(config, in_channels=3, classes=2, size=64)
