@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from losses.config import Weighted
+from losses.config import Supervised, Weighted
 from models.nearest import nearest
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ def build(
     classes: int,
     regions: bool = False,
     dims: int = 2,
+    heads: int = 0,
 ) -> "Loss":
     """The loss `name` between a student and a teacher with these taps (no teacher: None).
 
-    classes, regions, dims: as `losses.term.Loss` has them. `config.weight` is the caller's to apply. Raises ValueError
-    in one line where the loss cannot work with these networks or with this kind of target.
+    classes, regions, dims: as `losses.term.Loss` has them. heads: how many heads of deep supervision the student has;
+    a loss reads them where its configuration says so, else the logits alone. `config.weight` is the caller's to apply.
+    Raises ValueError in one line where the loss cannot work with these networks or with this kind of target.
     """
     if name not in LOSSES:
         raise ValueError(f"losses.{name}: unknown loss{nearest(name, LOSSES)}")
@@ -56,7 +58,26 @@ def build(
     loss = kind(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
     _check_taps(name, "student", loss.student_taps(), student)
     _check_taps(name, "teacher", loss.teacher_taps(), teacher or {})
+    if isinstance(config, Supervised) and config.heads is not None:
+        from losses.deep_supervision import DeepSupervision
+
+        return DeepSupervision(loss, heads=_head_weights(name, config.heads, heads), main=config.main)
     return loss
+
+
+def _head_weights(name: str, given: "float | tuple[float, ...]", heads: int) -> tuple[float, ...]:
+    """A weight for each head. Raises ValueError where the student has none, or another number."""
+    place = f"losses.{name}.heads = {given if isinstance(given, float) else list(given)}"
+    if heads == 0:
+        raise ValueError(
+            f"{place}: the student has no heads of deep supervision; set its deep_supervision, choose a network that "
+            f"has them, or drop heads"
+        )
+    if isinstance(given, float):
+        return (given,) * heads
+    if len(given) != heads:
+        raise ValueError(f"{place}: {len(given)} weights for {heads} heads; give as many, or one number for all")
+    return given
 
 
 def _check_taps(name: str, role: str, wanted: Collection[str], taps: "Taps") -> None:

@@ -1,8 +1,8 @@
 """The options of every loss, free of torch. `losses.build` builds what is named here; each file has its formula."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.config import Frozen
 
@@ -15,7 +15,38 @@ class Weighted(Frozen):
     )
 
 
-class Ohem(Weighted):
+HeadWeight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
+
+
+class Supervised(Weighted):
+    """A term that compares with the labels; by name it does so at the heads of deep supervision as well."""
+
+    heads: HeadWeight | tuple[HeadWeight, ...] | None = Field(
+        default=None,
+        exclude_if=lambda heads: heads is None,  # runs of before, and their hashes, have no such key
+        description="deep supervision: the term's weight at the student's further heads, one for all, or a list with "
+        "the shallowest first; none: it reads the logits alone",
+    )
+    main: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1e9,
+        allow_inf_nan=False,
+        exclude_if=lambda main: main == 1.0,
+        description="with heads: the term's weight at the logits that inference uses",
+    )
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        if self.heads is None and self.main != 1.0:
+            raise ValueError(f"main = {self.main:g}: is for terms with heads; set weight, or name heads")
+        weights = self.heads if isinstance(self.heads, tuple) else (self.heads or 0.0,)
+        if self.heads is not None and self.main == 0.0 and not any(weights):
+            raise ValueError("heads: all weights are 0, and main is too; give one above 0")
+        return self
+
+
+class Ohem(Supervised):
     """Cross-entropy over the hard voxels."""
 
     threshold: float = Field(
@@ -24,7 +55,7 @@ class Ohem(Weighted):
     min_share: float = Field(default=1 / 16, gt=0.0, le=1.0, description="least share of the valid voxels that is kept")
 
 
-class BceDice(Weighted):
+class BceDice(Supervised):
     """Binary cross-entropy and Dice, mixed; two classes only."""
 
     bce: float = Field(default=0.5, ge=0.0, le=1.0, description="share of the cross-entropy; the rest is Dice")
@@ -105,9 +136,9 @@ class LossTerms(Frozen):
     Those that need a teacher are live only where `method` names them.
     """
 
-    ce: Weighted | None = Field(default=None, description="cross-entropy")
+    ce: Supervised | None = Field(default=None, description="cross-entropy")
     ohem: Ohem | None = Field(default=None, description="cross-entropy over the hard voxels")
-    dice: Weighted | None = Field(default=None, description="soft Dice")
+    dice: Supervised | None = Field(default=None, description="soft Dice")
     bce_dice: BceDice | None = Field(
         default=None, alias="bce-dice", description="binary cross-entropy and Dice, mixed; two classes only"
     )

@@ -52,7 +52,8 @@ class SelfRegularisation(Loss):
 
     Computed per rank, averaged by images: the order of channels is that of the rank's images. Encoder maps are `mid`
     and every `enc<k>` below full resolution (k >= 2), which for five levels are the paper's e_1..e_4; decoder maps are
-    every `dec<k>` but the last (d_1..d_3), and the last is what all are compared with. A network that shows only its
+    every `dec<k>` but the last (d_1..d_3), and the last is what all are compared with. Further maps of a level
+    (`dec1.2`) take no part. A network that shows only its
     last decoder map has no decoder part. Maps have no label: ignored voxels take part, every image counts.
     """
 
@@ -63,8 +64,9 @@ class SelfRegularisation(Loss):
     ) -> None:
         """Raises ValueError where the student has no encoder or no decoder map."""
         super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
-        self._encoder = [tap for tap in student if tap == "mid" or (tap.startswith("enc") and tap != "enc1")]
-        decoder = [tap for tap in student if tap.startswith("dec")]
+        plain = [tap for tap in student if "." not in tap]
+        self._encoder = [tap for tap in plain if tap == "mid" or (tap.startswith("enc") and tap != "enc1")]
+        decoder = [tap for tap in plain if tap.startswith("dec")]
         if not self._encoder or not decoder:
             lacking = "dec1" if self._encoder else "mid"
             raise ValueError(

@@ -37,6 +37,8 @@ class Loss(nn.Module):
     handles_regions: ClassVar[bool] = False
     """Whether it works where `regions` is true."""
     handles_dims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    reads_heads: ClassVar[bool] = False
+    """Whether it reads the student's `heads`."""
 
     def __init__(
         self,

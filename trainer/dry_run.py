@@ -64,6 +64,7 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
                 # A teacher without taps is refused below, with a message of its own.
                 teacher=None if taught is None else student.taps if teacher is None else teacher.taps,
                 classes=classes,
+                heads=student.deep_heads,
             )
         taps |= loss.teacher_taps()
     refuse_taps(run, taps)

@@ -86,6 +86,7 @@ class Student:
         self._student_taps = frozenset[str]().union(*(loss.student_taps() for loss in self._loss_list))
         self.teacher_taps = frozenset[str]().union(*(loss.teacher_taps() for loss in self._loss_list))
         """What the losses read of a teacher beside its logits."""
+        self._reads_heads = any(loss.reads_heads for loss in self._loss_list)
         self.flat = Flat(nn.ModuleList([self.network, self.losses]))
         self.optimizer = Optimizer(run.optim, self.flat.weights)
         self.schedule = Schedule(run.optim, epochs=run.epochs, steps=steps)
@@ -105,7 +106,14 @@ class Student:
         with self.draws.swapped_in():
             network = self._drawn()
             terms = {
-                name: losses.build(name, term, student=network.taps, teacher=teacher, classes=self._data.classes)
+                name: losses.build(
+                    name,
+                    term,
+                    student=network.taps,
+                    teacher=teacher,
+                    classes=self._data.classes,
+                    heads=network.deep_heads,
+                )
                 for name, term in self.run.live_terms().items()
             }
         start = self.run.student.checkpoint
@@ -185,8 +193,9 @@ class Student:
                 with self.draws.swapped_in():
                     with autocast(self._device, self.run.precision):
                         output = self.network(images)
-                    output = whole(output, self._student_taps)
-                    self._shares.begin_batch(output, self.network, taps=bool(self._student_taps))
+                    output = whole(output, self._student_taps, heads=self._reads_heads)
+                    more = bool(self._student_taps) or self._reads_heads
+                    self._shares.begin_batch(output, self.network, taps=more)
                     self._terms = {name: loss(output, teacher, target) for name, loss in self.losses.items()}
             except Exception as error:  # noqa: BLE001 - it becomes this member's fault, which the ranks agree on
                 self.fail(error)
@@ -390,8 +399,8 @@ class Shares:
     """Norms of the gradients of a student's weighted loss terms, once an epoch; nothing waits for the device.
 
     Where every term reads the logits alone the gradient is with respect to them, which costs no pass through the
-    network. Where one reads taps it is with respect to the network's weights, the only thing that all terms move; that
-    costs a backward pass a term. Neither draws a random number or touches the gradient that is trained with.
+    network. Where one reads taps or heads it is with respect to the network's weights, the only thing that all terms
+    move; that costs a backward pass a term. Neither draws a random number or touches the gradient that is trained with.
     """
 
     def __init__(self, terms: int, device: torch.device) -> None:
@@ -406,7 +415,8 @@ class Shares:
         self._wanted, self._leaves = True, []
 
     def begin_batch(self, output: Output, network: nn.Module, *, taps: bool) -> None:
-        """Call it before the terms of a batch are computed from the student's output. taps: whether one reads taps."""
+        """Call it before the terms of a batch are computed from the student's output. taps: whether one reads more of
+        it than the logits."""
         if self._wanted:
             weights: list[Tensor] = [weight for weight in network.parameters() if weight.requires_grad]
             self._leaves = weights if taps else [output.logits]
