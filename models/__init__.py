@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from models.config import NetworkConfig, NetworkTeacher, SmpNetwork, Teacher
+from models.config import NetworkConfig, NetworkTeacher, Teacher
+from models.config.network import PRETRAINED
 from models.nearest import OptionError, nearest
 from models.normalisation import IMAGENET, Normalisation, normalisation_for
 
@@ -39,6 +40,15 @@ MODELS: Mapping[str, str] = {
     "small-tail-residual": "models.small_unet:SmallUNet",
     "small-skips": "models.small_unet:SmallUNet",
     "deeplabv3": "models.deeplabv3:DeepLabV3",
+    "transunet": "models.transunet:TransUNet",
+    "uctransnet": "models.uctransnet:UCTransNet",
+    "missformer": "models.missformer:MISSFormer",
+    "swin-unet": "models.swinunet:SwinUnet",
+    "hiformer-s": "models.hiformer:HiFormer",
+    "hiformer-b": "models.hiformer:HiFormer",
+    "hiformer-l": "models.hiformer:HiFormer",
+    "cascade-pvt": "models.cascade:CascadePvt",
+    "cascade-transunet": "models.cascade:CascadeTransUNet",
     "smp-unet": "models.smp:Smp",
     "smp-unetplusplus": "models.smp:Smp",
     "smp-manet": "models.smp:Smp",
@@ -79,8 +89,8 @@ def build(
     if in_channels < 1 or classes < 2:
         raise ValueError(f"{_role(config)}: needs 1 channel and 2 classes at least, got {in_channels} and {classes}")
     options = config.options()
-    if config.checkpoint is not None and "weights" in options:
-        options["weights"] = None
+    if config.checkpoint is not None:
+        options |= dict.fromkeys(options.keys() & {*PRETRAINED})
     import torch
 
     module, _, attribute = MODELS[config.name].partition(":")
@@ -100,7 +110,7 @@ def build(
 def expects(config: NetworkConfig | NetworkTeacher, data: Normalisation = IMAGENET) -> Normalisation:
     """How the images of a network are normalised: as the data says, unless its configuration says another way for
     pictures of so many channels."""
-    own = config.expects if isinstance(config, SmpNetwork) else IMAGENET
+    own = config.expects
     return data if own == IMAGENET or len(own.mean) != len(data.mean) else own
 
 

@@ -19,6 +19,9 @@ class Normalisation(NamedTuple):
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Of ImageNet's pictures: what networks with drawn weights get, and most pretrained ones expect."""
 
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Values from -1 to 1: what Inception networks and Google's vision transformers expect."""
+
 
 def normalisation_for(channels: int) -> Normalisation:
     """What networks get that say nothing of their input: ImageNet's for three channels, and for any other number
@@ -26,15 +29,14 @@ def normalisation_for(channels: int) -> Normalisation:
     return IMAGENET if channels == len(IMAGENET.mean) else Normalisation((0.0,) * channels, (1.0,) * channels)
 
 
-_INCEPTION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = Normalisation((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 _OWN = (
     ("dpn", None, _DPN),
-    ("inception", None, _INCEPTION),
-    ("xception", None, _INCEPTION),
-    ("efficientnet-", "advprop", _INCEPTION),
-    ("timm-efficientnet-", "advprop", _INCEPTION),
-    ("timm-tf_efficientnet_lite", None, _INCEPTION),
+    ("inception", None, HALF),
+    ("xception", None, HALF),
+    ("efficientnet-", "advprop", HALF),
+    ("timm-efficientnet-", "advprop", HALF),
+    ("timm-tf_efficientnet_lite", None, HALF),
 )
 """How an encoder of segmentation-models-pytorch begins, its weights (None: any) -> what they expect, where that is not
 ImageNet's. The package read it from its source until version 0.4 (`pretrained_settings`), and has it beside the weights

@@ -88,7 +88,7 @@ def refuse_absent_weights(run: RunConfig) -> None:
     """Fetch the pretrained weights that a run's student starts from, where they are not here. Raises ValueError in one
     line that begins with the field where they cannot be had."""
     config = run.student
-    if isinstance(config, SmpNetwork) and config.weights is not None and config.checkpoint is None:
+    if config.fetches and config.checkpoint is None:
         with torch.random.fork_rng(devices=[]):
             models.build(
                 config, in_channels=channels_of(run.data), classes=len(classes_of(run.data)), size=run.data.size

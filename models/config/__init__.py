@@ -8,24 +8,49 @@ from models.config.convolutional import ConvolutionalNetwork, ResUNetNetwork, UN
 from models.config.network import Channels, Frozen, NetworkOptions
 from models.config.packaged import PackagedNetwork, SmpNetwork
 from models.config.teachers import (
+    CascadePvtTeacher,
+    CascadeTransUNetTeacher,
     EnsembleTeacher,
     ExportedTeacher,
+    HiFormerTeacher,
     MapsTeacher,
     MemberTeacher,
+    MISSFormerTeacher,
     NetworkTeacher,
     ResUNetTeacher,
     SmpTeacher,
+    SwinUnetTeacher,
     Teacher,
     TeacherConfig,
+    TransUNetTeacher,
+    UCTransNetTeacher,
     UNetTeacher,
     WeightsTeacher,
 )
+from models.config.transformers import (
+    CascadePvtNetwork,
+    CascadeTransUNetNetwork,
+    HiFormerNetwork,
+    MISSFormerNetwork,
+    SwinUnetNetwork,
+    TransformerNetwork,
+    TransUNetNetwork,
+    UCTransNetNetwork,
+)
 
 __all__ = [
+    "CascadePvtNetwork",
+    "CascadePvtTeacher",
+    "CascadeTransUNetNetwork",
+    "CascadeTransUNetTeacher",
     "Channels",
     "EnsembleTeacher",
     "ExportedTeacher",
     "Frozen",
+    "HiFormerNetwork",
+    "HiFormerTeacher",
+    "MISSFormerNetwork",
+    "MISSFormerTeacher",
     "MapsTeacher",
     "MemberTeacher",
     "NetworkConfig",
@@ -35,8 +60,14 @@ __all__ = [
     "ResUNetTeacher",
     "SmpNetwork",
     "SmpTeacher",
+    "SwinUnetNetwork",
+    "SwinUnetTeacher",
     "Teacher",
     "TeacherConfig",
+    "TransUNetNetwork",
+    "TransUNetTeacher",
+    "UCTransNetNetwork",
+    "UCTransNetTeacher",
     "UNetNetwork",
     "UNetTeacher",
     "WeightsTeacher",
@@ -44,7 +75,7 @@ __all__ = [
     "teacher_config",
 ]
 
-NetworkConfig = Annotated[ConvolutionalNetwork | PackagedNetwork, Field(discriminator="name")]
+NetworkConfig = Annotated[ConvolutionalNetwork | TransformerNetwork | PackagedNetwork, Field(discriminator="name")]
 """What a student may be."""
 
 _STUDENTS: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)

@@ -6,11 +6,17 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from models.normalisation import IMAGENET, Normalisation
+
 Channels = tuple[Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)], ...]
 """A number for each channel of an image."""
 
 NO_OPTIONS = frozenset({"name", "checkpoint", "normalisation", "mean", "std", "min_dice", "keys"})
 """Fields that change nothing of how a network is built."""
+
+
+PRETRAINED = ("weights", "cnn_weights")
+"""Options that name pretrained weights of a network's encoders."""
 
 
 class Frozen(BaseModel):
@@ -61,6 +67,16 @@ class NetworkOptions(Frozen):
     def options(self) -> dict[str, Any]:
         """What the network is built with, beside channels, classes and size."""
         return {field: getattr(self, field) for field in type(self).model_fields if field not in NO_OPTIONS}
+
+    @property
+    def fetches(self) -> bool:
+        """Whether it starts from pretrained weights, which may have to be fetched."""
+        return any(getattr(self, option, None) is not None for option in PRETRAINED)
+
+    @property
+    def expects(self) -> Normalisation:
+        """How its images are normalised."""
+        return IMAGENET
 
     @property
     def scale(self) -> str:

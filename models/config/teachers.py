@@ -16,6 +16,15 @@ from models.config.convolutional import (
 )
 from models.config.network import Channels, Frozen
 from models.config.packaged import DeepLabV3Network, SmpNetwork
+from models.config.transformers import (
+    CascadePvtNetwork,
+    CascadeTransUNetNetwork,
+    HiFormerNetwork,
+    MISSFormerNetwork,
+    SwinUnetNetwork,
+    TransUNetNetwork,
+    UCTransNetNetwork,
+)
 
 
 class Teacher(Frozen):
@@ -78,6 +87,34 @@ class DeepLabV3Teacher(WeightsTeacher, DeepLabV3Network):
     """DeepLabV3 of torchvision as teacher."""
 
 
+class TransUNetTeacher(WeightsTeacher, TransUNetNetwork):
+    """TransUNet as teacher."""
+
+
+class UCTransNetTeacher(WeightsTeacher, UCTransNetNetwork):
+    """UCTransNet as teacher."""
+
+
+class MISSFormerTeacher(WeightsTeacher, MISSFormerNetwork):
+    """MISSFormer as teacher."""
+
+
+class SwinUnetTeacher(WeightsTeacher, SwinUnetNetwork):
+    """Swin-Unet as teacher."""
+
+
+class HiFormerTeacher(WeightsTeacher, HiFormerNetwork):
+    """HiFormer as teacher."""
+
+
+class CascadePvtTeacher(WeightsTeacher, CascadePvtNetwork):
+    """CASCADE on a PVTv2 as teacher."""
+
+
+class CascadeTransUNetTeacher(WeightsTeacher, CascadeTransUNetNetwork):
+    """CASCADE on TransUNet's encoder as teacher."""
+
+
 class SmpTeacher(WeightsTeacher, SmpNetwork):
     """A network of segmentation-models-pytorch as teacher."""
 
@@ -136,6 +173,13 @@ NetworkTeacher = (
     | DuckNetTeacher
     | SmallUNetTeacher
     | DeepLabV3Teacher
+    | TransUNetTeacher
+    | UCTransNetTeacher
+    | MISSFormerTeacher
+    | SwinUnetTeacher
+    | HiFormerTeacher
+    | CascadePvtTeacher
+    | CascadeTransUNetTeacher
     | SmpTeacher
 )
 """Teachers that are built by name, and have taps."""
