@@ -6,7 +6,7 @@ from torch import Tensor
 
 from trainer.data.dataset import DataSet, Opening, Part
 from trainer.distributed.ranks import Ranks
-from trainer.evaluation.metrics import IGNORE
+from trainer.evaluation.confusion import IGNORE
 
 BINS = 15
 

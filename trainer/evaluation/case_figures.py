@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from trainer.config import Precision
 from trainer.data.dataset import DataSet, Pixels
 from trainer.data.reading import as_rgb
-from trainer.evaluation.metrics import IGNORE, autocast, confusion, native_logits, score
+from trainer.evaluation.confusion import IGNORE, confusion
+from trainer.evaluation.metrics import autocast, native_logits, score
 
 if TYPE_CHECKING:
     import torch

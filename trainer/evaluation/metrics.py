@@ -1,4 +1,4 @@
-"""How good a network's masks are: confusion counts of each image at native size, and scores as functions of them.
+"""How good a network's masks are: a validation pass that counts each image at native size, and the scores of it.
 
 Torch is imported where a network runs, so that the names of the scores are known without it.
 """
@@ -7,13 +7,26 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainer.config import Precision
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
+from trainer.evaluation.confusion import confusion, labels
+from trainer.evaluation.overlap import (
+    Floats,
+    PixelCounts,
+    accuracy,
+    dice,
+    iou,
+    mdice,
+    miou,
+    pixel_counts,
+    precision,
+    recall,
+    specificity,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -23,83 +36,12 @@ if TYPE_CHECKING:
     from trainer.data.stream import ScoredBatch
     from trainer.distributed.ranks import Ranks
 
-IGNORE = 255
 BATCH = 8
 """Images that go through a network together when it is scored."""
 _SHARES = 8
 """Batches that a part has at least, where it has the images, so that ranks can share them out."""
-Floats = NDArray[np.float64]
 Keep = Callable[[int, "Tensor"], None]
 """Called with an image's index and its logits (classes, height, width) float32 at native size, on the device."""
-
-
-class PixelCounts(NamedTuple):
-    """Pixels of each image and class; arrays (images, classes) of whole numbers as float64."""
-
-    tp: Floats
-    fp: Floats
-    fn: Floats
-    tn: Floats
-
-    def of(self, classes: slice) -> "PixelCounts":
-        """The same images, some classes."""
-        return PixelCounts(*(a[:, classes] for a in self))
-
-    def pooled(self) -> "PixelCounts":
-        """All images as one: (1, classes)."""
-        return PixelCounts(*(a.sum(axis=0, keepdims=True) for a in self))
-
-
-def ratio(part: Floats, whole: Floats, empty: Floats | float) -> Floats:
-    """part / whole; `empty` where the whole has no pixels."""
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), empty)
-
-
-def dice(c: PixelCounts) -> Floats:
-    """2 tp / (2 tp + fp + fn), which is F1; 1 where truth and prediction are both empty."""
-    return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn, 1.0)
-
-
-def iou(c: PixelCounts) -> Floats:
-    """tp / (tp + fp + fn), the Jaccard index; 1 where truth and prediction are both empty."""
-    return ratio(c.tp, c.tp + c.fp + c.fn, 1.0)
-
-
-def precision(c: PixelCounts) -> Floats:
-    """tp / (tp + fp); with an empty prediction 1 where the truth is empty too, else 0."""
-    return ratio(c.tp, c.tp + c.fp, (c.fn == 0).astype(np.float64))
-
-
-def recall(c: PixelCounts) -> Floats:
-    """tp / (tp + fn); with an empty truth 1 where the prediction is empty too, else 0."""
-    return ratio(c.tp, c.tp + c.fn, (c.fp == 0).astype(np.float64))
-
-
-def specificity(c: PixelCounts) -> Floats:
-    """tn / (tn + fp); 1 where the truth leaves no pixel to be wrong about."""
-    return ratio(c.tn, c.tn + c.fp, 1.0)
-
-
-def accuracy(c: PixelCounts) -> Floats:
-    """(tp + tn) / all pixels that are not ignored; 1 where all are."""
-    return ratio(c.tp + c.tn, c.tp + c.fp + c.fn + c.tn, 1.0)
-
-
-def _macro(score: Callable[[PixelCounts], Floats], counts: PixelCounts) -> float:
-    """The mean over all classes, background included, that truth or prediction have at all."""
-    c = counts.pooled()
-    seen = (c.tp + c.fp + c.fn)[0] > 0
-    return float(score(c)[0][seen].mean()) if seen.any() else 1.0
-
-
-def mdice(counts: PixelCounts) -> float:
-    """Dice of the pixels of all images pooled, mean over the classes with the background."""
-    return _macro(dice, counts)
-
-
-def miou(counts: PixelCounts) -> float:
-    """IoU of the pixels of all images pooled, mean over the classes with the background."""
-    return _macro(iou, counts)
 
 
 SCORES: Mapping[str, Callable[[PixelCounts], Floats]] = {
@@ -127,29 +69,12 @@ class Scores:
 
 
 def score(counts: Floats) -> Scores:
-    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background.."""
-    every = PixelCounts(*np.moveaxis(counts, -1, 0))
+    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background."""
+    every = pixel_counts(counts)
     foreground = every.of(slice(1, None))
     images = {name: function(foreground).mean(axis=1) for name, function in SCORES.items()}
     means = {name: float(values.mean()) for name, values in images.items()}
     return Scores(means | {name: function(every) for name, function in POOLED.items()}, images)
-
-
-def confusion(predicted: "Tensor", truth: "Tensor", classes: int) -> "Tensor":
-    """Counts (N, classes, 4) int64 from labels (N, H, W), in the order tp, fp, fn, tn; truth 255 is left out.
-
-    Nothing is read by the host.
-    """
-    import torch
-
-    valid = truth != IGNORE
-    pixels = valid.sum((1, 2))
-    rows = []
-    for label in range(classes):
-        positive_mask, true = (predicted == label) & valid, truth == label
-        tp, positive, labelled = (positive_mask & true).sum((1, 2)), positive_mask.sum((1, 2)), true.sum((1, 2))
-        rows.append(torch.stack((tp, positive - tp, labelled - tp, pixels - positive - labelled + tp), dim=-1))
-    return torch.stack(rows, dim=1)
 
 
 def native_logits(logits: "Tensor", placement: Placement) -> "Tensor":
@@ -219,12 +144,6 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
 
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
-
-
-def labels(logits: "Tensor") -> "Tensor":
-    """The class of the greatest logit, the first of equals: (N, classes, *S) to (N, *S)."""
-    # Two classes are the usual case, and a comparison is many times faster than argmax over a dimension of two.
-    return logits[:, 1] > logits[:, 0] if logits.shape[1] == 2 else logits.argmax(1)
 
 
 def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keep: Keep | None) -> None:

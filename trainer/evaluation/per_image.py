@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from trainer.config import DataConfig, Precision, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part, Pixels
-from trainer.evaluation.metrics import IGNORE, SCORES, PixelCounts, validate
+from trainer.evaluation.confusion import IGNORE
+from trainer.evaluation.metrics import SCORES, validate
+from trainer.evaluation.overlap import PixelCounts
+from trainer.evaluation.surface import diagonal, hd95, missed_as_diagonal, surface_distances
 from trainer.evaluation.threshold import chosen_threshold, log_odds, margin
 from trainer.reports import PerImageResult
 
@@ -40,7 +43,6 @@ _EIGHT = np.ones((3, 3), bool)
 _AHEAD = 16
 """Images that wait to be measured on the host; each holds its probabilities at native size."""
 
-Mask = NDArray[np.bool_]
 Row = Mapping[str, float]
 T = TypeVar("T")
 
@@ -155,7 +157,7 @@ def measured(
 def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) -> Row:
     """COLUMNS of one image from the log-odds of its foreground and its labels, both (height, width); 255 is left out.
 
-    dice, iou, precision, recall: as `trainer.evaluation.metrics` has them, of all foreground classes together. hd95:
+    dice, iou, precision, recall: as `trainer.evaluation.overlap` has them, of all foreground classes together. hd95:
     pixels, nan where truth or prediction is empty, so that a mean of it speaks of what was found alone.
     hd95_missed_as_diagonal: the same, and where one of them is empty the image's diagonal, where both are 0. brier:
     mean of (probability - truth)^2. area: share of the pixels that are foreground. polyps: connected parts of the
@@ -171,9 +173,9 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     fn, pixels = float((true & ~predicted).sum()), float(valid.sum())
     counts = PixelCounts(*(np.array([[value]]) for value in (tp, fp, fn, pixels - tp - fp - fn)))
     row = {name: float(SCORES[name](counts)[0, 0]) for name in ("dice", "iou", "precision", "recall")}
-    row["hd95"] = hd95(true, predicted)
-    missed = math.hypot(*truth.shape) if true.any() or predicted.any() else 0.0
-    row["hd95_missed_as_diagonal"] = missed if math.isnan(row["hd95"]) else row["hd95"]
+    distances = surface_distances(true, predicted)
+    row["hd95"] = hd95(distances)
+    row["hd95_missed_as_diagonal"] = missed_as_diagonal(row["hd95"], distances, diagonal(truth.shape))
     error = (expit(odds.astype(np.float64)) - true)[valid]
     row["brier"] = float(np.square(error).mean()) if pixels else math.nan
     row["area"] = (tp + fn) / pixels if pixels else math.nan
@@ -183,22 +185,3 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     row["missed"] = float(polyps - len(np.unique(lesions[predicted & true])))
     row["false_positives"] = float(claimed - len(np.unique(claims[predicted & true])))
     return row
-
-
-def hd95(true: Mask, predicted: Mask) -> float:
-    """The 95th percentile of the distances between the surfaces of two masks, both ways pooled; pixels.
-
-    nan where a mask is empty. A surface is what erosion by the four neighbours takes away; outside of the image is
-    background. As in MedPy's `metric.binary.hd95`; among the boundary distances that Maier-Hein et al., "Metrics
-    reloaded" (Nature Methods 2024) recommend.
-    """
-    from scipy import ndimage
-
-    if not true.any() or not predicted.any():
-        return math.nan
-    rows, columns = (np.flatnonzero((true | predicted).any(axis=axis)) for axis in (1, 0))
-    # Both surfaces lie in this box, so distances within it are those of the image.
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    first, second = (mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (true, predicted))
-    distances = [ndimage.distance_transform_edt(~to)[here] for here, to in ((first, second), (second, first))]
-    return float(np.percentile(np.concatenate(distances), 95))

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from trainer.config import Precision
 from trainer.data.dataset import DataSet
-from trainer.evaluation.metrics import IGNORE, PixelCounts, dice, validate
+from trainer.evaluation.confusion import IGNORE
+from trainer.evaluation.metrics import validate
+from trainer.evaluation.overlap import PixelCounts, dice
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,8 @@ from trainer.data.splits.near_duplicates import unpacked
 from trainer.distributed.ranks import Ranks
 from trainer.errors import CheckpointError
 from trainer.evaluation.calibration import Calibration
-from trainer.evaluation.metrics import Keep, confusion, labels, score, validate
+from trainer.evaluation.confusion import confusion, labels
+from trainer.evaluation.metrics import Keep, score, validate
 from trainer.teacher.open import AGAIN, OpenedTeacher, called, opened, ours, wanted
 from trainer.teacher.probability_maps import Maps
 

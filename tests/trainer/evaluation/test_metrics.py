@@ -17,7 +17,8 @@ from trainer.config import BlobsData
 from trainer.data import DataError, DataSet, Opening, open_data
 from trainer.data.dataset import Placement
 from trainer.distributed.ranks import Ranks
-from trainer.evaluation.metrics import POOLED, SCORES, confusion, native_logits, score, validate
+from trainer.evaluation.confusion import confusion
+from trainer.evaluation.metrics import POOLED, SCORES, native_logits, score, validate
 
 OPENING = Opening(who="test", when="2026-01-01T00:00:00+00:00", purpose="a test")
 

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from models.output import Output, Segmenter
@@ -25,7 +23,6 @@ from trainer.evaluation.per_image import (
     COLUMNS,
     FinalEvaluation,
     Place,
-    hd95,
     image_columns,
     measured,
 )
@@ -38,35 +35,6 @@ LOW, HIGH = -9.0, 9.0
 
 def mask(*rows: str) -> np.ndarray:
     return np.array([[character == "#" for character in row] for row in rows])
-
-
-def surface(one: np.ndarray) -> list[tuple[int, int]]:
-    """Pixels with a neighbour above, below, left or right that is background or outside."""
-    height, width = one.shape
-    return [
-        (y, x)
-        for y, x in np.argwhere(one)
-        if any(
-            not (0 <= y + dy < height and 0 <= x + dx < width and one[y + dy, x + dx])
-            for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))
-        )
-    ]
-
-
-def directed(one: np.ndarray, other: np.ndarray) -> list[float]:
-    return [min(math.dist(a, b) for b in surface(other)) for a in surface(one)]
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_hd95_is_the_percentile_of_all_distances_between_the_surfaces(seed: int, shape: tuple[int, int]):
-    rng = np.random.default_rng(seed)
-    one, other = (rng.random(shape) < rng.uniform(0.2, 0.9) for _ in range(2))
-    if not one.any() or not other.any():
-        assert math.isnan(hd95(one, other))
-        return
-    pooled = directed(one, other) + directed(other, one)
-    assert hd95(one, other) == pytest.approx(np.percentile(pooled, 95))
 
 
 def columns(truth: np.ndarray, said: np.ndarray) -> dict[str, float]:
