@@ -1,16 +1,16 @@
 """The tables of a study file beside [run] and [space], as frozen values. Free of torch and optuna."""
 
 import re
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from models.config import Frozen
 from trainer.config import LARGEST_SEED, MOST_EPOCHS
+from trainer.evaluation.score_names import SCORE_KINDS, objective
 
-ScoreName = Literal["dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou"]
-SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
-"""The validation scores that a study may follow, as epoch reports name them; mdice and miou are means over classes."""
+SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou")
+"""The validation scores that every epoch report has; mdice and miou are means over all classes of pooled pixels."""
 
 MAIN = "kd"
 """The name of the main search among the arms."""
@@ -25,24 +25,30 @@ _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 class Objective(Frozen):
     """What a trial is worth: one validation score, at its best epoch."""
 
-    maximize: ScoreName | None = Field(
-        default=None, description="the validation score that a trial is worth, at its best epoch"
+    maximize: str | None = Field(
+        default=None,
+        description="the validation score that a trial is worth, at its best epoch: a name of docs/scores.md, of one "
+        "class as `dice.liver`",
     )
-    minimize: ScoreName | None = Field(default=None, description="refused: every known score is better when higher")
+    minimize: str | None = Field(
+        default=None, description="the same, of a score that is better when lower, such as hd95_missed_as_diagonal"
+    )
 
     @model_validator(mode="after")
     def _names_a_score(self) -> Self:
-        if self.minimize is not None:
-            raise ValueError(f"minimize = {self.minimize!r}: every known score is better when higher; write maximize")
-        if self.maximize is None:
+        if self.maximize is None and self.minimize is None:
             raise ValueError(f'name a score, such as maximize = "dice"; known: {_SCORES}')
+        if self.maximize is not None and self.minimize is not None:
+            raise ValueError(f"maximize = {self.maximize!r} and minimize = {self.minimize!r}: keep one")
+        # Which classes there are is known with the data alone.
+        label = self.metric.partition(".")[2]
+        objective(self.metric, self.direction, [label] if label else [])
         return self
 
     @property
-    def metric(self) -> ScoreName:
+    def metric(self) -> str:
         """The score's name."""
-        # The validator above lets nothing else through.
-        return self.maximize or "dice"
+        return self.maximize or self.minimize or "dice"
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
@@ -50,7 +56,7 @@ class Objective(Frozen):
         return "minimize" if self.maximize is None else "maximize"
 
 
-_SCORES = ", ".join(SCORE_NAMES)
+_SCORES = ", ".join(name for name, kind in SCORE_KINDS.items() if not kind.refused)
 
 
 class Front(Frozen):
@@ -247,9 +253,16 @@ class Choose(Frozen):
         default="params", description="what the smallest student has least of"
     )
     not_below: Literal["teacher"] = Field(default="teacher", description="what its score is compared with")
-    metric: ScoreName = Field(default="dice", description="the score that is compared")
+    metric: str = Field(default="dice", description="the score that is compared; higher is better")
     margin: NonNegativeFloat = Field(default=0.02, lt=1.0, description="how far below it may be")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="of the interval that must lie above that")
+
+    @field_validator("metric")
+    @classmethod
+    def _is_a_score(cls, value: str) -> str:
+        label = value.partition(".")[2]
+        objective(value, "maximize", [label] if label else [])
+        return value
 
 
 class Confirm(Frozen):

@@ -32,7 +32,9 @@ from search.spec.overrides import apply
 from search.spec.space import Parameter, entries, parse
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
+from trainer.data.classes import classes_of
 from trainer.errors import UserError, explain, received
+from trainer.evaluation.score_names import parse as parse_score
 from trainer.run_file import PLACES, RunFile
 
 __all__ = ["SCORE_NAMES", "Arm", "StudySpec", "find", "identity", "load", "probe_runs", "record"]
@@ -158,6 +160,7 @@ def _spec(
     arms = _arms(tables, name, where, pretrained)
     teach = nest(tables.teach, f"{where}: teach.")
     run = arms[0].base
+    _check_scores(tables, run, where)
     if teach:
         # Where [teach] is wrong, `trainer teach` would say so hours later.
         RunFile(path, run, teach=teach).teacher_run()
@@ -193,6 +196,22 @@ def _arms(tables: StudyTables, name: str, where: str, pretrained: Literal["encod
         check_pruner(arm)
         _check_both_ends(arm)
     return tuple(changed(arm, identity=arm_identity(arm)) for arm in arms)
+
+
+def _check_scores(tables: StudyTables, run: RunConfig, where: str) -> None:
+    """The scores that a study names are of classes that its data has. Raises UserError."""
+    names = [known.name for known in classes_of(run.data)][1:]
+    # With two classes the mean over foreground classes is the score of the one.
+    foreground = names if len(names) > 1 else []
+    for field, score in (
+        (tables.objective.direction, tables.objective.metric),
+        ("metric", tables.confirm.choose.metric),
+    ):
+        table = "confirm.choose" if field == "metric" else "objective"
+        try:
+            parse_score(score, foreground)
+        except ValueError as error:
+            raise UserError(f"{where}: {table}.{field} = {error}") from None
 
 
 def _check_places(tables: StudyTables, where: str) -> None:

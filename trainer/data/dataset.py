@@ -50,6 +50,13 @@ class Opening:
     purpose: str
 
 
+def cases_of(samples: Sequence[Sample]) -> list[int] | None:
+    """The number of each sample's case, from 0 in the order in which they come; None where each is one of its own."""
+    numbers: dict[str, int] = {}
+    cases = [numbers.setdefault(sample.case or sample.name, len(numbers)) for sample in samples]
+    return None if len(numbers) == len(samples) else cases
+
+
 class DataSet(Protocol):
     """Images by part and index. Test rows need an opening record. Raises DataError where a file turns out bad."""
 
@@ -57,6 +64,8 @@ class DataSet(Protocol):
     channels: int
     classes: int
     """At least 2; the labels of a mask are 0..classes-1, 255 is ignored."""
+    class_names: Sequence[str]
+    """Of the labels in their order."""
     content_hash: str
     """sha256 over every image, mask, part and group; places are not part of it."""
     near_duplicates: int

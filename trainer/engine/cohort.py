@@ -18,8 +18,9 @@ from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
 from trainer.evaluation.case_figures import chosen, drawn, masks, with_weights
-from trainer.evaluation.metrics import POOLED, SCORES, Scores, validate
+from trainer.evaluation.metrics import Scores, validate
 from trainer.evaluation.per_image import FinalEvaluation, evaluate_per_image
+from trainer.evaluation.score_names import SCORE_KINDS
 from trainer.failures import LocalFailure, local_failure
 from trainer.reports import EpochReport, Failure, PerImageResult, Resume, Saved, Write
 from trainer.teacher.stored_logits import refuse_taps
@@ -39,7 +40,7 @@ class Cohort:
     its checkpoints goes on as if it had never stopped. A member that joins begins with that epoch of the stream, which
     its replay records; a member admitted with `follow` goes through the stream epochs recorded there instead.
 
-    cache: the folder of decoded data. monitor: the score, higher is better, whose best epoch is exported.
+    cache: the folder of decoded data. monitor: the score whose best epoch is exported.
     resources: data, streams and teachers that are open already; None: this cohort opens its own.
     counters: what was done with them so far.
     examination: measure the best epoch's weights on these parts after a run's last epoch. Then runs are to be compared
@@ -56,8 +57,8 @@ class Cohort:
         examination: FinalEvaluation | None = None,
         resources: SharedResources | None = None,
     ) -> None:
-        if monitor not in {*SCORES, *POOLED}:
-            raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, {*SCORES, *POOLED})}")
+        if monitor.partition(".")[0] not in SCORE_KINDS:
+            raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, SCORE_KINDS)}")
         self._resources = resources or SharedResources(ranks, cache)
         self.counters = self._resources.counters
         self._ranks, self._slots, self._monitor = ranks, slots, monitor
@@ -219,7 +220,10 @@ class Cohort:
 
     def _score(self, member: CohortMember, ranks: Ranks) -> Scores:
         data = self._resources.data(member.run)
-        return validate(member.trained.eval_network, data, "validation", ranks=ranks, precision=member.run.precision)
+        precision, monitor = member.run.precision, self._monitor
+        return validate(
+            member.trained.eval_network, data, "validation", ranks=ranks, precision=precision, monitor=monitor
+        )
 
     def replay(self, key: int) -> Replay:
         """The joins of a member so far: (own epoch, stream epoch) wherever it did not simply take the next epoch."""

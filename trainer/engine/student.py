@@ -39,6 +39,7 @@ from trainer.engine.flat_parameters import (
 from trainer.engine.optim import Average, Optimizer, Schedule
 from trainer.errors import CheckpointError
 from trainer.evaluation.metrics import Scores, autocast
+from trainer.evaluation.monitored import sign_of
 from trainer.failures import LocalFailure, local_failure
 from trainer.reports import Saved
 from trainer.repository import expand
@@ -64,7 +65,8 @@ class Student:
     of them raises for a mistake of the member alone: `local_failure` says what went wrong here, a flag stands in for
     it.
 
-    teacher: the taps of the teacher that the losses may read; steps: of an epoch; monitor: the score that is maximised.
+    teacher: the taps of the teacher that the losses may read; steps: of an epoch; monitor: the score whose best epoch
+    is kept.
     Raises what building raises: CheckpointError, ValueError, out of memory.
     """
 
@@ -285,14 +287,11 @@ class Student:
 
     def scored(self, validation: Scores) -> None:
         """Take the validation of the epoch that just ended; keep its weights where it is the best so far."""
-        scores = validation.means
-        score = scores[self.monitor]
+        scores, sign = validation.means, sign_of(self.monitor)
+        score = sign * scores[self.monitor]
         self.schedule.scored(score)
-        if (
-            self.best is None
-            or score > self.best["scores"][self.monitor]
-            or math.isnan(self.best["scores"][self.monitor])
-        ):
+        best_score = None if self.best is None else sign * self.best["scores"][self.monitor]
+        if best_score is None or score > best_score or math.isnan(best_score):
             best = {"epoch": self.epoch, "scores": dict(scores), "dice": validation.images["dice"].tolist()}
             self.best = {**best, "weights": host(self.eval_network.state_dict())}
 

@@ -3,7 +3,7 @@
 Torch is imported where a network runs, so that the names of the scores are known without it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.config import Precision
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, cases_of
 from trainer.evaluation.confusion import confusion, labels
+from trainer.evaluation.monitored import SurfaceScore, from_counts, is_surface
 from trainer.evaluation.overlap import (
     Floats,
     PixelCounts,
@@ -63,18 +64,45 @@ class Scores:
     """What a validation pass found; the same on every rank."""
 
     means: dict[str, float]
-    """Every name of SCORES and POOLED."""
+    """Every name of SCORES and POOLED; with several foreground classes also each of SCORES by class, `dice.liver`.
+    Means over cases: an image is one, and so are the slices of a volume together."""
     images: dict[str, Floats]
-    """Every name of SCORES: one value an image, in the order of `DataSet.samples`."""
+    """The same names without those of POOLED: one value an image, in the order of `DataSet.samples`."""
 
 
-def score(counts: Floats) -> Scores:
-    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background."""
-    every = pixel_counts(counts)
-    foreground = every.of(slice(1, None))
-    images = {name: function(foreground).mean(axis=1) for name, function in SCORES.items()}
-    means = {name: float(values.mean()) for name, values in images.items()}
-    return Scores(means | {name: function(every) for name, function in POOLED.items()}, images)
+def score(
+    counts: Floats, foreground: Sequence[str] = (), cases: Sequence[int] | None = None, *, also: str | None = None
+) -> Scores:
+    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background.
+
+    foreground: the names of the other classes, where each is to have scores of its own. cases: of each image the number
+    of its case, from 0; None: every image is one. also: a further score of counts that is wanted among the means.
+    """
+    images = _by_name(pixel_counts(counts).of(slice(1, None)), foreground)
+    whole = counts if cases is None else summed(counts, cases)
+    every = pixel_counts(whole)
+    by_case = images if cases is None else _by_name(every.of(slice(1, None)), foreground)
+    means = {name: float(values.mean()) for name, values in by_case.items()}
+    means |= {name: function(every) for name, function in POOLED.items()}
+    if also is not None and also not in means:
+        means[also] = from_counts(also, every, foreground)
+    return Scores(means, images)
+
+
+def summed(counts: Floats, cases: Sequence[int]) -> Floats:
+    """Counts of images (images, ...) added up over those of a case: (cases, ...)."""
+    whole = np.zeros((max(cases) + 1, *counts.shape[1:]))
+    np.add.at(whole, np.asarray(cases), counts)
+    return whole
+
+
+def _by_name(foreground: PixelCounts, names: Sequence[str]) -> dict[str, Floats]:
+    """SCORES of counts (cases, classes): the mean over classes and, where there are several, each class."""
+    values = {name: function(foreground) for name, function in SCORES.items()}
+    means = {name: each.mean(axis=1) for name, each in values.items()}
+    if len(names) < 2:
+        return means
+    return means | {f"{name}.{label}": each[:, at] for name, each in values.items() for at, label in enumerate(names)}
 
 
 def native_logits(logits: "Tensor", placement: Placement) -> "Tensor":
@@ -101,13 +129,14 @@ def validate(
     batch_size: int = BATCH,
     opening: Opening | None = None,
     keep: Keep | None = None,
+    monitor: str | None = None,
 ) -> Scores:
     """Score a network on a part of the data: the ranks take batches in turn; counts are summed once over ranks.
 
     The network's mode is put back as it was. An image is in the same batch whatever the world size, so scores are equal
     bit for bit on ranks of one kind; another `batch_size`, the most images at once, may change the rounding of its
-    logits. `keep` sees the images of this rank only. Raises DataError where the part is empty or is opened without a
-    record.
+    logits. `keep` sees the images of this rank only. monitor: a score that is wanted among the means. Raises DataError
+    where the part is empty or is opened without a record.
     """
     import torch
 
@@ -119,6 +148,9 @@ def validate(
     if total == 0:
         raise DataError(f"data: the {part} part holds no image, so there is nothing to score; change the split")
     counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
+    surfaces = SurfaceScore(monitor, data, part, opening) if monitor is not None and is_surface(monitor) else None
+    keepers: list[Keep] = [] if keep is None else [keep]
+    keepers += [] if surfaces is None else [surfaces.keep]
     training = network.training
     network.eval()
     size = min(batch_size, -(-total // _SHARES))
@@ -130,12 +162,16 @@ def validate(
                 images = normalise(_sent(batch.images, ranks.device), network.normalisation)
                 with autocast(ranks.device, precision):
                     logits = network(images).logits
-                _count(logits.float(), batch, counts, keep)
+                _count(logits.float(), batch, counts, keepers)
     finally:
         network.train(training)
     restored = np.empty(counts.shape)
     restored[order] = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
-    return score(restored)
+    names, cases = data.class_names[1:], cases_of(data.samples(part, opening))
+    scores = score(restored, names, cases, also=None if surfaces else monitor)
+    if surfaces is not None and monitor is not None:
+        scores.means[monitor] = surfaces.value(ranks)
+    return scores
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
@@ -146,7 +182,7 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
 
-def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keep: Keep | None) -> None:
+def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keepers: Sequence[Keep]) -> None:
     """Enter a batch into `counts`; images of one native size, which are neighbours, go through the device together."""
     for placement, group in groupby(range(len(batch.indices)), key=batch.placements.__getitem__):
         rows = list(group)
@@ -154,7 +190,7 @@ def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keep: Keep 
         truth = _sent(np.stack([batch.masks[row] for row in rows]), logits.device)
         first = batch.start + rows[0]
         counts[first : first + len(rows)] = confusion(labels(native), truth, counts.shape[1])
-        if keep is not None:
+        for keep in keepers:
             for row, one in zip(rows, native, strict=True):
                 keep(batch.indices[row], one)
 

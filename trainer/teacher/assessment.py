@@ -12,7 +12,7 @@ import torch
 from models.output import Segmenter
 from trainer.checkpoint import Weights
 from trainer.config import PolypData, RunConfig
-from trainer.data.dataset import DataSet, Part
+from trainer.data.dataset import DataSet, Part, cases_of
 from trainer.data.perceptual_hash import alike as alike_pairs
 from trainer.data.splits.near_duplicates import unpacked
 from trainer.distributed.ranks import Ranks
@@ -67,7 +67,8 @@ def stored_dice(network: Maps, data: DataSet, part: Part, *, keep: Keep | None, 
         counts[index] = confusion(labels(logits[None]), truth[None], data.classes)[0]
         if keep is not None:
             keep(index, logits)
-    return score(np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)).means["dice"]
+    host = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
+    return score(host, cases=cases_of(data.samples(part))).means["dice"]
 
 
 _UNSEEN: tuple[Part, ...] = ("validation", "test")

@@ -311,8 +311,11 @@ def test_a_mistake_in_the_space_is_one_line_with_field_value_and_remedy(study, s
 
 BAD_TABLES = [
     ({'maximize = "dice"': ""}, "", ["objective", "name a score", "known: dice, iou"]),
-    ({'maximize = "dice"': 'maximize = "dice"\nminimize = "iou"'}, "", ["minimize = 'iou'", "write maximize"]),
-    ({'maximize = "dice"': 'maximize = "dise"'}, "", ["objective.maximize = 'dise'", "nearest: dice"]),
+    ({'maximize = "dice"': 'maximize = "dice"\nminimize = "iou"'}, "", ["minimize = 'iou'", "keep one"]),
+    ({'maximize = "dice"': 'minimize = "iou"'}, "", ["minimize = 'iou'", "write maximize = 'iou'"]),
+    ({'maximize = "dice"': 'minimize = "hd95"'}, "", ["'hd95'", "use hd95_missed_as_diagonal"]),
+    ({'maximize = "dice"': 'maximize = "dice.liver"'}, "", ["'dice.liver'", "no foreground class is called 'liver'"]),
+    ({'maximize = "dice"': 'maximize = "dise"'}, "", ["objective", "'dise'", "nearest: dice"]),
     ({"trials = 10": "trials = 0"}, "", ["budget.trials = 0", "greater than 0"]),
     ({"trials = 10": 'trials = 10\nwall = "soon"'}, "", ["budget.wall", "'soon'", "12h"]),
     ({"trials = 10": "trails = 10"}, "", ["budget", "trials"]),

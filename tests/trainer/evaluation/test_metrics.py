@@ -270,3 +270,24 @@ class TestValidate:
             validate(Redness(), blobs, "test", ranks=Ranks("cpu"), precision="fp32")
         opened = validate(Redness(), blobs, "test", ranks=Ranks("cpu"), precision="fp32", opening=OPENING)
         assert len(opened.images["dice"]) == 3
+
+
+def test_several_classes_have_scores_of_their_own_beside_their_mean() -> None:
+    counts = np.array(
+        [[[50, 0, 0, 50], [10, 0, 10, 80], [5, 5, 0, 90]], [[90, 0, 0, 10], [4, 0, 0, 96], [0, 0, 6, 94]]]
+    )
+    scores = score(counts.astype(np.float64), ["liver", "spleen"])
+    assert scores.images["dice.liver"].tolist() == [pytest.approx(2 / 3), 1.0]
+    assert scores.images["dice.spleen"].tolist() == [pytest.approx(2 / 3), 0.0]
+    assert scores.means["dice"] == pytest.approx((scores.means["dice.liver"] + scores.means["dice.spleen"]) / 2)
+
+
+def test_slices_of_a_volume_are_one_case() -> None:
+    """Their counts are summed: a small object in one slice weighs as little as it does in the volume."""
+    counts = np.array(
+        [[[80, 0, 0, 20], [20, 0, 0, 80]], [[98, 0, 2, 0], [0, 2, 0, 98]], [[90, 0, 0, 10], [5, 0, 5, 90]]]
+    )
+    apart, together = score(counts.astype(np.float64)), score(counts.astype(np.float64), cases=[0, 0, 1])
+    assert apart.means["dice"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert together.means["dice"] == pytest.approx((40 / 42 + 2 / 3) / 2)
+    assert together.images["dice"].tolist() == apart.images["dice"].tolist()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import BlobsData, DataConfig
+from trainer.data.classes import TWO_CLASSES
 from trainer.data.dataset import Opening, Part, Pixels, Placement, Sample
 from trainer.data.file_check import Progress
 from trainer.data.files import pixel_hash
@@ -63,7 +64,8 @@ class Blobs:
     """The `DataSet` of drawn pictures."""
 
     channels = 3
-    classes = 2
+    class_names: Sequence[str] = tuple(known.name for known in TWO_CLASSES)
+    classes = len(class_names)
     near_duplicates = 0
 
     def __init__(self, config: BlobsData) -> None:

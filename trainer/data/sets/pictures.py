@@ -79,7 +79,7 @@ class SplitPictures:
         self._settings = config
         self.channels = channels_of(config)
         self.classes = len(classes_of(config))
-        self._names = tuple(known.name for known in classes_of(config))
+        self.class_names: Sequence[str] = tuple(known.name for known in classes_of(config))
         self._cache, self._root = cache, root
         named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
@@ -188,7 +188,7 @@ class SplitPictures:
     def _hash_files(self) -> dict[str, str]:
         names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]
         with ThreadPoolExecutor(threads(), thread_name_prefix="hash") as pool:
-            hashes = pool.map(lambda name: content_hash(self._root / name, self._names), names)
+            hashes = pool.map(lambda name: content_hash(self._root / name, self.class_names), names)
             return dict(zip(names, hashes, strict=True))
 
     def _contents(self, *parts: Part) -> list[tuple[str, ...]]:

@@ -1,0 +1,85 @@
+"""The score that a run is judged by, where it is none of those that every validation pass gives.
+
+Scores of counts follow from the pass itself; surfaces are measured on the host, by case, and only where asked for.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, cases_of
+from trainer.evaluation.confusion import labels
+from trainer.evaluation.overlap import PixelCounts, case_scores, mean_of_known, pooled_scores, set_scores
+from trainer.evaluation.score_names import SCORE_KINDS, parse
+from trainer.evaluation.surface import surface_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.distributed.ranks import Ranks
+
+_TOLERANCE = 1.0
+"""Of the surface Dice that is measured along with distances and not used."""
+
+
+def sign_of(name: str) -> int:
+    """1 for a score that is better when higher, -1 for one that is better when lower."""
+    return 1 if SCORE_KINDS[name.partition(".")[0]].direction == "maximize" else -1
+
+
+def is_surface(name: str) -> bool:
+    """Whether a score is measured on surfaces, for which counts are not enough."""
+    bare = name.partition(".")[0]
+    return SCORE_KINDS[bare].unit == "length"
+
+
+def from_counts(name: str, every: PixelCounts, foreground: Sequence[str]) -> float:
+    """A score of counts (cases, classes), the background first. Raises ValueError for a name that is none."""
+    parse(name, foreground)
+    known = set_scores(every)
+    if name in known:
+        return known[name]
+    objects = every.of(slice(1, None))
+    pooled = pooled_scores(objects, foreground)
+    if name in pooled:
+        return pooled[name]
+    by_case = case_scores(objects, foreground)
+    if name not in by_case:
+        raise ValueError(f"{name!r}: is not measured while a run trains")
+    return float(mean_of_known(by_case[name]))
+
+
+class SurfaceScore:
+    """The mean over cases of a score of surfaces. Its `keep` is that of `trainer.evaluation.metrics.validate`."""
+
+    def __init__(self, name: str, data: DataSet, part: Part, opening: Opening | None) -> None:
+        self._name, self._data, self._part, self._opening = name, data, part, opening
+        self._predicted: dict[int, Pixels] = {}
+
+    def keep(self, index: int, logits: "Tensor") -> None:
+        """Logits (classes, height, width) of an image at native size."""
+        self._predicted[index] = labels(logits[None])[0].cpu().numpy().astype(np.uint8)
+
+    def value(self, ranks: "Ranks") -> float:
+        """The mean over all cases, lengths in pixels; every rank calls it. A case may have its slices on any rank."""
+        samples = self._data.samples(self._part, self._opening)
+        cases = cases_of(samples)
+        predicted = self._predicted
+        if cases is not None:
+            predicted = {index: mask for of_rank in ranks.all_gather(predicted) for index, mask in of_rank.items()}
+            of_case = np.asarray(cases)
+            stacks = [np.flatnonzero(of_case == case) for case in range(ranks.rank, max(cases) + 1, ranks.world)]
+        else:
+            stacks = [np.array([index]) for index in sorted(predicted)]
+        values = {int(stack[0]): self._measured(stack.tolist(), predicted) for stack in stacks}
+        every = {first: value for of_rank in ranks.all_gather(values) for first, value in of_rank.items()}
+        return float(mean_of_known(np.array([every[first] for first in sorted(every)])))
+
+    def _measured(self, slices: list[int], predicted: dict[int, Pixels]) -> float:
+        mask = np.stack([predicted[index] for index in slices])
+        truth = np.stack([self._data.native_mask(self._part, index, self._opening) for index in slices])
+        flat = len(slices) == 1
+        names = self._data.class_names[1:]
+        scores = surface_scores(mask[0] if flat else mask, truth[0] if flat else truth, names, tolerance=_TOLERANCE)
+        return scores[self._name]
