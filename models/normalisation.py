@@ -10,14 +10,15 @@ RGB = tuple[float, float, float]
 
 
 class Normalisation(NamedTuple):
-    """Of a network's input by channel, red first; values are those of channels in [0, 1]."""
+    """What is subtracted from a network's input, and by what that is divided: one value a channel (red first where they
+    are colours), in units of channels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Of ImageNet's pictures: what networks with drawn weights get, and most pretrained ones expect."""
+"""Mean and deviation of ImageNet's pictures: what networks with drawn weights get, and most pretrained ones expect."""
 
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Values from -1 to 1: what Inception networks and Google's vision transformers expect."""

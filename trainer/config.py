@@ -8,7 +8,7 @@ from losses.config import NEEDS_TEACHER, LossTerms, Weighted
 from models.config import Channels, Frozen, NetworkConfig, TeacherConfig, UNetNetwork
 
 MOST_PIXELS = 8192
-"""Of a picture's side: beyond it a single batch fills the memory of any machine."""
+"""The longest side of a picture: beyond it a single batch fills the memory of any machine."""
 MOST_PICTURES = 100_000
 """That are drawn; all of them are kept in memory."""
 MOST_CLASSES = 254

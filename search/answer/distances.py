@@ -14,8 +14,11 @@ FOUND, EVERY = "hd95", "hd95_missed_as_diagonal"
 
 
 def distances(confirmed: Confirmed, grids: Grids, confidence: float) -> Iterator[Distances]:
-    """Of every comparison on test whose networks share a seed. The interval is of all images: of what was found alone
-    there is none, since a network chooses by missing which images those are."""
+    """The distances of every comparison on test whose networks share a seed.
+
+    The interval is over all images. Over the images that both found there is none, since a network chooses them by what
+    it misses.
+    """
     for pair in pairs(confirmed):
         minuend, subtrahend = grids.get((pair.minuend.name, TEST)), grids.get((pair.subtrahend.name, TEST))
         if minuend is None or subtrahend is None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from models.config import Frozen
 
 SEARCH_THRESHOLD = 0.5
-"""Of the foreground's probability, in every validation score of a search: the class of the greatest logit."""
+"""Probability from which a pixel is foreground in validation scores of a search: the class of the greatest logit."""
 
 Verdict = Literal["shown", "not_shown", "worse", "not estimable"]
 

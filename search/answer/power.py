@@ -129,7 +129,7 @@ class ConfirmationSize:
     trainings: int
     """Networks at most."""
     epochs: int
-    """Of each."""
+    """How long each is trained."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ class DetectableGains:
     prints."""
 
     images: int
-    """Of the test part."""
+    """Images of the test part."""
     groups: int
-    """Of these images."""
+    """Groups that these images are of, such as patients."""
     seeds: int
     trainings: int
     """Networks that are trained at most."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trainer.teacher.inspection import Inspection
 
 CHANNELS, CLASSES = 3, 2
-"""Of the pictures and masks."""
+"""How many channels pictures have, and how many classes masks."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class NetworkSize:
     """A network that an arm may train."""
 
     choice: Scalar | None
-    """Of the front's parameter; None without a front."""
+    """The value of the front's parameter; None without a front."""
     network: str
     params_m: float
     """Millions of parameters."""

@@ -177,7 +177,7 @@ def _same(plan: Plan, what: str, content: str) -> None:
     kept = plan.content.get(what)
     if kept is not None and kept != content:
         raise UserError(
-            f"{plan.study}: the {what} is another than the search had ({content[:12]}..., then {kept[:12]}...); "
+            f"{plan.study}: the {what} is not that of the search ({content[:12]}..., it was {kept[:12]}...); "
             "put it back as it was"
         )
 

@@ -171,8 +171,8 @@ class DatabaseThread:
         if self.error is not None:
             if errors.is_denied(self.error):
                 raise UserError(
-                    f"the database refuses this worker ({errors.driver_message(self.error)}); see that URL and rights "
-                    "are right, then start it again: its trials go on from their checkpoints"
+                    f"the database refuses this worker ({errors.driver_message(self.error)}); check the URL and "
+                    "the rights of its user, then start it again: its trials go on from their checkpoints"
                 ) from self.error
             raise RuntimeError("the database thread ended") from self.error
 

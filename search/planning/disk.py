@@ -27,9 +27,9 @@ class DiskForecast:
     """Bytes at most."""
 
     kept_bytes: float
-    """Of weights that stay."""
+    """Those of the weights that stay."""
     running_bytes: float
-    """Of checkpoints of trials in flight."""
+    """Those of the checkpoints of trials in flight."""
 
 
 def disk_forecast(spec: StudySpec, largest: Sequence[float]) -> DiskForecast:

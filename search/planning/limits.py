@@ -53,7 +53,8 @@ def refuse_hopeless(spec: StudySpec, costs: list[Cost]) -> None:
         of_arm = [cost for cost in costs if cost.arm == arm.name]
         if all(verdict(spec.limits, cost) for cost in of_arm):
             raise UserError(
-                f"{arm.where}: limits: no network keeps them, the least has {_least(spec.limits, of_arm)}; raise them"
+                f"{arm.where}: limits: every network is beyond them, the smallest has "
+                f"{_least(spec.limits, of_arm)}; raise them"
             )
         for parameter in (p for p in sizing_parameters(arm) if isinstance(p, Choices)):
             for value in parameter.choices:

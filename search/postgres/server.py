@@ -245,7 +245,10 @@ class Server:
             with filelock.FileLock(self.folder / "lock", timeout=seconds):
                 yield
         except filelock.Timeout:
-            raise UserError(f"--dir {self.folder}: another start or stop holds it since {seconds} s") from None
+            raise UserError(
+                f"--dir {self.folder}: another start or stop has been at work there for {seconds} s; see whether it "
+                "hangs, then repeat"
+            ) from None
 
     def check_holder(self) -> None:
         """Raises UserError where another machine runs it, or did when it was last heard of."""

@@ -229,7 +229,7 @@ def _stratum_rows(
 
 
 def _reliability(part: ConfirmedPart) -> Drawn | None:
-    """Of the foreground; of the chosen class where that alone was kept."""
+    """The reliability of the foreground; that of the chosen class where that alone was kept."""
     networks = {network.name: network for network in compared_networks(part)}
     measured = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
     positive = all(r.positive_bins for r in measured)

@@ -106,7 +106,10 @@ class Arm:
             if live and p.name not in params:
                 raise UserError(f"{self.where}: {p.name}: missing; it is live here and needs a value")
             if not live and p.name in params:
-                raise UserError(f"{self.where}: {p.name} = {received(params[p.name])}: not live here; {condition(p)}")
+                raise UserError(
+                    f"{self.where}: {p.name} = {received(params[p.name])}: "
+                    f"has no effect with these values; {condition(p)}"
+                )
             if live:
                 if not p.contains(params[p.name]):
                     raise UserError(f"{self.where}: {p.name} = {received(params[p.name])}: outside {shown(p)}")

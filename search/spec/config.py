@@ -17,7 +17,7 @@ MAIN = "kd"
 
 MOST_TRIALS = 1_000_000
 MOST_DAYS = 36_500
-"""Of `wall`: a hundred years."""
+"""The longest `wall`: a hundred years."""
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 

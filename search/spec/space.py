@@ -192,7 +192,7 @@ def worlds(space: Sequence[Parameter], run: Mapping[str, Scalar], where: str) ->
 
     for count, world in enumerate(extend(0, {})):
         if count == MOST_WORLDS:
-            raise UserError(f"{where}: space: conditions tell more than {MOST_WORLDS} combinations apart; use fewer")
+            raise UserError(f"{where}: space: its conditions have more than {MOST_WORLDS} combinations; use fewer")
         yield world
 
 
@@ -329,7 +329,7 @@ def _check_step(low: float, high: float, step: float, log: bool, place: str) -> 
     if rest != 0:
         end = type(high)(Decimal(str(high)) - rest)
         raise UserError(
-            f"{place}.high = {high!r}: low = {low!r} plus whole steps of {step!r} miss it; nearest: {end!r}"
+            f"{place}.high = {high!r}: whole steps of {step!r} from low = {low!r} do not end there; nearest: {end!r}"
         )
 
 

@@ -220,7 +220,7 @@ def _not_opened(label: str, error: Exception) -> UserError:
         text = f"storage: {label} does not answer: {errors.driver_message(error)}; is the server up, is the URL right?"
         return errors.DatabaseUnavailable(text, error)
     return UserError(
-        f"storage: {label} cannot be used: {errors.driver_message(error)}; see that URL and rights are right"
+        f"storage: {label} cannot be used: {errors.driver_message(error)}; check the URL and the rights of its user"
     )
 
 

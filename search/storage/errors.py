@@ -158,7 +158,7 @@ def patient(what: str) -> Iterator[None]:
             raise DatabaseUnavailable(f"{what}: {text}", error) from None
         if is_denied(error):
             raise UserError(
-                f"{what}: the database refuses this ({driver_message(error)}); see that URL and rights are right"
+                f"{what}: the database refuses this ({driver_message(error)}); check the URL and the rights of its user"
             ) from None
         raise
 

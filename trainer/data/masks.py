@@ -121,7 +121,7 @@ class Coding:
 
 
 BLACK_AND_WHITE = Coding(((0, BACKGROUND), (255 * _GREY, OBJECT)))
-"""Of the masks of most data sets."""
+"""What values mean in the masks of most data sets."""
 
 
 def coding_from(text: str, field: str) -> Coding:

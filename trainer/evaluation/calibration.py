@@ -41,11 +41,11 @@ class Calibration:
         _enter(self._positive, positive, truth > 0, valid)
 
     def error(self) -> float:
-        """Of the chosen class: the mean over pixels of |accuracy - confidence| of their bin, in [0, 1]."""
+        """ECE of the chosen class: the mean over pixels of |accuracy - confidence| of their bin, in [0, 1]."""
         return self._error(self._chosen)
 
     def positive_error(self) -> float:
-        """Of the positive class: the mean over pixels of |share of foreground - probability| of their bin, 0 to 1."""
+        """ECE of the foreground: the mean over pixels of |share of foreground - probability| of their bin, 0 to 1."""
         return self._error(self._positive)
 
     def _error(self, sums: Tensor) -> float:

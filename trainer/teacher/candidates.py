@@ -44,7 +44,7 @@ class Match:
     """A network beside the file: how far it is from fitting."""
 
     settings: Mapping[str, Any]
-    """Of [run.teacher]: name, encoder or width, and `keys` where there are any."""
+    """Keys of [run.teacher] and their values: name, encoder or width, and `keys` where there are any."""
     report: Report
     odd: tuple[str, ...]
     """Keys in the network's own parts that it has no place for: a forward pass of elsewhere would use them."""

@@ -52,7 +52,7 @@ _REASONS = {
 }
 """What stands beside a value in a study file."""
 _WIDTHS = ((8, 16, 24), (8, 12, 16), (4, 8, 12), (4, 6, 8), (2, 4, 6))
-"""Of the students, the usual first."""
+"""Widths of the students that a study tries, the usual ones first."""
 _SCORED = "`search validate` scores the teacher on the validation pictures"
 
 
@@ -63,7 +63,7 @@ class Inspection:
     title: str
     """A few words: the network, or the kind of program."""
     settings: Mapping[str, Any]
-    """Of [run.teacher], `checkpoint` and `min_dice` left out."""
+    """The keys of [run.teacher] and their values, without `checkpoint` and `min_dice`."""
     remarks: tuple[str, ...]
     """What a person should know or check, a sentence or two each."""
     parameters: int | None

@@ -259,7 +259,7 @@ class TestProblems:
                 ["choices: 4 breaks the limits", "of at most 0.1 M"],
                 id="choice",
             ),
-            pytest.param({"limits": "[limits]\nparams_m = 0.001"}, ["no network keeps them"], id="all"),
+            pytest.param({"limits": "[limits]\nparams_m = 0.001"}, ["every network is beyond them"], id="all"),
             pytest.param(
                 {"limits": "[limits]\ngflops = 0.003"},
                 ["choices: 4 breaks the limits", "GFLOP of at most"],

@@ -206,7 +206,7 @@ def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_open
         checked(on_data(plan, blind), resources)
     resources = SharedResources(Ranks("cpu"), pictures / "cache")  # a split that was opened is not read again
     data = split(pictures, *parts)
-    with pytest.raises(UserError, match="the data is another than the search had"):
+    with pytest.raises(UserError, match="the data is not that of the search"):
         checked(replace(on_data(plan, data), content={"data": "0" * 64}), resources)
     with pytest.raises(UserError, match=r"^confirm\.unseen = 'D': no such folder.*known: A, B, C"):
         checked(on_data(plan, data, ("D",)), resources)
