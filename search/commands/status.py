@@ -23,10 +23,10 @@ from search.study import code_version
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
 from search.study.snapshot import SearchSnapshot, read
 from trainer.cli.durations import format_duration
+from trainer.cli.parser import add_watch, check_watch
 from trainer.cli.printable import control, printable
 from trainer.config import RunConfig
 from trainer.distributed.signals import until_interrupted
-from trainer.errors import UserError
 
 WATCH_SECONDS = 5.0
 """How long --watch waits between two readings of the database."""
@@ -66,20 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
     parser.add_argument("--json", action="store_true", help="the same figures as one JSON document (a line each look)")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=float,
-        const=WATCH_SECONDS,
-        metavar="SECONDS",
-        help=f"look again every so many seconds (default {WATCH_SECONDS:g}) until the search has ended; Ctrl-C leaves",
-    )
+    add_watch(parser, "look", WATCH_SECONDS)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the tables, once or again and again."""
-    if args.watch is not None and not 0.1 <= args.watch <= 86400:
-        raise UserError(f"--watch {args.watch:g}: give seconds from 0.1 to 86400")
+    check_watch(args, least=0.1)
     name = args.name or args.study
     with patient("status"):
         opened = open_storage(storage_url(args.storage), create=False)

@@ -14,6 +14,7 @@ from search.report.files import slug, write_report
 from search.storage.database import open_storage
 from search.storage.errors import look_again, patient
 from search.storage.url import add_storage, storage_url
+from trainer.cli.parser import add_watch, check_watch
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError
 
@@ -45,21 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cache", type=Path, default=Path("cache"), help="of decoded pictures (default: cache)")
     parser.add_argument("--json", action="store_true", help="what was written, as one JSON document")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=float,
-        const=LOOK_SECONDS,
-        metavar="SECONDS",
-        help=f"write again every so many seconds (default {LOOK_SECONDS:g}) until the search has ended; an open page "
-        "reads itself again; Ctrl-C leaves",
-    )
+    add_watch(parser, "write", LOOK_SECONDS, also="an open page reads itself again; ")
 
 
 def main(args: argparse.Namespace) -> int:
     """Write the report, once or again and again."""
-    if args.watch is not None and not 1 <= args.watch <= 86400:
-        raise UserError(f"--watch {args.watch:g}: give seconds from 1 to 86400")
+    check_watch(args, least=1)
     names = [args.study, *args.other]
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:

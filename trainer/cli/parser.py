@@ -12,6 +12,29 @@ _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)
 _KNOWN = r"[^\s,']+"
 
 
+MOST_WATCHED = 86400.0
+"""Seconds between two looks of --watch at most."""
+
+
+def add_watch(parser: argparse.ArgumentParser, what: str, seconds: float, also: str = "") -> None:
+    """The flag --watch of a command that does `what` again until a search has ended, every so many seconds."""
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=seconds,
+        metavar="SECONDS",
+        help=f"{what} again every so many seconds (default {seconds:g}) until the search has ended; "
+        f"{also}Ctrl-C leaves",
+    )
+
+
+def check_watch(args: argparse.Namespace, *, least: float) -> None:
+    """Raise UserError for seconds of --watch that are too few or too many, or no number."""
+    if args.watch is not None and not least <= args.watch <= MOST_WATCHED:
+        raise UserError(f"--watch {args.watch:g}: give seconds from {least:g} to {MOST_WATCHED:g}")
+
+
 class CommandLine(argparse.ArgumentParser):
     """A parser whose `error` raises UserError: the mistake, what is known and nearest, and where help is."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.data.files import BadFile, orientation, read_image, read_mask_picture, some
 from trainer.data.masks import MaskValues, refuse_other_size, values_of
@@ -15,6 +16,8 @@ from trainer.data.perceptual_hash import ImageHashes, image_hashes
 from trainer.errors import DataError
 
 Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class CheckedPair:
     height: int
     width: int
     values: MaskValues
-    """Of the mask; what they mean is known once all masks of its source were read."""
+    """The values in the mask; what they mean is known once all masks of its source were read."""
     hashes: ImageHashes
     """Hash and sketch of the image."""
     orientation: int
@@ -48,13 +51,20 @@ def check_pairs(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = 
         except DataError as error:
             return error
 
-    checked: list[CheckedPair | DataError] = []
-    with ThreadPoolExecutor(threads(), thread_name_prefix="examine") as pool:
-        for entry in pool.map(one, pairs):
-            checked.append(entry)
+    return in_threads(one, pairs, name="examine", progress=progress)
+
+
+def in_threads(
+    read: Callable[[Item], Entry], items: Sequence[Item], *, name: str, progress: Progress | None = None
+) -> list[Entry]:
+    """What `read` returns for each item, in order, a few at once. name: of the threads. Raises what `read` raises."""
+    entries: list[Entry] = []
+    with ThreadPoolExecutor(threads(), thread_name_prefix=name) as pool:
+        for entry in pool.map(read, items):
+            entries.append(entry)
             if progress:
-                progress(len(checked), len(pairs))
-    return checked
+                progress(len(entries), len(items))
+    return entries
 
 
 def summarised(errors: Sequence[DataError]) -> list[str]:

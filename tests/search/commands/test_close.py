@@ -19,24 +19,7 @@ from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 3
-batch_size = 4
-data = { name = "blobs", size = 32, train = 8, validation = 4 }
-student = { name = "unet", width = 4 }
-losses = { ce = {} }
-optim = { lr = 1e-3 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
-[sampler]
-name = "random"
-[budget]
-trials = 40
-in_flight = 20
+ARMS = """
 [[enqueue]]
 "optim.lr" = 1e-3
 [[arms]]
@@ -55,9 +38,17 @@ runpy.run_module("search", run_name="__main__", alter_sys=True)
 
 
 @pytest.fixture
-def join(database_url: str, open_again: Callable[..., StudyAdapter]) -> Callable[..., StudyAdapter]:
+def study(small_study: Callable[..., str]) -> Callable[[int], str]:
+    """The text of a search with so many trials and two arms."""
+    return lambda trials: small_study(epochs=3, trials=trials, in_flight=20, more=ARMS)
+
+
+@pytest.fixture
+def join(
+    database_url: str, open_again: Callable[..., StudyAdapter], study: Callable[[int], str]
+) -> Callable[..., StudyAdapter]:
     """Open the one search of the test once more, as another process would."""
-    return partial(open_again, database_url, "over", STUDY)
+    return partial(open_again, database_url, "over", study(40))
 
 
 def claim(search: StudyAdapter) -> Claim:
@@ -118,7 +109,7 @@ def test_neither_a_raised_budget_nor_a_new_arm_opens_it_again(join, open_again, 
     first = join()
     close(first.opened, database_url, first.search_id)
     first.searches.ask_to_stop(first.search_id, None)
-    more = STUDY.replace("trials = 40", "trials = 80") + '[[arms]]\nname = "more"\nset = { "optim.name" = "sgd" }\n'
+    more = study(80) + '[[arms]]\nname = "more"\nset = { "optim.name" = "sgd" }\n'
     later = open_again(database_url, "over", more)
     with pytest.raises(Refused, match=CLOSED):
         claim(later)
@@ -188,8 +179,8 @@ def test_nothing_slips_in_behind_a_close(join, database_url):
 
 
 @pytest.mark.slow
-def test_running_workers_end_with_0_and_so_does_one_that_comes_later(database_url, tmp_path, fork):
-    (tmp_path / "over.toml").write_text(STUDY.replace("trials = 40", "trials = 200"))
+def test_running_workers_end_with_0_and_so_does_one_that_comes_later(database_url, tmp_path, fork, study):
+    (tmp_path / "over.toml").write_text(study(200))
     words = ["simulate", "over.toml", "--slots", "2", "--epoch-seconds", "0.3", "--as-worker"]
 
     def started(*words: str) -> Any:

@@ -14,29 +14,12 @@ from search.storage.statements import Owner
 from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 3
-batch_size = 4
-data = { name = "blobs", size = 32, train = 8, validation = 4 }
-student = { name = "unet", width = 4 }
-losses = { ce = {} }
-optim = { lr = 1e-3 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
-[budget]
-trials = 9
-"""
-
 Stop = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def search(database_url: str, open_again: Callable[..., StudyAdapter]) -> StudyAdapter:
-    return open_again(database_url, "tiny", STUDY)
+def search(database_url: str, open_again: Callable[..., StudyAdapter], small_study: Callable[..., str]) -> StudyAdapter:
+    return open_again(database_url, "tiny", small_study(trials=9, in_flight=9))
 
 
 @pytest.fixture

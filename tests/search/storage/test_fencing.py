@@ -20,25 +20,6 @@ from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, StudyAdapter
 from trainer.errors import UserError
 
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 3
-batch_size = 4
-data = { name = "blobs", size = 32, train = 8, validation = 4 }
-student = { name = "unet", width = 4 }
-losses = { ce = {} }
-optim = { lr = 1e-3 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
-[sampler]
-name = "random"
-[budget]
-trials = 5
-in_flight = 5
-"""
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 LR = {"optim.lr": 1e-2}
 
@@ -46,9 +27,9 @@ Join = Callable[..., StudyAdapter]
 
 
 @pytest.fixture
-def join(database_url: str, open_again: Join) -> Join:
+def join(database_url: str, open_again: Join, small_study: Callable[..., str]) -> Join:
     """Open the one search of the test once more, as another process would."""
-    return partial(open_again, database_url, "fenced", STUDY)
+    return partial(open_again, database_url, "fenced", small_study(trials=5, in_flight=5))
 
 
 def no_checkpoint(_row: LeaseRow) -> int:

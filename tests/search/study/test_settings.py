@@ -7,26 +7,18 @@ import pytest
 from search.storage.statements import Owner
 from search.study.adapter import StudyAdapter
 
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 3
-batch_size = 4
-data = { name = "blobs", size = 32, train = 8, validation = 4 }
-student = { name = "unet", width = 4 }
-losses = { ce = {} }
-optim = { lr = 1e-3 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-1, log = true }
-[sampler]
-name = "random"
-[budget]
-trials = 1
-"""
-MORE = STUDY.replace("trials = 1", "trials = 2\nmax_failed = 7")
 ME = Owner("me", "here")
+
+
+@pytest.fixture
+def study(small_study: Callable[..., str]) -> str:
+    return small_study(trials=1)
+
+
+@pytest.fixture
+def more(small_study: Callable[..., str]) -> str:
+    """The same with more trials."""
+    return small_study(trials=2, more="max_failed = 7\n")
 
 
 @pytest.fixture
@@ -41,12 +33,12 @@ def budget(search: StudyAdapter) -> tuple[int, int]:
 
 
 def test_who_is_started_again_with_an_older_file_says_so_and_changes_nothing(
-    join: Callable[..., StudyAdapter], log: list[str]
+    join: Callable[..., StudyAdapter], study: str, more: str, log: list[str]
 ) -> None:
-    first = budget(join(STUDY))
-    raised = join(MORE)
+    first = budget(join(study))
+    raised = join(more)
     assert budget(raised) == (2, 7) != first
-    again = join(STUDY)
+    again = join(study)
     assert budget(again) == (2, 7)
     (line,) = [line for line in log if "older file" in line]
     assert "budget.trials: 2 -> 1" in line
@@ -55,17 +47,19 @@ def test_who_is_started_again_with_an_older_file_says_so_and_changes_nothing(
     assert [again.claim(ME, lambda _: 0, ()).held.number for _ in range(2)] == [0, 1]
 
 
-def test_one_may_go_back_on_purpose(join: Callable[..., StudyAdapter]) -> None:
-    join(STUDY)
-    join(MORE)
-    assert budget(join(STUDY + "# as it was before\n"))[0] == 1
-    assert budget(join(MORE))[0] == 1  # the copy that held in between is the older one now
-    assert budget(join(STUDY, "budget.trials=5"))[0] == 5
-    assert budget(join(STUDY))[0] == 5
+def test_one_may_go_back_on_purpose(join: Callable[..., StudyAdapter], study: str, more: str) -> None:
+    join(study)
+    join(more)
+    assert budget(join(study + "# as it was before\n"))[0] == 1
+    assert budget(join(more))[0] == 1  # the copy that held in between is the older one now
+    assert budget(join(study, "budget.trials=5"))[0] == 5
+    assert budget(join(study))[0] == 5
 
 
-def test_a_worker_that_joined_before_a_budget_was_raised_takes_part(join: Callable[..., StudyAdapter]) -> None:
-    early = join(STUDY)
+def test_a_worker_that_joined_before_a_budget_was_raised_takes_part(
+    join: Callable[..., StudyAdapter], study: str, more: str
+) -> None:
+    early = join(study)
     early.claim(ME, lambda _: 0, ())
-    join(MORE)
+    join(more)
     assert early.claim(ME, lambda _: 0, ()).held.number == 1

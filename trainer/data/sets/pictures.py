@@ -7,7 +7,6 @@ Their images count as test rows: without the record of an opening nothing of the
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from trainer.config import DataConfig, PictureData, PolypData
 from trainer.data.cache import Decoded, Pair, decoded
 from trainer.data.classes import channels_of, classes_of
 from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement, Sample
-from trainer.data.file_check import Progress, threads
+from trainer.data.file_check import Progress, in_threads
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
 from trainer.data.reading import PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
@@ -187,9 +186,8 @@ class SplitPictures:
 
     def _hash_files(self) -> dict[str, str]:
         names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]
-        with ThreadPoolExecutor(threads(), thread_name_prefix="hash") as pool:
-            hashes = pool.map(lambda name: content_hash(self._root / name, self.class_names), names)
-            return dict(zip(names, hashes, strict=True))
+        hashes = in_threads(lambda name: content_hash(self._root / name, self.class_names), names, name="hash")
+        return dict(zip(names, hashes, strict=True))
 
     def _contents(self, *parts: Part) -> list[tuple[str, ...]]:
         """Name, image, mask, group and part of each row; groups as the file names them, so no path enters. What a

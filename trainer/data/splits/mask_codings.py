@@ -7,11 +7,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trainer.data.cache import kept_file
-from trainer.data.file_check import threads
+from trainer.data.file_check import in_threads
 from trainer.data.masks import (
     BLACK_AND_WHITE,
     FLAG,
@@ -125,20 +124,15 @@ def kept_values(
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return kept_file(
         cache / f"values-{key}.json",
-        lambda: _read_all([path for _, path in masks], reading, progress),
+        lambda: in_threads(
+            lambda path: read_mask_values(path, reading),
+            [path for _, path in masks],
+            name="values",
+            progress=progress,
+        ),
         write=lambda counted: json.dumps([[v.pixels, v.lossy, list(v.counts.items())] for v in counted]),
         read=lambda text: _parsed(text, len(masks)),
     )
-
-
-def _read_all(paths: Sequence[Path], reading: Reading, progress: Callable[[int, int], None] | None) -> list[MaskValues]:
-    counted: list[MaskValues] = []
-    with ThreadPoolExecutor(threads(), thread_name_prefix="values") as pool:
-        for values in pool.map(lambda path: read_mask_values(path, reading), paths):
-            counted.append(values)
-            if progress:
-                progress(len(counted), len(paths))
-    return counted
 
 
 def _parsed(text: str, count: int) -> list[MaskValues]:

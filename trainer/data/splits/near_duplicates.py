@@ -7,12 +7,11 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.data.cache import kept_file
-from trainer.data.file_check import threads
+from trainer.data.file_check import in_threads
 from trainer.data.perceptual_hash import BYTES, ImageHashes, alike, image_hashes
 from trainer.data.reading import PLAIN, Reading, as_rgb
 from trainer.data.splits.split import Row
@@ -89,7 +88,12 @@ def kept_looks(
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return kept_file(
         cache / f"looks-{key}.json",
-        lambda: _look_at([path for _, path in images], reading, progress),
+        lambda: in_threads(
+            lambda path: image_hashes(as_rgb(reading.image(path))),
+            [path for _, path in images],
+            name="look",
+            progress=progress,
+        ),
         write=lambda hashes: json.dumps([[entry.pixels, packed([entry.sketch])] for entry in hashes]),
         read=lambda text: _parsed(text, len(images)),
     )
@@ -106,16 +110,6 @@ def unpacked(text: str) -> list[bytes]:
     if len(content) % BYTES:
         raise ValueError(f"{len(content)} bytes are no sketches of {BYTES}")
     return [content[at : at + BYTES] for at in range(0, len(content), BYTES)]
-
-
-def _look_at(paths: Sequence[Path], reading: Reading, progress: Callable[[int, int], None] | None) -> list[ImageHashes]:
-    hashes: list[ImageHashes] = []
-    with ThreadPoolExecutor(threads(), thread_name_prefix="look") as pool:
-        for entry in pool.map(lambda path: image_hashes(as_rgb(reading.image(path))), paths):
-            hashes.append(entry)
-            if progress:
-                progress(len(hashes), len(paths))
-    return hashes
 
 
 def _parsed(text: str, count: int) -> list[ImageHashes]:
