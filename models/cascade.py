@@ -43,7 +43,7 @@ class _Cascade(Segmenter):
         return coloured
 
     def _output(self, images: Tensor, maps: Sequence[Tensor]) -> Output:
-        """Of the encoder's maps, the finest first, in the order of its taps."""
+        """The output from the encoder's maps, the finest first, in the order of its taps."""
         decoded = self.decoder(maps[::-1])
         heads = [
             F.interpolate(head(level), size=images.shape[-2:], mode="bilinear", align_corners=False)

@@ -9,7 +9,7 @@ from models.config.network import NetworkOptions
 from models.normalisation import HALF, IMAGENET, Normalisation
 
 Count = Annotated[int, Field(ge=1, le=64)]
-"""Of blocks of a stage, or of heads."""
+"""How many blocks a stage has, or how many heads."""
 
 
 class TransformerOptions(NetworkOptions):

@@ -26,7 +26,7 @@ class LabelClass(NamedTuple):
 
 
 TWO_CLASSES = (LabelClass("background", GROUND), LabelClass("foreground", PALETTE[0]))
-"""Of data sets that name none."""
+"""The classes of data sets that name none."""
 
 
 def classes_of(config: DataConfig) -> tuple[LabelClass, ...]:

@@ -60,7 +60,7 @@ class Coding:
 
     labels: tuple[tuple[int, int], ...]
     names: tuple[str, ...] = ("background", "object")
-    """Of labels 0, 1, ..."""
+    """The names of labels 0, 1, ..."""
     indices: bool = False
     """Whether the values of a palette's file are its indices, not its colours."""
 

@@ -24,9 +24,9 @@ class Distances(NamedTuple):
     """How far each pixel of one surface is from the other surface; infinite where the other mask is empty."""
 
     of_true: Floats
-    """Of the truth's surface to the prediction's; without an entry where the truth is empty."""
+    """Distances of the truth's surface to the prediction's; without an entry where the truth is empty."""
     of_predicted: Floats
-    """Of the prediction's surface to the truth's; without an entry where the prediction is empty."""
+    """Distances of the prediction's surface to the truth's; without an entry where the prediction is empty."""
 
     @property
     def missed(self) -> bool:

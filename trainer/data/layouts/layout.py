@@ -23,7 +23,7 @@ class Layout:
     """All pairs of such a folder, with the part, group and case that the data set gives them, and what was left out.
     Raises DataError where half of a pair is missing."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of [run.data] beside root and split: `name`, and for data of named classes these and whatever else is known."""
+    """Keys of [run.data] beside root and split: `name`, and for data of named classes these and what else is known."""
 
 
 def pictures_in(folder: Path) -> list[Path]:
