@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +18,34 @@ from search.storage.schema import FREE, attempts, leases
 from trainer.distributed import supervisor
 
 ROOT = Path(__file__).resolve().parents[3]
+
+STUDY = """
+[objective]
+maximize = "dice"
+[run]
+method     = "none"
+epochs     = 2000
+batch_size = 16
+[run.data]
+name       = "blobs"
+size       = 32
+train      = 16
+validation = 4
+test       = 4
+[run.student]
+name  = "unet"
+width = 2
+[run.losses]
+ce = { weight = 1.0 }
+[space]
+"optim.lr" = { low = 1e-4, high = 1e-2, log = true }
+[sampler]
+name = "random"
+[pruner]
+name = "none"
+[budget]
+trials = 4
+"""
 
 SCRIPT = """
 import os, pathlib, signal, sys, time
@@ -139,9 +167,9 @@ def test_signals_are_one_wish_or_two_and_never_more(times: list[float], monkeypa
 
 
 @pytest.fixture
-def worker(tmp_path: Path, sqlite_url: str, small_study: Callable[..., str]) -> Iterator["subprocess.Popen[str]"]:
+def worker(tmp_path: Path, sqlite_url: str) -> Iterator["subprocess.Popen[str]"]:
     """A worker on a small study, with two ranks, in a process group of its own as on a terminal."""
-    (tmp_path / "small.toml").write_text(small_study(epochs=2000))
+    (tmp_path / "small.toml").write_text(STUDY)
     words = ["work", "small.toml", "--ranks", "2", "--storage", sqlite_url, "--note-every", "0", "--stop-seconds", "30"]
     started = subprocess.Popen(
         [sys.executable, "-m", "search", *words],
