@@ -1,7 +1,10 @@
-"""Dotted paths: in and out of nested tables, on the command line (`--set`), and those that a configuration knows."""
+"""Tables as people write them: TOML text, and dotted paths in and out of nested tables, on the command line (`--set`)
+and as a configuration knows them."""
 
+import re
 import tomllib
 import types
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -12,6 +15,34 @@ from pydantic.fields import FieldInfo
 from trainer.errors import UserError, nearest, received
 
 Table = dict[str, Any]
+
+_PLACE = re.compile(r"\(at line (\d+), column \d+\)")
+_TWICE = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Duplicate")
+"""How tomllib's messages begin for what is there already."""
+
+
+def text_of(content: bytes, where: str) -> str:
+    """A file's bytes as text, without the byte order mark that some editors put before it. Raises UserError."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+            raise UserError(f"{where}: is UTF-16 and no UTF-8; save the file as UTF-8") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{where}: byte {error.start}, in line {line}, is no UTF-8; save the file as UTF-8") from None
+
+
+def toml_table(text: str, where: str) -> Table:
+    """The tables of a TOML text. Raises UserError, with the line that is wrong; RecursionError."""
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # also of a number of thousands of digits
+        place = _PLACE.search(str(error))
+        lines = text.splitlines()
+        number = int(place[1]) if place else len(lines) if "at end of document" in str(error) else 0
+        line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        twice = " is given twice; keep one" if str(error).startswith(_TWICE) else ""
+        raise UserError(f"{where}: not TOML: {error}{line and f': {received(line)}{twice}'}") from error
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

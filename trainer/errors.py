@@ -4,6 +4,7 @@ import re
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, time
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -71,8 +72,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def received(value: object) -> str:
-    """A value as a message shows it, its passwords hidden before it is cut: half a URL is not known as one."""
-    text = without_passwords(repr(value))
+    """A value as a message shows it, its passwords hidden before it is cut: half a URL is not known as one. Dates are
+    shown as TOML writes them."""
+    text = without_passwords(str(value) if isinstance(value, date | time) else repr(value))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 

@@ -1,7 +1,6 @@
 """Runs as people have them in files: a study file, an export of a search, or one run as JSON. Free of torch."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from models.config import NetworkTeacher
 from trainer.config import Replay, RunConfig
-from trainer.config_paths import Table, nest, setting
+from trainer.config_paths import Table, nest, setting, text_of, toml_table
 from trainer.errors import UserError, explain, nearest, received
 
 PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice", "teacher.trust")
@@ -161,20 +160,19 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
 
 def _parse(path: Path) -> Table:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path.read_bytes(), str(path))
     except OSError as error:
         study = Path("studies", f"{path.name}.toml")
         meant = f"; nearest: {study}" if study.is_file() else ""
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); give a study file, an export or a run{meant}"
         ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text ({error.reason}); give a study file, an export or a run") from error
     try:
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise UserError(f"{path}: is not {kind}: {error}") from error
+        content = json.loads(text) if path.suffix == ".json" else toml_table(text, str(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deeply; give a study file, an export or a run") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}; expected a table")
     return content

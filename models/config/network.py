@@ -1,10 +1,11 @@
 """What the options of all networks share. Free of torch, so that a study file is checked before anything heavy is
 imported."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from models.normalisation import IMAGENET, Normalisation
 
@@ -23,6 +24,30 @@ class Frozen(BaseModel):
     """A value that people write in files: unknown keys are refused, and it never changes after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, serialize_by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        """`true` in a number's place is a mistake; Python, and with it pydantic, takes it for 1."""
+        for name, field in cls.model_fields.items() if isinstance(values, Mapping) else ():
+            value = values.get(field.alias or name)
+            given = value if isinstance(value, list | tuple) else [value]
+            kinds = set(_kinds(field.annotation)) if any(isinstance(each, bool) for each in given) else set()
+            if kinds & {int, float} and not kinds & {bool, Any}:
+                error = PydanticCustomError("truth", "expected a number, and no truth value")
+                raise ValidationError.from_exception_data(
+                    cls.__name__, [{"type": error, "loc": (field.alias or name,), "input": value}]
+                )
+        return values
+
+
+def _kinds(annotation: object) -> Iterator[object]:
+    """The plain types that an annotation is made of."""
+    inner = get_args(annotation)
+    if not inner:
+        yield annotation
+    for each in inner:
+        yield from _kinds(each)
 
 
 def absent(value: object) -> bool:

@@ -1,12 +1,11 @@
 """Where study files lie and how they are read: TOML, small and shallow."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config_paths import Table
+from trainer.config_paths import Table, text_of, toml_table
 from trainer.errors import UserError, nearest
 from trainer.repository import REPOSITORY
 
@@ -20,6 +19,10 @@ def find(name_or_path: str) -> Path:
     """The file of a study: a path, or the name of a file in `studies/` here or beside the program. Raises UserError."""
     given = Path(name_or_path)
     if given.suffix == ".toml" or len(given.parts) > 1:
+        if given.exists() and not given.is_file():
+            raise UserError(
+                f"study {name_or_path}: is {'a folder' if given.is_dir() else 'no file'}; give a study file"
+            )
         if not given.is_file():
             beside = [str(file) for file in given.parent.glob("*.toml")] if given.parent.is_dir() else []
             raise UserError(f"study {name_or_path}: no such file{nearest(name_or_path, beside)}")
@@ -46,13 +49,9 @@ def read(path: Path) -> Table:
     if size > LARGEST:
         raise UserError(f"{path}: {size} bytes; a study file has at most {LARGEST}: is it the right file?")
     try:
-        table = tomllib.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from error
+        table = toml_table(text_of(content, str(path)), str(path))
     except RecursionError as error:
         raise UserError(f"{path}: nested too deeply; a study file has at most {DEEPEST} levels") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not TOML: {error}") from error
     check_depth(table, str(path))
     return table
 

@@ -177,9 +177,11 @@ def test_files_that_hold_no_run_are_refused(tmp_path: Path, study: Path, export:
         return tmp_path / name
 
     assert "cannot be read" in message(tmp_path / "missing.toml")
-    assert "is not TOML" in message(write("a.toml", b"[run"))
-    assert "is not JSON" in message(write("a.json", b"{"))
-    assert "is no text" in message(write("b.toml", b"\xff\xfe\x00"))
+    assert "not TOML" in message(write("a.toml", b"[run"))
+    assert "not JSON" in message(write("a.json", b"{"))
+    assert "is UTF-16" in message(write("b.toml", b"\xff\xfe\x00"))
+    assert "line 2, is no UTF-8" in message(write("b.toml", b"\n# caf\xe9"))
+    assert "nested too deeply" in message(write("d.json", b"[" * 100_000))
     assert "holds a list" in message(write("b.json", b"[1]"))
     assert "run: missing" in message(write("c.toml", b"[runs]\nepochs = 1\n"))
     assert "nearest: runs" in message(write("c.toml", b"[runs]\nepochs = 1\n"))

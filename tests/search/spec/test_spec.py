@@ -1,5 +1,6 @@
 """A study file is read to its last value, and resolved into runs."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -319,6 +320,8 @@ BAD_TABLES = [
     ({"trials = 10": "trials = 0"}, "", ["budget.trials = 0", "greater than 0"]),
     ({"trials = 10": 'trials = 10\nwall = "soon"'}, "", ["budget.wall", "'soon'", "12h"]),
     ({"trials = 10": "trails = 10"}, "", ["budget", "trials"]),
+    ({"epochs = 10": "epochs = true"}, "", ["run.epochs = True: expected a number"]),
+    ({"epochs = 10": "epochs = 2026-01-01"}, "", ["run.epochs = 2026-01-01: input should be a valid integer"]),
     ({"epochs = 10": "epoch = 10"}, "", ["run.epoch = 10", "unknown key", "nearest: epochs"]),
     ({"epochs = 10": "epochs = 10\nepoch = 3"}, "", ["run.epoch = 3", "nearest: epochs"]),
     ({"epochs = 10": 'epochs = 10\n"student.width" = 4'}, "", ["run.student.width = 8", "given twice"]),
@@ -362,6 +365,7 @@ BAD_TABLES = [
         "[[enqueue]]\noptim.lr = 0.001\n[[enqueue]]\noptim.lr = 0.002",
         ["2 trials", "budget of 1"],
     ),
+    ({}, "[confirm]\nseeds = [1, true]", ["confirm.seeds = [1, True]: expected a number"]),
     ({}, "[confirm]\nseeds = [1, 1]", ["confirm.seeds", "twice"]),
     ({}, '[dashboard]\nimages = "test"', ["dashboard.images = 'test'", "off", "validation"]),
     ({}, "[teach]\nepoch = 3", ["teach.epoch"]),
@@ -385,7 +389,10 @@ class TestFiles:
         [
             pytest.param(b"x" * 1_000_001, ["1000001 bytes"], id="large"),
             pytest.param(b"a = \xff", ["UTF-8"], id="encoding"),
+            pytest.param("a = 1".encode("utf-16"), ["UTF-16", "save the file as UTF-8"], id="another encoding"),
             pytest.param(b"a = ", ["not TOML", "end of document"], id="syntax"),
+            pytest.param(b"[a]\nb = 1\nb = 2", ["not TOML", "'b = 2' is given twice"], id="a key twice"),
+            pytest.param(b"[a]\n[a]\nb = 2", ["line 2", "'[a]' is given twice"], id="a table twice"),
             pytest.param(b"a = " + b"[" * 5000 + b"]" * 5000, ["nested too deeply"], id="recursion"),
             pytest.param(b"a = " + b"[" * 20 + b"]" * 20, ["nested too deeply"], id="deep lists"),
             pytest.param(b"[run]\n'" + b".".join([b"a"] * 50) + b"' = 1", ["nested too deeply"], id="deep keys"),
@@ -399,6 +406,19 @@ class TestFiles:
         with pytest.raises(UserError) as error:
             load(path)
         the_line(error, "broken.toml", *words)
+
+    def test_the_mark_and_the_line_ends_of_another_system_change_nothing(self, study, tmp_path):
+        text = study().source.read_text()
+        path = tmp_path / "elsewhere" / "small.toml"
+        path.parent.mkdir()
+        path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+        assert record(load(path)) == record(study())
+
+    def test_a_folder_and_a_pipe_are_no_study_file(self, tmp_path):
+        for name, make, what in (("a.toml", os.mkdir, "is a folder"), ("b.toml", os.mkfifo, "is no file")):
+            make(tmp_path / name)
+            with pytest.raises(UserError, match=what):
+                find(str(tmp_path / name))
 
     def test_a_missing_file_names_the_nearest(self, tmp_path):
         (tmp_path / "mine.toml").write_text("")
