@@ -28,7 +28,7 @@ from search.storage.fencing import Fence, lock_on_begin
 from search.storage.leases import Leases
 from search.storage.ownership import refuse_foreign
 from search.storage.searches import Searches
-from search.storage.url import DEFAULT, NETWORK_DISKS, _template, _with_driver, disk_kind, label_of
+from search.storage.url import DEFAULT, _template, _with_driver, label_of, refuse_bad_file
 from trainer.atomic_files import private_folder
 from trainer.errors import UserError
 
@@ -199,29 +199,17 @@ def _check_present(url: sa.URL, label: str) -> None:
 
 
 def _check_local_file(url: sa.URL, label: str, *, create: bool) -> None:
-    if url.database in (None, "", ":memory:"):
-        raise UserError(f"storage: {label}: an in-memory database dies with its process; use sqlite:///FILE")
-    folder = Path(url.database or "").resolve().parent
-    if Path(url.database or "") == DEFAULT:
-        if create:
-            private_folder(folder)
-    elif not folder.is_dir():
-        raise UserError(f"storage: {label}: the folder {folder} does not exist; create it first")
-    kind = disk_kind(folder)
-    if kind in NETWORK_DISKS:
-        raise UserError(
-            f"storage: {label} lies on a network disk ({kind}), where SQLite's locks are not safe; "
-            "use a local disk, or a PostgreSQL, such as that of: python -m search db start --dir FOLDER"
-        )
+    file = Path(url.database or "")
+    if create and file == DEFAULT:
+        private_folder(file.resolve().parent)
+    refuse_bad_file(url, label)
 
 
 def _not_opened(label: str, error: Exception) -> UserError:
     if errors.is_transient(error):
         text = f"storage: {label} does not answer: {errors.driver_message(error)}; is the server up, is the URL right?"
         return errors.DatabaseUnavailable(text, error)
-    return UserError(
-        f"storage: {label} cannot be used: {errors.driver_message(error)}; check the URL and the rights of its user"
-    )
+    return errors.refusal(label, error)
 
 
 GRACE_SECONDS = 2.0

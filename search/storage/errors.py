@@ -12,6 +12,7 @@ taken for an unavailable database: a worker that starts waits and shows what the
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -99,6 +100,17 @@ def is_denied(error: BaseException) -> bool:
     if code is not None:
         return code[:2] in ("28", "3D") or code in ("42501", "57P04", "42P01")
     return cause is not None and getattr(cause, "sqlite_errorcode", None) is None and _about_connection(cause)
+
+
+def refusal(label: str, error: BaseException) -> UserError:
+    """A database that will not be usable by waiting, in one line. label: its URL as it may be shown."""
+    return UserError(f"storage: {label} cannot be used: {driver_message(error)}; see that URL and rights are right")
+
+
+def is_no_database(error: BaseException) -> bool:
+    """Whether SQLite says of a file that it is none of its own, or is damaged."""
+    result = getattr(innermost(error), "sqlite_errorcode", None)
+    return result is not None and (result & 0xFF) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def innermost(error: BaseException) -> BaseException | None:

@@ -1,6 +1,6 @@
 """A first look at a search in a database, quick enough for the first line of a worker: neither Optuna nor its tables.
 
-Looking writes nothing, and what cannot be looked at is no mistake here: the worker itself waits for it, or refuses it.
+Looking writes nothing, and a database that does not answer now is no mistake here: the worker itself waits for it.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from search.storage.schema import FINISHED, arms, leases, searches
-from search.storage.url import _with_driver, label_of
+from search.storage.url import _with_driver, label_of, refuse_bad_file
 from trainer.errors import one_line
 
 SECONDS = 2
@@ -43,9 +43,10 @@ class Glance:
 
 
 def glance(url: str, name: str) -> Glance:
-    """Look at a search by its name. Raises UserError for what is no database URL."""
+    """Look at a search by its name. Raises UserError for what is no database URL, and where waiting changes nothing."""
     parsed = _with_driver(url)
     if parsed.get_backend_name() == "sqlite":
+        refuse_bad_file(parsed, label_of(url))
         file = Path(parsed.database or "").absolute()
         place = f"sqlite:///{file}"
         if not file.is_file():
@@ -71,6 +72,10 @@ def _look(engine: sa.Engine, place: str, file: Path | None, name: str) -> Glance
             done, trials = connection.execute(finished).scalar_one(), connection.execute(budget).scalar_one()
             return Glance(place, file, begun=True, finished=int(done), trials=int(trials))
     except sa.exc.SQLAlchemyError as error:
+        from search.storage import errors  # with Optuna, which only a database that cannot be looked at needs
+
+        if errors.is_no_database(error) or (errors.is_denied(error) and not errors.is_transient(error)):
+            raise errors.refusal(place, error) from None
         return Glance(place, file, begun=None, why=one_line(str(getattr(error, "orig", None) or error))[:120])
     finally:
         engine.dispose()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from trainer.errors import SECRET_PARAMETERS, UserError, without_passwords
+from trainer.errors import SECRET_PARAMETERS, UserError, nearest, without_passwords
 
 WAIT_SECONDS = 600.0
 """How long a worker that begins waits for a database that is away."""
@@ -41,7 +41,7 @@ def storage_url(given: str | None) -> str:
     """The database URL: the flag's, the environment's, or a SQLite file in the folder of the runs. Raises UserError."""
     if given is not None and not given.strip():
         raise UserError("--storage is empty; give a database URL, such as sqlite:///FILE, or leave the flag out")
-    url = given or from_environment()
+    url = given.strip() if given else from_environment()
     if url:
         return url
     return f"sqlite:///{DEFAULT}"
@@ -56,7 +56,7 @@ def from_environment() -> str | None:
     if url:
         raise UserError("OPTUNA_STORAGE and OPTUNA_STORAGE_FILE are both set; unset one of them")
     try:
-        parts = Path(file).read_text().split()
+        parts = Path(file).read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no text"
         raise UserError(f"OPTUNA_STORAGE_FILE = {file}: {reason}; write the database URL into it") from None
@@ -70,7 +70,7 @@ def _variable(name: str) -> str | None:
     value = os.environ.get(name)
     if value is not None and not value.strip():
         raise UserError(f"{name} is set and empty, as a failed command leaves it; set it again, or: unset {name}")
-    return value
+    return value and value.strip()
 
 
 def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
@@ -86,6 +86,30 @@ def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
         if folder.is_relative_to(point) and len(point.parts) > best:
             best, kind = len(point.parts), fields[2]
     return kind
+
+
+def refuse_bad_file(url: sa.URL, label: str) -> None:
+    """Refuse an SQLite file that no waiting makes usable. label: the URL as it may be shown. Raises UserError."""
+    if url.database in (None, "", ":memory:"):
+        raise UserError(f"storage: {label}: an in-memory database dies with its process; use sqlite:///FILE")
+    file = Path(url.database or "")
+    folder = file.resolve().parent
+    if not folder.is_dir() and file != DEFAULT:
+        raise UserError(f"storage: {label}: the folder {folder} does not exist; create it first")
+    if file.is_dir():
+        raise UserError(f"storage: {label}: is a folder; name a file in it")
+    kind = disk_kind(folder)
+    if kind in NETWORK_DISKS:
+        raise UserError(
+            f"storage: {label} lies on a network disk ({kind}), where SQLite's locks are not safe; "
+            "use a local disk, or a PostgreSQL, such as that of: python -m search db start --dir FOLDER"
+        )
+    for place in (file, folder):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise UserError(
+                f"storage: {label}: {place.absolute()} is not writable for you, and SQLite writes to the file and "
+                "beside it; see the rights of both (ls -ld), or copy the file to a folder of your own"
+            )
 
 
 DRIVERS = {
@@ -136,7 +160,8 @@ def _with_driver(url: str) -> sa.URL:
     parsed = _parsed(url)
     driver = DRIVERS.get(parsed.drivername)
     if driver is None:
-        raise UserError(f"storage: {label_of(url)}: {parsed.drivername!r} is not supported; known: postgresql, sqlite")
+        close = nearest(parsed.drivername, ("postgresql", "sqlite"))
+        raise UserError(f"storage: {label_of(url)}: {parsed.drivername!r} is not supported{close}")
     return parsed.set(drivername=driver)
 
 

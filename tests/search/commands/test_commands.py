@@ -275,6 +275,17 @@ def test_a_storage_that_is_set_and_empty_is_never_another_one(monkeypatch: pytes
     assert storage_url("sqlite:///given.db") == "sqlite:///given.db"
 
 
+def test_what_a_shell_or_an_editor_adds_to_a_url_is_no_part_of_it(monkeypatch, tmp_path):
+    (tmp_path / "url").write_bytes(b"\xef\xbb\xbfsqlite:///a.db\r\n")
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+    monkeypatch.setenv("OPTUNA_STORAGE_FILE", str(tmp_path / "url"))
+    assert storage_url(None) == "sqlite:///a.db"
+    monkeypatch.delenv("OPTUNA_STORAGE_FILE")
+    monkeypatch.setenv("OPTUNA_STORAGE", "sqlite:///b.db\n")
+    assert storage_url(None) == "sqlite:///b.db"
+    assert storage_url(" sqlite:///c.db ") == "sqlite:///c.db"
+
+
 MISTAKES = {
     "stop that waits for an undo": (["stop", "tiny", "--undo", "--wait"], ["--wait", "not with --undo"]),
     "status of an unknown study": (["status", "tinny"], ["'tinny' is not in", "nearest: tiny"]),

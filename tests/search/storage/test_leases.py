@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from search.execution.held_trials import HeldTrials
 from search.execution.messages import WorkerSettings
-from search.storage import database as storage_file
 from search.storage import schema
+from search.storage import url as storage_addresses
 from search.storage.database import creation_lock, open_storage
 from search.storage.leases import AttemptRow, EpochCount, LeaseDetails, LeaseHandle, LeaseRow, StaleLeases
 from search.storage.schema import attempts, leases, searches, version_row
@@ -517,7 +517,7 @@ def test_sqlite_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path.resolve()} nfs rw 0 0\n")
     real = disk_kind
-    monkeypatch.setattr(storage_file, "disk_kind", lambda folder: real(folder, mounts))
+    monkeypatch.setattr(storage_addresses, "disk_kind", lambda folder: real(folder, mounts))
     with pytest.raises(UserError, match=r"lies on a network disk \(nfs\).*python -m search db start --dir"):
         open_storage(f"sqlite:///{tmp_path / 's.db'}")
     assert not (tmp_path / "s.db").exists()
