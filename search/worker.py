@@ -218,7 +218,7 @@ def run(act: Callable[[], int]) -> NoReturn:
     At once where a disk still holds a writer up: torch would crash the process while Python clears up.
     """
     try:
-        code = supervisor.record_exit_code(guard(act, supervisor.say_once))
+        code = supervisor.record_exit_code(guard(act, supervisor.say_once, names_refusals=False))
     except Exception:  # noqa: BLE001 - a bug; no code is left for the siblings, so torchrun starts the ranks again
         traceback.print_exc()
         code = 1

@@ -10,6 +10,8 @@ from trainer.errors import without_passwords
 
 CLEAR = "\r\x1b[K"
 """To the beginning of the line, which is emptied."""
+OUTPUT = "the output"
+"""The file name of an error of stdout or stderr."""
 _ALLOWED = re.compile(r"([\n\t])")
 
 
@@ -29,6 +31,16 @@ def control(stream: IO[str], sequence: str) -> None:
     (stream._stream if isinstance(stream, _Printable) else stream).write(sequence)
 
 
+@contextmanager
+def _named() -> Iterator[None]:
+    """A stream's error, which names no file, names the output."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = OUTPUT
+        raise
+
+
 class _Printable:
     """A stream whose text is made printable; everything else is the stream's own."""
 
@@ -36,8 +48,13 @@ class _Printable:
         self._stream, self._shown = stream, shown
 
     def write(self, text: str) -> int:
-        self._stream.write(self._shown(text))
+        with _named():
+            self._stream.write(self._shown(text))
         return len(text)
+
+    def flush(self) -> None:
+        with _named():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
