@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from search.exit_codes import EXIT_CODES
-from trainer.cli.missing_packages import absent
+from trainer.cli.missing_packages import absent, interrupted
 
 try:
     from loguru import logger
@@ -15,6 +15,8 @@ try:
     from trainer.cli.program import add_version_and_completion, program, wants_completion
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
+except KeyboardInterrupt:
+    sys.exit(interrupted())
 
 SCRIPT = "kd-search"
 """The installed form of `python -m search`."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from trainer.cli.missing_packages import absent
+from trainer.cli.missing_packages import absent, interrupted
 
 try:
     from trainer import loggers
@@ -20,6 +20,8 @@ try:
     from trainer.evaluation.metrics import BATCH
 except ModuleNotFoundError as error:
     sys.exit(absent(error))
+except KeyboardInterrupt:
+    sys.exit(interrupted())
 
 SCRIPT = "kd-train"
 """The installed form of `python -m trainer`."""

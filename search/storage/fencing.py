@@ -7,9 +7,11 @@ IntegrityError in reports and attributes and retries others, so the statements h
 """
 
 import contextvars
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -253,7 +255,16 @@ class Fence:
 
 
 def lock_on_begin(engine: sa.Engine) -> None:
-    """SQLite takes its write lock at BEGIN: otherwise two processes pop the same enqueued trial."""
+    """SQLite takes its write lock at BEGIN: otherwise two processes pop the same enqueued trial.
+
+    A file that is removed or replaced meanwhile counts as a database that is away: SQLite itself would write on, into
+    what nobody can open any more, or begin an empty file.
+    """
+    file = _SameFile(Path(engine.url.database or ""))
+
+    @sa.event.listens_for(engine, "do_connect")
+    def do_connect(*_: object) -> None:
+        file.check()
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _record: object) -> None:
@@ -262,6 +273,34 @@ def lock_on_begin(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
+        file.check()
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections made before the listeners go
+
+
+class _SameFile:
+    """A path that has to lead to the same file as when it was seen first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._first = self._now()
+
+    def check(self) -> None:
+        """Raises the error of a database that is away."""
+        now = self._now()
+        self._first = self._first or now
+        if now != self._first:
+            state = "was removed" if now is None else "is another file than before"
+            lost = sqlite3.OperationalError(
+                f"{self._path} {state}; put the former one back, or end this process and start it again"
+            )
+            lost.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, lost)
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            state = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return state.st_dev, state.st_ino

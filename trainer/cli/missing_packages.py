@@ -1,4 +1,5 @@
-"""A package that is not installed as one line in place of a traceback; needs nothing but Python itself, of any age."""
+"""What ends a command while it imports, as one line in place of a traceback: a package that is not installed, a Ctrl-C.
+Needs nothing but Python itself, of any age."""
 
 import sys
 from pathlib import Path
@@ -22,6 +23,12 @@ def absent(error: ModuleNotFoundError) -> int:
     """Print the remedy on stderr; returns 2, the exit code of a mistake."""
     print(f"error: {remedy(error)}", file=sys.stderr)
     return 2
+
+
+def interrupted() -> int:
+    """Say that a Ctrl-C came while packages were imported; returns 130, its exit code."""
+    print("interrupted", file=sys.stderr)
+    return 130
 
 
 def _how() -> str:

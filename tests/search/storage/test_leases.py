@@ -14,6 +14,7 @@ from search.execution.messages import WorkerSettings
 from search.storage import schema
 from search.storage import url as storage_addresses
 from search.storage.database import creation_lock, open_storage
+from search.storage.errors import is_transient
 from search.storage.leases import AttemptRow, EpochCount, LeaseDetails, LeaseHandle, LeaseRow, StaleLeases
 from search.storage.schema import attempts, leases, searches, version_row
 from search.storage.searches import ArmRow, SearchRow
@@ -572,6 +573,23 @@ def test_sqlite_takes_its_write_lock_at_begin(join: Join) -> None:
             pass
     with one.opened.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_sqlite_file_that_was_removed_or_replaced_is_a_database_that_is_away(join: Join) -> None:
+    """SQLite itself would write on into what nobody can open any more, or begin an empty file."""
+    engine = join().opened.engine
+    file = Path(str(engine.url.database))
+    aside = file.rename(file.with_name("aside.db"))
+    for state in ("was removed", "is another file than before"):
+        with pytest.raises(sa.exc.OperationalError, match=state) as error, engine.begin():
+            pass
+        assert is_transient(error.value)
+        assert file.exists() == (state != "was removed")
+        file.touch()
+    aside.rename(file)
+    with engine.begin() as connection:
+        assert connection.execute(sa.select(searches)).all()
 
 
 @pytest.mark.parametrize(
