@@ -104,7 +104,9 @@ def is_denied(error: BaseException) -> bool:
 
 def refusal(label: str, error: BaseException) -> UserError:
     """A database that will not be usable by waiting, in one line. label: its URL as it may be shown."""
-    return UserError(f"storage: {label} cannot be used: {driver_message(error)}; see that URL and rights are right")
+    return UserError(
+        f"storage: {label} cannot be used: {driver_message(error)}; check the URL and the rights of its user"
+    )
 
 
 def is_no_database(error: BaseException) -> bool:

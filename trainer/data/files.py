@@ -176,12 +176,19 @@ class Listing(NamedTuple):
 
 
 def listed_pictures(folder: Path) -> Listing:
-    """What of a folder is read, by the names of its files; folders in it are left alone."""
+    """What of a folder is read, by the names of its files; folders in it are left alone.
+
+    Raises DataError for a name that no text file can hold, and for a link without a file.
+    """
     pictures, others = [], defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.is_dir():
             continue
         if path.suffix.lower() in SUFFIXES:
+            if not path.exists():
+                raise DataError(f"{path}: a link that leads to no file, or to itself; remove it")
+            if any("\ud800" <= sign <= "\udfff" for sign in path.name):
+                raise DataError(f"{path}: the file's name is no UTF-8; rename it")
             pictures.append(path)
         else:
             others[path.suffix.lower()].append(path.name)

@@ -23,6 +23,7 @@ from trainer.config import RunConfig
 from trainer.data.classes import channels_of, classes_of
 from trainer.data.dataset import DataSet
 from trainer.data.stream import Stream
+from trainer.errors import UserError, received
 from trainer.evaluation.metrics import autocast
 
 SMALLEST_BATCH = 2
@@ -79,12 +80,23 @@ def measure_quickly(
     """
     part = seconds / 6
     steps = len(data.samples("train")) // largest.batch_size
-    threads, chosen = torch.get_num_threads(), int(os.environ.get("OMP_NUM_THREADS", "1"))
+    threads, chosen = torch.get_num_threads(), _chosen_threads()
     torch.set_num_threads(chosen)  # as a worker's process does
     try:
         return _measured(smallest, largest, taught, data, steps, device, part)
     finally:
         torch.set_num_threads(threads)
+
+
+def _chosen_threads() -> int:
+    """What a worker's process is given. Raises UserError."""
+    text = os.environ.get("OMP_NUM_THREADS", "1")
+    first = text.partition(",")[0].strip()
+    if not (first.isascii() and first.isdecimal()) or int(first) < 1:
+        raise UserError(
+            f"OMP_NUM_THREADS = {received(text)}: expected a whole number of at least 1; set it, or unset it"
+        )
+    return int(first)
 
 
 def _measured(

@@ -1,5 +1,6 @@
 """Reading pictures and masks: right colours, right labels, or an error that names the file and the fault."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from trainer.data.dataset import Pixels
-from trainer.data.files import file_hash, inside, orientation, pixel_hash, read_image
+from trainer.data.files import file_hash, inside, listed_pictures, orientation, pixel_hash, read_image
 from trainer.data.masks import coding_from, read_mask, read_pair
 from trainer.errors import DataError
 
@@ -242,3 +243,13 @@ def test_shipped_kvasir_masks_equal_their_thresholded_copies(real_data: Path) ->
         copy = next((real_data / "Kvasir-SEG").glob(f"*/masks/{mask.stem}.png"))
         assert np.array_equal(read_mask(mask), read_mask(copy))
         assert (read_image(mask)[..., 0] > 0).sum() > read_mask(mask).sum()
+
+
+def test_a_link_to_nothing_and_a_name_that_is_no_text_are_named(tmp_path):
+    for name, what in ((b"a.png", "a link that leads to no file"), (b"\xff.png", "name is no UTF-8")):
+        folder = tmp_path / what
+        folder.mkdir()
+        target = b"a.png" if "link" in what else os.fsencode(__file__)
+        os.symlink(target, os.fsencode(folder) + b"/" + name)
+        with pytest.raises(DataError, match=what):
+            listed_pictures(folder)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from search.planning import slots as slots_module
 from search.spec.load import load
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
+from trainer.errors import UserError
+from trainer.profiling import quick_timing
 from trainer.profiling.slots import MOST, SHARED, StepTimings, choose, epoch_seconds, forecast, share
 from trainer.profiling.step_timing import measure
 
@@ -168,3 +171,10 @@ def test_what_happened_stands_beside_the_forecast_of_those_who_made_one() -> Non
     )
     assert slots_module.compared(others) is None
     assert slots_module.without(auto) == {"ranks": 2}
+
+
+def test_threads_that_are_no_number_are_named(monkeypatch):
+    for text, threads in (("4", 4), ("4,2", 4), ("abc", None), ("0", None), ("", None)):
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        with nullcontext() if threads else pytest.raises(UserError, match=f"OMP_NUM_THREADS = '{text}'"):
+            assert quick_timing._chosen_threads() == threads
