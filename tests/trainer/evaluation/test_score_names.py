@@ -1,6 +1,7 @@
 """Names of scores: what each stands for, which may be objectives, and what a wrong one is answered with."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from trainer.evaluation.overlap import OF_ALL, OF_CASES, case_scores, pixel_coun
 from trainer.evaluation.score_names import SCORE_KINDS, NamedScore, objective, parse, unit_of
 from trainer.evaluation.surface import surface_scores
 
+PAGE = Path(__file__).parents[3] / "docs" / "scores.md"
 ORGANS = ("liver", "spleen", "left.kidney")
 
 
@@ -89,3 +91,8 @@ def test_lengths_are_in_mm_where_there_is_a_spacing_and_shares_in_nothing():
     assert [unit_of("hd95", spacing=spacing) for spacing in (True, False)] == ["mm", "px"]
     assert unit_of("dice", spacing=True) == unit_of("surface_dice", spacing=True) == ""
     assert all(kind.direction == "minimize" for kind in SCORE_KINDS.values() if kind.unit == "length")
+
+
+def test_the_page_of_scores_has_every_name():
+    rows = set(re.findall(r"^\| `(\w+)`", PAGE.read_text(), re.MULTILINE))
+    assert rows >= set(SCORE_KINDS)
