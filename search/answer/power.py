@@ -174,20 +174,22 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
     )
 
 
-def describe_gains(gains: DetectableGains) -> str:
-    """One line."""
+def describe_gains(gains: DetectableGains) -> tuple[str, ...]:
+    """Short lines: what a confirmation can show with these test images and seeds, and how much it trains."""
     sizes = f"{gains.images} test images in {gains.groups} groups, {gains.seeds} seeds"
     size = describe_size(ConfirmationSize(gains.trainings, gains.epochs))
     if gains.gain is None or gains.gain_of_short is None:
-        need = (
-            f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed, and search confirm asks for --anyway"
+        return (
+            f"no gain can be shown with {sizes}",
+            f"at least {LEAST_GROUPS} groups and {LEAST_SEEDS} seeds are needed; search confirm asks for --anyway",
+            size,
         )
-        return f"no gain can be shown: {sizes}; {need}; {size}"
     few = "" if gains.seeds >= FEW_SEEDS else f"; fewer than {FEW_SEEDS} seeds make every interval unsure"
     return (
-        f"a true gain of {gains.gain:.3f} or more is likely to be shown where trainings are long (noise assumed), "
-        f"one of {gains.gain_of_short:.2f} where they are short (noise measured); {sizes}{few}; "
-        f"{size}"
+        f"{sizes}: a true gain is likely to be shown{few}",
+        f"from {gains.gain:.3f} on where trainings are long (noise assumed)",
+        f"from {gains.gain_of_short:.2f} on where they are short (noise measured)",
+        size,
     )
 
 

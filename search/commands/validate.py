@@ -5,6 +5,7 @@ Where a database is named, or the default one is there, its study of that name i
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,19 @@ def main(args: argparse.Namespace) -> int:
     facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
     stored, problem = _stored(args.storage, facts)
     facts = replace(facts, stored=stored, problems=[*facts.problems, *([] if problem is None else [problem])])
-    print(json.dumps(facts.as_json(), indent=2) if args.json else "\n".join(preflight_lines(facts)))
+    if args.json:
+        print(json.dumps(facts.as_json(), indent=2))
+    else:
+        ready = facts.data is not None and not facts.problems
+        print("\n".join([*preflight_lines(facts), *([_line("next", _work(args))] if ready else [])]))
     return 2 if facts.problems else 0
+
+
+def _work(args: argparse.Namespace) -> str:
+    """The command that begins, or goes on with, the search that these arguments name."""
+    flags = [*(f"--set={each}" for each in args.set), *([] if args.name is None else [f"--name={args.name}"])]
+    same = "" if args.storage is None else "  (with the same --storage)"
+    return shlex.join(["python", "-m", "search", "work", args.study, *flags]) + same
 
 
 def _as_begun(spec: StudySpec, storage: str | None) -> StudySpec:
@@ -107,12 +119,12 @@ def preflight_lines(facts: Preflight) -> list[str]:
         printed += _control_lines(control, kd, "arms" if i == 0 else "")
     printed.append(_line("disk", _disk(facts.disk)))
     if facts.time is not None:
-        printed.append(_line("time", describe_time(facts.time)))
+        printed += _lines("time", describe_time(facts.time))
     if facts.gains is not None:
-        printed.append(_line("confirm", describe_gains(facts.gains)))
+        printed += _lines("confirm", describe_gains(facts.gains))
     if facts.stored is not None:
         printed.append(_line("stored", f"in {facts.stored.storage}: {facts.stored.study}"))
-    printed += [_line("note" if i == 0 else "", note) for i, note in enumerate(facts.notes)]
+    printed += _lines("note", facts.notes)
     if facts.problems:
         return [*printed, *(_line("error", problem) for problem in facts.problems)]
     return [*printed, _line("ok", "nothing was written" + (" but decoded pictures" if facts.data else ""))]
@@ -120,6 +132,11 @@ def preflight_lines(facts: Preflight) -> list[str]:
 
 def _line(word: str, text: str) -> str:
     return f"{word:<9} {text}".rstrip()
+
+
+def _lines(word: str, texts: Iterable[str]) -> list[str]:
+    """Lines of one subject, whose word stands before the first."""
+    return [_line("" if i else word, text) for i, text in enumerate(texts)]
 
 
 def _data_lines(facts: Preflight) -> list[str]:

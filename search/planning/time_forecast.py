@@ -78,14 +78,14 @@ def scaled(spec: StudySpec, taught: RunConfig | None, timings: "QuickTimings", t
     )
 
 
-def describe_time(forecast: TimeForecast) -> str:
-    """The forecast in one line."""
+def describe_time(forecast: TimeForecast) -> tuple[str, str]:
+    """The forecast in two lines."""
     parts = [f"{forecast.trials} trials about {_range(forecast.search_seconds)} if none is pruned"]
     if forecast.confirm_seconds is not None:
         parts.append(f"confirmation of {forecast.trainings} trainings {_range(forecast.confirm_seconds)}")
     return (
-        f"{', '.join(parts)}; one worker, {USUAL} at a time, measured here on {forecast.device}: "
-        "another machine needs another time"
+        ", ".join(parts),
+        f"one worker, {USUAL} at a time, measured here on {forecast.device}; another machine needs another time",
     )
 
 

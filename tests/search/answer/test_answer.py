@@ -351,8 +351,8 @@ def test_what_more_seeds_and_images_would_show_follows_from_the_noise_that_was_t
 @pytest.mark.parametrize(
     ("images", "said"),
     [
-        (60, f"confirm   a true gain of {smallest_gain(60, 5, LONG):.3f}"),
-        (4, "confirm   no gain can be shown: 4 test images in 4 groups"),
+        (60, f"from {smallest_gain(60, 5, LONG):.3f} on where trainings are long"),
+        (4, "confirm   no gain can be shown with 4 test images in 4 groups"),
     ],
 )
 def test_validate_says_beforehand_what_can_be_shown(images, said, tmp_path, capsys, repository):

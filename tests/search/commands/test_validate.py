@@ -139,7 +139,11 @@ def test_a_study_that_may_begin_is_described_line_by_line(study, teacher, capsys
         "no-kd: 1 trials for 2 choices of student.width: some get none",
     ):
         assert words in text
-    assert text.rstrip().endswith("nothing was written but decoded pictures")
+    *before, last, following = text.splitlines()
+    assert last == "ok        nothing was written but decoded pictures"
+    assert following == f"next      python -m search work {path}"
+    # Lines of their own keep within a screen, however long the paths of this machine are.
+    assert [line for line in before if line.startswith(("time", "confirm", "   ")) and len(line) > 130] == []
     assert saved.sha256 not in text
 
 
