@@ -11,10 +11,11 @@ import losses
 import models
 from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher, SmpNetwork
 from models.output import Segmenter
-from trainer.config import BlobsData, Pictures, RunConfig
+from trainer.checkpoint import Ready
+from trainer.config import BlobsData, DataConfig, Pictures, RunConfig
 from trainer.data.augment import check_preset
 from trainer.data.classes import channels_of, classes_of
-from trainer.errors import DataError, one_line
+from trainer.errors import DataError, UserError, one_line
 from trainer.teacher.stored_logits import refuse_taps
 
 
@@ -95,6 +96,16 @@ def refuse_absent_weights(run: RunConfig) -> None:
             )
 
 
+def refuse_other_size(made: Ready, pictures: DataConfig) -> None:
+    """Raise UserError in one line where a trained network does not take pictures of the side that the data has."""
+    reason = _refusal(made.network, channels_of(pictures), pictures.size)
+    if reason is not None:
+        raise UserError(
+            f"data.size = {pictures.size}: {made.path} was made for {made.run.data.size} and does not take it "
+            f"({reason}); give --set data.size={made.run.data.size}"
+        )
+
+
 def _network(
     config: NetworkConfig | NetworkTeacher, pictures: Pictures, role: str, channels: int, classes: int
 ) -> Segmenter:
@@ -136,10 +147,11 @@ def _refuse_single_values(run: RunConfig, student: Segmenter, ranks: int) -> Non
 
 
 def _refusal(network: Segmenter, channels: int, size: int) -> str | None:
-    """Why one image of a size does not pass through a network on the meta device; None where it does."""
+    """Why one image of a size does not pass through a network, on its device; None where it does."""
+    device = next(network.parameters()).device
     try:
         with torch.no_grad():
-            network(torch.empty(1, channels, size, size, device="meta"))
+            network(torch.zeros(1, channels, size, size, device=device))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         # Each of the libraries that encoders come from refuses a size in its own way.
         return one_line(error)[:90]

@@ -13,7 +13,7 @@ from loguru import logger
 
 from search import worker
 from trainer.cli.parser import CommandLine
-from trainer.distributed.supervisor import refuse_bad_numbers, supervise
+from trainer.distributed.supervisor import INTERRUPTED, TERMINATED, refuse_bad_numbers, supervise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +54,8 @@ def main(args: argparse.Namespace) -> int:
     if code == 0:
         name = args.name or Path(args.study).stem
         logger.info("next: python -m search status {}", shlex.quote(name))
+    elif code in (INTERRUPTED, TERMINATED):
+        logger.info("the same command goes on with its trials")
     return code
 
 

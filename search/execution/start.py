@@ -106,11 +106,13 @@ def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Worker
 def _teacher_facts(spec: StudySpec, resources: "SharedResources") -> "Facts | None":
     """What is known of the study's teacher, once it was found good enough; None where there is none."""
     from trainer.teacher import assessment
+    from trainer.teacher.open import naming
 
     data = resources.data(spec.run)
     if spec.run.teacher is None:
         return None
-    return assessment.floor(spec.run, data, ranks=resources.ranks, teacher=resources.opened_teacher(spec.run))
+    with naming(spec.source):
+        return assessment.floor(spec.run, data, ranks=resources.ranks, teacher=resources.opened_teacher(spec.run))
 
 
 def _identity(spec: StudySpec, resources: "SharedResources", facts: "Facts | None") -> Identity:

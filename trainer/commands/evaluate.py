@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from argparse import Namespace
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,11 +16,13 @@ from trainer.cli.progress import Counting
 from trainer.config import RunConfig
 from trainer.distributed.launch import device, writable
 from trainer.errors import UserError
+from trainer.package.inference import DEFAULT_THRESHOLD
 from trainer.run_file import read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainer.checkpoint import Ready
     from trainer.data.dataset import DataSet, Opening, Part
     from trainer.evaluation.metrics import Scores
 
@@ -42,7 +45,7 @@ def main(args: Namespace) -> int:
         writable(path)
     ranks = Ranks(device(args.device))
     made = ready(args.weights, device=ranks.device)
-    run = run_of(args, made.run)
+    run = run_of(args, made)
     part: Part = "test" if args.open_test else "validation"
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
     if data.classes != made.classes:
@@ -79,15 +82,21 @@ def main(args: Namespace) -> int:
         _write(args.json, json.dumps(document, indent=1, sort_keys=True) + "\n")
     _print(document, scores)
     print(f"{args.weights}  {overlap_text(*overlap.values())}")
+    print(f"next: python -m trainer predict {shlex.quote(str(args.weights))} FOLDER -o masks")
     return 0 if agrees else 1
 
 
-def run_of(args: Namespace, made: RunConfig) -> RunConfig:
-    """The run whose data and teacher count: that of --data FILE, else the weights' own. Raises UserError."""
+def run_of(args: Namespace, made: "Ready") -> RunConfig:
+    """The run whose data and teacher count: that of --data FILE, else the weights' own. Raises UserError, also where
+    the network does not take pictures of that size."""
+    from trainer.dry_run import refuse_other_size
+
     if args.data is not None:
-        return read(args.data, sets=args.set).run
+        run = read(args.data, sets=args.set).run
+        refuse_other_size(made, run.data)
+        return run
     if not args.set:
-        return made
+        return made.run
     raise UserError(f"--set {args.set[0]}: needs --data FILE, the study or run that it changes")
 
 
@@ -101,6 +110,7 @@ def facts(path: Path, sha256: str, part: str, data: "DataSet", scores: "Scores")
         "data": data.content_hash,
         "size": data.config.size,
         "fit": data.config.fit,
+        "threshold": DEFAULT_THRESHOLD if data.classes == 2 else None,
         "scores": scores.means,
         "deviation": {name: float(np.std(values)) for name, values in scores.images.items()},
     }
@@ -176,7 +186,9 @@ class SecondOpinion:
 
 
 def _print(document: dict[str, Any], scores: "Scores") -> None:
-    print(f"{document['weights']}  {document['part']}: {document['images']} images at native size")
+    at = document["threshold"]
+    rule = "each pixel of its likeliest class" if at is None else f"foreground above threshold {at:g}"
+    print(f"{document['weights']}  {document['part']}: {document['images']} images at native size, {rule}")
     for name, mean in scores.means.items():
         if name in scores.images:
             print(f"{name:12} {mean:.4f}   over images: deviation {document['deviation'][name]:.4f}")

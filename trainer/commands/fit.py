@@ -1,9 +1,12 @@
 """`python -m trainer fit`: one whole run, and whether it repeats the exported one that it comes from."""
 
 import hashlib
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +41,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
     from trainer.dry_run import check, refuse_absent_weights, refuse_large_batch
     from trainer.teacher import assessment
+    from trainer.teacher.open import naming
 
     run = file.run
     try:
@@ -58,7 +62,9 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
             f"{file.path}: an earlier version trained this run, and {changed}: other numbers are to be expected"
         )
     if run.methods():
-        judged = assessment.floor(run, data, ranks=ranks)
+        # An export names its run, and not the study file whose [teach] trains the teacher.
+        with naming(file.path) if file.path.suffix == ".toml" else nullcontext():
+            judged = assessment.floor(run, data, ranks=ranks)
         how = "measured" if judged.measured else "recorded"
         lines.append(f"teacher  {judged.name}  validation dice {judged.dice:.3f} ({how})  {judged.overlap_text()}")
     with swept_folder("kd-fit-") as folder:
@@ -71,7 +77,11 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     )
     if args.output is not None:
         lines.append(f"{args.output}  weights of epoch {epoch}")
-    return _compared(file, scores, ranks, lines)
+    outcome = _compared(file, scores, ranks, lines)
+    if args.output is None:
+        return outcome
+    following = f"next: python -m trainer evaluate {shlex.quote(str(args.output))}"
+    return replace(outcome, lines=(*outcome.lines, following))
 
 
 def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tuple[Mapping[str, float], int, str]:

@@ -134,7 +134,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     from trainer.teacher import assessment
 
     writable(args.output)
-    run = run_of(args, made.run)
+    run = run_of(args, made)
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
     precision = args.precision or run.precision
     networks = {"student": made.network}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from argparse import Namespace
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from loguru import logger
 
 from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
@@ -84,14 +87,21 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     work = output.with_name(f".{output.name}.teach")
     run = ranks.broadcast(run if args.again else as_begun(run, data.content_hash, output, work))
     name = identity(run, data.content_hash)
+    least = 0.0 if study.teacher is None else study.teacher.min_dice
     if output.exists() and not args.again:
-        return Outcome(_finished(output, run, name, data))
+        return Outcome((*_finished(output, run, name, data), *_next(args, output, least)))
     writable(output)
     with _recipe_of(args.file):
         refuse_absent_weights(run)
     state = _prepare(work, name, ranks, again=args.again)
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
+    if ranks.leads:
+        size, images = run.data.size, len(data.samples("train"))
+        logger.info(
+            "training {}, {} epochs of {} images at {} x {}; an epoch is the first to be seen of it",
+            run.student.name, run.epochs, images, size, size,
+        )  # fmt: skip
     best = work / "best.safetensors"
     with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
         for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / "state.pt", export=best):
@@ -99,7 +109,22 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
                 progress.hear(report)
                 log.tell("teach", report)
     took = format_short_duration(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
-    return _finish(work, output, run, name, data, ranks, took)
+    outcome = _finish(work, output, run, name, data, ranks, took)
+    return Outcome((*outcome.lines, *_next(args, output, least))) if ranks.leads else outcome
+
+
+def _next(args: Namespace, output: Path, least: float) -> tuple[str, ...]:
+    """What is typed after the teacher is there: a better recipe, where the search would refuse this one."""
+    from trainer import checkpoint
+
+    file, study = checkpoint.weights(output), shlex.quote(str(args.file))
+    dice, epochs = file.word("scores")["dice"], file.word("run")["epochs"]
+    if dice >= least:
+        return (f"next: python -m search validate {study}",)
+    return (
+        f"below run.teacher.min_dice = {least:g}, so a search refuses it: lower that, or train longer: "
+        f"python -m trainer teach {study} --again --set teach.epochs={2 * epochs}",
+    )
 
 
 def refuse_untrainable(path: Path, run: RunConfig, *, ranks: int = 1, images: int | None = None) -> None:

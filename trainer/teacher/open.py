@@ -2,7 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
@@ -29,7 +31,8 @@ from trainer.teacher.probability_maps import Maps
 
 Kind = TypeVar("Kind", bound=Segmenter)
 
-TEACH = "python -m trainer teach FILE"
+TEACH = "python -m trainer teach STUDY.toml"
+"""What trains a teacher, in messages of those who do not know the study file; `naming` puts it in."""
 AGAIN = f"{TEACH} --again"
 """The same where the file is there already: without the flag it is left as it is."""
 PROBES = 4
@@ -59,6 +62,16 @@ def wanted(run: RunConfig) -> TeacherConfig:
     if run.teacher is None:
         raise CheckpointError("teacher: missing; add [run.teacher] or set method to none")
     return run.teacher
+
+
+@contextmanager
+def naming(study: Path) -> Iterator[None]:
+    """Inside, a message on the teacher tells to type TEACH with this study file."""
+    try:
+        yield
+    except CheckpointError as error:
+        text = str(error).replace(TEACH, f"{TEACH.rpartition(' ')[0]} {shlex.quote(str(study))}")
+        raise CheckpointError(text) from error
 
 
 def located(config: TeacherConfig | None) -> Path:

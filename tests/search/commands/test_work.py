@@ -201,7 +201,9 @@ def test_ctrl_c_gives_trials_back_and_ends_without_a_traceback(
     assert worker.returncode == 130, out
     assert "Traceback" not in out
     assert out.count("asked to stop: writing checkpoints, giving the trials back") == 1
-    assert out.splitlines()[-1].endswith("small ends: asked to stop")
+    *_, last, after = out.splitlines()
+    assert last.endswith("small ends: asked to stop")
+    assert after.endswith("the same command goes on with its trials")
     with engine.connect() as connection:
         assert set(connection.execute(sa.select(leases.c.state)).scalars()) == {FREE}
 

@@ -118,13 +118,16 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
 class TestTeach:
     def test_the_end_says_what_was_measured(self, taught: "subprocess.CompletedProcess[str]", place: Path) -> None:
         file = checkpoint.weights(place / "teacher.safetensors")
-        first, second = taught.stdout.splitlines()
+        first, second, following = taught.stdout.splitlines()
         assert first.startswith("epoch 3/3  validation dice ")
         assert f"dice {file.word('scores')['dice']:.3f} @ {file.word('epoch')}" in first
         assert f"train dice {file.word('train')['dice']:.3f}" in first
         assert f"ECE {file.word('calibration'):.3f}" in first
         assert f"sha256 {file.sha256[:8]}" in second
         assert "trained on 16 images, none of them validation or test" in second
+        assert following == f"next: python -m search validate {place / 'small.toml'}"
+        begins, *_ = taught.stderr.splitlines()
+        assert "training unet, 3 epochs of 16 images at " in begins
         assert "ETA" in taught.stderr
 
     def test_repeated_there_is_nothing_to_do(self, taught: object, place: Path, trainer: Trainer) -> None:
@@ -132,6 +135,7 @@ class TestTeach:
         before = file.stat().st_mtime_ns
         done = trainer("teach", place / "small.toml", "--cache", place / "cache")
         assert "nothing to do" in done.stdout
+        assert done.stdout.splitlines()[-1].startswith("next: python -m search validate ")
         assert file.stat().st_mtime_ns == before
 
     def test_a_finished_file_of_another_recipe_is_not_overwritten(
@@ -152,8 +156,8 @@ class TestTeach:
         floor = ("fit", "low.toml", "--cache", place / "cache", "--set", "run.teacher.min_dice=0.999")
         said = only_line(module("trainer", *floor, code=2, cwd=tmp_path))
         assert "min_dice = 0.999" in said
-        assert "longer than 3 epochs (epochs in [teach]): python -m trainer teach FILE --again" in said
-        words = said.partition("python -m trainer ")[2].partition(",")[0].replace("FILE", "low.toml").split()
+        assert "longer than 3 epochs (epochs in [teach]): python -m trainer teach low.toml --again" in said
+        words = said.partition("python -m trainer ")[2].partition(",")[0].split()
         before = checkpoint.weights(tmp_path / "teacher.safetensors")
         module("trainer", *words, "--cache", place / "cache", cwd=tmp_path)
         after = checkpoint.weights(tmp_path / "teacher.safetensors")
@@ -313,6 +317,9 @@ class TestEvaluate:
         assert len(rows) == known["images"] == 9
         assert np.mean([float(row["dice"]) for row in rows]) == pytest.approx(known["scores"]["dice"], abs=1e-12)
         assert "torchmetrics agrees" in done.stdout
+        assert "9 images at native size, foreground above threshold 0.5" in done.stdout
+        assert known["threshold"] == 0.5
+        assert done.stdout.splitlines()[-1] == f"next: python -m trainer predict {weights} FOLDER -o masks"
         assert max(known["torchmetrics"]["mdice"], known["torchmetrics"]["miou"]) < 1e-5
 
     def test_test_rows_are_opened_with_a_record(
@@ -353,13 +360,18 @@ class TestEvaluate:
             (["small.toml"], "not a safetensors file"),
             (["student.safetensors", "--set", "data.validation=4"], "needs --data"),
             (["student.safetensors", "--json", "/proc/none/x.json"], "/proc/none/x.json"),
+            (
+                ["student.safetensors", "--data", "small.toml", "--set", "data.size=40"],
+                "data.size = 40: {place}/student.safetensors was made for 32 and does not take it",
+            ),
         ],
     )
     def test_mistakes_are_one_line(
         self, weights: Path, place: Path, trainer: Trainer, words: list[str], said: str
     ) -> None:
+        words = [str(place / word) if word == "small.toml" else word for word in words]
         done = trainer("evaluate", place / words[0], "--cache", place / "cache", *words[1:], code=2)
-        assert said in only_line(done)
+        assert said.format(place=place) in only_line(done)
 
 
 class TestPredict:
