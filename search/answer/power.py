@@ -2,6 +2,7 @@
 afterwards, at the noise that it had, with what more seeds or images would change.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +12,14 @@ import numpy as np
 from search.answer.document import Needed, Smallest, claim_title
 from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
 from search.spec.load import StudySpec
-from trainer.config import BlobsData, DataConfig
+from trainer.config import BlobsData, DataConfig, RunConfig
 from trainer.data import DataError, DataSet
+from trainer.data.dataset import Part
 
 if TYPE_CHECKING:
     from search.answer.comparisons import Grids
     from search.confirm.results import Confirmed
+    from search.study.snapshot import SearchSnapshot
 
 
 @dataclass(frozen=True)
@@ -86,19 +89,25 @@ def measured(values: Floats, groups: tuple[str, ...]) -> Noise:
 
 
 def counted_test_groups(config: DataConfig) -> tuple[int, int] | None:
-    """How many images and groups the test part has: counted in the split file, no picture is opened. None where file or
-    data root cannot be reached from here."""
+    """How many images and groups the test part has, as `counted_groups` counts them."""
+    return counted_groups(config, "test")
+
+
+def counted_groups(config: DataConfig, part: Part) -> tuple[int, int] | None:
+    """How many images and groups a part has: counted in the split file, no picture is opened. None where file or data
+    root cannot be reached from here."""
     from trainer.data.sets.pictures import data_root
     from trainer.data.splits.split import read_split
     from trainer.repository import expand
 
     if isinstance(config, BlobsData):
-        return config.test, config.test
+        images = getattr(config, part)
+        return images, images
     try:
         rows = read_split(expand(config.split, "data.split"), data_root(config))
     except DataError:
         return None
-    groups = [row.group_key for row in rows if row.part == "test"]
+    groups = [row.group_key for row in rows if row.part == part]
     return len(groups), len(set(groups))
 
 
@@ -111,6 +120,20 @@ def powerless(config: DataConfig, seeds: int) -> str | None:
     if seeds < LEAST_SEEDS:
         return f"{seeds} seed: at least {LEAST_SEEDS} are needed for an interval"
     return None
+
+
+def data_of_search(rows: "SearchSnapshot") -> DataConfig | None:
+    """The data of a search as a worker began it; None before any trial."""
+    run = next((lease.run for lease in rows.every if lease.run is not None), None)
+    return None if run is None else RunConfig.model_validate_json(run).data
+
+
+def powerless_search(rows: "SearchSnapshot") -> str | None:
+    """Why a confirmation of the search as it was begun could show nothing; None where one might, or nobody can say."""
+    table, data = json.loads(rows.search.settings).get("confirm"), data_of_search(rows)
+    if rows.confirms is not None or table is None or data is None:
+        return None
+    return powerless(data, len(table["seeds"]))
 
 
 def most_trainings(spec: StudySpec) -> int:

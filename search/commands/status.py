@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search.answer.power import powerless
+from search.answer.power import powerless_search
 from search.answer.summary import ConfirmationSummary, confirmation, progress_text, rule_text, score_text
 from search.planning import slots
 from search.storage.database import Database, open_storage
@@ -21,11 +21,10 @@ from search.storage.errors import look_again, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
-from search.study.snapshot import SearchSnapshot, read
+from search.study.snapshot import read
 from trainer.cli.durations import format_duration
 from trainer.cli.parser import add_watch, check_watch
 from trainer.cli.printable import control, printable
-from trainer.config import RunConfig
 from trainer.distributed.signals import until_interrupted
 
 WATCH_SECONDS = 5.0
@@ -90,16 +89,7 @@ def look(opened: Database, name: str) -> Status:
     rows = read(opened, name)
     begun = confirmation(opened, rows)
     progress = progress_of(rows, opened.searches.closed)
-    return Status(opened.label, progress, begun, None if begun else _powerless(rows), full_disk(opened))
-
-
-def _powerless(rows: SearchSnapshot) -> str | None:
-    """Why a confirmation of the search as it was begun could show nothing; None where one might, or nobody can say."""
-    table = json.loads(rows.search.settings).get("confirm")
-    run = next((lease.run for lease in rows.every if lease.run is not None), None)
-    if rows.confirms is not None or table is None or run is None:
-        return None
-    return powerless(RunConfig.model_validate_json(run).data, len(table["seeds"]))
+    return Status(opened.label, progress, begun, None if begun else powerless_search(rows), full_disk(opened))
 
 
 def full_disk(opened: Database) -> str | None:

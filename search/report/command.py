@@ -91,11 +91,16 @@ def _tell(made: Report, output: Path, *, as_json: bool) -> None:
     """Write, and say the answer and where it is."""
     files = write_report(made, output)
     if as_json:
-        answers = {study.name: {"verdict": study.verdict, "answer": study.answer} for study in made.studies}
+        answers = {
+            study.name: {"verdict": study.verdict, "answer": study.answer, "next": study.following}
+            for study in made.studies
+        }
         document = {**{name: str(path) for name, path in files._asdict().items()}, "studies": answers}
         print(json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True), flush=True)
         return
     for study in made.studies:
         print(f"{study.name}  distillation: {study.distillation}  ({study.headline})")
         print("\n".join(f"  {sentence}" for sentence in study.answer))
-    print("  ".join(map(str, files)), flush=True)
+    print("  ".join(map(str, files)))
+    for study in made.studies:
+        print(f"next: {study.following}", flush=True)

@@ -10,12 +10,13 @@ from typing import Any
 from search.answer.build import GAIN, answer, chosen_or_best, claim
 from search.answer.comparisons import TEST
 from search.answer.document import ConfirmedPart, Verdict
+from search.answer.power import powerless_search
 from search.confirm.plan import confirmations
 from search.confirm.results import confirmed
 from search.report.content.document import Report, Search, Side, Study
 from search.report.content.search_results import search_part
 from search.report.content.statistics import Times, times
-from search.report.content.text import confirmed_text, control_of, limits, unconfirmed
+from search.report.content.text import confirmed_text, control_of, limits, next_step, unconfirmed
 from search.report.content.worst_cases import DrawnNetwork, Wanted, pictures
 from search.storage.database import Database
 from search.study.outcomes import trained_to_end
@@ -64,7 +65,7 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
     searched = search_part(rows, opened.searches.closed, time_of, margin=margin)
     verdict: Verdict = "not_shown" if control_of(searched) is not None else "not estimable"
     if part is None:
-        headline, answer = unconfirmed(name, searched)
+        headline, answer = unconfirmed(searched)
     else:
         headline, answer, verdict = confirmed_text(searched, part)
     network = _drawn_network(opened, rows, searched, None if part is None else (begun[-1], part))
@@ -74,6 +75,7 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         identity=rows.search.identity,
         headline=headline,
         answer=answer,
+        following=next_step(name, searched, part, powerless_search(rows)),
         verdict=verdict,
         search=searched,
         confirmed=part,

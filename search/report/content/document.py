@@ -150,6 +150,7 @@ class Search(Frozen):
     metric: str
     maximize: bool
     threshold: float = Field(default=SEARCH_THRESHOLD, description="of every score of the search")
+    images: int | None = Field(default=None, description="of validation, which every score is of; None: not known here")
     epochs: int
     along: str | None
     state: Literal["ended", "running", "waits for workers"]
@@ -185,6 +186,7 @@ class Study(Frozen):
     identity: str
     headline: str
     answer: tuple[str, str, str, str]
+    following: str = Field(default="", description="what to do next, with its command")
     verdict: Literal["shown", "not_shown", "worse", "not estimable"]
     search: Search
     confirmed: ConfirmedPart | None

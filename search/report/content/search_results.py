@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from search.answer.power import counted_groups, data_of_search
 from search.report.content.document import (
     Arm,
     Best,
@@ -58,6 +59,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
     epochs = sum(lease.epoch for lease in rows.every)
     return Search(
         metric=rows.metric,
+        images=_validation_images(rows),
         maximize=rows.maximize,
         epochs=int(base["epochs"]),
         along=rows.along,
@@ -77,6 +79,12 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         limits=_facts(rows.record.get("limits", {})),
         space=_space(rows.record.get("space", {})),
     )
+
+
+def _validation_images(rows: SearchSnapshot) -> int | None:
+    data = data_of_search(rows)
+    counted = None if data is None else counted_groups(data, "validation")
+    return None if counted is None else counted[0]
 
 
 def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:

@@ -1,16 +1,19 @@
 """The four sentences of a study, confirmed or not, and what its numbers do not say."""
 
+import shlex
+
 from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation
 from search.answer.document import Comparison, ConfirmedPart, Network, Verdict
 from search.answer.score_arrays import describe_thresholds
 from search.answer.uncertainty import FEW_SEEDS
 from search.report.content.document import Arm, Search
 from search.report.content.number_format import shown
+from trainer.errors import counted
 
 Four = tuple[str, str, str, str]
 
 
-def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
+def unconfirmed(search: Search) -> tuple[str, Four]:
     """(headline, which network to ship, whether distillation was the reason, how sure, what it costs)."""
     main = search.arms[0]
     headline = "Unconfirmed: scores on the validation images that also chose the winner"
@@ -18,15 +21,37 @@ def unconfirmed(name: str, search: Search) -> tuple[str, Four]:
         headline = "Simulated and unconfirmed: nothing was trained, every score is a formula's"
     if main.best is None:
         yet = "" if search.state == "ended" else " yet"
-        go_on = f"The next step is to let workers go on: python -m search work {name}."
-        over = f"The search has ended so; why is told by: python -m search status {name}."
         return headline, (
             f"Unconfirmed: no trial of {main.name} has been trained to its end{yet}, so there is no network to ship.",
             f"{NO_QUESTION}." if not main.taught else f"Whether distillation helps is not shown: {_nothing(yet)}.",
             f"So far {_finished(search)} trials have finished{'; every number below will change' if yet else ''}.",
-            go_on if yet else over,
+            f"The search took {_device_time(search)}.",
         )
-    return headline, (_which(search, main), _why(search), _sure(search, main), _cost(name, search))
+    return headline, (_which(search, main), _why(search), _sure(search, main), _cost(search))
+
+
+def next_step(name: str, search: Search, part: ConfirmedPart | None, powerless: str | None) -> str:
+    """What to do next, with its command. powerless: why a confirmation could show nothing, where that is known."""
+    word = shlex.quote(name)
+    if part is not None:
+        if part.missing:
+            return f"Let the confirmation train what is missing: python -m search confirm {word}"
+        best = chosen_or_best(part)
+        if best is None:
+            return f"See what failed: python -m search status {word}"
+        # Where the rule of [confirm] chooses none, a network has to be named.
+        named = "" if best.chosen else f" --configuration {shlex.quote(best.name)}"
+        return f"Take it home: python -m search export {word} --confirmed{named} --package package"
+    if search.state != "ended":
+        return f"Let workers go on, the search has not ended: python -m search work {word}"
+    if search.arms[0].best is None:
+        return f"See what failed: python -m search status {word}"
+    if powerless is not None:
+        return (
+            f"An answer needs more test images or seeds, since a confirmation could show nothing: {powerless}. "
+            f"The candidate as it is, unconfirmed: python -m search export {word} --top 1 -o best.json"
+        )
+    return f"Confirm or refute it on fresh seeds and test images: python -m search confirm {word}"
 
 
 def title_of(search: Search) -> str:
@@ -64,8 +89,12 @@ def _which(search: Search, main: Arm) -> str:
     at = f"at threshold {shown(search.threshold, 'plain')}"
     return (
         f"Unconfirmed: the candidate is trial {best.trial}, {best.network}{size}{share}, with a validation "
-        f"{title_of(search)} of {shown(best.score, 'score')}{teacher} ({at})."
+        f"{title_of(search)} of {shown(best.score, 'score')}{teacher} ({at}{_on(search)})."
     )
+
+
+def _on(search: Search) -> str:
+    return "" if search.images is None else f", on {counted(search.images, 'image')}"
 
 
 def _against(score: float) -> str:
@@ -115,16 +144,14 @@ def _sure(search: Search, main: Arm) -> str:
     return f"Nobody can be sure yet, since {best}{fair}."
 
 
-def _cost(name: str, search: Search) -> str:
-    hours = (
-        f"{shown(search.cost.hours, 'hours')} of device time" if search.cost.hours > 0 else "no measured device time"
-    )
+def _device_time(search: Search) -> str:
+    return f"{shown(search.cost.hours, 'hours')} of device time" if search.cost.hours > 0 else "no measured device time"
+
+
+def _cost(search: Search) -> str:
     flops = search.arms[0].best.gflops if search.arms[0].best is not None else None
     image = "The" if flops is None else f"The candidate takes {shown(flops, 'short')} GFLOP an image; the"
-    return (
-        f"{image} search took {hours} for {_finished(search)} finished trials; what confirms or "
-        f"refutes it on fresh seeds and test images is: python -m search confirm {name}."
-    )
+    return f"{image} search took {_device_time(search)} for {_finished(search)} finished trials."
 
 
 def _finished(search: Search) -> int:
@@ -202,7 +229,8 @@ def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
     network = next((n for n in part.networks if n.name == part.chosen), None)
     if network is not None:
         return (
-            f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}, the smallest that is shown "
+            f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}{_of(part, network)}, the "
+            f"smallest that is shown "
             f"not to lie more than {margin} below the teacher."
         )
     best = chosen_or_best(part)
@@ -215,7 +243,8 @@ def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
         near = "The teacher has no test score to be compared with"
     else:
         near = f"No network is shown to lie within {margin} {title} of the teacher"
-    return f"{near}; what the search found best is {best.name}: {_network(best)}, test {title} {_interval(best)}."
+    score = f"test {title} {_interval(best)}{_of(part, best)}"
+    return f"{near}; what the search found best is {best.name}: {_network(best)}, {score}."
 
 
 def _network(network: Network) -> str:
@@ -223,6 +252,12 @@ def _network(network: Network) -> str:
         "" if network.share_of_teacher is None else f", {shown(network.share_of_teacher, 'percent')} of the teacher's"
     )
     return f"{network.words} with {shown(network.params_m, 'short')} M parameters{share}"
+
+
+def _of(part: ConfirmedPart, network: Network) -> str:
+    """How many test images and seeds the score is of."""
+    whole = next((s for s in part.scores if (s.network, s.part, s.by) == (network.name, "test", "all")), None)
+    return "" if whole is None else f", on {counted(whole.images, 'image')} with {counted(whole.seeds, 'seed')}"
 
 
 def _interval(network: Network) -> str:

@@ -23,7 +23,7 @@ from search.execution.simulated_students import Curves, SimulatedStudents, plate
 from search.report.content.build import report
 from search.report.content.document import Report
 from search.report.content.number_format import KINDS, shown
-from search.report.content.text import confirmed_text, unconfirmed
+from search.report.content.text import confirmed_text, next_step, unconfirmed
 from search.spec.config import Choose
 from search.spec.load import load
 from search.storage.database import Database, open_storage
@@ -205,7 +205,7 @@ def alone(made: Report, *, taught: bool) -> Report:
     main = study.search.arms[0].model_copy(update={"taught": taught})
     equal = tuple(each.model_copy(update={"expected": {"kd": each.expected["kd"]}}) for each in study.search.equal[1:])
     search = study.search.model_copy(update={"arms": (main,), "equal": equal})
-    headline, sentences = unconfirmed(study.name, search)
+    headline, sentences = unconfirmed(search)
     changes = {"search": search, "headline": headline, "answer": sentences, "verdict": "not estimable"}
     return made.model_copy(update={"studies": (study.model_copy(update=changes),)})
 
@@ -216,6 +216,7 @@ def confirmed_study(made: Report, found: Confirmed) -> Report:
     part = answer(found, lambda each: None if each.role == "teacher" else 2.0 * each.gflops)
     headline, sentences, verdict = confirmed_text(first.search, part)
     changes = {"confirmed": part, "headline": headline, "answer": sentences, "verdict": verdict}
+    changes["following"] = next_step(first.name, first.search, part, None)
     return made.model_copy(update={"studies": (first.model_copy(update=changes),)})
 
 

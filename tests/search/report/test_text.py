@@ -8,6 +8,7 @@ from typing import Any
 from search.answer.summary import score_text
 from search.report.content.build import side
 from search.report.content.document import Report
+from search.report.content.text import next_step
 from search.report.page import page
 
 Make = Callable[..., Any]
@@ -18,6 +19,7 @@ def test_a_confirmed_gain_is_shown_with_its_interval(gained: Report) -> None:
     study = gained.studies[0]
     assert study.verdict == "shown"
     assert study.answer[0].startswith("Ship kd-2: unet, width 8")
+    assert ", on 80 images with 5 seeds, " in study.answer[0]
     assert "Distillation was a reason" in study.answer[1]
     assert re.search(r"the gain is \+0\.0\d+ \[\+0\.\d+, \+0\.\d+\] \(kd-1 less no-kd-1\), shown", study.answer[1])
     assert "5 seeds" in study.answer[2]
@@ -107,7 +109,8 @@ def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> 
     assert study.answer[0].startswith("Unconfirmed")
     assert study.verdict == "not_shown"
     assert "not shown" in study.answer[1]
-    assert "python -m search confirm polyps" in study.answer[3]
+    assert re.search(r"\(at threshold 0\.5, on \d+ images\)\.$", study.answer[0])
+    assert study.following.endswith("python -m search confirm polyps")
     assert "Simulated" in study.headline
 
 
@@ -116,3 +119,17 @@ def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
     assert score_text({"metric": "dice", "networks": {"a": told}}, "a") == (
         "test dice 0.8500 [0.8400, 0.8600], mean over 2 seeds at thresholds 0.5 to 0.65"
     )
+
+
+def test_what_comes_next_depends_on_what_a_confirmation_could_show(made: Report, gained: Report) -> None:
+    search, part = made.studies[0].search, gained.studies[0].confirmed
+    assert gained.studies[0].following == ("Take it home: python -m search export polyps --confirmed --package package")
+    assert part is not None
+    missing = part.model_copy(update={"missing": ("kd-1, seed 12: failed",)})
+    assert next_step("polyps", search, missing, None).endswith("python -m search confirm polyps")
+    few = next_step("polyps", search, None, "4 test images in 4 groups: at least 10 groups are needed for an interval")
+    assert "a confirmation could show nothing: 4 test images in 4 groups" in few
+    assert "search confirm" not in few
+    assert few.endswith("python -m search export polyps --top 1 -o best.json")
+    running = search.model_copy(update={"state": "running"})
+    assert next_step("polyps", running, None, None).endswith("python -m search work polyps")
