@@ -23,6 +23,7 @@ from search.study import snapshot
 from search.study.outcomes import completed_or_pruned, has_final_score, pruned, trained_to_end
 from search.study.snapshot import SearchSnapshot
 from trainer.atomic_files import write_output
+from trainer.cli.progress import counted_items
 from trainer.config import RunConfig
 from trainer.errors import UserError
 
@@ -152,7 +153,9 @@ def exported(opened: Database, name: str, top: int) -> dict[str, Any]:
         ranked = [lease for lease in rows if has_final_score(lease)]
         ranked.sort(key=lambda lease: (sign * lease.known_score, lease.number))
         counts[arm.name] = _counts(rows, arm.trials)
-        entries = [_entry(rank, lease, arm.name) for rank, lease in enumerate(ranked[:top], 1)]
+        wanted = ranked[: top if arm.name == MAIN else 1]
+        counted = counted_items(f"building networks of {arm.name}", enumerate(wanted, 1), len(wanted))
+        entries = [_entry(rank, lease, arm.name) for rank, lease in counted]
         if arm.name == MAIN:
             best = entries
         elif entries:

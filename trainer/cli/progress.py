@@ -3,12 +3,16 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from loguru import logger
 
 from trainer.cli.durations import format_short_duration
 from trainer.cli.printable import CLEAR, control
 from trainer.reports import EpochReport
+
+Item = TypeVar("Item")
 
 LOG_SECONDS = 10.0
 """Seconds between two lines in a log."""
@@ -99,3 +103,25 @@ class Counting:
                 control(sys.stderr, CLEAR)
             print(line, end="" if self._terminal else "\n", file=sys.stderr)
             sys.stderr.flush()
+
+
+def counted_items(what: str, items: Iterable[Item], total: int) -> Iterator[Item]:
+    """The items as they come, with a `Counting` of those whose work is done."""
+    counting = Counting(what)
+    for done, item in enumerate(items, 1):
+        yield item
+        counting(done, total)
+
+
+def counted_calls(what: str, keep: Callable[[int, Item], None], total: int) -> Callable[[int, Item], None]:
+    """A function of an index and a value that is called `total` times, with a `Counting` of its calls."""
+    counting = Counting(what)
+    done = 0
+
+    def call(index: int, value: Item) -> None:
+        nonlocal done
+        keep(index, value)
+        done += 1
+        counting(done, total)
+
+    return call

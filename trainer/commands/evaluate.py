@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.cli.progress import Counting
+from trainer.cli.progress import Counting, counted_calls
 from trainer.config import RunConfig
 from trainer.distributed.launch import device, writable
 from trainer.errors import UserError
@@ -68,7 +68,7 @@ def main(args: Namespace) -> int:
             precision=args.precision or run.precision,
             batch_size=args.batch_size,
             opening=opening,
-            keep=second.hear if second else None,
+            keep=counted_calls("scoring", second.hear if second else _forget, len(data.samples(part, opening))),
         )
     document = facts(args.weights, made.file.sha256, part, data, scores)
     overlap = {"identical": seen(made.file, data), "near_identical": alike(made.file, data)}
@@ -84,6 +84,10 @@ def main(args: Namespace) -> int:
     print(f"{args.weights}  {overlap_text(*overlap.values())}")
     print(f"next: python -m trainer predict {shlex.quote(str(args.weights))} FOLDER -o masks")
     return 0 if agrees else 1
+
+
+def _forget(_index: int, _logits: "Tensor") -> None:
+    """What is kept of an image where nobody compares."""
 
 
 def run_of(args: Namespace, made: "Ready") -> RunConfig:

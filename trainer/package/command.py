@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.cli.progress import Counting
+from loguru import logger
+
+from trainer.cli.progress import Counting, counted_items
 from trainer.config import RunConfig
 from trainer.data.dataset import Pixels
 from trainer.errors import UserError
@@ -122,6 +124,7 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
     _write(folder / RUN, made.run.model_dump_json(indent=1) + "\n")
     p = _preprocessing(wish, made)
     _write(folder / PREPROCESSING, document(p.model_dump(mode="json")))
+    logger.info("{}: writing the ONNX file", wish.folder)
     export(made.network, folder / NETWORK, channels=data.channels, size=p.size)
     parity = _compared(folder, made, data, p)
     _write(folder / PARITY, document(parity.facts()))
@@ -149,20 +152,19 @@ def _compared(folder: Path, made: "Ready", data: "DataSet", p: Preprocessing) ->
     from trainer.package.parity import compare
 
     session = Session(folder / NETWORK)
-    pictures = list(_pictures(data))
+    few = min(len(data.samples("validation")), MOST_PICTURES)
     return compare(
         made.network,
         Packed(p, session),
-        pictures,
+        counted_items("comparing with torch", _pictures(data, few), few),
         where="validation pictures at native size",
         threads=session.threads,
         onnxruntime=session.version,
     )
 
 
-def _pictures(data: "DataSet") -> Iterator[Pixels]:
+def _pictures(data: "DataSet", few: int) -> Iterator[Pixels]:
     count = len(data.samples("validation"))
-    few = min(count, MOST_PICTURES)
     for number in range(few):
         yield data.native("validation", number * count // few)[0]
 

@@ -14,6 +14,7 @@ from search.answer.document import SEARCH_THRESHOLD
 from search.report.content.document import Picture
 from search.study.snapshot import SearchSnapshot
 from trainer.cli.entry import MISTAKES
+from trainer.cli.progress import Counting, counted_calls
 from trainer.config import Precision, RunConfig
 from trainer.errors import one_line
 
@@ -79,7 +80,7 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = ready(Path(network.weights), device=device)
-    data = open_data(made.run.data, cache=cache)
+    data = open_data(made.run.data, cache=cache, progress=Counting("decoding pictures"))
     dice, masks = _examined(made.network, data, made.run.precision, device)
     worst, _ = chosen(dice, WORST)
     networks = {**_taught(made.run, data, worst, device), "student": {index: masks[index] for index in worst}}
@@ -107,7 +108,8 @@ def _examined(
     def keep(index: int, logits: "Tensor") -> None:
         kept[index] = predicted_labels(logits)
 
-    scores = validate(network, data, "validation", ranks=Ranks(device), precision=precision, keep=keep)
+    counted = counted_calls("looking for the worst images", keep, len(data.samples("validation")))
+    scores = validate(network, data, "validation", ranks=Ranks(device), precision=precision, keep=counted)
     return scores.images["dice"], kept
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.cli import progress
-from trainer.cli.progress import RECENT, Progress
+from trainer.cli.progress import RECENT, Progress, counted_calls, counted_items
 from trainer.reports import EpochReport
 
 
@@ -27,3 +27,17 @@ def test_a_slow_beginning_is_forgotten(clock):
             assert "60 s/epoch  ETA 19 min" in line.line(report(epoch))
     assert RECENT < 9
     assert "2 s/epoch  ETA 20 s" in line.line(report(10))
+
+
+def test_items_and_calls_are_counted_with_rate_and_time_left(clock, capsys):
+    for _ in counted_items("comparing", range(3), 3):
+        clock["now"] += 6.0
+    kept: list[tuple[int, str]] = []
+    call = counted_calls("scoring", lambda index, value: kept.append((index, value)), 4)
+    for index in (2, 0, 1):
+        clock["now"] += 3.0
+        call(index, "logits")
+    assert kept == [(2, "logits"), (0, "logits"), (1, "logits")]
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "comparing 1/3  0.167 a second  ETA 12 s"
+    assert last == "scoring 2/4  0.333 a second  ETA 6 s"
