@@ -17,7 +17,7 @@ from search.answer.document import SEARCH_THRESHOLD, claim_title
 from search.answer.power import powerless
 from search.answer.score_arrays import describe_rule, describe_thresholds
 from search.commands import work
-from search.confirm.data_checks import checked, refuse_unknown
+from search.confirm.data_checks import checked, unseen_sources
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
 from search.spec.config import Dashboard
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
         known = plan.name in opened.searches.names()
     data = RunConfig.model_validate(plan.configurations[0].run).data
     if not known:
-        refuse_unknown(data, plan.table.unseen, args.cache)
+        unseen_sources(data, plan.table, args.cache)
     why = None if known else powerless(data, len(plan.table.seeds))
     if args.plan:
         print("\n".join([*plan_lines(plan), *([] if why is None else [f"nothing can be shown: {why}"])]))
@@ -90,6 +90,7 @@ def main(args: argparse.Namespace) -> int:
     if code == 0:
         with patient("confirm"):
             print("\n".join(outcome(confirmed(opened, study))))
+    work.say_how_to_go_on(code)
     return code
 
 

@@ -239,10 +239,10 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         twice=len(everything) - len(set(everything)),
         near_duplicates=data.near_duplicates,
     )
-    from search.confirm.data_checks import refuse_unknown  # with Optuna, which a look at a study file does not need
+    from search.confirm.data_checks import unseen_sources  # with Optuna, which a look at a study file does not need
 
     try:
-        refuse_unknown(spec.run.data, spec.confirm.unseen, cache)
+        unseen_sources(spec.run.data, spec.confirm, cache)
     except UserError as error:
         problems.append(f"{spec.source}: {error}")
     if hashes["train"]:

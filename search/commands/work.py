@@ -18,22 +18,24 @@ from trainer.distributed.supervisor import INTERRUPTED, TERMINATED, refuse_bad_n
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study, how its ranks are started, and the worker's own flags."""
-    parser.add_argument("study", help=worker.STUDY_HELP)
-    parser.add_argument(
+    parser.usage = "%(prog)s [options] STUDY"
+    parser.add_argument("study", metavar="STUDY", help=worker.STUDY_HELP)
+    ranks = parser.add_argument_group("processes")
+    ranks.add_argument(
         "--ranks",
         default="auto",
         metavar="N|gpu|auto",
-        help="processes on this machine: a number; gpu: one a GPU; auto (default): the same, or one without a GPU",
+        help="on this machine: a number; gpu: one a GPU; auto (default): the same, or one without a GPU",
     )
-    parser.add_argument(
-        "--restarts", type=int, default=3, metavar="N", help="how often ranks that died are started again (default 3)"
+    ranks.add_argument(
+        "--restarts", type=int, default=3, metavar="N", help="of ranks that died, as often at most (default 3)"
     )
-    parser.add_argument(
+    ranks.add_argument(
         "--stop-seconds",
         type=int,
         default=100,
         metavar="SECONDS",
-        help="from a signal until ranks that did not end are killed; they need less than 20 (default 100)",
+        help="from a signal until ranks that did not end are killed (default 100)",
     )
     worker.add_flags(parser)
 
@@ -54,9 +56,14 @@ def main(args: argparse.Namespace) -> int:
     if code == 0:
         name = args.name or Path(args.study).stem
         logger.info("next: python -m search status {}", shlex.quote(name))
-    elif code in (INTERRUPTED, TERMINATED):
-        logger.info("the same command goes on with its trials")
+    say_how_to_go_on(code)
     return code
+
+
+def say_how_to_go_on(code: int) -> None:
+    """Where a signal ended the ranks."""
+    if code in (INTERRUPTED, TERMINATED):
+        logger.info("the same command goes on with its trials")
 
 
 def flags(args: argparse.Namespace, without: Collection[str] = ()) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from loguru import logger
 
 from search.confirm.plan import Plan, identities, stored_plan
+from search.spec.config import Confirm
 from search.spec.load import StudySpec
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient, repeated
@@ -16,6 +17,7 @@ from search.storage.url import label_of, storage_url
 from search.study.create import Identity
 from trainer.config import DataConfig, PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
+from trainer.data.splits.folders import PATTERN
 from trainer.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
     Reads no test row: that there are some, and that nobody saw them, is known by counting and by hashes. Returns
     what is known of the teacher. Every rank calls it. Raises UserError, DataError, CheckpointError.
     """
-    from trainer.data.sets.pictures import open_unseen
     from trainer.teacher import assessment
 
     run = _taught(plan)
@@ -51,8 +52,7 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
             f"{plan.study}: the split has no test rows, so nothing can be confirmed; "
             "a split file needs rows with split = test"
         )
-    refuse_unknown(run.data, plan.table.unseen, resources.cache)
-    unseen = {name: open_unseen(run.data, name, cache=resources.cache) for name in plan.table.unseen}
+    unseen = unseen_sources(run.data, plan.table, resources.cache)
     facts = None
     if run.teacher is not None and run.methods():
         facts = assessment.floor(run, data, ranks=resources.ranks, teacher=resources.opened_teacher(run))
@@ -62,15 +62,19 @@ def checked(plan: Plan, resources: "SharedResources") -> "Facts | None":
     return facts
 
 
-def refuse_unknown(data: DataConfig, names: Collection[str], cache: Path) -> None:
-    """Raise UserError for an unseen source that is not there or holds no images with masks. No picture is decoded."""
+def unseen_sources(data: DataConfig, table: Confirm, cache: Path) -> dict[str, DataSet]:
+    """The unseen sources of [confirm] by name; no picture is decoded. Raises UserError for one that is not there or
+    holds no images with masks."""
     from trainer.data.sets.pictures import open_unseen
 
-    for name in names:
+    sources = {}
+    for name in table.unseen:
         try:
-            open_unseen(data, name, cache=cache)
+            sources[name] = open_unseen(data, name, cache=cache, masks_pattern=table.masks_pattern)
         except DataError as error:
-            raise UserError(f"confirm.{error}") from error
+            # Folders speak of the flag; a study file has a key of that meaning.
+            raise UserError(f"confirm.{error}".replace(f"{PATTERN} ", "confirm.masks_pattern = ")) from error
+    return sources
 
 
 def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[str]) -> None:
@@ -108,7 +112,7 @@ def contents(
     ranks = resources.ranks
     facts = checked(plan, resources)
     opening, todo = _on_lead(ranks, lambda: _waited(args, lambda: _record_opening(args, plan)))
-    examination = FinalEvaluation(opening, args.cache, plan.table.unseen)
+    examination = FinalEvaluation(opening, args.cache, plan.table.unseen, plan.table.masks_pattern)
     if todo and facts is not None and ranks.group == 0:
         _examine_teacher(args, plan, resources, examination)
     who = Identity(plan.identity, identities(plan, spec), plan.record())

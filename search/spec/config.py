@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field
 
 from models.config import Frozen
 from trainer.config import LARGEST_SEED, MOST_EPOCHS
+from trainer.data.splits.folders import pattern_from
+from trainer.errors import DataError
 from trainer.evaluation.score_names import SCORE_KINDS, objective
 
 SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou")
@@ -285,6 +287,20 @@ class Confirm(Frozen):
         description="sources that no part of the search has seen: folders of images and masks below `data.root`; "
         "a CSV image,group of the name groups.csv in such a folder names its patients or sequences",
     )
+    masks_pattern: str | None = Field(
+        default=None,
+        exclude_if=lambda pattern: pattern is None,  # confirmations of before, and their hashes, have no such key
+        description="how masks of unseen sources are named, as --masks-pattern of `search init`; none: an equal name, "
+        "or one with _mask or the like behind it",
+    )
+
+    @field_validator("masks_pattern")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else str(pattern_from(value))
+        except DataError as error:
+            raise ValueError(str(error).partition(": ")[2]) from error
 
     @field_validator("seeds")
     @classmethod

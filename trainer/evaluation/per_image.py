@@ -64,6 +64,8 @@ class FinalEvaluation:
     cache: Path
     unseen: tuple[str, ...] = ()
     """Folders below the data root."""
+    masks_pattern: str | None = None
+    """How their masks are named."""
     _sets: dict[tuple[str, str], DataSet] = field(default_factory=dict)
 
     def places(self, config: DataConfig, data: DataSet) -> list[Place]:
@@ -74,7 +76,7 @@ class FinalEvaluation:
         for name in self.unseen:
             key = (config.model_dump_json(), name)
             if key not in self._sets:
-                self._sets[key] = open_unseen(config, name, cache=self.cache)
+                self._sets[key] = open_unseen(config, name, cache=self.cache, masks_pattern=self.masks_pattern)
             places.append(Place(name, self._sets[key], "test", self.opening))
         return places
 

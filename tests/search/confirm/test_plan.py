@@ -214,7 +214,12 @@ def test_what_would_make_the_answer_worthless_is_refused_before_anything_is_open
         checked(on_data(plan, data, ("B",)), resources)
     with pytest.raises(UserError, match="unseen = 'C': blobs has no other sources"):
         checked(on_data(plan, plan.configurations[0].run["data"], ("C",)), resources)
+    for mask in sorted((pictures / "C" / "masks").iterdir()):
+        mask.rename(mask.with_name(f"lesion-{mask.name}"))
+    with pytest.raises(UserError, match=r"6 images without a mask .*; other names: confirm\.masks_pattern = 'lesion-"):
+        checked(on_data(plan, data, ("C",)), resources)
     fine = on_data(plan, data, ("C",))
+    fine = replace(fine, table=fine.table.model_copy(update={"masks_pattern": "lesion-{}"}))
     assert checked(fine, resources) is None
     assert len(resources.data(RunConfig.model_validate(fine.configurations[0].run)).samples("validation")) == 1
     assert not list(pictures.rglob("openings.jsonl"))
