@@ -40,7 +40,7 @@ from search.study.known import elsewhere, remember
 from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.live_line import LiveLine
-from trainer.cli.parser import CommandLine
+from trainer.cli.parser import CommandLine, Flags
 from trainer.cli.rank_variables import place_in_world, rank_variable
 from trainer.distributed import supervisor
 from trainer.distributed.listening import open_agent
@@ -60,53 +60,68 @@ def arguments() -> argparse.Namespace:
         epilog="example: torchrun --rdzv-backend=kd-local --nproc-per-node=2 search/worker.py --study polyp-kd",
     )
     parser.add_argument("--study", required=True, help=STUDY_HELP)
-    add_flags(parser)
+    add_flags(parser, under_torchrun=True)
     return parser.parse_args()
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """All flags but the study's name."""
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value of the file")
-    parser.add_argument("--name", help="another study name; needed where --set changes what a trial is")
-    add_storage(parser)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints, shared by all hosts")
-    parser.add_argument(
-        "--spare",
-        type=Path,
-        metavar="DIR",
-        help="folder on another disk for what a worker that ends could not write to --runs (default: the temporary "
-        "folder or the memory of this machine, where --runs is no network disk)",
-    )
-    parser.add_argument(
-        "--artifacts",
-        type=Path,
-        metavar="DIR",
-        help="folder of files that the dashboard shows, the same for optuna-dashboard --artifact-dir "
-        "(default: artifacts in --runs)",
-    )
-    parser.add_argument(
-        "--note-every",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="how often the studies' notes for the dashboard are written, over all workers (default 60; 0: never)",
-    )
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of decoded data, one a host")
-    parser.add_argument(
+def add_flags(parser: argparse.ArgumentParser, *, under_torchrun: bool = False) -> None:
+    """All flags but the study's name, in groups. under_torchrun: `--log` is shown as what torchrun leaves alone."""
+    study = parser.add_argument_group("the study")
+    study.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a value of the file")
+    study.add_argument("--name", help="another study name; needed where --set changes what a trial is")
+    _add_speed(parser.add_argument_group("speed"))
+    _add_places(parser.add_argument_group("places"), under_torchrun=under_torchrun)
+    _add_times(parser.add_argument_group("seldom needed (seconds)"))
+
+
+def _add_speed(group: Flags) -> None:
+    group.add_argument(
         "--slots",
         type=_slots,
         default=USUAL,
         metavar="N|auto",
-        help="students side by side in a group of ranks (default 4); auto: as many as a few timed steps say, with a "
-        "forecast of the search",
+        help="students side by side in a group of ranks (default 4); auto: from a few timed steps",
     )
-    parser.add_argument("--ranks-per-trial", type=int, help="default: as many as leave each 8 images of a batch")
-    parser.add_argument(
-        "--ttl", type=float, default=60.0, help="seconds without a heartbeat until others adopt a trial"
+    group.add_argument(
+        "--ranks-per-trial", type=int, metavar="N", help="default: as many as leave each 8 images of a batch"
     )
-    parser.add_argument("--stall", type=float, default=300.0, help="seconds that one rank may keep the others waiting")
-    add_wait(parser)
-    loggers.add_flags(parser)
+
+
+def _add_places(group: Flags, *, under_torchrun: bool) -> None:
+    add_storage(group)
+    group.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="checkpoints, shared by all hosts (default runs)"
+    )
+    group.add_argument(
+        "--cache", type=Path, default=Path("cache"), metavar="DIR", help="decoded data, one a host (default cache)"
+    )
+    group.add_argument(
+        "--artifacts", type=Path, metavar="DIR", help="files that the dashboard shows (default: artifacts in --runs)"
+    )
+    group.add_argument(
+        "--spare",
+        type=Path,
+        metavar="DIR",
+        help="on another disk: what a worker that ends could not write to --runs (default: temporary folder or memory)",
+    )
+    loggers.add_flags(group, under_torchrun=under_torchrun)
+
+
+def _add_times(group: Flags) -> None:
+    group.add_argument(
+        "--note-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two writings of the dashboard's notes (default 60; 0: never)",
+    )
+    group.add_argument(
+        "--ttl", type=float, default=60.0, metavar="SECONDS", help="without a heartbeat: others adopt (default 60)"
+    )
+    group.add_argument(
+        "--stall", type=float, default=300.0, metavar="SECONDS", help="one rank may keep others waiting (default 300)"
+    )
+    add_wait(group)
 
 
 def _slots(text: str) -> int | str:

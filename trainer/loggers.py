@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 
 from loguru import logger
 
+from trainer.cli.parser import Flags
 from trainer.errors import UserError, nearest
 from trainer.reports import EpochReport
 
@@ -170,28 +171,19 @@ KINDS: Mapping[str, Callable[[Path, str], Mirror]] = {"csv": CsvFiles, "tensorbo
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(flags: Flags, *, under_torchrun: bool = False) -> None:
     """`--log` and `--log-dir`, also as `--mirror` and `--mirror-dir`: torchrun takes `--log` for an abbreviation of its
-    own options, even behind the name of the script."""
-    parser.add_argument(
-        "--log",
-        "--mirror",
-        dest="mirror",
-        action="append",
-        default=[],
-        metavar="KIND",
-        help=f"also write every epoch's scores, losses and seconds: {', '.join(KINDS)}; may be repeated (for a worker "
-        "under torchrun write --mirror)",
-    )
-    parser.add_argument(
-        "--log-dir",
-        "--mirror-dir",
-        dest="mirror_dir",
-        type=Path,
-        default=Path("logs"),
-        metavar="DIR",
-        help="folder of --log (default: %(default)s)",
-    )
+    own options, even behind the name of the script. under_torchrun: the help shows the second names in place of the
+    first."""
+    log, mirror = _LOG if not under_torchrun else argparse.SUPPRESS, _LOG if under_torchrun else argparse.SUPPRESS
+    for flag, text in (("--log", log), ("--mirror", mirror)):
+        flags.add_argument(flag, dest="mirror", action="append", default=[], metavar="KIND", help=text)
+    for flag, text in (("--log-dir", log), ("--mirror-dir", mirror)):
+        shown = text if text is argparse.SUPPRESS else f"folder of {flag[:-4]} (default: %(default)s)"
+        flags.add_argument(flag, dest="mirror_dir", type=Path, default=Path("logs"), metavar="DIR", help=shown)
+
+
+_LOG = f"also write every epoch's scores, losses and seconds: {', '.join(KINDS)}; may be repeated"
 
 
 def past_torchrun(arguments: Sequence[str]) -> list[str]:

@@ -1,11 +1,11 @@
 """The URL of a search's database, also where none is given, and the kind of disk that a folder lies on."""
 
-import argparse
 import os
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from trainer.cli.parser import Flags
 from trainer.errors import SECRET_PARAMETERS, UserError, nearest, without_passwords
 
 WAIT_SECONDS = 600.0
@@ -16,24 +16,24 @@ NETWORK_DISKS = frozenset(
 )
 
 
-def add_storage(parser: argparse.ArgumentParser) -> None:
+def add_storage(parser: Flags) -> None:
     """The flag --storage."""
     parser.add_argument(
         "--storage",
-        help="database URL; default: $OPTUNA_STORAGE, or what the file $OPTUNA_STORAGE_FILE holds (both keep a "
-        f"password out of the process list), else sqlite:///{DEFAULT} for one machine",
+        metavar="URL",
+        help="database; default: $OPTUNA_STORAGE, or what the file $OPTUNA_STORAGE_FILE holds (both keep a password "
+        f"out of the process list), else sqlite:///{DEFAULT}",
     )
 
 
-def add_wait(parser: argparse.ArgumentParser) -> None:
+def add_wait(parser: Flags) -> None:
     """The flag --database-wait."""
     parser.add_argument(
         "--database-wait",
         type=float,
         default=WAIT_SECONDS,
         metavar="SECONDS",
-        help="how long a worker that begins waits for a database that is away "
-        f"(default {WAIT_SECONDS:g}; 0: not at all)",
+        help=f"a worker that begins waits for a database that is away (default {WAIT_SECONDS:g}; 0: not at all)",
     )
 
 

@@ -10,6 +10,8 @@ from trainer.errors import UserError, nearest, received
 
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", re.DOTALL)
 _KNOWN = r"[^\s,']+"
+Flags = argparse._ActionsContainer  # argparse gives the kind no public name
+"""A parser or a group of one, which takes flags."""
 
 
 MOST_WATCHED = 86400.0
