@@ -220,7 +220,7 @@ def describe_confirmation(spec: StudySpec) -> str:
     """How large a confirmation of this study will be, and whether its test part can show anything; one line."""
     size = describe_size(ConfirmationSize(most_trainings(spec), spec.run.epochs))
     why = powerless(spec.run.data, len(spec.confirm.seeds))
-    return size if why is None else f"no gain can be shown ({why}); {size}"
+    return size if why is None else f"no gain can be shown, and search confirm will refuse: {why}"
 
 
 def describe_size(size: ConfirmationSize) -> str:

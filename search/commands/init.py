@@ -299,12 +299,24 @@ def _given(args: argparse.Namespace, root: Path) -> Taken:
         raise UserError(f"--masks-pattern {args.masks_pattern}: has no effect on --split {args.split}; leave one out")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    rows = read_split(args.split, root)
+    rows = _read(args.split, root)
     checked = check_rows(rows, root)
     values = [entry.values for entry in checked]
     codings: Codings = codings_of(rows, values, args.labels)
     refuse_empty_parts(rows, values, codings, str(args.split), remedy="draw a split anew with another --seed")
     return Taken(rows, checked, None, mask_lines(rows, values, codings))
+
+
+def _read(split: Path, root: Path) -> Sequence[Row]:
+    """The rows of a split file. Raises DataError, which names the folder above where the file's paths start there."""
+    try:
+        return read_split(split, root)
+    except DataError as error:
+        try:
+            read_split(split, root.parent)
+        except DataError:
+            raise error from None
+        raise DataError(f"{error}; paths in it start at {root.parent}: give that folder in place of {root}") from None
 
 
 def _drawn(args: argparse.Namespace, root: Path) -> Taken:

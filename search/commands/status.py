@@ -177,7 +177,8 @@ def _confirmation(status: Status) -> list[str]:
     if begun is None:
         known = progress.ended and any(arm.best is not None for arm in progress.arms.values())
         if known and status.powerless is not None:
-            return [f"unconfirmed; a confirmation could show nothing: {status.powerless}"]
+            nothing = f"unconfirmed; a confirmation could show nothing: {status.powerless}"
+            return [nothing, f"next: python -m search report {progress.study}"]
         return [f"unconfirmed; next: python -m search confirm {progress.study}"] if known else []
     result = begun.result
     if result is None or result.network is None:

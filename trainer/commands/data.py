@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,10 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
         "--groups", type=Path, metavar="FILE", help=f"CSV image,group: the patient or sequence; image is {IMAGE_FORMS}"
     )
     split.add_argument(
-        "--fractions", default="0.8,0.1,0.1", metavar="T,V,T", help="train, validation, test (default: %(default)s)"
+        "--fractions",
+        default="0.8,0.1,0.1",
+        metavar="T,V,T",
+        help="train, validation, test as shares, or as counts such as 100,30,30 (default: %(default)s)",
     )
     split.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
     add_mask_arguments(split)
@@ -149,6 +153,9 @@ def _split(args: argparse.Namespace) -> int:
     drawn.report(args.output, root)
     if args.labels is not None:
         print(f"for the study file, below [run.data]: labels = {json.dumps(args.labels, ensure_ascii=False)}")
+    arguments = [str(root), "--split", str(args.output), "--name", args.output.stem]
+    labels = [] if args.labels is None else [f"--labels={args.labels}"]
+    print(f"next: {shlex.join(['python', '-m', 'search', 'init', *arguments, *labels])}")
     return 0
 
 
@@ -301,8 +308,13 @@ def _fractions(text: str) -> Fractions:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         numbers = []
+    if len(numbers) == len(PARTS) and all(number.is_integer() for number in numbers) and sum(numbers) > 1:
+        numbers = [number / sum(numbers) for number in numbers]  # written as counts of images
     if len(numbers) != len(PARTS) or not (min(numbers) >= 0 and abs(sum(numbers) - 1) < 1e-6):
-        raise DataError(f"--fractions {text!r}: expected three shares that sum to 1, such as 0.8,0.1,0.1")
+        raise DataError(
+            f"--fractions {text!r}: expected three shares that sum to 1, such as 0.8,0.1,0.1, or numbers of images, "
+            "such as 100,30,30"
+        )
     return dict(zip(PARTS, numbers, strict=True))
 
 

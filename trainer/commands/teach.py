@@ -99,7 +99,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     if ranks.leads:
         size, images = run.data.size, len(data.samples("train"))
         logger.info(
-            "training {}, {} epochs of {} images at {} x {}; an epoch is the first to be seen of it",
+            "training {}, {} epochs of {} images at {} x {}; the next line comes after an epoch",
             run.student.name, run.epochs, images, size, size,
         )  # fmt: skip
     best = work / "best.safetensors"

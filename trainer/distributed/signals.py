@@ -14,8 +14,8 @@ from trainer.cli.rank_variables import PARENT, rank_variable
 from trainer.distributed.supervisor import SAME_STOP_SECONDS, say_once
 
 ASKED = (
-    "asked to stop: writing checkpoints, giving the trials back, which takes up to 20 s. Ctrl-C again ends at once "
-    f"without either; in the first {SAME_STOP_SECONDS:g} s it does nothing, as it may be the same press, passed on"
+    "asked to stop: writing checkpoints, giving the trials back (up to 20 s); "
+    f"Ctrl-C again ends at once without either, but in the first {SAME_STOP_SECONDS:g} s it does nothing"
 )
 PARENT_CHECK_SECONDS = 1.0
 """Time between two looks at who the parent is."""

@@ -48,7 +48,7 @@ def next_step(name: str, search: Search, part: ConfirmedPart | None, powerless: 
         return f"See what failed: python -m search status {word}"
     if powerless is not None:
         return (
-            f"An answer needs more test images or seeds, since a confirmation could show nothing: {powerless}. "
+            f"A confirmation could show nothing: {powerless}. "
             f"The candidate as it is, unconfirmed: python -m search export {word} --top 1 -o best.json"
         )
     return f"Confirm or refute it on fresh seeds and test images: python -m search confirm {word}"

@@ -153,6 +153,7 @@ def test_nothing_is_ever_overwritten(tmp_path: Path, run: Run) -> None:
     )
     assert refused(run("mine", "-o", "other/mine.toml"), "splits/mine.csv: exists", "--split splits/mine.csv")
     assert {path: path.read_bytes() for path in before} == before
+    assert refused(run("mine/images", "--name", "second", "--split", "splits/mine.csv"), "give that folder in place of")
     assert run("mine", "--name", "second", "--split", "splits/mine.csv")[0] == 0
     assert load(Path("studies/second.toml")).run.data.model_dump()["split"] == "splits/mine.csv"
     assert not Path("splits/second.csv").exists()

@@ -128,7 +128,7 @@ def test_what_comes_next_depends_on_what_a_confirmation_could_show(made: Report,
     missing = part.model_copy(update={"missing": ("kd-1, seed 12: failed",)})
     assert next_step("polyps", search, missing, None).endswith("python -m search confirm polyps")
     few = next_step("polyps", search, None, "4 test images in 4 groups: at least 10 groups are needed for an interval")
-    assert "a confirmation could show nothing: 4 test images in 4 groups" in few
+    assert "A confirmation could show nothing: 4 test images in 4 groups" in few
     assert "search confirm" not in few
     assert few.endswith("python -m search export polyps --top 1 -o best.json")
     running = search.model_copy(update={"state": "running"})

@@ -373,6 +373,7 @@ def test_split_writes_what_check_accepts(tmp_path: Path, capsys: pytest.CaptureF
     assert "24 images in 6 groups" in said
     assert "test groups in C: no interval will be given for that source alone" in said
     assert f"paths start at {tmp_path}" in said
+    assert said.splitlines()[-1] == f"next: python -m search init {tmp_path} --split {out} --name s"
     assert {row["group"] for row in read(out) if row["source"] == "K"} == {""}
     assert run("check", out, "--root", tmp_path) == 0
     said = capsys.readouterr().out
@@ -385,7 +386,8 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     """A split can be made again, and another seed makes another."""
     source(tmp_path / "K", 20)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert run("split", tmp_path / "K", "--seed", seed, "-o", tmp_path / name) == 0
+        fractions = "16,2,2" if name == "b" else "0.8,0.1,0.1"  # the same, as counts
+        assert run("split", tmp_path / "K", "--seed", seed, "--fractions", fractions, "-o", tmp_path / name) == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
