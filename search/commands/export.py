@@ -3,6 +3,7 @@ the confirmed student as a package."""
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -83,6 +84,7 @@ def main(args: argparse.Namespace) -> int:
         f"first: trial {best['trial']}, {metric} {best['value']:.4f}, {best['size']['params']:,} parameters"
     )
     print("unconfirmed: chosen and scored on the same validation images; the best of several is likely to be too high")
+    print(f"next: python -m trainer fit {shlex.quote(str(args.output))} -o student.safetensors")
     return 0
 
 
@@ -125,6 +127,7 @@ def _package(args: argparse.Namespace, name: str) -> int:
     for line in package(wish):
         print(line)
     print(what.confirmation.why)
+    print(f"next: python -m trainer predict {shlex.quote(str(args.package))} FOLDER -o masks")
     return 0
 
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loguru import logger
+
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.distributed.launch import Outcome, launch, writable
@@ -95,6 +97,9 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
     resume = Resume(state) if ranks.broadcast(state.is_file()) else None
     best = work / "best.safetensors"
     progress = Progress(file.run.epochs, file.metric)
+    if ranks.leads and resume is None:
+        name, epochs = file.run.student.name, file.run.epochs
+        logger.info("training {}, {} epochs; the next line comes after an epoch", name, epochs)
     # The joins belong to the recorded run; what `--set` changes is another one and starts at stream epoch 0.
     replay = file.entry.replay if file.entry and not file.changed else None
     training = fit(
