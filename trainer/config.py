@@ -54,6 +54,14 @@ class BlobsData(Pictures):
     validation: PositiveInt = Field(default=32, le=MOST_PICTURES, description="pictures that choose epochs and trials")
     test: PositiveInt = Field(default=32, le=MOST_PICTURES, description="pictures that only an opened test sees")
     seed: NonNegativeInt = Field(default=0, le=LARGEST_SEED, description="of what is drawn")
+    loose: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        exclude_if=lambda loose: loose == 0,  # runs of before, and their hashes, have no such key
+        description="by which share of their radii the ellipses are wider in the masks to train on than in the "
+        "pictures, as where a person outlines in a hurry; validation and test masks are exact",
+    )
 
 
 class PolypData(Pictures):

@@ -2,7 +2,7 @@
 
 One to three soft ellipses, more orange than the wavy ground they lie on, shaded as if lit from one side. Rings, dark
 folds and white glints are drawn too and are not in the mask, so that neither brightness nor outline alone gives the
-answer. About every tenth picture has no ellipse.
+answer. About every tenth picture has no ellipse. Masks are exact; `loose` draws those of the training part too wide.
 """
 
 import hashlib
@@ -38,8 +38,11 @@ def open_blobs(config: BlobsData, *, cache: Path, progress: Progress | None = No
     return Blobs(config)
 
 
-def draw(seed: int, size: int) -> tuple[Pixels, Pixels]:
-    """One picture (H, W, 3) RGB and its mask (H, W) of 0 and 1; H and W lie between size and 1.3 size."""
+def draw(seed: int, size: int, *, loose: float = 0.0) -> tuple[Pixels, Pixels]:
+    """One picture (H, W, 3) RGB and its mask (H, W) of 0 and 1; H and W lie between size and 1.3 size.
+
+    loose: by which share of their radii ellipses are wider in the mask than in the picture, which is drawn the same.
+    """
     rng = np.random.default_rng(seed)
     height, width = (round(size * rng.uniform(1.0, 1.3)) for _ in range(2))
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -52,7 +55,7 @@ def draw(seed: int, size: int) -> tuple[Pixels, Pixels]:
     mask = np.zeros((height, width), np.uint8)
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, 4))
     for _ in range(count):
-        mask |= _ellipse(rng, canvas, rows, columns)
+        mask |= _ellipse(rng, canvas, rows, columns, outline=1 + loose)
     for _ in range(rng.integers(0, 5)):
         glint = _distance(rng, rows, columns, smallest=0.01, largest=0.035)
         _blend(canvas, _soft(glint, 0.4), np.array([245, 240, 235], np.float32))
@@ -70,12 +73,14 @@ class Blobs:
 
     def __init__(self, config: BlobsData) -> None:
         self.config: DataConfig = config
-        self._seed = config.seed
+        self._seed, self._loose = config.seed, config.loose
         counts: dict[Part, int] = {"train": config.train, "validation": config.validation, "test": config.test}
         self._samples = {part: tuple(_sample(part, index) for index in range(count)) for part, count in counts.items()}
         drawn = f"{STYLE}\x1f{config.seed}\x1f{config.size}\x1f" + "\x1f".join(
             f"{part} {counts[part]}" for part in PARTS
         )
+        if config.loose:  # exact masks keep the hash that they had before there were others
+            drawn += f"\x1floose {config.loose}"
         self.content_hash = hashlib.sha256(f"blobs\x1f{drawn}".encode()).hexdigest()
         self._sketches: dict[Part, tuple[bytes, ...]] = {}
         self._native: dict[tuple[Part, int], tuple[Pixels, Pixels]] = {}
@@ -140,7 +145,8 @@ class Blobs:
         with self._drawing:
             known = self._native.get((part, index))
         if known is None:
-            known = draw(derive(self._seed, "blobs", part, index), self.config.size)
+            loose = self._loose if part == "train" else 0.0
+            known = draw(derive(self._seed, "blobs", part, index), self.config.size, loose=loose)
             _freeze(known)
             with self._drawing:
                 self._native[part, index] = known
@@ -218,8 +224,8 @@ def _blend(canvas: Field, share: Field, colour: Field) -> None:
     canvas += share[..., None] * (colour - canvas)
 
 
-def _ellipse(rng: np.random.Generator, canvas: Field, rows: Field, columns: Field) -> Pixels:
-    """Draw one ellipse onto the canvas and return its mask."""
+def _ellipse(rng: np.random.Generator, canvas: Field, rows: Field, columns: Field, *, outline: float) -> Pixels:
+    """Draw one ellipse onto the canvas and return its mask, whose radii are `outline` times as long."""
     distance = _distance(rng, rows, columns, smallest=0.1, largest=0.26)
     height, width = rows.shape
     turn = rng.uniform(0, 2 * np.pi)
@@ -227,4 +233,4 @@ def _ellipse(rng: np.random.Generator, canvas: Field, rows: Field, columns: Fiel
     colour = _tone(rng, (218, 120, 66)) + (30 * (light - light.mean()) + 5 * _waves(rng, height, width, 10))[..., None]
     dome = 12 * np.clip(1 - distance, 0, 1)[..., None]
     _blend(canvas, _soft(distance, 0.3) * rng.uniform(0.8, 1.0), colour + dome)
-    return (distance < 1).astype(np.uint8)
+    return (distance < outline).astype(np.uint8)

@@ -54,6 +54,31 @@ def test_what_changes_pictures_changes_the_hash() -> None:
     assert blobs(fit="stretch", augment="none").content_hash == blobs().content_hash
 
 
+def test_loose_masks_hold_the_exact_ones_and_are_of_the_training_part_alone() -> None:
+    """The pictures are those that exact masks belong to, so that a teacher may have learned from these."""
+    exact, loose = blobs(), blobs(loose=0.5)
+    assert loose.image_hashes("train") == exact.image_hashes("train")
+    assert loose.content_hash not in {exact.content_hash, blobs(loose=0.25).content_hash}
+    areas = []
+    for index in range(12):
+        inner, outer = (data.native_mask("train", index) for data in (exact, loose))
+        assert (outer >= inner).all()
+        areas.append((inner.sum(), outer.sum()))
+    inner_area, outer_area = np.sum(areas, axis=0)
+    assert 1.5 < outer_area / inner_area <= 1.5**2
+    for part, count in (("validation", 6), ("test", 5)):
+        for index in range(count):
+            masks = [data.native(part, index, OPENING)[1] for data in (exact, loose)]
+            assert np.array_equal(*masks)
+
+
+def test_exact_masks_are_no_part_of_a_run_and_keep_its_hashes() -> None:
+    """Runs that were stored before masks could be loose have no such key."""
+    assert "loose" not in BlobsData(name="blobs", loose=0.0).model_dump()
+    assert BlobsData(name="blobs", loose=0.5).model_dump()["loose"] == 0.5
+    assert blobs().content_hash == "12f0443ff2d61485caf18fb3b6970511fe8e868f9bac55292c4fa8129dfca307"
+
+
 def test_drawn_pictures_exercise_fit_and_scores() -> None:
     """Sizes vary and are not square; about a tenth has no ellipse; no picture is all ellipse."""
     data = blobs(train=200)
