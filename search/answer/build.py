@@ -1,12 +1,12 @@
 """The whole answer of a confirmed study, and which student and which comparison its sentences are about."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from search.answer.comparisons import TEST, Grids, comparisons, metric_of, non_inferiority, on_validation
 from search.answer.distances import distances
-from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict
+from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict, claim_title
 from search.answer.power import needed
 from search.answer.score_arrays import ScoreArray, describe_rule, level, score_arrays
 from search.answer.subgroups import reliability, scores
@@ -132,6 +132,18 @@ def distillation(part: ConfirmedPart) -> Verdict:
     if not verdicts or set(verdicts) == {"not estimable"}:
         return "not estimable"
     return "shown" if set(verdicts) == {"shown"} else "not_shown"
+
+
+def verdict_lines(claims: Iterable[Comparison]) -> list[str]:
+    """What was shown on test and what was not, a line each: `shown: gain of tuning`, `not shown: ...`.
+
+    Comparisons with the teacher's margin are left out: they are of each network, and choose the one to ship.
+    """
+    titles: dict[str, list[str]] = {"shown": [], "not_shown": [], "worse": [], "not estimable": []}
+    for each in claims:
+        if each.part == TEST and each.margin is None:
+            titles[each.verdict].append(claim_title(each.name))
+    return [f"{verdict.replace('_', ' ')}: {', '.join(names)}" for verdict, names in titles.items() if names]
 
 
 def claim(part: ConfirmedPart, name: str) -> Comparison | None:

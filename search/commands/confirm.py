@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search import worker
-from search.answer.build import answer
+from search.answer.build import answer, verdict_lines
 from search.answer.comparisons import TEST, metric_of
 from search.answer.document import SEARCH_THRESHOLD, claim_title
 from search.answer.power import powerless
@@ -196,7 +196,7 @@ def _unseen(names: Sequence[str]) -> str:
 
 
 def outcome(result: Confirmed) -> list[str]:
-    """Mean test score and its deviation over seeds, a line a configuration; then what that shows."""
+    """Mean test score and its deviation over seeds, a line a configuration; then what that shows and does not show."""
     metric = metric_of(result)
     text = [f"{'configuration':<20}{'params':>12}{'test ' + metric:>12}{'SD over seeds':>15}{'seeds':>7}  thresholds"]
     for each in result.configurations:
@@ -213,5 +213,6 @@ def outcome(result: Confirmed) -> list[str]:
         claims = [claim for claim in answer(result).claims if claim.part == TEST]
         # Without an estimate the sentence begins with the claim.
         text += [c.words if c.estimate is None else f"{claim_title(c.name)}: {c.words}" for c in claims]
+        text += verdict_lines(claims)
     text.append(f"more: python -m search report {result.study}")
     return text

@@ -4,6 +4,7 @@ Run again, it goes on where it stopped, or finishes at once.
 """
 
 import contextlib
+import json
 import os
 import shlex
 import subprocess
@@ -47,7 +48,12 @@ class Step(NamedTuple):
 _STORED = ("--storage", STORAGE)
 _CACHE = ("--cache", f"{FOLDER}/cache")
 STEPS = (
-    Step("teacher", ("python", "-m", "trainer", "teach", f"studies/{STUDY}.toml", *_CACHE), 2),
+    # The masks that students train on are outlined loosely, those of the teacher are exact.
+    Step(
+        "teacher",
+        ("python", "-m", "trainer", "teach", f"studies/{STUDY}.toml", "--set", "run.data.loose=0", *_CACHE),
+        2,
+    ),
     Step("study", ("python", "-m", "search", "validate", STUDY, *_CACHE), 20),
     Step(
         "search",
@@ -79,7 +85,7 @@ STEPS = (
             *("python", "-m", "search", "confirm", STUDY, "--ranks", "2"),
             *(*_STORED, "--runs", f"{FOLDER}/runs", *_CACHE),
         ),
-        14,
+        16,
     ),
     Step("report", ("python", "-m", "search", "report", STUDY, *_STORED, *_CACHE, "--pictures", "-o", REPORT), 6),
 )
@@ -101,12 +107,23 @@ def main() -> int:
         _say(number, total, step.name, f"done; all of it: {log}", seconds)
     took = format_clock(time.monotonic() - started)
     print(f"\nWhole search in {took}. Everything lies in {FOLDER}/ (make clean removes it).")
+    print("\n".join(answer_lines(Path(REPORT) / "report.json")))
     print(f"The answer, in a browser: {REPORT}/report.html")
     print(f"Picture: {FOLDER}/predictions.png")
     print("Trials, curves, notes (each new shell first needs: source .venv/bin/activate):")
     print(f"  {DASHBOARD}")
     print('Next: your own images; README.md, "Your own data"')
     return 0
+
+
+def answer_lines(report: Path) -> list[str]:
+    """What the search showed and what it did not, from the report's numbers."""
+    from search.answer.build import verdict_lines
+    from search.answer.document import Comparison
+
+    (study,) = json.loads(report.read_text())["studies"]
+    lines = verdict_lines(Comparison.model_validate(each) for each in study["confirmed"]["claims"])
+    return [f"{line[:1].upper()}{line[1:]}" for line in lines]
 
 
 def _run(step: Step, log: Path) -> float:

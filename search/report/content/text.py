@@ -2,7 +2,7 @@
 
 import shlex
 
-from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation
+from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation, verdict_lines
 from search.answer.document import Comparison, ConfirmedPart, Network, Verdict
 from search.answer.score_arrays import describe_thresholds
 from search.answer.uncertainty import FEW_SEEDS
@@ -323,9 +323,11 @@ def _confirmed_sure(part: ConfirmedPart) -> str:
         {s.part for s in part.scores if s.by == "all" and s.part != "validation" and s.groups == s.images > 0}
     )
     single = f"; every image of {', '.join(alone)} is a group of its own and taken as independent" if alone else ""
+    verdicts = "; ".join(verdict_lines(made))
+    confidence = shown(first.confidence, "percent")
     return (
-        f"The intervals hold {shown(first.confidence, 'percent')} and vary {sizes}, paired; what is shown is corrected "
-        f"for the number of claims (Holm){single}{few}{gone}."
+        f"{verdicts[:1].upper()}{verdicts[1:]}. The intervals hold {confidence} and vary {sizes}, paired; what is "
+        f"shown is corrected for the number of claims (Holm){single}{few}{gone}."
     )
 
 

@@ -1,5 +1,6 @@
 """The demo shows what its steps say, keeps all of it, and ends at the first step that fails."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,18 @@ import pytest
 
 from search.commands import demo
 from trainer.errors import UserError
+
+CLAIM = dict.fromkeys(("estimate", "low", "high", "p", "p_holm", "reason")) | {
+    "minuend": "kd-1",
+    "subtrahend": "no-kd-1",
+    "confidence": 0.95,
+    "unit": "dice",
+    "images": 32,
+    "groups": 32,
+    "seeds": 5,
+    "words": "",
+}
+"""A comparison of report.json, without what a test says of it."""
 
 
 def step(code: str) -> demo.Step:
@@ -54,6 +67,26 @@ def test_where_the_output_is_no_terminal_a_long_step_says_now_and_then_how_far_i
     seconds = demo._run(step(waits), tmp_path / "1-try.log")
     assert 1 <= len(lines) <= seconds / 0.6
     assert re.fullmatch(r"\s*\d+:\d\d\s+epoch 3 of 9", lines[-1])
+
+
+def test_the_end_says_what_was_shown_and_what_was_not(tmp_path):
+    """Of the claims on test; those that choose the network to ship are left out."""
+    claims = [
+        {**CLAIM, "name": name, "part": part, "verdict": verdict, "margin": margin}
+        for name, part, verdict, margin in (
+            ("gain", "test", "shown", None),
+            ("tuning_gain", "test", "not_shown", None),
+            ("kd_term_effect", "test", "shown", None),
+            ("kd_term_effect", "elsewhere", "worse", None),
+            ("not_below_teacher", "test", "not_shown", 0.02),
+        )
+    ]
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"studies": [{"confirmed": {"claims": claims}}]}))
+    assert demo.answer_lines(report) == [
+        "Shown: gain over the search without distillation, effect of the distillation term",
+        "Not shown: gain of tuning",
+    ]
 
 
 def test_the_last_words_are_the_readme_s():

@@ -22,13 +22,18 @@ def test_a_confirmed_gain_is_shown_with_its_interval(gained: Report) -> None:
     assert ", on 80 images with 5 seeds, " in study.answer[0]
     assert "Distillation was a reason" in study.answer[1]
     assert re.search(r"the gain is \+0\.0\d+ \[\+0\.\d+, \+0\.\d+\] \(kd-1 less no-kd-1\), shown", study.answer[1])
+    assert study.answer[2].startswith(
+        "Shown: gain over the search without distillation, effect of the distillation term, gain of tuning. The "
+    )
     assert "5 seeds" in study.answer[2]
     assert "ETIS-LaribPolypDB" in study.answer[3]
     assert "unconfirmed" not in " ".join(study.answer).lower()
 
 
 def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:
-    assert confirmed_study(made, synthetic(0.0)).studies[0].verdict == "not_shown"
+    without = confirmed_study(made, synthetic(0.0)).studies[0]
+    assert without.verdict == "not_shown"
+    assert without.answer[2].startswith("Shown: gain of tuning; not shown: gain over the search without distillation, ")
     harmed = confirmed_study(made, synthetic(-0.03)).studies[0]
     assert harmed.verdict == "worse"
     assert "did harm" in harmed.answer[1]
