@@ -94,7 +94,8 @@ def only_side(network):
 def test_the_table_and_the_configuration_name_the_same_networks():
     union = get_args(get_args(NetworkConfig)[0])
     assert {n for kind in union for n in get_args(kind.model_fields["name"].annotation)} == set(models.MODELS)
-    assert {n for n in ELSEWHERE if not n.startswith("smp-")} == {"ducknet-17", "ducknet-34", "deeplabv3"}
+    others = {"ducknet-17", "ducknet-34", "deeplabv3", "hiformer-b", "hiformer-l"}
+    assert {n for n in ELSEWHERE if not n.startswith("smp-")} == others
 
 
 def test_importing_the_tables_imports_no_torch(repository):
