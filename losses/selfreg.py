@@ -53,8 +53,10 @@ class SelfRegularisation(Loss):
     Computed per rank, averaged by images: the order of channels is that of the rank's images. Encoder maps are `mid`
     and every `enc<k>` below full resolution (k >= 2), which for five levels are the paper's e_1..e_4; decoder maps are
     every `dec<k>` but the last (d_1..d_3), and the last is what all are compared with. Further maps of a level
-    (`dec1.2`) take no part. A network that shows only its
-    last decoder map has no decoder part. Maps have no label: ignored voxels take part, every image counts.
+    (`dec1.2`) take no part, but for those of a transformer's stages: where the student shows `<tap>.first` and
+    `<tap>.last`, the sum is that over the first and that over the last maps, as the paper's code has it for Swin-Unet.
+    A network that shows only its last decoder map has no decoder part. Maps have no label: ignored voxels take part,
+    every image counts.
     """
 
     handles_regions = True
@@ -65,27 +67,36 @@ class SelfRegularisation(Loss):
         """Raises ValueError where the student has no encoder or no decoder map."""
         super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         plain = [tap for tap in student if "." not in tap]
-        self._encoder = [tap for tap in plain if tap == "mid" or (tap.startswith("enc") and tap != "enc1")]
+        encoder = [tap for tap in plain if tap == "mid" or (tap.startswith("enc") and tap != "enc1")]
         decoder = [tap for tap in plain if tap.startswith("dec")]
-        if not self._encoder or not decoder:
-            lacking = "dec1" if self._encoder else "mid"
+        if not encoder or not decoder:
+            lacking = "dec1" if encoder else "mid"
             raise ValueError(
                 f"losses.selfreg: the student has no tap {lacking!r}{nearest(lacking, student)}; drop the term"
             )
-        *self._decoder, self._last = decoder
+        *decoder, self._last = decoder
+        places = (".first", ".last") if any(tap.endswith(".first") for tap in student) else ("",)
+        self._brackets = [
+            tuple([tap + place if tap + place in student else tap for tap in maps] for maps in (encoder, decoder))
+            for place in places
+        ]
 
     def student_taps(self) -> frozenset[str]:
         """All maps that are compared."""
-        return frozenset([*self._encoder, *self._decoder, self._last])
+        return frozenset([self._last, *(tap for bracket in self._brackets for maps in bracket for tap in maps)])
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:  # noqa: ARG002 - as every loss
         """Value times images; taps (N, C, *S)."""
-        encoder = [student.taps[tap] for tap in self._encoder]
-        decoder = [student.taps[tap] for tap in self._decoder]
         last = student.taps[self._last]
-        parts = [_mean([internal(x) for x in encoder]), _mean([consistency(x, last) for x in [*encoder, *decoder]])]
-        if decoder:
-            parts.append(_mean([internal(x) for x in decoder]))
+        parts = []
+        for bracket in self._brackets:
+            encoder, decoder = ([student.taps[tap] for tap in maps] for maps in bracket)
+            parts += [
+                _mean([internal(x) for x in encoder]),
+                _mean([consistency(x, last) for x in [*encoder, *decoder]]),
+            ]
+            if decoder:
+                parts.append(_mean([internal(x) for x in decoder]))
         images = target.new_full((), len(target), dtype=torch.float64)
         return Term(torch.stack(parts).sum() * len(target), images)
 

@@ -1,7 +1,6 @@
 """HiFormer (Heidari et al. 2023, WACV, arXiv 2207.08518): a ResNet and Swin stages added level by level, then fused."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from models.nearest import OptionError, nearest
 from models.output import Output, Segmenter, Tap
 from models.pretrained import load_pretrained, timm_module
 from models.swinunet import PRETRAINED as SWIN
-from models.swinunet import of_swin
+from models.swinunet import draw_as_swin, of_swin
 
 STRIDE = 16
 PUBLISHED_SIZE = 224
@@ -72,7 +71,6 @@ class HiFormer(Segmenter):
         self.pyramid = _Pyramid(width, depths, encoder, self.side, in_channels)
         dims = (width, 4 * width)
         grids = (self.side // 4, self.side // STRIDE)
-        norm = partial(nn.LayerNorm, eps=1e-6)
         self.positions = nn.ParameterList(
             torch.zeros(1, 1 + grid * grid, dim) for grid, dim in zip(grids, dims, strict=True)
         )
@@ -84,9 +82,12 @@ class HiFormer(Segmenter):
             mlp_ratio=(mlp, mlp),
             qkv_bias=True,
             drop_path=[0.0] * max(1, layers),
-            norm_layer=norm,
         )
-        self.norms = nn.ModuleList(norm(dim) for dim in dims)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
+        self.fusion.apply(draw_as_swin)
+        self.pyramid.swin.apply(draw_as_swin)
+        for positions in self.positions:
+            nn.init.trunc_normal_(positions, std=0.02)
         self.fine = _conv_gn_relu(dims[0], DECODED)
         self.coarse = nn.ModuleList([_conv_gn_relu(dims[1], DECODED), _conv_gn_relu(DECODED, DECODED)])
         self.narrow = nn.Conv2d(DECODED, LAST, 1)
@@ -124,7 +125,7 @@ class HiFormer(Segmenter):
         for convolve in self.coarse:
             x = F.interpolate(convolve(x), scale_factor=2, mode="bilinear", align_corners=False)
         summed = self.fine(levels[0]) + x
-        last = F.interpolate(self.narrow(summed), scale_factor=4, mode="bilinear", align_corners=False)
+        last = F.interpolate(F.relu(self.narrow(summed)), scale_factor=4, mode="bilinear", align_corners=False)
         taps = {**maps, "enc3.dlf": levels[0], "mid.dlf": levels[1], "dec3": summed, "dec1": last}
         return Output(self.head(last), {name: taps[name] for name in self.taps})
 
@@ -143,6 +144,8 @@ class _Pyramid(nn.Module):
         )
         swin = timm_module("models.swin_transformer")
         dims = [width, 2 * width, 4 * width]
+        rising = iter(torch.linspace(0, 0.1, sum(depths), device="cpu").tolist())
+        rates = [[next(rising) for _ in range(depth)] for depth in depths]
         self.swin = nn.ModuleList(
             swin.SwinTransformerStage(
                 dim=dims[max(0, stage - 1)],
@@ -152,7 +155,7 @@ class _Pyramid(nn.Module):
                 downsample=stage > 0,
                 num_heads=HEADS[stage],
                 window_size=WINDOW,
-                drop_path=0.1,
+                drop_path=rates[stage],
             )
             for stage in range(len(HEADS))
         )

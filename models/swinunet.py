@@ -34,6 +34,7 @@ class SwinUnet(Segmenter):
     as their map, with smaller tables. weights: `imagenet`, or a file, of Swin-T for encoder and decoder blocks (as the
     authors do); the table of positions is resampled where windows are smaller.
 
+    A skip is what goes into the encoder stage's blocks, as in the authors' code, which the paper's figure leaves open.
     Gray images are repeated to three channels, as the authors do; other counts go into the embedding.
     27,168,228 parameters at 3 channels and 2 classes and size 224.
 
@@ -92,7 +93,7 @@ class SwinUnet(Segmenter):
         self.last = PatchExpand(width, 4, width)
         self.head = nn.Conv2d(width, classes, 1, bias=False)
         for part in (self.joins, self.decoders, self.ups, self.last):
-            part.apply(_drawn)
+            part.apply(draw_as_swin)
         stages = {f"enc{stage + 3}": Tap(dims[stage], 4 << stage) for stage in range(3)}
         up = {f"dec{stage + 3}": Tap(dims[stage], 4 << stage) for stage in (2, 1, 0)}
         all_stages = {**stages, "mid": Tap(dims[3], STRIDE), **up}
@@ -116,10 +117,10 @@ class SwinUnet(Segmenter):
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         maps: list[Tensor] = []
         x = self.encoder.patch_embed(images)
-        skips = []
+        skips: list[Tensor] = []
         for stage in self.encoder.layers:
-            x = _through(stage.blocks, stage.downsample(x), maps)
-            skips.append(x)
+            skips.append(stage.downsample(x))
+            x = _through(stage.blocks, skips[-1], maps)
         x = self.ups[0](self.encoder.norm(x))
         decoders: Any = self.decoders
         for place, (join, decoder) in enumerate(zip(self.joins, decoders, strict=True), start=1):
@@ -157,7 +158,7 @@ class PatchExpand(nn.Module):
         return normed
 
 
-def _drawn(module: nn.Module) -> None:
+def draw_as_swin(module: nn.Module) -> None:
     """Linear layers begin as Swin's do."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

@@ -409,3 +409,18 @@ def test_names_of_the_families_are_the_tables():
     counted = Counter(target for name, target in models.MODELS.items() if not name.startswith("smp-"))
     assert counted["models.hiformer:HiFormer"] == 3
     assert TransUNetNetwork(name="transunet").scale == "of width 64"
+
+
+def test_selfreg_takes_swin_unets_first_and_last_blocks():
+    """SelfReg-UNet: the bracket twice; its decoder maps leave out the stage that only expands patches."""
+    import losses
+    from losses.config import SelfReg
+
+    network = built("swin-unet", width=12)
+    term = losses.build("selfreg", SelfReg(), student=network.taps, teacher=None, classes=2)
+    stages = ("enc3", "enc4", "enc5", "mid", "dec5", "dec4", "dec3")
+    assert term.student_taps() == {"dec1", *(f"{stage}.{place}" for stage in stages for place in ("first", "last"))}
+    output = network(torch.rand(2, 3, 64, 64))
+    value = term(output, None, torch.zeros(2, 64, 64, dtype=torch.int64))
+    value.total.backward()
+    assert value.total > 0
