@@ -1,6 +1,7 @@
 """Networks with transformers: sizes to the digit, what their papers say of them, pretrained weights."""
 
 import sys
+import tomllib
 from collections import Counter
 from importlib.util import find_spec
 
@@ -424,3 +425,35 @@ def test_selfreg_takes_swin_unets_first_and_last_blocks():
     value = term(output, None, torch.zeros(2, 64, 64, dtype=torch.int64))
     value.total.backward()
     assert value.total > 0
+
+
+AUTHORS = {
+    "swin-unet": {
+        "swin_unet.layers.1.downsample.reduction.weight": "encoder.layers.2.downsample.reduction.weight",
+        "swin_unet.layers_up.0.expand.weight": "ups.0.expand.weight",
+        "swin_unet.layers_up.2.blocks.1.mlp.fc1.bias": "decoders.1.blocks.1.mlp.fc1.bias",
+        "swin_unet.layers_up.1.upsample.norm.weight": "ups.1.norm.weight",
+    },
+    "hiformer-b": {
+        "DLF.pyramid.resnet_layers.6.0.downsample.1.running_var": "pyramid.cnn.layer3.0.downsample.1.running_var",
+        "DLF.blocks.0.revert_projs.1.2.weight": "fusion.revert_projs.1.2.weight",
+        "ConvUp_s.convs_level.5.bias": "coarse.1.1.bias",
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "place"), [("swin-unet", 0), ("hiformer-b", 1)])
+def test_the_pages_pairs_cover_a_network_from_its_authors_keys(repository, name, place):
+    from trainer.teacher.state_dict import fit, renamed
+
+    page = (repository / "docs" / "authors-weights.md").read_text()
+    pairs = tomllib.loads(page.split("```toml\n")[place + 1].partition("```")[0])["keys"]
+    network = on_meta(name)
+    back = sorted(((ours, theirs) for theirs, ours in pairs), key=lambda pair: -len(pair[0]))
+    theirs = {}
+    for key, value in network.state_dict().items():
+        ours, authors = next(pair for pair in back if key.startswith(pair[0]))
+        theirs[authors + key.removeprefix(ours)] = value
+    assert fit(network, theirs, pairs).covered
+    assert {key: renamed(key, pairs) for key in AUTHORS[name]} == AUTHORS[name]
+    assert AUTHORS[name].keys() <= theirs.keys()
