@@ -12,8 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-def _normalised(image: torch.Tensor, *_: object) -> tuple[torch.Tensor, ...]:
-    return torch.empty_like(image), image.new_empty(0), image.new_empty(0)
+def _normalised(image: torch.Tensor, *given: object) -> tuple[torch.Tensor, ...]:
+    training = given[4]
+    kept = image.shape[1] if training else 0
+    return torch.empty_like(image), image.new_empty(kept), image.new_empty(kept)
+
+
+def _normalised_backward(gradient: torch.Tensor, image: torch.Tensor, *given: Any) -> tuple[torch.Tensor | None, ...]:
+    wanted: Sequence[bool] = given[-1]
+    sizes = (image.shape, image.shape[1:2], image.shape[1:2])
+    return tuple(gradient.new_empty(size) if asked else None for size, asked in zip(sizes, wanted, strict=True))
 
 
 def _joined(images: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
@@ -24,9 +32,11 @@ def _joined(images: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 _SIZES: Mapping[object, Callable[..., object]] = {
     torch.ops.aten.native_batch_norm: _normalised,
+    torch.ops.aten.native_batch_norm_backward: _normalised_backward,
     torch.ops.aten.cat: _joined,
 }
-"""Operation that counts nothing -> an empty result: torch works out its size with code that brings the compiler.
+"""Operation that counts nothing -> an empty result: torch works out its size with code that brings the compiler, or
+takes its time.
 
 They suffice for the U-Net; other networks are counted alike, and with the compiler.
 """

@@ -75,6 +75,8 @@ class Segmenter(nn.Module):
     normalisation: Normalisation = IMAGENET
     name: str = ""
     """Its name in a study file, for messages."""
+    paper: str = ""
+    """Where it was published, where the first line of its file does not say it in brackets."""
 
     def forward(self, images: Tensor) -> Output:
         """Images (N, in_channels, *S) to logits, taps and, in training mode, heads."""

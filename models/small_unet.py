@@ -1,5 +1,6 @@
-"""The students of a study that distils U-Net variants (ECE613, 2023): three shapes that have little in common with
-their teachers. Known from their number of parameters and a line of description each; no paper gives their layers."""
+"""The students of a study that distils U-Net variants (a course project, ECE613): three shapes that have little in
+common with their teachers. Known from their number of parameters and a line of description each; no paper gives them.
+"""
 
 import torch
 from torch import Tensor, nn

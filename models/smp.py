@@ -23,22 +23,23 @@ class _Architecture(NamedTuple):
     """The class in the package."""
     last: str
     """The tap of the decoder's last map."""
+    paper: str
     depth: int = 5
     """Levels of the encoder."""
 
 
 ARCHITECTURES: Mapping[str, _Architecture] = {
-    "smp-unet": _Architecture("Unet", "dec1"),
-    "smp-unetplusplus": _Architecture("UnetPlusPlus", "dec1"),
-    "smp-manet": _Architecture("MAnet", "dec1"),
-    "smp-linknet": _Architecture("Linknet", "dec1"),
-    "smp-fpn": _Architecture("FPN", "dec3"),
-    "smp-pspnet": _Architecture("PSPNet", "dec4", depth=3),
-    "smp-pan": _Architecture("PAN", "dec3"),
-    "smp-deeplabv3": _Architecture("DeepLabV3", "dec4"),
-    "smp-deeplabv3plus": _Architecture("DeepLabV3Plus", "dec3"),
-    "smp-upernet": _Architecture("UPerNet", "dec3"),
-    "smp-segformer": _Architecture("Segformer", "dec3"),
+    "smp-unet": _Architecture("Unet", "dec1", "Ronneberger et al. 2015, arXiv 1505.04597"),
+    "smp-unetplusplus": _Architecture("UnetPlusPlus", "dec1", "Zhou et al. 2018, arXiv 1807.10165"),
+    "smp-manet": _Architecture("MAnet", "dec1", "Fan et al. 2020, IEEE Access 8:179656"),
+    "smp-linknet": _Architecture("Linknet", "dec1", "Chaurasia and Culurciello 2017, arXiv 1707.03718"),
+    "smp-fpn": _Architecture("FPN", "dec3", "Lin et al. 2016, arXiv 1612.03144"),
+    "smp-pspnet": _Architecture("PSPNet", "dec4", "Zhao et al. 2016, arXiv 1612.01105", depth=3),
+    "smp-pan": _Architecture("PAN", "dec3", "Li et al. 2018, arXiv 1805.10180"),
+    "smp-deeplabv3": _Architecture("DeepLabV3", "dec4", "Chen et al. 2017, arXiv 1706.05587"),
+    "smp-deeplabv3plus": _Architecture("DeepLabV3Plus", "dec3", "Chen et al. 2018, arXiv 1802.02611"),
+    "smp-upernet": _Architecture("UPerNet", "dec3", "Xiao et al. 2018, arXiv 1807.10221"),
+    "smp-segformer": _Architecture("Segformer", "dec3", "Xie et al. 2021, arXiv 2105.15203"),
 }
 """Name in a study file -> what it is in the package. Depths are those for which its logits have the input's size."""
 
@@ -90,6 +91,7 @@ class Smp(Segmenter):
         self.encoder: nn.Module = network.encoder
         self.decoder: nn.Module = network.decoder
         self.head: nn.Module = network.segmentation_head
+        self.paper = made.paper
         deepest = int(network.encoder.output_stride)
         self.stride = deepest if network.requires_divisible_input_shape else 1
         counts = network.encoder.out_channels[1:]

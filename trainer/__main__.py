@@ -1,4 +1,4 @@
-"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, profile, data.
+"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, profile, models, data.
 
 What is heavy is imported inside the command.
 """
@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": "trainer.commands.predict",
     "package": "trainer.package.command",
     "profile": "trainer.profiling.command",
+    "models": "trainer.commands.models",
     "data": "trainer.commands.data",
 }
 """Command -> the module whose `main(args)` returns the exit code."""
@@ -56,6 +57,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_package(commands)
     _add_profile(commands)
+    _add_models(commands)
     _add_data(commands)
     return top
 
@@ -244,6 +246,21 @@ def _add_profile(commands: "Commands[CommandLine]") -> None:
         help="(default: onnxruntime for what has an ONNX file, else torch)",
     )
     add_measuring(profile)
+
+
+def _add_models(commands: "Commands[CommandLine]") -> None:
+    from trainer.commands.models import add_arguments
+
+    models = _command(
+        commands,
+        "models",
+        summary="list every network by name, with its size and what it costs",
+        description="Show networks with their defaults for 3 channels and 2 classes: width, parameters (dead ones, "
+        "which no gradient reaches, apart), operations and memory of a training step at 224 and 352 pixels, taps, "
+        "pretrained encoders and paper. Nothing is trained or fetched.",
+        example="python -m trainer models ducknet-17",
+    )
+    add_arguments(models)
 
 
 def _add_data(commands: "Commands[CommandLine]") -> None:

@@ -38,6 +38,8 @@ HAND = "hand"
 """Typed by it afterwards, while the budget has room again."""
 SERVER = "server"
 """Started by it, asked for its page, and stopped."""
+NETWORKS = "networks"
+"""Run by trainer/commands/test_models.py."""
 SIMULATE = "simulate"
 """Run by test_the_service_can_be_tried_without_training."""
 
@@ -71,6 +73,7 @@ WHERE = {
     "python -m search close mine": HAND,
     "python -m search db stop --dir $HOME/kd-database": HAND,
     "python -m search simulate demo --workers 2 --kills 1": SIMULATE,
+    "python -m trainer models": NETWORKS,
 }
 
 SMALLER = {

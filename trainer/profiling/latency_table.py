@@ -13,7 +13,7 @@ from trainer.atomic_files import write_text
 from trainer.errors import UserError, nearest, received
 from trainer.repository import expand
 
-_NOT_SHAPE = frozenset({"name", "checkpoint", "weights", "min_dice", "mean", "std"})
+_NOT_SHAPE = frozenset({"name", "checkpoint", "weights", "min_dice", "mean", "std", "deep_supervision"})
 """Options of a network on which its speed does not depend."""
 
 
