@@ -22,7 +22,7 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
-class Row:
+class NetworkRow:
     """One network with the options that it has by default, for 3 channels and 2 classes."""
 
     name: str
@@ -73,10 +73,10 @@ def main(args: Namespace) -> int:
     return 0
 
 
-def rows(names: Sequence[str]) -> Iterator[Row]:
+def rows(names: Sequence[str]) -> Iterator[NetworkRow]:
     """What is known of these networks. Raises UserError where a package is missing and only one name was asked for;
     else such networks are left out."""
-    known: dict[str, Row] = {}
+    known: dict[str, NetworkRow] = {}
     for name in names:
         try:
             # Two names may be one network, such as ducknet and ducknet-17.
@@ -88,7 +88,7 @@ def rows(names: Sequence[str]) -> Iterator[Row]:
                 raise UserError(f"models: {name}: {error}") from error
 
 
-def row(name: str) -> Row:
+def row(name: str) -> NetworkRow:
     """What is known of a network. Raises OptionError where a package is missing."""
     from models import parameters
     from models.costs import costs
@@ -97,7 +97,7 @@ def row(name: str) -> Row:
     options = config.options()
     known = costs(config, in_channels=CHANNELS, classes=CLASSES, sizes=SIZES)
     network = known.network
-    return Row(
+    return NetworkRow(
         name=name,
         width=options.get("width"),
         encoder=options.get("encoder") or options.get("backbone"),
@@ -149,7 +149,7 @@ WIDTHS = (24, 9, 12, 11, 10, 10, 7, 7, 6, 28, 21, 0)
 """Of the table's columns, so that a line is printed as soon as it is known."""
 
 
-def _cells(each: Row) -> tuple[str, ...]:
+def _cells(each: NetworkRow) -> tuple[str, ...]:
     return (
         each.name,
         str(each.width or each.encoder or "-"),
@@ -175,7 +175,7 @@ def folded(taps: Sequence[str] | dict[str, tuple[int, int]]) -> str:
     return " ".join([*parts, *([f"+{more}"] if more else [])])
 
 
-def _lines(found: Iterator[Row]) -> Iterator[str]:
+def _lines(found: Iterator[NetworkRow]) -> Iterator[str]:
     yield _aligned(HEADS)
     for each in found:
         yield _aligned(_cells(each))
@@ -194,7 +194,7 @@ def _aligned(cells: Sequence[str]) -> str:
     return "  ".join(placed).rstrip()
 
 
-def markdown(found: Sequence[Row]) -> Iterator[str]:
+def markdown(found: Sequence[NetworkRow]) -> Iterator[str]:
     """The table for the README: parameters in millions, other columns as printed."""
     heads = ["name", "width", "M params", "GFLOPs", "MB", "stride", "taps", "paper"]
     yield f"| {' | '.join(heads)} |"
@@ -213,11 +213,11 @@ def markdown(found: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _both(each: Row) -> tuple[tuple[dict[int, float], int], ...]:
+def _both(each: NetworkRow) -> tuple[tuple[dict[int, float], int], ...]:
     return (each.gflops, 1), (each.activations_mb, 0)
 
 
-def _details(each: Row) -> Iterator[str]:
+def _details(each: NetworkRow) -> Iterator[str]:
     """One network in lines."""
     yield f"{each.name}  {each.paper}"
     options = configured(each.name).model_dump(mode="json", exclude={"name", "checkpoint", "mean", "std"})
