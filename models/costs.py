@@ -16,7 +16,7 @@ IMAGES = 2
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAtSize:
     """Of images of size x size, in fp32."""
 
     size: int
@@ -34,33 +34,44 @@ class Costs:
     """On the meta device, for the first size."""
     dead: int
     """Parameters that no gradient of logits and heads reaches."""
-    by_size: tuple[Cost, ...]
+    by_size: tuple[CostAtSize, ...]
 
 
 def costs(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, sizes: Sequence[int]) -> Costs:
-    """A network for images of each size, built anew where its weights depend on it. Raises ValueError where it does not
-    take one of them."""
-    measured: list[Cost] = []
-    network: Segmenter | None = None
+    """A network for images of each size, built anew for each; sizes that it does not take are left out.
+
+    Raises ValueError where it takes none of them, and OptionError where a package is missing.
+    """
+    measured: list[CostAtSize] = []
     first: Segmenter | None = None
     dead = 0
-    with torch.device("meta"):
-        for size in sizes:
-            if network is None or network.takes_size:
+    reason: ValueError | None = None
+    for size in sizes:
+        try:
+            with torch.device("meta"):
                 network = models.build(config, in_channels=in_channels, classes=classes, size=size)
-            images = torch.empty(IMAGES, in_channels, size, size)
-            with Flops() as counter:
-                activations, outputs = _forward(network.train(), images)
-            if first is None:
-                with Flops():
-                    first, dead = network, _unreached(network, outputs)
-            if network.deep_heads:  # which inference has not
-                with torch.no_grad(), Flops() as counter:
-                    network.eval()(images)
-            measured.append(Cost(size, counter.total // IMAGES, activations))
+                cost, outputs = _at(network, torch.empty(IMAGES, in_channels, size, size))
+        except ValueError as error:
+            reason = error
+            continue
+        measured.append(cost)
+        if first is None:
+            first = network
+            with Flops():
+                dead = _unreached(network, outputs)
     if first is None:
-        raise ValueError("sizes: empty; name one at least")
+        raise reason or ValueError("sizes: empty; name one at least")
     return Costs(first, dead, tuple(measured))
+
+
+def _at(network: Segmenter, images: Tensor) -> tuple[CostAtSize, tuple[Tensor, ...]]:
+    """What images cost, and the outputs of a training step, from which gradients start."""
+    with Flops() as counter:
+        activations, outputs = _forward(network.train(), images)
+    if network.deep_heads:  # which inference has not
+        with torch.no_grad(), Flops() as counter:
+            network.eval()(images)
+    return CostAtSize(images.shape[-1], counter.total // len(images), activations), outputs
 
 
 def _forward(network: Segmenter, images: Tensor) -> tuple[int, tuple[Tensor, ...]]:

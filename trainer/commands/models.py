@@ -6,10 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import Literal, get_args, get_origin
 
 from models import MODELS
-from models.config import NetworkConfig, network_config
+from models.config import NetworkConfig, SmpNetwork, network_config
+from models.config.network import PRETRAINED
 from models.nearest import OptionError
 from trainer.errors import UserError, nearest
 
@@ -22,7 +22,7 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
-class NetworkRow:
+class NetworkFacts:
     """One network with the options that it has by default, for 3 channels and 2 classes."""
 
     name: str
@@ -34,7 +34,7 @@ class NetworkRow:
     dead: int
     """Those that no gradient reaches."""
     gflops: dict[int, float]
-    """By side of the image: billions of floating-point operations of a forward pass over one image."""
+    """By side of the image, where it takes it: billions of floating-point operations of a forward pass over one."""
     activations_mb: dict[int, float]
     """By side of the image: megabytes an image that a training step keeps for its backward pass, fp32."""
     stride: int
@@ -60,23 +60,23 @@ def main(args: Namespace) -> int:
     if args.network is not None and args.network not in MODELS:
         raise UserError(f"models: {args.network!r}: unknown network{nearest(args.network, MODELS)}")
     names = [args.network] if args.network else list(MODELS)
-    found = rows(names)
+    listed = rows(names)
     if args.json:
-        print(json.dumps([asdict(row) for row in found], indent=2))
+        print(json.dumps([asdict(row) for row in listed], indent=2))
     elif args.markdown:
-        print("\n".join(markdown(list(found))))
+        print("\n".join(markdown(list(listed))))
     elif args.network:
-        print("\n".join(_details(next(found))))
+        print("\n".join(_details(next(listed))))
     else:
-        for line in _lines(found):
+        for line in _lines(listed):
             print(line, flush=True)
     return 0
 
 
-def rows(names: Sequence[str]) -> Iterator[NetworkRow]:
+def rows(names: Sequence[str]) -> Iterator[NetworkFacts]:
     """What is known of these networks. Raises UserError where a package is missing and only one name was asked for;
     else such networks are left out."""
-    known: dict[str, NetworkRow] = {}
+    known: dict[str, NetworkFacts] = {}
     for name in names:
         try:
             # Two names may be one network, such as ducknet and ducknet-17.
@@ -88,7 +88,7 @@ def rows(names: Sequence[str]) -> Iterator[NetworkRow]:
                 raise UserError(f"models: {name}: {error}") from error
 
 
-def row(name: str) -> NetworkRow:
+def row(name: str) -> NetworkFacts:
     """What is known of a network. Raises OptionError where a package is missing."""
     from models import parameters
     from models.costs import costs
@@ -97,7 +97,7 @@ def row(name: str) -> NetworkRow:
     options = config.options()
     known = costs(config, in_channels=CHANNELS, classes=CLASSES, sizes=SIZES)
     network = known.network
-    return NetworkRow(
+    return NetworkFacts(
         name=name,
         width=options.get("width"),
         encoder=options.get("encoder") or options.get("backbone"),
@@ -121,16 +121,14 @@ def configured(name: str) -> NetworkConfig:
 def paper(name: str) -> str:
     """Authors, year and place: what the first line of a network's file has in its first brackets."""
     text = " ".join((import_module(MODELS[name].partition(":")[0]).__doc__ or "").split())
-    found = re.search(r"\(([^()]*)\)", text)
-    return re.split(r", (?:figure|table|section|equation)", found[1])[0] if found else ""
+    listed = re.search(r"\(([^()]*)\)", text)
+    return re.split(r", (?:figure|table|section|equation)", listed[1])[0] if listed else ""
 
 
 def _pretrained(config: NetworkConfig) -> str | None:
-    field = type(config).model_fields.get("weights")
-    if field is None:
+    if not set(PRETRAINED) & set(type(config).model_fields):
         return None
-    literals = [part for part in get_args(field.annotation) if get_origin(part) is Literal]
-    return ", ".join(str(word) for part in literals for word in get_args(part)) or "those of its encoder"
+    return "its encoder's" if isinstance(config, SmpNetwork) else "imagenet"
 
 
 HEADS = (
@@ -145,23 +143,28 @@ HEADS = (
     "pretrained",
     "paper",
 )
-WIDTHS = (24, 9, 12, 11, 10, 10, 7, 7, 6, 28, 21, 0)
+WIDTHS = (24, 9, 12, 11, 10, 10, 7, 7, 6, 28, 13, 0)
 """Of the table's columns, so that a line is printed as soon as it is known."""
 
 
-def _cells(each: NetworkRow) -> tuple[str, ...]:
+def _cells(each: NetworkFacts) -> tuple[str, ...]:
     return (
         each.name,
         str(each.width or each.encoder or "-"),
         f"{each.parameters:,}",
         f"{each.dead:,}" if each.dead else "-",
-        *(f"{each.gflops[size]:.1f}" for size in SIZES),
-        *(f"{each.activations_mb[size]:.0f}" for size in SIZES),
+        *(_figure(each.gflops, size, 1) for size in SIZES),
+        *(_figure(each.activations_mb, size, 0) for size in SIZES),
         str(each.stride),
         folded(each.taps),
         each.pretrained or "-",
         each.paper,
     )
+
+
+def _figure(by_size: dict[int, float], size: int, digits: int) -> str:
+    """A number of one size; a dash where the network does not take it."""
+    return f"{by_size[size]:.{digits}f}" if size in by_size else "-"
 
 
 def folded(taps: Sequence[str] | dict[str, tuple[int, int]]) -> str:
@@ -175,13 +178,13 @@ def folded(taps: Sequence[str] | dict[str, tuple[int, int]]) -> str:
     return " ".join([*parts, *([f"+{more}"] if more else [])])
 
 
-def _lines(found: Iterator[NetworkRow]) -> Iterator[str]:
+def _lines(listed: Iterator[NetworkFacts]) -> Iterator[str]:
     yield _aligned(HEADS)
-    for each in found:
+    for each in listed:
         yield _aligned(_cells(each))
     yield (
         f"for {CHANNELS} channels and {CLASSES} classes; MB: what a training step keeps of one image, fp32; a "
-        f"multiply-add is two operations; --json has all taps"
+        f"multiply-add is two operations; -: it does not take the size; --json has all taps"
     )
 
 
@@ -194,18 +197,19 @@ def _aligned(cells: Sequence[str]) -> str:
     return "  ".join(placed).rstrip()
 
 
-def markdown(found: Sequence[NetworkRow]) -> Iterator[str]:
+def markdown(listed: Sequence[NetworkFacts]) -> Iterator[str]:
     """The table for the README: parameters in millions, other columns as printed."""
     heads = ["name", "width", "M params", "GFLOPs", "MB", "stride", "taps", "paper"]
     yield f"| {' | '.join(heads)} |"
     yield f"| {' | '.join(['---'] * len(heads))} |"
-    for each in found:
-        dead = f" ({each.dead / 1e6:.2f} dead)" if each.dead else ""
+    for each in listed:
+        apart = f"{each.dead / 1e6:.2f}" if each.dead > 1e4 else f"{each.dead} weights"
+        dead = f" ({apart} dead)" if each.dead else ""
         cells = [
             f"`{each.name}`",
             str(each.width or each.encoder or ""),
             f"{each.parameters / 1e6:.2f}{dead}",
-            *(" / ".join(f"{values[size]:.{digits}f}" for size in SIZES) for values, digits in _both(each)),
+            *(" / ".join(_figure(values, size, digits) for size in SIZES) for values, digits in _both(each)),
             str(each.stride),
             folded(each.taps),
             each.paper,
@@ -213,18 +217,18 @@ def markdown(found: Sequence[NetworkRow]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _both(each: NetworkRow) -> tuple[tuple[dict[int, float], int], ...]:
+def _both(each: NetworkFacts) -> tuple[tuple[dict[int, float], int], ...]:
     return (each.gflops, 1), (each.activations_mb, 0)
 
 
-def _details(each: NetworkRow) -> Iterator[str]:
+def _details(each: NetworkFacts) -> Iterator[str]:
     """One network in lines."""
     yield f"{each.name}  {each.paper}"
     options = configured(each.name).model_dump(mode="json", exclude={"name", "checkpoint", "mean", "std"})
     if options:
         yield f"options      {'  '.join(f'{key} = {json.dumps(value)}' for key, value in options.items())}"
     yield f"parameters   {each.parameters:,}" + (f", of which {each.dead:,} are never trained" if each.dead else "")
-    for size in SIZES:
+    for size in each.gflops:
         yield (
             f"at {size:<9} {each.gflops[size]:.2f} GFLOPs, {each.activations_mb[size]:.1f} MB an image kept in a "
             f"training step"
