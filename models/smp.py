@@ -1,6 +1,5 @@
 """Networks of segmentation-models-pytorch by encoder name (the `smp` extra)."""
 
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from models.blocks import check_size
 from models.nearest import OptionError, nearest
 from models.output import Output, Segmenter, Tap
+from models.pretrained import hub_without_retries, is_unreachable
 from models.torchvision_guard import make_importable
 
 
@@ -133,7 +133,7 @@ def _create(
     }
     if size is not None:
         options["img_size"] = size
-    with _old_names_allowed(), _hub_without_retries():
+    with _old_names_allowed(), hub_without_retries():
         kind: _Kind = getattr(package, made.kind)
         if torch.empty(0).device.type == "meta":
             return _create_on_meta(kind, encoder, options)
@@ -142,17 +142,11 @@ def _create(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if chosen is not None and _unreachable(error):
+            if chosen is not None and is_unreachable(error):
                 raise _out_of_reach(package, encoder, weights) from error
             if isinstance(error, _UNFIT):
                 raise _unfit(encoder, made.kind, error) from error
             raise
-
-
-def _unreachable(error: Exception) -> bool:
-    """Whether a file could not be had: an error of the system, of the network, or of one of the clients for it."""
-    client = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or client in ("huggingface_hub", "httpx", "requests", "urllib3")
 
 
 def _out_of_reach(package: ModuleType, encoder: str, weights: str | None) -> OptionError:
@@ -175,18 +169,6 @@ def _repository(package: ModuleType, encoder: str, weights: str | None) -> str |
         return str(package.encoders.encoders[encoder]["pretrained_settings"][weights]["repo_id"])
     settings = _settings(name)
     return None if settings is None else settings.hf_hub_id
-
-
-@contextmanager
-def _hub_without_retries() -> Iterator[None]:
-    """Without the lines that the hub's client writes of each attempt: the last one ends in an error of ours."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager
