@@ -32,7 +32,7 @@ class MISSFormer(Segmenter):
 
     The authors' code also builds two norms that no feed-forward network of its uses, and blocks and a linear layer at
     the deepest scale of the decoder, where nothing is joined; they are built here too, so that parameters are as
-    many, 42,462,082 at 3 channels and 2 classes, of which 7,023,232 take no part and never get a gradient.
+    many, 42,462,082 at 3 channels and 2 classes, of which 7,009,792 take no part and never get a gradient.
 
     Taps: `enc3`, `enc4`, `enc5`, `mid` (encoder at 1/4 .. 1/32), the same with `.bridge` (behind the bridge), `dec5`,
     `dec4`, `dec3` (decoder blocks), `dec1` (after the fourfold expansion).

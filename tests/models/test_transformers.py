@@ -1,5 +1,6 @@
 """Networks with transformers: sizes to the digit, what their papers say of them, pretrained weights."""
 
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -264,6 +265,17 @@ def test_a_mistake_is_one_line_that_names_the_option(name, options, message):
     with pytest.raises(ValueError, match=rf"^{message}") as caught:
         on_meta(name, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_missformers_dead_parameters_are_as_many_as_its_docstring_says():
+    network = on_meta("missformer")
+    dead = sum(p.numel() for name, p in network.named_parameters() if name.startswith("decoders.0."))
+    dead += sum(
+        p.numel()
+        for name, p in network.named_parameters()
+        if re.search(r"mlps?\.(\d\.)?norm[23]\.", name) and not name.startswith("decoders.0.")
+    )
+    assert f"{dead:,} take no part" in " ".join((type(network).__doc__ or "").split())
 
 
 def test_widths_that_mean_nothing_are_refused():
