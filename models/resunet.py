@@ -75,7 +75,9 @@ class _Residual(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        total: Tensor = self.branch(x) + self.shortcut(strided(x, self.stride))
+        # Taken before the branch is computed: the order of the parts of x's gradient, and so its last bits, is that.
+        seen = strided(x, self.stride)
+        total: Tensor = self.branch(x) + self.shortcut(seen)
         return total
 
 

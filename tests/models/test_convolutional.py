@@ -126,6 +126,24 @@ def test_resunet_awesome_normalises_before_it_convolves_and_ours_behind():
     assert ours.encoders[1].shortcut.kernel_size == (1, 1)
 
 
+def test_the_gradient_of_resunet_keeps_the_bits_that_it_always_had(monkeypatch):
+    """Scores of runs are repeated bit for bit. What a map's gradient is summed from comes in the reverse order of the
+    forward pass, where the shortcut's pixels are taken before the branch is computed."""
+
+    def block(module, x):
+        seen = x if module.stride == 1 else x[..., :: module.stride, :: module.stride]
+        return module.branch(x) + module.shortcut(seen)
+
+    def gradients():
+        network = tiny("resunet", width=6)
+        network(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))).logits.square().sum().backward()
+        return [parameter.grad for parameter in network.parameters()]
+
+    ours = gradients()
+    monkeypatch.setattr("models.resunet._Residual.forward", block)
+    assert all(torch.equal(a, b) for a, b in zip(ours, gradients(), strict=True))
+
+
 def test_resunetplusplus_halves_in_its_first_block_and_multiplies_the_decoders_map():
     network = tiny("resunetplusplus").eval()
     taps = network(torch.rand(1, 3, 32, 32)).taps
