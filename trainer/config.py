@@ -110,6 +110,9 @@ class ClassConfig(Frozen):
     )
 
 
+CellReader = Literal["segpc-cell", "segpc-cytoplasm"]
+
+
 class PictureData(Pictures):
     """Pictures with masks of any number of classes and channels, chosen by a split file as polyps are."""
 
@@ -134,6 +137,12 @@ class PictureData(Pictures):
         description="of slices of volumes: the intensities that become black and white; none: files hold 0 to 1, or "
         "whole numbers of their own depth",
     )
+    reader: CellReader | None = Field(
+        default=None,
+        exclude_if=lambda reader: reader is None,
+        description="a row is one cell of SegPC-2021, cut out around its nucleus, which is the fourth channel; the "
+        "object is the whole cell or its cytoplasm; none: a row is a picture",
+    )
     mean: Channels | None = Field(
         default=None,
         description="by channel of values in 0 to 1, taken from the input; none: ImageNet's for RGB, else 0",
@@ -152,6 +161,17 @@ class PictureData(Pictures):
         if valued and len(valued) < len(names):
             lacking = next(name for name in names if name not in valued)
             raise ValueError(f"classes: {lacking!r} has no value and {valued[0]!r} has one; give it to all or to none")
+        return self
+
+    @model_validator(mode="after")
+    def _cells_have_their_form(self) -> Self:
+        if self.reader is None:
+            return self
+        for field, value, wanted in (
+            ("channels", self.channels, 4), ("bits", self.bits, 8), ("classes", len(self.classes), 2),
+        ):  # fmt: skip
+            if value != wanted:
+                raise ValueError(f"reader = {self.reader!r}: has {wanted} {field}, not {value}; change {field}")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,8 @@ class Sample:
     """Its file below the data root; empty where there is none."""
     case: str = ""
     """What is scored as one: the volume that a slice is of, or the picture itself; empty: the picture itself."""
+    spacing: tuple[float, float, float] | None = None
+    """Of a slice: millimetres between slices, between rows and between columns; None where its file does not say it."""
 
 
 class Placement(NamedTuple):

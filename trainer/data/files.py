@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -30,6 +31,8 @@ CLASS = "{class}"
 """In the name of a mask's file: the name of each class but the first stands in its place, in a file of its own."""
 
 _ORIENTATION = 0x0112
+_FARTHEST = 1e6
+"""Pixels; a vertex beyond is none."""
 _COLOURED = 48
 """A mask whose channels differ by more than this is a picture; JPEG compression of grey stays far below."""
 _BROKEN = (
@@ -128,6 +131,41 @@ def read_mask_picture(path: Path, *, indices: bool = False) -> MaskPicture:
             )
         return MaskPicture(pixels.mean(axis=2).round().astype(np.uint8), lossy=True)
     return decoded
+
+
+def read_outlines(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """(H, W) true inside of any polygon of an Aperio ImageScope file, whose vertices have X and Y in pixels.
+
+    Every `Region` is a polygon; those of fewer than three vertices have no inside. Raises DataError.
+    """
+    try:
+        text = path.read_bytes()
+        if b"<!ENTITY" in text or b"<!DOCTYPE" in text:
+            raise BadFile(path, "declares entities or a document type, which outlines do not need")
+        regions = ElementTree.fromstring(text).iter("Region")  # noqa: S314  # entities were refused above
+        polygons = [np.array([_point(vertex) for vertex in region.iter("Vertex")]) for region in regions]
+    except OSError as error:
+        raise BadFile(path, "cannot be read", str(error.strerror or error)) from error
+    except ElementTree.ParseError as error:
+        raise BadFile(path, "damaged or no XML", str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise BadFile(path, "a vertex has no numbers X and Y", str(error)) from error
+    inside = np.zeros(shape, np.uint8)
+    drawn = [np.rint(polygon).astype(np.int32) for polygon in polygons if len(polygon) >= 3]
+    if not drawn:
+        raise BadFile(
+            path, "holds no polygons; expected Annotation / Regions / Region / Vertices / Vertex with X and Y"
+        )
+    for polygon in drawn:  # one by one: together, what lies in two of them would be outside
+        cv2.fillPoly(inside, [polygon], 1)
+    return inside > 0
+
+
+def _point(vertex: "ElementTree.Element[str]") -> tuple[float, float]:
+    x, y = (float(vertex.get(axis, "none")) for axis in ("X", "Y"))
+    if not abs(x) + abs(y) < _FARTHEST:
+        raise ValueError(f"X={x:g}, Y={y:g}")
+    return x, y
 
 
 def orientation(path: Path) -> int:

@@ -7,6 +7,7 @@ Their images count as test rows: without the record of an opening nothing of the
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from trainer.data.cache import Decoded, Pair, decoded
 from trainer.data.classes import channels_of, classes_of
 from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement, Sample
 from trainer.data.file_check import Progress, in_threads
+from trainer.data.files import file_hash
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
-from trainer.data.reading import PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
+from trainer.data.reading import OUTLINES, PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
+from trainer.data.slices import order_of, slice_place, spacing_of
 from trainer.data.splits.folders import find_pairs, pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
@@ -42,7 +45,8 @@ def open_pictures(config: PolypData | PictureData, *, cache: Path, progress: Pro
             f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the current "
             f"folder: {_way_to(split)}; `python -m trainer data split` writes a new one"
         )
-    data = SplitPictures(config, root, read_split(split, root), cache, progress)
+    rows = read_split(split, root, cells=isinstance(config, PictureData) and config.reader is not None)
+    data = SplitPictures(config, root, rows, cache, progress)
     data.refuse_empty_parts(
         f"data.split = {config.split!r}", "draw the split again with another --seed, or give more images with an object"
     )
@@ -80,7 +84,7 @@ class SplitPictures:
         self.classes = len(classes_of(config))
         self.class_names: Sequence[str] = tuple(known.name for known in classes_of(config))
         self._cache, self._root = cache, root
-        named = sorted(zip(samples(rows), rows, strict=True), key=lambda pair: pair[0].name)
+        named = sorted(zip(_spaced(samples(rows), root), rows, strict=True), key=lambda pair: order_of(pair[0].name))
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
         self._samples: dict[Part, tuple[Sample, ...]] = {
             part: tuple(sample for sample, row in named if row.part == part) for part in PARTS
@@ -88,9 +92,10 @@ class SplitPictures:
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
         self._all_rows = [row for part in PARTS for row in self._rows[part]]
-        files = [(self._hashes[row.mask], root / row.mask) for row in self._all_rows]
+        files = [(self._mask_hash(row), root / row.mask) for row in self._all_rows]
         self._plain = plain = PLAIN if isinstance(config, PolypData) else reading_of(config, named_coding(config))
-        self._values = kept_values(cache, files, progress, reading=plain)
+        images = [root / row.image for row in self._all_rows]
+        self._values = kept_values(cache, files, progress, reading=plain, images=images)
         self._codings, self._readings = self._meanings(plain)
         self._known_looks: dict[str, ImageHashes] | None = None
         self.near_duplicates = 0
@@ -177,7 +182,7 @@ class SplitPictures:
     def _looks(self, progress: Progress | None) -> dict[str, ImageHashes]:
         """By image, of all parts."""
         if self._known_looks is None:
-            names = [row.image for row in self._all_rows]
+            names = list(dict.fromkeys(row.image for row in self._all_rows))
             files = [(self._hashes[name], self._root / name) for name in names]
             self._known_looks = dict(
                 zip(names, kept_looks(self._cache, files, progress, reading=self._plain), strict=True)
@@ -185,9 +190,18 @@ class SplitPictures:
         return self._known_looks
 
     def _hash_files(self) -> dict[str, str]:
-        names = [name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask)]
-        hashes = in_threads(lambda name: content_hash(self._root / name, self.class_names), names, name="hash")
+        names = list(
+            dict.fromkeys(name for part in PARTS for row in self._rows[part] for name in (row.image, row.mask))
+        )
+        volumes = list(dict.fromkeys(place.file for name in names if (place := slice_place(self._root / name))))
+        digests = dict(zip(volumes, in_threads(file_hash, volumes, name="hash"), strict=True))
+        hashes = in_threads(lambda name: content_hash(self._root / name, self.class_names, digests), names, name="hash")
         return dict(zip(names, hashes, strict=True))
+
+    def _mask_hash(self, row: Row) -> str:
+        """What the values of a row's mask depend on: its file, and the picture whose size outlines take."""
+        digest = self._hashes[row.mask]
+        return f"{digest}/{self._hashes[row.image]}" if row.mask.lower().endswith(OUTLINES) else digest
 
     def _contents(self, *parts: Part) -> list[tuple[str, ...]]:
         """Name, image, mask, group and part of each row; groups as the file names them, so no path enters. What a
@@ -200,7 +214,7 @@ class SplitPictures:
             return [] if config.labels is None else [("labels", config.labels)]
         values = [(f"class {at}", known.name, str(known.value)) for at, known in enumerate(config.classes)]
         kinds = ("kind", str(config.channels), str(config.bits), str(config.window), str(config.ignore))
-        return [*values, kinds]
+        return [*values, kinds, *([] if config.reader is None else [("reader", config.reader)])]
 
     def _row_contents(self, *parts: Part) -> list[tuple[str, ...]]:
         return [
@@ -208,6 +222,16 @@ class SplitPictures:
             for part in parts
             for sample, row in zip(self._samples[part], self._rows[part], strict=True)
         ]
+
+
+def _spaced(taken: Sequence[Sample], root: Path) -> list[Sample]:
+    """The samples with the lengths that their volumes state."""
+    files = {sample.image: place for sample in taken if (place := slice_place(root / sample.image))}
+    lengths = {place.file: spacing_of(root / image) for image, place in files.items()}
+    return [
+        replace(sample, spacing=lengths[files[sample.image].file]) if sample.image in files else sample
+        for sample in taken
+    ]
 
 
 def _content(rows: list[tuple[str, ...]]) -> str:

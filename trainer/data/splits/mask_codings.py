@@ -118,15 +118,18 @@ def kept_values(
     progress: Callable[[int, int], None] | None = None,
     *,
     reading: Reading = PLAIN,
+    images: Sequence[Path | None] | None = None,
 ) -> list[MaskValues]:
-    """The values of masks (sha256 of the file, and where it is), read once and kept in the folder. Raises DataError."""
+    """The values of masks (sha256 of the file, and where it is), read once and kept in the folder. images: the picture
+    of each, for masks without a size of their own. Raises DataError."""
+    beside = [None] * len(masks) if images is None else images
     text = "\x1f".join([str(FORMAT), *(digest for digest, _ in masks)] + ([reading.key] if reading.key else []))
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     return kept_file(
         cache / f"values-{key}.json",
         lambda: in_threads(
-            lambda path: read_mask_values(path, reading),
-            [path for _, path in masks],
+            lambda pair: read_mask_values(pair[0], reading, pair[1]),
+            list(zip([path for _, path in masks], beside, strict=True)),
             name="values",
             progress=progress,
         ),

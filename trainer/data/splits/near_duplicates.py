@@ -6,6 +6,7 @@ Looking at a test picture for this opens no test rows: nothing is scored, shown 
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainer.data.reading import PLAIN, Reading, as_rgb
 from trainer.data.splits.split import Row
 from trainer.errors import DataError
 
+VOLUME_SHARE = 0.5
+"""Share of a volume's slices that another volume's are near-identical to, from which the two are."""
 FORMAT = 1
 """Goes up with every change of what a look holds, so that none is taken from a cache of before."""
 
@@ -44,11 +47,17 @@ class Twins:
 
 def twins(rows: Sequence[Row], looks: Sequence[ImageHashes | None]) -> list[Twins]:
     """Identical pictures, each with the first of its kind; then near-identical ones of different groups, most alike
-    first. Of one group's pictures being alike nothing follows. None stands for a picture that could not be read."""
+    first. Of one group's pictures being alike nothing follows. None stands for a picture that could not be read.
+
+    A slice that shows nothing is no twin. Slices of two bodies at one height are alike, so that two volumes are called
+    near-identical where at least VOLUME_SHARE of one's slices are, and then one pair of theirs stands for all.
+    """
     first: dict[str, int] = {}
     same = []
     for at, entry in enumerate(looks):
-        if entry is not None and first.setdefault(entry.pixels, at) != at:
+        if entry is None or (rows[at].case and not any(entry.sketch)):
+            continue
+        if first.setdefault(entry.pixels, at) != at:
             same.append(Twins(rows[first[entry.pixels]], rows[at], 1.0, identical=True))
     kept = sorted(first.values())
     sketches = [entry.sketch for entry in (looks[at] for at in kept) if entry is not None]
@@ -57,7 +66,37 @@ def twins(rows: Sequence[Row], looks: Sequence[ImageHashes | None]) -> list[Twin
         for pair in alike(sketches)
         if rows[kept[pair.first]].group_key != rows[kept[pair.second]].group_key
     ]
-    return same + sorted(near, key=lambda pair: -pair.similarity)
+    return same + _volumes_as_one(sorted(near, key=lambda pair: -pair.similarity), rows)
+
+
+def _volumes_as_one(near: Sequence[Twins], rows: Sequence[Row]) -> list[Twins]:
+    """Pairs of pictures as they are; of two volumes the first pair, where enough of their slices are in one."""
+    slices = Counter(_volume(row) for row in rows if row.case)
+    alike_of: dict[frozenset[str], dict[str, set[str]]] = {}
+    for pair in near:
+        if pair.first.case and pair.second.case:
+            both = alike_of.setdefault(frozenset(_volumes(pair)), {})
+            for row, volume in zip((pair.first, pair.second), _volumes(pair), strict=True):
+                both.setdefault(volume, set()).add(row.image)
+    named: set[frozenset[str]] = set()
+    kept = []
+    for pair in near:
+        volumes = frozenset(_volumes(pair))
+        if volumes in alike_of:
+            share = max(len(images) / slices[volume] for volume, images in alike_of[volumes].items())
+            if share < VOLUME_SHARE or volumes in named:
+                continue
+            named.add(volumes)
+        kept.append(pair)
+    return kept
+
+
+def _volumes(pair: Twins) -> tuple[str, str]:
+    return _volume(pair.first), _volume(pair.second)
+
+
+def _volume(row: Row) -> str:
+    return f"{row.source}/{row.case or row.image}"
 
 
 def refuse_crossing(pairs: Sequence[Twins], where: str, *, accept: bool, remedy: str) -> int:

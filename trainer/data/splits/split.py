@@ -17,6 +17,7 @@ from typing import get_args
 from trainer.atomic_files import write_text
 from trainer.data.dataset import Part, Sample
 from trainer.data.files import CLASS, inside, some
+from trainer.data.slices import file_of, holds_both
 from trainer.errors import DataError, nearest
 from trainer.seeds import derive
 
@@ -40,13 +41,16 @@ class Row:
 
     @property
     def group_key(self) -> str:
-        """The group across sources; the picture itself where no group is known."""
-        return f"{self.source}/{self.group}" if self.group else f"{self.source}/{self.image}"
+        """The group across sources; the volume of a slice, else the picture itself, where no group is known."""
+        return f"{self.source}/{self.group or self.case or self.image}"
 
 
-def read_split(path: Path, root: Path) -> list[Row]:
-    """The rows in the file's order. Raises DataError with the line: unknown columns or parts, paths that are doubled,
-    absolute or leave the root, files that are not there, a group in two parts."""
+def read_split(path: Path, root: Path, *, cells: bool = False) -> list[Row]:
+    """The rows in the file's order. cells: an image may stand in several rows, with a mask of its own in each.
+
+    Raises DataError with the line: unknown columns or parts, paths that are doubled, absolute or leave the root, files
+    that are not there, a group in two parts.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -56,14 +60,14 @@ def read_split(path: Path, root: Path) -> list[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     _check_columns(path, reader.fieldnames or [])
     lines: dict[int, Row] = {}
-    for cells in reader:
+    for entries in reader:
         try:
-            lines[reader.line_num] = _row(cells, root)
+            lines[reader.line_num] = _row(entries, root)
         except DataError as error:
             raise DataError(f"{path}, line {reader.line_num}: {error}") from error
     if not lines:
         raise DataError(f"{path}: holds no rows")
-    _check_once(path, lines)
+    _check_once(path, lines, ("mask",) if cells else ("image", "mask"))
     _check_groups(path, lines)
     return list(lines.values())
 
@@ -82,13 +86,16 @@ def write_split(path: Path, rows: Iterable[Row]) -> None:
 def samples(rows: Sequence[Row]) -> list[Sample]:
     """Names and groups of rows. A name is `source/file`; `source/part/file` where a source has that file name twice.
 
-    Raises DataError where even those meet.
+    The file is the image; where several rows have one image, each is named by its mask. Raises DataError where even
+    those meet.
     """
-    short = [f"{row.source}/{PurePosixPath(row.image).name}" for row in rows]
+    shared = Counter(row.image for row in rows)
+    files = [row.mask if shared[row.image] > 1 else row.image for row in rows]
+    short = [f"{row.source}/{PurePosixPath(file).name}" for row, file in zip(rows, files, strict=True)]
     often = Counter(short)
     names = [
-        name if often[name] == 1 else f"{row.source}/{row.part}/{PurePosixPath(row.image).name}"
-        for name, row in zip(short, rows, strict=True)
+        name if often[name] == 1 else f"{row.source}/{row.part}/{PurePosixPath(file).name}"
+        for name, file, row in zip(short, files, rows, strict=True)
     ]
     seen: dict[str, Row] = {}
     for name, row in zip(names, rows, strict=True):
@@ -99,7 +106,7 @@ def samples(rows: Sequence[Row]) -> list[Sample]:
         Sample(
             name=name,
             source=row.source,
-            group=row.group_key if row.group else name,
+            group=row.group_key if row.group or row.case else name,
             image=row.image,
             case=f"{row.source}/{row.case}" if row.case else name,
         )
@@ -131,7 +138,7 @@ def _row(cells: dict[str, str], root: Path) -> Row:
             raise DataError(f"{column}: {error}") from error
         if not _is_there(place):
             raise DataError(f"{column}: no such file {place}")
-    if cells["image"] == cells["mask"]:
+    if cells["image"] == cells["mask"] and not holds_both(Path(cells["image"])):
         raise DataError(f"image and mask are the same file {cells['image']!r}")
     return Row(cells["source"], cells["image"], cells["mask"], cells["group"], part, cells.get(CASE, ""))
 
@@ -139,14 +146,15 @@ def _row(cells: dict[str, str], root: Path) -> Row:
 def _is_there(place: Path) -> bool:
     """Whether a file is there; of a path that stands for a file a class, any of them."""
     if CLASS not in place.name:
-        return place.is_file()
+        return file_of(place).is_file()
     return any(place.parent.glob(escape(place.name).replace(escape(CLASS), "*")))
 
 
-def _check_once(path: Path, lines: dict[int, Row]) -> None:
+def _check_once(path: Path, lines: dict[int, Row], columns: Sequence[str]) -> None:
     seen: dict[tuple[str, str], int] = {}
     for number, row in lines.items():
-        for column, name in (("image", row.image), ("mask", row.mask)):
+        for column in columns:
+            name = getattr(row, column)
             first = seen.setdefault((column, name), number)
             if first != number:
                 raise DataError(f"{path}, line {number}: {column} {name!r} is already in line {first}")
