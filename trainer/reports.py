@@ -26,28 +26,29 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True)
 class PerImageResult:
-    """What one network did on each image of one part of the data; `trainer.evaluation.per_image` says what the columns
-    are."""
+    """What one network did on each image of one part of the data, or on each volume where images are slices;
+    `trainer.evaluation.per_image` says what the columns are."""
 
     part: str
     """validation, test, or the name of a source that no split names."""
-    threshold: float
-    """Least probability of the foreground: 0.5, or one that was shown on validation to gain."""
+    threshold: float | None
+    """Least probability of the foreground: 0.5, or one that was shown on validation to gain; None with more than two
+    classes, where a pixel has the likeliest."""
     images: tuple[str, ...]
-    """Paths below the data root; names where there are no files."""
+    """Paths below the data root; names where there are no files; of volumes their cases."""
     sources: tuple[str, ...]
     groups: tuple[str, ...]
     """Patient or sequence; an image without one is its own."""
     columns: Mapping[str, tuple[float, ...]]
-    """One value an image; nan where it has none."""
+    """One value an image or volume; nan where it has none."""
     calibration: tuple[tuple[float, float, float], ...]
     """By bin of the chosen class's probability: pixels, sum of their probability, pixels that are right."""
     calibration_positive: tuple[tuple[float, float, float], ...] = ()
     """By bin of the foreground's probability: pixels, sum of it, pixels that are foreground; nothing of what was
     measured before this was kept."""
-    threshold_rule: Literal["best", "gain"] = "best"
+    threshold_rule: Literal["best", "gain", "likeliest"] = "best"
     """How the threshold was chosen. best: of the best mean Dice on validation, as earlier versions did; gain: as
-    `trainer.evaluation.per_image.kept_threshold` does."""
+    `trainer.evaluation.threshold.kept_threshold` does; likeliest: there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: nan is null."""
@@ -66,7 +67,7 @@ class PerImageResult:
             tuple((float(n), float(c), float(r)) for n, c, r in values.get(key, ()))
             for key in ("calibration", "calibration_positive")
         )
-        threshold = float(values["threshold"])
+        threshold = None if values["threshold"] is None else float(values["threshold"])
         return PerImageResult(
             values["part"],
             threshold,

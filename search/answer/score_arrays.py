@@ -30,8 +30,9 @@ class ScoreArray:
 
     @property
     def thresholds(self) -> tuple[tuple[int | None, float], ...]:
-        """(seed, its threshold), by seed; a teacher's single one with None."""
-        return tuple((seed, self.by_seed[seed].threshold) for seed in (self.seeds or (None,)))
+        """(seed, its threshold), by seed; a teacher's single one with None. Nothing with more than two classes."""
+        every = ((seed, self.by_seed[seed].threshold) for seed in (self.seeds or (None,)))
+        return tuple((seed, threshold) for seed, threshold in every if threshold is not None)
 
     def has(self, column: str) -> bool:
         """Whether every seed was measured with this column; those from before it was kept were not."""
@@ -46,14 +47,19 @@ class ScoreArray:
         return np.asarray([self.by_seed[seed].columns[column] for seed in chosen], dtype=np.float64)
 
 
-def describe_thresholds(thresholds: Iterable[float]) -> str:
-    """`threshold 0.5`, or the least and the greatest where they differ: `thresholds 0.5 to 0.65`."""
-    low, *rest = sorted({round(each, 6) for each in thresholds})
+def describe_thresholds(thresholds: Iterable[float | None]) -> str:
+    """`threshold 0.5`, or the least and the greatest where they differ: `thresholds 0.5 to 0.65`; `the likeliest class`
+    where there is none, which is so with more than two classes."""
+    known = sorted({round(each, 6) for each in thresholds if each is not None})
+    if not known:
+        return "the likeliest class"
+    low, *rest = known
     return f"thresholds {low:g} to {rest[-1]:g}" if rest else f"threshold {low:g}"
 
 
 RULES = {
     "gain": f"{SEARCH_THRESHOLD:g}, or another one that gains on validation more than the gain's standard error",
+    "likeliest": "none, since each pixel has the likeliest of its classes",
     "best": f"the best one on validation, as an earlier version took it, though {SEARCH_THRESHOLD:g} may be no worse",
 }
 """How a seed got its threshold, by `PerImageResult.threshold_rule`."""

@@ -41,7 +41,8 @@ class Shipped:
     """What is packed."""
 
     weights: Path
-    threshold: float
+    threshold: float | None
+    """None with more than two classes."""
     confirmation: "Confirmation"
 
 
@@ -93,7 +94,7 @@ def _scores(
         label = f"{title} of these weights, mean over images"
         own = [each for each in there if each.seed == seed]
         scores += [
-            Score(part, len(each.images), f"{label}, at threshold {each.threshold:g}", _mean(each, metric))
+            Score(part, len(each.images), f"{label}, at {describe_thresholds([each.threshold])}", _mean(each, metric))
             for each in own
         ]
         if len(there) > 1:

@@ -6,7 +6,7 @@ The first one plans `STUDY.confirm` from what the database has of the search; ev
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,11 @@ def _unseen(names: Sequence[str]) -> str:
     return f" and on {', '.join(names)}, which nothing has seen" if names else ""
 
 
+def _at(thresholds: Iterable[float | None]) -> str:
+    """The thresholds alone."""
+    return describe_thresholds(thresholds).removeprefix("thresholds ").removeprefix("threshold ")
+
+
 def outcome(result: Confirmed) -> list[str]:
     """Mean test score and its deviation over seeds, a line a configuration; then what that shows and does not show."""
     metric = metric_of(result)
@@ -202,7 +207,7 @@ def outcome(result: Confirmed) -> list[str]:
     for each in result.configurations:
         there = [one for one in result.findings if one.configuration == each.name and one.part == TEST]
         means = [statistics.fmean(one.columns[metric]) for one in there]
-        at = describe_thresholds(one.threshold for one in there).partition(" ")[2] if there else ""
+        at = _at(one.threshold for one in there) if there else ""
         spread = f"{statistics.stdev(means):>15.4f}" if len(means) > 1 else f"{'':>15}"
         mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
         text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}  {at}".rstrip())

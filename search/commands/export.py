@@ -121,7 +121,7 @@ def _package(args: argparse.Namespace, name: str) -> int:
         folder=args.package,
         cache=args.cache,
         threshold=what.threshold,
-        threshold_from="validation",
+        threshold_from="default" if what.threshold is None else "validation",
         confirmation=what.confirmation,
     )
     for line in package(wish):

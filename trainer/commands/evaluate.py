@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import shlex
 from argparse import Namespace
 from collections.abc import Callable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from trainer.checkpoint import Ready
     from trainer.data.dataset import DataSet, Opening, Part
+    from trainer.distributed.ranks import Ranks
+    from trainer.evaluation.by_case import CaseRows
     from trainer.evaluation.metrics import Scores
 
 IGNORE = 255
@@ -59,6 +62,7 @@ def main(args: Namespace) -> int:
         images = len(data.samples("test", opening))
         print(f"opening the test rows ({images} images): recorded in {folder}, opened {before} times before")
     second = None if args.no_second_opinion else SecondOpinion(data, part, opening)
+    by_case = _case_rows(data, part, opening) if args.per_image is not None else None
     with torch.no_grad():
         scores = validate(
             made.network,
@@ -68,7 +72,11 @@ def main(args: Namespace) -> int:
             precision=args.precision or run.precision,
             batch_size=args.batch_size,
             opening=opening,
-            keep=counted_calls("scoring", second.hear if second else _forget, len(data.samples(part, opening))),
+            keep=counted_calls(
+                "scoring",
+                _each_of(second.hear if second else None, by_case.keep if by_case else None),
+                len(data.samples(part, opening)),
+            ),
         )
     document = facts(args.weights, made.file.sha256, part, data, scores)
     overlap = {"identical": seen(made.file, data), "near_identical": alike(made.file, data)}
@@ -77,7 +85,7 @@ def main(args: Namespace) -> int:
     if second:
         document["torchmetrics"], agrees = second.compare(scores)
     if args.per_image is not None:
-        _write(args.per_image, per_image(data, part, opening, scores))
+        _write(args.per_image, per_case(by_case, ranks) if by_case else per_image(data, part, opening, scores))
     if args.json is not None:
         _write(args.json, json.dumps(document, indent=1, sort_keys=True) + "\n")
     _print(document, scores)
@@ -86,8 +94,24 @@ def main(args: Namespace) -> int:
     return 0 if agrees else 1
 
 
-def _forget(_index: int, _logits: "Tensor") -> None:
-    """What is kept of an image where nobody compares."""
+def _each_of(*keepers: "Callable[[int, Tensor], None] | None") -> "Callable[[int, Tensor], None]":
+    """One that calls all that are there."""
+
+    def keep(index: int, logits: "Tensor") -> None:
+        for each in filter(None, keepers):
+            each(index, logits)
+
+    return keep
+
+
+def _case_rows(data: "DataSet", part: "Part", opening: "Opening | None") -> "CaseRows | None":
+    """What measures cases where an image is not one, or where there are several foreground classes; else None."""
+    from trainer.data.dataset import cases_of
+    from trainer.evaluation.by_case import CaseRows
+
+    if data.classes == 2 and cases_of(data.samples(part, opening)) is None:
+        return None
+    return CaseRows(data, part, opening, threshold=DEFAULT_THRESHOLD if data.classes == 2 else None)
 
 
 def run_of(args: Namespace, made: "Ready") -> RunConfig:
@@ -116,7 +140,8 @@ def facts(path: Path, sha256: str, part: str, data: "DataSet", scores: "Scores")
         "fit": data.config.fit,
         "threshold": DEFAULT_THRESHOLD if data.classes == 2 else None,
         "scores": scores.means,
-        "deviation": {name: float(np.std(values)) for name, values in scores.images.items()},
+        "deviation": {name: float(np.std(values)) for name, values in (scores.cases or scores.images).items()},
+        **({"cases": len(scores.cases["dice"])} if scores.cases else {}),
     }
 
 
@@ -128,6 +153,18 @@ def per_image(data: "DataSet", part: "Part", opening: "Opening | None", scores: 
     for index, sample in enumerate(data.samples(part, opening)):
         values = [repr(float(column[index])) for column in scores.images.values()]
         writer.writerow((sample.name, sample.source, sample.group, *values))
+    return text.getvalue()
+
+
+def per_case(measured: "CaseRows", ranks: "Ranks") -> str:
+    """CSV: name, source, group and every score of every case, surfaces too; nothing where a score has no value."""
+    rows = measured.rows(ranks)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "source", "group", *(rows[0] if rows else ())))
+    for name, sample, row in zip(measured.names, measured.cases, rows, strict=True):
+        values = ["" if math.isnan(value) else repr(value) for value in row.values()]
+        writer.writerow((name, sample.source, sample.group, *values))
     return text.getvalue()
 
 
@@ -192,10 +229,12 @@ class SecondOpinion:
 def _print(document: dict[str, Any], scores: "Scores") -> None:
     at = document["threshold"]
     rule = "each pixel of its likeliest class" if at is None else f"foreground above threshold {at:g}"
-    print(f"{document['weights']}  {document['part']}: {document['images']} images at native size, {rule}")
+    what = "cases" if "cases" in document else "images"
+    of = f" of {document['cases']} cases" if "cases" in document else ""
+    print(f"{document['weights']}  {document['part']}: {document['images']} images{of} at native size, {rule}")
     for name, mean in scores.means.items():
         if name in scores.images:
-            print(f"{name:12} {mean:.4f}   over images: deviation {document['deviation'][name]:.4f}")
+            print(f"{name:12} {mean:.4f}   over {what}: deviation {document['deviation'][name]:.4f}")
         else:
             print(f"{name:12} {mean:.4f}   pooled, with the background")
     second = dict(document.get("torchmetrics", {}))

@@ -5,7 +5,7 @@ Torch is imported where a network runs, so that the names of the scores are know
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,8 @@ class Scores:
     Means over cases: an image is one, and so are the slices of a volume together."""
     images: dict[str, Floats]
     """The same names without those of POOLED: one value an image, in the order of `DataSet.samples`."""
+    cases: dict[str, Floats] = field(default_factory=dict)
+    """The same by case, where slices of volumes are one together; else nothing."""
 
 
 def score(
@@ -86,7 +88,7 @@ def score(
     means |= {name: function(every) for name, function in POOLED.items()}
     if also is not None and also not in means:
         means[also] = from_counts(also, every, foreground)
-    return Scores(means, images)
+    return Scores(means, images, {} if cases is None else by_case)
 
 
 def summed(counts: Floats, cases: Sequence[int]) -> Floats:

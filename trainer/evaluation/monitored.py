@@ -62,7 +62,10 @@ class SurfaceScore:
         self._predicted[index] = labels(logits[None])[0].cpu().numpy().astype(np.uint8)
 
     def value(self, ranks: "Ranks") -> float:
-        """The mean over all cases, lengths in pixels; every rank calls it. A case may have its slices on any rank."""
+        """The mean over all cases, lengths in millimetres where volumes say their spacing, else in pixels.
+
+        Every rank calls it. A case may have its slices on any rank.
+        """
         samples = self._data.samples(self._part, self._opening)
         cases = cases_of(samples)
         predicted = self._predicted
@@ -81,5 +84,8 @@ class SurfaceScore:
         truth = np.stack([self._data.native_mask(self._part, index, self._opening) for index in slices])
         flat = len(slices) == 1
         names = self._data.class_names[1:]
-        scores = surface_scores(mask[0] if flat else mask, truth[0] if flat else truth, names, tolerance=_TOLERANCE)
-        return scores[self._name]
+        spacing = self._data.samples(self._part, self._opening)[slices[0]].spacing
+        if flat:
+            mask, truth, spacing_of_one = mask[0], truth[0], None if spacing is None else spacing[1:]
+            return surface_scores(mask, truth, names, tolerance=_TOLERANCE, spacing=spacing_of_one)[self._name]
+        return surface_scores(mask, truth, names, tolerance=_TOLERANCE, spacing=spacing)[self._name]

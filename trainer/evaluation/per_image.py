@@ -1,13 +1,15 @@
 """What a trained network does on each image, at native size: scores, surfaces, lesions, and whether it can be believed.
 
-Nothing is judged here. The threshold of the foreground's probability is 0.5, or one that validation shows to be better;
-test rows and sources that no split names are read with the opening that the caller recorded. Torch is imported where a
+Slices of a volume are one row together, as `trainer.evaluation.by_case` has it; so has what data sets of more than two
+classes are measured by. Nothing is judged here. The threshold of the foreground's probability is 0.5, or one that
+validation shows to be better; of more than two classes a pixel has the likeliest, and there is no threshold. Test
+rows and sources that no split names are read with the opening that the caller recorded. Torch is imported where a
 network runs.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import DataConfig, Precision, RunConfig
-from trainer.data.dataset import DataSet, Opening, Part, Pixels
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, cases_of
+from trainer.evaluation.by_case import CaseRows, Row, lesions
 from trainer.evaluation.confusion import IGNORE
 from trainer.evaluation.metrics import SCORES, validate
 from trainer.evaluation.overlap import PixelCounts
@@ -31,19 +34,17 @@ if TYPE_CHECKING:
 
     from models.output import Segmenter
     from trainer.distributed.ranks import Ranks
+    from trainer.evaluation.calibration import Calibration
     from trainer.failures import LocalFailure
 
 COLUMNS = (
     "dice", "iou", "precision", "recall", "hd95", "hd95_missed_as_diagonal", "brier", "area", "polyps", "missed",
     "false_positives",
 )  # fmt: skip
-"""What is measured of each image; see `image_columns`."""
-_EIGHT = np.ones((3, 3), bool)
-"""Pixels that touch at a corner belong to one lesion."""
+"""What is measured of each image of two classes; see `image_columns`."""
 _AHEAD = 16
 """Images that wait to be measured on the host; each holds its probabilities at native size."""
 
-Row = Mapping[str, float]
 T = TypeVar("T")
 
 
@@ -104,7 +105,7 @@ def evaluate_per_image(
     try:
         places = attempt(lambda _: examination.places(run.data, data))
         choose = partial(chosen_threshold, network, data, precision=run.precision)
-        threshold = attempt(lambda ranks: choose(ranks=ranks))
+        threshold = attempt(lambda ranks: choose(ranks=ranks)) if data.classes == 2 else None
         see = partial(measured, network, threshold=threshold, precision=run.precision)
         return tuple([attempt(partial(see, place)) for place in places])
     except _Failed as failed:
@@ -112,14 +113,49 @@ def evaluate_per_image(
 
 
 def measured(
-    network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float, precision: Precision
+    network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float | None, precision: Precision
 ) -> PerImageResult:
-    """Every column of a part: the ranks share its images. Every rank calls it; all get the same."""
-    from trainer.data.stream import threads
+    """Every column of a part: the ranks share its images. Every rank calls it; all get the same.
+
+    threshold: of the foreground's probability; None for more than two classes. Raises DataError.
+    """
     from trainer.evaluation.calibration import Calibration
 
     name, data, part, opening = place
     calibration = Calibration(data, part, ranks, opening)
+    see = partial(validate, network, data, part, ranks=ranks, precision=precision, opening=opening)
+    samples = data.samples(part, opening)
+    if threshold is not None and cases_of(samples) is None:
+        rows, names = _by_image(place, calibration, see, ranks, threshold), None
+    else:
+        by_case = CaseRows(data, part, opening, threshold=threshold)
+
+        def hear(index: int, logits: "Tensor") -> None:
+            calibration.hear(index, logits)
+            by_case.keep(index, logits)
+
+        see(keep=hear)
+        rows, names, samples = by_case.rows(ranks), by_case.names, by_case.cases
+    return PerImageResult(
+        part=name,
+        threshold=threshold,
+        images=tuple(names or [sample.image or sample.name for sample in samples]),
+        sources=tuple(sample.source for sample in samples),
+        groups=tuple(sample.group for sample in samples),
+        columns={column: tuple(row[column] for row in rows) for column in (rows[0] if rows else COLUMNS)},
+        calibration=calibration.table(),
+        calibration_positive=calibration.positive_table(),
+        threshold_rule="gain" if threshold is not None else "likeliest",
+    )
+
+
+def _by_image(
+    place: Place, calibration: "Calibration", see: Callable[..., object], ranks: "Ranks", threshold: float
+) -> list[Row]:
+    """COLUMNS of each image, the same on every rank, measured while the network goes on."""
+    from trainer.data.stream import threads
+
+    _, data, part, opening = place
     with ThreadPoolExecutor(threads(ranks.world), thread_name_prefix="measure") as pool:
         rows: dict[int, Row] = {}
         waiting: deque[tuple[int, Future[Row]]] = deque()
@@ -137,26 +173,15 @@ def measured(
             waiting.append((index, pool.submit(image_columns, odds, truth, threshold)))
             settle(_AHEAD)
 
-        validate(network, data, part, ranks=ranks, precision=precision, opening=opening, keep=hear)
+        see(keep=hear)
         settle(0)
     every: dict[int, Row] = {}
     for of_rank in ranks.all_gather(rows):
         every |= of_rank
-    samples = data.samples(part, opening)
-    return PerImageResult(
-        part=name,
-        threshold=threshold,
-        images=tuple(sample.image or sample.name for sample in samples),
-        sources=tuple(sample.source for sample in samples),
-        groups=tuple(sample.group for sample in samples),
-        columns={column: tuple(every[i][column] for i in range(len(samples))) for column in COLUMNS},
-        calibration=calibration.table(),
-        calibration_positive=calibration.positive_table(),
-        threshold_rule="gain",
-    )
+    return [every[index] for index in range(len(every))]
 
 
-def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) -> Row:
+def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) -> dict[str, float]:
     """COLUMNS of one image from the log-odds of its foreground and its labels, both (height, width); 255 is left out.
 
     dice, iou, precision, recall: as `trainer.evaluation.overlap` has them, of all foreground classes together. hd95:
@@ -166,7 +191,6 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     truth; missed: those of them without a predicted pixel; false_positives: connected parts of the prediction without a
     true pixel. Pixels that touch at a corner are connected.
     """
-    from scipy import ndimage
     from scipy.special import expit
 
     valid = truth != IGNORE
@@ -181,9 +205,4 @@ def image_columns(odds: NDArray[np.float32], truth: Pixels, threshold: float) ->
     error = (expit(odds.astype(np.float64)) - true)[valid]
     row["brier"] = float(np.square(error).mean()) if pixels else math.nan
     row["area"] = (tp + fn) / pixels if pixels else math.nan
-    lesions, polyps = ndimage.label(true, structure=_EIGHT)
-    claims, claimed = ndimage.label(predicted, structure=_EIGHT)
-    row["polyps"] = float(polyps)
-    row["missed"] = float(polyps - len(np.unique(lesions[predicted & true])))
-    row["false_positives"] = float(claimed - len(np.unique(claims[predicted & true])))
-    return row
+    return row | lesions(true, predicted)

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import Precision
-from trainer.data.dataset import DataSet
+from trainer.data.dataset import DataSet, cases_of
 from trainer.evaluation.confusion import IGNORE
-from trainer.evaluation.metrics import validate
+from trainer.evaluation.metrics import summed, validate
 from trainer.evaluation.overlap import PixelCounts, dice
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ HALF = GRID.index(0.5)
 
 
 def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", precision: Precision) -> float:
-    """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images.
+    """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images, slices of
+    a volume together.
 
     Every rank calls it; all get the same. Raises DataError for an empty part.
     """
@@ -33,6 +34,7 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
 
     edges = torch.tensor([log_odds(threshold) for threshold in GRID], device=ranks.device)
     bins = len(GRID) + 1
+    cases = cases_of(data.samples("validation"))
     total = len(data.samples("validation"))
     counts = torch.zeros(total, 2 * bins, dtype=torch.float64, device=ranks.device)
 
@@ -43,6 +45,8 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
 
     validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
     histogram = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, 2, bins)
+    if cases is not None:
+        histogram = summed(histogram, cases)
     # At threshold i, the bins above i are said to be foreground.
     above = np.flip(np.cumsum(np.flip(histogram, axis=2), axis=2), axis=2)[:, :, 1:]
     fp, tp = above[:, 0], above[:, 1]
