@@ -3,19 +3,26 @@
 A package runs through onnxruntime; torch is then neither needed nor imported.
 """
 
+import csv
+import io
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
-from trainer.data.dataset import DataSet, Pixels
+from trainer.data.classes import LabelClass, classes_of, hexadecimal, numbered
+from trainer.data.dataset import DataSet, Picture, Pixels
+from trainer.data.file_check import summarised
+from trainer.data.files import SUFFIXES, listed_pictures
+from trainer.data.reading import as_rgb, images_of
 from trainer.distributed.launch import device, writable
-from trainer.errors import UserError
-from trainer.evaluation.case_figures import chosen, drawn, predicted_labels
+from trainer.errors import DataError, UserError, on_stderr, one_line
+from trainer.evaluation.case_figures import chosen, drawn, legend, overlay, predicted_labels
 from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
 from trainer.package.inference import labels as thresholded
 from trainer.run_file import Entry, read
@@ -29,14 +36,6 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Ready
     from trainer.config import Precision
     from trainer.evaluation.metrics import Scores
-from collections.abc import Callable
-
-from PIL import Image
-
-from trainer.data.file_check import summarised
-from trainer.data.files import SUFFIXES, listed_pictures, read_image
-from trainer.errors import DataError, on_stderr, one_line
-from trainer.evaluation.case_figures import overlay
 
 
 def main(args: Namespace) -> int:
@@ -66,8 +65,10 @@ def _package(args: Namespace) -> int:
     packed = open_package(args.weights, device=args.device)
     if args.threshold is not None:
         packed = with_threshold(packed, args.threshold)
-    classes = len(packed.preprocessing.classes)
-    return segment(args.images, args.output, packed.masks, classes=classes, by=str(args.weights))
+    p = packed.preprocessing
+    return segment(
+        args.images, args.output, packed.masks, classes=p.label_classes, read=p.read_picture, by=str(args.weights)
+    )
 
 
 def _weights(args: Namespace) -> Path:
@@ -108,17 +109,24 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
         raise UserError(f"--threshold {args.threshold:g}: {made.path} has {made.classes} classes; leave it out")
     threshold = args.threshold if args.threshold is not None or not two else DEFAULT_THRESHOLD
 
-    def masks(images: Sequence[Pixels]) -> list[Pixels]:
+    def masks(images: Sequence[Picture]) -> list[Pixels]:
         places = [place(image.shape[0], image.shape[1], config.size, config.fit) for image in images]
         fitted = [fit_image(image, at, config.size) for image, at in zip(images, places, strict=True)]
         logits = _logits(made.network, np.stack(fitted), where, precision)
         natives = [native_logits(logits[row : row + 1], at)[0] for row, at in enumerate(places)]
         return [thresholded(each.cpu().numpy(), threshold) for each in natives]
 
-    return segment(args.images, args.output, masks, classes=made.classes, by=str(made.path))
+    return segment(
+        args.images,
+        args.output,
+        masks,
+        classes=numbered(classes_of(config), made.classes),
+        read=images_of(config).image,
+        by=str(made.path),
+    )
 
 
-def _logits(network: "Segmenter", fitted: Pixels, where: "torch.device", precision: "Precision") -> "Tensor":
+def _logits(network: "Segmenter", fitted: Picture, where: "torch.device", precision: "Precision") -> "Tensor":
     import torch
 
     from trainer.data.stream import normalise
@@ -190,14 +198,19 @@ BATCH = 8
 NOT_ALL = 2
 """Exit code where a picture could not be read."""
 
-Masks = Callable[[Sequence[Pixels]], list[Pixels]]
-"""RGB pictures (H, W, 3) of any sizes to labels (H, W)."""
+Read = Callable[[Path], Picture]
+"""A file to its picture (H, W, channels). Raises DataError."""
+Masks = Callable[[Sequence[Picture]], list[Pixels]]
+"""Pictures (H, W, channels) of any sizes to labels (H, W)."""
+LEGEND, CLASSES = "legend.png", "classes.csv"
+"""Beside the masks of more than two classes: the classes' names and colours to be seen, and to be read by programs."""
 
 
-def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) -> int:
+def segment(images: Path, output: Path, masks: Masks, *, classes: Sequence[LabelClass], read: Read, by: str) -> int:
     """Write `output`/masks and `output`/overlays for the pictures of a folder; 0, or NOT_ALL.
 
-    Masks of two classes are black and white, of more the labels themselves. Raises UserError where the folder holds no
+    Masks of two classes are black and white. Those of more are PNGs with a palette: the index of a pixel is its label,
+    its colour that of the class, and LEGEND and CLASSES say which is which. Raises UserError where the folder holds no
     picture or the output cannot be written.
     """
     if not images.is_dir():
@@ -208,16 +221,18 @@ def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) 
         raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}{unread}")
     writable(output / "masks" / files[0].name)
     names = _names(files)
+    if len(classes) > 2:
+        _save(output / LEGEND, legend(classes))
+        _write_classes(output / CLASSES, classes)
     counting = Counting("segmenting")
     done = seen = 0
     bad: list[DataError] = []
     for start in range(0, len(files), BATCH):
-        batch = list(_readable(files[start : start + BATCH], bad))
+        batch = list(_readable(files[start : start + BATCH], read, bad))
         predicted = masks([image for _, image in batch]) if batch else []
         for (file, image), mask in zip(batch, predicted, strict=True):
-            # Two classes as other programs expect a mask: black and white.
-            _save(output / "masks" / names[file], mask * 255 if classes == 2 else mask)
-            _save(output / "overlays" / names[file], overlay(image, mask))
+            _save(output / "masks" / names[file], mask_picture(mask, classes))
+            _save(output / "overlays" / names[file], Image.fromarray(overlay(as_rgb(image), mask, classes)))
         done += len(batch)
         seen = min(start + BATCH, len(files))
         counting(seen, len(files))
@@ -233,10 +248,31 @@ def segment(images: Path, output: Path, masks: Masks, *, classes: int, by: str) 
     return NOT_ALL if failed else 0
 
 
-def _readable(files: Sequence[Path], bad: list[DataError]) -> Iterator[tuple[Path, Pixels]]:
+def mask_picture(mask: Pixels, classes: Sequence[LabelClass]) -> Image.Image:
+    """Labels (H, W) as a picture: of two classes black and white, as other programs expect a mask; of more labels with
+    the classes' colours as their palette."""
+    if len(classes) == 2:
+        return Image.fromarray(mask * 255)
+    picture = Image.fromarray(mask)
+    picture.putpalette([value for known in classes for value in known.colour])
+    return picture
+
+
+def _write_classes(path: Path, classes: Sequence[LabelClass]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("label", "name", "colour"))
+    writer.writerows((label, known.name, hexadecimal(known.colour)) for label, known in enumerate(classes))
+    try:
+        path.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def _readable(files: Sequence[Path], read: Read, bad: list[DataError]) -> Iterator[tuple[Path, Picture]]:
     for file in files:
         try:
-            yield file, read_image(file)
+            yield file, read(file)
         except DataError as error:
             bad.append(error)
 
@@ -247,9 +283,9 @@ def _names(files: Sequence[Path]) -> dict[Path, str]:
     return {file: f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files}
 
 
-def _save(path: Path, pixels: Pixels) -> None:
+def _save(path: Path, picture: Image.Image) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, format="PNG")
+        picture.save(path, format="PNG")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error

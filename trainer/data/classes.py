@@ -54,9 +54,27 @@ def normalisation_of(config: DataConfig) -> Normalisation:
     return normalisation_for(channels_of(config))
 
 
+def numbered(classes: tuple[LabelClass, ...], count: int) -> tuple[LabelClass, ...]:
+    """The classes where there are as many; else `count` that no data set names: the ground and `class 1`, `class 2`."""
+    if len(classes) == count:
+        return classes
+    others = (LabelClass(f"class {label}", palette_colour(label)) for label in range(1, count))
+    return TWO_CLASSES if count == 2 else (TWO_CLASSES[0], *others)
+
+
 def rgb(text: str) -> Colour:
     """#rrggbb as numbers."""
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def hexadecimal(colour: Colour) -> str:
+    """Numbers as #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def palette_colour(label: int) -> Colour:
+    """The colour of a label whose data set gives none."""
+    return GROUND if label == 0 else PALETTE[(label - 1) % len(PALETTE)]
 
 
 def _colour(known: ClassConfig, label: int) -> Colour:
@@ -64,4 +82,4 @@ def _colour(known: ClassConfig, label: int) -> Colour:
         return rgb(known.colour)
     if isinstance(known.value, str) and known.value.startswith("#"):
         return rgb(known.value)
-    return GROUND if label == 0 else PALETTE[(label - 1) % len(PALETTE)]
+    return palette_colour(label)

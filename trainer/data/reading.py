@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.config import CellReader, PictureData
+from trainer.config import CellReader, DataConfig, PictureData
 from trainer.data.dataset import Picture, Pixels
 from trainer.data.files import (
     CLASS,
@@ -255,6 +255,11 @@ def reading_of(config: PictureData, coding: Coding | None) -> Reading:
     names = tuple(known.name for known in config.classes)
     coding = label_coding(names) if config.reader is not None else coding
     return Reading(coding, names, config.channels, config.bits, config.window, config.reader)
+
+
+def images_of(config: DataConfig) -> Reading:
+    """How pictures alone, without masks, are read for networks that were trained on the data."""
+    return reading_of(config, None) if isinstance(config, PictureData) else PLAIN
 
 
 def read_mask_values(path: Path, reading: Reading, image: Path | None = None) -> MaskValues:

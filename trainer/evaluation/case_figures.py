@@ -4,13 +4,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.config import Precision
+from trainer.data.classes import Colour, LabelClass, classes_of
 from trainer.data.dataset import DataSet, Pixels
 from trainer.data.reading import as_rgb
 from trainer.evaluation.confusion import IGNORE, confusion
@@ -29,10 +30,19 @@ GAP, CAPTION, MARGIN = 12, 24, 20
 INK, PAPER, FAINT = (28, 30, 34), (255, 255, 255), (110, 114, 120)
 RIGHT, EXTRA, MISSED = (0, 158, 115), (240, 228, 66), (0, 114, 178)
 """Green, yellow and blue that stay apart for the colour-blind (Okabe and Ito 2008), and from red tissue."""
-CLASSES = ((0, 158, 115), (230, 159, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
-"""Colours of labels 1, 2, ...; they start again after the last."""
+HATCH = 6
+"""Pixels from one stripe over wrong pixels to the next: two white, one dark, and three that are not covered."""
 
-Colour = tuple[int, int, int]
+
+class LegendEntry(NamedTuple):
+    """A square of a colour and what it stands for."""
+
+    colour: Colour
+    text: str
+    hatched: bool = False
+
+
+TWO_CLASS_LEGEND = (LegendEntry(RIGHT, "right"), LegendEntry(EXTRA, "too much"), LegendEntry(MISSED, "missed"))
 
 
 @dataclass(frozen=True)
@@ -52,23 +62,59 @@ def tinted(image: Pixels, where: NDArray[np.bool_], colour: Colour, strength: fl
     return out.round().astype(np.uint8)
 
 
-def overlay(image: Pixels, labels: Pixels) -> Pixels:
-    """Every label but 0 and 255 tinted in its colour. Image (H, W, 3), labels (H, W)."""
+def overlay(image: Pixels, labels: Pixels, classes: Sequence[LabelClass]) -> Pixels:
+    """Every label but 0 and 255 tinted in its class's colour, of more than two classes more strongly, so that each can
+    be told from the others. Image (H, W, 3), labels (H, W)."""
+    strength = 0.45 if len(classes) == 2 else 0.65
     for label in np.unique(labels):
-        if label not in (0, 255):
-            image = tinted(image, labels == label, CLASSES[(int(label) - 1) % len(CLASSES)])
+        if label not in (0, IGNORE):
+            image = tinted(image, labels == label, classes[int(label)].colour, strength)
     return image
 
 
 def compared(image: Pixels, predicted: Pixels, truth: Pixels) -> Pixels:
-    """What is right, too much and missed, each in its colour; ignored pixels stay as they are."""
-    valid = truth != 255
+    """Of two classes what is right, too much and missed, each in its colour; ignored pixels stay as they are."""
+    valid = truth != IGNORE
     right = valid & (predicted == truth) & (truth > 0)
     extra = valid & (predicted > 0) & (predicted != truth)
     missed = valid & (predicted == 0) & (truth > 0)
     for where, colour in ((right, RIGHT), (extra, EXTRA), (missed, MISSED)):
         image = tinted(image, where, colour)
     return image
+
+
+def marked(image: Pixels, predicted: Pixels, truth: Pixels, classes: Sequence[LabelClass]) -> Pixels:
+    """The predicted classes in their colours, with white and dark stripes in a white edge where they are wrong; ignored
+    pixels stay as they are. Image (H, W, 3), labels (H, W)."""
+    valid = truth != IGNORE
+    out = overlay(image, np.where(valid, predicted, 0).astype(np.uint8), classes).copy()
+    wrong = valid & (predicted != truth)
+    rows, columns = np.indices(wrong.shape)
+    stripe = (rows + columns) % HATCH
+    out[wrong & (stripe < 2)] = PAPER
+    out[wrong & (stripe == 2)] = INK
+    out[_edge(wrong)] = PAPER
+    return out
+
+
+def legend(classes: Sequence[LabelClass]) -> Image.Image:
+    """The colour and the name of each class but the first, a line each."""
+    entries = [LegendEntry(known.colour, known.name) for known in classes[1:]]
+    width = round(max(_font(14).getlength(entry.text) for entry in entries)) + 20 + 2 * MARGIN
+    picture = Image.new("RGB", (width, len(entries) * CAPTION + 2 * MARGIN), PAPER)
+    for line, entry in enumerate(entries):
+        _draw_legend(ImageDraw.Draw(picture), [entry], MARGIN, MARGIN + line * CAPTION + 4)
+    return picture
+
+
+def cell_sized(pixels: Pixels) -> Pixels:
+    """A picture (H, W, 3) or labels (H, W) at the size of a cell, larger ones as `reduced` makes them, smaller ones as
+    the pixels they are, so that stripes are as wide in every cell."""
+    height, width = pixels.shape[:2]
+    scale = CELL / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grown = scale > 1
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)) if grown else reduced(pixels)
 
 
 def reduced(pixels: Pixels) -> Pixels:
@@ -81,15 +127,23 @@ def reduced(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, how)) if scale < 1 else pixels
 
 
-def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> Image.Image:
+def grid(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    entries: Sequence[LegendEntry] = TWO_CLASS_LEGEND,
+) -> Image.Image:
     """A labelled grid: a title, a name above each column, words beside each row, a legend at the foot.
 
-    Every row has a cell for each column. Words that are too long for their place are cut in the middle.
+    Every row has a cell for each column. Words that are too long for their place are cut in the middle; a legend that
+    is too long takes more lines.
     """
     side = _side([label for label, _ in rows])
     width = 2 * MARGIN + side + len(columns) * (CELL + GAP)
     top = MARGIN + 2 * CAPTION + GAP
-    height = top + len(rows) * (CELL + CAPTION + GAP) + CAPTION + MARGIN
+    lines = _legend_lines(entries, width - 2 * MARGIN - side)
+    foot = top + len(rows) * (CELL + CAPTION + GAP)
+    height = foot + len(lines) * CAPTION + MARGIN
     picture = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(picture)
     draw.text((MARGIN, MARGIN), _cut(title, width - 2 * MARGIN, _font(17)), INK, _font(17))
@@ -104,7 +158,8 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[
             shown = _fitted(cell.image)
             picture.paste(shown, (left, upper))
             draw.text((left, upper + shown.height + 3), _cut(cell.caption, CELL, _font(14)), FAINT, _font(14))
-    _legend(draw, MARGIN + side, height - MARGIN - CAPTION + 4)
+    for number, line in enumerate(lines):
+        _draw_legend(draw, line, MARGIN + side, foot + number * CAPTION + 4)
     return picture
 
 
@@ -116,11 +171,33 @@ def chosen(values: NDArray[np.float64], each: int = 4) -> tuple[list[int], list[
     return worst, order[start : start + each]
 
 
-def _legend(draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
-    for colour, label in ((RIGHT, "right"), (EXTRA, "too much"), (MISSED, "missed")):
-        draw.rectangle((left, top, left + 14, top + 14), fill=colour)
-        draw.text((left + 20, top - 1), label, INK, _font(14))
-        left += 20 + round(_font(14).getlength(label)) + 24
+def _legend_lines(entries: Sequence[LegendEntry], width: int) -> list[list[LegendEntry]]:
+    """The entries in lines that are at most `width` pixels wide; names that are wider alone are cut."""
+    lines: list[list[LegendEntry]] = [[]]
+    left = 0
+    for entry in entries:
+        fitting = entry._replace(text=_cut(entry.text, width - 20, _font(14)))
+        if lines[-1] and left + _entry_width(fitting) - 24 > width:
+            lines.append([])
+            left = 0
+        lines[-1].append(fitting)
+        left += _entry_width(fitting)
+    return lines
+
+
+def _entry_width(entry: LegendEntry) -> int:
+    return 20 + round(_font(14).getlength(entry.text)) + 24
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, entries: Sequence[LegendEntry], left: int, top: int) -> None:
+    for entry in entries:
+        draw.rectangle((left, top, left + 14, top + 14), fill=entry.colour)
+        if entry.hatched:
+            where = [(x, y) for x in range(15) for y in range(15)]
+            draw.point([(left + x, top + y) for x, y in where if (x + y) % HATCH < 2], PAPER)
+            draw.point([(left + x, top + y) for x, y in where if (x + y) % HATCH == 2], INK)
+        draw.text((left + 20, top - 1), entry.text, INK, _font(14))
+        left += _entry_width(entry)
 
 
 def _fitted(image: Pixels) -> Image.Image:
@@ -200,34 +277,51 @@ def masks(
 def drawn(
     title: str, data: DataSet, cases: tuple[Sequence[int], Sequence[int]], predicted: Mapping[str, Masks]
 ) -> Image.Image:
-    """A grid with a row for each of the worst and the median cases, as `pictures.chosen` gives them.
+    """A grid with a row for each of the worst and the median cases, as `chosen` gives them.
 
-    predicted: the masks of each network by its name, in the order of the columns.
+    Of two classes it shows what is right, too much and missed; of more the classes in their colours, with a legend, and
+    stripes where a network is wrong. predicted: the masks of each network by its name, in the order of the columns.
     """
+    classes = classes_of(data.config)
     rows = [
-        (f"{kind} {number}", _row(data, index, predicted))
+        (f"{kind} {number}", _row(data, classes, index, predicted))
         for kind, indices in zip(("worst", "median"), cases, strict=True)
         for number, index in zip(count(1), indices)
     ]
-    return grid(title, ["image", "truth", *predicted], rows)
+    entries: tuple[LegendEntry, ...] = TWO_CLASS_LEGEND
+    if len(classes) > 2:
+        colours = tuple(LegendEntry(known.colour, known.name) for known in classes[1:])
+        entries = (*colours, LegendEntry(FAINT, "wrong class", hatched=True))
+    return grid(title, ["image", "truth", *predicted], rows, entries)
 
 
-def _row(data: DataSet, index: int, predicted: Mapping[str, Masks]) -> list[Cell]:
+def _row(data: DataSet, classes: Sequence[LabelClass], index: int, predicted: Mapping[str, Masks]) -> list[Cell]:
     picture, truth = data.native("validation", index)
     share = float(((truth > 0) & (truth != IGNORE)).mean())
-    dice = {name: _dice(masks_of[index], truth, data.classes) for name, masks_of in predicted.items()}
-    image, truth = reduced(as_rgb(picture)), reduced(truth)
+    dice = {name: _dice(masks_of[index], truth, classes) for name, masks_of in predicted.items()}
+    several = len(classes) > 2
+    sized = cell_sized if several else reduced
+    image, truth = sized(as_rgb(picture)), sized(truth)
     cells = [
         Cell(image, data.samples("validation")[index].name),
-        Cell(overlay(image, truth), f"foreground {share:.1%}" if share else "empty"),
+        Cell(overlay(image, truth, classes), f"foreground {share:.1%}" if share else "empty"),
     ]
     for name, masks_of in predicted.items():
-        cells.append(Cell(compared(image, reduced(masks_of[index]), truth), f"Dice {dice[name]:.3f}"))
+        mask = sized(masks_of[index])
+        shown = marked(image, mask, truth, classes) if several else compared(image, mask, truth)
+        cells.append(Cell(shown, dice[name]))
     return cells
 
 
-def _dice(mask: Pixels, truth: Pixels, classes: int) -> float:
+def _dice(mask: Pixels, truth: Pixels, classes: Sequence[LabelClass]) -> str:
+    """The Dice of an image as its caption; of several classes the mean, and the class that has the least."""
     import torch
 
-    counts = confusion(torch.from_numpy(np.stack([mask])), torch.from_numpy(np.stack([truth])), classes)
-    return float(score(counts.numpy().astype(np.float64)).images["dice"][0])
+    counts = confusion(torch.from_numpy(np.stack([mask])), torch.from_numpy(np.stack([truth])), len(classes))
+    names = [known.name for known in classes[1:]]
+    scores = {name: float(values[0]) for name, values in score(counts.numpy(), names).images.items()}
+    mean = f"Dice {scores['dice']:.3f}"
+    if len(names) < 2:
+        return mean
+    least = min(names, key=lambda name: scores[f"dice.{name}"])
+    return f"{mean}, {least} {scores[f'dice.{least}']:.3f}"

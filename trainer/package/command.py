@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from trainer.cli.progress import Counting, counted_items
-from trainer.config import RunConfig
-from trainer.data.dataset import Pixels
+from trainer.config import PictureData, RunConfig
+from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, hexadecimal, numbered
+from trainer.data.dataset import Picture
 from trainer.errors import UserError
 from trainer.package.inference import (
     CARD,
+    CHANNELS,
     DEFAULT_THRESHOLD,
     FILES,
     NETWORK,
@@ -27,7 +29,6 @@ from trainer.package.inference import (
     Packed,
     Preprocessing,
     Source,
-    class_names,
     document,
     sums,
 )
@@ -93,8 +94,12 @@ def package(wish: Wish) -> list[str]:
     made = ready(wish.weights, device=torch.device("cpu"))
     run = wish.data or made.run
     data = open_data(run.data, cache=wish.cache, progress=Counting("decoding pictures"))
-    if (data.classes, data.channels) != (made.classes, int(made.file.word("channels"))):
-        raise UserError(f"{wish.weights}: made for {made.classes} classes, but the data has {data.classes}")
+    channels = int(made.file.word("channels"))
+    if (data.classes, data.channels) != (made.classes, channels):
+        raise UserError(
+            f"{wish.weights}: made for {made.classes} classes and {channels} channels, but the data has {data.classes} "
+            f"and {data.channels}; name other data with --data"
+        )
     beside = wish.folder.with_name(f".{wish.folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True)
@@ -122,7 +127,7 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
 
     shutil.copyfile(wish.weights, folder / WEIGHTS)
     _write(folder / RUN, made.run.model_dump_json(indent=1) + "\n")
-    p = _preprocessing(wish, made)
+    p = _preprocessing(wish, made, data.channels)
     _write(folder / PREPROCESSING, document(p.model_dump(mode="json")))
     logger.info("{}: writing the ONNX file", wish.folder)
     export(made.network, folder / NETWORK, channels=data.channels, size=p.size)
@@ -133,16 +138,27 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
     return parity
 
 
-def _preprocessing(wish: Wish, made: "Ready") -> Preprocessing:
+def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing:
     if made.classes > 2 and wish.threshold is not None:
         raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
     two = made.classes == 2
+    trained = made.run.data
+    classes = numbered(classes_of(trained), made.classes)
+    colours = tuple(hexadecimal(known.colour) for known in classes)
+    plain = colours == tuple(hexadecimal(known.colour) for known in TWO_CLASSES)
+    window = trained.window if isinstance(trained, PictureData) else None
+    simple = plain and channels == 3 and bits_of(trained) == 8 and window is None
     return Preprocessing(
-        size=made.run.data.size,
-        fit=made.run.data.fit,
+        schema=1 if simple else 2,
+        size=trained.size,
+        fit=trained.fit,
+        channels=CHANNELS[channels],
+        bits=bits_of(trained),
+        window=window,
         mean=made.network.normalisation.mean,
         std=made.network.normalisation.std,
-        classes=class_names(made.classes),
+        classes=tuple(known.name for known in classes),
+        colours=None if simple else colours,
         threshold=(wish.threshold or DEFAULT_THRESHOLD) if two else None,
         threshold_from=wish.threshold_from,
     )
@@ -163,7 +179,7 @@ def _compared(folder: Path, made: "Ready", data: "DataSet", p: Preprocessing) ->
     )
 
 
-def _pictures(data: "DataSet", few: int) -> Iterator[Pixels]:
+def _pictures(data: "DataSet", few: int) -> Iterator[Picture]:
     count = len(data.samples("validation"))
     for number in range(few):
         yield data.native("validation", number * count // few)[0]
@@ -174,7 +190,7 @@ def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -
 
     size = {"in_channels": data.channels, "classes": made.classes, "size": p.size}
     return PackageFacts(
-        title=f"{describe_run(made.run)}: segmentation of {made.run.data.name} pictures",
+        title=f"{describe_run(made.run)}: segmentation of {_kind(made.run)}",
         run=made.run,
         params=models.parameters(made.network),
         gflops=models.flops(made.run.student, **size) / 1e9,
@@ -185,6 +201,10 @@ def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -
         preprocessing=p,
         parity=parity,
     )
+
+
+def _kind(run: RunConfig) -> str:
+    return "pictures" if isinstance(run.data, PictureData) else f"{run.data.name} pictures"
 
 
 def _summary(wish: Wish, parity: "Parity") -> list[str]:

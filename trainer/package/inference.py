@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from models.config import Frozen
-from trainer.data.dataset import Pixels, Placement
+from models.config.network import absent
+from trainer.config import MOST_CLASSES, Intensity
+from trainer.data.classes import LabelClass, numbered, rgb
+from trainer.data.dataset import Picture, Pixels, Placement
 from trainer.data.letterbox import fit_image, place
+from trainer.data.reading import Reading
 from trainer.errors import UserError, explain
 from trainer.package.onnx_runtime import Floats, Network, Session
 
@@ -35,16 +39,39 @@ Deviation = Annotated[float, Field(ge=1e-4, le=1000, allow_inf_nan=False)]
 Source = Literal["default", "given", "validation"]
 
 
-class Preprocessing(Frozen):
-    """What happens to a picture before the network, and to logits after it."""
+Channels = Literal["RGB", "grey"] | tuple[str, ...]
+CHANNELS: Mapping[int, Channels] = {1: "grey", 3: "RGB", 4: ("red", "green", "blue", "fourth")}
+"""What the channels of a picture are called, by their number."""
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=100)]
+Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+
+class Preprocessing(Frozen):
+    """What happens to a picture before the network, and to logits after it.
+
+    Schema 1 is of two classes without colours of their own, in RGB with 8 bits: whatever read it reads it still.
+    """
+
+    schema_: Literal[1, 2] = Field(
+        default=1, alias="schema", description="1, or 2 where a key is needed that 1 has not"
+    )
     size: int = Field(ge=1, le=LARGEST_SIDE, description="side of the network's input, pixels")
     fit: Literal["letterbox", "stretch"] = Field(description="how a picture is brought to size x size")
-    channels: Literal["RGB"] = Field(default="RGB", description="order of the input's channels")
-    mean: tuple[Mean, Mean, Mean] = Field(description="subtracted from channels in [0, 1]")
-    std: tuple[Deviation, Deviation, Deviation] = Field(description="what the difference is divided by")
-    classes: tuple[str, ...] = Field(min_length=2, description="names of the labels 0, 1, ...")
+    channels: Channels = Field(default="RGB", description="order of the input's channels: RGB, grey, or their names")
+    bits: Literal[8, 16] = Field(
+        default=8, exclude_if=lambda bits: bits == 8, description="of a channel: 0 to 255 or 0 to 65535 is [0, 1]"
+    )
+    window: tuple[Intensity, Intensity] | None = Field(
+        default=None, exclude_if=absent, description="of slices: the intensities that become black and white"
+    )
+    mean: tuple[Mean, ...] = Field(description="subtracted from channels in [0, 1]")
+    std: tuple[Deviation, ...] = Field(description="what the difference is divided by")
+    classes: tuple[Name, ...] = Field(
+        min_length=2, max_length=MOST_CLASSES, description="names of the labels 0, 1, ..."
+    )
+    colours: tuple[Colour, ...] | None = Field(
+        default=None, exclude_if=absent, description="#rrggbb of the labels, for pictures and palettes"
+    )
     threshold: float | None = Field(
         gt=0.0, lt=1.0, description="two classes: a pixel is foreground above this probability; more: the likeliest"
     )
@@ -56,6 +83,33 @@ class Preprocessing(Frozen):
             raise ValueError(f"threshold = {self.threshold}: two classes have one, {len(self.classes)} have none")
         return self
 
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.channel_count not in CHANNELS:
+            raise ValueError(f"channels: {self.channel_count} names; expected 1, 3 or 4")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channel_count:
+                raise ValueError(f"{name} = {list(values)}: expected {self.channel_count} values, one a channel")
+        if self.colours is not None and len(self.colours) != len(self.classes):
+            raise ValueError(f"colours: {len(self.colours)} of {len(self.classes)} classes; expected one a class")
+        return self
+
+    @property
+    def channel_count(self) -> int:
+        """Channels of the network's input."""
+        return {"grey": 1, "RGB": 3}[self.channels] if isinstance(self.channels, str) else len(self.channels)
+
+    @property
+    def label_classes(self) -> tuple[LabelClass, ...]:
+        """The labels' names and colours; colours of the fixed palette where none are given."""
+        usual = numbered((), len(self.classes))
+        colours = [known.colour for known in usual] if self.colours is None else map(rgb, self.colours)
+        return tuple(LabelClass(name, colour) for name, colour in zip(self.classes, colours, strict=True))
+
+    def read_picture(self, path: Path) -> Picture:
+        """The picture (H, W, channels) of a file. Raises DataError."""
+        return Reading(None, self.classes, self.channel_count, self.bits, self.window).image(path)
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -64,16 +118,16 @@ class Packed:
     preprocessing: Preprocessing
     network: Network
 
-    def logits(self, images: Sequence[Pixels]) -> list[Floats]:
-        """RGB pictures (H, W, 3) of any sizes to logits (classes, H, W) at those sizes."""
+    def logits(self, images: Sequence[Picture]) -> list[Floats]:
+        """Pictures (H, W, channels) of any sizes to logits (classes, H, W) at those sizes."""
         p = self.preprocessing
         places = [place(image.shape[0], image.shape[1], p.size, p.fit) for image in images]
         fitted = [fit_image(image, at, p.size) for image, at in zip(images, places, strict=True)]
         outputs = self.network(normalised(np.stack(fitted), p))
         return [native(logits, at) for logits, at in zip(outputs, places, strict=True)]
 
-    def masks(self, images: Sequence[Pixels]) -> list[Pixels]:
-        """RGB pictures (H, W, 3) to labels (H, W)."""
+    def masks(self, images: Sequence[Picture]) -> list[Pixels]:
+        """Pictures (H, W, channels) to labels (H, W)."""
         return [labels(logits, self.preprocessing.threshold) for logits in self.logits(images)]
 
 
@@ -85,9 +139,10 @@ def with_threshold(packed: Packed, threshold: float) -> Packed:
     return replace(packed, preprocessing=p.model_copy(update={"threshold": threshold, "threshold_from": "given"}))
 
 
-def normalised(images: Pixels, p: Preprocessing) -> Floats:
-    """(N, S, S, 3) RGB to (N, 3, S, S) float32: over 255, less the mean, over the deviation."""
-    mean, std = (np.array(values, np.float64) * 255 for values in (p.mean, p.std))
+def normalised(images: Picture, p: Preprocessing) -> Floats:
+    """(N, S, S, C) to (N, C, S, S) float32: over 255 (of 16 bits 65535), less the mean, over the deviation."""
+    top = 2**p.bits - 1
+    mean, std = (np.array(values, np.float64) * top for values in (p.mean, p.std))
     out = (images.astype(np.float32) - mean.astype(np.float32)) / std.astype(np.float32)
     return np.ascontiguousarray(out.transpose(0, 3, 1, 2))
 
@@ -122,8 +177,9 @@ def open_package(folder: Path, *, device: str | None = None, threads: int | None
     except ValidationError as error:
         raise UserError(explain(error, str(path), model=Preprocessing)) from error
     session = Session(folder / NETWORK, device=device, threads=threads)
-    if session.shape != (3, preprocessing.size):
-        raise UserError(f"{folder}: the network takes {session.shape}, {PREPROCESSING} says {(3, preprocessing.size)}")
+    expected = (preprocessing.channel_count, preprocessing.size)
+    if session.shape != expected:
+        raise UserError(f"{folder}: the network takes {session.shape}, {PREPROCESSING} says {expected}")
     if session.classes not in (None, len(preprocessing.classes)):
         raise UserError(
             f"{folder}: the network gives {session.classes} classes, {PREPROCESSING} names "
@@ -163,11 +219,6 @@ def sums(folder: Path, names: Sequence[str]) -> str:
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def class_names(classes: int) -> tuple[str, ...]:
-    """Names of labels 0, 1, ... of data that names none."""
-    return ("background", "foreground") if classes == 2 else ("background", *(f"class {n}" for n in range(1, classes)))
 
 
 def document(value: Mapping[str, object]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.config import RunConfig
+from trainer.data.classes import hexadecimal
 from trainer.errors import counted
 from trainer.package.inference import CARD, NETWORK, PARITY, PREPROCESSING, RUN, SUMS, WEIGHTS, Preprocessing
 
@@ -20,11 +21,15 @@ from collections.abc import Iterable
 PARTS: tuple["Part", ...] = ("train", "validation", "test")
 LIMITS = """\
 - Not a medical device. It is a research artefact, validated for no clinical decision, and no authority has seen it.
-- It marks what looks like the foreground of its training images. Other cameras, hospitals, preparations and picture
+- It marks what looks like the {objects} of its training images. Other cameras, hospitals, preparations and picture
   sizes are unknown to it until it is measured there; an empty mask is no proof that nothing is there.
-- The threshold was fixed on images like those it was trained on; elsewhere it may be wrong.
-- Terms of the training images may bind what was trained on them; see above.
+{threshold}- Terms of the training images may bind what was trained on them; see above.
 - Where the data names no patients, its images are taken as independent; scores are then too sure of themselves."""
+
+
+THRESHOLD = "- The threshold was fixed on images like those it was trained on; elsewhere it may be wrong.\n"
+BY_CLASS = ("dice", "iou", "precision", "recall")
+"""Scores that a card has of each class."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
         _what(facts),
         "## Scores",
         _confirmed(confirmation) if confirmation else _unconfirmed(facts),
+        *_classes(facts),
         "## Data and its terms",
         _data(facts),
         "## How it was trained",
@@ -103,7 +109,7 @@ def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
         "## Input and output",
         _contract(facts),
         "## Limits of use",
-        LIMITS,
+        _limits(facts.preprocessing),
         "## Files",
         _files(),
     ]
@@ -112,7 +118,7 @@ def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
 
 def _what(facts: PackageFacts) -> str:
     return (
-        f"Segments pictures into {' and '.join(facts.preprocessing.classes)}: {describe_run(facts.run)}, "
+        f"Segments pictures into {_listed(facts.preprocessing.classes)}: {describe_run(facts.run)}, "
         f"{facts.params:,} parameters, {facts.gflops:.3g} GFLOP a picture. "
         f"Weights of epoch {facts.epoch}, sha256 `{facts.sha256}`."
     )
@@ -124,8 +130,41 @@ def describe_run(run: RunConfig) -> str:
     return ", ".join([run.student.name, *(f"{name} {value}" for name, value in options.items())])
 
 
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _classes(facts: PackageFacts) -> list[str]:
+    """The labels with names, colours and validation scores; nothing where there are two."""
+    classes = facts.preprocessing.label_classes
+    if len(classes) == 2:
+        return []
+    rows = [f"| label | class | colour | {' | '.join(BY_CLASS)} |", "| --- " * (3 + len(BY_CLASS)) + "|"]
+    for label, known in enumerate(classes):
+        names = BY_CLASS if label else ()
+        values = [_value(facts.scores.get(f"{name}.{known.name}")) for name in names] or [""] * len(BY_CLASS)
+        rows.append(f"| {label} | {known.name} | `{hexadecimal(known.colour)}` | {' | '.join(values)} |")
+    means = [_value(facts.scores.get(name)) for name in BY_CLASS]
+    rows.append(f"| | mean without {classes[0].name} | | {' | '.join(means)} |")
+    note = (
+        f"Scores are those of the validation images at epoch {facts.epoch}, which also chose the epoch: means over "
+        "images (of slices: over volumes) of each class against all others."
+    )
+    return ["## Classes", "\n".join(rows), note]
+
+
+def _value(score: float | None) -> str:
+    return "not known" if score is None else f"{score:.4f}"
+
+
+def _limits(p: Preprocessing) -> str:
+    two = p.threshold is not None
+    objects = "foreground" if two else "classes"
+    return LIMITS.format(objects=objects, threshold=THRESHOLD if two else "")
+
+
 def _unconfirmed(facts: PackageFacts) -> str:
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()))
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()) if "." not in name)
     return (
         "**Unconfirmed.** These are scores on the validation images that also chose the epoch, and perhaps the "
         f"configuration, so they are likely to be too high: {scores}.\n\nNo test image was used."
@@ -189,9 +228,11 @@ def _contract(facts: PackageFacts) -> str:
     threshold = "The likeliest class of each pixel counts."
     if p.threshold is not None:
         threshold = f"A pixel is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
+    channels = p.channels if isinstance(p.channels, str) else ", ".join(p.channels)
+    deep = f" with {p.bits} bits" if p.bits > 8 else ""
     return (
-        f"`{NETWORK}` takes RGB at {p.size} x {p.size} ({p.fit}), normalised as `{PREPROCESSING}` says, and computes "
-        f"in float32. {threshold}\n\n"
+        f"`{NETWORK}` takes {channels}{deep} at {p.size} x {p.size} ({p.fit}), normalised as `{PREPROCESSING}` says, "
+        f"and computes in float32. {threshold}\n\n"
         f"Against torch {parity.torch} with onnxruntime {parity.onnxruntime} on {parity.images} {parity.where}: "
         f"largest difference of a probability {parity.probability:.2g} (bound {parity.bound:g}), "
         f"{parity.differing_pixels} of {parity.pixels:,} pixels differ."

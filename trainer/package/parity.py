@@ -1,14 +1,14 @@
 """Whether a package says what the trained weights say: the same pictures through both, whole, to masks."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.output import Segmenter
-from trainer.data.dataset import Pixels
+from trainer.data.dataset import Picture
 from trainer.data.letterbox import fit_image, place
 from trainer.data.stream import normalise
 from trainer.errors import UserError
@@ -36,39 +36,53 @@ class Parity:
     threads: int
     torch: str
     onnxruntime: str
+    probability_by_class: Mapping[str, float] = field(default_factory=dict)
+    """The same of each class where there are more than two."""
 
     def facts(self) -> dict[str, object]:
         """As `parity.json` has it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value != {}}
 
 
 def compare(
-    network: Segmenter, packed: Packed, pictures: Iterable[Pixels], *, where: str, threads: int, onnxruntime: str
+    network: Segmenter, packed: Packed, pictures: Iterable[Picture], *, where: str, threads: int, onnxruntime: str
 ) -> Parity:
     """Hold a package against a network on the CPU in float32.
 
     Raises UserError where no picture is given, or a probability differs by more than BOUND.
     """
     images = pixels = differing = 0
-    largest = 0.0
     p = packed.preprocessing
+    largest = np.zeros(len(p.classes))
     for picture in pictures:
         truth, packed_logits = _torch(network, picture, p), packed.logits([picture])[0]
-        gap = float(np.abs(_probabilities(truth) - _probabilities(packed_logits)).max())
+        gaps = np.abs(_probabilities(truth) - _probabilities(packed_logits)).max((1, 2))
         # Compared so that a value that is no number is a difference, too.
-        if not gap <= BOUND:
+        if not gaps.max() <= BOUND:
             raise UserError(
-                f"picture {images + 1} of {where}: the ONNX file's probabilities differ from torch's by {gap:.3g}, "
-                f"more than {BOUND:g}; no package was written: these versions of torch and onnxruntime disagree"
+                f"picture {images + 1} of {where}: the ONNX file's probabilities differ from torch's by "
+                f"{gaps.max():.3g}, more than {BOUND:g}; no package was written: these versions of torch and "
+                "onnxruntime disagree"
             )
-        largest, images, pixels = max(largest, gap), images + 1, pixels + truth[0].size
+        largest, images, pixels = np.maximum(largest, gaps), images + 1, pixels + truth[0].size
         differing += int((labels(truth, p.threshold) != labels(packed_logits, p.threshold)).sum())
     if not images:
         raise UserError(f"{where}: no picture to compare the ONNX file on")
-    return Parity(images, pixels, differing, largest, BOUND, where, threads, str(torch.__version__), onnxruntime)
+    return Parity(
+        images=images,
+        pixels=pixels,
+        differing_pixels=differing,
+        probability=float(largest.max()),
+        bound=BOUND,
+        where=where,
+        threads=threads,
+        torch=str(torch.__version__),
+        onnxruntime=onnxruntime,
+        probability_by_class=dict(zip(p.classes, largest.tolist(), strict=True)) if len(p.classes) > 2 else {},
+    )
 
 
-def _torch(network: Segmenter, picture: Pixels, p: Preprocessing) -> NDArray[np.float32]:
+def _torch(network: Segmenter, picture: Picture, p: Preprocessing) -> NDArray[np.float32]:
     """Logits (classes, H, W) as `trainer predict` computes them."""
     at = place(picture.shape[0], picture.shape[1], p.size, p.fit)
     fitted = torch.from_numpy(np.stack([fit_image(picture, at, p.size)]))

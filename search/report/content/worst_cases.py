@@ -87,9 +87,12 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
     picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=QUALITY)
+    two = data.classes == 2
+    at = f", at threshold {SEARCH_THRESHOLD:g}" if two else ""
+    colours = "right, extra, missed pixels are tinted" if two else "classes in their colours, wrong pixels striped"
     return Picture(
-        title=f"Validation images on which {network.name} does worst, at threshold {SEARCH_THRESHOLD:g}",
-        alt=f"A row an image, worst first: image, truth, {', '.join(networks)}; right, extra, missed pixels are tinted",
+        title=f"Validation images on which {network.name} does worst{at}",
+        alt=f"A row an image, worst first: image, truth, {', '.join(networks)}; {colours}",
         mimetype="image/jpeg",
         base64=base64.b64encode(content.getvalue()).decode(),
     )

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from trainer.commands.predict import NOT_ALL, segment
+from trainer.data.classes import TWO_CLASSES
 from trainer.data.dataset import Pixels
+from trainer.data.files import read_image
 from trainer.errors import UserError
 
 
@@ -24,7 +26,7 @@ def test_a_folder_is_read_as_all_folders_are(tmp_path: Path, capsys: pytest.Capt
         (folder / f"bad{number:02}.png").write_bytes(b"x")
     for name in ("a.webp", "b.webp", "._good.png"):
         (folder / name).write_bytes(b"RIFF")
-    assert segment(folder, tmp_path / "out", bright, classes=2, by="a test") == NOT_ALL
+    assert segment(folder, tmp_path / "out", bright, classes=TWO_CLASSES, read=read_image, by="a test") == NOT_ALL
     said = capsys.readouterr()
     (line,) = [line for line in said.err.splitlines() if "segmenting" not in line]
     assert line.startswith("error: 30 files: damaged or no picture (")
@@ -39,4 +41,4 @@ def test_a_folder_without_pictures_says_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"holds no picture; known kinds: .*; found: 1 \.dcm file, of a kind that is not"
     ):
-        segment(tmp_path, tmp_path / "out", bright, classes=2, by="a test")
+        segment(tmp_path, tmp_path / "out", bright, classes=TWO_CLASSES, read=read_image, by="a test")

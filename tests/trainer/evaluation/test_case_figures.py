@@ -6,22 +6,38 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from trainer.data.classes import TWO_CLASSES, LabelClass
 from trainer.data.dataset import Pixels
 from trainer.evaluation.case_figures import (
     CELL,
     EXTRA,
+    FAINT,
+    INK,
     MISSED,
+    PAPER,
     RIGHT,
     Cell,
+    LegendEntry,
+    cell_sized,
     chosen,
     compared,
     grid,
+    legend,
+    marked,
     overlay,
     reduced,
     tinted,
 )
 
 Box = tuple[float, float, float, float]
+
+
+ORGANS = (
+    LabelClass("ground", (0, 0, 0)),
+    LabelClass("liver", (200, 0, 0)),
+    LabelClass("spleen", (0, 0, 200)),
+    LabelClass("aorta", (0, 200, 0)),
+)
 
 
 def grey(height: int, width: int) -> Pixels:
@@ -55,14 +71,61 @@ class TestColours:
 
     def test_an_empty_mask_changes_nothing_and_the_picture_given_is_never_drawn_on(self) -> None:
         image = grey(4, 4)
-        assert np.array_equal(overlay(image, np.zeros((4, 4), np.uint8)), image)
-        overlay(image, np.ones((4, 4), np.uint8))
+        assert np.array_equal(overlay(image, np.zeros((4, 4), np.uint8), TWO_CLASSES), image)
+        overlay(image, np.ones((4, 4), np.uint8), TWO_CLASSES)
         assert np.array_equal(image, grey(4, 4))
 
     def test_labels_of_several_classes_have_several_colours(self) -> None:
-        shown = overlay(grey(1, 3), np.array([[1, 2, 255]], np.uint8))
-        assert len({tuple(pixel) for pixel in shown[0]}) == 3
-        assert tuple(shown[0, 2]) == (90, 90, 90)
+        shown = overlay(grey(1, 3), np.array([[1, 2, 255]], np.uint8), ORGANS)
+        assert [tuple(pixel) for pixel in shown[0]] == [(200, 0, 0), (0, 0, 200), (90, 90, 90)]
+
+
+class TestSeveralClasses:
+    """A square of one class that is predicted as another over its right half."""
+
+    truth = np.zeros((24, 24), np.uint8)
+    truth[2:22, 2:22] = 1
+    predicted = truth.copy()
+    predicted[2:22, 12:22] = 2
+
+    def test_a_right_class_has_its_colour_and_a_wrong_one_stripes_over_the_predicted_colour(self) -> None:
+        shown = marked(grey(24, 24), self.predicted, self.truth, ORGANS)
+        assert shown[11, 7].tolist() == pytest.approx([0.35 * 90 + 0.65 * 200, 0.35 * 90, 0.35 * 90], abs=1)
+        wrong = {tuple(pixel) for pixel in shown[4:20, 14:20].reshape(-1, 3)}
+        assert wrong == {PAPER, INK, tuple(overlay(grey(24, 24), self.predicted, ORGANS)[11, 17])}
+        assert {tuple(pixel) for pixel in shown[2:22, 12]} == {PAPER}
+
+    def test_a_missed_class_is_striped_and_what_is_ignored_stays(self) -> None:
+        ignored = np.where(self.truth == 1, np.uint8(255), self.truth)
+        nothing = np.zeros_like(self.truth)
+        assert np.array_equal(marked(grey(24, 24), self.predicted, ignored, ORGANS), grey(24, 24))
+        shown = marked(grey(24, 24), nothing, self.truth, ORGANS)
+        assert {tuple(pixel) for pixel in shown[2:22, 2:22].reshape(-1, 3)} == {PAPER, INK, (90, 90, 90)}
+        assert np.array_equal(marked(grey(24, 24), nothing, nothing, ORGANS), grey(24, 24))
+
+    def test_small_pictures_grow_to_a_cell_and_labels_stay_labels(self) -> None:
+        assert cell_sized(grey(20, 10)).shape == (CELL, CELL // 2, 3)
+        assert set(np.unique(cell_sized(self.predicted))) == {0, 1, 2}
+        assert cell_sized(grey(1000, 500)).shape == (CELL, CELL // 2, 3)
+
+    def test_a_legend_has_every_class_but_the_first_in_its_colour(self, paper: "Paper") -> None:
+        pixels = np.asarray(legend(ORGANS))
+        assert {"liver", "spleen", "aorta"} <= set(paper.words)
+        assert "ground" not in paper.words
+        colours = {tuple(pixel) for pixel in pixels.reshape(-1, 3)}
+        assert {known.colour for known in ORGANS[1:]} <= colours
+
+    def test_a_long_legend_takes_more_lines_and_overlaps_nothing(self, paper: "Paper") -> None:
+        entries = [LegendEntry((n, 0, 0), f"class-with-a-long-name-{n}") for n in range(20)]
+        entries += [LegendEntry((1, 1, 1), "x" * 200), LegendEntry(FAINT, "wrong class", hatched=True)]
+        cells = [Cell(grey(40, 40), caption) for caption in ("name", "foreground 1%")]
+        picture = grid("title", ["image", "truth"], [("worst 1", cells)], entries)
+        boxes = [*paper.words.values(), *paper.pictures]
+        assert {f"class-with-a-long-name-{n}" for n in range(20)} <= set(paper.words)
+        for number, one in enumerate(boxes):
+            assert one[2] <= picture.width
+            assert one[3] <= picture.height
+            assert not [other for other in boxes[number + 1 :] if overlaps(one, other)]
 
 
 class TestChosen:
