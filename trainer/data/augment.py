@@ -1,8 +1,8 @@
 """Named augmentation presets: pixels of 8 or 16 bits in, the same out, every draw from one seed a sample.
 
 A preset bends and shifts in a single warp, since each warp blurs and costs; flips only copy. What a warp brings in from
-outside is black in the image and 255 (ignored) in the mask. albumentations is imported with the first preset that is
-built, so that the names can be checked without it.
+outside is black in the image and 255 (ignored) in the mask. albumentations is imported with the first preset that
+changes anything, so that the names can be checked without it, and pictures taken as they are.
 """
 
 import os
@@ -18,6 +18,8 @@ from trainer.data.dataset import Picture, Pixels
 from trainer.data.letterbox import IGNORED
 from trainer.errors import DataError, nearest
 
+AS_THEY_ARE = "none"
+"""The preset that changes nothing, and needs no library for it."""
 Plane = NDArray[np.float32]
 Augment = Callable[[Picture, Pixels, int], tuple[Picture, Pixels]]
 """(image (S, S, C), mask (S, S), seed) to the same shapes."""
@@ -37,12 +39,12 @@ def check_preset(name: str) -> None:
 def build(name: str) -> Augment:
     """An instance of the preset. It carries random state while it works: one thread at a time. Raises DataError."""
     check_preset(name)
+    _one_thread_a_sample()
+    if name == AS_THEY_ARE:
+        return lambda image, mask, _seed: (image, mask)
     library = _albumentations()
     steps = PRESETS[name](library)
-    if not steps:
-        return lambda image, mask, _seed: (image, mask)
     pipeline = library.Compose(steps)
-
     split = _Split(library, steps)
 
     def augment(image: Picture, mask: Pixels, seed: int) -> tuple[Picture, Pixels]:
@@ -86,11 +88,11 @@ def build_with_map(name: str) -> Callable[[Picture, Pixels, Plane, int], Plane]:
     `IGNORED`. Raises DataError.
     """
     check_preset(name)
-    library = _albumentations()
-    steps = PRESETS[name](library)
-    if not steps:
+    _one_thread_a_sample()
+    if name == AS_THEY_ARE:
         return lambda _image, _mask, plane, _seed: plane
-    pipeline = library.Compose(steps, additional_targets={"plane": "mask"})
+    library = _albumentations()
+    pipeline = library.Compose(PRESETS[name](library), additional_targets={"plane": "mask"})
 
     def bend(image: Picture, mask: Pixels, plane: Plane, seed: int) -> Plane:
         pipeline.set_random_seed(seed % 2**32)
@@ -103,9 +105,12 @@ def build_with_map(name: str) -> Callable[[Picture, Pixels, Plane, int], Plane]:
 def _albumentations() -> ModuleType:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else importing it asks a server for its newest version
     albumentations = import_module("albumentations")
-
-    cv2.setNumThreads(0)  # threads come from the stream, one sample each
+    _one_thread_a_sample()
     return albumentations
+
+
+def _one_thread_a_sample() -> None:
+    cv2.setNumThreads(0)  # threads come from the stream
 
 
 def _warp(library: ModuleType, scale: float, shift: float, turn: float, shear: float) -> object:
@@ -153,7 +158,7 @@ def _strong(library: ModuleType) -> list[object]:
 
 
 PRESETS: dict[str, Callable[[ModuleType], list[object]]] = {
-    "none": _none,
+    AS_THEY_ARE: _none,
     "flips": _flips,
     "standard": _standard,
     "strong": _strong,
