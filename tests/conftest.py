@@ -24,6 +24,7 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +47,9 @@ CLIENTS = 32
 """Connections that the tests open at most at the same time."""
 
 torch.set_num_threads(1)
+
+LATE = ("torch._dynamo", "albumentations", "trainer.engine.cohort")
+"""What commands import where they need it; the tests do it once, and not every process that is forked from theirs."""
 
 ROOM = 4 * 2**30
 """Bytes that have to be free in memory for tests to write there; all of them together leave less than a tenth."""
@@ -421,12 +425,19 @@ def listening() -> Iterator[dict[int, set[str]]]:
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
     """Start a script in a process forked from this one: `fork(script, NAME="value", ...)`, with variables.
 
-    log: the file for what it writes; otherwise one of the fixture's own.
+    log and errors: the files for stdout and stderr, one for both where errors is not given; otherwise one of the
+    fixture's own. It is killed at the end of the session.
     """
     folder, children = tmp_path_factory.mktemp("forked"), []
+    with warnings.catch_warnings(action="ignore"):
+        for late in LATE:
+            import_module(late)
 
-    def start(script: str, *, log: Path | None = None, **variables: str) -> Child:
-        children.append(Child(script, log or folder / f"{len(children)}.log", variables))
+    def start(
+        script: str, *, log: Path | None = None, errors: Path | None = None, cwd: Path | None = None, **variables: str
+    ) -> Child:
+        place = log or folder / f"{len(children)}.log"
+        children.append(Child(script, place, variables, errors=errors, cwd=cwd))
         return children[-1]
 
     yield start
@@ -442,32 +453,17 @@ def _as_main(name: str, words: list[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
-    """Start `python -m NAME WORDS` in a forked process: `launch(name, *words)`; it is killed at the end of the session.
+def launch(fork: Callable[..., Child]) -> Callable[..., Child]:
+    """Start `python -m NAME WORDS` in a forked process: `launch(name, *words)`, with what `fork` takes besides.
 
-    name: a module, or the path of a script. log and errors: the files for stdout and stderr, one for both where errors
-    is not given. variables: those of the environment that it is given.
+    name: a module, or the path of a script.
     """
-    folder, children = tmp_path_factory.mktemp("launched"), []
 
-    def start(
-        name: str,
-        *words: object,
-        cwd: Path = REPOSITORY,
-        log: Path | None = None,
-        errors: Path | None = None,
-        **variables: str,
-    ) -> Child:
+    def start(name: str, *words: object, cwd: Path = REPOSITORY, **given: Any) -> Child:
         script = _as_main(name, [str(word) for word in words])
-        place = log or folder / f"{len(children)}.log"
-        given = {"PYTHONPATH": str(REPOSITORY)} | variables  # for the processes that it starts itself
-        children.append(Child(script, place, given, errors=errors, cwd=cwd))
-        return children[-1]
+        return fork(script, cwd=cwd, **{"PYTHONPATH": str(REPOSITORY)} | given)  # for the processes it starts itself
 
-    yield start
-    for child in children:
-        child.kill()
-        child.wait()
+    return start
 
 
 @pytest.fixture(scope="session")
