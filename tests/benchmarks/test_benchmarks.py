@@ -191,7 +191,7 @@ def test_a_point_of_the_recorded_search_has_its_own_curve():
 def test_the_gate_passes_and_a_table_comes_out(tmp_path):
     """The arms do the same work: the gate compares Dice, loss and members, and every arm's counts are checked."""
     command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--json", str(tmp_path / "raw.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KD_BENCHMARK_SIZE": "64"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KD_BENCHMARK_SIZE": "32"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal: ") == 6
@@ -208,7 +208,7 @@ def test_a_version_is_measured_against_a_checkout_of_another(tmp_path):
         shutil.copytree(ROOT / room, tmp_path / room)
     there = tmp_path / "benchmarks" / "time_to_answer.py"
     there.write_text(there.read_text().replace('"ours, 8, no pruner"', '"ours, 8, never pruned"'))
-    words = ["--against", str(tmp_path), "--blocks", "1", "--trials", "40", "--seeds", "1", "--worlds", "recorded"]
+    words = ["--against", str(tmp_path), "--blocks", "1", "--trials", "20", "--seeds", "1", "--worlds", "recorded"]
     command = [sys.executable, "-m", "benchmarks.time_to_answer", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

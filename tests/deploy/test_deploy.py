@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,34 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "kd-worker@.service"
 BATCH = DEPLOY / "slurm" / "worker.sbatch"
-
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method     = "none"
-epochs     = 2000
-batch_size = 16
-[run.data]
-name       = "blobs"
-size       = 32
-train      = 16
-validation = 4
-test       = 4
-[run.student]
-name  = "unet"
-width = 2
-[run.losses]
-ce = { weight = 1.0 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-2, log = true }
-[sampler]
-name = "random"
-[pruner]
-name = "none"
-[budget]
-trials = 4
-"""
 
 SRUN = """#!{python}
 # Stands for srun: a signal reaches every process of the step, as Slurm's own daemon on the node sends it.
@@ -101,10 +73,13 @@ def scheduler(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, scheduler: dict[str, str], sqlite_url: str) -> "Iterator[subprocess.Popen[str]]":
+def job(
+    tmp_path: Path, scheduler: dict[str, str], sqlite_url: str, small_study: Callable[..., str]
+) -> "Iterator[subprocess.Popen[str]]":
     """A batch job of one node that works on a small study."""
     study = tmp_path / "small.toml"
-    study.write_text(STUDY)
+    text = small_study(epochs=2000, student={"name": "unet", "width": 2}, more='\n[pruner]\nname = "none"\n')
+    study.write_text(text)
     url = tmp_path / "url"
     url.write_text(f"{sqlite_url}\n")
     words = [str(study), "--runs", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")]

@@ -236,7 +236,7 @@ def test_every_example_does_what_it_says(prepared: Path, capsys: pytest.CaptureF
 
 def test_where_a_script_reads_there_is_one_json_document(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = {
-        "validate": ["demo", "--no-data"],
+        "validate": ["demo", "--no-data", "--no-timing"],
         "simulate": ["demo", "--shared", "--workers", "1", "--slots", "2"],
         "status": ["demo"],
         "export": ["demo", "-o", "demo.json"],
@@ -274,7 +274,7 @@ def test_mistyped_words_are_one_line(
 def test_output_that_nobody_reads_ends_without_a_traceback(repository: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    words = [sys.executable, "-m", "search", "validate", "demo", "--no-data", "--json"]
+    words = [sys.executable, "-m", "search", "validate", "demo", "--no-data", "--no-timing", "--json"]
     try:
         done = subprocess.run(
             words, cwd=repository, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,34 +19,6 @@ from search.storage.schema import FREE, attempts, leases
 from trainer.distributed import supervisor
 
 ROOT = Path(__file__).resolve().parents[3]
-
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method     = "none"
-epochs     = 2000
-batch_size = 16
-[run.data]
-name       = "blobs"
-size       = 32
-train      = 16
-validation = 4
-test       = 4
-[run.student]
-name  = "unet"
-width = 2
-[run.losses]
-ce = { weight = 1.0 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-2, log = true }
-[sampler]
-name = "random"
-[pruner]
-name = "none"
-[budget]
-trials = 4
-"""
 
 SCRIPT = """
 import os, pathlib, signal, sys, time
@@ -62,47 +35,48 @@ worker.run(main)
 """
 
 
-def supervised(folder: Path, body: str, *, restarts: int = 0) -> "subprocess.CompletedProcess[str]":
-    """Two ranks that do what `body` says, under the supervisor in a process of its own."""
-    script = folder / "rank.py"
-    indented = "\n".join(f"    {line}" for line in body.splitlines())
-    script.write_text(SCRIPT.format(root=ROOT, body=indented))
-    code = (
-        "import sys; from pathlib import Path; from trainer.distributed.supervisor import supervise\n"
-        f"sys.exit(supervise(Path({str(script)!r}), [], ranks='2', restarts={restarts}, stop_seconds=5))"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=200,
-        check=False,
-    )
+Supervised = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_a_mistake_of_all_ranks_is_said_once_and_ends_with_2_without_another_start(tmp_path: Path) -> None:
-    done = supervised(tmp_path, 'raise UserError("weight = -1: below 0")', restarts=3)
+@pytest.fixture
+def supervised(tmp_path: Path, fork: Callable[..., Any]) -> Supervised:
+    """Two ranks that do what a text says, under the supervisor in a process of its own: `supervised(body)`."""
+
+    def run(body: str, *, restarts: int = 0) -> "subprocess.CompletedProcess[str]":
+        script, out, err = (tmp_path / name for name in ("rank.py", "out", "err"))
+        script.write_text(SCRIPT.format(root=ROOT, body="\n".join(f"    {line}" for line in body.splitlines())))
+        code = (
+            "import sys; from pathlib import Path; from trainer.distributed.supervisor import supervise\n"
+            f"sys.exit(supervise(Path({str(script)!r}), [], ranks='2', restarts={restarts}, stop_seconds=5))"
+        )
+        ended = fork(code, log=out, errors=err, cwd=tmp_path, PYTHONPATH=str(ROOT)).wait(200)
+        return subprocess.CompletedProcess([], ended, out.read_text(), err.read_text())
+
+    return run
+
+
+def test_a_mistake_of_all_ranks_is_said_once_and_ends_with_2_without_another_start(
+    tmp_path: Path, supervised: Supervised
+) -> None:
+    done = supervised('raise UserError("weight = -1: below 0")', restarts=3)
     assert (done.returncode, done.stderr, done.stdout) == (2, "error: weight = -1: below 0\n", "")
     assert (tmp_path / "start-0").read_text() == "x"
 
 
-def test_a_mistake_on_one_rank_is_the_outcome_though_the_other_lost_it(tmp_path: Path) -> None:
+def test_a_mistake_on_one_rank_is_the_outcome_though_the_other_lost_it(tmp_path: Path, supervised: Supervised) -> None:
     """Which notices that its sibling is gone, and ends with the code that says what its sibling said."""
     body = """if rank == 1:
     raise UserError("only here")
 while supervisor.exit_code_after_loss():
     time.sleep(0.05)
 os._exit(supervisor.exit_code_after_loss())"""
-    done = supervised(tmp_path, body, restarts=3)
+    done = supervised(body, restarts=3)
     assert (done.returncode, done.stderr) == (2, "error: only here\n")
     assert (tmp_path / "start-0").read_text() == "x"
 
 
-def test_ranks_that_die_are_started_again_and_in_the_end_the_code_is_1(tmp_path: Path) -> None:
-    done = supervised(tmp_path, "os._exit(supervisor.exit_code_after_loss()) if rank else time.sleep(30)", restarts=1)
+def test_ranks_that_die_are_started_again_and_in_the_end_the_code_is_1(tmp_path: Path, supervised: Supervised) -> None:
+    done = supervised("os._exit(supervisor.exit_code_after_loss()) if rank else time.sleep(30)", restarts=1)
     assert done.returncode == 1
     assert (tmp_path / "start-1").read_text() == "xx"
     lines = done.stderr.strip().splitlines()
@@ -111,21 +85,21 @@ def test_ranks_that_die_are_started_again_and_in_the_end_the_code_is_1(tmp_path:
     assert "Traceback" not in done.stderr
 
 
-def test_a_bug_of_one_rank_starts_all_of_them_again_with_its_traceback(tmp_path: Path) -> None:
+def test_a_bug_of_one_rank_starts_all_of_them_again_with_its_traceback(tmp_path: Path, supervised: Supervised) -> None:
     body = """if rank == 1:
     mark, starts = pathlib.Path("start-0"), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     while not mark.exists() or len(mark.read_text()) <= starts:
         time.sleep(0.02)
     raise RuntimeError("a bug")
 time.sleep(60)"""
-    done = supervised(tmp_path, body, restarts=2)
+    done = supervised(body, restarts=2)
     assert done.returncode == 1
     assert (tmp_path / "start-0").read_text() == "xxx"
     assert done.stderr.count("RuntimeError: a bug") == 3
 
 
-def test_the_code_of_max_failed_comes_through(tmp_path: Path) -> None:
-    assert supervised(tmp_path, "return 3", restarts=3).returncode == 3
+def test_the_code_of_max_failed_comes_through(tmp_path: Path, supervised: Supervised) -> None:
+    assert supervised("return 3", restarts=3).returncode == 3
 
 
 @pytest.mark.parametrize(
@@ -137,10 +111,10 @@ def test_the_code_of_max_failed_comes_through(tmp_path: Path) -> None:
         (["demo", "--set", "run.epoch=2"], "epochs"),
     ],
 )
-def test_a_mistake_in_the_words_is_one_line_before_any_rank_begins(words: list[str], expected: str) -> None:
-    command = [sys.executable, "-m", "search", "work", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
+def test_a_mistake_in_the_words_is_one_line_before_any_rank_begins(
+    words: list[str], expected: str, module: Supervised
+) -> None:
+    done = module("search", "work", *words, code=2)
     assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -167,9 +141,10 @@ def test_signals_are_one_wish_or_two_and_never_more(times: list[float], monkeypa
 
 
 @pytest.fixture
-def worker(tmp_path: Path, sqlite_url: str) -> Iterator["subprocess.Popen[str]"]:
+def worker(tmp_path: Path, sqlite_url: str, small_study: Callable[..., str]) -> Iterator["subprocess.Popen[str]"]:
     """A worker on a small study, with two ranks, in a process group of its own as on a terminal."""
-    (tmp_path / "small.toml").write_text(STUDY)
+    text = small_study(epochs=2000, student={"name": "unet", "width": 2}, more='\n[pruner]\nname = "none"\n')
+    (tmp_path / "small.toml").write_text(text)
     words = ["work", "small.toml", "--ranks", "2", "--storage", sqlite_url, "--note-every", "0", "--stop-seconds", "30"]
     started = subprocess.Popen(
         [sys.executable, "-m", "search", *words],

@@ -25,6 +25,7 @@ import models
 import trainer.__main__ as trainer_main
 from models.config import NetworkConfig
 from trainer import checkpoint
+from trainer.checkpoint import ready
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
 from trainer.data import open_data
@@ -64,7 +65,7 @@ def other(place: Path) -> Path:
     """The folder, with weights of a network whose mean and deviation are not ImageNet's, and their package."""
     if find_spec("segmentation_models_pytorch") is None:
         pytest.skip("the smp extra is not installed")
-    network = {"name": "smp-unet", "encoder": "tu-mobilenetv3_small_050", "mean": [0.5] * 3, "std": [0.5] * 3}
+    network = {"name": "smp-unet", "encoder": "timm-mobilenetv3_small_100", "mean": [0.5] * 3, "std": [0.5] * 3}
     write_weights(place / "half.safetensors", RUN | {"student": network})
     package(Wish(place / "half.safetensors", place / "half", place / "cache"))
     return place
@@ -128,7 +129,6 @@ class TestFolder:
         assert checkpoint.weights(place / "student.safetensors").sha256 in card
 
     def test_a_confirmed_card_has_the_scores_with_their_intervals(self, place: Path) -> None:
-        from trainer.checkpoint import ready
         from trainer.package.command import _facts
         from trainer.package.model_card import card
 
@@ -370,6 +370,8 @@ class TestNormalisation:
         made = command._preprocessing
         plain = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
         monkeypatch.setattr(command, "_preprocessing", lambda *given: made(*given).model_copy(update=plain))
+        exported = other / "half" / inference.NETWORK  # of these very weights
+        monkeypatch.setattr("trainer.package.onnx_export.export", lambda _, path, **__: shutil.copy(exported, path))
         with pytest.raises(UserError, match="differ from torch's"):
             package(Wish(other / "half.safetensors", tmp_path / "wrong", other / "cache"))
 
@@ -379,7 +381,6 @@ class TestNetworks:
         "options",
         [
             {"name": "resunet", "width": 4},
-            pytest.param({"name": "smp-unet", "encoder": "timm-mobilenetv3_small_100"}, marks=pytest.mark.slow),
             pytest.param({"name": "smp-deeplabv3plus", "encoder": "mobilenet_v2"}, marks=pytest.mark.slow),
         ],
         ids=lambda options: options["name"],
@@ -391,15 +392,24 @@ class TestNetworks:
         torch.manual_seed(3)
         network = models.build(config, in_channels=3, classes=2).eval()
         export(network, tmp_path / "network.onnx", channels=3, size=32)
-        session = Session(tmp_path / "network.onnx", threads=1)
-        assert session.shape == (3, 32)
-        for count in (1, 3):
-            images = torch.randn(count, 3, 32, 32)
-            with torch.no_grad():
-                expected = network(images).logits.numpy()
-            found = session(images.numpy())
-            assert found.shape == expected.shape
-            assert np.abs(found - expected).max() < 1e-4
+        assert_equal_outputs(network, tmp_path / "network.onnx")
+
+    def test_so_does_that_of_a_package_with_an_encoder(self, other: Path) -> None:
+        trained = ready(other / "half.safetensors", device=torch.device("cpu"))
+        assert_equal_outputs(trained.network, other / "half" / inference.NETWORK)
+
+
+def assert_equal_outputs(network: torch.nn.Module, file: Path) -> None:
+    """What an ONNX file says of one picture, and of three, is what the network says."""
+    session = Session(file, threads=1)
+    assert session.shape == (3, 32)
+    for count in (1, 3):
+        images = torch.randn(count, 3, 32, 32)
+        with torch.no_grad():
+            expected = network(images).logits.numpy()
+        given = session(images.numpy())
+        assert given.shape == expected.shape
+        assert np.abs(given - expected).max() < 1e-4
 
 
 def test_the_lines_of_the_page_are_true(inside: Path, repository: Path) -> None:

@@ -267,7 +267,7 @@ def test_an_unknown_preset_is_named_with_the_nearest() -> None:
 
 
 def test_presets_are_checked_without_heavy_imports_and_nothing_phones_home(repository: Path) -> None:
-    """The names, and pictures as they are, need neither torch nor albumentations; no preset asks for a newer version."""
+    """The names, and pictures as they are, need neither torch nor albumentations; none asks for a newer version."""
     code = (
         "import os, sys\n"
         "from trainer.data.augment import build, known_presets\n"
