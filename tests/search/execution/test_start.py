@@ -16,8 +16,7 @@ from search.worker import specification
 from trainer import checkpoint
 from trainer.cli.live_line import LiveLine
 from trainer.config import RunConfig
-from trainer.data import files
-from trainer.data.layouts import polyp
+from trainer.data import files, reading
 from trainer.data.sets.blobs import draw
 from trainer.distributed.ranks import Ranks
 from trainer.engine.fit import fit
@@ -102,7 +101,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    monkeypatch.setattr(polyp, "file_hash", counted(files.file_hash, "hash"))
+    monkeypatch.setattr(reading, "file_hash", counted(files.file_hash, "hash"))
     monkeypatch.setattr(teacher_open.checkpoint, "weights", counted(checkpoint.weights, "load"))
     monkeypatch.setattr(teacher_open.checkpoint, "digest", counted(checkpoint.digest, "hash"))
     return counts
