@@ -330,13 +330,7 @@ def test_a_public_name_stands_in_two_modules_at_most():
     assert set(many) == SHARED_NAMES, "a name that needs no exception any more"
 
 
-LONG_TESTS = {
-    "tests/search/execution/test_checkpoint_writer.py": "not split yet: a slow disk, and which checkpoint a row names",
-    "tests/search/spec/test_spec.py": "not split yet: the space, the tables, arms, the identity and overrides",
-    "tests/search/storage/test_leases.py": "not split yet: leases, and from OPENER on how a database is opened",
-    "tests/trainer/data/splits/test_split.py": "not split yet: folders, the split file, and the commands",
-    "tests/trainer/engine/test_cohort.py": "not split yet: members that train, and members that fail",
-}
+LONG_TESTS: dict[str, str] = {}
 """Test file -> why it is longer than FILE_LINES."""
 
 
