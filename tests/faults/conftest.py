@@ -39,25 +39,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TTL = 2.0
 """Seconds that a lease's beat may stand still."""
 TRIALS, EPOCHS = 8, 5
-STUDY = f"""
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = {EPOCHS}
-batch_size = 4
-data = {{ name = "blobs", size = 32, train = 8, validation = 4 }}
-student = {{ name = "unet", width = 4 }}
-losses = {{ ce = {{}} }}
-optim = {{ lr = 1e-3 }}
-[space]
-"optim.lr" = {{ low = 1e-4, high = 1e-1, log = true }}
-[sampler]
-name = "random"
-[budget]
-trials = {TRIALS}
-in_flight = 8
-"""
 
 
 class Proxy:
@@ -256,6 +237,7 @@ class Herd:
     url: str
     folder: Path
     fork: Callable[..., Any]
+    text: str
     processes: list[Process] = field(default_factory=list)
     _searches: list[StudyAdapter] = field(default_factory=list)
 
@@ -263,7 +245,7 @@ class Herd:
     def study(self) -> Path:
         path = self.folder / "faults.toml"
         if not path.exists():
-            path.write_text(STUDY)
+            path.write_text(self.text)
         return path
 
     def start(
@@ -367,20 +349,26 @@ def checked(search: StudyAdapter, trials: int) -> Counter[str]:
 
 
 @pytest.fixture
-def herd(postgres_url: str, tmp_path: Path, fork: Callable[..., Any]) -> Iterator[Herd]:
+def study(small_study: Callable[..., str]) -> str:
+    """The text of the study that these tests search."""
+    return small_study(epochs=EPOCHS, trials=TRIALS, in_flight=8)
+
+
+@pytest.fixture
+def herd(postgres_url: str, tmp_path: Path, fork: Callable[..., Any], study: str) -> Iterator[Herd]:
     """Workers on a fresh PostgreSQL."""
-    made = Herd(postgres_url, tmp_path, fork)
+    made = Herd(postgres_url, tmp_path, fork, study)
     yield made
     made.close()
 
 
 @pytest.fixture
-def herd_on(tmp_path: Path, fork: Callable[..., Any]) -> Iterator[Callable[[str], Herd]]:
+def herd_on(tmp_path: Path, fork: Callable[..., Any], study: str) -> Iterator[Callable[[str], Herd]]:
     """Workers on a given database."""
     made: list[Herd] = []
 
     def on(url: str) -> Herd:
-        made.append(Herd(url, tmp_path, fork))
+        made.append(Herd(url, tmp_path, fork, study))
         return made[-1]
 
     yield on
@@ -436,9 +424,9 @@ class InProcess:
 
 
 @pytest.fixture
-def join(open_again: Callable[..., StudyAdapter], postgres_url: str) -> Callable[..., StudyAdapter]:
+def join(open_again: Callable[..., StudyAdapter], study: str, postgres_url: str) -> Callable[..., StudyAdapter]:
     """Open the one search of the test on PostgreSQL, once more for each call: `join(*changes, url=...)`."""
-    return lambda *changes, url=postgres_url: open_again(url, "faults", STUDY, *changes)
+    return lambda *changes, url=postgres_url: open_again(url, "faults", study, *changes)
 
 
 def until(what: Callable[[], Any], seconds: float = 90.0) -> None:
@@ -449,10 +437,10 @@ def until(what: Callable[[], Any], seconds: float = 90.0) -> None:
 
 
 @pytest.fixture
-def tools() -> SimpleNamespace:
+def tools(study: str) -> SimpleNamespace:
     """Names that all these tests use: modules of tests cannot import each other."""
     return SimpleNamespace(
-        TTL=TTL, TRIALS=TRIALS, EPOCHS=EPOCHS, STUDY=STUDY, until=until, InProcess=InProcess, checked=checked
+        TTL=TTL, TRIALS=TRIALS, EPOCHS=EPOCHS, STUDY=study, until=until, InProcess=InProcess, checked=checked
     )
 
 

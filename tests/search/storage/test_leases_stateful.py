@@ -35,26 +35,6 @@ from search.study.create import open_search
 from trainer.errors import UserError
 
 BUDGET, IN_FLIGHT = 5, 3
-STUDY = f"""
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 9
-batch_size = 4
-data = {{ name = "blobs", size = 32, train = 8, validation = 4 }}
-student = {{ name = "unet", width = 4 }}
-losses = {{ ce = {{}} }}
-optim = {{ lr = 1e-3 }}
-[space]
-"optim.lr" = {{ low = 1e-4, high = 1e-1, log = true }}
-[sampler]
-name = "random"
-[budget]
-trials = {BUDGET}
-in_flight = {IN_FLIGHT}
-max_failed = 1000
-"""
 LATE = st.sampled_from([False, False, True])
 VALUES = st.lists(st.sampled_from([0.1, 0.5, 0.9, None]), min_size=1, max_size=3)
 OWNERS = st.sampled_from([Owner("a", "h1"), Owner("b", "h1"), Owner("c", "h2")])
@@ -307,10 +287,10 @@ def opened(database_url: str) -> Iterator[Database]:
 
 @pytest.mark.slow
 def test_whatever_workers_do_the_database_agrees_with_the_model(
-    opened: Database, database_url: str, tmp_path: Path
+    opened: Database, database_url: str, tmp_path: Path, small_study: Callable[..., str]
 ) -> None:
     path = tmp_path / "walk.toml"
-    path.write_text(STUDY)
+    path.write_text(small_study(epochs=9, trials=BUDGET, in_flight=IN_FLIGHT, more="max_failed = 1000\n"))
     machine = type(
         "Workers", (Workers,), {"opened": opened, "url": database_url, "spec": load(path), "__doc__": Workers.__doc__}
     )

@@ -37,44 +37,35 @@ from trainer.engine.cohort import Cohort
 from trainer.engine.fit import fit
 from trainer.reports import EpochReport, Failure, FailureKind, Saved
 
-STUDY = """
-[objective]
-maximize = "dice"
-[run]
-method = "none"
-epochs = 4
-batch_size = 4
-data = { name = "blobs", size = 32, train = 8, validation = 9, test = 3 }
-student = { name = "unet", width = 4 }
-losses = { ce = {} }
-optim = { lr = 1e-3 }
-[space]
-"optim.lr" = { low = 1e-4, high = 1e-2, log = true }
-[sampler]
-name = "random"
-[budget]
-trials = 4
-in_flight = 4
-"""
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
 
 Join = Callable[..., StudyAdapter]
 
 
+DATA = {"name": "blobs", "size": 32, "train": 8, "validation": 9, "test": 3, "augment": "none"}
+
+
 @pytest.fixture
-def join(database_url: str, open_again: Join) -> Join:
+def study(small_study: Callable[..., str]) -> str:
+    return small_study(data=DATA)
+
+
+@pytest.fixture
+def short(small_study: Callable[..., str]) -> str:
+    """A search that is really trained."""
+    return small_study(data=DATA, epochs=2, trials=2)
+
+
+@pytest.fixture
+def join(database_url: str, study: str, open_again: Join) -> Join:
     """Open the one search of the test once more, as another process would."""
-    return partial(open_again, database_url, "attributes", STUDY)
+    return partial(open_again, database_url, "attributes", study)
 
 
 @pytest.fixture
-def local(sqlite_url: str, open_again: Join) -> Join:
+def local(sqlite_url: str, study: str, open_again: Join) -> Join:
     """The same on SQLite alone, for what does not depend on the database."""
-    return partial(open_again, sqlite_url, "attributes", STUDY)
-
-
-SHORT = STUDY.replace("epochs = 4", "epochs = 2").replace("trials = 4", "trials = 2")
-"""A search that is really trained."""
+    return partial(open_again, sqlite_url, "attributes", study)
 
 
 def settings(tmp_path: Path, owner: Owner = ME, **changes: Any) -> WorkerSettings:
@@ -316,11 +307,11 @@ def files_of(search: StudyAdapter, trial: FrozenTrial) -> list[Any]:
 
 
 def test_a_trial_that_completes_brings_a_picture_that_the_dashboard_serves(
-    database_url: str, open_again: Join, teacher: dict[str, Any], tmp_path: Path, log: list[str]
+    database_url: str, open_again: Join, short: str, teacher: dict[str, Any], tmp_path: Path, log: list[str]
 ) -> None:
     checkpoint = json.dumps(teacher["checkpoint"])
     table = f'method = "kl"\nteacher = {{ name = "unet", width = 6, checkpoint = {checkpoint} }}'
-    text = SHORT.replace('method = "none"', table).replace("ce = {}", "ce = {}, kl = {}")
+    text = short.replace('method = "none"', table).replace("ce = {}", "ce = {}, kl = {}")
     search = open_again(database_url, "pictures", text)
     folder = train(search, tmp_path, images=True)
     trials = search.trials(search.spec.main)
@@ -358,9 +349,9 @@ def ask(application: Callable[..., Any], path: str) -> bytes:
 
 
 def test_images_that_are_off_are_neither_drawn_nor_kept(
-    sqlite_url: str, open_again: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, open_again: Join, short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = open_again(sqlite_url, "off", SHORT)
+    search = open_again(sqlite_url, "off", short)
     assert search.spec.dashboard.images == "off"  # the default
 
     def drawn(*_: object) -> Path:
@@ -392,9 +383,9 @@ def test_a_picture_that_a_careless_worker_sends_is_not_kept_while_images_are_off
 
 @pytest.mark.parametrize("trouble", ["drawing", "folder"])
 def test_a_picture_that_cannot_be_had_costs_a_line_and_no_trial(
-    sqlite_url: str, open_again: Join, tmp_path: Path, log: list[str], trouble: str
+    sqlite_url: str, open_again: Join, short: str, tmp_path: Path, log: list[str], trouble: str
 ) -> None:
-    search = open_again(sqlite_url, "trouble", SHORT, "budget.trials=1")
+    search = open_again(sqlite_url, "trouble", short, "budget.trials=1")
 
     def draw(_key: int, _path: Path) -> Path:
         raise MemoryError("no room\nfor a picture")
