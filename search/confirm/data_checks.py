@@ -15,7 +15,7 @@ from search.storage.errors import patient, repeated
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import label_of, storage_url
 from search.study.create import Identity
-from trainer.config import DataConfig, PolypData, RunConfig
+from trainer.config import DataConfig, PictureData, PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
 from trainer.data.splits.folders import PATTERN
 from trainer.errors import DataError, UserError
@@ -89,7 +89,7 @@ def _refuse_seen(name: str, source: DataSet, data: DataSet, taught: Collection[s
         raise UserError(f"confirm.unseen: {name}: some of its images are in the {shared} part of the data; remove it")
     if any(image in taught for image in images):
         raise UserError(f"confirm.unseen: {name}: the teacher was trained on some of its images; remove it")
-    if isinstance(data.config, PolypData) and data.config.near_duplicates == "accept":
+    if isinstance(data.config, PolypData | PictureData) and data.config.near_duplicates == "accept":
         return
     for part in parts[:2]:
         pairs = alike(data.sketches(part), source.sketches("test"))

@@ -11,7 +11,7 @@ import torch
 
 from models.output import Segmenter
 from trainer.checkpoint import Weights
-from trainer.config import PolypData, RunConfig
+from trainer.config import PictureData, PolypData, RunConfig
 from trainer.data.dataset import DataSet, Part, cases_of
 from trainer.data.perceptual_hash import alike as alike_pairs
 from trainer.data.splits.near_duplicates import unpacked
@@ -183,7 +183,7 @@ def floor(
             f"{known.name}: was trained on {_counts(known.seen)} images of this data, so its scores there mean "
             f"nothing; train one on this split, in another file or over it: {AGAIN}"
         )
-    accepted = isinstance(run.data, PolypData) and run.data.near_duplicates == "accept"
+    accepted = isinstance(run.data, PolypData | PictureData) and run.data.near_duplicates == "accept"
     if known.alike is not None and any(known.alike.values()) and not accepted:
         raise CheckpointError(
             f"{known.name}: was trained on pictures near-identical to {_counts(known.alike)} images of this data, so "
@@ -249,7 +249,11 @@ def seen(file: Weights, data: DataSet) -> dict[str, int] | None:
 
 def alike(file: Weights, data: DataSet) -> dict[str, int] | None:
     """How many validation and test images of the data are near-identical to one that the weights were trained on,
-    without being the same file; None where the file does not say. Raises CheckpointError where it says nonsense."""
+    without being the same file; None where the file does not say. Raises CheckpointError where it says nonsense.
+
+    Slices of two bodies at one height are alike. Those of the data's own split were compared as volumes when it was
+    opened (`trainer.data.splits.near_duplicates.twins`), and are left out.
+    """
     trained = file.word("train_sketches")
     if trained is None:
         return None
@@ -257,7 +261,11 @@ def alike(file: Weights, data: DataSet) -> dict[str, int] | None:
         sketches = unpacked(trained)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"train_sketches: damaged ({error}); train it anew: {AGAIN}") from error
-    known = set(file.word("train_images") or ())
+    names = file.word("train_images") or ()
+    known = set(names)
+    if cases_of(data.samples("train")) is not None and len(names) == len(sketches):
+        own = set(data.image_hashes("train"))
+        sketches = [sketch for name, sketch in zip(names, sketches, strict=True) if name not in own]
     images: dict[str, int] = {}
     for part in _UNSEEN:
         new = [

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from models.normalisation import Normalisation
 from models.output import Output, Segmenter
+from trainer import checkpoint
 from trainer.commands.evaluate import per_case
 from trainer.config import PictureData
 from trainer.data import DataError, DataSet, open_data
 from trainer.data.dataset import Opening
+from trainer.data.splits.near_duplicates import packed
 from trainer.data.splits.split import Row, write_split
 from trainer.distributed.ranks import Ranks
 from trainer.evaluation.by_case import CaseRows, case_columns
@@ -24,6 +26,7 @@ from trainer.evaluation.metrics import validate
 from trainer.evaluation.per_image import COLUMNS, Place, measured
 from trainer.evaluation.threshold import GRID, chosen_threshold, kept_threshold
 from trainer.reports import PerImageResult
+from trainer.teacher import assessment
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "test")
 NAMES = ("ground", "liver", "spleen")
@@ -202,6 +205,18 @@ def test_the_table_of_evaluate_has_a_line_a_case(data: DataSet):
     head, *lines = per_case(rows, Ranks("cpu")).splitlines()
     assert head.startswith("name,source,group,dice,dice.liver,dice.spleen,iou,")
     assert [line.split(",")[:3] for line in lines] == [[f"S/case{at}", "S", f"S/case{at}"] for at in (2, 3)]
+
+
+def test_slices_of_the_own_split_were_compared_as_volumes_and_are_no_teachers_leak(data: DataSet, tmp_path: Path):
+    """Slices of two bodies at one height look alike; a teacher of other volumes is still judged slice by slice."""
+    look, names = data.sketches("validation")[4], list(data.image_hashes("train"))
+    for saw, expected in ((names, 0), (["0" * 64, *names[1:]], 1)):
+        path = tmp_path / f"{expected}.safetensors"
+        blank = bytes(len(look))
+        checkpoint.export(path, {}, {"train_images": saw, "train_sketches": packed([look, *[blank] * (len(saw) - 1)])})
+        counts = assessment.alike(checkpoint.weights(path), data)
+        assert counts is not None
+        assert (counts["validation"] > 0) == bool(expected)
 
 
 def test_slices_of_different_sizes_are_no_volume(tmp_path: Path):

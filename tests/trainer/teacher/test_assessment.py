@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -221,13 +221,16 @@ class TestFloor:
         assert known.alike == {"validation": 0, "test": 0}
         assert known.overlap_text() == "trained on no validation or test image, nor on near-identical ones"
 
+    @pytest.mark.parametrize(
+        "named", [{"name": "polyp"}, {"name": "pictures", "classes": [{"name": "a"}, {"name": "b"}]}]
+    )
     def test_a_teacher_of_near_identical_images_may_be_used_where_the_split_accepts_them(
-        self, run: RunConfig, data: DataSet, made: Callable[..., Path]
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path], named: Mapping[str, Any]
     ) -> None:
         """Its own split has them in two parts; what it saw is said nevertheless."""
         made(train_sketches=packed(data.sketches("validation")[:1]))
         table = run.model_dump(mode="json")
-        table["data"] = {"name": "polyp", "root": "r", "split": "s", "size": 32, "near_duplicates": "accept"}
+        table["data"] = {"root": "r", "split": "s", "size": 32, "near_duplicates": "accept", **named}
         known = assessment.floor(RunConfig.model_validate(table), data)
         assert "but on near-identical ones of 1 validation" in known.overlap_text()
 
