@@ -102,6 +102,11 @@ def spacing_of(path: Path) -> tuple[float, float, float] | None:
     return (between, down, across) if known else None
 
 
+def forget_volumes() -> None:
+    """Free the memory of the volumes that were read last; they are read again where they are asked for."""
+    _VOLUMES.forget()
+
+
 def read_slice(path: Path, *, channels: int, bits: int, window: Window | None) -> Picture:
     """(H, W, channels) of a slice, 8 or 16 bits a channel. Raises DataError.
 
@@ -277,6 +282,11 @@ class _Volumes:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
             return self._kept[key]
+
+    def forget(self) -> None:
+        """Keep none."""
+        with self._lock:
+            self._kept.clear()
 
     @staticmethod
     def _read(path: Path) -> NDArray[Any]:

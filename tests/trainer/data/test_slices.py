@@ -14,7 +14,7 @@ from trainer.data.files import file_hash, read_outlines
 from trainer.data.masks import coding_of_classes
 from trainer.data.reading import Reading, reading_of
 from trainer.data.sets import pictures
-from trainer.data.slices import order_of, slices_in, spacing_of
+from trainer.data.slices import _VOLUMES, order_of, slices_in, spacing_of
 from trainer.data.splits.near_duplicates import twins
 from trainer.data.splits.split import Row, read_split, write_split
 from trainer.errors import DataError
@@ -109,6 +109,7 @@ def make(root: Path, write, slices: int = 4) -> Path:
 @pytest.mark.parametrize("write", FORMS)
 def test_slices_of_every_form_give_the_same_pictures_labels_and_cases(tmp_path, write):
     data = open_data(settings(make(tmp_path / "d", write, slices=11)), cache=tmp_path / "cache")
+    assert not _VOLUMES._kept  # their memory is given back
     image, labels = volume(2, 11)
     samples = data.samples("validation")
     assert len(samples) == 11

@@ -250,6 +250,9 @@ def test_the_spacing_of_a_nifti_file_reaches_its_scores(tmp_path: Path):
     assert data.samples("validation")[2].image == "c1.nii.gz#2"
     place = Place("validation", data, "validation", None)
     result = measured(Levels(), place, Ranks("cpu"), threshold=None, precision="fp32")
+    name = "asd_missed_as_diagonal.liver"
+    scores = validate(Levels(), data, "validation", ranks=Ranks("cpu"), precision="fp32", monitor=name)
+    assert scores.means[name] == pytest.approx(result.columns[name][0])
     said = predicted(data)
     stack = np.stack([said[at] for at in range(SLICES)])
     both = np.concatenate(distances(stack == 1, volume(1)[1] == 1, (5.0, 0.5, 0.75)))

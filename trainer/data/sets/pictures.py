@@ -20,7 +20,7 @@ from trainer.data.files import file_hash
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
 from trainer.data.reading import OUTLINES, PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
-from trainer.data.slices import order_of, slice_place, spacing_of
+from trainer.data.slices import forget_volumes, order_of, slice_place, spacing_of
 from trainer.data.splits.folders import find_pairs, pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
@@ -51,6 +51,7 @@ def open_pictures(config: PolypData | PictureData, *, cache: Path, progress: Pro
         f"data.split = {config.split!r}", "draw the split again with another --seed, or give more images with an object"
     )
     data.refuse_leaks(config, progress)
+    forget_volumes()
     return data
 
 
@@ -174,6 +175,7 @@ class SplitPictures:
         pairs = [self._files(row) for row in self._rows[part]]
         made = decoded(self._cache, _content(self._contents(part)), pairs, self.config, progress)
         self.decoded += len(pairs) if made.fresh else 0
+        forget_volumes()
         return made
 
     def _files(self, row: Row) -> Pair:
