@@ -1,8 +1,10 @@
 """Scores by case: slices of a volume together, in three dimensions, and classes beside their mean."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -217,6 +219,38 @@ def test_slices_of_the_own_split_were_compared_as_volumes_and_are_no_teachers_le
         counts = assessment.alike(checkpoint.weights(path), data)
         assert counts is not None
         assert (counts["validation"] > 0) == bool(expected)
+
+
+class Side:
+    """One of two ranks that are threads of this process."""
+
+    world = 2
+
+    def __init__(self, rank: int, meeting: Barrier, table: dict[int, object]) -> None:
+        self.rank, self._meeting, self._table = rank, meeting, table
+        self.watchdog = Ranks("cpu").watchdog
+
+    def all_gather(self, value):
+        self._table[self.rank] = value
+        self._meeting.wait()
+        both = [self._table[0], self._table[1]]
+        self._meeting.wait()
+        return both
+
+
+def test_a_volume_may_have_its_slices_on_two_ranks(data: DataSet):
+    alone = CaseRows(data, "validation", None, threshold=None)
+    halves = [CaseRows(data, "validation", None, threshold=None) for _ in range(2)]
+
+    def keep(index: int, logits: Tensor) -> None:
+        alone.keep(index, logits)
+        halves[index % 2].keep(index, logits)
+
+    validate(Levels(), data, "validation", ranks=Ranks("cpu"), precision="fp32", keep=keep)
+    meeting, table = Barrier(2), {}
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(lambda rank: halves[rank].rows(Side(rank, meeting, table)), range(2)))
+    assert rows[0] == rows[1] == alone.rows(Ranks("cpu"))
 
 
 def test_slices_of_different_sizes_are_no_volume(tmp_path: Path):
