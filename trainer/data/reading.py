@@ -8,7 +8,7 @@ resized the picture to 1440 x 1080 before; here its own pixels are kept.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -258,8 +258,9 @@ def reading_of(config: PictureData, coding: Coding | None) -> Reading:
 
 
 def images_of(config: DataConfig) -> Reading:
-    """How pictures alone, without masks, are read for networks that were trained on the data."""
-    return reading_of(config, None) if isinstance(config, PictureData) else PLAIN
+    """How pictures alone, without masks, are read for networks that were trained on the data; cells, which masks cut
+    out of pictures, as pictures that were cut already."""
+    return replace(reading_of(config, None), cells=None) if isinstance(config, PictureData) else PLAIN
 
 
 def read_mask_values(path: Path, reading: Reading, image: Path | None = None) -> MaskValues:
