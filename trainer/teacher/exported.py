@@ -143,6 +143,8 @@ def _normalisation(config: ExportedTeacher, ours: Normalisation, where: str) -> 
     byte = config.pixels == "0-255"
     ours_mean, ours_std = torch.tensor(ours.mean), torch.tensor(ours.std)
     channels = len(ours.mean)
+    if config.colours == "bgr" and channels != 3:
+        raise CheckpointError(f'teacher.colours = "bgr": {where} is given {channels} channels, not 3; leave it out')
     black = torch.zeros(channels)
     usual = normalisation_for(channels)
     mean = _channels(config, "mean", black if byte else torch.tensor(usual.mean), where)

@@ -44,7 +44,10 @@ class Maps(Segmenter):
         self.taps = {}
         self._data = data
         if data.classes != 2:
-            raise CheckpointError(f'teacher.name = "maps": tells two classes apart, and the data has {data.classes}')
+            raise CheckpointError(
+                f'teacher.name = "maps": tells two classes apart, and the data has {data.classes}; bring the network '
+                'that made them (name = "onnx" or its weights)'
+            )
         self._files = {part: map_files(folder, part, data.samples(part)) for part in PARTS}
 
     def forward(self, images: Tensor) -> Output:  # noqa: ARG002 - the contract of a network

@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from models.config import ExportedTeacher
+from models.normalisation import normalisation_for
 from search.spec.identity import run_document
 from trainer.data.stream import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.fit import fit
 from trainer.teacher import open as opened
+from trainer.teacher.exported import Exported, Program
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -192,3 +195,26 @@ class TestExported:
         run = taught_by(onnx_table(write_onnx(tmp_path / "t.onnx")))
         reports = list(fit(run, cache=tmp_path, ranks=Ranks("cpu")))
         assert reports[-1].losses["kl"] > 0
+
+
+class TestSeveralClasses:
+    """What holds for two classes, or for red, green and blue, is refused for others in one line."""
+
+    @staticmethod
+    def exported(channels: int, *, output: str = "logits", returned: int = 1, **more: str) -> Exported:
+        config = ExportedTeacher.model_validate({"name": "onnx", "output": output} | more)
+        program = Program(lambda images: images[:, :1].expand(-1, returned, -1, -1).clone(), None, 1, None)
+        return Exported(program, config, normalisation_for(channels), classes=3, where="t.onnx")
+
+    def test_one_channel_is_no_network_of_three_classes(self, refusal) -> None:
+        for output in ("logits", "probabilities"):
+            network = self.exported(4, output=output)
+            text = refusal(lambda network=network: network(torch.rand(2, 4, 8, 8)))
+            assert "returns (2, 1, 8, 8), expected images, 3 channels" in text
+
+    def test_three_channels_are_taken_for_three_classes(self) -> None:
+        assert self.exported(1, returned=3)(torch.rand(2, 1, 8, 8)).logits.shape == (2, 3, 8, 8)
+
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_blue_first_is_of_three_channels(self, channels: int, refusal) -> None:
+        assert f"t.onnx is given {channels} channels" in refusal(lambda: self.exported(channels, colours="bgr"))

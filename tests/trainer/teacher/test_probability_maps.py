@@ -13,6 +13,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.resources import SharedResources
 from trainer.teacher.assessment import facts, floor
+from trainer.teacher.probability_maps import Maps
 
 
 @pytest.fixture
@@ -59,6 +60,11 @@ class TestMaps:
         text = refusal(lambda: floor(taught_by({"name": "maps", "checkpoint": str(folder)}), data))
         assert "4 train images have no map" in text
         assert "and 1 more" in text
+
+    def test_maps_of_the_foreground_are_refused_for_more_than_two_classes(self, folder, refusal, monkeypatch, data):
+        monkeypatch.setattr(data, "classes", 3)
+        text = refusal(lambda: Maps(folder, data))
+        assert 'teacher.name = "maps": tells two classes apart, and the data has 3; bring the network' in text
 
     def test_what_is_no_map_is_refused(self, data, folder, taught_by, refusal):
         run = taught_by({"name": "maps", "checkpoint": str(folder)})
