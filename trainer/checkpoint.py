@@ -25,8 +25,8 @@ from models.normalisation import IMAGENET, Normalisation
 from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
-from trainer.config import RunConfig
-from trainer.data.classes import channels_of, normalisation_of
+from trainer.config import DataConfig, RunConfig
+from trainer.data.classes import channels_of, classes_of, normalisation_of
 from trainer.errors import CheckpointError, explain, received
 from trainer.reports import Saved
 
@@ -263,6 +263,24 @@ def ready(path: Path, *, device: torch.device) -> Ready:
         raise CheckpointError(f"{path}: {error}") from error
     checkpoint.fill(network, file.tensors, path)
     return Ready(path, network.requires_grad_(False).eval().to(device), run, classes, file)
+
+
+def refuse_other_data(made: Ready, pictures: DataConfig) -> None:
+    """Raise CheckpointError in one line where a trained network has other classes or channels than the data, or its
+    classes in another order."""
+    known, own = classes_of(pictures), classes_of(made.run.data)
+    channels = made.file.word("channels")
+    if (len(known), channels_of(pictures)) != (made.classes, channels):
+        raise CheckpointError(
+            f"{made.path}: made for {made.classes} classes and {channels} channels, but the data has {len(known)} and "
+            f"{channels_of(pictures)}; give --data a study or run whose data fits"
+        )
+    names, trained = ([each.name for each in classes] for classes in (known, own))
+    if names != trained and sorted(names) == sorted(trained):
+        raise CheckpointError(
+            f"data.classes = {', '.join(names)}: {made.path} was trained on {', '.join(trained)}, in this order; order "
+            "the classes as it has them"
+        )
 
 
 def _count(file: Weights, name: str) -> int:

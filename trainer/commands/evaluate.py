@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from trainer.evaluation.metrics import Scores
 
 IGNORE = 255
+BY_CLASS = ("dice", "iou", "precision", "recall")
+"""Scores that the table of classes has."""
 AGREED = 1e-4
 """Largest difference from torchmetrics, which adds in float32, that rounding explains."""
 
@@ -51,8 +53,6 @@ def main(args: Namespace) -> int:
     run = run_of(args, made)
     part: Part = "test" if args.open_test else "validation"
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
-    if data.classes != made.classes:
-        raise UserError(f"{args.weights}: made for {made.classes} classes, but the data has {data.classes}")
     opening = None
     if args.open_test:
         folder = args.openings or args.weights.parent
@@ -116,21 +116,24 @@ def _case_rows(data: "DataSet", part: "Part", opening: "Opening | None") -> "Cas
 
 def run_of(args: Namespace, made: "Ready") -> RunConfig:
     """The run whose data and teacher count: that of --data FILE, else the weights' own. Raises UserError, also where
-    the network does not take pictures of that size."""
+    the network does not take pictures of that size, and CheckpointError where it has other classes or channels."""
+    from trainer.checkpoint import refuse_other_data
     from trainer.dry_run import refuse_other_size
 
     if args.data is not None:
         run = read(args.data, sets=args.set).run
+        refuse_other_data(made, run.data)
         refuse_other_size(made, run.data)
         return run
     if not args.set:
+        refuse_other_data(made, made.run.data)
         return made.run
     raise UserError(f"--set {args.set[0]}: needs --data FILE, the study or run that it changes")
 
 
 def facts(path: Path, sha256: str, part: str, data: "DataSet", scores: "Scores") -> dict[str, Any]:
     """What --json writes."""
-    return {
+    document: dict[str, Any] = {
         "weights": str(path),
         "sha256": sha256,
         "part": part,
@@ -143,6 +146,11 @@ def facts(path: Path, sha256: str, part: str, data: "DataSet", scores: "Scores")
         "deviation": {name: float(np.std(values)) for name, values in (scores.cases or scores.images).items()},
         **({"cases": len(scores.cases["dice"])} if scores.cases else {}),
     }
+    if data.classes > 2:
+        document["classes"] = {
+            name: {score: scores.means[f"{score}.{name}"] for score in BY_CLASS} for name in data.class_names[1:]
+        }
+    return document
 
 
 def per_image(data: "DataSet", part: "Part", opening: "Opening | None", scores: "Scores") -> str:
@@ -171,7 +179,8 @@ def per_case(measured: "CaseRows", ranks: "Ranks") -> str:
 class SecondOpinion:
     """torchmetrics on the same masks, as a `keep` of `trainer.evaluation.metrics.validate`.
 
-    Single images are compared where truth and prediction both have every class: conventions for empty masks differ.
+    Single images are compared where truth and prediction both have every class, of more than two classes each class
+    where both have it: conventions for empty masks differ.
     """
 
     def __init__(self, data: "DataSet", part: "Part", opening: "Opening | None") -> None:
@@ -196,8 +205,9 @@ class SecondOpinion:
         truth = torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).long()
         for metric in self._pooled.values():
             metric.update(label[None], truth[None])
-        valid = truth != IGNORE
-        if any(len(torch.bincount(each[valid]).nonzero()) < self._data.classes for each in (label, truth)):
+        valid, classes = truth != IGNORE, self._data.classes
+        there = torch.stack([torch.bincount(each[valid], minlength=classes) > 0 for each in (label, truth)]).all(0)
+        if not (there.all() if classes == 2 else there[1:].any()):
             return
         functions: dict[str, Callable[..., Tensor]] = {
             "dice": metrics.multiclass_f1_score,
@@ -206,11 +216,15 @@ class SecondOpinion:
             "recall": metrics.multiclass_recall,
             "specificity": metrics.multiclass_specificity,
         }
-        arguments: dict[str, Any] = {"num_classes": self._data.classes, "average": "none", "ignore_index": IGNORE}
-        self._images[index] = {
-            name: float(function(label[None], truth[None], **arguments)[1:].mean())
-            for name, function in functions.items()
-        }
+        arguments: dict[str, Any] = {"num_classes": classes, "average": "none", "ignore_index": IGNORE}
+        values = self._images[index] = {}
+        for name, function in functions.items():
+            by_class = function(label[None], truth[None], **arguments)[1:]
+            if bool(there[1:].all()):
+                values[name] = float(by_class.mean())
+            if classes > 2:
+                named = zip(self._data.class_names[1:], by_class, there[1:], strict=True)
+                values |= {f"{name}.{known}": float(value) for known, value, both in named if both}
 
     def compare(self, scores: "Scores") -> tuple[dict[str, float], bool]:
         """Largest difference by score with how many images were compared, and whether all is rounding."""
@@ -233,17 +247,35 @@ def _print(document: dict[str, Any], scores: "Scores") -> None:
     of = f" of {document['cases']} cases" if "cases" in document else ""
     print(f"{document['weights']}  {document['part']}: {document['images']} images{of} at native size, {rule}")
     for name, mean in scores.means.items():
+        if "." in name:
+            continue
         if name in scores.images:
             print(f"{name:12} {mean:.4f}   over {what}: deviation {document['deviation'][name]:.4f}")
         else:
             print(f"{name:12} {mean:.4f}   pooled, with the background")
+    for line in class_table(document.get("classes", {}), scores.means):
+        print(line)
     second = dict(document.get("torchmetrics", {}))
     if second:
         images = int(second.pop("images_compared"))
         rest = document["images"] - images
         gap = max(second.values())
         says = "agrees" if gap < AGREED else "DIFFERS"
-        print(f"torchmetrics {says}: by at most {gap:.1g} ({images} images compared, {rest} with an empty mask not)")
+        each = ", each class where truth and prediction have it" if "classes" in document else ""
+        print(
+            f"torchmetrics {says}: by at most {gap:.1g} ({images} images compared{each}, {rest} with an empty mask not)"
+        )
+
+
+def class_table(classes: Mapping[str, Mapping[str, float]], means: Mapping[str, float]) -> list[str]:
+    """A line a class with its scores, and their means over classes; nothing where there are two classes."""
+    if not classes:
+        return []
+    width = max(len(name) for name in (*classes, "mean"))
+    rows = {**classes, "mean": {name: means[name] for name in BY_CLASS}}
+    head = f"{'class':{width}}  " + "  ".join(f"{name:>9}" for name in BY_CLASS)
+    lines = [f"{name:{width}}  " + "  ".join(f"{row[score]:9.4f}" for score in BY_CLASS) for name, row in rows.items()]
+    return [head, *lines]
 
 
 def _write(path: Path, text: str) -> None:

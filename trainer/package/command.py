@@ -86,20 +86,15 @@ def package(wish: Wish) -> list[str]:
     """
     import torch
 
-    from trainer.checkpoint import ready
+    from trainer.checkpoint import ready, refuse_other_data
     from trainer.data import open_data
 
     _refuse(wish)
     need("onnx", "onnxscript", "onnxruntime")
     made = ready(wish.weights, device=torch.device("cpu"))
     run = wish.data or made.run
+    refuse_other_data(made, run.data)
     data = open_data(run.data, cache=wish.cache, progress=Counting("decoding pictures"))
-    channels = int(made.file.word("channels"))
-    if (data.classes, data.channels) != (made.classes, channels):
-        raise UserError(
-            f"{wish.weights}: made for {made.classes} classes and {channels} channels, but the data has {data.classes} "
-            f"and {data.channels}; name other data with --data"
-        )
     beside = wish.folder.with_name(f".{wish.folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True)

@@ -113,6 +113,12 @@ class TestFolder:
         )
         assert done.returncode == 0, done.stdout
 
+    def test_two_classes_in_rgb_have_the_keys_that_older_readers_know(self, place: Path) -> None:
+        p = json.loads((place / "ship" / inference.PREPROCESSING).read_text())
+        assert p["schema"] == 1
+        assert set(p) == {"schema", "size", "fit", "channels", "mean", "std", "classes", "threshold", "threshold_from"}
+        assert "probability_by_class" not in json.loads((place / "ship" / inference.PARITY).read_text())
+
     def test_the_run_in_it_trains_again_and_the_weights_are_the_same_file(self, place: Path) -> None:
         assert read(place / "ship" / inference.RUN).run == RunConfig.model_validate(RUN)
         assert (place / "ship" / inference.WEIGHTS).read_bytes() == (place / "student.safetensors").read_bytes()
