@@ -6,6 +6,7 @@ A package runs through onnxruntime; torch is then neither needed nor imported.
 import csv
 import io
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,13 @@ from PIL import Image
 
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
+from trainer.config import PictureData
 from trainer.data.classes import LabelClass, classes_of, hexadecimal, numbered
 from trainer.data.dataset import DataSet, Picture, Pixels
 from trainer.data.file_check import summarised
 from trainer.data.files import SUFFIXES, listed_pictures
 from trainer.data.reading import as_rgb, images_of
+from trainer.data.slices import slice_place, slices_of
 from trainer.distributed.launch import device, writable
 from trainer.errors import DataError, UserError, on_stderr, one_line
 from trainer.evaluation.case_figures import chosen, drawn, legend, overlay, predicted_labels
@@ -67,7 +70,13 @@ def _package(args: Namespace) -> int:
         packed = with_threshold(packed, args.threshold)
     p = packed.preprocessing
     return segment(
-        args.images, args.output, packed.masks, classes=p.label_classes, read=p.read_picture, by=str(args.weights)
+        args.images,
+        args.output,
+        packed.masks,
+        classes=p.label_classes,
+        read=p.read_picture,
+        by=str(args.weights),
+        slices=slices_of if p.schema_ > 1 else no_slices,
     )
 
 
@@ -123,6 +132,7 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
         classes=numbered(classes_of(config), made.classes),
         read=images_of(config).image,
         by=str(made.path),
+        slices=slices_of if isinstance(config, PictureData) else no_slices,
     )
 
 
@@ -206,16 +216,30 @@ LEGEND, CLASSES = "legend.png", "classes.csv"
 """Beside the masks of more than two classes: the classes' names and colours to be seen, and to be read by programs."""
 
 
-def segment(images: Path, output: Path, masks: Masks, *, classes: Sequence[LabelClass], read: Read, by: str) -> int:
+def no_slices(_path: Path) -> Sequence[Path]:
+    """Of data whose files are pictures alone."""
+    return ()
+
+
+def segment(
+    images: Path,
+    output: Path,
+    masks: Masks,
+    *,
+    classes: Sequence[LabelClass],
+    read: Read,
+    by: str,
+    slices: Callable[[Path], Sequence[Path]] = no_slices,
+) -> int:
     """Write `output`/masks and `output`/overlays for the pictures of a folder; 0, or NOT_ALL.
 
-    Masks of two classes are black and white. Those of more are PNGs with a palette: the index of a pixel is its label,
-    its colour that of the class, and LEGEND and CLASSES say which is which. Raises UserError where the folder holds no
-    picture or the output cannot be written.
+    slices: the paths of the slices of a file that is no picture. Masks of two classes are black and white. Those of
+    more are PNGs with a palette: the index of a pixel is its label, its colour that of the class, and LEGEND and
+    CLASSES say which is which. Raises UserError where the folder holds no picture or the output cannot be written.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; give one that holds pictures")
-    files, left = listed_pictures(images)
+    files, left = listed_pictures(images, slices)
     if not files:
         unread = f"; found: {'; '.join(left)}" if left else ""
         raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}{unread}")
@@ -278,9 +302,18 @@ def _readable(files: Sequence[Path], read: Read, bad: list[DataError]) -> Iterat
 
 
 def _names(files: Sequence[Path]) -> dict[Path, str]:
-    """A PNG's name for each picture; the old suffix stays in where two would get the same."""
-    stems = [file.stem for file in files]
-    return {file: f"{file.stem if stems.count(file.stem) == 1 else file.name}.png" for file in files}
+    """A PNG's name for each picture; the old suffix stays in where two would get the same. Slices of a volume get their
+    number behind its name: `case.h5-0017.png`."""
+    stems = Counter(file.stem for file in files)
+    return {file: _numbered(file) or f"{file.stem if stems[file.stem] == 1 else file.name}.png" for file in files}
+
+
+def _numbered(file: Path) -> str | None:
+    """The name of a slice's mask; None where a file is one picture."""
+    place = slice_place(file)
+    if place is None or place.number is None:
+        return None
+    return f"{place.file.name}-{place.number:04}.png"
 
 
 def _save(path: Path, picture: Image.Image) -> None:

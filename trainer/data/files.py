@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -213,9 +213,10 @@ class Listing(NamedTuple):
     """A line a kind of file that is not read, with a count and names; hidden files are not spoken of."""
 
 
-def listed_pictures(folder: Path) -> Listing:
+def listed_pictures(folder: Path, slices: Callable[[Path], Sequence[Path]] = lambda _: ()) -> Listing:
     """What of a folder is read, by the names of its files; folders in it are left alone.
 
+    slices: the paths of the slices of a file that is no picture.
     Raises DataError for a name that no text file can hold, and for a link without a file.
     """
     pictures, others = [], defaultdict(list)
@@ -228,6 +229,8 @@ def listed_pictures(folder: Path) -> Listing:
             if any("\ud800" <= sign <= "\udfff" for sign in path.name):
                 raise DataError(f"{path}: the file's name is no UTF-8; rename it")
             pictures.append(path)
+        elif inner := slices(path):
+            pictures += inner
         else:
             others[path.suffix.lower()].append(path.name)
     left = [

@@ -91,6 +91,14 @@ def slices_in(path: Path) -> int:
         return int(_dataset(path, file, "image").shape[0])
 
 
+def slices_of(path: Path) -> list[Path]:
+    """The slices of a file, each as a path; none where it is no file of slices. Raises DataError."""
+    if path.suffix.lower() == ".npz":
+        return [path]
+    numbered = slice_place(Path(f"{path}#0")) is not None
+    return [Path(f"{path}#{number}") for number in range(slices_in(path))] if numbered else []
+
+
 def spacing_of(path: Path) -> tuple[float, float, float] | None:
     """Millimetres between slices, between rows and between columns; None where the file does not say it. Raises
     DataError."""

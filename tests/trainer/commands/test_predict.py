@@ -10,6 +10,8 @@ from trainer.commands.predict import NOT_ALL, segment
 from trainer.data.classes import TWO_CLASSES
 from trainer.data.dataset import Pixels
 from trainer.data.files import read_image
+from trainer.data.reading import Reading
+from trainer.data.slices import slices_of
 from trainer.errors import UserError
 
 
@@ -42,3 +44,31 @@ def test_a_folder_without_pictures_says_what_is_there(tmp_path: Path) -> None:
         UserError, match=r"holds no picture; known kinds: .*; found: 1 \.dcm file, of a kind that is not"
     ):
         segment(tmp_path, tmp_path / "out", bright, classes=TWO_CLASSES, read=read_image, by="a test")
+
+
+def written(folder: Path, name: str) -> list[str]:
+    """Three slices as a file of this kind; the names of their masks."""
+    volume = np.random.default_rng(1).random((3, 8, 9)).astype(np.float32)
+    folder.mkdir()
+    if name.endswith(".npz"):
+        np.savez(folder / name, image=volume[0], label=volume[0] > 0.5)
+        return [f"{Path(name).stem}.png"]
+    if name.endswith(".h5"):
+        with pytest.importorskip("h5py").File(folder / name, "w") as file:
+            file["image"], file["label"] = volume, volume > 0.5
+    else:
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([-1.0, -1.0, 1.0, 1.0])), folder / name)
+    return [f"{name}-000{number}.png" for number in range(3)]
+
+
+@pytest.mark.parametrize("name", ["one.npz", "case.h5", "case.nii.gz"])
+def test_slices_are_read_where_the_data_has_them(name: str, tmp_path: Path) -> None:
+    """A mask a slice; for networks of pictures such files are left out."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = written(folder, name)
+    read = Reading(None, ("ground", "liver"), 1, 16, (0.0, 1.0)).image
+    assert segment(folder, out, bright, classes=TWO_CLASSES, read=read, slices=slices_of, by="x") == 0
+    assert sorted(path.name for path in (out / "masks").iterdir()) == names
+    with pytest.raises(UserError, match=r"holds no picture; .*1 \.\w+ file"):
+        segment(folder, out, bright, classes=TWO_CLASSES, read=read, by="x")
