@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -223,12 +224,24 @@ class TestFit:
 
     @pytest.mark.slow
     def test_two_recorded_ranks_are_started_and_other_ranks_are_an_excuse(
-        self, place: Path, taught: object, trainer: Trainer, listening: dict[int, set[str]]
+        self,
+        place: Path,
+        taught: object,
+        trainer: Trainer,
+        launch: Callable[..., Any],
+        listening: dict[int, set[str]],
     ) -> None:
+        """First as ranks of a torchrun that the user started, from whose variables each knows its place."""
         two = place / "two.safetensors"
         cache = ["--cache", place / "cache"]
-        done = trainer("fit", place / "small.toml", *cache, "--ranks", 2, "--threads", 1, "-o", two)
-        assert "2 ranks" in done.stdout
+        words = ["fit", place / "small.toml", *cache, "--threads", 1, "-o", two]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [launch("trainer", *words, **where, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
+        assert [rank.wait(200) for rank in ranks] == [0, 0], ranks[0].log
+        assert "2 ranks" in ranks[0].log
         export = exported(place / "two.json", two, ranks=2)
         assert "equal, bit for bit" in trainer("fit", export, *cache).stdout
         done = trainer("fit", export, *cache, "--ranks", 1)
