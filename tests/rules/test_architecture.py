@@ -313,7 +313,7 @@ def test_no_mode_of_failure_is_swallowed():
 
 MOST_HOMES = 2
 """Modules that may define a public function or class of the same name."""
-SHARED_NAMES = frozenset({"main", "add_arguments", "build", "load", "read"})
+SHARED_NAMES = frozenset({"main", "add_arguments", "build", "load", "read", "recognise", "pairs_in"})
 """What every command, and every kind of file or plug-in, has under the same name."""
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.data.files import BadFile, orientation, read_image, read_mask_picture, some
-from trainer.data.masks import MaskValues, refuse_other_size, values_of
+from trainer.data.files import BadFile, orientation, some
+from trainer.data.masks import MaskValues, covered, refuse_other_size, values_of
 from trainer.data.perceptual_hash import ImageHashes, image_hashes
+from trainer.data.reading import PLAIN, Reading, as_rgb, read_mask_values
 from trainer.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -34,20 +35,33 @@ class CheckedPair:
     """EXIF orientation of the image; it is not obeyed."""
 
 
-def check_pair(image: Path, mask: Path) -> CheckedPair:
-    """Read one pair. Raises DataError."""
-    pixels, labels = read_image(image), read_mask_picture(mask)
-    refuse_other_size(image, pixels, mask, labels.pixels)
+def check_pair(image: Path, mask: Path, reading: Reading = PLAIN) -> CheckedPair:
+    """Read one pair as training will. Raises DataError.
+
+    reading: PLAIN where nobody has said what masks hold; else their values are judged by it, but for values that it
+    does not name: what these are is a question to all masks of a source.
+    """
+    if reading == PLAIN:
+        pixels, stored = reading.image(image), reading.mask_picture(mask, image)
+        refuse_other_size(image, pixels, mask, stored.pixels)
+        values = values_of(stored)
+    else:
+        values = read_mask_values(mask, reading, image)
+        named = reading.coding is None or covered(values, reading.coding)
+        pixels = reading.pair(image, mask)[0] if named else reading.image(image)
     height, width = pixels.shape[:2]
-    return CheckedPair(height, width, values_of(labels), image_hashes(pixels), orientation(image))
+    shown = pixels if reading.cells is None else reading.image(image)  # leaks are looked for in whole pictures
+    return CheckedPair(height, width, values, image_hashes(as_rgb(shown)), orientation(image))
 
 
-def check_pairs(pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None) -> list[CheckedPair | DataError]:
+def check_pairs(
+    pairs: Sequence[tuple[Path, Path]], progress: Progress | None = None, *, reading: Reading = PLAIN
+) -> list[CheckedPair | DataError]:
     """One entry a pair, in order; what was wrong stands in the place of a bad one."""
 
     def one(pair: tuple[Path, Path]) -> CheckedPair | DataError:
         try:
-            return check_pair(*pair)
+            return check_pair(*pair, reading)
         except DataError as error:
             return error
 

@@ -255,7 +255,7 @@ def coding_of(
     name.
     """
     coding = given or _named_by_themselves(masks.values())
-    odd = [name for name, values in masks.items() if not _covered(values, coding)]
+    odd = [name for name, values in masks.items() if not covered(values, coding)]
     if odd:
         raise DataError(_unnamed(masks, odd, coding, source, given is not None, remedy))
     return coding
@@ -280,7 +280,8 @@ def _named_by_themselves(masks: Iterable[MaskValues]) -> Coding:
     return Coding(((0, BACKGROUND), (top * _GREY, OBJECT)))
 
 
-def _covered(values: MaskValues, coding: Coding) -> bool:
+def covered(values: MaskValues, coding: Coding) -> bool:
+    """Whether the coding names all values of a file; of a JPEG, those near which nearly all of its pixels lie."""
     if values.lossy:
         return coding.far(values) <= 1 - NEAR_SHARE
     return all(value in coding.exact for value in values.counts)
@@ -313,7 +314,7 @@ def _unnamed(
         f"say what each value means, such as {remedy} {_suggested(sorted(pooled))}; two classes are trained, so that "
         "several values may be object; for more, name classes"
         if coding.names == BLACK_AND_WHITE.names
-        else "name them in data.classes, or in data.ignore"
+        else f"name them in {remedy}"
     )
     return f"{source}: {len(odd)} of {len(masks)} masks {why}: {shares}{more} ({some(odd)}){named_as}{hint}; {asked}"
 

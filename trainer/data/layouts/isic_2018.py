@@ -3,43 +3,37 @@
 ISIC2018_Task1-2_{Training,Validation,Test}_Input/ISIC_<7 digits>.jpg
 ISIC2018_Task1_{Training,Validation,Test}_GroundTruth/ISIC_<7 digits>_segmentation.png   (small s; 2016 has a capital)
 
-2594, 100 and 1000 pictures; masks hold 0 and 255. The training folder alone is also in use, split anew.
+2594, 100 and 1000 pictures; masks hold 0 and 255. The training folder alone is also in use, split anew. From memory:
+that ATTRIBUTION.txt and LICENSE.txt lie among the pictures, and the terms.
 """
 
 from pathlib import Path
 
 from trainer.data.dataset import Part
-from trainer.data.files import some
-from trainer.data.layouts.layout import Layout, pictures_in, spare_files
-from trainer.data.splits.folders import Pair, Survey
-from trainer.errors import DataError
+from trainer.data.layouts.layout import Layout, together, two_folders
+from trainer.data.splits.folders import Survey
 
 PARTS: dict[str, Part] = {"Training": "train", "Validation": "validation", "Test": "test"}
-ENDING = "_segmentation"
 
 
 def recognise(root: Path) -> str | None:
-    """By the name of the folders of pictures and masks."""
-    there = [name for name in PARTS if all(folder.is_dir() for folder in _folders(root, name))]
+    """By the names of the folders of pictures and masks."""
+    there = _there(root)
     return f"it holds {' and '.join(_folders(root, name)[0].name for name in there)}" if there else None
 
 
 def pairs_in(root: Path) -> Survey:
     """The pairs of all parts that are there; a training folder that is alone is not divided."""
-    there = [name for name in PARTS if all(folder.is_dir() for folder in _folders(root, name))]
-    pairs, left = [], []
-    for name in there:
-        images, masks = _folders(root, name)
-        pictures = {path.stem: path for path in pictures_in(images)}
-        labels = {path.stem.removesuffix(ENDING): path for path in pictures_in(masks) if path.stem.endswith(ENDING)}
-        lone = sorted(pictures.keys() ^ labels.keys())
-        if lone:
-            raise DataError(f"{root}: {len(lone)} of {name} have a picture or a mask, not both ({some(lone)})")
-        part = PARTS[name] if len(there) > 1 else None
-        pairs += [Pair(pictures[stem], labels[stem], part) for stem in sorted(pictures)]
-        spare = spare_files(images, list(pictures.values())) + spare_files(masks, list(labels.values()))
-        left += [f"{name}: {len(spare)} files that are no pictures or masks ({some(spare)})"] if spare else []
-    return Survey(pairs, left)
+    there = _there(root)
+    surveys = [
+        two_folders(*_folders(root, name), part=PARTS[name] if len(there) > 1 else None, behind="_segmentation")
+        for name in there
+    ]
+    return together(root, surveys, [folder for name in there for folder in _folders(root, name)])
+
+
+def _there(root: Path) -> list[str]:
+    return [name for name in PARTS if all(folder.is_dir() for folder in _folders(root, name))]
 
 
 def _folders(root: Path, part: str) -> tuple[Path, Path]:
@@ -51,5 +45,4 @@ LAYOUT = Layout(
     terms="most pictures CC0, some CC BY-NC (the file in the archive says which); https://challenge.isic-archive.com",
     recognise=recognise,
     survey=pairs_in,
-    settings={"name": "polyp"},
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.data.dataset import Part
-from trainer.data.files import SUFFIXES, listed_pictures, some
+from trainer.data.files import CLASS, SUFFIXES, listed_pictures, some
 from trainer.errors import DataError
 
 PARTS: dict[str, Part] = {
@@ -50,21 +50,24 @@ class Pair(NamedTuple):
     """Patient or sequence, where the data set says it."""
     case: str = ""
     """The volume that a slice is of; its slices are scored as one."""
+    source: str = ""
+    """The data set that it comes from, where a folder holds several; empty: the folder's name."""
 
 
 def find_sets(root: Path) -> list[Path]:
     """The data sets in a folder: itself where it is one, else those right below it. Raises DataError: there is none."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    if _is_set(root):
+    if is_set(root):
         return [root]
-    sets = [sub for sub in _folders(root) if _is_set(sub)]
+    sets = [sub for sub in _folders(root) if is_set(sub)]
     if not sets:
         raise DataError(_nothing(root))
     return sets
 
 
-def _is_set(folder: Path) -> bool:
+def is_set(folder: Path) -> bool:
+    """Whether a folder holds images and masks, or parts with such. Raises DataError where several folders could."""
     return _picture_folders(folder) is not None or any(sub.name.lower() in PARTS for sub in _folders(folder))
 
 
@@ -75,6 +78,8 @@ class Survey(NamedTuple):
     """By name within each part."""
     left: list[str]
     """A line a cause, with a count and names."""
+    validates: bool = True
+    """False: the data set has training and test pictures and none to validate, so that some of the first are drawn."""
 
 
 class Pattern(NamedTuple):
@@ -114,8 +119,12 @@ def find_pairs(folder: Path, pattern: Pattern | None = None) -> list[Pair]:
     return survey(folder, pattern).pairs
 
 
-def survey(folder: Path, pattern: Pattern | None = None) -> Survey:
-    """All pairs of a folder, and what was left out. Raises DataError: nothing there, or images without a mask."""
+def survey(folder: Path, pattern: Pattern | None = None, classes: Sequence[str] = ()) -> Survey:
+    """All pairs of a folder, and what was left out.
+
+    classes: names of all but the ground, where each has a mask of its own: <mask>_<class>, or the class's name as a
+    folder in that of the masks. Raises DataError: nothing there, or images without a mask.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     below = _folders(folder)
@@ -136,7 +145,10 @@ def survey(folder: Path, pattern: Pattern | None = None) -> Survey:
             places.append((*inner, part))
     if not places:
         raise DataError(_nothing(folder))
-    taken = [_match(images, masks, part, pattern) for images, masks, part in places]
+    taken = [
+        _match_classes(images, masks, part, pattern, classes) if classes else _match(images, masks, part, pattern)
+        for images, masks, part in places
+    ]
     return Survey([pair for each in taken for pair in each.pairs], [line for each in taken for line in each.left])
 
 
@@ -193,6 +205,41 @@ def _match(images: Path, masks: Path, part: Part | None, pattern: Pattern | None
         )
         raise DataError(f"{images.parent}: {mistakes}{unread}; {_rule(pattern, missing, spare)}")
     return Survey([Pair(by_image[stem], by_mask[mask_of[stem]], part) for stem in sorted(by_image)], left)
+
+
+def _match_classes(
+    images: Path, masks: Path, part: Part | None, pattern: Pattern | None, classes: Sequence[str]
+) -> Survey:
+    """The pairs of images with a mask a class; the path of such masks has CLASS in the place of the class's name."""
+    apart = all((masks / name).is_dir() for name in classes)
+    form = pattern or Pattern(("", ""), ("", "" if apart else f"_{CLASS}"))
+    if not apart and CLASS not in "".join(form.mask):
+        raise DataError(f"{PATTERN} {str(form)!r}: a mask a class needs {CLASS} in its name, such as '{{}}_{CLASS}'")
+    pictures = listed_pictures(images)
+    listings = {name: listed_pictures(masks / name if apart else masks) for name in classes}
+    left = [f"{images.name}: {line}" for line in pictures.left]
+    left += list(dict.fromkeys(f"{masks.name}: {line}" for listing in listings.values() for line in listing.left))
+    files = {name: _by_stem(listing.pictures) for name, listing in listings.items()}
+    pairs, missing, taken = [], [], set()
+    for stem, image in sorted(_by_stem(pictures.pictures).items()):
+        common = form.common(stem, mask=False)
+        name = stem if common is None else common.join(form.mask)
+        own = {known: files[known].get(name.replace(CLASS, known)) for known in classes}
+        there = [path for path in own.values() if path is not None]
+        missing += [f"{image.name}: no mask of {known}" for known, path in own.items() if path is None]
+        taken.update(there)
+        endings = sorted({path.suffix for path in there})
+        if len(endings) > 1:
+            raise DataError(f"{image}: its masks end differently ({', '.join(endings)}); save all as one kind")
+        place = masks / CLASS if apart else masks
+        pairs += [Pair(image, place / f"{name}{endings[0]}", part)] if endings else []
+    spare = sorted({path.name for by_stem in files.values() for path in by_stem.values()} - {p.name for p in taken})
+    if missing or spare or not pairs:
+        lacking = [f"{len(missing)} masks are missing ({some(missing)})"] if missing else []
+        lacking += [f"{len(spare)} masks of no image or class ({some(spare)})"] if spare else []
+        where = "a folder a class" if apart else f"named {form}"
+        raise DataError(f"{images.parent}: {' and '.join(lacking) or 'no images'}; masks are {where}")
+    return Survey(pairs, left)
 
 
 def _by_stem(paths: list[Path]) -> dict[str, Path]:

@@ -56,12 +56,17 @@ def codings_of(
     return codings
 
 
-def given_codings(rows: Sequence[Row], masks: Sequence[MaskValues], coding: Coding) -> Codings:
-    """One meaning for the masks of all sources, as a data set names its classes. Raises DataError for other values."""
+def given_codings(
+    rows: Sequence[Row], masks: Sequence[MaskValues], coding: Coding, *, remedy: str = "data.classes, or in data.ignore"
+) -> Codings:
+    """One meaning for the masks of all sources, as a data set names its classes.
+
+    remedy: where a value is named, for messages. Raises DataError for values that nobody named, with their files.
+    """
     sources: dict[str, dict[str, MaskValues]] = {}
     for row, values in zip(rows, masks, strict=True):
         sources.setdefault(row.source, {})[row.mask] = values
-    return {source: coding_of(by_name, source, given=coding) for source, by_name in sources.items()}
+    return {source: coding_of(by_name, source, given=coding, remedy=remedy) for source, by_name in sources.items()}
 
 
 def _others(sources: Mapping[str, object], good: Codings) -> list[str]:
@@ -92,6 +97,35 @@ def refuse_empty_parts(
     )
 
 
+def refuse_absent_classes(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Codings, where: str) -> list[str]:
+    """Lines of warning for classes that no mask of validation or test holds.
+
+    Of two classes `refuse_empty_parts` judges. Raises DataError for classes that no mask of train holds: nothing of
+    them can be learned.
+    """
+    names = next(iter(codings.values())).names
+    if len(names) <= 2:
+        return []
+    held: dict[str, set[int]] = {part: set() for part in PARTS}
+    for row, values in zip(rows, masks, strict=True):
+        held[row.part] |= {label for label, count in codings[row.source].pixels(values).items() if count}
+    absent = {
+        part: [name for label, name in enumerate(names) if label not in held[part]]
+        for part in PARTS
+        if any(row.part == part for row in rows)
+    }
+    if absent.get("train"):
+        raise DataError(
+            f"{where}: no mask of train holds {', '.join(absent['train'])}: nothing of it is learned; {AGAIN}, or "
+            "leave it out of the classes"
+        )
+    return [
+        f"warning: no mask of {part} holds {', '.join(lost)}: scores over {part} say nothing of it"
+        for part, lost in absent.items()
+        if lost
+    ]
+
+
 def mask_lines(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Codings) -> list[str]:
     """What is worth saying of each source's masks: what their values mean where they are not black and white, and how
     many grey pixels of JPEGs went to the nearest value."""
@@ -99,7 +133,9 @@ def mask_lines(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Coding
     for source, coding in codings.items():
         own = [values for row, values in zip(rows, masks, strict=True) if row.source == source]
         total = sum(values.pixels for values in own)
-        if coding != BLACK_AND_WHITE:
+        if coding.names != BLACK_AND_WHITE.names:
+            lines.append(f"masks of {source}: {meaning_text(coding)}; pixels: {_shares(own, coding, total)}")
+        elif coding != BLACK_AND_WHITE:
             share = sum(coding.share(values, OBJECT) * values.pixels for values in own) / total
             lines.append(f"masks of {source}: {meaning_text(coding)}; the object has {share:.1%} of the pixels")
         moved = sum(coding.moved(values) for values in own)
@@ -110,6 +146,13 @@ def mask_lines(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Coding
                 "and went to the nearest"
             )
     return lines
+
+
+def _shares(masks: Sequence[MaskValues], coding: Coding, total: int) -> str:
+    pixels: Counter[int] = Counter()
+    for values in masks:
+        pixels.update(coding.pixels(values))
+    return ", ".join(f"{name} {pixels[label] / total:.1%}" for label, name in enumerate(coding.names))
 
 
 def kept_values(

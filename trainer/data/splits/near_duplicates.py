@@ -57,7 +57,7 @@ def twins(rows: Sequence[Row], looks: Sequence[ImageHashes | None]) -> list[Twin
     for at, entry in enumerate(looks):
         if entry is None or (rows[at].case and not any(entry.sketch)):
             continue
-        if first.setdefault(entry.pixels, at) != at:
+        if rows[first.setdefault(entry.pixels, at)].image != rows[at].image:  # each cell of a picture has a row
             same.append(Twins(rows[first[entry.pixels]], rows[at], 1.0, identical=True))
     kept = sorted(first.values())
     sketches = [entry.sketch for entry in (looks[at] for at in kept) if entry is not None]

@@ -145,9 +145,10 @@ def _row(cells: dict[str, str], root: Path) -> Row:
 
 def _is_there(place: Path) -> bool:
     """Whether a file is there; of a path that stands for a file a class, any of them."""
-    if CLASS not in place.name:
-        return file_of(place).is_file()
-    return any(place.parent.glob(escape(place.name).replace(escape(CLASS), "*")))
+    folder, name = place.parent, escape(place.name).replace(escape(CLASS), "*")
+    if folder.name == CLASS:
+        return any(folder.parent.glob(f"*/{name}"))
+    return any(folder.glob(name)) if CLASS in place.name else file_of(place).is_file()
 
 
 def _check_once(path: Path, lines: dict[int, Row], columns: Sequence[str]) -> None:

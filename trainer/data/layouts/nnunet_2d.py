@@ -1,0 +1,123 @@
+"""nnU-Net's raw folders of two-dimensional data (Isensee et al. 2021, Nature Methods 18).
+
+DatasetNNN_Name/dataset.json, imagesTr/<case>_0000.png, labelsTr/<case>.png; imagesTs, and from some labelsTs
+
+dataset.json says what labels are called (`labels`: name -> value), which channels there are (`channel_names`) and how
+files end (`file_ending`). Read are sets of grey pictures and of RGB in one file; a label `ignore` is ignored. Regions
+(several values of one name), channels in files of their own and volumes are refused.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from trainer.data.dataset import Part
+from trainer.data.files import SUFFIXES, some
+from trainer.data.layouts.layout import Layout, Settings, between, files_in, left_in, paired, together
+from trainer.data.splits.folders import Pair, Survey
+from trainer.errors import DataError
+
+CARD = "dataset.json"
+CHANNEL = "_0000"
+IGNORED = "ignore"
+_OTHER_CHANNEL = re.compile(r"_\d{4}")
+
+
+def recognise(root: Path) -> str | None:
+    """By its file dataset.json and its two folders."""
+    there = (root / CARD).is_file() and (root / "imagesTr").is_dir() and (root / "labelsTr").is_dir()
+    return f"it holds imagesTr, labelsTr and {CARD}" if there else None
+
+
+def pairs_in(root: Path) -> Survey:
+    """All pairs. Pictures of imagesTs are test pictures where labelsTs has their masks, else they are left out."""
+    ending = _ending(root)
+    tests = (root / "imagesTs").is_dir() and (root / "labelsTs").is_dir()
+    surveys = [_pairs(root, "Tr", ending, "train" if tests else None)]
+    if tests:
+        surveys.append(_pairs(root, "Ts", ending, "test"))
+    folders = [root / name for name in ("imagesTr", "labelsTr", *(("imagesTs", "labelsTs") if tests else ()))]
+    return together(root, surveys, [*folders, root / CARD])
+
+
+def _pairs(root: Path, which: str, ending: str, part: Part | None) -> Survey:
+    images, masks = root / f"images{which}", root / f"labels{which}"
+    files = files_in(images, [ending.lower()])
+    others = [path.name for path in files if _OTHER_CHANNEL.fullmatch(path.stem[-5:]) and path.stem[-5:] != CHANNEL]
+    if others:
+        raise DataError(
+            f"{images}: channels in files of their own ({some(others)}); grey pictures and RGB in one file are read: "
+            "put the channels of a case into one file"
+        )
+    pictures, labels = between(files, behind=CHANNEL), between(files_in(masks, [ending.lower()]))
+    pairs = [Pair(image, mask, part) for _, image, mask in paired(root, pictures, labels)]
+    return Survey(pairs, left_in(images, pictures.values()) + left_in(masks, labels.values()))
+
+
+def settings_in(root: Path) -> Settings:
+    """Classes by the values of dataset.json, and channels by the names that it gives them."""
+    card = _card(root)
+    labels = card.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise DataError(f"{root / CARD}: labels = {labels!r}: expected names with their values")
+    regions = [name for name, value in labels.items() if not isinstance(value, int) or isinstance(value, bool)]
+    if regions:
+        raise DataError(
+            f"{root / CARD}: labels.{regions[0]} = {labels[regions[0]]!r}: expected one whole number; regions, whose "
+            "values several names share, are not read: give each value a name of its own"
+        )
+    ignore = labels.get(IGNORED)
+    named = sorted((value, name) for name, value in labels.items() if name != IGNORED)
+    if named[0][0] != 0 or len(named) < 2:
+        raise DataError(f"{root / CARD}: labels = {labels!r}: expected 0 for the background, and one value more")
+    channels = _channels(root, card)
+    if channels == 3 and ignore is None and len(named) == 2:
+        return {"name": "polyp", "labels": f"0: background, {named[1][0]}: object"}
+    classes = [{"name": _plain(name), "value": value} for value, name in named]
+    return {"name": "pictures", "classes": classes, "channels": channels} | (
+        {} if ignore is None else {"ignore": ignore}
+    )
+
+
+def _channels(root: Path, card: dict[str, Any]) -> int:
+    names = card.get("channel_names", card.get("modality"))
+    if not isinstance(names, dict) or len(names) not in (1, 3):
+        raise DataError(
+            f"{root / CARD}: channel_names = {names!r}: grey pictures (one name) and RGB in one file (three) are read"
+        )
+    return len(names)
+
+
+def _plain(name: str) -> str:
+    """A name with what names of classes may have: letters, digits, - and _."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "unnamed"
+
+
+def _ending(root: Path) -> str:
+    ending = _card(root).get("file_ending", ".nii.gz")
+    if not isinstance(ending, str) or ending.lower() not in SUFFIXES:
+        raise DataError(
+            f"{root / CARD}: file_ending = {ending!r}: volumes are not read; known: {', '.join(sorted(SUFFIXES))}"
+        )
+    return ending
+
+
+def _card(root: Path) -> dict[str, Any]:
+    path = root / CARD
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(card, dict):
+        raise DataError(f"{path}: expected a table, got {type(card).__name__}")
+    return card
+
+
+LAYOUT = Layout(
+    title="nnU-Net raw folder of pictures",
+    terms="those of the data set",
+    recognise=recognise,
+    survey=pairs_in,
+    settings=settings_in,
+)
