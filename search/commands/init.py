@@ -1,10 +1,6 @@
-"""`python -m search init`: a commented study file for a folder of pictures with masks, and the split that it needs.
-
-The file is complete, and beside each value stands its reason.
-"""
+"""`python -m search init`: a commented study file for a folder of pictures with masks, and the split that it needs."""
 
 import argparse
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,186 +12,24 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from search.answer.power import describe_confirmation
+from search.spec.draft import Draft, drafted
 from search.spec.load import load
 from trainer.atomic_files import write_output
-from trainer.commands.data import DrawnSplit, add_mask_arguments, check_rows, draw_split, record_of
+from trainer.cli.progress import Counting
+from trainer.commands.data import add_near_duplicates, split_settings
+from trainer.commands.data_flags import Stated, add_mask_arguments, prepared, sets_in, stated
+from trainer.commands.data_lines import record_of, report_drawn, write_drawn
+from trainer.config import PictureData
 from trainer.data import DataError
-from trainer.data.dataset import Part
 from trainer.data.file_check import CheckedPair
-from trainer.data.splits.folders import Pattern, find_pairs, find_sets, pattern_from
-from trainer.data.splits.mask_codings import Codings, codings_of, mask_lines, refuse_empty_parts
+from trainer.data.layouts import DataFolder
+from trainer.data.splits.draw import DrawnSplit, Kind, Wish, check_rows, codings_for, draw_split, kind_of, reading_for
+from trainer.data.splits.mask_codings import mask_lines, refuse_absent_classes, refuse_empty_parts
 from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
 from trainer.errors import UserError, counted
-from trainer.repository import escaped
 
 if TYPE_CHECKING:
     from trainer.teacher.inspection import Inspection
-
-CHANNELS, CLASSES = 3, 2
-"""How many channels pictures have, and how many classes masks."""
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What is known of a study before a person has thought about it."""
-
-    name: str
-    root: str
-    """The data root, absolute."""
-    split: str
-    teacher: str
-    counts: Mapping[Part, int]
-    """Images by part."""
-    size: int
-    batch_size: int
-    epochs: int
-    trials: int
-    command: str
-    """How commands call the study: its name, or its file."""
-    labels: str | None
-    """What a person said of the masks' values."""
-    brought: "Inspection | None" = None
-    """The teacher that a person brings; None: one is trained."""
-    widths: tuple[int, int, int] = (8, 16, 24)
-    millions: tuple[float, float, float] = (0.5, 2.2, 4.9)
-    """The students' parameters."""
-    limit: float = 5.0
-    """Millions of parameters."""
-
-    @property
-    def first(self) -> int:
-        """The first epoch that is scored."""
-        return max(1, self.epochs // 20)
-
-    def next_commands(self) -> tuple[str, ...]:
-        """What is typed after the file was read and edited, in order."""
-        file = f"studies/{self.name}.toml" if self.command == self.name else self.command
-        return (
-            *(() if self.brought else (f"python -m trainer teach {file}",)),
-            f"python -m search validate {self.command}",
-            f"python -m search work {self.command}",
-            f"python -m search status {shlex.quote(self.name)}",
-        )
-
-
-def drafted(draft: Draft) -> str:
-    """The file, TOML."""
-    *teach, validate, worker, _ = draft.next_commands()
-    small, middle, large = draft.millions
-    parts = " / ".join(f"{part} {count}" for part, count in draft.counts.items())
-    return _TEMPLATE.format(
-        parts=parts,
-        root=_quoted(escaped(draft.root)),
-        split=_quoted(escaped(draft.split)),
-        teacher=_quoted(escaped(draft.teacher)),
-        labels="" if draft.labels is None else _LABELS.format(labels=_quoted(draft.labels)),
-        size=draft.size,
-        batch_size=draft.batch_size,
-        epochs=draft.epochs,
-        first=draft.first,
-        warmup=draft.epochs // 10,
-        trials=draft.trials,
-        max_failed=max(2, draft.trials // 5),
-        origin=f"trained once, before the search:  {teach[0]}" if teach else "a teacher that was brought",
-        network=draft.brought.table() if draft.brought else _TRAINED,
-        limit=draft.limit,
-        middle=draft.widths[1],
-        widths=list(draft.widths),
-        millions=f"{small:.2g}, {middle:.2g} and {large:.2g}",
-        validate=validate,
-        worker=worker,
-    )
-
-
-def _quoted(text: str) -> str:
-    """A basic string of TOML, which takes JSON's escapes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-_LABELS = "labels  = {labels}   # what the values of all masks mean; background, object and ignored\n"
-
-_TRAINED = """\
-name       = "unet"          # a large network of the students' kind
-width      = 48              # about 20 M parameters"""
-
-_TEMPLATE = """\
-# Which small network, and which way of distilling a large one into it, segments these pictures best?
-# Beside each value stands what it is for. All keys with their meaning: docs/study-file.md.
-# After every change:  {validate}
-
-[objective]
-maximize = "dice"            # Dice per validation image, mean over images, at the trial's best epoch
-
-[front]
-along = "student.width"      # trials are spread evenly over its choices, and judged within them
-
-[limits]                     # a student beyond them is refused before it costs any time
-params_m = {limit:<5}             # millions of parameters: a quarter of the teacher's
-
-# ---- one complete training run; [space] below replaces single values of it
-
-[run]
-method     = "kl"            # how the student learns from the teacher: a term of [run.losses], or "none"
-epochs     = {epochs:<4}            # as many as give a student about 3000 steps on these pictures, 60 to 200
-batch_size = {batch_size:<4}            # over all processes of a trial; at least three batches an epoch
-precision  = "fp32"          # "bf16" is faster on a GPU
-validate   = {{ from = {first}, every = 1 }}   # epochs that are scored: not the first twentieth, which says little
-
-[run.data]                   # {parts}
-name    = "polyp"            # pictures with masks of two classes, listed in a split file
-root    = {root}   # paths in the split file start here; may begin with a $VARIABLE, and $$ is a dollar
-split   = {split}   # which picture trains, validates and tests; from the folder where commands are typed
-{labels}size    = {size:<4}               # pictures are brought to size x size; multiples of 32 suit every network
-augment = "standard"         # none | flips | standard | strong
-
-[run.teacher]                # {origin}
-{network}
-checkpoint = {teacher}   # its file, where every worker finds it
-min_dice   = 0.5             # validation Dice below which the search is refused; raise it once you know yours
-
-[run.student]
-name  = "unet"               # unet | resunet
-width = {middle:<4}                 # channels of the first stage; varied below
-
-[run.losses]                 # terms are added with their weights
-ce   = {{ weight = 1.0 }}      # against the masks, a pixel at a time
-dice = {{ weight = 1.0 }}      # against the masks, as overlap: small objects count
-kl   = {{ weight = 1.0, temperature = 4.0 }}   # against the teacher; both are varied below
-
-[run.optim]
-name         = "adamw"       # adam with weight decay apart from the gradient: forgiving about lr
-lr           = 1e-3          # varied below
-weight_decay = 1e-4          # against fitting few pictures too closely; seldom worth a search
-
-# ---- what the search varies
-
-[space]
-"student.width"         = {{ choices = {widths} }}   # {millions} M parameters
-"losses.kl.weight"      = {{ low = 0.1, high = 20.0, log = true }}   # from a hint to almost the teacher alone
-"losses.kl.temperature" = {{ low = 1.0, high = 10.0, log = true }}   # 1: the teacher's own probabilities; 10: very soft
-"optim.lr"              = {{ low = 1e-4, high = 1e-2, log = true }}   # ten times below and above the usual
-
-[pruner]                     # hopeless trials end early
-name          = "median"     # median | halving | hyperband | none
-startup       = 5            # trials of the same width that must be complete before any is pruned
-warmup_epochs = {warmup:<4}         # nothing is pruned in the first tenth, when ranks still change
-
-[budget]
-trials     = {trials:<4}            # that complete or are pruned, in each arm; failed ones do not count
-max_failed = {max_failed:<4}            # so many failures end the search: something is wrong then
-# wall     = "12h"           # or this much time, whichever comes first
-
-[[arms]]                     # the control: the same search without a teacher, so that the gain can be told
-name = "no-kd"               # what the control is called in tables and in the dashboard
-set  = {{ method = "none" }}   # what differs from [run]; parameters that have no effect then are dropped
-
-[confirm]                    # after the search: what `python -m search confirm` trains again, and tests once
-seeds = [11, 12, 13, 14, 15] # fresh ones, the same for all that is compared; two at least
-top   = 3                    # winners that are confirmed, beside the controls
-
-# The worker may be started and stopped at any time, on any number of machines:
-#   {worker}
-"""
 
 STRIDE = 32
 """Every network takes sizes that are multiples of it."""
@@ -248,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--groups", type=Path, metavar="FILE", help=f"CSV image,group: the patient; image is {IMAGE_FORMS}"
     )
     add_mask_arguments(parser)
+    add_near_duplicates(parser)
     parser.add_argument(
         "--teacher",
         type=Path,
@@ -273,10 +108,10 @@ def main(args: argparse.Namespace) -> int:
     taken = _given(args, root) if args.split is not None else _drawn(args, root)
     draft = _draft(args, root, places, taken)
     _write(draft, places, taken.drawn)
-    if taken.drawn is not None:
-        taken.drawn.report(places.split, root)
     for line in taken.lines:
         print(line)
+    if taken.drawn is not None:
+        report_drawn(taken.drawn, places.split, root)
     _say(draft, places, taken.checked, sized=bool(args.size or args.epochs or args.trials != TRIALS))
     return 0
 
@@ -289,8 +124,12 @@ class Taken:
     checked: Sequence[CheckedPair]
     drawn: DrawnSplit | None
     """The split that is to be written; None where one was given."""
-    lines: Sequence[str] = ()
-    """What is worth saying of a given split's masks."""
+    settings: Mapping[str, Any]
+    """What [run.data] says of them, without root and split."""
+    kind: Kind
+    """The settings as a value."""
+    lines: Sequence[str]
+    """What is worth saying of a given split's masks, or of what folders were taken for."""
 
 
 def _given(args: argparse.Namespace, root: Path) -> Taken:
@@ -299,21 +138,28 @@ def _given(args: argparse.Namespace, root: Path) -> Taken:
         raise UserError(f"--masks-pattern {args.masks_pattern}: has no effect on --split {args.split}; leave one out")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    rows = _read(args.split, root)
-    checked = check_rows(rows, root)
+    statement = stated(args)
+    if statement.layout is not None:
+        raise UserError(f"--layout {statement.layout}: has no effect on --split {args.split}; leave one out")
+    settings = split_settings(args.split, statement)
+    kind = kind_of(settings, str(args.split))
+    reading = reading_for(kind)
+    rows = _read(args.split, root, cells=reading.cells is not None)
+    checked = check_rows(rows, root, reading, Counting("reading images"))
     values = [entry.values for entry in checked]
-    codings: Codings = codings_of(rows, values, args.labels)
+    codings = codings_for(rows, values, kind)
     refuse_empty_parts(rows, values, codings, str(args.split), remedy="draw a split anew with another --seed")
-    return Taken(rows, checked, None, mask_lines(rows, values, codings))
+    absent = refuse_absent_classes(rows, values, codings, str(args.split))
+    return Taken(rows, checked, None, settings, kind, [*mask_lines(rows, values, codings), *absent])
 
 
-def _read(split: Path, root: Path) -> Sequence[Row]:
+def _read(split: Path, root: Path, *, cells: bool) -> Sequence[Row]:
     """The rows of a split file. Raises DataError, which names the folder above where the file's paths start there."""
     try:
-        return read_split(split, root)
+        return read_split(split, root, cells=cells)
     except DataError as error:
         try:
-            read_split(split, root.parent)
+            read_split(split, root.parent, cells=cells)
         except DataError:
             raise error from None
         raise DataError(f"{error}; paths in it start at {root.parent}: give that folder in place of {root}") from None
@@ -321,14 +167,14 @@ def _read(split: Path, root: Path) -> Sequence[Row]:
 
 def _drawn(args: argparse.Namespace, root: Path) -> Taken:
     """The rows of a split that is drawn here."""
-    pattern = None if args.masks_pattern is None else pattern_from(args.masks_pattern)
-    folders = _sets(root)
-    shares = (0.8, 0.1, 0.1) if _pictures(folders, pattern) >= FEW else (0.6, 0.2, 0.2)
-    fractions = dict(zip(PARTS, shares, strict=True))
-    drawn = draw_split(
-        folders, root, groups=args.groups, seed=args.seed, fractions=fractions, labels=args.labels, pattern=pattern
-    )
-    return Taken(drawn.rows, drawn.checked, drawn)
+    statement = stated(args)
+    sets = prepared(_sets(root, statement), statement)
+    count = sum(len(survey.pairs) for _, survey in sets.sources)
+    shares = (0.8, 0.1, 0.1) if count >= FEW else (0.6, 0.2, 0.2)
+    wish = Wish(args.seed, dict(zip(PARTS, shares, strict=True)), args.groups, accept=args.near_duplicates == "accept")
+    kind = kind_of(sets.settings, "the data set's settings")
+    drawn = draw_split(sets.sources, root, kind, wish, how=sets.how, progress=Counting("reading images"))
+    return Taken(drawn.rows, drawn.checked, drawn, sets.settings, kind, sets.lines)
 
 
 def _write(draft: Draft, places: Places, drawn: DrawnSplit | None) -> None:
@@ -341,7 +187,7 @@ def _write(draft: Draft, places: Places, drawn: DrawnSplit | None) -> None:
     write_output(places.study, text)
     try:
         if drawn is not None:
-            drawn.write(places.split)
+            write_drawn(drawn, places.split)
     except BaseException:
         for path in (places.study, places.split, record_of(places.split)):
             with suppress(OSError):  # half of them can be neither used nor written again
@@ -375,20 +221,17 @@ def _places(args: argparse.Namespace, root: Path) -> Places:
     return Places(study, name, split, args.teacher or Path("teachers", f"{name}.safetensors"), written)
 
 
-def _sets(root: Path) -> list[Path]:
+def _sets(root: Path, statement: Stated) -> list[DataFolder]:
     """The data sets in the folder. Raises DataError, which asks for the folder above where that is meant."""
     try:
-        return find_sets(root)
+        return sets_in(root, statement)
     except DataError as error:
         try:
-            above = find_sets(root.parent)
+            above = sets_in(root.parent, statement)
         except DataError:
             raise error from None
-        raise DataError(f"{error}; did you mean {root.parent}?" if above == [root.parent] else str(error)) from None
-
-
-def _pictures(folders: Sequence[Path], pattern: Pattern | None) -> int:
-    return sum(len(find_pairs(folder, pattern)) for folder in folders)
+        meant = [entry.folder for entry in above] == [root.parent]
+        raise DataError(f"{error}; did you mean {root.parent}?" if meant else str(error)) from None
 
 
 def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -> Draft:
@@ -416,9 +259,10 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         epochs=epochs,
         trials=args.trials,
         command=_named(places),
-        labels=args.labels,
+        data=taken.settings,
+        accept=args.near_duplicates == "accept",
         brought=brought,
-        **_students(brought),
+        **_students(brought, taken.kind),
     )
 
 
@@ -429,16 +273,23 @@ def _brought(args: argparse.Namespace, root: Path, taken: Taken, size: int) -> "
     from trainer.teacher.inspection import inspect  # with torch, which nothing else here needs
 
     pictures = [root / row.image for row in taken.rows if row.part == "validation"]
-    return inspect(args.teacher, channels=CHANNELS, classes=CLASSES, pictures=pictures, size=size)
+    channels, classes = _form(taken.kind)
+    return inspect(args.teacher, channels=channels, classes=classes, pictures=pictures, size=size)
 
 
-def _students(brought: "Inspection | None") -> dict[str, Any]:
+def _form(kind: Kind) -> tuple[int, int]:
+    """Channels of pictures and classes of masks."""
+    return (kind.channels, len(kind.classes)) if isinstance(kind, PictureData) else (3, 2)
+
+
+def _students(brought: "Inspection | None", kind: Kind) -> dict[str, Any]:
     """Widths of students that are small beside their teacher, with parameters and limit; none: the usual."""
     if brought is None or brought.parameters is None:
         return {}
     from trainer.teacher.inspection import students_below
 
-    students = students_below(brought.parameters, channels=CHANNELS, classes=CLASSES)
+    channels, classes = _form(kind)
+    students = students_below(brought.parameters, channels=channels, classes=classes)
     return {"widths": students.widths, "millions": students.millions, "limit": students.limit}
 
 

@@ -265,6 +265,11 @@ def test_original_layouts_are_split(real_data: Path, tmp_path: Path, capsys: pyt
         real_data / "ISIC2018",
     ]
     words = ("split", *folders, "-o", tmp_path / "s.csv")
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "CVC-ClinicDB: CVC-ClinicDB: polyps (cvc-clinicdb): it holds Original and Ground Truth" in said
+    assert 'below [run.data]: labels = "0-127: background, 128-255: object"' in said
+    words = (*words, "--layout", "folders")
     assert run(*words) == 2
     said = capsys.readouterr().err
     assert "CVC-ClinicDB: 3 of 3 masks hold values that nobody named: 0 (82.80%), 9" in said
