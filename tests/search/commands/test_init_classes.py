@@ -238,3 +238,46 @@ def test_a_leak_of_an_official_split_is_known_of(tmp_path: Path, run: Run) -> No
     assert isinstance(data, PolypData)
     assert data.near_duplicates == "accept"
     assert open_data(data, cache=tmp_path / "cache").near_duplicates == 1
+
+
+def test_cells_of_segpc_become_a_study_of_four_channels(tmp_path: Path, run: Run) -> None:
+    """All cells of a picture stay in one part, and the masks' names are those of the rows."""
+    for part, count in (("train", 6), ("validation", 2)):
+        for place in ("x", "y"):
+            (tmp_path / "TCIA_SegPC_dataset" / part / place).mkdir(parents=True)
+        for number in range(count):
+            at = tmp_path / "TCIA_SegPC_dataset" / part
+            Image.fromarray(picture(50 * len(part) + number)).save(at / "x" / f"{number}.bmp")
+            for cell in (1, 2):
+                mask = np.zeros((40, 48), np.uint8)
+                mask[10:24, 10 * cell : 10 * cell + 14] = 20
+                mask[14:20, 10 * cell + 4 : 10 * cell + 10] = 40
+                Image.fromarray(mask).save(at / "y" / f"{number}_{cell}.bmp")
+    code, out, err = run("init", ".", "--name", "cells", "--size", "32")
+    assert (code, err) == (0, ""), err
+    assert "(segpc-2021): it holds train/x and train/y and validation/x and validation/y in TCIA_SegPC_dataset" in out
+    assert "16 images in 8 groups" in out
+    assert "identical pictures" not in out
+    data = load(Path("studies/cells.toml")).run.data
+    assert isinstance(data, PictureData)
+    assert (data.reader, data.channels) == ("segpc-cell", 4)
+    cells = open_data(data, cache=tmp_path / "cache")
+    assert (len(cells.samples("train")), len(cells.samples("validation"))) == (8, 4)
+    assert cells.fitted("train", 0)[0].shape == (32, 32, 4)
+    assert run("check", "splits/cells.csv", "--root", ".")[0] == 0
+
+
+def test_nuclei_in_outlines_become_a_study(tmp_path: Path, run: Run) -> None:
+    train = tmp_path / "monuseg" / "MoNuSeg 2018 Training Data"
+    for place in ("Tissue Images", "Annotations"):
+        (train / place).mkdir(parents=True)
+    corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((5, 5), (30, 5), (30, 25), (5, 25)))
+    for number in range(8):
+        name = f"TCGA-18-559{number}-01Z-00-DX1"
+        Image.fromarray(picture(number)).save(train / "Tissue Images" / f"{name}.tif")
+        text = f"<Annotations><Annotation><Regions><Region><Vertices>{corners}</Vertices></Region></Regions>"
+        (train / "Annotations" / f"{name}.xml").write_text(f"{text}</Annotation></Annotations>")
+    code, out, err = run("init", "monuseg", "--size", "32")
+    assert (code, err) == (0, ""), err
+    assert "8 images in 8 groups" in out
+    assert open_data(load(Path("studies/monuseg.toml")).run.data, cache=tmp_path / "cache").classes == 2
