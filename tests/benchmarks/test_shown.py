@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import shown
+from search.spec.load import find, load
 from trainer.errors import UserError
 
 
@@ -36,3 +37,12 @@ def test_a_seed_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_what_was_measured_has_the_demo_s_settings() -> None:
     assert {each["settings"] for each in shown.lines(shown.RAW)} <= {shown.settings()}
+
+
+def test_what_is_compared_is_of_the_demo_s_size_and_within_its_control_s_space() -> None:
+    spec = load(find(shown.STUDY))
+    trained = shown.runs(())
+    assert {each.student.width for each in trained.values()} == {spec.arm("no-kd").base.student.width}
+    ends = {p.path.removeprefix("optim."): p for p in spec.arm("no-kd").space}
+    assert ends.keys() == shown.TUNED.keys()
+    assert all(ends[name].contains(value) for name, value in shown.TUNED.items())

@@ -44,8 +44,14 @@ class TestShippedStudies:
 
     def test_the_demo_study_drops_the_kd_terms_from_its_control_without_being_told_when(self):
         spec = load(find("demo"))
-        assert [p.path for p in spec.arm("no-kd").space] == ["student.width", "optim.name", "optim.weight_decay"]
+        assert [p.path for p in spec.arm("no-kd").space] == ["optim.name", "optim.weight_decay"]
         assert spec.main.front == "student.width"
+
+    def test_the_demo_s_control_has_the_width_of_the_untuned_network_so_that_tuning_gains_nothing(self):
+        spec = load(find("demo"))
+        (widths,) = (p.probes() for p in spec.main.space if p.path == spec.main.front)
+        assert spec.arm("no-kd").base.student == spec.run.student
+        assert spec.run.student.width == max(widths)
 
     @pytest.mark.parametrize("name", ["polyp-kd", "demo"])
     def test_probe_runs_show_every_choice_and_both_ends(self, name):
