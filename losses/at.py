@@ -4,14 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.config import At
+from losses.config import At, Resize
 from losses.labels import widened
-from losses.pooling import pool_alike
-from losses.term import Loss, Term
+from losses.tap_pairs import FAINT, TapPairs, sized_alike
+from losses.term import Loss, Term, taught
 from models.output import Output, Taps
-
-FAINT = 1e-3
-"""The least root mean square of a student's map that is brought to unit length; a fainter one stays shorter."""
 
 
 def attention(feature: Tensor, least: float = 0.0) -> Tensor:
@@ -24,17 +21,17 @@ def attention(feature: Tensor, least: float = 0.0) -> Tensor:
     return F.normalize(energy, dim=1, eps=max(1e-12, least**2 * energy.shape[1] ** 0.5))
 
 
-def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+def attention_distance(student: Tensor, teacher: Tensor, resize: Resize = "average") -> Tensor:
     """Mean over space of the squared difference of attention: (N, C, *S) and (N, C', *S') to (N,); 0 to 2 / M.
 
-    Channels may differ; where sizes differ, the larger map is averaged down to the smaller first.
+    Channels may differ; where sizes differ, `resize` brings them together first. 0 where both agree.
     """
-    ours, theirs = pool_alike(widened(student), widened(teacher.detach()))
+    ours, theirs = sized_alike(widened(student), widened(teacher.detach()), resize)
     return (attention(ours, FAINT) - attention(theirs)).square().mean(1)
 
 
 class AttentionTransfer(Loss):
-    """Mean over images of the sum over taps of `attention_distance`; at least 0.
+    """Mean over images of the sum over pairs of taps of `attention_distance`; at least 0.
 
     The paper takes the length of the difference, its authors' code and this the mean square, which is why usual weights
     are in the thousands. Attention has no label: ignored voxels take part, every image counts.
@@ -47,20 +44,18 @@ class AttentionTransfer(Loss):
         self, config: At, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
     ) -> None:
         super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
-        self._taps = config.taps
+        self._pairs = TapPairs("at", config.taps, config.resize, student=student, teacher=teacher, classes=classes)
 
     def student_taps(self) -> frozenset[str]:
-        """The taps that the configuration lists."""
-        return frozenset(self._taps)
+        """The student's taps of the pairs."""
+        return self._pairs.student_taps()
 
     def teacher_taps(self) -> frozenset[str]:
-        """The same taps of the teacher."""
-        return frozenset(self._taps)
+        """The teacher's taps of the pairs."""
+        return self._pairs.teacher_taps()
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
-        """Total over images; every tap (N, C, *S) in both."""
-        if teacher is None:
-            raise TypeError("at compares with a teacher's output")
-        each = [attention_distance(student.taps[tap], teacher.taps[tap]) for tap in self._taps]
+        """Total over images; taps (N, C, *S)."""
+        each = [attention_distance(*maps) for maps in self._pairs.maps(student, taught(teacher))]
         images = target.new_full((), len(target), dtype=torch.float64)
         return Term(torch.stack(each).sum(), images)

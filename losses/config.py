@@ -1,5 +1,6 @@
 """The options of every loss, free of torch. `losses.build` builds what is named here; each file has its formula."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -14,6 +15,19 @@ class Weighted(Frozen):
         default=1.0, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term in the total loss"
     )
 
+
+Temperature = Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False)]
+Factor = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
+"""Of a part of a term."""
+TapPair = str | tuple[str, str]
+"""A tap that both networks have, or one of the student and one of the teacher; "logits" are the logits."""
+TapPairs = Annotated[tuple[TapPair, ...], Field(min_length=1)]
+Resize = Literal["none", "average", "nearest-teacher", "nearest-student"]
+RESIZE = (
+    "maps of unlike sizes: none refuses them; average: the larger is averaged down to the smaller; nearest-teacher: "
+    "the teacher's takes the student's size by nearest neighbours; nearest-student: the other way round"
+)
+PAIRS = 'maps that are compared: a name of both, or a pair [student, teacher], such as ["enc2", ["mid", "enc5"]]'
 
 HeadWeight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
 
@@ -53,6 +67,42 @@ class Ohem(Supervised):
         default=0.7, gt=0.0, lt=1.0, description="voxels whose target probability is below it are hard"
     )
     min_share: float = Field(default=1 / 16, gt=0.0, le=1.0, description="least share of the valid voxels that is kept")
+
+
+DiceForm = Literal["image", "batch", "batch-squared", "sigmoid"]
+FORMS = (
+    "image: per image and class, as MONAI has it; batch: sums over the batch, as Awesome U-Net; batch-squared: the "
+    "same with squares in the denominator, as TransUNet and SelfReg; sigmoid: one sum over all foreground"
+)
+
+
+class Dice(Supervised):
+    """Soft Dice."""
+
+    form: DiceForm = Field(
+        default="image",
+        exclude_if=lambda form: form == "image",  # runs of before, and their hashes, have no such key
+        description=FORMS,
+    )
+
+
+class CeDice(Supervised):
+    """Cross-entropy and Dice, mixed; any number of classes."""
+
+    ce: float = Field(default=0.5, ge=0.0, le=1.0, description="share of the cross-entropy; the rest is Dice")
+    form: DiceForm = Field(default="image", description=f"the Dice: {FORMS}")
+
+
+class Structure(Supervised):
+    """Structure loss (Fan et al. 2020, PraNet); two classes or regions."""
+
+    window: int = Field(
+        default=31, ge=3, le=255, description="odd side of the window in which a voxel's label is compared with others"
+    )
+    bce: Literal["weighted", "plain"] = Field(
+        default="weighted",
+        description="weighted: as the paper has it; plain: the cross-entropy has no weights, as its code ran",
+    )
 
 
 class BceDice(Supervised):
@@ -113,8 +163,87 @@ class Dist(Weighted):
 class At(Weighted):
     """Attention transfer (Zagoruyko and Komodakis 2017) over named taps that student and teacher both have."""
 
-    taps: tuple[str, ...] = Field(
-        min_length=1, description='feature maps that are compared, such as ["enc2", "enc3", "mid"]'
+    taps: TapPairs = Field(description=PAIRS)
+    resize: Resize = Field(
+        default="average", exclude_if=lambda resize: resize == "average", description=RESIZE
+    )  # runs of before, and their hashes, have no such key
+
+
+class Mse(Weighted):
+    """Squared difference of logits or of their sigmoids."""
+
+    of: Literal["logits", "sigmoids"] = Field(default="logits", description="what is compared")
+
+
+class DiceKl(Weighted):
+    """Dice of the labels and soft labels, mixed."""
+
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0, description="share of the soft labels; the rest is Dice")
+    temperature: Temperature = Field(default=4.0, description="softens the logits of both before they are compared")
+
+
+class Nkd(Weighted):
+    """Normalised distillation (Yang et al. 2023)."""
+
+    temperature: Temperature = Field(default=1.0, description="softens the classes that are not the label")
+    gamma: Factor = Field(default=1.5, description="weight of those classes; of two it teaches nothing")
+
+
+class Dkd(Weighted):
+    """Decoupled distillation (Zhao et al. 2022)."""
+
+    temperature: Temperature = Field(default=4.0, description="softens the logits of both before they are compared")
+    alpha: Factor = Field(default=1.0, description="weight of how sure the teacher is of the label")
+    beta: Factor = Field(default=8.0, description="weight of the other classes; of two it teaches nothing")
+    warmup: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="epochs over which the term grows to its weight; 0: at once",
+    )
+
+
+class SkdPixel(Weighted):
+    """Structured distillation by voxel (Liu et al. 2019)."""
+
+    weight: float = Field(default=10.0, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
+    reduction: Literal["voxel-mean", "batch-sum"] = Field(
+        default="voxel-mean",
+        description="what the cross-entropy is divided by: all valid voxels, or those of one image, as published",
+    )
+
+
+class SkdPair(Weighted):
+    """Structured distillation by pairs of places (Liu et al. 2019)."""
+
+    taps: TapPairs = Field(description=PAIRS)
+    scale: float = Field(
+        default=0.5, ge=1 / 64, le=1.0, description="side of a pooled window as a share of the map: 0.5 gives 2 an axis"
+    )
+    resize: Resize = Field(default="none", description=RESIZE)
+
+
+class Ifvd(Weighted):
+    """Variation of features within a class (Wang et al. 2020)."""
+
+    weight: float = Field(default=200.0, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
+    taps: TapPairs = Field(description=PAIRS)
+    resize: Resize = Field(default="none", description=RESIZE)
+
+
+class CwdFeatures(Weighted):
+    """Channel-wise distillation (Shu et al. 2021) of feature maps."""
+
+    weight: float = Field(default=50.0, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
+    taps: TapPairs = Field(description=PAIRS)
+    temperature: Temperature = Field(
+        default=4.0, description="softens each channel's map before it becomes a distribution over places"
+    )
+    resize: Resize = Field(default="none", description=RESIZE)
+    adapter: Literal["none", "conv"] = Field(
+        default="none",
+        description="unlike channels: none refuses them; conv: a learned 1x1 convolution of the student's map, which "
+        "trains with the student and is not exported",
     )
 
 
@@ -130,6 +259,11 @@ class SelfReg(Weighted):
     )
 
 
+def _is_absent(term: Weighted | None) -> bool:
+    """Of terms that came later: runs of before, and their hashes, have no key of them, not even a null."""
+    return term is None
+
+
 class LossTerms(Frozen):
     """The table `[run.losses]`: the terms that a run may use.
 
@@ -138,7 +272,15 @@ class LossTerms(Frozen):
 
     ce: Supervised | None = Field(default=None, description="cross-entropy")
     ohem: Ohem | None = Field(default=None, description="cross-entropy over the hard voxels")
-    dice: Supervised | None = Field(default=None, description="soft Dice")
+    dice: Dice | None = Field(default=None, description="soft Dice")
+    ce_dice: CeDice | None = Field(
+        default=None, exclude_if=_is_absent, alias="ce-dice", description="cross-entropy and Dice, mixed"
+    )
+    structure: Structure | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        description="cross-entropy and intersection over union, weighted near borders; two classes or regions",
+    )
     bce_dice: BceDice | None = Field(
         default=None, alias="bce-dice", description="binary cross-entropy and Dice, mixed; two classes only"
     )
@@ -146,6 +288,46 @@ class LossTerms(Frozen):
     cwd: Cwd | None = Field(default=None, description="distillation: where in the image each class is likely")
     dist: Dist | None = Field(default=None, description="distillation: relations between and within classes")
     at: At | None = Field(default=None, description="distillation: attention over feature maps")
+    mse: Mse | None = Field(
+        default=None, exclude_if=_is_absent, description="distillation: squared difference of logits or sigmoids"
+    )
+    dice_kl: DiceKl | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="dice-kl",
+        description="distillation: Dice of the labels and soft labels, mixed",
+    )
+    nkd: Nkd | None = Field(
+        default=None, exclude_if=_is_absent, description="distillation: the label's class apart from the others"
+    )
+    dkd: Dkd | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        description="distillation: how sure the teacher is of the label, apart from the other classes",
+    )
+    skd_pixel: SkdPixel | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="skd-pixel",
+        description="distillation: soft cross-entropy of each voxel",
+    )
+    skd_pair: SkdPair | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="skd-pair",
+        description="distillation: how alike places of a feature map are",
+    )
+    ifvd: Ifvd | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        description="distillation: how far a voxel's features are from the mean of its class",
+    )
+    cwd_features: CwdFeatures | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="cwd-features",
+        description="distillation: where in the image each feature is strong",
+    )
     selfreg: SelfReg | None = Field(
         default=None, description="a student learns from its own maps alone; needs no teacher"
     )
@@ -157,4 +339,16 @@ class LossTerms(Frozen):
         return {name: term for name, term in fields_by_name if term is not None}
 
 
-NEEDS_TEACHER = frozenset({"kl", "cwd", "dist", "at"})
+IDLE_WITH_TWO_CLASSES: Mapping[str, str] = {
+    "dist": "with two classes only the relation within a class teaches",
+    "nkd": "with two classes there is no other class to compare: gamma and temperature have no effect, and what is "
+    "left is a cross-entropy that weighs each voxel by the teacher's probability of its label",
+    "dkd": "with two classes there is no other class to compare: beta has no effect, what is left is alpha times kl",
+}
+"""Term -> what of it teaches nothing where there are two classes."""
+NEEDS_TEACHER = frozenset(
+    {
+        *("kl", "cwd", "dist", "at", "mse", "dice-kl", "nkd", "dkd"),
+        *("skd-pixel", "skd-pair", "ifvd", "cwd-features"),
+    }
+)

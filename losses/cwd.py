@@ -5,22 +5,23 @@ from torch.nn import functional as F
 
 from losses.config import Cwd
 from losses.labels import amount, valid_images, valid_voxels, widened
-from losses.term import Loss, Term
+from losses.term import Loss, Term, taught
 from models.output import Output, Taps
 
 
 def channel_kl(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float) -> Tensor:
     """T^2 times the mean over channels of KL between the maps' softmax over space: (N, C, *S) twice to (N,).
 
-    The softmax goes over an image's valid voxels (N, *S); an image without one yields 0.
+    The softmax goes over an image's valid voxels, (N, *S) or of each channel (N, C, *S); a map without one yields 0.
     """
-    left_out = ~valid.flatten(1).unsqueeze(1)
-    # A softmax over nothing has no value: images without a valid voxel keep all voxels here and are zeroed at the end.
-    left_out = left_out & valid_images(valid).view(-1, 1, 1)
+    kept = (valid if valid.ndim == student.ndim else valid.unsqueeze(1)).flatten(2)
+    some = kept.any(2, keepdim=True)
+    # A softmax over nothing has no value: maps without a valid voxel keep all voxels here and are zeroed at the end.
+    left_out = ~kept & some
     log_student = _log_softmax(student, left_out, temperature)
     log_teacher = _log_softmax(teacher.detach(), left_out, temperature)
     each = log_teacher.exp().masked_fill(left_out, 0.0) * (log_teacher - log_student)
-    return temperature**2 * each.sum(2).mean(1) * valid_images(valid)
+    return temperature**2 * (each * some).sum(2).mean(1)
 
 
 def _log_softmax(maps: Tensor, left_out: Tensor, temperature: float) -> Tensor:
@@ -33,6 +34,7 @@ class ChannelWise(Loss):
     """Mean over images and classes of T^2 KL(teacher || student), each logit map a distribution over space."""
 
     needs_teacher = True
+    handles_regions = True
 
     def __init__(
         self, config: Cwd, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
@@ -41,9 +43,7 @@ class ChannelWise(Loss):
         self.temperature = config.temperature
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
-        """Total over images with a valid voxel; both logits (N, C, *S), target (N, *S)."""
-        if teacher is None:
-            raise TypeError("cwd compares with a teacher's output")
+        """Total over images with a valid voxel; both logits (N, C, *S), target (N, *S) or regions."""
         valid = valid_voxels(target)
-        each = channel_kl(student.logits, teacher.logits, valid, self.temperature)
+        each = channel_kl(student.logits, taught(teacher).logits, valid, self.temperature)
         return Term(each.sum(), amount(valid_images(valid)))

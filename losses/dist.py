@@ -5,7 +5,7 @@ from torch import Tensor
 
 from losses.config import Dist
 from losses.labels import amount, valid_images, valid_voxels, widened
-from losses.term import Loss, Term
+from losses.term import Loss, Term, taught
 from models.output import Output, Taps
 
 EPS = 1e-8
@@ -53,15 +53,32 @@ def class_relations(student: Tensor, teacher: Tensor, valid: Tensor, temperature
     return temperature**2 * (1.0 - between), temperature**2 * (1.0 - within)
 
 
+def region_relations(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """T^2 (1 - mean correlation) within each region's sigmoid over all its valid voxels of the batch, scalar.
+
+    Logits and valid (N, R, *S). A voxel's regions are no choice among classes, so that there is nothing between them.
+    """
+    ours, theirs, counted = (
+        x.movedim(1, -1).flatten(0, -2)
+        for x in (
+            (widened(student) / temperature).sigmoid(),
+            (widened(teacher.detach()) / temperature).sigmoid(),
+            valid.to(widened(student).dtype),
+        )
+    )
+    return temperature**2 * (1.0 - pearson(ours, theirs, counted, 0, FLAT).mean())
+
+
 class Relations(Loss):
     """beta * between + gamma * within of `class_relations`; 0 to 2 T^2 (beta + gamma).
 
     Computed per rank, averaged by images: the relation within a class takes all voxels of the rank's images together.
     The factor T^2 keeps gradients of one size when T is searched (the paper has T = 1). With two classes only
-    gamma teaches: beta adds to the value, and nothing to the gradient.
+    gamma teaches: beta adds to the value, and nothing to the gradient. Of regions it is gamma * `region_relations`.
     """
 
     needs_teacher = True
+    handles_regions = True
 
     def __init__(
         self, config: Dist, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
@@ -70,12 +87,14 @@ class Relations(Loss):
         self.temperature = config.temperature
         self.beta = config.beta
         self.gamma = config.gamma
+        self.regions = regions
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
-        """Value times images with a valid voxel; both logits (N, C, *S), target (N, *S)."""
-        if teacher is None:
-            raise TypeError("dist compares with a teacher's output")
-        valid = valid_voxels(target)
-        between, within = class_relations(student.logits, teacher.logits, valid, self.temperature)
+        """Value times images with a valid voxel; both logits (N, C, *S), target (N, *S) or regions."""
+        ours, theirs, valid = student.logits, taught(teacher).logits, valid_voxels(target)
         images = amount(valid_images(valid))
+        if self.regions:
+            value = self.gamma * region_relations(ours, theirs, valid, self.temperature)
+            return Term(value * images.float(), images)
+        between, within = class_relations(ours, theirs, valid, self.temperature)
         return Term((self.beta * between + self.gamma * within) * images.float(), images)

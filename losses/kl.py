@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from losses.config import Kl
 from losses.labels import amount, valid_images, valid_voxels, widened
-from losses.term import Loss, Term
+from losses.term import Loss, Term, taught
 from models.output import Output, Taps
 
 
@@ -16,14 +16,27 @@ def soft_label_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
 
 
+def bernoulli_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL between the sigmoids of teacher / T and student / T of each region alone: (N, R, *S) twice, and out.
+
+    The same as `soft_label_kl` of the two logits (0, s) and (0, t).
+    """
+    ours, theirs = widened(student) / temperature, widened(teacher.detach()) / temperature
+    yes = theirs.sigmoid() * (F.logsigmoid(theirs) - F.logsigmoid(ours))
+    no = (-theirs).sigmoid() * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
+    return temperature**2 * (yes + no)
+
+
 class SoftLabels(Loss):
     """KL from the teacher's to the student's softened classes, times T^2; at least 0.
 
     `reduction` says what the sum over valid voxels is divided by, which decides what a weight means: voxel-mean: valid
-    voxels; element-mean: valid voxels times classes; image-mean: images with a valid voxel.
+    voxels; element-mean: valid voxels times classes; image-mean: images with a valid voxel. Of regions it is the sum of
+    `bernoulli_kl` over them.
     """
 
     needs_teacher = True
+    handles_regions = True
 
     def __init__(
         self, config: Kl, *, student: Taps, teacher: Taps | None, classes: int, regions: bool, dims: int
@@ -31,14 +44,14 @@ class SoftLabels(Loss):
         super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self.temperature = config.temperature
         self.reduction = config.reduction
+        self.regions = regions
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
-        """Total over the reduction's unit; both logits (N, C, *S), target (N, *S)."""
-        if teacher is None:
-            raise TypeError("kl compares with a teacher's output")
-        valid = valid_voxels(target)
-        total = (soft_label_kl(student.logits, teacher.logits, self.temperature) * valid).sum()
+        """Total over the reduction's unit; both logits (N, C, *S), target (N, *S) or regions (N, C, *S)."""
+        valid, classes = valid_voxels(target), student.logits.shape[1]
+        formula = bernoulli_kl if self.regions else soft_label_kl
+        total = (formula(student.logits, taught(teacher).logits, self.temperature) * valid).sum()
         if self.reduction == "image-mean":
             return Term(total, amount(valid_images(valid)))
-        per_voxel = student.logits.shape[1] if self.reduction == "element-mean" else 1
-        return Term(total, amount(valid) * per_voxel)
+        elements = amount(valid) if self.regions else amount(valid) * classes
+        return Term(total, elements if self.reduction == "element-mean" else elements / classes)

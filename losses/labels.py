@@ -1,4 +1,5 @@
-"""Which voxels and images count, and in which numbers. Labels (N, *S) are int64; no loss looks at voxels of IGNORE."""
+"""Which voxels and images count, and in which numbers. Labels (N, *S) and regions (N, R, *S) are int64; no loss looks
+at voxels of IGNORE, which a region may have where another has none."""
 
 import torch
 from torch import Tensor
@@ -7,7 +8,7 @@ from losses.term import IGNORE
 
 
 def valid_voxels(target: Tensor) -> Tensor:
-    """(N, *S) bool: voxels whose label is not ignored."""
+    """(N, *S) bool, of regions (N, R, *S): voxels whose label is not ignored."""
     return target != IGNORE
 
 
@@ -30,3 +31,26 @@ def amount(mask: Tensor) -> Tensor:
 def widened(values: Tensor) -> Tensor:
     """The values in float32, or in float64 where they are that: what a loss computes with, mixed precision or not."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def in_float32(like: Tensor) -> torch.autocast:
+    """Within it nothing is narrowed: products of matrices keep float32 where the caller computes in mixed precision."""
+    return torch.autocast("cpu" if like.is_meta else like.device.type, enabled=False)
+
+
+def known_labels(target: Tensor) -> Tensor:
+    """The labels, with 0 where they are ignored: something to look up, which the caller leaves out afterwards."""
+    return target.masked_fill(target == IGNORE, 0)
+
+
+def foreground_logits(logits: Tensor, *, regions: bool) -> Tensor:
+    """Logits of a sigmoid (N, R, *S), float32 at least: those of regions as they are; of two classes logit 1 less logit
+    0, which has the softmax probability of class 1."""
+    wide = widened(logits)
+    return wide if regions else wide[:, 1:2] - wide[:, 0:1]
+
+
+def foreground(target: Tensor, like: Tensor, *, regions: bool) -> tuple[Tensor, Tensor]:
+    """Truth (0 or 1, numbers of the kind of `like`) and validity (bool), both (N, R, *S); truth is 0 where ignored."""
+    target = target if regions else target.unsqueeze(1)
+    return (target == 1).to(like.dtype), target != IGNORE

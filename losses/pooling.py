@@ -1,5 +1,8 @@
 """Bringing two maps of different size together."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,3 +19,15 @@ def _pool(x: Tensor, size: tuple[int, ...]) -> Tensor:
     if len(size) == 2:
         return F.adaptive_avg_pool2d(x, (size[0], size[1]))
     return F.adaptive_avg_pool3d(x, (size[0], size[1], size[2]))
+
+
+def nearest_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The last axes of a map or of labels (N, ..., *S) in another size, each entry the nearest one at or before it: the
+    entry floor(i S / s) of S stands at i of s, as torch's "nearest" has it. Any kind of numbers."""
+    axes = range(x.ndim - len(size), x.ndim)
+    for axis, length in zip(axes, size, strict=True):
+        if x.shape[axis] != length:
+            # Whole numbers: a quotient of rounded ones can fall below the place it stands for.
+            places = torch.arange(length, device=x.device) * x.shape[axis] // length
+            x = x.index_select(axis, places)
+    return x

@@ -67,5 +67,15 @@ class Loss(nn.Module):
         """
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
-        """Compare the student's output with the target (N, *S) int64, and where `needs_teacher` with the teacher's."""
+        """Compare the student's output with the target, and where `needs_teacher` with the teacher's.
+
+        target: labels (N, *S) int64; with regions (N, regions, *S), 1 inside and 0 outside.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+
+def taught(teacher: Output | None) -> Output:
+    """The output of a teacher that has to be there. Raises TypeError where it is not."""
+    if teacher is None:
+        raise TypeError("the loss compares with a teacher's output, and got none")
+    return teacher

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losses.config import NEEDS_TEACHER
+from losses.config import IDLE_WITH_TWO_CLASSES, NEEDS_TEACHER
 from search.answer.power import DetectableGains, detectable_gains, most_trainings
 from search.planning.disk import DiskForecast, disk_forecast
 from search.planning.limits import refuse_hopeless, verdict
@@ -315,8 +315,9 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     for arm in spec.arms:
         yield from _notes_of(arm)
     classes_are_two = spec.run.data.name in ("blobs", "polyp")
-    if classes_are_two and any("dist" in run.methods() for _, run in probe_runs(spec)):
-        yield "losses.dist: with two classes only the relation within a class teaches"
+    if classes_are_two:
+        live = {name for _, run in probe_runs(spec) for name in run.methods()}
+        yield from (f"losses.{name}: {idle}" for name, idle in IDLE_WITH_TWO_CLASSES.items() if name in live)
 
 
 def _stored_logits(spec: StudySpec, data: DataSet | None) -> Iterator[str]:

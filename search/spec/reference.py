@@ -170,6 +170,9 @@ def _kind(entry: Mapping[str, Any]) -> str:
         return ", ".join(f'`"{value}"`' for value in values)
     if entry.get("type") == "array":
         inside = entry.get("items", {})
+        if "anyOf" in inside:
+            kinds = ["pair" if one.get("type") == "array" else _kind(one) for one in inside["anyOf"]]
+            return f"list of {' or '.join(f'{kind}s' for kind in kinds)}"
         if inside.get("type") == "array":
             return "list of pairs"
         return (

@@ -5,11 +5,11 @@ import torch
 from pydantic import ValidationError
 
 import losses
-from losses.config import BceDice, Kl, LossTerms, Ohem, Supervised, Weighted
+from losses.config import BceDice, CeDice, Dice, Kl, LossTerms, Ohem, Supervised, Weighted
 from losses.term import IGNORE
 from models.output import Output
 
-KINDS = {"ce": Supervised, "ohem": Ohem, "dice": Supervised, "bce-dice": BceDice}
+KINDS = {"ce": Supervised, "ohem": Ohem, "dice": Dice, "ce-dice": CeDice, "bce-dice": BceDice}
 
 
 def scene(images=4):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import losses
-from losses.config import At, BceDice, Cwd, Dist, Kl, Ohem, SelfReg, Weighted
+from losses.config import At, BceDice, Cwd, Dice, Dist, Kl, Ohem, SelfReg, Weighted
 from losses.selfreg import consistency, internal
 from losses.term import IGNORE
 from models.output import Output, Tap
@@ -100,12 +100,12 @@ def test_dice_is_per_image_and_class_background_included(draw):
         np.mean([soft_dice(p[n, c], target[n] == c, keep[n]) for c in range(3)]) for n in range(4) if keep[n].any()
     ]
     assert len(scores) == 3
-    assert term_of("dice", Weighted(), student, target=target) == pytest.approx(1 - np.mean(scores))
+    assert term_of("dice", Dice(), student, target=target) == pytest.approx(1 - np.mean(scores))
 
 
 def test_dice_by_hand():
     """Two voxels, one of each label, all probabilities 1/2: per class 2 * 1/2 / (1 + 1), so 1 - 1/2."""
-    value = term_of("dice", Weighted(), np.zeros((1, 2, 2)), target=np.array([[0, 1]]))
+    value = term_of("dice", Dice(), np.zeros((1, 2, 2)), target=np.array([[0, 1]]))
     assert value == pytest.approx(0.5, abs=1e-4)
 
 
@@ -113,8 +113,8 @@ def test_dice_of_an_empty_mask_falls_with_the_foreground():
     """No foreground and none predicted: nothing to lose; a little predicted: the class is lost, its gradient is not."""
     target = np.zeros((1, 64), dtype=np.int64)
     sure = np.stack([np.full(64, 40.0), np.full(64, -40.0)])[None]
-    assert term_of("dice", Weighted(), sure, target=target) == pytest.approx(0.0, abs=1e-6)
-    assert term_of("dice", Weighted(), sure / 20, target=target) > 0.4
+    assert term_of("dice", Dice(), sure, target=target) == pytest.approx(0.0, abs=1e-6)
+    assert term_of("dice", Dice(), sure / 20, target=target) > 0.4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -7,19 +7,51 @@ import pytest
 import torch
 
 import losses
-from losses.config import NEEDS_TEACHER, At, BceDice, Cwd, Dist, Kl, LossTerms, Ohem, SelfReg, Weighted
+from losses.config import (
+    NEEDS_TEACHER,
+    At,
+    BceDice,
+    CeDice,
+    Cwd,
+    CwdFeatures,
+    Dice,
+    DiceKl,
+    Dist,
+    Dkd,
+    Ifvd,
+    Kl,
+    LossTerms,
+    Mse,
+    Nkd,
+    Ohem,
+    SelfReg,
+    SkdPair,
+    SkdPixel,
+    Structure,
+    Weighted,
+)
 from losses.term import IGNORE
 from models.output import Output, Tap
 
 CONFIGS = {
     "ce": Weighted(),
     "ohem": Ohem(),
-    "dice": Weighted(),
+    "dice": Dice(),
+    "ce-dice": CeDice(ce=0.4, form="batch-squared"),
     "bce-dice": BceDice(bce=0.3),
+    "structure": Structure(window=5),
     "kl": Kl(),
     "cwd": Cwd(),
     "dist": Dist(temperature=2.0),
     "at": At(taps=("enc2", "mid")),
+    "mse": Mse(),
+    "dice-kl": DiceKl(),
+    "nkd": Nkd(temperature=2.0),
+    "dkd": Dkd(),
+    "skd-pixel": SkdPixel(),
+    "skd-pair": SkdPair(taps=("enc2", ("mid", "enc3")), scale=0.25, resize="average"),
+    "ifvd": Ifvd(taps=("enc2", ("mid", "enc3")), resize="nearest-teacher"),
+    "cwd-features": CwdFeatures(taps=("enc2", ("mid", "enc3")), adapter="conv", resize="average"),
     "selfreg": SelfReg(),
 }
 SIZES = {"enc1": 16, "enc2": 8, "enc3": 4, "mid": 4, "dec2": 8, "dec1": 16}
@@ -31,8 +63,21 @@ def taps(**channels):
 
 STUDENT = taps(enc1=4, enc2=6, mid=8, dec2=6, dec1=4)
 TEACHER = taps(enc2=5, enc3=7, mid=12, dec1=9)
-BY_IMAGE = ["ce", "dice", "bce-dice", "kl", "cwd", "at"]
-BY_LABEL = ["ce", "ohem", "dice", "bce-dice", "kl", "cwd", "dist"]
+BY_IMAGE = [
+    *("ce", "dice", "bce-dice", "structure", "kl", "cwd", "at", "mse", "dice-kl", "nkd", "dkd", "skd-pixel"),
+    *("skd-pair", "cwd-features"),
+]
+"""What two ranks give adds up to what one gives with the whole batch; in others a sum goes over a rank's images."""
+BY_LABEL = [
+    *("ce", "ohem", "dice", "ce-dice", "bce-dice", "structure", "kl", "cwd", "dist", "mse", "dice-kl", "nkd", "dkd"),
+    "skd-pixel",
+]
+"""What compares logits, at voxels that are not ignored."""
+ONE_LABEL = ["ce", "ohem", "ce-dice", "nkd", "dkd", "ifvd"]
+"""What takes no regions that overlap."""
+AGREEING = ["kl", "cwd", "dist", "at", "mse", "dkd", "skd-pair", "ifvd", "cwd-features"]
+"""0 where student and teacher agree; nkd and skd-pixel are cross-entropies, and dice-kl reads the labels too."""
+TWO_CLASSES = ["bce-dice", "structure"]
 
 
 @pytest.fixture(params=list(losses.LOSSES))
@@ -42,11 +87,12 @@ def name(request):
 
 def build(name, config=None, dims=2):
     config = config or CONFIGS[name]
+    torch.manual_seed(5)  # of adapters
     return losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=classes(name), dims=dims)
 
 
 def classes(name):
-    return 2 if name == "bce-dice" else 3
+    return 2 if name in TWO_CLASSES else 3
 
 
 def scene(name, images=4, dims=2, scale=1.0, dtype=torch.float32, seed=0):
@@ -182,18 +228,22 @@ def test_on_meta_a_loss_runs_without_reading_a_value(name):
     assert term.count.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["kl", "cwd", "dist", "at"])
+@pytest.mark.parametrize("name", AGREEING)
 def test_a_student_that_equals_its_teacher_loses_nothing(name):
     """Up to the small number that keeps a correlation from dividing by zero, in dist."""
     student, _, target = scene(name)
-    term = build(name)(student, student, target)
+    config = CONFIGS[name]
+    if "taps" in type(config).model_fields:
+        config = config.model_copy(update={"taps": ("enc2", "mid")})
+    loss = losses.build(name, config, student=STUDENT, teacher=STUDENT, classes=classes(name))
+    term = loss(student, student, target)
     term.total.backward()
     assert abs(value(term)) < 2e-5
-    read = [student.taps[tap] for tap in ("enc2", "mid")] if name == "at" else [student.logits]
-    assert all(x.grad.abs().max() < (1e-3 if name == "dist" else 1e-6) for x in read)
+    read = [student.taps[tap] for tap in loss.student_taps()] or [student.logits]
+    assert all(x.grad.abs().max() < {"dist": 1e-3, "dkd": 1e-5}.get(name, 1e-6) for x in read)
 
 
-@pytest.mark.parametrize("name", ["ce", "ohem", "dice", "bce-dice"])
+@pytest.mark.parametrize("name", ["ce", "ohem", "dice", "ce-dice", "bce-dice", "structure"])
 def test_logits_that_are_sure_of_the_labels_lose_nothing(name):
     student, _, target = scene(name)
     sure = torch.stack([(target == c).float() for c in range(classes(name))], dim=1) * 200 - 100
@@ -248,7 +298,7 @@ def test_an_epoch_begins_for_every_loss_and_changes_none_that_does_not_ramp(name
     assert torch.equal(loss(student, teacher, target).total, before.total)
 
 
-@pytest.mark.parametrize("name", BY_LABEL)
+@pytest.mark.parametrize("name", ONE_LABEL)
 def test_a_loss_of_labels_refuses_regions_that_overlap(name):
     with pytest.raises(ValueError, match=rf"^losses\.{name}: compares one label a voxel, and the data has regions"):
         losses.build(name, CONFIGS[name], student=STUDENT, teacher=TEACHER, classes=classes(name), regions=True, dims=2)
@@ -257,3 +307,127 @@ def test_a_loss_of_labels_refuses_regions_that_overlap(name):
 def test_a_loss_refuses_a_number_of_dimensions_that_it_does_not_know(name):
     with pytest.raises(ValueError, match=rf"^losses\.{name}: dims = 4: works in 2, 3 dimensions; drop the term$"):
         build(name, dims=4)
+
+
+def regions_of(name, images=3, seed=0):
+    """Outputs of student and teacher with three logits, and three regions with ignored voxels of their own."""
+    student, teacher, target = scene(name, images, seed=seed)
+    draw = torch.Generator().manual_seed(seed + 1)
+    logits = [torch.randn(images, 3, 16, 16, generator=draw).requires_grad_() for _ in "st"]
+    overlapping = torch.stack([target > 0, target < 2, target == 1], 1).long()
+    overlapping[torch.rand(overlapping.shape, generator=draw) < 0.2] = IGNORE
+    return Output(logits[0], student.taps), Output(logits[1], teacher.taps), overlapping
+
+
+def for_regions(name):
+    torch.manual_seed(5)
+    return losses.build(name, CONFIGS[name], student=STUDENT, teacher=TEACHER, classes=3, regions=True)
+
+
+@pytest.mark.parametrize("name", [name for name in losses.LOSSES if name not in ONE_LABEL])
+def test_regions_that_overlap_are_learnt_each_with_its_own_ignored_voxels(name):
+    student, teacher, target = regions_of(name)
+    loss = for_regions(name)
+    torch.manual_seed(1)
+    term = loss(student, teacher, target)
+    term.total.backward()
+    assert 0 < value(term) < float("inf")
+    if name in BY_LABEL:
+        ignored = target == IGNORE
+        assert (student.logits.grad * ignored).abs().max() == 0
+        assert (student.logits.grad[~ignored] != 0).float().mean() > 0.99
+        moved = [Output(o.logits + 20 * ignored, o.taps) for o in (student, teacher)]
+        torch.testing.assert_close(loss(*moved, target).total, term.total)
+
+
+@pytest.mark.parametrize("name", [name for name in BY_LABEL if name not in {*ONE_LABEL, "dice", "mse", "dist", "cwd"}])
+def test_one_region_is_the_foreground_of_two_classes(name):
+    """A sigmoid of s is the softmax of (0, s); left out is what sums over both classes in another way."""
+    student, teacher, target = scene("structure")
+    config = CONFIGS[name]
+    two = losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=2)(student, teacher, target)
+    odds = [Output(o.logits[:, 1:] - o.logits[:, :1], o.taps) for o in (student, teacher)]
+    loss = losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=1, regions=True)
+    assert value(loss(*odds, target.unsqueeze(1))) == pytest.approx(value(two), rel=1e-5)
+
+
+FLAT_KERNELS = {"structure"}
+"""What looks at a voxel's surroundings, of which a volume of one slice has none above and below."""
+
+
+@pytest.mark.parametrize("name", [name for name in losses.LOSSES if name not in FLAT_KERNELS])
+def test_a_volume_of_one_slice_is_an_image(name):
+    student, teacher, target = scene(name)
+    flat, deep = build(name), build(name, dims=3)
+    deep.load_state_dict({key: x.reshape(deep.state_dict()[key].shape) for key, x in flat.state_dict().items()})
+    torch.manual_seed(1)
+    expected = flat(student, teacher, target)
+    torch.manual_seed(1)
+    slices = [Output(o.logits.unsqueeze(2), {t: x.unsqueeze(2) for t, x in o.taps.items()}) for o in (student, teacher)]
+    torch.testing.assert_close(deep(*slices, target.unsqueeze(1)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_order_of_a_batch_does_not_matter(name):
+    student, teacher, target = scene(name)
+    order, loss = torch.tensor([2, 0, 3, 1]), build(name)
+    torch.manual_seed(1)
+    expected = loss(student, teacher, target)
+    torch.manual_seed(1)
+    torch.testing.assert_close(loss(part(student, order), part(teacher, order), target[order]), expected)
+
+
+def test_a_weight_is_left_to_the_caller(name):
+    """The value of a term does not depend on it, so that reports of it compare."""
+    student, teacher, target = scene(name)
+    light = build(name)
+    torch.manual_seed(1)
+    expected = light(student, teacher, target)
+    heavy = build(name, CONFIGS[name].model_copy(update={"weight": 7.0}))
+    torch.manual_seed(1)
+    assert torch.equal(heavy(student, teacher, target).total, expected.total)
+
+
+PAIRED = {name for name in losses.LOSSES if "resize" in type(CONFIGS[name]).model_fields} - {"at"}
+
+
+@pytest.mark.parametrize("name", sorted(PAIRED))
+def test_maps_that_differ_are_never_broadcast(name):
+    config = CONFIGS[name].model_copy(update={"resize": "none", "taps": (("enc2", "mid"),)})
+    with pytest.raises(
+        ValueError, match=rf"^losses\.{name}\.taps: 'enc2' of the student and 'mid' of the teacher have st"
+    ):
+        build(name, config)
+    loss = build(name, config.model_copy(update={"taps": ("mid",)}))
+    student, teacher, target = scene(name)
+    with pytest.raises(ValueError, match=r"^resize = none: maps of \(4, 4\) and \(8, 8\) are to be compared$"):
+        loss(student, teacher, target)  # the teacher's maps are twice as large as its taps promise
+
+
+def test_channels_that_differ_need_a_named_adapter():
+    with pytest.raises(ValueError, match=r"have 6 and 5 channels; set adapter = 'conv', or pair taps with as many$"):
+        build("cwd-features", CwdFeatures(taps=("enc2",)))
+
+
+def test_forms_and_windows_that_a_loss_has_not_are_refused():
+    with pytest.raises(
+        ValueError, match=r"^losses\.dice\.form = 'sigmoid': is for 2 classes or regions, the data has 3"
+    ):
+        build("dice", Dice(form="sigmoid"))
+    with pytest.raises(ValueError, match=r"^losses\.structure\.window = 30: has no middle; take 31$"):
+        build("structure", Structure(window=30))
+    with pytest.raises(
+        ValueError, match=r"^losses\.ifvd\.taps: 'enc1' has one channel, whose cosines have no gradient"
+    ):
+        losses.build("ifvd", Ifvd(taps=("enc1",)), student={"enc1": Tap(1, 1)}, teacher={"enc1": Tap(4, 1)}, classes=2)
+
+
+@pytest.mark.parametrize("name", ["nkd", "dkd"])
+def test_with_two_classes_the_other_classes_have_no_gradient(name):
+    student, teacher, target = scene("structure")
+    grads = []
+    for factor in (0.0, 8.0):
+        config = Nkd(gamma=factor) if name == "nkd" else Dkd(beta=factor)
+        student.logits.grad = None
+        losses.build(name, config, student={}, teacher={}, classes=2)(student, teacher, target).total.backward()
+        grads.append(student.logits.grad)
+    assert torch.equal(*grads)

@@ -1,0 +1,288 @@
+"""Methods of the studies against slow statements of their formulas in plain numpy, in value and in gradient.
+
+A statement loops over images and voxels, and shares no code with what it checks. Gradients are central differences of
+the statement, along random directions.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import losses
+from losses.config import CeDice, CwdFeatures, Dice, DiceKl, Dkd, Ifvd, Mse, Nkd, SkdPair, SkdPixel, Structure
+from losses.term import IGNORE
+from models.output import Output, Tap
+
+STUDENT = {"a": Tap(3, 1), "b": Tap(4, 2)}
+TEACHER = {"a": Tap(3, 1), "b": Tap(5, 2)}
+
+
+def softmax(x, axis=0):
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def scene(classes, size=8, images=3, seed=0):
+    """Arrays in float64 of logits and maps of student and teacher, and labels of which some are ignored."""
+    draw = np.random.default_rng(seed)
+    target = draw.integers(0, classes, (images, size, size))
+    target[draw.random(target.shape) < 0.15] = IGNORE
+    outputs = []
+    for taps in (STUDENT, TEACHER):
+        maps = {
+            name: draw.normal(size=(images, tap.channels, size // tap.stride, size // tap.stride))
+            for name, tap in taps.items()
+        }
+        outputs.append({"logits": 1.5 * draw.normal(size=(images, classes, size, size)), **maps})
+    return (*outputs, target)
+
+
+def tensors(arrays):
+    made = {name: torch.tensor(x, requires_grad=True) for name, x in arrays.items()}
+    return Output(made["logits"], {name: x for name, x in made.items() if name != "logits"})
+
+
+def agree(name, config, statement, *, classes, regions=False, seed=0, moved="logits", frozen=False):
+    """Value and gradient of a loss are those of a statement of (student's arrays, teacher's, target).
+
+    frozen: the statement takes the student's arrays twice, and differs along the first alone.
+    """
+    student, teacher, target = scene(classes, seed=seed)
+    if regions:
+        target = np.where(target == IGNORE, IGNORE, np.stack([target == 0, target > 0], 1).swapaxes(0, 1) * 1)
+        target = np.ascontiguousarray(target.swapaxes(0, 1))
+        target[0, 0, :2] = IGNORE
+    loss = losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=classes, regions=regions)
+    ours = tensors(student)
+    term = loss(ours, tensors(teacher), torch.tensor(target))
+    value = term.total.double() / term.count
+
+    def stated(changed):
+        return statement(changed, teacher, target, *([student] if frozen else []))
+
+    assert float(value.detach()) == pytest.approx(stated(student), rel=1e-5)
+    value.backward()
+    gradient = (ours.logits if moved == "logits" else ours.taps[moved]).grad.numpy()
+    draw = np.random.default_rng(seed + 1)
+    for _ in range(2):
+        way = draw.normal(size=gradient.shape)
+        ends = [stated({**student, moved: student[moved] + step * way}) for step in (1e-5, -1e-5)]
+        assert (gradient * way).sum() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=2e-4, abs=1e-7)
+
+
+def voxels(target):
+    """Places (n, y, x) that are not ignored."""
+    return [tuple(place) for place in np.argwhere(target != IGNORE)]
+
+
+@pytest.mark.parametrize("of", ["logits", "sigmoids"])
+def test_mse_is_the_mean_over_elements(of):
+    def statement(s, t, y):
+        f = sigmoid if of == "sigmoids" else lambda x: x
+        each = [(f(s["logits"][n, :, i, j]) - f(t["logits"][n, :, i, j])) ** 2 for n, i, j in voxels(y)]
+        return np.mean(each)
+
+    agree("mse", Mse(of=of), statement, classes=3)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_nkd_sets_the_label_apart_and_normalises_the_others(classes):
+    def statement(s, t, y):
+        total = 0.0
+        for n, i, j in voxels(y):
+            label, ours, theirs = y[n, i, j], s["logits"][n, :, i, j], t["logits"][n, :, i, j]
+            total -= softmax(theirs)[label] * np.log(softmax(ours)[label])
+            q, p = softmax(np.delete(ours, label) / 2), softmax(np.delete(theirs, label) / 2)
+            total -= 1.5 * 4 * (p * np.log(q)).sum()
+        return total / len(voxels(y))
+
+    agree("nkd", Nkd(temperature=2.0), statement, classes=classes)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_dkd_weighs_the_label_and_the_others_apart(classes):
+    def statement(s, t, y):
+        total = 0.0
+        for n, i, j in voxels(y):
+            label, ours, theirs = y[n, i, j], s["logits"][n, :, i, j] / 4, t["logits"][n, :, i, j] / 4
+            b, c = softmax(ours)[label], softmax(theirs)[label]
+            binary = c * np.log(c / b) + (1 - c) * np.log((1 - c) / (1 - b))
+            q, p = softmax(np.delete(ours, label)), softmax(np.delete(theirs, label))
+            total += 16 * (2.0 * binary + 8.0 * (p * np.log(p / q)).sum())
+        return total / len(voxels(y))
+
+    agree("dkd", Dkd(alpha=2.0), statement, classes=classes)
+
+
+def test_dkd_with_two_classes_is_alpha_times_soft_labels():
+    """What is left of KD = TCKD + (1 - p) NCKD where there is no other class."""
+
+    def statement(s, t, y):
+        q, p = softmax(s["logits"] / 4, 1), softmax(t["logits"] / 4, 1)
+        return 16 * (p * np.log(p / q)).sum(1)[y != IGNORE].mean()
+
+    agree("dkd", Dkd(alpha=1.0, beta=5.0), statement, classes=2)
+
+
+def test_dkd_grows_over_its_warmup():
+    student, teacher, target = (tensors(x) if isinstance(x, dict) else torch.tensor(x) for x in scene(3))
+    values = []
+    for warmup, epoch in ((0, 1), (4, 1), (4, 3), (4, 9)):
+        loss = losses.build("dkd", Dkd(warmup=warmup), student={}, teacher={}, classes=3)
+        loss.begin_epoch(epoch, 20)
+        values.append(float(loss(student, teacher, target).total.detach()))
+    assert np.array(values) / values[0] == pytest.approx([1.0, 0.25, 0.75, 1.0])
+
+
+@pytest.mark.parametrize("reduction", ["voxel-mean", "batch-sum"])
+def test_skd_pixel_is_a_soft_cross_entropy(reduction):
+    def statement(s, t, y):
+        images = []
+        for n in range(len(y)):
+            p, q = softmax(t["logits"][n]), softmax(s["logits"][n])
+            images.append(-(p * np.log(q)).sum(0)[y[n] != IGNORE])
+        return np.concatenate(images).mean() if reduction == "voxel-mean" else sum(x.mean() for x in images)
+
+    agree("skd-pixel", SkdPixel(reduction=reduction), statement, classes=3)
+
+
+def test_skd_pixel_of_regions_is_a_cross_entropy_of_each():
+    def statement(s, t, y):
+        p, q, keep = sigmoid(t["logits"]), sigmoid(s["logits"]), y != IGNORE
+        return -(p * np.log(q) + (1 - p) * np.log(1 - q))[keep].sum() / (keep.sum() / 2)
+
+    agree("skd-pixel", SkdPixel(), statement, classes=2, regions=True)
+
+
+def test_skd_pair_compares_cosines_of_pooled_places_with_lengths_that_are_constants():
+    def nodes(x, lengths_of):
+        """Windows of 2 x 2 of a map (C, 4, 4) with half its side; the place of the greatest value, and the lengths."""
+        columns, lengths = [], []
+        for i, j in np.ndindex(2, 2):
+            window = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(len(x), -1)
+            other = lengths_of[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(len(x), -1)
+            columns.append(window.max(1))
+            lengths.append(np.sqrt((other.max(1) ** 2).sum()) + 1e-8)
+        return [c / length for c, length in zip(columns, lengths, strict=True)]
+
+    def statement(s, t, y, constant):
+        total = 0.0
+        for n in range(len(y)):
+            ours, theirs = nodes(s["b"][n], constant["b"][n]), nodes(t["b"][n], t["b"][n])
+            total += sum((ours[k] @ ours[m] - theirs[k] @ theirs[m]) ** 2 for k in range(4) for m in range(4)) / 16
+        return total / len(y)
+
+    agree("skd-pair", SkdPair(taps=("b",)), statement, classes=3, moved="b", frozen=True)
+
+
+def test_ifvd_compares_cosines_with_the_mean_of_a_voxels_class():
+    def cosines(x, labels):
+        result = []
+        for i, j in np.argwhere(labels != IGNORE):
+            centre = np.mean([x[:, k, m] for k, m in np.argwhere(labels == labels[i, j])], 0)
+            result.append(x[:, i, j] @ centre / np.linalg.norm(x[:, i, j]) / np.linalg.norm(centre))
+        return np.array(result)
+
+    def statement(s, t, y):
+        small = y[:, ::2, ::2]
+        each = [(cosines(s["b"][n], small[n]) - cosines(t["b"][n], small[n])) ** 2 for n in range(len(y))]
+        return np.concatenate(each).mean()
+
+    agree("ifvd", Ifvd(taps=("b",)), statement, classes=3, moved="b")
+
+
+def test_cwd_features_sums_pairs_of_maps_and_takes_logits_for_one():
+    def divergence(x, z):
+        return np.mean([9 * (p * np.log(p / q)).sum() for p, q in zip(softmax(z.T).T, softmax(x.T).T, strict=True)])
+
+    def statement(s, t, y):
+        flat = [(a[n].reshape(3, -1) / 3, b[n].reshape(3, -1) / 3) for n in range(3) for a, b in pairs(s, t)]
+        return sum(divergence(x, z) for x, z in flat) / 3
+
+    def pairs(s, t):
+        return (s["a"], t["a"]), (s["logits"], t["a"])
+
+    config = CwdFeatures(taps=("a", ("logits", "a")), temperature=3.0)
+    agree("cwd-features", config, statement, classes=3, moved="a")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_dice_kl_mixes_labels_and_teacher(classes):
+    def statement(s, t, y):
+        total = 0.0
+        for n in range(len(y)):
+            keep = y[n] != IGNORE
+            q, p = softmax(s["logits"][n])[:, keep], softmax(t["logits"][n])[:, keep]
+            soft, hard = softmax(s["logits"][n] / 4)[:, keep], softmax(t["logits"][n] / 4)[:, keep]
+            kl = 16 * (hard * np.log(hard / soft)).sum(0).mean()
+            counted = [1] if classes == 2 else range(classes)
+            truth = [y[n][keep] == c for c in counted]
+            scores = [
+                (2 * (q[c] * z).sum() + 1e-5) / (q[c].sum() + z.sum() + 1e-5)
+                for c, z in zip(counted, truth, strict=True)
+            ]
+            total += 0.3 * (1 - np.mean(scores)) + 0.7 * kl
+            assert len(p) == classes
+        return total / len(y)
+
+    agree("dice-kl", DiceKl(alpha=0.7), statement, classes=classes)
+
+
+def dice_statement(form, classes):
+    def statement(s, _, y):
+        keep = y != IGNORE
+        p = np.stack([softmax(x) for x in s["logits"]])
+        if form == "image":
+            scores = [_ratio(p[n, c][keep[n]], y[n][keep[n]] == c, 1e-5) for n in range(len(y)) for c in range(classes)]
+        elif form == "batch":
+            scores = [_ratio(p[:, c][keep], y[keep] == c, 1e-6, 0.0) for c in range(classes)]
+        elif form == "batch-squared":
+            scores = [_ratio(p[:, c][keep], y[keep] == c, 1e-5, power=2) for c in range(classes)]
+        else:
+            scores = [_ratio(p[:, 1][keep], y[keep] == 1, 1e-6)]
+        return 1 - np.mean(scores)
+
+    return statement
+
+
+def _ratio(p, y, smooth, above=None, power=1):
+    above = smooth if above is None else above
+    return (2 * (p * y).sum() + above) / ((p**power).sum() + y.sum() + smooth)
+
+
+@pytest.mark.parametrize(
+    ("form", "classes"), [("image", 3), ("batch", 3), ("batch-squared", 3), ("sigmoid", 2), ("batch-squared", 2)]
+)
+def test_each_form_of_dice_is_the_one_of_its_source(form, classes):
+    statement = dice_statement(form, classes)
+    agree("dice", Dice(form=form), statement, classes=classes)
+
+    def mixed(s, t, y):
+        each = [-np.log(softmax(s["logits"][n, :, i, j])[y[n, i, j]]) for n, i, j in voxels(y)]
+        return 0.4 * np.mean(each) + 0.6 * statement(s, t, y)
+
+    agree("ce-dice", CeDice(ce=0.4, form=form), mixed, classes=classes)
+
+
+@pytest.mark.parametrize("bce", ["weighted", "plain"])
+def test_structure_weighs_voxels_whose_surroundings_differ(bce):
+    def statement(s, _, y):
+        total = 0.0
+        for n in range(len(y)):
+            inter = union = crossed = weights = 0.0
+            for i, j in np.argwhere(y[n] != IGNORE):
+                around = (y[n] == 1)[max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3].sum() / 25
+                truth = float(y[n, i, j] == 1)
+                w, p = 1 + 5 * abs(around - truth), softmax(s["logits"][n, :, i, j])[1]
+                share = w if bce == "weighted" else 1.0
+                crossed -= share * np.log(p if truth else 1 - p)
+                weights += share
+                inter, union = inter + w * p * truth, union + w * (p + truth)
+            total += crossed / weights + 1 - (inter + 1) / (union - inter + 1)
+        return total / len(y)
+
+    agree("structure", Structure(window=5, bce=bce), statement, classes=2)
