@@ -7,7 +7,7 @@ from typing import Any
 
 from trainer.data.dataset import Part
 from trainer.data.files import SUFFIXES, some
-from trainer.data.splits.folders import Pair, Survey
+from trainer.data.splits.folders import Pair, Survey, match_folders
 from trainer.errors import DataError, counted
 
 Settings = Mapping[str, Any]
@@ -96,8 +96,10 @@ def paired(where: Path, images: Mapping[str, Path], masks: Mapping[str, Path]) -
 
 
 def two_folders(images: Path, masks: Path, *, part: Part | None = None, before: str = "", behind: str = "") -> Survey:
-    """The pairs of a folder of pictures and one of masks, whose names have these texts around those of their images.
-    Raises DataError."""
+    """The pairs of a folder of pictures and one of masks, whose names have these texts around those of their images;
+    without such texts they are paired as those of any folders. Raises DataError."""
+    if not before and not behind:
+        return match_folders(images, masks, part)
     pictures, labels = between(pictures_in(images)), between(pictures_in(masks), before, behind)
     pairs = [Pair(image, mask, part) for _, image, mask in paired(images.parent, pictures, labels)]
     left = left_in(images, pictures.values()) + left_in(masks, labels.values())

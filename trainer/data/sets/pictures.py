@@ -17,11 +17,12 @@ from trainer.data.classes import channels_of, classes_of
 from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement, Sample
 from trainer.data.file_check import Progress, in_threads
 from trainer.data.files import file_hash
+from trainer.data.layouts import DataFolder, recognised, surveyed
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
 from trainer.data.reading import OUTLINES, PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
 from trainer.data.slices import forget_volumes, order_of, slice_place, spacing_of
-from trainer.data.splits.folders import find_pairs, pattern_from
+from trainer.data.splits.folders import pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Row, read_groups, read_split, samples
@@ -243,10 +244,10 @@ def _content(rows: list[tuple[str, ...]]) -> str:
 def open_unseen(config: DataConfig, name: str, *, cache: Path, masks_pattern: str | None = None) -> DataSet:
     """All images of the folder `name` below the root of the data, as test rows, fitted as the data's settings say.
 
-    masks_pattern: how the masks are named, as `pattern_from` reads it; None: as `find_pairs` knows by itself. Parts
-    that the folder is divided into are taken together. Groups are those of the file GROUPS in the folder, as
-    `read_groups` takes them; without it none is known. Raises DataError where the folder cannot be used or the data
-    has no folders.
+    masks_pattern: how the masks are named, as `pattern_from` reads it; None: as the folder's layout or its names say.
+    Parts that the folder is divided into are taken together. Groups are those of the file GROUPS in the folder, as
+    `read_groups` takes them; without it those that the layout knows. Raises DataError where the folder cannot be used
+    or the data has no folders.
     """
     if not isinstance(config, PolypData | PictureData):
         raise DataError(f"unseen = {name!r}: {config.name} has no other sources; remove it")
@@ -255,10 +256,19 @@ def open_unseen(config: DataConfig, name: str, *, cache: Path, masks_pattern: st
     if Path(name).is_absolute() or ".." in Path(name).parts or not folder.is_dir():
         known = sorted(below.name for below in root.iterdir() if below.is_dir() and not below.name.startswith("."))
         raise DataError(f"unseen = {name!r}: no such folder in {root}{nearest(name, known)}")
-    pairs = find_pairs(folder, None if masks_pattern is None else pattern_from(masks_pattern))
+    survey = surveyed(
+        DataFolder(folder, recognised(folder)), None if masks_pattern is None else pattern_from(masks_pattern)
+    )
     rows = [
-        Row(name, pair.image.relative_to(root).as_posix(), pair.mask.relative_to(root).as_posix(), "", "test")
-        for pair in pairs
+        Row(
+            name,
+            pair.image.relative_to(root).as_posix(),
+            pair.mask.relative_to(root).as_posix(),
+            pair.group,
+            "test",
+            pair.case,
+        )
+        for pair in survey.pairs
     ]
     if (folder / GROUPS).exists():
         rows = read_groups(folder / GROUPS, rows, root)

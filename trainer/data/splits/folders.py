@@ -146,7 +146,9 @@ def survey(folder: Path, pattern: Pattern | None = None, classes: Sequence[str] 
     if not places:
         raise DataError(_nothing(folder))
     taken = [
-        _match_classes(images, masks, part, pattern, classes) if classes else _match(images, masks, part, pattern)
+        _match_classes(images, masks, part, pattern, classes)
+        if classes
+        else match_folders(images, masks, part, pattern)
         for images, masks, part in places
     ]
     return Survey([pair for each in taken for pair in each.pairs], [line for each in taken for line in each.left])
@@ -185,7 +187,8 @@ def _nothing(folder: Path) -> str:
     return f"{folder}: holds no pictures with masks; known: {known}; found: {' and '.join(contents) or 'nothing'}{hint}"
 
 
-def _match(images: Path, masks: Path, part: Part | None, pattern: Pattern | None) -> Survey:
+def match_folders(images: Path, masks: Path, part: Part | None, pattern: Pattern | None = None) -> Survey:
+    """The pairs of a folder of images and one of masks. Raises DataError for lone halves."""
     pictures, labels = listed_pictures(images), listed_pictures(masks)
     left = [
         f"{place.name}: {line}" for place, listing in ((images, pictures), (masks, labels)) for line in listing.left

@@ -217,7 +217,7 @@ def test_every_layout_has_a_tree_here() -> None:
         ("ISIC 2016", "ISBI2016_ISIC_Part1_Test_Data/ISIC_0000011.jpg", "1 mask without image (ISIC_0000011_Segm"),
         ("ISIC 2018", "ISIC2018_Task1_Test_GroundTruth/ISIC_0000009_segmentation.png", "1 image without mask"),
         ("GlaS", "testB_7_anno.bmp", "1 image without mask (testB_7.bmp)"),
-        ("PraNet", "TestDataset/Kvasir/masks/cjux1.png", "1 image without mask (cjux1.png)"),
+        ("PraNet", "TestDataset/Kvasir/masks/cjux1.png", "1 images without a mask ("),
         ("SegPC-2021", "TCIA_SegPC_dataset/TCIA_SegPC_dataset/train/x/2.bmp", "2 masks without image (2_1.bmp"),
         ("MoNuSeg", "MoNuSegTestData/TCGA-2Z-A9J9-01A-01-TS1.tif", "1 mask without image"),
     ],
