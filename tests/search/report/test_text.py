@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from search.answer.summary import score_text
+from search.answer.summary import ConfirmedResult, NetworkScore, score_text
 from search.report.content.build import side
 from search.report.content.document import Report
 from search.report.content.text import next_step
@@ -120,10 +120,11 @@ def test_an_unconfirmed_search_says_so_first_and_shows_no_gain(made: Report) -> 
 
 
 def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
-    told = {"score": 0.85, "low": 0.84, "high": 0.86, "seeds": 2, "thresholds": [0.65, 0.5]}
-    assert score_text({"metric": "dice", "networks": {"a": told}}, "a") == (
-        "test dice 0.8500 [0.8400, 0.8600], mean over 2 seeds at thresholds 0.5 to 0.65"
+    score = NetworkScore(score=0.85, low=0.84, high=0.86, seeds=2, thresholds=[0.65, 0.5])
+    result = ConfirmedResult(
+        metric="dice", network="a", what=None, ship=True, distillation="shown", networks={"a": score}, missing=()
     )
+    assert score_text(result, "a") == ("test dice 0.8500 [0.8400, 0.8600], mean over 2 seeds at thresholds 0.5 to 0.65")
 
 
 def test_what_comes_next_depends_on_what_a_confirmation_could_show(made: Report, gained: Report) -> None:
