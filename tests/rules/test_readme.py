@@ -41,6 +41,8 @@ SERVER = "server"
 """Started by it, asked for its page, and stopped."""
 NETWORKS = "networks"
 """Run by trainer/commands/test_models.py."""
+FETCH = "fetch"
+"""Run by trainer/data/downloads/test_fetch.py, from a server on this machine."""
 SIMULATE = "simulate"
 """Run by test_the_service_can_be_tried_without_training."""
 
@@ -49,6 +51,8 @@ WHERE = {
     "make test": MAKE,
     "source .venv/bin/activate": ENVIRONMENT,
     "python -m search dashboard --storage sqlite:///.demo/study.db --artifacts .demo/runs/artifacts": DEMO,
+    "python -m trainer data fetch": FETCH,
+    "python -m trainer data fetch kvasir-seg $HOME/data": FETCH,
     "python -m search init $HOME/polyps --name mine": OWN_DATA,
     "python -m trainer teach studies/mine.toml": OWN_DATA,
     "python -m search validate mine": OWN_DATA,

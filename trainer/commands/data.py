@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
+from trainer.commands import data_fetch
 from trainer.commands.data_flags import Stated, add_mask_arguments, add_meanings, prepared, stated
 from trainer.commands.data_lines import (
     how_drawn,
@@ -35,7 +36,7 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 
 def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None:
-    """Add `split` and `check` below `python -m trainer data`."""
+    """Add `split`, `check` and `fetch` below `python -m trainer data`."""
     split = subparsers.add_parser(
         "split",
         help="write a split file for folders of images and masks",
@@ -79,6 +80,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
     add_meanings(check)
     add_near_duplicates(check)
     check.set_defaults(data_command="check")
+    data_fetch.add_arguments(subparsers)
 
 
 def add_near_duplicates(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +94,10 @@ def add_near_duplicates(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run `split` or `check`: 0, or 2 with what is wrong on stderr."""
+    """Run `split`, `check` or `fetch`: 0, or 2 with what is wrong on stderr; 1 where data are to be fetched by hand."""
     try:
+        if args.data_command == "fetch":
+            return data_fetch.main(args)
         return _split(args) if args.data_command == "split" else _check(args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
