@@ -76,7 +76,7 @@ def _bring(source: Source, folder: Path, archives: Path) -> None:
         print(f"  {len(source.steps) + 2}. the folder is {folder}; then run this command again, which checks it")
         return
     try:
-        from trainer.data.downloads.checked_archive import checked_archive
+        from trainer.data.downloads.checked_archive import checked_archive, record_sum
     except ModuleNotFoundError as error:
         if error.name != "pooch":
             raise
@@ -87,6 +87,7 @@ def _bring(source: Source, folder: Path, archives: Path) -> None:
         size += checked.path.stat().st_size
         print(f"archive   {archive.name}: sha256 {checked.sha256} ({checked.trust})")
         done = unpack(checked.path, folder.parent if source.beside else folder)
+        record_sum(checked)
         there = f", {done.there} were there" if done.there else ""
         left = f", {done.left} left out" if done.left else ""
         print(f"unpacked  {done.written} files{there}{left}")

@@ -1,6 +1,7 @@
 """One archive on the disk, with a checksum: downloaded by pooch, compared with the table or with the first download.
 
-`SHA256SUMS` beside the archives holds the hash of each as it came first, in the form that `sha256sum -c` reads.
+`SHA256SUMS` beside the archives holds the hash of each as it first came and was whole, in the form that `sha256sum -c`
+reads.
 """
 
 import logging
@@ -55,7 +56,6 @@ def _checked(archive: Archive, folder: Path, page: str) -> CheckedArchive:
     digest = _digest_of(path, known)
     if first is not None and first != digest:
         raise DataError(f"{path}: {_differs(archive, f'{SHA256}:{first}', path, folder)}; remove it, then repeat")
-    _record(folder, archive.name, digest)
     if archive.digest is not None:
         return CheckedArchive(path, digest, archive.origin)
     trust = "unverified, kept to be compared with" if first is None else "as at the first download"
@@ -105,8 +105,10 @@ def recorded_sums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, name in lines}
 
 
-def _record(folder: Path, name: str, digest: str) -> None:
+def record_sum(checked: CheckedArchive) -> None:
+    """Keep the hash of an archive that could be unpacked, so that the next download is compared with it."""
+    folder, name = checked.path.parent, checked.path.name
     sums = recorded_sums(folder)
-    if sums.get(name) != digest:
-        sums[name] = digest
+    if sums.get(name) != checked.sha256:
+        sums[name] = checked.sha256
         write_text(folder / SUMS, "".join(f"{each}  {archive}\n" for archive, each in sorted(sums.items())))

@@ -140,29 +140,41 @@ class Transfer:
             raise DataError(f"{url}: the server sent a web page, as where a login is needed; {self._remedy}")
 
     def _receive(self, url: str, answer: HTTPResponse, start: int, total: int | None) -> None:
-        """Append what comes. Raises DataError where it ends too early or goes on too long."""
-        counting, shown, size, cause = Counting(f"{self._part.stem}, MB"), 0, start, "the connection ended"
+        """Append what comes. Raises DataError where it ends too early, OSError where it cannot be written."""
+        counting, shown, size = Counting(f"{self._part.stem}, MB"), 0, start
         with self._part.open("r+b" if start else "wb") as file:
             file.seek(start)
             try:
-                while chunk := answer.read1(CHUNK):
+                while chunk := _next(answer):
                     file.write(chunk)
                     file.flush()  # what has arrived outlives this process
                     size += len(chunk)
                     if total is not None and (size - start) // _UNIT > shown:
                         shown = (size - start) // _UNIT
                         counting(shown, -(-(total - start) // _UNIT))
-            except (TimeoutError, ConnectionError, HTTPException) as error:
-                cause = one_line(str(error) or type(error).__name__)
+                os.fsync(file.fileno())
+            except _Ended as error:
+                raise DataError(f"{url}: {error} after {_progress(size, total)}; {_AGAIN}") from None
+            except OSError as error:
+                error.filename = str(self._part)  # a write that fails names no file
+                raise
             except KeyboardInterrupt:
                 on_stderr(f"{self._part}: {_progress(size, total)} are kept; {_AGAIN}")
                 raise
-            os.fsync(file.fileno())
-        if total is not None and size > total:
-            self.discard()
-            raise DataError(f"{url}: sent more than the {total} bytes that it announced; {self._remedy}")
-        if cause != "the connection ended" or (total is not None and size < total):
-            raise DataError(f"{url}: {cause} after {_progress(size, total)}; {_AGAIN}")
+        if total is not None and size < total:
+            raise DataError(f"{url}: the connection ended after {_progress(size, total)}; {_AGAIN}")
+
+
+class _Ended(Exception):
+    """The connection broke; why."""
+
+
+def _next(answer: HTTPResponse) -> bytes:
+    """What has come since, up to CHUNK bytes; empty at the end. Raises _Ended."""
+    try:
+        return answer.read1(CHUNK)
+    except (OSError, HTTPException) as error:
+        raise _Ended(one_line(str(error) or type(error).__name__)) from None
 
 
 def _version(answer: HTTPResponse) -> str:

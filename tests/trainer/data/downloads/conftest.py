@@ -26,6 +26,8 @@ class Shop(ThreadingHTTPServer):
         self.interrupts: Path | None = None
         """The part file after whose growth a Ctrl-C comes where the answer is cut."""
         self.resumes = True
+        self.shift = 0
+        """How far what is sent is from what was asked for."""
         self.kind = "application/zip"
 
     @property
@@ -51,6 +53,7 @@ class Answers(BaseHTTPRequestHandler):
             start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
         if start:
+            start += shop.shift
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Type", shop.kind)
         self.send_header("Content-Length", str(len(data) - start))

@@ -144,6 +144,13 @@ def test_a_file_that_changed_meanwhile_begins_again(fetch, shop, polyps):
     assert fetch.archive.read_bytes() == polyps + b"longer"
 
 
+def test_another_range_than_was_asked_for_is_not_appended(fetch, shop, polyps):
+    shop.cut, shop.shift = 2000, 100
+    assert fetch().code == 2
+    assert (fetch().code, len(shop.asked)) == (0, 3)
+    assert fetch.archive.read_bytes() == polyps
+
+
 def test_another_hash_leaves_nothing(fetch, shop, polyps, tmp_path):
     shop.files[NAME] = polyps[:-1] + b"!"
     digest = hashlib.sha256(polyps).hexdigest()
@@ -165,6 +172,16 @@ def test_the_first_hash_of_an_unverified_archive_is_compared_the_next_time(fetch
     shop.files[NAME] = polyps + b"other"
     one_line(fetch(), "SHA256SUMS has it from the first download", "the download was removed")
     assert not fetch.archive.exists()
+
+
+def test_an_unverified_archive_that_is_damaged_is_not_remembered(fetch, shop, polyps):
+    fetch.table["kvasir-seg"] = small(shop)
+    shop.files[NAME] = polyps[:-100]
+    one_line(fetch(), str(fetch.archive), "remove it, then repeat")
+    assert not (fetch.archive.parent / "SHA256SUMS").exists()
+    fetch.archive.unlink()
+    shop.files[NAME] = polyps
+    assert fetch().code == 0
 
 
 @pytest.mark.parametrize(("blocks", "purpose"), [(16_000, "the download of http://"), (16_384, "unpacking kvasir")])
