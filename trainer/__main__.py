@@ -268,8 +268,8 @@ def _add_data(commands: "Commands[CommandLine]") -> None:
 
     data = commands.add_parser(
         "data",
-        help="write split files and check data",
-        description="Write and check split files.",
+        help="fetch data sets, write split files and check data",
+        description="Fetch known data sets, write and check split files.",
         epilog="example:\n  python -m trainer data check splits/mine.csv --root $HOME/polyps",
     )
     add_arguments(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"))

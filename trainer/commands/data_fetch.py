@@ -91,7 +91,7 @@ def _bring(source: Source, folder: Path, archives: Path) -> None:
         there = f", {done.there} were there" if done.there else ""
         left = f", {done.left} left out" if done.left else ""
         print(f"unpacked  {done.written} files{there}{left}")
-    print(f"archives  {archives} ({readable(size)}); they are not needed any more")
+    print(f"archives  {archives} ({readable(size)}), not needed once the data set is complete")
 
 
 def _print_counts(folder: Path, counts: list[Count]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from trainer.__main__ import main
@@ -240,6 +241,13 @@ def test_a_closed_data_set_says_what_to_do_and_is_checked(fetch, shop, tmp_path)
     spare.touch()
     whole = fetch()
     assert (whole.code, "by hand" in whole.out, "next: " in whole.out) == (0, False, True)
+
+
+def test_two_processes_do_not_download_the_same(fetch, shop):
+    fetch.archive.parent.mkdir(parents=True)
+    with FileLock(fetch.archive.with_name(f".{NAME}.lock")):
+        one_line(fetch(), "another process downloads it")
+    assert shop.asked == []
 
 
 def test_mistakes_are_one_line(fetch):
