@@ -9,8 +9,7 @@ from trainer.data.downloads.archives import unpack
 from trainer.data.downloads.contents import Count, counts_in, is_complete
 from trainer.data.downloads.disk_space import readable
 from trainer.data.downloads.sources import SOURCES, Source
-from trainer.data.layouts import recognised
-from trainer.data.splits.folders import find_sets
+from trainer.data.layouts import data_folders
 from trainer.errors import DataError, nearest
 
 ARCHIVES = "archives"
@@ -103,20 +102,12 @@ def _print_counts(folder: Path, counts: list[Count]) -> None:
 
 def _print_next(name: str, folder: Path) -> None:
     """Which layout is recognised, and the command that comes next."""
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for place in (folder, *inner):
-        known = recognised(place)
-        if known is not None:
-            print(f"layout    {known.name} ({known.layout.title}): {known.why}")
-            return _print_init(name, place)
     try:
-        place, *_ = find_sets(folder)
+        sets = data_folders(folder)
     except DataError as error:
         print(f"layout    none is recognised ({error})")
-        return None
-    print("layout    images and masks by the names of their folders")
-    return _print_init(name, place)
-
-
-def _print_init(name: str, place: Path) -> None:
+        return
+    for each in sets:
+        print(f"layout    {each}")
+    place = sets[0].folder if len(sets) == 1 else folder
     print(f"next: {shlex.join(['python', '-m', 'search', 'init', str(place), '--name', name])}")

@@ -17,6 +17,7 @@ from trainer.__main__ import main
 from trainer.cli.entry import guard
 from trainer.commands import data_fetch
 from trainer.data.downloads.sources import SOURCES, Archive, Source
+from trainer.data.layouts import LAYOUTS
 from trainer.data.sets.blobs import draw
 
 README = (Path(__file__).parents[4] / "README.md").read_text()
@@ -90,7 +91,7 @@ def test_the_commands_of_the_readme_list_and_fetch(fetch, shop, tmp_path):
     assert not (tmp_path / "data/__MACOSX").exists()
     assert "unpacked  7 files, 1 left out" in done.out
     assert "images/*.jpg  3 of 3" in done.out
-    assert "layout " in done.out
+    assert "layout    Kvasir-SEG: Kvasir-SEG: polyps (kvasir-seg): it has images, masks" in done.out
     assert f"next: python -m search init {tmp_path}/data/Kvasir-SEG --name kvasir-seg" in done.out
     sums = (fetch.archive.parent / "SHA256SUMS").read_text()
     assert sums == f"{hashlib.sha256(shop.files[NAME]).hexdigest()}  {NAME}\n"
@@ -257,7 +258,7 @@ def test_mistakes_are_one_line(fetch):
 
 def test_the_table_is_whole():
     for name, source in SOURCES.items():
-        assert re.fullmatch(r"[a-z0-9-]+", name)
+        assert name in LAYOUTS
         assert source.licence
         assert source.page.startswith("http")
         assert all(form and min(form.values()) > 0 for form in source.forms)
