@@ -105,7 +105,7 @@ def test_a_closed_search_lets_running_trials_end_and_begins_none(join, database_
     assert search.searches.closed(search.search_id)[0].text == CLOSED
 
 
-def test_neither_a_raised_budget_nor_a_new_arm_opens_it_again(join, open_again, database_url):
+def test_neither_a_raised_budget_nor_a_new_arm_opens_it_again(join, open_again, database_url, study):
     first = join()
     close(first.opened, database_url, first.search_id)
     first.searches.ask_to_stop(first.search_id, None)
