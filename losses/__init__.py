@@ -30,6 +30,9 @@ LOSSES: Mapping[str, str] = {
     "skd-pair": "losses.skd_pair:PairwiseSimilarity",
     "ifvd": "losses.ifvd:FeatureVariation",
     "cwd-features": "losses.cwd_features:ChannelWiseFeatures",
+    "acfd": "losses.acfd:AttentionCorrected",
+    "boundary-hard": "losses.boundary_hard:HardBoundary",
+    "boundary-soft": "losses.boundary_soft:SoftBoundary",
     "selfreg": "losses.selfreg:SelfRegularisation",
 }
 """Name in a study file -> module:class. Every class has the constructor of `losses.term.Loss`."""

@@ -247,6 +247,46 @@ class CwdFeatures(Weighted):
     )
 
 
+class Acfd(Weighted):
+    """Attention-corrected features (Yu et al. 2025, ACF-BCKD)."""
+
+    taps: TapPairs = Field(description=PAIRS)
+    residuals: tuple[str, ...] | None = Field(
+        default=None,
+        description="for each pair the teacher's tap that the attention itself is compared with, the branch of a "
+        "residual unit before it is added; none: that of the pair",
+    )
+    alpha: Factor = Field(default=25_000.0, description="weight of the corrected features")
+    beta: Factor = Field(default=25_000.0, description="weight of the attention itself")
+    resize: Resize = Field(default="none", description=RESIZE)
+
+
+class Balanced(Weighted):
+    """A term with a share that moves from epoch to epoch, from hard to soft boundaries."""
+
+    floor: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="the hard boundaries' share in the end; it begins at 1"
+    )
+    gamma: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="by how much their share falls each epoch; none: evenly over the run, to the floor",
+    )
+
+
+class BoundaryHard(Balanced):
+    """Hard boundaries (Yu et al. 2025, ACF-BCKD)."""
+
+    reduction: Literal["image-mean", "batch-sum"] = Field(
+        default="image-mean", description="whether images are averaged, or added up, as published"
+    )
+
+
+class BoundarySoft(Balanced):
+    """Soft boundaries (Yu et al. 2025, ACF-BCKD)."""
+
+
 class SelfReg(Weighted):
     """SelfReg-UNet (Zhu et al. 2024); needs no teacher. `weight` is the paper's lambda."""
 
@@ -328,6 +368,21 @@ class LossTerms(Frozen):
         alias="cwd-features",
         description="distillation: where in the image each feature is strong",
     )
+    acfd: Acfd | None = Field(
+        default=None, exclude_if=_is_absent, description="distillation: feature maps, corrected by a learned attention"
+    )
+    boundary_hard: BoundaryHard | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="boundary-hard",
+        description="distillation: soft labels along the labels' boundaries; weighs less from epoch to epoch",
+    )
+    boundary_soft: BoundarySoft | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="boundary-soft",
+        description="distillation: how far the student's boundaries are from the teacher's; weighs more each epoch",
+    )
     selfreg: SelfReg | None = Field(
         default=None, description="a student learns from its own maps alone; needs no teacher"
     )
@@ -349,6 +404,6 @@ IDLE_WITH_TWO_CLASSES: Mapping[str, str] = {
 NEEDS_TEACHER = frozenset(
     {
         *("kl", "cwd", "dist", "at", "mse", "dice-kl", "nkd", "dkd"),
-        *("skd-pixel", "skd-pair", "ifvd", "cwd-features"),
+        *("skd-pixel", "skd-pair", "ifvd", "cwd-features", "acfd", "boundary-hard", "boundary-soft"),
     }
 )

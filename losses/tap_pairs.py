@@ -66,11 +66,15 @@ class TapPairs:
         """The teacher's taps among them."""
         return frozenset(theirs for _, theirs in self.names) - {LOGITS}
 
-    def maps(self, student: Output, teacher: Output) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both maps of each pair in one size, (N, C, *S) and (N, C', *S), float32 at least; the teacher's without
-        gradient. Raises ValueError where sizes differ after all."""
+    def given(self, student: Output, teacher: Output) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both maps of each pair as they are, float32 at least; the teacher's without gradient."""
         for ours, theirs in self.names:
-            yield sized_alike(widened(read(student, ours)), widened(read(teacher, theirs).detach()), self.resize)
+            yield widened(read(student, ours)), widened(read(teacher, theirs).detach())
+
+    def maps(self, student: Output, teacher: Output) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same in one size of space. Raises ValueError where sizes differ after all."""
+        for ours, theirs in self.given(student, teacher):
+            yield sized_alike(ours, theirs, self.resize)
 
 
 def _tap(loss: str, role: str, name: str, taps: Taps, classes: int) -> Tap:

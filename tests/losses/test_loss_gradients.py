@@ -8,8 +8,11 @@ import torch
 
 import losses
 from losses.config import (
+    Acfd,
     At,
     BceDice,
+    BoundaryHard,
+    BoundarySoft,
     CeDice,
     Cwd,
     CwdFeatures,
@@ -50,6 +53,9 @@ CONFIGS = {
     "skd-pair": SkdPair(taps=("enc2", "mid")),
     "ifvd": Ifvd(taps=("enc2", "mid")),
     "cwd-features": CwdFeatures(taps=("enc2", "mid")),
+    "acfd": Acfd(taps=("enc2", "mid"), alpha=1.0, beta=1.0),
+    "boundary-hard": BoundaryHard(),
+    "boundary-soft": BoundarySoft(),
     "selfreg": SelfReg(),
 }
 TWO_CLASSES = {"bce-dice", "structure"}
@@ -108,6 +114,7 @@ def gradient(case, student, teacher, target):
     """The value, and the greatest entry of the gradient over all maps."""
     name, classes = case
     loss = losses.build(name, CONFIGS[name], student=TAPS, teacher=TAPS, classes=classes)
+    loss.begin_epoch(3, 4)  # in the first one some have no weight
     torch.manual_seed(1)
     term = loss(student, teacher, target)
     term.total.backward()
@@ -198,6 +205,7 @@ def test_gradients_are_those_of_central_differences(case, scale):
     # Of two classes the relation between classes is a constant, but for what keeps it from dividing by zero.
     config = Dist(beta=0.0) if case == ("dist", 2) else CONFIGS[name]
     loss = losses.build(name, config, student=TAPS, teacher=TAPS, classes=classes)
+    loss.double().begin_epoch(3, 4)
     student = made(noise(classes, 1), lambda x: scale * x, torch.float64)
     teacher, target = made(noise(classes, 2), same, torch.float64), target_of(classes)
 

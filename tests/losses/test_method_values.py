@@ -9,7 +9,24 @@ import pytest
 import torch
 
 import losses
-from losses.config import CeDice, CwdFeatures, Dice, DiceKl, Dkd, Ifvd, Mse, Nkd, SkdPair, SkdPixel, Structure
+from losses.balance import hard_share
+from losses.config import (
+    Acfd,
+    BoundaryHard,
+    BoundarySoft,
+    CeDice,
+    CwdFeatures,
+    Dice,
+    DiceKl,
+    Dkd,
+    Ifvd,
+    Mse,
+    Nkd,
+    SkdPair,
+    SkdPixel,
+    Structure,
+)
+from losses.distance import squared_distances, to_nearest
 from losses.term import IGNORE
 from models.output import Output, Tap
 
@@ -56,7 +73,9 @@ def agree(name, config, statement, *, classes, regions=False, seed=0, moved="log
         target = np.where(target == IGNORE, IGNORE, np.stack([target == 0, target > 0], 1).swapaxes(0, 1) * 1)
         target = np.ascontiguousarray(target.swapaxes(0, 1))
         target[0, 0, :2] = IGNORE
-    loss = losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=classes, regions=regions)
+    torch.manual_seed(2)
+    loss = losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=classes, regions=regions).double()
+    loss.begin_epoch(3, 4)
     ours = tensors(student)
     term = loss(ours, tensors(teacher), torch.tensor(target))
     value = term.total.double() / term.count
@@ -286,3 +305,122 @@ def test_structure_weighs_voxels_whose_surroundings_differ(bce):
         return total / len(y)
 
     agree("structure", Structure(window=5, bce=bce), statement, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "floor", "gamma", "last"),
+    [(1000, 0.001, None, 0.001999), (50, 0.5, None, 0.51), (300, 0.5, 0.0015, 0.5515)],
+)
+def test_hard_boundaries_give_way_to_soft_ones_by_the_published_table(epochs, floor, gamma, last):
+    """BTCV, BraTS and WORD; a fall of 0.001, 0.01 and 0.0015 each epoch."""
+    shares = [hard_share(e, epochs, floor=floor, gamma=gamma) for e in range(1, epochs + 1)]
+    assert shares[0] == 1.0
+    assert shares[-1] == pytest.approx(last)
+    assert hard_share(10 * epochs, epochs, floor=floor, gamma=gamma) == floor
+
+
+def band(mask):
+    """Voxels with some but not all of the 8 neighbours in the mask."""
+    padded = np.pad(mask.astype(int), 1)
+    counts = {(i, j): padded[i : i + 3, j : j + 3].sum() - mask[i, j] for i, j in np.ndindex(*mask.shape)}
+    return np.array([[0 < counts[i, j] < 8 for j in range(mask.shape[1])] for i in range(mask.shape[0])])
+
+
+@pytest.mark.parametrize("reduction", ["image-mean", "batch-sum"])
+def test_hard_boundary_is_the_divergence_along_each_classs_boundary(reduction):
+    def statement(s, t, y):
+        total = 0.0
+        for n, c in np.ndindex(len(y), 3):
+            p, q = softmax(t["logits"][n]), softmax(s["logits"][n])
+            there = band(y[n] == c) & (y[n] != IGNORE)
+            if there.any():
+                total += (p * np.log(p / q)).sum(0)[there].sum() / (3 * there.sum())
+        return 0.75 * total / (len(y) if reduction == "image-mean" else 1)
+
+    agree("boundary-hard", BoundaryHard(reduction=reduction), statement, classes=3)
+
+
+def test_hard_boundary_of_regions_compares_all_sigmoids_along_each():
+    def statement(s, t, y):
+        total = 0.0
+        for n, c in np.ndindex(len(y), 2):
+            each = (sigmoid(s["logits"][n]) - sigmoid(t["logits"][n])) ** 2 * (y[n] != IGNORE)
+            each = each.sum(0) / np.maximum((y[n] != IGNORE).sum(0), 1)
+            there = band(y[n, c] == 1) & (y[n, c] != IGNORE)
+            total += each[there].mean() if there.any() else 0.0
+        return 0.75 * total / len(y)
+
+    agree("boundary-hard", BoundaryHard(), statement, classes=2, regions=True)
+
+
+def squares(mask):
+    """Squared distance to the nearest voxel on the other side, by looking at all."""
+    if mask.all() or not mask.any():
+        return np.zeros(mask.shape)
+    return np.array(
+        [
+            [min(((np.argwhere(mask != mask[i, j]) - (i, j)) ** 2).sum(1)) for j in range(mask.shape[1])]
+            for i in range(len(mask))
+        ]
+    )
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_soft_boundary_weighs_differences_by_squared_distances(regions):
+    """The distances are constants to the gradient: a step of central differences moves no voxel across 1/2."""
+
+    def statement(s, t, y):
+        total, count = 0.0, 0
+        for n, c in np.ndindex(len(y), 2):
+            keep = (y[n, c] if regions else y[n]) != IGNORE
+            if regions:
+                p, z = sigmoid(s["logits"][n, c]), sigmoid(t["logits"][n, c]) >= 0.5
+            else:
+                p, z = softmax(s["logits"][n])[c + 1], t["logits"][n].argmax(0) == c + 1
+            weight = squares((p > 0.5) & keep) + squares(z & keep)
+            total, count = total + ((p - z) ** 2 * weight)[keep].sum(), count + keep.sum()
+        return 0.25 * np.log(1 + total / count)
+
+    agree("boundary-soft", BoundarySoft(), statement, classes=2 if regions else 3, regions=regions)
+
+
+@pytest.mark.parametrize("shape", [(9, 14), (5, 6, 7), (1, 8)])
+def test_distances_on_a_device_are_those_on_the_host(shape):
+    draw = np.random.default_rng(1)
+    masks = torch.tensor(
+        draw.random((6, *shape)) < np.array([0, 0.02, 0.3, 0.7, 0.98, 1]).reshape(-1, *[1] * len(shape))
+    )
+    both = torch.where(masks, to_nearest(~masks), to_nearest(masks))
+    mixed = masks.flatten(1).any(1) & ~masks.flatten(1).all(1)
+    assert torch.equal(both * mixed.view(-1, *[1] * len(shape)), squared_distances(masks))
+
+
+def test_acfd_compares_corrected_features_and_the_attention_itself():
+    torch.manual_seed(2)
+    learned = losses.build("acfd", Acfd(taps=("b",)), student=STUDENT, teacher=TEACHER, classes=3).double()
+    w = {key: x.detach().numpy() for key, x in learned.state_dict().items()}
+
+    def hard(x):
+        return np.clip((x + 3) / 6, 0, 1)
+
+    def unit(x):
+        q = (x**2).mean(0).ravel()
+        return q / np.sqrt((q**2).sum())
+
+    def attention(x):
+        hidden = np.maximum(w["attention.0.squeeze.weight"] @ x.mean((1, 2)) + w["attention.0.squeeze.bias"], 0)
+        by_channel = hard(w["attention.0.excite.weight"] @ hidden + w["attention.0.excite.bias"])
+        padded = np.pad(x.mean(0), 3)
+        kernel = w["attention.0.places.weight"][0, 0]
+        by_place = [[(padded[i : i + 7, j : j + 7] * kernel).sum() for j in range(4)] for i in range(4)]
+        return by_channel[:, None, None] * hard(np.array(by_place) + w["attention.0.places.bias"][0])
+
+    def statement(s, t, y):
+        total = 0.0
+        for x, z in zip(s["b"], t["b"], strict=True):
+            a = attention(x)
+            mixed = np.einsum("oc,chw->ohw", w["mix.0.weight"][:, :, 0, 0], a) + w["mix.0.bias"][:, None, None]
+            total += 2 * ((unit(x * a) - unit(z)) ** 2).mean() + 3 * ((unit(mixed) - unit(z)) ** 2).mean()
+        return total / len(y)
+
+    agree("acfd", Acfd(taps=("b",), alpha=2.0, beta=3.0), statement, classes=3, moved="b")
