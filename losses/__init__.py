@@ -33,6 +33,9 @@ LOSSES: Mapping[str, str] = {
     "acfd": "losses.acfd:AttentionCorrected",
     "boundary-hard": "losses.boundary_hard:HardBoundary",
     "boundary-soft": "losses.boundary_soft:SoftBoundary",
+    "cirkd-pixel": "losses.cirkd_pixel:PixelRelations",
+    "cirkd-memory": "losses.cirkd_memory:PixelMemory",
+    "cirkd-region": "losses.cirkd_memory:RegionMemory",
     "selfreg": "losses.selfreg:SelfRegularisation",
 }
 """Name in a study file -> module:class. Every class has the constructor of `losses.term.Loss`."""

@@ -287,6 +287,36 @@ class BoundarySoft(Balanced):
     """Soft boundaries (Yu et al. 2025, ACF-BCKD)."""
 
 
+class CirkdPixel(Weighted):
+    """Relations between the voxels of a batch (Yang et al. 2022, CIRKD)."""
+
+    taps: TapPairs = Field(description=PAIRS)
+    temperature: Temperature = Field(default=0.1, description="divides the cosines; ACF-BCKD has 1")
+    grid: int = Field(
+        default=16, ge=1, le=64, description="maps are averaged down to at most so many places an axis first"
+    )
+    images: Literal["all", "first"] = Field(default="all", description="of a rank's part of the batch")
+    resize: Resize = Field(default="none", description=RESIZE)
+
+
+class CirkdMemory(Weighted):
+    """Relations to voxels or means of earlier steps (Yang et al. 2022, CIRKD)."""
+
+    weight: float = Field(default=0.1, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
+    tap: TapPair = Field(description="the map that is compared: a name of both, or a pair [student, teacher]")
+    temperature: Temperature = Field(default=0.1, description="divides the cosines")
+    grid: int = Field(
+        default=16, ge=1, le=64, description="maps are averaged down to at most so many places an axis first"
+    )
+    queue: int | None = Field(
+        default=None, ge=1, le=100_000, description="vectors that are kept of a class; none: 20000 voxels or 2000 means"
+    )
+    contrast: int | None = Field(
+        default=None, ge=1, le=100_000, description="vectors of a step's sample over all classes; none: 4096 or 1024"
+    )
+    resize: Resize = Field(default="none", description=RESIZE)
+
+
 class SelfReg(Weighted):
     """SelfReg-UNet (Zhu et al. 2024); needs no teacher. `weight` is the paper's lambda."""
 
@@ -383,6 +413,24 @@ class LossTerms(Frozen):
         alias="boundary-soft",
         description="distillation: how far the student's boundaries are from the teacher's; weighs more each epoch",
     )
+    cirkd_pixel: CirkdPixel | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="cirkd-pixel",
+        description="distillation: how alike the voxels of a batch's images are",
+    )
+    cirkd_memory: CirkdMemory | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="cirkd-memory",
+        description="distillation: how alike voxels are to the teacher's of earlier steps",
+    )
+    cirkd_region: CirkdMemory | None = Field(
+        default=None,
+        exclude_if=_is_absent,
+        alias="cirkd-region",
+        description="distillation: how alike voxels are to the teacher's means of a class in earlier steps",
+    )
     selfreg: SelfReg | None = Field(
         default=None, description="a student learns from its own maps alone; needs no teacher"
     )
@@ -405,5 +453,6 @@ NEEDS_TEACHER = frozenset(
     {
         *("kl", "cwd", "dist", "at", "mse", "dice-kl", "nkd", "dkd"),
         *("skd-pixel", "skd-pair", "ifvd", "cwd-features", "acfd", "boundary-hard", "boundary-soft"),
+        *("cirkd-pixel", "cirkd-memory", "cirkd-region"),
     }
 )

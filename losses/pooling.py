@@ -21,6 +21,11 @@ def _pool(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.adaptive_avg_pool3d(x, (size[0], size[1], size[2]))
 
 
+def averaged_to_grid(x: Tensor, grid: int) -> Tensor:
+    """A map (N, C, *S), averaged down to at most `grid` places along each axis."""
+    return _pool(x, tuple(min(length, grid) for length in x.shape[2:]))
+
+
 def nearest_to(x: Tensor, size: Sequence[int]) -> Tensor:
     """The last axes of a map or of labels (N, ..., *S) in another size, each entry the nearest one at or before it: the
     entry floor(i S / s) of S stands at i of s, as torch's "nearest" has it. Any kind of numbers."""

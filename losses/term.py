@@ -37,6 +37,8 @@ class Loss(nn.Module):
     handles_regions: ClassVar[bool] = False
     """Whether it works where `regions` is true."""
     handles_dims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    offer_size: int = 0
+    """How many numbers `offer` returns; 0: it has no memory that the ranks share."""
     reads_heads: ClassVar[bool] = False
     """Whether it reads the student's `heads`."""
 
@@ -64,6 +66,19 @@ class Loss(nn.Module):
         """The run's epoch `epoch` (1 to `epochs`) begins; called before its first step, also after a resume.
 
         A loss that changes over the run reads here, and only here, how far the run is.
+        """
+
+    def offer(self) -> Tensor | None:
+        """What this rank's newest step adds to a memory that is equal on all ranks, (offer_size,); None for nothing.
+
+        Called once after each step's forward pass, where `offer_size` is above 0.
+        """
+        return None
+
+    def absorb(self, gathered: Tensor) -> None:
+        """Take into memory what all ranks offered, (ranks, offer_size), with zeros of a rank that had nothing.
+
+        Memory lies in buffers: they are in the checkpoint, and are equal on all ranks.
         """
 
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:

@@ -15,6 +15,8 @@ from losses.config import (
     BoundaryHard,
     BoundarySoft,
     CeDice,
+    CirkdMemory,
+    CirkdPixel,
     Cwd,
     CwdFeatures,
     Dice,
@@ -58,6 +60,9 @@ CONFIGS = {
     "acfd": Acfd(taps=("enc2", ("mid", "enc3")), alpha=1.0, beta=1.0, resize="nearest-student"),
     "boundary-hard": BoundaryHard(),
     "boundary-soft": BoundarySoft(),
+    "cirkd-pixel": CirkdPixel(taps=("enc2", ("mid", "enc3")), resize="average"),
+    "cirkd-memory": CirkdMemory(tap="enc2", queue=64, contrast=30, resize="average"),
+    "cirkd-region": CirkdMemory(tap=("mid", "enc3"), queue=64, contrast=30, resize="average"),
     "selfreg": SelfReg(),
 }
 SIZES = {"enc1": 16, "enc2": 8, "enc3": 4, "mid": 4, "dec2": 8, "dec1": 16}
@@ -79,9 +84,9 @@ BY_LABEL = [
     *("skd-pixel", "boundary-hard", "boundary-soft"),
 ]
 """What compares logits, at voxels that are not ignored."""
-ONE_LABEL = ["ce", "ohem", "ce-dice", "nkd", "dkd", "ifvd"]
+ONE_LABEL = ["ce", "ohem", "ce-dice", "nkd", "dkd", "ifvd", "cirkd-memory", "cirkd-region"]
 """What takes no regions that overlap."""
-AGREEING = ["kl", "cwd", "dist", "at", "mse", "dkd", "skd-pair", "ifvd", "cwd-features", "boundary-hard"]
+AGREEING = ["kl", "cwd", "dist", "at", "mse", "dkd", "skd-pair", "ifvd", "cwd-features", "boundary-hard", "cirkd-pixel"]
 """0 where student and teacher agree; nkd and skd-pixel are cross-entropies, and dice-kl reads the labels too."""
 TWO_CLASSES = ["bce-dice", "structure"]
 
@@ -96,6 +101,9 @@ def build(name, config=None, dims=2):
     torch.manual_seed(5)  # of adapters
     loss = losses.build(name, config, student=STUDENT, teacher=TEACHER, classes=classes(name), dims=dims)
     loss.begin_epoch(3, 4)  # in the first one some have no weight
+    if loss.offer_size and not any(buffer.is_meta for buffer in loss.buffers()):
+        loss(*scene(name, dims=dims, seed=8))
+        loss.absorb(loss.offer().unsqueeze(0))
     return loss
 
 
@@ -403,7 +411,7 @@ def test_a_weight_is_left_to_the_caller(name):
     assert torch.equal(heavy(student, teacher, target).total, expected.total)
 
 
-PAIRED = {name for name in losses.LOSSES if "resize" in type(CONFIGS[name]).model_fields} - {"at"}
+PAIRED = {name for name in losses.LOSSES if {"taps", "resize"} <= set(type(CONFIGS[name]).model_fields)} - {"at"}
 
 
 @pytest.mark.parametrize("name", sorted(PAIRED))

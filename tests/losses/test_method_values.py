@@ -10,11 +10,14 @@ import torch
 
 import losses
 from losses.balance import hard_share
+from losses.cirkd_memory import Queue
 from losses.config import (
     Acfd,
     BoundaryHard,
     BoundarySoft,
     CeDice,
+    CirkdMemory,
+    CirkdPixel,
     CwdFeatures,
     Dice,
     DiceKl,
@@ -424,3 +427,71 @@ def test_acfd_compares_corrected_features_and_the_attention_itself():
         return total / len(y)
 
     agree("acfd", Acfd(taps=("b",), alpha=2.0, beta=3.0), statement, classes=3, moved="b")
+
+
+def divergences(x, z):
+    """KL of the rows' softmax, the second first."""
+    q, p = softmax(x, 1), softmax(z, 1)
+    return (p * np.log(p / q)).sum(1)
+
+
+def unit_rows(x):
+    """(D, ...) to places by D, each of unit length."""
+    rows = x.reshape(len(x), -1).T
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("images", ["all", "first"])
+def test_cirkd_pixel_compares_rows_of_cosines_over_all_pairs_of_images(images):
+    def statement(s, t, y):
+        count = len(y) if images == "all" else 1
+        ours, theirs = ([unit_rows(x[n]) for n in range(count)] for x in (s["b"], t["b"]))
+        pairs = list(np.ndindex(count, count))
+        return np.mean([divergences(ours[n] @ ours[m].T / 0.5, theirs[n] @ theirs[m].T / 0.5) for n, m in pairs])
+
+    agree("cirkd-pixel", CirkdPixel(taps=("b",), temperature=0.5, images=images), statement, classes=3, moved="b")
+
+
+@pytest.mark.parametrize("name", ["cirkd-memory", "cirkd-region"])
+def test_cirkd_memory_compares_places_with_what_is_remembered(name):
+    """A sample that is the whole memory has no chance in it; the head is taken away."""
+    student, teacher, target = scene(3)
+    taps = {"b": Tap(5, 2)}
+    student["b"] = np.random.default_rng(5).normal(size=teacher["b"].shape)
+    config = CirkdMemory(tap="b", queue=40, contrast=200, temperature=0.5)
+    loss = losses.build(name, config, student=taps, teacher=taps, classes=3).double()
+    loss.head = torch.nn.Identity()
+    ours, theirs, labels = tensors(student), tensors(teacher), torch.tensor(target)
+    assert float(loss(ours, theirs, labels).total.detach()) == 0.0
+    loss.absorb(loss.offer().unsqueeze(0))
+    small = target[:, ::2, ::2]
+    for c in range(3):
+        remembered = loss.queue.vectors[c, : loss.queue.pushed[c]].numpy()
+        own = [teacher["b"][n][:, small[n] == c] for n in range(3)]
+        if name == "cirkd-region":
+            assert remembered == pytest.approx(np.stack([unit_rows(x.mean(1))[0] for x in own]))
+        else:
+            assert len(remembered) == sum(min(16, x.shape[1]) for x in own)
+            known = np.concatenate([unit_rows(x) for x in own])
+            assert all(np.abs(known - row).max(1).min() < 1e-9 for row in remembered)
+    bank = np.concatenate([loss.queue.vectors[c, : loss.queue.pushed[c]].numpy() for c in range(3)])
+    term = loss(ours, theirs, labels)
+    each = [
+        divergences(unit_rows(s) @ bank.T / 0.5, unit_rows(t) @ bank.T / 0.5)
+        for s, t in zip(student["b"], teacher["b"], strict=True)
+    ]
+    expected = np.concatenate(each)[(small != IGNORE).reshape(-1)].mean()
+    assert float(term.total.detach() / term.count) == pytest.approx(expected)
+
+
+def test_a_queue_keeps_the_newest_of_each_class():
+    queue = Queue(2, 3, 1)
+    for first in (0, 4):
+        vectors = torch.arange(first, first + 4.0).view(1, 4, 1).expand(2, 4, 1).contiguous()
+        queue.push(vectors, torch.tensor([[True, False, True, False], [True, True, True, True]]))
+    kept = [set(queue.vectors[c, :3].flatten().tolist()) for c in range(2)]
+    assert kept == [{2.0, 4.0, 6.0}, {5.0, 6.0, 7.0}]
+    assert queue.pushed.tolist() == [4, 8]
+    sampled, there = queue.sample(2)
+    assert there.all()
+    assert len(set(sampled[:2].flatten().tolist())) == 2

@@ -99,6 +99,10 @@ class StreamEpoch:
                 own = None if images is None else images.normalised(student.network.normalisation)
                 sums = student.forward(own, target, outputs.get(teacher_key(member.run)))
                 self.ranks.all_reduce(sums)
+                offered = student.offered()
+                if offered is not None:
+                    self.ranks.all_reduce(offered)
+                    student.absorb(offered)
                 self.ranks.all_reduce(student.backward(sums))
                 flags[member.key] = student.update()
             self.counters.student_steps += 1

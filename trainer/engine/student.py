@@ -208,6 +208,26 @@ class Student:
         sums[STOP] += float(self._ranks.stop_asked)
         return sums
 
+    def offered(self) -> Tensor | None:
+        """What this rank's losses add to memories that the ranks share: (ranks, numbers), zero but in its own row, to
+        be summed over the ranks and given to `absorb`; None where no loss has one, on any rank."""
+        sizes = [loss.offer_size for loss in self._loss_list]
+        if not any(sizes):
+            return None
+        shared = torch.zeros(self._ranks.world, sum(sizes), device=self._device)
+        for loss, part in zip(self._loss_list, torch.split(shared[self._ranks.rank], sizes), strict=True):
+            offer = loss.offer() if self._terms and loss.offer_size else None
+            if offer is not None:
+                part.copy_(offer)
+        return shared
+
+    def absorb(self, gathered: Tensor) -> None:
+        """Let losses remember what all ranks offered: what `offered` returned, summed over the ranks."""
+        sizes = [loss.offer_size for loss in self._loss_list]
+        for loss, part in zip(self._loss_list, torch.split(gathered, sizes, dim=1), strict=True):
+            if loss.offer_size:
+                loss.absorb(part.contiguous())
+
     def backward(self, sums: Tensor) -> Tensor:
         """Compute the gradient. Returns it flat with the flags behind it, to be summed over the ranks.
 
