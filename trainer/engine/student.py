@@ -88,6 +88,7 @@ class Student:
         self._student_taps = frozenset[str]().union(*(loss.student_taps() for loss in self._loss_list))
         self.teacher_taps = frozenset[str]().union(*(loss.teacher_taps() for loss in self._loss_list))
         """What the losses read of a teacher beside its logits."""
+        self._remembering = [loss for loss in self._loss_list if loss.offer_size]
         self._reads_heads = any(loss.reads_heads for loss in self._loss_list)
         self.flat = Flat(nn.ModuleList([self.network, self.losses]))
         self.optimizer = Optimizer(run.optim, self.flat.weights)
@@ -211,22 +212,21 @@ class Student:
     def offered(self) -> Tensor | None:
         """What this rank's losses add to memories that the ranks share: (ranks, numbers), zero but in its own row, to
         be summed over the ranks and given to `absorb`; None where no loss has one, on any rank."""
-        sizes = [loss.offer_size for loss in self._loss_list]
-        if not any(sizes):
+        sizes = [loss.offer_size for loss in self._remembering]
+        if not sizes:
             return None
         shared = torch.zeros(self._ranks.world, sum(sizes), device=self._device)
-        for loss, part in zip(self._loss_list, torch.split(shared[self._ranks.rank], sizes), strict=True):
-            offer = loss.offer() if self._terms and loss.offer_size else None
+        for loss, part in zip(self._remembering, torch.split(shared[self._ranks.rank], sizes), strict=True):
+            offer = loss.offer() if self._terms else None
             if offer is not None:
                 part.copy_(offer)
         return shared
 
     def absorb(self, gathered: Tensor) -> None:
         """Let losses remember what all ranks offered: what `offered` returned, summed over the ranks."""
-        sizes = [loss.offer_size for loss in self._loss_list]
-        for loss, part in zip(self._loss_list, torch.split(gathered, sizes, dim=1), strict=True):
-            if loss.offer_size:
-                loss.absorb(part.contiguous())
+        sizes = [loss.offer_size for loss in self._remembering]
+        for loss, part in zip(self._remembering, torch.split(gathered, sizes, dim=1), strict=True):
+            loss.absorb(part.contiguous())
 
     def backward(self, sums: Tensor) -> Tensor:
         """Compute the gradient. Returns it flat with the flags behind it, to be summed over the ranks.
