@@ -18,6 +18,7 @@ from search.spec.load import StudySpec, identity, probe_runs
 from search.spec.space import Choices, Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.data import DataError, DataSet, open_data, stream_key
+from trainer.data.classes import classes_of
 from trainer.data.dataset import Part
 from trainer.errors import UserError, counted, one_line
 from trainer.run_file import RunFile
@@ -314,10 +315,8 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     """What is allowed and still may not be meant."""
     for arm in spec.arms:
         yield from _notes_of(arm)
-    classes_are_two = spec.run.data.name in ("blobs", "polyp")
-    if classes_are_two:
-        live = {name for _, run in probe_runs(spec) for name in run.methods()}
-        yield from (f"losses.{name}: {idle}" for name, idle in IDLE_WITH_TWO_CLASSES.items() if name in live)
+    live = {name for _, run in probe_runs(spec) if len(classes_of(run.data)) == 2 for name in run.methods()}
+    yield from (f"losses.{name}: {idle}" for name, idle in IDLE_WITH_TWO_CLASSES.items() if name in live)
 
 
 def _stored_logits(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
