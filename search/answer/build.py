@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from search.answer.comparisons import TEST, Grids, comparisons, metric_of, non_inferiority, on_validation
+from search.answer.comparisons import (
+    TEST,
+    Grids,
+    class_comparisons,
+    comparisons,
+    metric_of,
+    non_inferiority,
+    on_validation,
+)
 from search.answer.distances import distances
 from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict, claim_title
 from search.answer.power import needed
@@ -26,12 +34,14 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
     grids, metric = score_arrays(confirmed), metric_of(confirmed)
     parts = _parts(confirmed)
     near, chosen = non_inferiority(confirmed, grids, metric)
+    claims = comparisons(confirmed, grids, parts, CONFIDENCE)
     name = None if chosen is None else chosen.name
     order = [(c.name, part) for part in ("validation", *parts) for c in confirmed.configurations]
     shown = [grids[key] for key in order if key in grids]
     return ConfirmedPart(
         networks=tuple(_network(each, grids, metric, latency, confirmed, name) for each in confirmed.configurations),
-        claims=(*comparisons(confirmed, grids, parts, CONFIDENCE), *near),
+        claims=(*claims, *near),
+        class_claims=tuple(class_comparisons(confirmed, grids, claims, CONFIDENCE)),
         distances=tuple(distances(confirmed, grids, CONFIDENCE)),
         scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
         reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
@@ -40,6 +50,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         chosen=name,
         choice=_choice(confirmed, near, chosen),
         margin=confirmed.choose.margin,
+        margin_metric=near[0].unit.partition(",")[0] if near else confirmed.choose.metric,
         confidence=confirmed.choose.confidence,
         openings=tuple(_opening(each) for each in confirmed.openings),
         missing=confirmed.missing,
@@ -143,7 +154,7 @@ def verdict_lines(claims: Iterable[Comparison]) -> list[str]:
     titles: dict[str, list[str]] = {"shown": [], "not_shown": [], "worse": [], "not estimable": []}
     for each in claims:
         if each.part == TEST and each.margin is None:
-            titles[each.verdict].append(claim_title(each.name))
+            titles[each.verdict].append(claim_title(each.name) + (f" ({each.label} alone)" if each.label else ""))
     return [f"{verdict.replace('_', ' ')}: {', '.join(names)}" for verdict, names in titles.items() if names]
 
 

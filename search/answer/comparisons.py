@@ -3,7 +3,11 @@
 `gain`: the winner of the search with KD less the winner of a search without, of those with no more parameters.
 `kd_term_effect`: a winner less the same run with its KD weight zero. `tuning_gain`: the winner without KD less the
 untuned network. All are on the fresh seeds, paired by seed and image. A winner is what the search itself found best on
-validation: choosing again among what was confirmed would favour the arm of which more was confirmed.
+validation: choosing again among what was confirmed would favour the arm of which more was confirmed. Of a score that is
+better when lower, a gain is a difference below zero.
+
+With more than one foreground class, these claims are of the mean over classes and one family; single classes are a
+second one (`class_comparisons`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +18,7 @@ from search.answer.score_arrays import ScoreArray, describe_thresholds, differen
 from search.answer.uncertainty import Estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
+from trainer.evaluation.score_names import SCORE_KINDS, unit_of
 
 TEST = "test"
 Grids = dict[tuple[str, str], ScoreArray]
@@ -37,6 +42,22 @@ def metric_of(confirmed: Confirmed) -> str:
     """The column that is compared: the objective where it is a score of single images, else Dice."""
     columns = confirmed.findings[0].columns if confirmed.findings else {}
     return confirmed.objective if confirmed.objective in columns else "dice"
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a score is better when lower."""
+    return SCORE_KINDS[metric.partition(".")[0]].direction == "minimize"
+
+
+def with_unit(metric: str) -> str:
+    """A score's name with its unit: `hd95_missed_as_diagonal (px)`; a share has none."""
+    unit = unit_of_metric(metric)
+    return f"{metric} ({unit})" if unit else metric
+
+
+def unit_of_metric(metric: str) -> str:
+    """`px` for a length, empty for a share."""
+    return unit_of(metric.partition(".")[0], spacing=False)
 
 
 def on_validation(grids: Grids, configuration: Configuration, metric: str) -> float | None:
@@ -83,6 +104,43 @@ def comparisons(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confid
     claims = [c for pair in compared for part in parts if (c := _claim(grids, pair, part, metric, confidence))]
     claims += _missing(confirmed, {c.name for c in claims}, confidence)
     family = [i for i, c in enumerate(claims) if c.part == TEST and c.name in FAMILY and c.p is not None]
+    return _judged_together(claims, family)
+
+
+def class_comparisons(
+    confirmed: Confirmed, grids: Grids, claims: Sequence[Comparison], confidence: float
+) -> list[Comparison]:
+    """The second family: on test, each class of every claim of FAMILY whose mean over classes is shown.
+
+    Corrected among themselves (Holm). That the first family is tested before keeps the risk of a false claim of a
+    single class: where its mean is not shown, no class is looked at. Empty with one foreground class.
+    """
+    metric = metric_of(confirmed)
+    bare = metric.partition(".")[0]
+    shown = {c.name for c in claims if c.part == TEST and c.name in FAMILY and c.verdict == "shown"}
+    compared = [
+        (pair, label)
+        for pair in pairs(confirmed)
+        if pair.name in shown
+        for label in class_labels(confirmed)
+        if f"{bare}.{label}" != metric
+    ]
+    made_claims = [
+        claim.model_copy(update={"label": label})
+        for pair, label in compared
+        if (claim := _claim(grids, pair, TEST, f"{bare}.{label}", confidence)) is not None
+    ]
+    return _judged_together(made_claims, [i for i, c in enumerate(made_claims) if c.p is not None])
+
+
+def class_labels(confirmed: Confirmed) -> list[str]:
+    """The foreground classes in the order of their labels, where there are several; they are columns of their own."""
+    columns = confirmed.findings[0].columns if confirmed.findings else {}
+    return [name.partition(".")[2] for name in columns if name.startswith("dice.")]
+
+
+def _judged_together(claims: list[Comparison], family: Sequence[int]) -> list[Comparison]:
+    """The claims with their verdicts, those of a family corrected over all of it."""
     corrected = holm([claims[i].p or 0.0 for i in family])
     for i, p in zip(family, corrected, strict=True):
         claims[i] = claims[i].model_copy(update={"p_holm": p})
@@ -136,9 +194,10 @@ def made(
     return Comparison(
         name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
         estimate=None if estimate is None else estimate.value, low=low, high=high, confidence=confidence, p=p,
-        p_holm=None, unit=f"{metric}, mean over images", images=0 if estimate is None else estimate.images,
+        p_holm=None, unit=f"{with_unit(metric)}, mean over images", images=0 if estimate is None else estimate.images,
         groups=0 if estimate is None else estimate.groups, seeds=seeds, margin=margin, verdict="not estimable",
         reason="no seed that both were trained with" if estimate is None else estimate.reason, words=pair.what,
+        lower_is_better=lower_is_better(metric),
     )  # fmt: skip
 
 
@@ -162,18 +221,28 @@ def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[C
     ]  # fmt: skip
 
 
-def verdict(estimate: float | None, p: float | None, confidence: float) -> Verdict:
-    """`shown` where the difference is positive and its p is at most 1 - confidence, `worse` where it is negative."""
+def verdict(estimate: float | None, p: float | None, confidence: float, *, lower: bool = False) -> Verdict:
+    """`shown` where the difference is positive and its p is at most 1 - confidence, `worse` where it is negative.
+
+    lower: whether the score is better when lower; then a negative difference is the gain.
+    """
     if estimate is None or p is None:
         return "not estimable"
     if p > 1 - confidence:
         return "not_shown"
-    return "shown" if estimate > 0 else "worse"
+    return "shown" if (estimate < 0 if lower else estimate > 0) else "worse"
 
 
 def _judged(claim: Comparison) -> Comparison:
-    reached = verdict(claim.estimate, claim.p if claim.p_holm is None else claim.p_holm, claim.confidence)
+    p = claim.p if claim.p_holm is None else claim.p_holm
+    reached = verdict(claim.estimate, p, claim.confidence, lower=claim.lower_is_better)
     return claim.model_copy(update={"verdict": reached, "words": _sentence(claim, reached)})
+
+
+def unit_text(claim: Comparison) -> str:
+    """`px of hd95_missed_as_diagonal, `, before what else is said of a length; empty for a share."""
+    metric, _, unit = claim.unit.partition(",")[0].partition(" (")
+    return f"{unit.removesuffix(')')} of {metric}, " if unit else ""
 
 
 def _sentence(claim: Comparison, reached: Verdict) -> str:
@@ -183,10 +252,13 @@ def _sentence(claim: Comparison, reached: Verdict) -> str:
     if at and len({*claim.thresholds[0], *claim.thresholds[1]}) == 1:
         at = describe_thresholds(claim.thresholds[0])
     what = "; ".join(filter(None, (claim.words, at and f"at {at}")))
-    sentence = f"{claim.minuend} less {claim.subtrahend} ({what}) on {claim.part}: {claim.estimate:+.4f}"
+    of = f"{claim.part}, {claim.label}" if claim.label else claim.part
+    lower = f", {unit_text(claim)}lower is better" if claim.lower_is_better else ""
+    sentence = f"{claim.minuend} less {claim.subtrahend} ({what}) on {of}: {claim.estimate:+.4f}{lower}"
     if claim.low is None or claim.high is None:
         return f"{sentence}; not estimable: {claim.reason}"
-    p = "" if claim.p_holm is None else f", p {claim.p_holm:.3g} corrected over the claims"
+    over = "classes" if claim.label else "claims"
+    p = "" if claim.p_holm is None else f", p {claim.p_holm:.3g} corrected over the {over}"
     return f"{sentence} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {reached.replace('_', ' ')}"
 
 

@@ -15,6 +15,11 @@ SEARCH_THRESHOLD = 0.5
 Verdict = Literal["shown", "not_shown", "worse", "not estimable"]
 
 
+def left_out(value: object) -> bool:
+    """Whether a field has nothing to say; where it does not matter, such fields are not in JSON."""
+    return not value
+
+
 CLAIMS = {
     "gain": "gain over the search without distillation",
     "kd_term_effect": "effect of the distillation term",
@@ -53,6 +58,10 @@ class Comparison(Frozen):
     verdict: Verdict
     reason: str | None
     words: str
+    lower_is_better: bool = Field(
+        default=False, exclude_if=left_out, description="whether the minuend gains by a difference below zero"
+    )
+    label: str = Field(default="", exclude_if=left_out, description="the class that it is of; empty: all of them")
 
 
 class Network(Frozen):
@@ -188,6 +197,12 @@ class ConfirmedPart(Frozen):
 
     networks: tuple[Network, ...]
     claims: tuple[Comparison, ...]
+    class_claims: tuple[Comparison, ...] = Field(
+        default=(),
+        exclude_if=left_out,
+        description="a second family: claims of single classes on test, corrected among themselves (Holm), and tested "
+        "only where the claim of their mean is shown",
+    )
     distances: tuple[Distances, ...] = ()
     scores: tuple[Scores, ...]
     reliability: tuple[Reliability, ...]
@@ -196,6 +211,9 @@ class ConfirmedPart(Frozen):
     chosen: str | None = Field(description="the network to ship; None where none is near enough to the teacher")
     choice: str = Field(description="how it was chosen")
     margin: float
+    margin_metric: str = Field(
+        default="dice", exclude_if=lambda name: name == "dice", description="the score that the margin is of"
+    )
     confidence: float
     openings: tuple[Opening, ...]
     missing: tuple[str, ...]

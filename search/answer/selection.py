@@ -48,7 +48,7 @@ class Shipped:
 
 def with_evidence(confirmed: Confirmed, chosen: SelectedStudent, weights: Weights) -> Shipped:
     """The network of the chosen configuration whose seed has the median validation score; of two in the middle, the
-    lower. The best seed would be a choice by chance, and test has chosen nothing.
+    worse. The best seed would be a choice by chance, and test has chosen nothing.
 
     Raises UserError where the configuration was not trained again, or its weights are not here.
     """
@@ -60,7 +60,8 @@ def with_evidence(confirmed: Confirmed, chosen: SelectedStudent, weights: Weight
         known = sorted({each.configuration for each in confirmed.findings if each.seed is not None})
         raise UserError(f"--configuration {chosen.name}: was not trained again{nearest(chosen.name, known)}")
     metric = _metric(confirmed)
-    ranked = sorted(seeds, key=lambda each: (_mean(each, metric), each.seed))
+    sign = -1 if _lower_is_better(metric) else 1
+    ranked = sorted(seeds, key=lambda each: (sign * _mean(each, metric), each.seed))
     middle = ranked[(len(ranked) - 1) // 2]
     seed = middle.seed or 0
     file = weights.get((chosen.name, seed))
@@ -111,6 +112,12 @@ def _metric(confirmed: Confirmed) -> str:
     return metric_of(confirmed)
 
 
+def _lower_is_better(metric: str) -> bool:
+    from search.answer.comparisons import lower_is_better
+
+    return lower_is_better(metric)
+
+
 def _mean(findings: PerImageScores, metric: str) -> float:
     return statistics.fmean(findings.columns[metric])
 
@@ -143,7 +150,7 @@ def by_rule(confirmed: Confirmed) -> SelectedStudent:
         raise UserError(
             f"{confirmed.study}: no network to ship: {part.choice}; pack one all the same: --configuration {known[0]}"
         )
-    return _chosen(part, part.chosen, f"It is {part.choice}.")
+    return _chosen(part, part.chosen, _metric(confirmed), f"It is {part.choice}.")
 
 
 def by_hand(confirmed: Confirmed, name: str) -> SelectedStudent:
@@ -155,18 +162,22 @@ def by_hand(confirmed: Confirmed, name: str) -> SelectedStudent:
         raise UserError(f"--configuration {name}: not in the confirmation of {confirmed.study}{nearest(name, known)}")
     part = answer(confirmed)
     rule = "which chooses none" if part.chosen is None else f"which chooses {part.chosen}"
-    return _chosen(part, name, f"It was chosen by hand, not by the rule of [confirm], {rule}.")
+    return _chosen(part, name, _metric(confirmed), f"It was chosen by hand, not by the rule of [confirm], {rule}.")
 
 
-def _chosen(part: "ConfirmedPart", name: str, why: str) -> SelectedStudent:
+def _chosen(part: "ConfirmedPart", name: str, metric: str, why: str) -> SelectedStudent:
     """With the intervals of its scores and the claims that speak of it, those that cannot be estimated included."""
     level = part.confidence
     intervals = {
         each.part: (each.low, each.high, level)
         for each in part.scores
-        if (each.network, each.by) == (name, "all") and each.low is not None and each.high is not None
+        if (metric, each.network, each.by) == ("dice", name, "all")  # the tables' intervals are of Dice
+        and each.low is not None
+        and each.high is not None
     }
     network = next(each for each in part.networks if each.name == name)
     if network.low is not None and network.high is not None:
         intervals["test"] = (network.low, network.high, level)
-    return SelectedStudent(name, why, intervals, tuple(c.words for c in part.claims if c.minuend in (name, "")))
+    return SelectedStudent(
+        name, why, intervals, tuple(c.words for c in (*part.claims, *part.class_claims) if c.minuend in (name, ""))
+    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.answer.build import answer, chosen_or_best, distillation
-from search.answer.comparisons import TEST, metric_of
+from search.answer.comparisons import TEST, metric_of, unit_of_metric
 from search.answer.document import ConfirmedPart
 from search.answer.score_arrays import describe_thresholds
 from search.confirm.plan import confirmations, plan_of
@@ -129,9 +129,10 @@ def score_text(result: ConfirmedResult, network: str) -> str:
     """`test dice 0.8712 [0.8601, 0.8823], mean over 5 seeds at thresholds 0.5 to 0.65`."""
     of = result.networks[network]
     interval = "" if of.low is None else f" [{of.low:.4f}, {of.high:.4f}]"
+    unit = unit_of_metric(result.metric)
     seeds = "one seed" if of.seeds == 1 else f"mean over {of.seeds} seeds"
     at = f" at {describe_thresholds(of.thresholds)}" if of.thresholds else ""
-    return f"test {result.metric} {of.score:.4f}{interval}, {seeds}{at}"
+    return f"test {result.metric} {of.score:.4f}{unit and ' '}{unit}{interval}, {seeds}{at}"
 
 
 def rule_text(result: ConfirmedResult) -> str:

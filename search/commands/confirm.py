@@ -215,9 +215,11 @@ def outcome(result: Confirmed) -> list[str]:
         text.append(f"thresholds: each seed's own, of its scores here: {describe_rule(result)}")
     text += [f"missing: {line}" for line in result.missing]
     if any(one.part == TEST for one in result.findings):
-        claims = [claim for claim in answer(result).claims if claim.part == TEST]
+        part = answer(result)
+        claims = [claim for claim in part.claims if claim.part == TEST]
         # Without an estimate the sentence begins with the claim.
         text += [c.words if c.estimate is None else f"{claim_title(c.name)}: {c.words}" for c in claims]
-        text += verdict_lines(claims)
+        text += [f"{claim_title(c.name)}, {c.label} alone: {c.words}" for c in part.class_claims]
+        text += verdict_lines([*claims, *part.class_claims])
     text.append(f"more: python -m search report {result.study}")
     return text

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from trainer.config import Replay, RunConfig
 from trainer.errors import UserError
+from trainer.evaluation.score_names import SCORE_KINDS
 from trainer.reports import EpochReport, Failure, FailureKind, PerImageResult, Resume, Saved, Write
 from trainer.seeds import derive
 
 
 class Curves:
-    """Scores of a run by epoch."""
+    """Scores of a run by epoch: higher is better, as of Dice. `in_metric` makes another score of them."""
 
     def __init__(self, recorded: Sequence[Sequence[float]] = (), noise: float = 0.004) -> None:
         self._recorded = recorded
@@ -55,6 +56,16 @@ def plateau(run: RunConfig) -> float:
             0.012 - 0.02 * math.log(kl.temperature / 3.0) ** 2 - 0.012 * math.log10(max(kl.weight, 1e-6) / 3.0) ** 2
         )
     return score
+
+
+LONGEST = 100.0
+"""Pixels of a made-up distance where the formula has a score of 0; where it has 1, there is none."""
+
+
+def in_metric(score: float, metric: str) -> float:
+    """A score of `Curves` in the metric of a study: a length falls, in pixels, where a share rises."""
+    length = SCORE_KINDS[metric.partition(".")[0]].unit == "length"
+    return LONGEST * (1.0 - score) if length else score
 
 
 class SimulatedStudents:
@@ -100,7 +111,7 @@ class SimulatedStudents:
                 del self._members[key]
                 continue
             due = run.validation.due(epoch, run.epochs)
-            scores = {self._metric: self._curves.score(run, epoch)} if due else None
+            scores = {self._metric: in_metric(self._curves.score(run, epoch), self._metric)} if due else None
             seconds = {"student": self._seconds}
             final = epoch == run.epochs
             results = self.measure(run) if final and self.measure is not None else None

@@ -32,8 +32,8 @@ def draw_confirmed_figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
         *(_size(search, part, measure) for measure in MEASURES),
         _claims(part),
         _near(part),
-        _strata(search, part, "source"),
-        _strata(search, part, "size"),
+        _strata(part, "source"),
+        _strata(part, "size"),
         _reliability(part),
     ]
     return [figure for figure in figures if figure is not None]
@@ -69,10 +69,11 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
         axes = figure.subplots()
         _dots(axes, points)
         if teacher is not None and teacher.test is not None:
-            bound = teacher.test - (part.margin if search.maximize else -part.margin)
-            axes.axhspan(min(bound, teacher.test), max(bound, teacher.test), color=GRID, alpha=0.6, lw=0)
             axes.axhline(teacher.test, color=INK, lw=1.2, ls=":", label="teacher")
-            axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
+            if search.metric == part.margin_metric:
+                bound = teacher.test - part.margin
+                axes.axhspan(bound, teacher.test, color=GRID, alpha=0.6, lw=0)
+                axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
         size_axis(axes, sorted({x for x, _ in points}), room=1.35)
         if search.metric in SHARES:
             axes.set_ylim(*_possible(*axes.get_ylim()))
@@ -127,6 +128,8 @@ def _claims(part: ConfirmedPart) -> Drawn | None:
         "not estimable. Those on test are corrected for their number before that is said; those on unseen sources "
         "describe."
     )
+    if any(claim.lower_is_better for _, claim in rows):
+        note += " Lower is better: a gain lies left of zero."
     return _forest("claims", "Comparisons", "Forest plot of the comparisons with their intervals", rows, note)
 
 
@@ -172,7 +175,7 @@ def _row(axes: Axes, up: int, claim: Comparison) -> None:
     axes.plot([claim.estimate or 0.0], [up], "o", color=colour, mfc=colour if firm else PAPER, mew=1.6, ms=7)
 
 
-def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
+def _strata(part: ConfirmedPart, by: str) -> Drawn | None:
     networks = compared_networks(part)
     names = {network.name for network in networks}
     scores = [s for s in part.scores if s.network in names and s.dice is not None and _drawn(s, by)]
@@ -192,16 +195,15 @@ def _strata(search: Search, part: ConfirmedPart, by: str) -> Drawn | None:
         ups = range(len(strata))[::-1]
         axes.set_yticks(ups, [_stratum(*where) for where in strata], parse_math=False)
         axes.set_ylim(-0.6, len(strata) - 0.4)
-        if search.metric in SHARES:
-            axes.set_xlim(*_possible(*axes.get_xlim()))
+        axes.set_xlim(*_possible(*axes.get_xlim()))
         quiet(axes)
         axes.grid(visible=False, axis="y")
-        named_axes(axes, title_of(search), "")
+        named_axes(axes, "Dice", "")
         legend_below(figure, axes)
         data = svg(figure)
     title = "By source, and on sources that nothing has seen" if by == "source" else "By size of the polyp"
     note = "Means with intervals, each seed at its own threshold; without an interval there are too few groups for one."
-    alt = f"{title_of(search)} of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
+    alt = f"Dice of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
     return Drawn(f"by-{by}", title, alt, data, note)
 
 

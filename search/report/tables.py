@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from search.answer.document import ConfirmedPart, Scores
 from search.answer.score_arrays import describe_thresholds
 from search.report.content.document import Arm, Fact, Report, Search, Study
-from search.report.content.text import searched_title, title_of
+from search.report.content.text import searched_title
 from search.report.table_formats import CLAIM, Cell, Column, Table
 
 SIDES = "Studies side by side: scores on validation at threshold 0.5, on test at each seed's own"
@@ -234,10 +234,11 @@ def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:
     return [
         _networks(search, part),
         _claims(part),
+        _class_claims(part),
         _distances(part),
-        _scores(search, part, "all", "Scores on whole parts"),
-        _scores(search, part, "source", "By source"),
-        _scores(search, part, "size", "By size of the polyp"),
+        _scores(part, "all", "Scores on whole parts"),
+        _scores(part, "source", "By source"),
+        _scores(part, "size", "By size of the polyp"),
         _reliability(part),
         _openings(part),
         Table(
@@ -329,6 +330,13 @@ def _claims(part: ConfirmedPart) -> Table:
     return Table("claims", "Comparisons", columns, rows)
 
 
+def _class_claims(part: ConfirmedPart) -> Table:
+    whole = _claims(part.model_copy(update={"claims": part.class_claims}))
+    columns = (Column("class"), *whole.columns)
+    rows = tuple((c.label, *row) for c, row in zip(part.class_claims, whole.rows, strict=True))
+    return Table("class-claims", "Comparisons of single classes, where that of their mean is shown", columns, rows)
+
+
 def _distances(part: ConfirmedPart) -> Table:
     columns = (
         Column(CLAIM),
@@ -360,7 +368,7 @@ def _distances(part: ConfirmedPart) -> Table:
     return Table("distances", "Distances compared; below zero is nearer to the truth", columns, rows)
 
 
-def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
+def _scores(part: ConfirmedPart, by: str, title: str) -> Table:
     columns = (
         Column("on"),
         *(() if by == "all" else (Column("source" if by == "source" else "size"),)),
@@ -368,7 +376,7 @@ def _scores(search: Search, part: ConfirmedPart, by: str, title: str) -> Table:
         Column("images", "count"),
         Column("groups", "count"),
         Column("thresholds"),
-        Column(title_of(search), "score"),
+        Column("Dice", "score"),
         Column("from", "score"),
         Column("to", "score"),
         Column("IoU", "score"),

@@ -3,6 +3,7 @@
 import shlex
 
 from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation, verdict_lines
+from search.answer.comparisons import unit_text
 from search.answer.document import Comparison, ConfirmedPart, Network, Verdict
 from search.answer.score_arrays import describe_thresholds
 from search.answer.uncertainty import FEW_SEEDS
@@ -56,7 +57,11 @@ def next_step(name: str, search: Search, part: ConfirmedPart | None, powerless: 
 
 def title_of(search: Search) -> str:
     """The metric as a label."""
-    return search.metric[:1].upper() + search.metric[1:]
+    return _label(search.metric)
+
+
+def _label(metric: str) -> str:
+    return metric[:1].upper() + metric[1:]
 
 
 def searched_title(search: Search) -> str:
@@ -225,7 +230,8 @@ def confirmed_text(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verd
 
 def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
     title = title_of(search)
-    margin = shown(part.margin, "plain")
+    within = f"{shown(part.margin, 'plain')} {_label(part.margin_metric)}"
+    margin = shown(part.margin, "plain") if part.margin_metric == search.metric else within
     network = next((n for n in part.networks if n.name == part.chosen), None)
     if network is not None:
         return (
@@ -242,7 +248,7 @@ def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
     elif teacher.test is None:
         near = "The teacher has no test score to be compared with"
     else:
-        near = f"No network is shown to lie within {margin} {title} of the teacher"
+        near = f"No network is shown to lie within {within} of the teacher"
     score = f"test {title} {_interval(best)}{_of(part, best)}"
     return f"{near}; what the search found best is {best.name}: {_network(best)}, {score}."
 
@@ -294,7 +300,9 @@ def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str
 def _with_interval(claim: Comparison) -> str:
     if claim.estimate is None:
         return f"the gain is not estimable, {claim.reason or 'no numbers'}"
-    return f"the gain is {_difference(claim, f' ({claim.minuend} less {claim.subtrahend})')}"
+    lower = f"; {unit_text(claim)}lower is better" if claim.lower_is_better else ""
+    what = "difference" if claim.lower_is_better else "gain"
+    return f"the {what} is {_difference(claim, f' ({claim.minuend} less {claim.subtrahend}{lower})')}"
 
 
 def _difference(claim: Comparison, pair: str = "") -> str:
@@ -323,11 +331,12 @@ def _confirmed_sure(part: ConfirmedPart) -> str:
         {s.part for s in part.scores if s.by == "all" and s.part != "validation" and s.groups == s.images > 0}
     )
     single = f"; every image of {', '.join(alone)} is a group of its own and taken as independent" if alone else ""
-    verdicts = "; ".join(verdict_lines(made))
+    verdicts = "; ".join(verdict_lines([*made, *part.class_claims]))
+    classes = ", single classes among themselves" if part.class_claims else ""
     confidence = shown(first.confidence, "percent")
     return (
         f"{verdicts[:1].upper()}{verdicts[1:]}. The intervals hold {confidence} and vary {sizes}, paired; what is "
-        f"shown is corrected for the number of claims (Holm){single}{few}{gone}."
+        f"shown is corrected for the number of claims (Holm{classes}){single}{few}{gone}."
     )
 
 

@@ -1,6 +1,7 @@
 """Intervals hold the truth, verdicts follow from them, and what is compared is fair."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -199,6 +200,19 @@ def found():
     return answer(confirmed())
 
 
+def by_class(whole: Confirmed, gains: dict[str, float]) -> Confirmed:
+    """The same with classes: `hd95_missed_as_diagonal` and Dice of each, better for the winners by so much."""
+    found = []
+    for each in whole.findings:
+        dice = np.asarray(each.columns["dice"])
+        better = {label: gain if each.configuration.startswith("kd-1") else 0.0 for label, gain in gains.items()}
+        shares = {f"dice.{label}": tuple(dice + gain) for label, gain in better.items()}
+        lengths = {f"hd95_missed_as_diagonal.{label}": tuple(100 * (1 - dice - gain)) for label, gain in better.items()}
+        whole_length = {"hd95_missed_as_diagonal": tuple(100 * (1 - dice))}
+        found.append(replace(each, columns={**each.columns, **shares, **lengths, **whole_length}))
+    return replace(whole, findings=tuple(found))
+
+
 def claim(part, name, on="test"):
     return next(c for c in part.claims if c.name == name and c.part == on)
 
@@ -227,6 +241,44 @@ def test_tuning_has_a_gain_of_its_own_and_unseen_sources_are_outside_of_the_corr
 def test_winners_are_the_searches_own_whatever_the_confirmation_says():
     """kd-2 is far better on the fresh seeds: as one of several winners it has one more chance than the control."""
     assert claim(answer(confirmed(levels=LEVELS | {"kd-2": 0.99})), "gain").minuend == "kd-1"
+
+
+def test_of_a_score_that_is_better_when_lower_a_reduction_is_the_gain():
+    """The same numbers turned round: every verdict is what it was, and the signs are those of lengths."""
+    whole = by_class(confirmed(), {})
+    higher, lower = answer(whole), answer(replace(whole, objective="hd95_missed_as_diagonal"))
+    family = ("gain", "kd_term_effect", "tuning_gain")
+    assert [claim(lower, name).verdict for name in family] == [claim(higher, name).verdict for name in family]
+    gain = claim(lower, "gain")
+    assert gain.estimate == pytest.approx(-100 * claim(higher, "gain").estimate)
+    assert (gain.low, gain.unit) == (
+        pytest.approx(-100 * claim(higher, "gain").high),
+        "hd95_missed_as_diagonal (px), mean over images",
+    )
+    assert re.search(r"on test: -\d.*, px of hd95_missed_as_diagonal, lower is better \[-.*\): shown$", gain.words)
+    # How far below the teacher one may be stays a share: the margin is of the score that [confirm.choose] names.
+    assert (lower.margin_metric, lower.chosen) == ("dice", higher.chosen)
+
+
+def test_classes_are_a_second_family_corrected_among_themselves_and_tested_where_the_mean_is_shown(found):
+    assert found.class_claims == ()
+    assert "class_claims" not in found.model_dump()
+    assert "label" not in found.model_dump()["claims"][0]
+    part = answer(by_class(confirmed(), {"liver": 0.05, "spleen": -0.1}))
+    # Of the three claims the gain alone is shown.
+    assert [(c.name, c.label, c.unit.partition(",")[0]) for c in part.class_claims] == [
+        ("gain", "liver", "dice.liver"),
+        ("gain", "spleen", "dice.spleen"),
+    ]
+    assert [c.verdict for c in part.class_claims] == ["shown", "not_shown"]
+    raw = [c.p for c in part.class_claims]
+    assert [c.p_holm for c in part.class_claims] == pytest.approx(holm(raw))
+    assert "on test, liver: +0.1" in part.class_claims[0].words
+    assert "corrected over the classes" in part.class_claims[0].words
+    # The first family is what it was without classes.
+    assert [c.words for c in part.claims] == [c.words for c in found.claims]
+    nothing = answer(by_class(confirmed(levels=LEVELS | {"kd-1": 0.75}), {"liver": 0.3, "spleen": 0.3}))
+    assert (claim(nothing, "gain").verdict, nothing.class_claims) == ("not_shown", ())
 
 
 def test_the_margin_is_of_the_metric_that_choose_names():

@@ -125,6 +125,8 @@ def test_a_confirmed_score_is_told_with_its_interval_and_seeds() -> None:
         metric="dice", network="a", what=None, ship=True, distillation="shown", networks={"a": score}, missing=()
     )
     assert score_text(result, "a") == ("test dice 0.8500 [0.8400, 0.8600], mean over 2 seeds at thresholds 0.5 to 0.65")
+    length = replace(result, metric="hd95_missed_as_diagonal", networks={"a": NetworkScore(3.5, None, None, 1, ())})
+    assert score_text(length, "a") == "test hd95_missed_as_diagonal 3.5000 px, one seed"
 
 
 def test_what_comes_next_depends_on_what_a_confirmation_could_show(made: Report, gained: Report) -> None:
