@@ -49,6 +49,8 @@ class PerImageResult:
     threshold_rule: Literal["best", "gain", "likeliest"] = "best"
     """How the threshold was chosen. best: of the best mean Dice on validation, as earlier versions did; gain: as
     `trainer.evaluation.threshold.kept_threshold` does; likeliest: there is none."""
+    length_unit: Literal["px", "mm"] = "px"
+    """Of distances: millimetres where the data say how far slices and pixels lie apart."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: nan is null."""
@@ -75,6 +77,7 @@ class PerImageResult:
             calibration=chosen,
             calibration_positive=positive,
             threshold_rule=values.get("threshold_rule", "best"),
+            length_unit=values.get("length_unit", "px"),
             **names,
         )
 

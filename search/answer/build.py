@@ -8,6 +8,7 @@ from search.answer.comparisons import (
     TEST,
     Grids,
     class_comparisons,
+    class_labels,
     comparisons,
     metric_of,
     non_inferiority,
@@ -17,7 +18,7 @@ from search.answer.distances import distances
 from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict, claim_title
 from search.answer.power import needed
 from search.answer.score_arrays import ScoreArray, describe_rule, level, score_arrays
-from search.answer.subgroups import reliability, scores
+from search.answer.subgroups import class_scores, reliability, scores
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
 from search.storage.evidence import OpeningRecord
@@ -44,6 +45,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         class_claims=tuple(class_comparisons(confirmed, grids, claims, CONFIDENCE)),
         distances=tuple(distances(confirmed, grids, CONFIDENCE)),
         scores=tuple(row for grid in shown for row in scores(grid, CONFIDENCE)),
+        class_scores=tuple(row for grid in shown for row in class_scores(grid, class_labels(confirmed), CONFIDENCE)),
         reliability=tuple(reliability(grid) for grid in shown if grid.part != "validation"),
         thresholds=tuple(_thresholds(shown)),
         threshold_rule=describe_rule(confirmed),
@@ -51,6 +53,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         choice=_choice(confirmed, near, chosen),
         margin=confirmed.choose.margin,
         margin_metric=near[0].unit.partition(",")[0] if near else confirmed.choose.metric,
+        length_unit=next((each.length_unit for each in confirmed.findings), "px"),
         confidence=confirmed.choose.confidence,
         openings=tuple(_opening(each) for each in confirmed.openings),
         missing=confirmed.missing,

@@ -49,15 +49,9 @@ def lower_is_better(metric: str) -> bool:
     return SCORE_KINDS[metric.partition(".")[0]].direction == "minimize"
 
 
-def with_unit(metric: str) -> str:
-    """A score's name with its unit: `hd95_missed_as_diagonal (px)`; a share has none."""
-    unit = unit_of_metric(metric)
-    return f"{metric} ({unit})" if unit else metric
-
-
-def unit_of_metric(metric: str) -> str:
-    """`px` for a length, empty for a share."""
-    return unit_of(metric.partition(".")[0], spacing=False)
+def unit_of_metric(metric: str, length_unit: str) -> str:
+    """The unit of a length, `px` or `mm`; empty for a share."""
+    return unit_of(metric.partition(".")[0], spacing=length_unit == "mm")
 
 
 def on_validation(grids: Grids, configuration: Configuration, metric: str) -> float | None:
@@ -168,6 +162,8 @@ def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) 
         return None
     estimate, seeds = difference(minuend, subtrahend, metric)
     claim = made(pair, part, estimate, seeds, metric=metric, confidence=confidence)
+    if unit := unit_of_metric(metric, minuend.one.length_unit):
+        claim = claim.model_copy(update={"unit": claim.unit.replace(metric, f"{metric} ({unit})", 1)})
     return _at_thresholds(claim, minuend, subtrahend)
 
 
@@ -194,7 +190,7 @@ def made(
     return Comparison(
         name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
         estimate=None if estimate is None else estimate.value, low=low, high=high, confidence=confidence, p=p,
-        p_holm=None, unit=f"{with_unit(metric)}, mean over images", images=0 if estimate is None else estimate.images,
+        p_holm=None, unit=f"{metric}, mean over images", images=0 if estimate is None else estimate.images,
         groups=0 if estimate is None else estimate.groups, seeds=seeds, margin=margin, verdict="not estimable",
         reason="no seed that both were trained with" if estimate is None else estimate.reason, words=pair.what,
         lower_is_better=lower_is_better(metric),

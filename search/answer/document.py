@@ -130,6 +130,24 @@ class Scores(Frozen):
     false_positives: float | None = Field(description="predicted areas an image without a polyp")
 
 
+class ClassScores(Frozen):
+    """What one network did on one class of a part."""
+
+    network: str
+    part: str
+    label: str = Field(description="the class")
+    images: int = Field(description="images, or volumes where those are scored as one")
+    groups: int
+    seeds: int
+    dice: float | None
+    low: float | None = Field(description="of the interval of Dice")
+    high: float | None
+    iou: float | None
+    precision: float | None
+    recall: float | None
+    hd95_missed_as_diagonal: float | None = Field(description="a length; a miss is the diagonal")
+
+
 class Distances(Frozen):
     """How two networks' distances differ on the same images; below zero the minuend is nearer to the truth."""
 
@@ -205,6 +223,9 @@ class ConfirmedPart(Frozen):
     )
     distances: tuple[Distances, ...] = ()
     scores: tuple[Scores, ...]
+    class_scores: tuple[ClassScores, ...] = Field(
+        default=(), exclude_if=left_out, description="by class, where there are several foreground classes"
+    )
     reliability: tuple[Reliability, ...]
     thresholds: tuple[tuple[str, float], ...] = Field(description="(network, mean of its seeds' thresholds)")
     threshold_rule: str = Field(default="", description="how each seed got its threshold")
@@ -213,6 +234,9 @@ class ConfirmedPart(Frozen):
     margin: float
     margin_metric: str = Field(
         default="dice", exclude_if=lambda name: name == "dice", description="the score that the margin is of"
+    )
+    length_unit: str = Field(
+        default="px", exclude_if=lambda unit: unit == "px", description="of every distance in the tables: px or mm"
     )
     confidence: float
     openings: tuple[Opening, ...]

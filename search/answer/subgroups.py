@@ -1,16 +1,18 @@
 """What each network did on whole parts, on each source, and on small, middle and large polyps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from search.answer.document import Reliability, Scores
+from search.answer.document import ClassScores, Reliability, Scores
 from search.answer.score_arrays import ScoreArray, level
 from search.answer.uncertainty import Floats, Mask
 
 MEANS = ("iou", "precision", "recall", "hd95", "hd95_missed_as_diagonal", "brier")
 """Columns whose mean over images and seeds is told as it is."""
+MEANS_OF_CLASSES = ("iou", "precision", "recall", "hd95_missed_as_diagonal")
+"""The same of single classes."""
 SIZES = ("small", "middle", "large")
 
 
@@ -36,6 +38,26 @@ def scores(grid: ScoreArray, confidence: float) -> Iterator[Scores]:
         for name, bound, third in zip(SIZES, bounds, thirds, strict=True):
             if third.any():
                 yield _row(grid, "size", f"{name} ({bound})", third, confidence)
+
+
+def class_scores(grid: ScoreArray, labels: Sequence[str], confidence: float) -> Iterator[ClassScores]:
+    """One row a class of what was measured on a whole part; nothing with one foreground class."""
+    everything = np.ones(len(grid.one.images), dtype=np.bool_)
+    for label in labels:
+        dice = level(grid, f"dice.{label}")
+        low, high = (None if dice is None else dice.interval(confidence)) or (None, None)
+        yield ClassScores(
+            network=grid.configuration,
+            part=grid.part,
+            label=label,
+            images=len(grid.one.images),
+            groups=len(set(grid.one.groups)),
+            seeds=len(grid.seeds),
+            dice=None if dice is None else dice.value,
+            low=low,
+            high=high,
+            **{name: _mean(grid, f"{name}.{label}", everything) for name in MEANS_OF_CLASSES},
+        )
 
 
 def reliability(grid: ScoreArray) -> Reliability:

@@ -45,6 +45,8 @@ class ConfirmedResult:
     """By configuration, of those that have a score."""
     missing: Sequence[str]
     """What was to be measured and was not."""
+    length_unit: str = "px"
+    """Of distances."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _result(confirmed: Confirmed, search: SearchSnapshot) -> ConfirmedResult | N
         distillation=distillation(part).replace("_", " ") if asked else "not asked",
         networks=_networks(part),
         missing=list(part.missing),
+        length_unit=confirmed.findings[0].length_unit,
     )
 
 
@@ -129,7 +132,7 @@ def score_text(result: ConfirmedResult, network: str) -> str:
     """`test dice 0.8712 [0.8601, 0.8823], mean over 5 seeds at thresholds 0.5 to 0.65`."""
     of = result.networks[network]
     interval = "" if of.low is None else f" [{of.low:.4f}, {of.high:.4f}]"
-    unit = unit_of_metric(result.metric)
+    unit = unit_of_metric(result.metric, result.length_unit)
     seeds = "one seed" if of.seeds == 1 else f"mean over {of.seeds} seeds"
     at = f" at {describe_thresholds(of.thresholds)}" if of.thresholds else ""
     return f"test {result.metric} {of.score:.4f}{unit and ' '}{unit}{interval}, {seeds}{at}"

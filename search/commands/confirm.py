@@ -27,6 +27,7 @@ from search.storage.errors import patient
 from search.storage.lookup import known_search
 from search.storage.url import storage_url
 from search.study.adapter import StudyAdapter
+from search.study.class_scores import several
 from search.study.create import Identity, open_search
 from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
@@ -185,7 +186,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{plan.trials} trials, about {total} of one device, as trials of the search took; "
         f"examined on test{_unseen(plan.table.unseen)}"
     )
-    text.append(f"searched: on validation, at threshold {SEARCH_THRESHOLD:g}, unconfirmed")
+    at = "" if several(RunConfig.model_validate(plan.configurations[0].run)) else f", at threshold {SEARCH_THRESHOLD:g}"
+    text.append(f"searched: on validation{at}, unconfirmed")
     if plan.early:
         text.append("the search has not ended: its winners may not be those of its whole budget")
     return text

@@ -20,6 +20,7 @@ from search.storage.database import Database, open_storage
 from search.storage.errors import look_again, patient
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
+from search.study.class_scores import shown_score
 from search.study.progress import RunningTrial, SearchProgress, an_hour, progress_of
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
@@ -151,6 +152,7 @@ def lines(status: Status) -> list[str]:
         + ("  ended" if progress.ended else "")
     ]
     text += _arms(progress, best_heading(status))
+    text += _by_class(progress)
     if progress.front:
         text += _front(progress)
     text.append(pace_line(progress))
@@ -235,6 +237,20 @@ def _arms(progress: SearchProgress, best_of: str) -> list[str]:
         best = "" if arm.best is None else f"{progress.metric} {arm.best.score:.4f} (#{arm.best.trial})"
         failed = ", ".join(f"{count} {kind}" for kind, count in arm.failed.items()) or "0"
         text.append(f"{name:<14}" + "".join(f"{count:>9}" for count in counts) + f"   {best:<26}{failed}")
+    return text
+
+
+def _by_class(progress: SearchProgress) -> list[str]:
+    """The scores of single classes of each arm's best trial, a line an arm; nothing with one foreground class."""
+    text = []
+    for name, arm in progress.arms.items():
+        known = {} if arm.best is None else arm.best.by_class
+        score = shown_score(progress.metric, known)
+        parts = [
+            f"{label} {known[f'{score}.{label}']:.4f}" for label in progress.classes if f"{score}.{label}" in known
+        ]
+        if parts:
+            text.append(f"{name:<14}{score} by class: {', '.join(parts)}")
     return text
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.answer.summary import ConfirmationSummary, NetworkScore, progress_text, rule_text, score_text
+from search.study.class_scores import shown_score
 from search.study.progress import SearchProgress, an_hour
 from search.study.trial_attributes import Share
 from trainer.cli.durations import format_duration
@@ -79,6 +80,7 @@ def note_body(
     """
     parts = [_heading(progress, arm, studies), _summary(progress, now), *_confirmed(progress, confirmation)]
     parts += [_best(progress, confirmation, studies), *_arms(progress, studies)]
+    parts += _classes(progress)
     if without is not None:
         parts.append(f"*No figures: {without}.*")
     parts += [pictures[name].markdown() for name in ("size",) if name in pictures]
@@ -208,6 +210,25 @@ def _arms(progress: SearchProgress, studies: Mapping[str, int]) -> list[str]:
         counts = [str(count) for count in (arm.complete, arm.pruned, arm.running, arm.waiting)]
         rows.append([code(name), *counts, failed, str(arm.of), *score])
     return [table(["arm", *heads, "failed", "of", f"best {progress.metric}", "trial"], rows)]
+
+
+def _classes(progress: SearchProgress) -> list[str]:
+    """The scores of single classes of each arm's best trial; nothing with one foreground class."""
+    best = {
+        name: arm.best.by_class for name, arm in progress.arms.items() if arm.best is not None and arm.best.by_class
+    }
+    if not progress.classes or not best:
+        return []
+    score = shown_score(progress.metric, next(iter(best.values())))
+    rows = []
+    for label, colour in progress.classes.items():
+        values = [each.get(f"{score}.{label}") for each in best.values()]
+        rows.append([code(label), code(colour), *("" if value is None else f"{value:.4f}" for value in values)])
+    heads = ["class", "colour", *(f"{score}, best of {code(name)}" for name in best)]
+    return [
+        f"**{score.capitalize()} by class**, of the best trial of each arm on validation",
+        table(heads, rows, left=2),
+    ]
 
 
 def _front(progress: SearchProgress) -> list[str]:

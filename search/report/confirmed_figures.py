@@ -52,6 +52,11 @@ def compared_networks(part: ConfirmedPart) -> list[Network]:
     return [*first, *controls, *without, *teacher][:SHOWN_NETWORKS]
 
 
+def _own(part: ConfirmedPart, text: str) -> str:
+    """What is said of thresholds, where there are any: not with several foreground classes."""
+    return "" if part.class_scores else text
+
+
 def _look(network: Network) -> tuple[str, str]:
     place = ROLES[network.role]
     return COLOURS[place], MARKERS[place]
@@ -82,7 +87,8 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
         legend_below(figure, axes)
         data = svg(figure)
     note = (
-        "Mean over test images and fresh seeds, each seed at its own threshold; bars are intervals of the mean, small "
+        f"Mean over test images and fresh seeds{_own(part, ', each seed at its own threshold')}; "
+        "bars are intervals of the mean, small "
         "dots single seeds."
         f"{' The ring is the network to ship.' if part.chosen is not None else ''}"
     )
@@ -123,7 +129,8 @@ def _claims(part: ConfirmedPart) -> Drawn | None:
         (f"{claim_title(c.name)} ({c.part})", c) for c in part.claims if c.estimate is not None and c.margin is None
     ]
     note = (
-        "Estimates with their intervals, which are each comparison's own, of networks at their own thresholds. Filled: "
+        "Estimates with their intervals, which are each comparison's own"
+        f"{_own(part, ', of networks at their own thresholds')}. Filled: "
         "shown or worse; open: not shown or "
         "not estimable. Those on test are corrected for their number before that is said; those on unseen sources "
         "describe."
@@ -136,7 +143,8 @@ def _claims(part: ConfirmedPart) -> Drawn | None:
 def _near(part: ConfirmedPart) -> Drawn | None:
     rows = [(c.minuend, c) for c in part.claims if c.estimate is not None and c.margin is not None]
     note = (
-        "Intervals of the difference, each network at its own threshold. Filled green: shown not to lie below the "
+        f"Intervals of the difference{_own(part, ', each network at its own threshold')}. Filled green: "
+        "shown not to lie below the "
         "teacher by more than the margin."
     )
     alt = "Forest plot of each network less the teacher, with the margin"
@@ -202,7 +210,8 @@ def _strata(part: ConfirmedPart, by: str) -> Drawn | None:
         legend_below(figure, axes)
         data = svg(figure)
     title = "By source, and on sources that nothing has seen" if by == "source" else "By size of the polyp"
-    note = "Means with intervals, each seed at its own threshold; without an interval there are too few groups for one."
+    own = _own(part, ", each seed at its own threshold")
+    note = f"Means with intervals{own}; without an interval there are too few groups for one."
     alt = f"Dice of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
     return Drawn(f"by-{by}", title, alt, data, note)
 

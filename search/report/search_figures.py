@@ -39,6 +39,12 @@ def draw_search_figures(search: Search) -> list[Drawn]:
     return [figure for figure in figures if figure is not None]
 
 
+def _at_threshold(search: Search) -> str:
+    if search.classes:
+        return "Each pixel counts for its likeliest class."
+    return f"All scores are at threshold {search.threshold:g}."
+
+
 def _names(search: Search) -> list[str]:
     return [arm.name for arm in search.arms]
 
@@ -68,7 +74,7 @@ def _front(search: Search, measure: str) -> Drawn | None:
         data = svg(figure)
     alt = f"Scatter of validation {scale.title} against {title}, one dot a trial, with each arm's front as a line"
     note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size. "
-    note += f"All scores are at threshold {search.threshold:g}."
+    note += _at_threshold(search)
     hidden = "Trials far off are drawn at the axis as open triangles."
     outside = any(not low <= dot.score <= high for _, dot in points)
     return Drawn(
@@ -148,7 +154,7 @@ def _expected(search: Search) -> Drawn | None:
     note = (
         "Mean best of n of the arm's finished trials, drawn without replacement (Tang et al., ACL; after Dodge et al., "
         f"EMNLP){compare}. Pruned trials count with the best that they reached. "
-        f"All scores are at threshold {search.threshold:g}."
+        f"{_at_threshold(search)}"
     )
     return Drawn("expected-best", "Expected best after n trials", alt, data, note)
 

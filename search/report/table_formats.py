@@ -4,7 +4,8 @@ LaTeX has `booktabs` rules and nothing that LaTeX would run.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from search.answer.document import claim_title
 from search.report.content.number_format import MINUS, shown
@@ -35,6 +36,8 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    colours: Mapping[str, str] = field(default_factory=dict)
+    """By class, as #rrggbb: rows that a class heads have its colour beside its name."""
 
     def for_readers(self) -> "Table":
         """With plain words for names, and without the columns in which nothing stands; a script's tables keep the names

@@ -7,6 +7,7 @@ from search.answer.score_arrays import describe_thresholds
 from search.report.content.document import Arm, Fact, Report, Search, Study
 from search.report.content.text import searched_title
 from search.report.table_formats import CLAIM, Cell, Column, Table
+from search.study.class_scores import SHOWN_SCORES
 
 SIDES = "Studies side by side: scores on validation at threshold 0.5, on test at each seed's own"
 """Title of the table of several studies."""
@@ -18,6 +19,7 @@ def tables(study: Study) -> list[Table]:
     every = [] if study.confirmed is None else confirmed_tables(search, study.confirmed)
     every += [
         _arms(search),
+        _searched_classes(search),
         _front(search),
         _at_equal_budget(search),
         _settings(search),
@@ -123,6 +125,51 @@ def _front(search: Search) -> Table:
 def _network_of(search: Search, best: dict[str, float]) -> str:
     """The network of an arm that has no choice of the front."""
     return next((a.best.network for a in search.arms if a.name in best and a.best is not None), "\N{EN DASH}")
+
+
+def _searched_classes(search: Search) -> Table:
+    """Scores by class of the best trial of each arm; no row with one foreground class."""
+    best = {arm.name: arm.best.by_class for arm in search.arms if arm.best is not None}
+    columns = (
+        Column("class"),
+        *(Column(f"{score} of {name}", "score") for score in SHOWN_SCORES for name in best),
+    )
+    rows = tuple(
+        (known.name, *(each.get(f"{score}.{known.name}") for score in SHOWN_SCORES for each in best.values()))
+        for known in search.classes
+    )
+    title = "Validation scores by class of the best trial of each arm, unconfirmed"
+    return Table("classes-searched", title, columns, rows, _colours(search))
+
+
+def _colours(search: Search) -> dict[str, str]:
+    return {known.name: known.colour for known in search.classes}
+
+
+def _confirmed_classes(search: Search, part: ConfirmedPart) -> Table:
+    columns = (
+        Column("class"),
+        Column("on"),
+        Column("network"),
+        Column("images", "count"),
+        Column("groups", "count"),
+        Column("Dice", "score"),
+        Column("from", "score"),
+        Column("to", "score"),
+        Column("IoU", "score"),
+        Column("precision", "score"),
+        Column("recall", "score"),
+        Column(f"HD95, a miss as the diagonal ({part.length_unit})", "short"),
+    )
+    labels = [known.name for known in search.classes]
+    chosen = [s for s in part.class_scores if s.label in labels]
+    order = sorted(chosen, key=lambda s: (s.part == "validation", s.part != "test", labels.index(s.label)))
+    rows = tuple(
+        (s.label, s.part, s.network, s.images, s.groups, s.dice, s.low, s.high, s.iou, s.precision, s.recall,
+         s.hd95_missed_as_diagonal)
+        for s in order
+    )  # fmt: skip
+    return Table("scores-class", "Scores by class", columns, rows, _colours(search))
 
 
 def _at_equal_budget(search: Search) -> Table:
@@ -234,9 +281,10 @@ def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:
     return [
         _networks(search, part),
         _claims(part),
-        _class_claims(part),
+        _class_claims(search, part),
         _distances(part),
         _scores(part, "all", "Scores on whole parts"),
+        _confirmed_classes(search, part),
         _scores(part, "source", "By source"),
         _scores(part, "size", "By size of the polyp"),
         _reliability(part),
@@ -330,11 +378,12 @@ def _claims(part: ConfirmedPart) -> Table:
     return Table("claims", "Comparisons", columns, rows)
 
 
-def _class_claims(part: ConfirmedPart) -> Table:
+def _class_claims(search: Search, part: ConfirmedPart) -> Table:
     whole = _claims(part.model_copy(update={"claims": part.class_claims}))
     columns = (Column("class"), *whole.columns)
     rows = tuple((c.label, *row) for c, row in zip(part.class_claims, whole.rows, strict=True))
-    return Table("class-claims", "Comparisons of single classes, where that of their mean is shown", columns, rows)
+    title = "Comparisons of single classes, where that of their mean is shown"
+    return Table("class-claims", title, columns, rows, _colours(search))
 
 
 def _distances(part: ConfirmedPart) -> Table:
@@ -343,10 +392,10 @@ def _distances(part: ConfirmedPart) -> Table:
         Column("on"),
         Column("what"),
         Column("minus"),
-        Column("HD95 of what both found (px)", "signed"),
+        Column(f"HD95 of what both found ({part.length_unit})", "signed"),
         Column("images that both found", "count"),
         Column("of images", "count"),
-        Column("HD95, a miss as the diagonal (px)", "signed"),
+        Column(f"HD95, a miss as the diagonal ({part.length_unit})", "signed"),
         Column("from", "signed"),
         Column("to", "signed"),
     )
@@ -382,9 +431,9 @@ def _scores(part: ConfirmedPart, by: str, title: str) -> Table:
         Column("IoU", "score"),
         Column("precision", "score"),
         Column("recall", "score"),
-        Column("HD95 (px)", "short", "HD95 of what was found (px)"),
+        Column(f"HD95 ({part.length_unit})", "short", f"HD95 of what was found ({part.length_unit})"),
         Column("images left out of it", "short"),
-        Column("HD95, a miss as the diagonal (px)", "short"),
+        Column(f"HD95, a miss as the diagonal ({part.length_unit})", "short"),
         Column("polyps", "count"),
         Column("missed", "percent"),
         Column("false areas a negative", "short"),

@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from search.planning.slots import ForecastCheck, compared
@@ -11,6 +11,7 @@ from search.storage.database import Database
 from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED, HELD
 from search.storage.searches import ArmRow, Closed
+from search.study.class_scores import foreground_of, hexadecimal, scores_by_class
 from search.study.code_version import versions
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
@@ -83,6 +84,12 @@ class BestTrial:
 
     score: float
     trial: int
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    """Its scores of single classes by name, as `dice.liver`; nothing with one foreground class."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints."""
+        return {"score": self.score, "trial": self.trial, **({"by_class": self.by_class} if self.by_class else {})}
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,10 @@ class ArmProgress:
     of: int
     """The budget of the arm."""
     best: BestTrial | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints."""
+        return {**asdict(self), "best": None if self.best is None else self.best.as_json()}
 
     @property
     def finished(self) -> int:
@@ -208,11 +219,17 @@ class SearchProgress:
     """The study that this one confirms; None for a search."""
     rejected: Sequence[RejectedCheckpoint] = ()
     """Checkpoints that were not there or damaged when their trial was taken over."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """The foreground classes with their colours, where there are several."""
 
     def as_json(self) -> dict[str, Any]:
         """The form that `status --json` prints."""
         forecast = None if self.forecast is None else self.forecast.as_json()
-        return {**asdict(self), "forecast": forecast, "failures": [each.as_json() for each in self.failures]}
+        arms = {name: arm.as_json() for name, arm in self.arms.items()}
+        failures = [each.as_json() for each in self.failures]
+        document = {**asdict(self), "arms": arms, "forecast": forecast, "failures": failures}
+        # Studies of two classes have the keys that they always had.
+        return document if self.classes else {name: value for name, value in document.items() if name != "classes"}
 
 
 def read_progress(opened: Database, name: str) -> SearchProgress:
@@ -251,6 +268,7 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
         failures=_failures(rows),
         confirms=rows.confirms,
         rejected=_rejected(rows),
+        classes={known.name: hexadecimal(known) for known in foreground_of(rows)},
     )
 
 
@@ -267,7 +285,7 @@ def _arm(rows: SearchSnapshot, arm: ArmRow) -> ArmProgress:
         failed=dict(Counter(lease.failure for lease in leases if lease.failure is not None)),
         # A planned trial that failed is not made up for by another one, unless somebody queues it again.
         of=sum(states.values()) - states["FAIL"] if rows.record.get("confirm") else arm.trials,
-        best=None if best is None else BestTrial(best.known_score, best.number),
+        best=None if best is None else BestTrial(best.known_score, best.number, scores_by_class(best)),
     )
 
 

@@ -146,6 +146,7 @@ def measured(
         calibration=calibration.table(),
         calibration_positive=calibration.positive_table(),
         threshold_rule="gain" if threshold is not None else "likeliest",
+        length_unit="mm" if names is not None and any(sample.spacing is not None for sample in samples) else "px",
     )
 
 

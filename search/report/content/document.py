@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.config import Frozen
-from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart
+from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart, left_out
 from search.study.trial_attributes import Share
 
 Scalar = bool | int | float | str
@@ -37,6 +37,9 @@ class Best(Frozen):
     gflops: float | None
     share_of_teacher: float | None = Field(description="parameters over the teacher's")
     settings: dict[str, Scalar] = Field(description="what the search chose, by path")
+    by_class: dict[str, float] = Field(
+        default={}, exclude_if=left_out, description="its scores of single classes on validation, as dice.liver"
+    )
 
 
 class Expected(Frozen):
@@ -144,6 +147,13 @@ class Fact(Frozen):
     value: Scalar | None
 
 
+class ForegroundClass(Frozen):
+    """A class of the data, of several."""
+
+    name: str
+    colour: str = Field(description="as #rrggbb: that of every picture")
+
+
 class Search(Frozen):
     """What the search did, from its rows alone."""
 
@@ -168,6 +178,9 @@ class Search(Frozen):
     data: tuple[Fact, ...]
     limits: tuple[Fact, ...]
     space: tuple[Fact, ...]
+    classes: tuple[ForegroundClass, ...] = Field(
+        default=(), exclude_if=left_out, description="foreground classes, where there are several"
+    )
 
 
 class Picture(Frozen):

@@ -16,6 +16,7 @@ from search.report.content.document import (
     Equal,
     Expected,
     Fact,
+    ForegroundClass,
     FrontLine,
     Importance,
     Rung,
@@ -35,6 +36,7 @@ from search.report.content.statistics import (
 )
 from search.storage.leases import LeaseDetails
 from search.storage.searches import ArmRow, Closed
+from search.study.class_scores import foreground_of, hexadecimal, scores_by_class
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.progress import ArmProgress, progress_of
 from search.study.snapshot import SearchSnapshot
@@ -78,6 +80,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         data=_facts(base.get("data", {}), skip=("root", "split")),
         limits=_facts(rows.record.get("limits", {})),
         space=_space(rows.record.get("space", {})),
+        classes=tuple(ForegroundClass(name=c.name, colour=hexadecimal(c)) for c in foreground_of(rows)),
     )
 
 
@@ -190,6 +193,7 @@ def _best(
         params_m=dot.params_m,
         gflops=dot.gflops,
         share_of_teacher=None if share is None else float(share) / 100,
+        by_class=scores_by_class(lease),
         settings={} if trial is None else {name: _scalar(value) or 0 for name, value in sorted(trial.params.items())},
     )
 

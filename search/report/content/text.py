@@ -66,7 +66,12 @@ def _label(metric: str) -> str:
 
 def searched_title(search: Search) -> str:
     """The metric of the search's own scores as a label, with their threshold."""
-    return f"{title_of(search)} at threshold {shown(search.threshold, 'plain')}"
+    return title_of(search) if search.classes else f"{title_of(search)} {_at(search)}"
+
+
+def _at(search: Search) -> str:
+    """How a pixel of a score of the search got its class."""
+    return "each pixel of its likeliest class" if search.classes else f"at threshold {shown(search.threshold, 'plain')}"
 
 
 NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
@@ -91,7 +96,7 @@ def _which(search: Search, main: Arm) -> str:
     size = "" if best.params_m is None else f" with {shown(best.params_m, 'short')} M parameters"
     share = "" if best.share_of_teacher is None else f" ({shown(best.share_of_teacher, 'percent')} of the teacher's)"
     teacher = "" if search.teacher is None or search.teacher.score is None else _against(search.teacher.score)
-    at = f"at threshold {shown(search.threshold, 'plain')}"
+    at = _at(search)
     return (
         f"Unconfirmed: the candidate is trial {best.trial}, {best.network}{size}{share}, with a validation "
         f"{title_of(search)} of {shown(best.score, 'score')}{teacher} ({at}{_on(search)})."
@@ -191,11 +196,7 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
         sentences.append(
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
-    at = shown(search.threshold, "plain")
-    own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
-    sentences.append(
-        f"Scores of the search, its teacher's too, are at threshold {at} of the foreground's probability.{own}"
-    )
+    sentences += _threshold_sentences(search, part)
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
         "not, so the curve describes these trials and promises nothing of the next ones."
@@ -206,6 +207,19 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
             "both empty has Dice 1."
         )
     return tuple(sentences)
+
+
+def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str]:
+    """At which threshold scores are; with several classes, what they are the mean of."""
+    if search.classes:
+        names = ", ".join(known.name for known in search.classes)
+        return [
+            f"A score without a class's name is the mean over {names}; each pixel counts for its likeliest class, and "
+            "there is no threshold."
+        ]
+    at = shown(search.threshold, "plain")
+    own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
+    return [f"Scores of the search, its teacher's too, are at threshold {at} of the foreground's probability.{own}"]
 
 
 def confirmed_text(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
@@ -270,7 +284,7 @@ def _interval(network: Network) -> str:
     """The test score with its interval and thresholds."""
     if network.test is None:
         return "not known"
-    at = describe_thresholds(threshold for _, threshold in network.thresholds) if network.thresholds else "no threshold"
+    at = describe_thresholds(threshold for _, threshold in network.thresholds)
     text = f"{shown(network.test, 'score')} at {at}"
     if network.low is None or network.high is None:
         return text
