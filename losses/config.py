@@ -60,6 +60,26 @@ class Supervised(Weighted):
         return self
 
 
+ClassWeight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
+
+
+class Ce(Supervised):
+    """Cross-entropy."""
+
+    class_weights: Literal["balanced"] | tuple[ClassWeight, ...] | None = Field(
+        default=None,
+        exclude_if=lambda weights: weights is None,  # runs of before, and their hashes, have no such key
+        description="what a voxel of each class counts, the background first; balanced: all voxels / (classes * voxels "
+        "of the class), counted on the training part; none: all voxels alike",
+    )
+
+    @model_validator(mode="after")
+    def _some_class_counts(self) -> Self:
+        if isinstance(self.class_weights, tuple) and not any(self.class_weights):
+            raise ValueError(f"class_weights = {list(self.class_weights)}: no class counts; give one above 0")
+        return self
+
+
 class Ohem(Supervised):
     """Cross-entropy over the hard voxels."""
 
@@ -340,7 +360,7 @@ class LossTerms(Frozen):
     Those that need a teacher are live only where `method` names them.
     """
 
-    ce: Supervised | None = Field(default=None, description="cross-entropy")
+    ce: Ce | None = Field(default=None, description="cross-entropy")
     ohem: Ohem | None = Field(default=None, description="cross-entropy over the hard voxels")
     dice: Dice | None = Field(default=None, description="soft Dice")
     ce_dice: CeDice | None = Field(

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from trainer.cli.progress import Counting
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.classes import classes_of
 from trainer.data.dataset import Part
+from trainer.engine.class_counts import class_pixels
 from trainer.errors import UserError, counted, one_line
 from trainer.run_file import RunFile
 
@@ -43,6 +44,10 @@ class DataFacts:
     """How many images are there more than once."""
     near_duplicates: int
     """Pairs of near-identical pictures in two parts."""
+    classes: Mapping[str, float] = field(default_factory=dict)
+    """The share of each class in the pixels of the training part, where there are several foreground classes."""
+    absent: Mapping[Part, Sequence[str]] = field(default_factory=dict)
+    """The foreground classes that no pixel of a part has; test rows stay closed."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +244,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         parts={part: len(hashes[part]) for part in PARTS},
         twice=len(everything) - len(set(everything)),
         near_duplicates=data.near_duplicates,
+        **_classes(data),
     )
     from search.confirm.data_checks import unseen_sources  # with Optuna, which a look at a study file does not need
 
@@ -254,6 +260,19 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
     return data, facts
+
+
+def _classes(data: DataSet) -> dict[str, Any]:
+    """Shares of classes in the training part, and those that a part lacks; nothing with one foreground class."""
+    if data.classes < 3:
+        return {}
+    counts = {part: class_pixels(data, part).tolist() for part in PARTS[:2] if data.samples(part)}
+    names, train = data.class_names, counts.get("train", [])
+    absent = {part: [names[at] for at, count in enumerate(pixels) if not count] for part, pixels in counts.items()}
+    return {
+        "classes": {name: count / max(sum(train), 1) for name, count in zip(names, train, strict=bool(train))},
+        "absent": {part: missing for part, missing in absent.items() if missing},
+    }
 
 
 def _teacher(spec: StudySpec, data: DataSet | None, problems: list[str]) -> "Facts | None":

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from search.answer.power import describe_gains
-from search.commands.preflight import ArmFacts, NetworkSize, Preflight, StoredStudy, preflight, when_text
+from search.commands.preflight import ArmFacts, DataFacts, NetworkSize, Preflight, StoredStudy, preflight, when_text
 from search.planning.disk import DiskForecast, format_bytes
 from search.planning.time_forecast import describe_time
 from search.spec.config import Budget
@@ -149,6 +149,7 @@ def _data_lines(facts: Preflight) -> list[str]:
         alike = f"{_count(near, 'near-identical pair')} accepted" if near else "no near-identical pictures"
         checked = f"no group and {alike} in two parts, {twice}; content {data.content[:8]}"
         printed.append(_line("data", f"{data.name}  {data.images} images  {parts}; {checked}"))
+        printed += _class_lines(data)
     if teacher is not None:
         sure = {
             "train": teacher.train_dice,
@@ -162,6 +163,19 @@ def _data_lines(facts: Preflight) -> list[str]:
         printed.append(_line("teacher", f"{Path(teacher.name).stem}  {dice}{more}  {teacher.overlap_text()}"))
         printed += [_line("", note) for note in teacher.notes]
     return printed
+
+
+def _class_lines(data: DataFacts) -> list[str]:
+    """The classes with their shares of the training pixels, and those that a part lacks."""
+    if not data.classes:
+        return []
+    shares = ", ".join(f"{name} {_percent(share)}" for name, share in data.classes.items())
+    gone = [f"no {', no '.join(names)} in {part}" for part, names in data.absent.items()]
+    return [_line("", "; ".join([f"classes, of the training pixels: {shares}", *gone]))]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share == 0 or share >= 0.001 else f"{share:.1g}"
 
 
 def _space_lines(facts: Preflight, kd: ArmFacts) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import losses
-from losses.config import At, BceDice, Cwd, Dice, Dist, Kl, Ohem, SelfReg, Weighted
+from losses.config import At, BceDice, Ce, Cwd, Dice, Dist, Kl, Ohem, SelfReg, Supervised, Weighted
 from losses.selfreg import consistency, internal
 from losses.term import IGNORE
 from models.output import Output, Tap
@@ -291,3 +291,24 @@ def test_selfreg_draws_from_torchs_global_generator(draw):
         torch.manual_seed(seed)
         values.append(selfreg(taps))
     assert values[0] == values[1] != values[2]
+
+
+def test_weights_of_classes_are_torchs_and_the_background_is_the_first():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, generator=generator)
+    target = torch.randint(0, 3, (2, 4, 5), generator=generator)
+    target[0, 0] = 255
+    weights = (0.25, 2.0, 4.0)
+    term = losses.build("ce", Ce(class_weights=weights), student={}, teacher=None, classes=3)(
+        Output(logits, {}), None, target
+    )
+    expected = torch.nn.functional.cross_entropy(logits, target, torch.tensor(weights), ignore_index=255)
+    assert float(term.total / term.count) == pytest.approx(float(expected), rel=1e-6)
+    plain = losses.build("ce", Ce(), student={}, teacher=None, classes=3)
+    assert plain.state_dict() == {}
+    assert Ce().model_dump() == Supervised().model_dump()
+    with pytest.raises(ValueError, match=r"losses.ce.class_weights = \[1.0\]: 1 weights for 3 classes"):
+        losses.build("ce", Ce(class_weights=(1.0,)), student={}, teacher=None, classes=3)
+    uncounted = losses.build("ce", Ce(class_weights="balanced"), student={}, teacher=None, classes=3)
+    with pytest.raises(ValueError, match="was not counted"):
+        uncounted(Output(logits, {}), None, target)

@@ -24,6 +24,7 @@ from trainer.data.classes import normalisation_of
 from trainer.data.dataset import DataSet
 from trainer.data.splits.near_duplicates import packed
 from trainer.distributed.ranks import Ranks, ToHost
+from trainer.engine.class_counts import counted_weights
 from trainer.engine.flat_parameters import (
     ANY_FAILED,
     COUNTS,
@@ -111,7 +112,7 @@ class Student:
             terms = {
                 name: losses.build(
                     name,
-                    term,
+                    counted_weights(term, self._data),
                     student=network.taps,
                     teacher=teacher,
                     classes=self._data.classes,
