@@ -49,7 +49,7 @@ class CrossEntropy(Loss):
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:  # noqa: ARG002 - as every loss
         """Total over voxels; logits (N, C, *S), target (N, *S).
 
-        Raises ValueError where the weights are still to be counted (`trainer.data.class_counts.counted_weights`).
+        Raises ValueError where the weights are still to be counted (`trainer.engine.class_counts.counted_weights`).
         """
         if not self._counted:
             raise ValueError("losses.ce.class_weights = 'balanced': was not counted on the training part")

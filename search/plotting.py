@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter, StrMethodFormatter
 
+from trainer.evaluation.score_names import unit_of
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
@@ -38,8 +40,9 @@ class Scale:
 
     @property
     def title(self) -> str:
-        """The metric as a label."""
-        return self.metric[:1].upper() + self.metric[1:]
+        """The metric of the search's own scores as a label; lengths of validation are in pixels."""
+        unit = unit_of(self.metric.partition(".")[0], spacing=False)
+        return self.metric[:1].upper() + self.metric[1:] + (f" ({unit})" if unit else "")
 
     def best(self, scores: Sequence[float]) -> list[float]:
         """The best so far, one a score."""

@@ -1,7 +1,8 @@
 """What became of a study's confirmation, in a few figures: `status` and the dashboard's note tell them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from search.answer.build import answer, chosen_or_best, distillation
 from search.answer.comparisons import TEST, metric_of, unit_of_metric
@@ -67,6 +68,13 @@ class ConfirmationSummary:
     """None until it has ended with a score on test."""
     report: str
     """The command that writes the whole report."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The form that `status --json` prints; a unit of lengths stands there where it is not px."""
+        document = asdict(self)
+        if document["result"] is not None and document["result"]["length_unit"] == "px":
+            del document["result"]["length_unit"]
+        return document
 
 
 def confirmation(opened: Database, rows: SearchSnapshot) -> ConfirmationSummary | None:

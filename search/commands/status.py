@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Status:
         return {
             "storage": self.storage,
             **self.progress.as_json(),
-            "confirmation": None if self.confirmation is None else asdict(self.confirmation),
+            "confirmation": None if self.confirmation is None else self.confirmation.as_json(),
             "disk": self.disk,
         }
 
@@ -234,7 +234,8 @@ def _arms(progress: SearchProgress, best_of: str) -> list[str]:
     text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {best_of:<26}failed"]
     for name, arm in progress.arms.items():
         counts = (arm.complete, arm.pruned, arm.running, arm.waiting, arm.of)
-        best = "" if arm.best is None else f"{progress.metric} {arm.best.score:.4f} (#{arm.best.trial})"
+        unit = f" {progress.unit}" if progress.unit else ""
+        best = "" if arm.best is None else f"{progress.metric} {arm.best.score:.4f}{unit} (#{arm.best.trial})"
         failed = ", ".join(f"{count} {kind}" for kind, count in arm.failed.items()) or "0"
         text.append(f"{name:<14}" + "".join(f"{count:>9}" for count in counts) + f"   {best:<26}{failed}")
     return text

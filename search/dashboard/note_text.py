@@ -179,7 +179,7 @@ def _summary(progress: SearchProgress, now: float) -> str:
 
 def _best(progress: SearchProgress, confirmation: ConfirmationSummary | None, studies: Mapping[str, int]) -> str:
     best = [(name, arm.best) for name, arm in progress.arms.items() if arm.best is not None]
-    metric = progress.metric.capitalize()
+    metric = _with_unit(progress).capitalize()
     if progress.confirms is not None:
         return ""
     if not best:
@@ -189,6 +189,10 @@ def _best(progress: SearchProgress, confirmation: ConfirmationSummary | None, st
     confirmed = confirmation is not None and confirmation.result is not None
     what = "of the search itself" if confirmed else "so far, unconfirmed"
     return f"**Best validation {metric} {what}**: {', '.join(scores)}{teacher}.{_unequal(progress)}"
+
+
+def _with_unit(progress: SearchProgress) -> str:
+    return f"{progress.metric} ({progress.unit})" if progress.unit else progress.metric
 
 
 def _unequal(progress: SearchProgress) -> str:
@@ -209,7 +213,7 @@ def _arms(progress: SearchProgress, studies: Mapping[str, int]) -> list[str]:
         failed = ", ".join(f"{count} {code(kind)}" for kind, count in arm.failed.items()) or "0"
         counts = [str(count) for count in (arm.complete, arm.pruned, arm.running, arm.waiting)]
         rows.append([code(name), *counts, failed, str(arm.of), *score])
-    return [table(["arm", *heads, "failed", "of", f"best {progress.metric}", "trial"], rows)]
+    return [table(["arm", *heads, "failed", "of", f"best {_with_unit(progress)}", "trial"], rows)]
 
 
 def _classes(progress: SearchProgress) -> list[str]:
@@ -257,7 +261,7 @@ def _running(progress: SearchProgress, studies: Mapping[str, int]) -> list[str]:
         score = "" if trial.score is None else f"{trial.score:.4f}"
         link = _trial(studies[trial.arm], trial.trial)
         rows.append([code(trial.arm), link, where, str(trial.attempt), epoch, since, score])
-    heads = ["arm", "trial", "host", "attempt", "epoch", "for", f"best {progress.metric}"]
+    heads = ["arm", "trial", "host", "attempt", "epoch", "for", f"best {_with_unit(progress)}"]
     return ["**Running now**", table(heads, rows, left=3), _more(len(progress.running), RUNNING)]
 
 

@@ -11,6 +11,7 @@ from search.plotting import COLOURS, MARKERS, printable, share_axis, size_axis
 from search.report.content.document import Search
 from search.report.content.text import title_of
 from search.report.svg import GRID, INK, MUTED, PAPER, Drawn, canvas, legend_below, named_axes, quiet, svg
+from trainer.evaluation.score_names import unit_of
 
 SHOWN_NETWORKS = 4
 """Networks that a figure with several panels or lines compares at most."""
@@ -80,10 +81,11 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
                 axes.axhspan(bound, teacher.test, color=GRID, alpha=0.6, lw=0)
                 axes.axhline(bound, color=MUTED, lw=1, ls="--", label="teacher less the margin")
         size_axis(axes, sorted({x for x, _ in points}), room=1.35)
-        if search.metric in SHARES:
+        if search.metric.partition(".")[0] in SHARES:
             axes.set_ylim(*_possible(*axes.get_ylim()))
         quiet(axes)
-        named_axes(axes, label, f"test {title_of(search)}")
+        unit = unit_of(search.metric.partition(".")[0], spacing=part.length_unit == "mm")
+        named_axes(axes, label, f"test {title_of(search)}" + (f" ({unit})" if unit else ""))
         legend_below(figure, axes)
         data = svg(figure)
     note = (
@@ -209,7 +211,8 @@ def _strata(part: ConfirmedPart, by: str) -> Drawn | None:
         named_axes(axes, "Dice", "")
         legend_below(figure, axes)
         data = svg(figure)
-    title = "By source, and on sources that nothing has seen" if by == "source" else "By size of the polyp"
+    size = "By size of the foreground" if part.class_scores else "By size of the polyp"
+    title = "By source, and on sources that nothing has seen" if by == "source" else size
     own = _own(part, ", each seed at its own threshold")
     note = f"Means with intervals{own}; without an interval there are too few groups for one."
     alt = f"Dice of the compared networks {'by source' if by == 'source' else 'by polyp size'}"

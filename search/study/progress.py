@@ -16,6 +16,7 @@ from search.study.code_version import versions
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import REJECTED, WAITS, failure
+from trainer.evaluation.score_names import unit_of
 
 FEWEST = 5
 """Finished trials that a rate needs."""
@@ -221,6 +222,11 @@ class SearchProgress:
     """Checkpoints that were not there or damaged when their trial was taken over."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """The foreground classes with their colours, where there are several."""
+
+    @property
+    def unit(self) -> str:
+        """Of the search's scores: `px` for a length, which validation measures in pixels; empty for a share."""
+        return unit_of(self.metric.partition(".")[0], spacing=False)
 
     def as_json(self) -> dict[str, Any]:
         """The form that `status --json` prints."""

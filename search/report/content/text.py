@@ -10,6 +10,7 @@ from search.answer.uncertainty import FEW_SEEDS
 from search.report.content.document import Arm, Search
 from search.report.content.number_format import shown
 from trainer.errors import counted
+from trainer.evaluation.score_names import unit_of
 
 Four = tuple[str, str, str, str]
 
@@ -66,7 +67,9 @@ def _label(metric: str) -> str:
 
 def searched_title(search: Search) -> str:
     """The metric of the search's own scores as a label, with their threshold."""
-    return title_of(search) if search.classes else f"{title_of(search)} {_at(search)}"
+    unit = unit_of(search.metric.partition(".")[0], spacing=False)
+    title = f"{title_of(search)} ({unit})" if unit else title_of(search)
+    return title if search.classes else f"{title} {_at(search)}"
 
 
 def _at(search: Search) -> str:
@@ -285,10 +288,11 @@ def _interval(network: Network) -> str:
     if network.test is None:
         return "not known"
     at = describe_thresholds(threshold for _, threshold in network.thresholds)
-    text = f"{shown(network.test, 'score')} at {at}"
+    at = f"at {at}" if network.thresholds else "(each pixel of its likeliest class)"
+    text = f"{shown(network.test, 'score')} {at}"
     if network.low is None or network.high is None:
         return text
-    return f"{shown(network.test, 'score')} [{shown(network.low, 'score')}, {shown(network.high, 'score')}] at {at}"
+    return f"{shown(network.test, 'score')} [{shown(network.low, 'score')}, {shown(network.high, 'score')}] {at}"
 
 
 def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str:

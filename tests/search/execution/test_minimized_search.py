@@ -127,7 +127,7 @@ def test_what_is_best_is_the_lowest_from_the_trials_to_the_plan_of_a_confirmatio
     assert [entry["value"] for entry in ranking] == sorted(entry["value"] for entry in ranking)
     assert ranking[0]["trial"] == lowest.number
     text = lines(look(opened, "low"))
-    assert any(f"{METRIC} {lowest.known_score:.4f} (#{lowest.number})" in line for line in text)
+    assert any(f"{METRIC} {lowest.known_score:.4f} px (#{lowest.number})" in line for line in text)
     plan = made(rows, load(ended[0]).confirm, name="low.confirm", dashboard=Dashboard(), early=False)
     assert plan.configurations[0].trial == lowest.number
     study = report(opened, ["low"]).studies[0]
@@ -153,6 +153,7 @@ def test_classes_stand_in_status_note_report_and_validate_with_their_colours(end
     with closing(sqlite3.connect(opened.engine.url.database)) as connection:
         notes = "".join(str(row[0]) for row in connection.execute("select value_json from study_system_attributes"))
     assert "Dice by class" in notes
+    assert f"best {METRIC} (px)" in notes
     facts = preflight(load(file), file.parent / "cache")
     assert facts.data.absent == {"train": ["ring"], "validation": ["ring"]}
     assert sum(facts.data.classes.values()) == pytest.approx(1.0)
