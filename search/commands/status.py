@@ -231,13 +231,17 @@ def running_line(trial: RunningTrial, metric: str) -> str:
 
 def _arms(progress: SearchProgress, best_of: str) -> list[str]:
     heads = ("complete", "pruned", "running", "waiting", "of")
-    text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {best_of:<26}failed"]
+    unit = f" {progress.unit}" if progress.unit else ""
+    best = {
+        name: "" if arm.best is None else f"{progress.metric} {arm.best.score:.4f}{unit} (#{arm.best.trial})"
+        for name, arm in progress.arms.items()
+    }
+    width = max(26, *(len(each) + 2 for each in best.values()))
+    text = [f"{'arm':<14}" + "".join(f"{head:>9}" for head in heads) + f"   {best_of:<{width}}failed"]
     for name, arm in progress.arms.items():
         counts = (arm.complete, arm.pruned, arm.running, arm.waiting, arm.of)
-        unit = f" {progress.unit}" if progress.unit else ""
-        best = "" if arm.best is None else f"{progress.metric} {arm.best.score:.4f}{unit} (#{arm.best.trial})"
         failed = ", ".join(f"{count} {kind}" for kind, count in arm.failed.items()) or "0"
-        text.append(f"{name:<14}" + "".join(f"{count:>9}" for count in counts) + f"   {best:<26}{failed}")
+        text.append(f"{name:<14}" + "".join(f"{count:>9}" for count in counts) + f"   {best[name]:<{width}}{failed}")
     return text
 
 
