@@ -55,7 +55,9 @@ class PerImageResult:
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: nan is null."""
         columns = {name: [None if math.isnan(v) else v for v in values] for name, values in self.columns.items()}
-        return {**vars(self), "columns": columns}
+        document = {**vars(self), "columns": columns}
+        # What was measured in pixels is stored as it always was.
+        return {name: value for name, value in document.items() if (name, value) != ("length_unit", "px")}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "PerImageResult":
