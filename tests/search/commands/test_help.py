@@ -65,6 +65,7 @@ ELSEWHERE = {
 """Beginning of an example -> what runs it. All others are run here; the words of these are parsed."""
 
 ORDER = (
+    "trainer models",
     "trainer teach",
     "trainer evaluate",
     "trainer predict",
