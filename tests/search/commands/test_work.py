@@ -162,18 +162,25 @@ def worker(tmp_path: Path, sqlite_url: str, small_study: Callable[..., str]) -> 
 
 
 @pytest.mark.slow
-def test_ctrl_c_gives_trials_back_and_ends_without_a_traceback(
+def test_a_rank_that_died_is_counted_out_and_ctrl_c_then_gives_trials_back_without_a_traceback(
     worker: "subprocess.Popen[str]", sqlite_url: str
 ) -> None:
-    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
     limit = time.monotonic() + 200
-    while not _checkpoints(engine):
+    while len(ranks := children.read_text().split()) < 2:
+        assert time.monotonic() < limit, "no rank began"
+        time.sleep(0.2)
+    time.sleep(1.0)
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    while not _checkpoints(engine):  # of the second start
         assert worker.poll() is None, worker.communicate()[0]
         assert time.monotonic() < limit, "no trial came to its first checkpoint"
         time.sleep(0.2)
     os.killpg(worker.pid, signal.SIGINT)
     out, _ = worker.communicate(timeout=120)
     assert worker.returncode == 130, out
+    assert out.count("a rank died: all of them start again (1 of 3)") == 1, out
     assert "Traceback" not in out
     assert out.count("asked to stop: writing checkpoints, giving the trials back") == 1
     *_, last, after = out.splitlines()
@@ -206,27 +213,6 @@ def test_ranks_whose_supervisor_is_killed_give_their_trials_back_and_end(
     with engine.connect() as connection:
         assert set(connection.execute(sa.select(leases.c.state)).scalars()) == {FREE}
         assert set(connection.execute(sa.select(attempts.c.why)).scalars()) == {"preempted"}
-
-
-@pytest.mark.slow
-def test_after_the_death_of_a_rank_the_next_start_is_counted_out(
-    worker: "subprocess.Popen[str]", sqlite_url: str
-) -> None:
-    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-    limit = time.monotonic() + 200
-    while len(ranks := children.read_text().split()) < 2:
-        assert time.monotonic() < limit, "no rank began"
-        time.sleep(0.2)
-    time.sleep(1.0)
-    os.kill(int(ranks[1]), signal.SIGKILL)
-    engine = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
-    while not _checkpoints(engine):  # of the second start
-        assert worker.poll() is None, worker.communicate()[0]
-        assert time.monotonic() < limit, "no trial came to its first checkpoint"
-        time.sleep(0.2)
-    os.killpg(worker.pid, signal.SIGINT)
-    out, _ = worker.communicate(timeout=120)
-    assert out.count("a rank died: all of them start again (1 of 3)") == 1, out
 
 
 def _checkpoints(engine: sa.Engine) -> bool:
