@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from trainer.data import open_data
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., list[Any]]
 
 STUDY = """
 [objective]
@@ -38,7 +41,7 @@ size       = 32
 train      = 16
 validation = 4
 test       = 4
-augment    = "flips"
+augment    = "{augment}"
 [run.teacher]
 name       = "unet"
 width      = 8
@@ -72,29 +75,50 @@ trials = 2
 """
 
 
-def _study(tmp_path: Path, *, epochs: int = 3, trials: int = 4, name: str = "tiny") -> Path:
-    path = tmp_path / f"{name}.toml"
-    path.write_text(STUDY.format(folder=tmp_path, epochs=epochs, trials=trials))
+def _study(tmp_path: Path, *, epochs: int = 3, trials: int = 4, augment: str = "none") -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(STUDY.format(folder=tmp_path, epochs=epochs, trials=trials, augment=augment))
     return path
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def _words(study: Path, url: str, *words: str) -> list[str]:
+    """The worker's script and its flags."""
+    own = ["--runs", str(study.parent / "runs"), "--cache", str(study.parent / "cache"), *words]
+    script = str(ROOT / "search" / "worker.py")
+    return [script, "--study", str(study), "--storage", url, "--ttl", "4", "--note-every", "0", *own]
 
 
-def _worker(study: Path, url: str, *words: str, ranks: int = 2) -> "subprocess.Popen[str]":
-    folder = study.parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += [str(ROOT / "search" / "worker.py"), "--study", str(study), "--storage", url, "--ttl", "4"]
-    command += ["--note-every", "0", "--runs", str(folder / "runs"), "--cache", str(folder / "cache"), *words]
+def _torchrun(study: Path, url: str, *words: str) -> "subprocess.Popen[str]":
+    """A worker of two ranks as torchrun starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
-        command, text=True, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*command, *_words(study, url, *words)],
+        text=True,
+        cwd=study.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
-def _end(worker: "subprocess.Popen[str]", seconds: float = 250) -> str:
-    out, _ = worker.communicate(timeout=seconds)
-    return out
+@pytest.fixture
+def start(launch: Callable[..., Any]) -> Start:
+    """Two ranks with the variables that torchrun gives them, forked from this process: `start(study, url, *words)`."""
+
+    def begin(study: Path, url: str, *words: str) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own = _words(study, url, *words)
+        return [launch(*own, cwd=study.parent, **where, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
+
+    return begin
+
+
+def _end(ranks: Sequence[Any], seconds: float = 250) -> list[int]:
+    """The exit codes."""
+    return [rank.wait(seconds) for rank in ranks]
 
 
 def _progress(url: str, name: str = "tiny") -> SearchProgress:
@@ -121,34 +145,37 @@ def test_two_ranks_finish_every_arm_exactly_and_the_export_trains_again_bit_for_
     taught: Path, postgres_url: str, module: Command, listening: dict[int, set[str]]
 ) -> None:
     """What torchrun --standalone itself opens to the network is named by the worker, once; the ranks open nothing."""
-    out = _end(worker := _worker(taught, postgres_url, "--slots", "3"))
+    study = _study(taught.parent, augment="flips")
+    worker = _torchrun(study, postgres_url, "--slots", "3")
+    out, _ = worker.communicate(timeout=250)
     assert worker.returncode == 0, out
     (line,) = (line for line in out.splitlines() if "torchrun itself listens" in line)
-    assert {each for each in listening.pop(worker.pid) if each not in line} == set()
+    assert listening[worker.pid]
+    # What it opened is seen on its children, too, until they have become the programs that it starts.
+    assert {each for held in listening.values() for each in held if each not in line} == set()
+    listening.clear()
     assert "kd-local" in line
     progress = _progress(postgres_url)
     arms = progress.arms
     assert {name: arm.finished for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
     assert all(arm.running == arm.waiting == 0 and not arm.failed for arm in arms.values())
     assert {line.choice for line in progress.front} == {2, 4}
-    best = taught.parent / "best.json"
+    best = study.parent / "best.json"
     module("search", "export", "tiny", "--storage", postgres_url, "-o", best)
     exported = json.loads(best.read_text())
     assert exported["best"][0]["ranks"] == 2
     assert Path(exported["best"][0]["weights"]).is_file()
-    again = module("trainer", "fit", best, "--cache", taught.parent / "cache", cwd=taught.parent)
+    again = module("trainer", "fit", best, "--cache", study.parent / "cache", cwd=study.parent)
     assert "equal, bit for bit" in again.stdout + again.stderr
-    # The same command on a finished search: nothing to do, exit code 0.
-    out = _end(worker := _worker(taught, postgres_url))
-    assert worker.returncode == 0, out
-    listening.pop(worker.pid)
+    # A worker on a finished search: nothing to do, exit code 0.
+    module(*_words(study, postgres_url), cwd=study.parent)
 
 
 @pytest.mark.slow
-def test_one_rank_finishes_every_arm_exactly_in_an_sqlite_file(taught: Path, sqlite_url: str) -> None:
-    study = _study(taught.parent, epochs=1, trials=2)
-    out = _end(worker := _worker(study, sqlite_url, ranks=1))
-    assert worker.returncode == 0, out
+def test_one_process_finishes_every_arm_exactly_in_an_sqlite_file(
+    taught: Path, sqlite_url: str, module: Command
+) -> None:
+    module(*_words(_study(taught.parent, epochs=1, trials=2), sqlite_url), cwd=taught.parent)
     arms = _progress(sqlite_url).arms
     assert {name: arm.finished for name, arm in arms.items()} == {"kd": 2, "no-kd": 2}
     assert all(arm.running == arm.waiting == 0 and not arm.failed for arm in arms.values())
@@ -156,13 +183,13 @@ def test_one_rank_finishes_every_arm_exactly_in_an_sqlite_file(taught: Path, sql
 
 @pytest.mark.slow
 def test_a_terminated_worker_gives_its_trials_back_and_the_next_goes_on_from_the_checkpoints(
-    taught: Path, sqlite_url: str
+    taught: Path, sqlite_url: str, start: Start
 ) -> None:
     study = _study(taught.parent, epochs=400, trials=2)
-    worker = _worker(study, sqlite_url, "--set", "budget.trials=2")
-    _until(lambda: _epochs(sqlite_url), worker)
+    worker = _torchrun(study, sqlite_url, "--set", "budget.trials=2")
+    _until(lambda: _epochs(sqlite_url), [worker])
     worker.send_signal(signal.SIGTERM)
-    _end(worker, 60)
+    worker.communicate(timeout=60)
     opened = open_storage(sqlite_url, create=False)
     row = opened.searches.search("tiny")
     assert row is not None
@@ -173,25 +200,30 @@ def test_a_terminated_worker_gives_its_trials_back_and_the_next_goes_on_from_the
     assert {attempt.why for attempt in opened.leases.attempts_of(studies)} <= {"preempted", "finished", "pruned"}
     before = {seen.trial_id: seen.epoch for seen in left}
     assert max(before.values()) >= 1
-    worker = _worker(study, sqlite_url)
-    _until(lambda: any(seen.token == 2 and seen.epoch > before[seen.trial_id] for seen in _leases(sqlite_url)), worker)
-    worker.send_signal(signal.SIGTERM)
-    _end(worker, 60)
+    ranks = start(study, sqlite_url)
+    _until(lambda: any(seen.token == 2 and seen.epoch > before[seen.trial_id] for seen in _leases(sqlite_url)), ranks)
+    for rank in ranks:
+        rank.send_signal(signal.SIGTERM)
+    _end(ranks, 60)
     for attempt in opened.leases.attempts_of(studies):
         if attempt.token == 2:
             assert attempt.first_epoch == before[attempt.trial_id] + 1
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Path, postgres_url: str) -> None:
-    study = _study(taught.parent, epochs=8)
-    first = _worker(study, postgres_url, "--slots", "2")
+def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(
+    taught: Path, postgres_url: str, start: Start
+) -> None:
+    study = _study(taught.parent, epochs=4, trials=2)
+    first = start(study, postgres_url, "--slots", "2")
     _until(lambda: _epochs(postgres_url), first)
-    _kill_tree(first)
-    out = _end(second := _worker(study, postgres_url, "--slots", "2"))
-    assert second.returncode == 0, out
+    for rank in first:
+        rank.kill()
+    assert _end(first) == [-signal.SIGKILL] * 2
+    second = start(study, postgres_url, "--slots", "2")
+    assert _end(second) == [0, 0], second[0].log
     arms = _progress(postgres_url).arms
-    assert {name: arm.finished for name, arm in arms.items()} == {"kd": 4, "no-kd": 2}
+    assert {name: arm.finished for name, arm in arms.items()} == {"kd": 2, "no-kd": 2}
     opened = open_storage(postgres_url, create=False)
     row = opened.searches.search("tiny")
     assert row is not None
@@ -200,7 +232,9 @@ def test_a_killed_worker_is_adopted_by_another_under_the_same_numbers(taught: Pa
 
 
 @pytest.mark.slow
-def test_a_study_whose_identity_changed_is_refused_with_the_difference(taught: Path, sqlite_url: str) -> None:
+def test_a_study_whose_identity_changed_is_refused_with_the_difference(
+    taught: Path, sqlite_url: str, module: Command
+) -> None:
     spec = load(taught, [])
     data = open_data(spec.run.data, cache=taught.parent / "cache")
     contents = {
@@ -212,11 +246,10 @@ def test_a_study_whose_identity_changed_is_refused_with_the_difference(taught: P
     open_search(opened, sqlite_url, spec, Identity(identity(spec, **contents), arms, record(spec, **contents)))
     opened.engine.dispose()
     changed = _study(taught.parent, epochs=4)
-    out = _end(worker := _worker(changed, sqlite_url, ranks=1))
-    assert worker.returncode != 0
-    assert "run.epochs: 3 -> 4" in out
-    assert "content." not in out  # the difference is of the file alone
-    assert 'search/worker.py", line' not in out  # torchrun prints a traceback of its own, the worker none
+    refused = module(*_words(changed, sqlite_url), cwd=taught.parent, code=2).stderr
+    assert "run.epochs: 3 -> 4" in refused
+    assert "content." not in refused  # the difference is of the file alone
+    assert "Traceback" not in refused
 
 
 @pytest.mark.parametrize(
@@ -251,22 +284,9 @@ def _epochs(url: str) -> bool:
     return any(seen.epoch >= 1 for seen in _leases(url))
 
 
-def _until(happened, worker: "subprocess.Popen[str]", seconds: float = 150) -> None:
+def _until(happened: Callable[[], bool], processes: Sequence[Any], seconds: float = 150) -> None:
     limit = time.monotonic() + seconds
     while not happened():
-        assert worker.poll() is None, _end(worker)
+        assert all(each.poll() is None for each in processes), "it ended before"
         assert time.monotonic() < limit, "it did not happen in time"
         time.sleep(0.2)
-
-
-def _kill_tree(worker: "subprocess.Popen[str]") -> None:
-    """All at once: ranks that see the death of their parent would give their trials back."""
-    worker.send_signal(signal.SIGSTOP)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(worker.pid)], capture_output=True, text=True, check=True
-    )
-    for pid in [*map(int, children.stdout.split()), worker.pid]:
-        os.kill(pid, signal.SIGKILL)
-    worker.wait()
-    if worker.stdout is not None:
-        worker.stdout.close()
