@@ -86,6 +86,7 @@ SMALLER = {
     r"batch_size = \d+": "batch_size = 8",
     r"validate   = .*": "validate   = { from = 1, every = 1 }",
     r"size    = \d+": "size    = 32",
+    r'augment = "standard"': 'augment = "none"',
     r"width      = 48": "width      = 8",
     r"min_dice   = 0.5": "min_dice   = 0.0",
     r"choices = \[8, 16, 24\]": "choices = [4, 16]",
