@@ -145,7 +145,20 @@ def worker(tmp_path: Path, sqlite_url: str, small_study: Callable[..., str]) -> 
     """A worker on a small study, with two ranks, in a process group of its own as on a terminal."""
     text = small_study(epochs=2000, student={"name": "unet", "width": 2}, more='\n[pruner]\nname = "none"\n')
     (tmp_path / "small.toml").write_text(text)
-    words = ["work", "small.toml", "--ranks", "2", "--storage", sqlite_url, "--note-every", "0", "--stop-seconds", "30"]
+    words = [
+        "work",
+        "small.toml",
+        "--ranks",
+        "2",
+        "--ranks-per-trial",
+        "2",
+        "--storage",
+        sqlite_url,
+        "--note-every",
+        "0",
+        "--stop-seconds",
+        "30",
+    ]
     started = subprocess.Popen(
         [sys.executable, "-m", "search", *words],
         cwd=tmp_path,
