@@ -111,7 +111,7 @@ def attempts(holders: Sequence[Attempt], outcome: str = "running") -> str:
         f"{each.host}{f' from epoch {each.first_epoch}' if each.first_epoch > 1 else ''} ({each.why or outcome})"
         for each in holders
     ]
-    return plain(f"{len(texts)}: {', '.join(texts)}")
+    return _shown(f"{len(texts)}: {', '.join(texts)}")
 
 
 def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def result(best_epoch: int | None, scores: Mapping[str, float]) -> dict[str, Any
     texts = [f"{name} {score:.4f}" for name, score in scores.items()]
     # The page of a trial breaks no line: a long one makes it wider than a screen.
     lines = {"best.scores": texts[:_ABREAST], "best.scores_more": texts[_ABREAST:]}
-    return {"best.epoch": best_epoch} | {name: plain(", ".join(part)) for name, part in lines.items() if part}
+    return {"best.epoch": best_epoch} | {name: _shown(", ".join(part)) for name, part in lines.items() if part}
 
 
 def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def pace(seconds: Mapping[str, float], epochs: int) -> dict[str, Any]:
     parts = sorted(seconds.items(), key=lambda item: -item[1])
     return {
         "seconds.per_epoch": _short(sum(seconds.values()) / epochs),
-        "seconds.parts": plain(", ".join(f"{part} {spent / epochs:.3g}" for part, spent in parts)),
+        "seconds.parts": _shown(", ".join(f"{part} {spent / epochs:.3g}" for part, spent in parts)),
     }
 
 
@@ -148,7 +148,7 @@ def gradient_attributes(shares: Mapping[str, float]) -> dict[str, Any]:
         return {}
     dead = sorted(name for name, share in shares.items() if share < DEAD)
     attributes: dict[str, Any] = {SHARES: {name: _short(share) for name, share in shares.items()}}
-    return attributes | ({"gradient.dead": plain(", ".join(dead))} if dead else {})
+    return attributes | ({"gradient.dead": _shown(", ".join(dead))} if dead else {})
 
 
 def rejected(row: LeaseRow, resume_epoch: int) -> dict[str, str]:
@@ -172,8 +172,13 @@ def failure(kind: str, message: str) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """One line of printable characters, cut where it is long, without passwords."""
-    shown = "".join(character if character.isprintable() else "?" for character in one_line(text))
+    """One line of printable characters, cut where it is long, without passwords: of what others wrote."""
+    return _shown(one_line(text))
+
+
+def _shown(text: str) -> str:
+    """Printable characters, cut where there are many."""
+    shown = "".join(character if character.isprintable() else "?" for character in text)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 
