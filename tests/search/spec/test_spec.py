@@ -176,7 +176,7 @@ class TestConditions:
 
 BAD_SPACES = [
     ('"student.widht" = { choices = [4] }', ["space.student.widht", "'widht'", "nearest: width"]),
-    ('"losses.klx.weight" = { low = 1.0, high = 2.0 }', ["'klx'", "known: at, bce-dice", "nearest: kl"]),
+    ('"losses.klx.weight" = { low = 1.0, high = 2.0 }', ["'klx'", "known: acfd, at, bce-dice", "nearest: kl"]),
     ('"losses.kl" = { low = 1.0, high = 2.0 }', ["losses.kl", "is a table", "temperature"]),
     ('"optim.lr.low" = 1.0', ["optim.lr.low", "single value"]),
     ('"optim.lr" = 0.1', ["optim.lr = 0.1", "write a table"]),
