@@ -109,7 +109,7 @@ def test_workers_that_are_killed_lose_nothing(
 ) -> None:
     """kill -9 of several processes: N trials come of it, none twice, none left, no curve with a gap."""
     # Each process takes seconds to come up; the writers of SQLite take turns, so that fewer show as much.
-    many, victims = (3, 2) if environment.startswith("sqlite") else (4, 2)
+    many, victims = (3, 2) if environment.startswith("sqlite") else (5, 3)
     flags = ["--workers", str(many), "--slots", "2", "--epoch-seconds", "0.2", "--ttl", "2"]
     kills = ["--kills", str(victims), "--kill-every", "0.4", "--seed", "3"]
     done = module(*words(study, tmp_path, *flags, *kills), timeout=200)
