@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from trainer.config import ClassConfig, ClassValue
 from trainer.data.dataset import Picture, Pixels
-from trainer.data.files import BadFile, MaskPicture, orientation, read_image, read_mask_picture, shape_text, some
+from trainer.data.files import BadFile, MaskPicture, orientation, shape_text, some
 from trainer.data.letterbox import IGNORED
 from trainer.errors import DataError, nearest, received
 
@@ -193,11 +193,6 @@ def values_from(value: ClassValue, field: str) -> list[int]:
 EXAMPLE = "'0: background, 1-3: object, 255: ignored' (colours as '#800000: object')"
 
 
-def read_values(path: Path, *, indices: bool = False) -> MaskValues:
-    """The values of a mask; of a palette's file its indices where they are asked for. Raises DataError."""
-    return values_of(read_mask_picture(path, indices=indices))
-
-
 def values_of(mask: MaskPicture) -> MaskValues:
     """The values of a mask that was read."""
     pixels = mask.pixels
@@ -221,18 +216,6 @@ def labels_of(mask: MaskPicture, coding: Coding, path: Path) -> Pixels:
     if (labels == _UNNAMED).any():
         raise BadFile(path, f"the mask holds values that nobody named; expected {meaning_text(coding)}")
     return np.ascontiguousarray(labels)
-
-
-def read_mask(path: Path, coding: Coding = BLACK_AND_WHITE) -> Pixels:
-    """(H, W) labels: 0 the ground, then the classes in their order, 255 ignored. Raises DataError."""
-    return labels_of(read_mask_picture(path, indices=coding.indices), coding, path)
-
-
-def read_pair(image: Path, mask: Path, coding: Coding = BLACK_AND_WHITE) -> tuple[Pixels, Pixels]:
-    """Image (H, W, 3) and labels (H, W) of equal size. Raises DataError."""
-    pixels, labels = read_image(image), read_mask(mask, coding)
-    refuse_other_size(image, pixels, mask, labels)
-    return pixels, labels
 
 
 def refuse_other_size(image: Path, pixels: Picture, mask: Path, labels: Pixels) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from trainer.data.dataset import Pixels
 from trainer.data.files import file_hash, inside, listed_pictures, orientation, pixel_hash, read_image
-from trainer.data.masks import coding_from, read_mask, read_pair
+from trainer.data.masks import coding_from
+from trainer.data.reading import PLAIN, Reading
 from trainer.errors import DataError
 
 
@@ -109,7 +110,7 @@ def test_more_than_eight_bits_are_refused(tmp_path: Path, name: str, write: obje
     with pytest.raises(DataError, match=rf"{name}: more than 8 bits a channel; how to window them is your choice"):
         read_image(tmp_path / name)
     with pytest.raises(DataError, match=rf"{name}: more than 8 bits a value; a mask holds labels from 0 to 255"):
-        read_mask(tmp_path / name)
+        PLAIN.mask(tmp_path / name)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "bmp"])
@@ -155,7 +156,7 @@ def test_jpeg_mask_keeps_its_shape(tmp_path: Path) -> None:
     rows, columns = np.mgrid[0:100, 0:100]
     disc = ((rows - 50) ** 2 + (columns - 50) ** 2 < 30**2).astype(np.uint8)
     Image.fromarray(disc * 255).convert("RGB").save(tmp_path / "a.jpg", quality=75)
-    assert (read_mask(tmp_path / "a.jpg") != disc).sum() <= 4
+    assert (PLAIN.mask(tmp_path / "a.jpg") != disc).sum() <= 4
     assert (read_image(tmp_path / "a.jpg")[..., 0] > 0).sum() > disc.sum() + 50
 
 
@@ -164,7 +165,7 @@ def test_one_bit_masks_are_read(tmp_path: Path) -> None:
     disc = np.eye(9, dtype=np.uint8)
     for name in ("a.png", "a.tif", "a.bmp"):
         Image.fromarray(disc * 255).convert("1").save(tmp_path / name)
-        assert np.array_equal(read_mask(tmp_path / name), disc)
+        assert np.array_equal(PLAIN.mask(tmp_path / name), disc)
 
 
 def turned(path: Path, pixels: Pixels, how: int) -> None:
@@ -178,7 +179,7 @@ def test_an_exif_orientation_turns_neither_image_nor_mask(tmp_path: Path, how: i
     """The stored grids stay on one another."""
     turned(tmp_path / "a.jpg", picture(), how)
     Image.fromarray((picture()[..., 0] > 127).astype(np.uint8) * 255).save(tmp_path / "m.png")
-    image, mask = read_pair(tmp_path / "a.jpg", tmp_path / "m.png")
+    image, mask = PLAIN.pair(tmp_path / "a.jpg", tmp_path / "m.png")
     assert image.shape == (24, 36, 3)
     assert orientation(tmp_path / "a.jpg") == how
     assert image[mask == 1][:, 0].mean() > image[mask == 0][:, 0].mean() + 50
@@ -189,10 +190,10 @@ def test_a_mask_of_another_size_is_named_with_both_sizes(tmp_path: Path) -> None
     turned(tmp_path / "a.jpg", picture(), 6)
     Image.fromarray(np.zeros((36, 24), np.uint8)).save(tmp_path / "m.png")
     with pytest.raises(DataError, match=r"a\.jpg is 36 x 24, its mask m\.png is 24 x 36, .*EXIF orientation 6"):
-        read_pair(tmp_path / "a.jpg", tmp_path / "m.png")
+        PLAIN.pair(tmp_path / "a.jpg", tmp_path / "m.png")
     Image.fromarray(np.zeros((24, 35), np.uint8)).save(tmp_path / "n.png")
     with pytest.raises(DataError, match=r"mask n\.png is 35 x 24, width x height\)$"):
-        read_pair(tmp_path / "a.jpg", tmp_path / "n.png")
+        PLAIN.pair(tmp_path / "a.jpg", tmp_path / "n.png")
 
 
 def test_paths_stay_below_the_root(tmp_path: Path) -> None:
@@ -234,15 +235,15 @@ def test_shipped_clinicdb_frames_equal_their_lossless_copies(real_data: Path) ->
         copy = next((real_data / "CVC-ClinicDB").glob(f"*/images/{frame.stem}.png"))
         assert np.array_equal(read_image(frame), read_image(copy))
         mask = frame.parent.parent / "Ground Truth" / frame.name
-        assert np.array_equal(read_mask(mask, coding), read_mask(copy.parent.parent / "masks" / copy.name))
+        assert np.array_equal(Reading(coding).mask(mask), PLAIN.mask(copy.parent.parent / "masks" / copy.name))
 
 
 def test_shipped_kvasir_masks_equal_their_thresholded_copies(real_data: Path) -> None:
     """JPEG masks with grey rims: 127 is the line."""
     for mask in sorted((real_data / "as-shipped" / "Kvasir-SEG" / "masks").glob("*.jpg")):
         copy = next((real_data / "Kvasir-SEG").glob(f"*/masks/{mask.stem}.png"))
-        assert np.array_equal(read_mask(mask), read_mask(copy))
-        assert (read_image(mask)[..., 0] > 0).sum() > read_mask(mask).sum()
+        assert np.array_equal(PLAIN.mask(mask), PLAIN.mask(copy))
+        assert (read_image(mask)[..., 0] > 0).sum() > PLAIN.mask(mask).sum()
 
 
 def test_a_link_to_nothing_and_a_name_that_is_no_text_are_named(tmp_path):

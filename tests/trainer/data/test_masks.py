@@ -17,9 +17,8 @@ from trainer.data.masks import (
     coding_from,
     coding_of,
     meaning_text,
-    read_mask,
-    read_values,
 )
+from trainer.data.reading import PLAIN, Reading, read_mask_values
 from trainer.errors import DataError
 
 
@@ -37,7 +36,7 @@ def saved(folder: Path, masks: Mapping[str, Pixels | Image.Image], *, quality: i
     for name, mask in masks.items():
         picture = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
         picture.save(folder / name, **({"quality": quality} if name.endswith("jpg") else {}))
-    return {name: read_values(folder / name) for name in masks}
+    return {name: read_mask_values(folder / name, PLAIN) for name in masks}
 
 
 def palette(labels: Pixels, *colours: tuple[int, int, int]) -> Image.Image:
@@ -68,8 +67,8 @@ def test_two_classes_name_themselves(tmp_path: Path, kind: str, ending: str) -> 
     values = saved(tmp_path, {f"a.{ending}": mask, f"b.{ending}": empty})
     coding = coding_of(values, "S")
     assert meaning_text(coding) == meaning
-    assert np.array_equal(read_mask(tmp_path / f"a.{ending}", coding), disc(20))
-    assert read_mask(tmp_path / f"b.{ending}", coding).sum() == 0
+    assert np.array_equal(Reading(coding).mask(tmp_path / f"a.{ending}"), disc(20))
+    assert Reading(coding).mask(tmp_path / f"b.{ending}").sum() == 0
     assert coding.share(values[f"a.{ending}"]) == pytest.approx(disc(20).mean())
     assert coding.moved(values[f"a.{ending}"]) == 0
 
@@ -112,7 +111,7 @@ def test_a_value_that_nobody_named_is_refused(tmp_path: Path, case: str) -> None
     text = message.split('--labels "')[1].split('"')[0]
     if case not in ("two codings in one source", "another class in each file"):
         coding = coding_of(values, "S", given=coding_from(text, "labels"))
-        assert set(np.unique(read_mask(tmp_path / "a.png", coding))) <= {0, 1, 255}
+        assert set(np.unique(Reading(coding).mask(tmp_path / "a.png"))) <= {0, 1, 255}
 
 
 def test_an_image_in_the_masks_place_is_named_alone(tmp_path: Path) -> None:
@@ -127,7 +126,7 @@ def test_an_image_in_the_masks_place_is_named_alone(tmp_path: Path) -> None:
         coding_of(values, "S")
     Image.fromarray(disc(20)[..., None] * np.array(RED, np.uint8)).save(tmp_path / "red.jpg")
     with pytest.raises(DataError, match=r"red\.jpg: the mask is a coloured JPEG"):
-        read_values(tmp_path / "red.jpg")
+        read_mask_values(tmp_path / "red.jpg", PLAIN)
 
 
 @pytest.mark.parametrize("quality", [40, 75, 95])
@@ -137,11 +136,11 @@ def test_greys_of_a_jpeg_go_to_the_nearest_named_value(tmp_path: Path, quality: 
     white = coding_of({"a.jpg": values["a.jpg"]}, "S")
     assert white == BLACK_AND_WHITE
     with Image.open(tmp_path / "a.jpg") as file:
-        assert np.array_equal(read_mask(tmp_path / "a.jpg", white), (np.asarray(file) > 127).astype(np.uint8))
-    assert (read_mask(tmp_path / "a.jpg", white) != disc(30)).sum() <= 12
+        assert np.array_equal(Reading(white).mask(tmp_path / "a.jpg"), (np.asarray(file) > 127).astype(np.uint8))
+    assert (Reading(white).mask(tmp_path / "a.jpg") != disc(30)).sum() <= 12
     assert white.moved(values["a.jpg"]) > 0
     grey = coding_of({"b.jpg": values["b.jpg"]}, "S")
-    assert (read_mask(tmp_path / "b.jpg", grey) != disc(30)).sum() <= 12
+    assert (Reading(grey).mask(tmp_path / "b.jpg") != disc(30)).sum() <= 12
 
 
 def test_a_jpeg_with_a_third_value_is_refused(tmp_path: Path) -> None:
@@ -150,18 +149,18 @@ def test_a_jpeg_with_a_third_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 1 masks are JPEGs of which more than 5% is near no named value: 0 \("):
         coding_of(values, "S")
     coding = coding_of(values, "S", given=coding_from("0: background, 127: object, 255: ignored", "labels"))
-    labels = read_mask(tmp_path / "a.jpg", coding)
+    labels = Reading(coding).mask(tmp_path / "a.jpg")
     assert (labels == 1).sum() == pytest.approx(disc(20).sum(), rel=0.05)
     assert set(np.unique(labels)) == {0, 1, 255}
 
 
 def test_a_jpeg_inside_a_tiff_is_a_jpeg(tmp_path: Path) -> None:
     Image.fromarray(disc(30) * 255).save(tmp_path / "a.tif", compression="jpeg", quality=60)
-    values = read_values(tmp_path / "a.tif")
+    values = read_mask_values(tmp_path / "a.tif", PLAIN)
     assert values.lossy
     assert coding_of({"a.tif": values}, "S") == BLACK_AND_WHITE
     tifffile.imwrite(tmp_path / "b.tif", disc(30) * 255)
-    assert not read_values(tmp_path / "b.tif").lossy
+    assert not read_mask_values(tmp_path / "b.tif", PLAIN).lossy
 
 
 def test_what_a_person_says_is_read(tmp_path: Path) -> None:
@@ -171,13 +170,13 @@ def test_what_a_person_says_is_read(tmp_path: Path) -> None:
         sorted([(0, 0), (0x010101, 0), (0x020202, 0), (0x030303, 1), (0x040404, 1), (0x800000, 255)])
     )
     values = saved(tmp_path, {"a.png": np.array([[0, 2, 3, 4]], np.uint8), "b.png": np.array([[0, 5]], np.uint8)})
-    assert read_mask(tmp_path / "a.png", coding).tolist() == [[0, 0, 1, 1]]
+    assert Reading(coding).mask(tmp_path / "a.png").tolist() == [[0, 0, 1, 1]]
     with pytest.raises(
         DataError, match=r"1 of 2 masks hold .* 5 \(50\.00%\).*\(b\.png\); 0-2 is background, 3-4 is obj"
     ):
         coding_of(values, "S", given=coding)
     with pytest.raises(DataError, match=r"b\.png: the mask holds values that nobody named"):
-        read_mask(tmp_path / "b.png", coding)
+        Reading(coding).mask(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize(
@@ -203,14 +202,14 @@ def test_a_mistake_in_what_a_person_says_is_one_line(text: str, message: str) ->
 def test_shipped_kvasir_masks_keep_their_labels(real_data: Path) -> None:
     """JPEG masks with grey rims: none is far from black and white, and the labels are those of a threshold at 127."""
     files = sorted((real_data / "as-shipped" / "Kvasir-SEG" / "masks").glob("*.jpg"))
-    values = {file.name: read_values(file) for file in files}
+    values = {file.name: read_mask_values(file, PLAIN) for file in files}
     coding = coding_of(values, "Kvasir-SEG")
     assert coding == BLACK_AND_WHITE
     assert 0.001 < sum(map(coding.moved, values.values())) / sum(v.pixels for v in values.values()) < 0.02
     for file in files:
         with Image.open(io.BytesIO(file.read_bytes())) as picture:
             grey = np.asarray(picture)
-        assert np.array_equal(read_mask(file, coding), (grey > 127).astype(np.uint8))
+        assert np.array_equal(Reading(coding).mask(file), (grey > 127).astype(np.uint8))
 
 
 def test_an_empty_coding_says_nothing() -> None:

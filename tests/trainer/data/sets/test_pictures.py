@@ -22,7 +22,7 @@ from trainer.data import cache as cache_module
 from trainer.data.dataset import Opening, Part
 from trainer.data.files import file_hash
 from trainer.data.letterbox import fit_image, fit_mask, place
-from trainer.data.masks import read_pair
+from trainer.data.reading import PLAIN
 from trainer.data.splits.split import Row, write_split
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")
@@ -68,7 +68,7 @@ def test_every_part_gives_what_the_files_hold(tmp_path: Path) -> None:
         for index, sample in enumerate(samples):
             number = sample.name.removeprefix("S/").removesuffix(".png")
             file = tmp_path / "S" / "images" / f"{number}.png"
-            image, mask = read_pair(file, tmp_path / "S" / "masks" / f"{number}.png")
+            image, mask = PLAIN.pair(file, tmp_path / "S" / "masks" / f"{number}.png")
             height, width = mask.shape
             where = place(height, width, 32, "letterbox")
             fitted, labels = data.fitted(part, index, OPENING)

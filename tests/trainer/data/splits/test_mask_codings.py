@@ -11,7 +11,7 @@ from trainer.config import PolypData
 from trainer.data import DataError, DataSet, Opening, open_data
 from trainer.data.dataset import Part
 from trainer.data.files import file_hash
-from trainer.data.masks import read_mask, read_values
+from trainer.data.reading import PLAIN, Reading, read_mask_values
 from trainer.data.sets.pictures import open_unseen
 from trainer.data.splits.mask_codings import codings_of, kept_values, mask_lines, refuse_empty_parts
 from trainer.data.splits.split import Row, write_split
@@ -73,7 +73,7 @@ def test_sources_have_codings_of_their_own(tmp_path: Path) -> None:
             native = data.native_mask(part, index, OPENING)
             assert set(np.unique(native)) == {0, 1}
             assert np.array_equal(data.native(part, index, OPENING)[1], native)
-    values = [read_values(tmp_path / row.mask) for row in rows]
+    values = [read_mask_values(tmp_path / row.mask, PLAIN) for row in rows]
     codings = codings_of(rows, values, None)
     (line,) = mask_lines(rows, values, codings)
     assert line.startswith("masks of ones: 0 is background, 1 is object; the object has ")
@@ -82,7 +82,7 @@ def test_sources_have_codings_of_their_own(tmp_path: Path) -> None:
 def test_every_source_with_a_fault_is_counted_in_one_line(tmp_path: Path) -> None:
     rows = [row for source in ("A", "B", "C") for row in make(tmp_path, (1, 2, 255, 1, 1, 1), source)]
     with pytest.raises(DataError, match=r"^A: 2 of 6 masks .* \(and 2 more sources: B, C\)$"):
-        codings_of(rows, [read_values(tmp_path / row.mask) for row in rows], None)
+        codings_of(rows, [read_mask_values(tmp_path / row.mask, PLAIN) for row in rows], None)
 
 
 def test_what_a_person_says_reaches_the_labels_and_the_content(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_counts_are_kept_by_the_hash_of_files(tmp_path: Path) -> None:
     rows = make(tmp_path, (255, 0, 1, 255, 255, 3))
     files = [(file_hash(tmp_path / row.mask), tmp_path / row.mask) for row in rows]
     first = kept_values(tmp_path / "cache", files)
-    assert first == [read_values(path) for _, path in files]
+    assert first == [read_mask_values(path, PLAIN) for _, path in files]
     gone = [(digest, path.with_suffix(".gone")) for digest, path in files]
     assert kept_values(tmp_path / "cache", gone) == first
     (table,) = (tmp_path / "cache").glob("values-*.json")
@@ -179,10 +179,10 @@ def test_an_unseen_source_takes_groups_from_its_folder(tmp_path: Path) -> None:
 
 def test_given_parts_are_refused_with_another_remedy(tmp_path: Path) -> None:
     rows = make(tmp_path, (255, 255, 255, 0, 0, 255))
-    values = [read_values(tmp_path / row.mask) for row in rows]
+    values = [read_mask_values(tmp_path / row.mask, PLAIN) for row in rows]
     codings = codings_of(rows, values, None)
     with pytest.raises(DataError, match=r"^here: every mask of validation is empty .*: draw again$"):
         refuse_empty_parts(rows, values, codings, "here", remedy="draw again")
     moved = [replace(row, part="train") if row.part == "validation" else row for row in rows]
     refuse_empty_parts(moved, values, codings, "here")
-    assert read_mask(tmp_path / rows[0].mask, codings["S"]).max() == 1
+    assert Reading(codings["S"]).mask(tmp_path / rows[0].mask).max() == 1
