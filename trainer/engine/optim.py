@@ -16,48 +16,89 @@ from trainer.config import Constant, Cosine, OneCycle, OptimConfig, Plateau, Pol
 State = dict[str, Tensor]
 
 
-def _sgd(config: OptimConfig, weights: Tensor) -> torch.optim.Optimizer:
+Step = Callable[[OptimConfig, Tensor, Tensor, State, float, Tensor], None]
+"""(settings, weights, gradient, state, rate, forbidden): one step in place, unless `forbidden` is 1 and not 0."""
+
+
+def _sgd(config: OptimConfig, weights: Tensor, gradient: Tensor, state: State, lr: float, forbidden: Tensor) -> None:
     """v = momentum v + g, p = p - lr v; weight decay joins g."""
-    return torch.optim.SGD(
-        [weights], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+    torch._fused_sgd_(
+        [weights],
+        [gradient],
+        [state["momentum_buffer"]] if config.momentum else [],
+        lr=lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=forbidden,
     )
 
 
-def _adam(config: OptimConfig, weights: Tensor) -> torch.optim.Optimizer:
+def _adam(config: OptimConfig, weights: Tensor, gradient: Tensor, state: State, lr: float, forbidden: Tensor) -> None:
     """Kingma and Ba 2015, algorithm 1, betas 0.9 and 0.999, epsilon 1e-8; weight decay joins the gradient."""
-    return torch.optim.Adam([weights], lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    _moments(torch._fused_adam_, config, weights, gradient, state, lr, forbidden)
 
 
-def _adamw(config: OptimConfig, weights: Tensor) -> torch.optim.Optimizer:
+def _adamw(config: OptimConfig, weights: Tensor, gradient: Tensor, state: State, lr: float, forbidden: Tensor) -> None:
     """Loshchilov and Hutter 2019, algorithm 2: the weights shrink by lr times weight decay beside Adam's step."""
-    return torch.optim.AdamW([weights], lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    _moments(torch._fused_adamw_, config, weights, gradient, state, lr, forbidden)
 
 
-OPTIMIZERS: dict[str, Callable[[OptimConfig, Tensor], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "adam": _adam,
-    "adamw": _adamw,
-}
+def _moments(
+    kernel: Callable[..., None],
+    config: OptimConfig,
+    weights: Tensor,
+    gradient: Tensor,
+    state: State,
+    lr: float,
+    forbidden: Tensor,
+) -> None:
+    state["step"].add_(1)
+    kernel(
+        [weights],
+        [gradient],
+        [state["exp_avg"]],
+        [state["exp_avg_sq"]],
+        [],
+        [state["step"]],
+        lr=lr,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=config.weight_decay,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+        found_inf=forbidden,
+    )
+    state["step"].sub_(forbidden)
+
+
+OPTIMIZERS: dict[str, Step] = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}
 SLOTS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum_buffer",),
     "adam": ("exp_avg", "exp_avg_sq"),
     "adamw": ("exp_avg", "exp_avg_sq"),
 }
-"""What torch's optimizers keep of the size of the weights, by their own names."""
+"""What an optimizer keeps of the size of the weights, by the names that torch.optim has for it."""
 
 
 class Optimizer:
-    """One of torch's fused optimizers over the flat `weights`, whose steps can be forbidden on the device."""
+    """One of torch's fused kernels over the flat `weights`, whose steps can be forbidden on the device.
+
+    `torch.optim` calls the same kernels and gives the same bits, but its classes import the whole of torch's compiler
+    when one is made, which takes about two seconds of every process that trains.
+    """
 
     def __init__(self, config: OptimConfig, weights: Tensor) -> None:
         self.weights = weights
-        self.clip = config.clip
-        self._optimizer: Any = OPTIMIZERS[config.name](config, weights)
-        # Made before the first step: a forbidden first one would leave SGD's as it was allocated.
+        self._config = config
+        self._step = OPTIMIZERS[config.name]
         self.state: State = {slot: torch.zeros_like(weights) for slot in SLOTS[config.name]}
         if "exp_avg" in self.state:
             self.state["step"] = torch.zeros((), device=weights.device)
-        self._optimizer.state[weights] = self.state
 
     @torch.no_grad()
     def step(self, gradient: Tensor, lr: float, allowed: Tensor) -> None:
@@ -65,14 +106,10 @@ class Optimizer:
 
         A gradient whose norm is above `clip` is first brought to that norm.
         """
-        if self.clip is not None:
+        if self._config.clip is not None:
             norm = torch.linalg.vector_norm(gradient)
-            gradient = gradient * (self.clip / (norm + 1e-6)).clamp(max=1.0)
-        self.weights.grad = gradient
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.found_inf = (~allowed).float()  # as torch.amp.GradScaler forbids a step
-        self._optimizer.step()
-        self.weights.grad = None
+            gradient = gradient * (self._config.clip / (norm + 1e-6)).clamp(max=1.0)
+        self._step(self._config, self.weights, gradient, self.state, lr, (~allowed).float())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state of the same optimizer and size. Raises ValueError where it is another's."""
