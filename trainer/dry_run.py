@@ -12,7 +12,7 @@ import models
 from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher, SmpNetwork
 from models.output import Segmenter
 from trainer.checkpoint import Ready
-from trainer.config import BlobsData, DataConfig, Pictures, RunConfig
+from trainer.config import BlobsData, DataConfig, RunConfig
 from trainer.data.augment import check_preset
 from trainer.data.classes import channels_of, classes_of
 from trainer.errors import DataError, UserError, one_line
@@ -107,7 +107,7 @@ def refuse_other_size(made: Ready, pictures: DataConfig) -> None:
 
 
 def _network(
-    config: NetworkConfig | NetworkTeacher, pictures: Pictures, role: str, channels: int, classes: int
+    config: NetworkConfig | NetworkTeacher, pictures: DataConfig, role: str, channels: int, classes: int
 ) -> Segmenter:
     with torch.device("meta"):
         network = models.build(config, in_channels=channels, classes=classes, size=pictures.size)

@@ -142,7 +142,7 @@ def test_the_teacher_is_trained_by_the_run_without_distillation_and_its_own_reci
     [
         (["optim.lrr=1"], ["run.optim.lrr = 1", "unknown key", "nearest: lr"]),
         (["losses.klx={}"], ["run.losses.klx", "known: ", "nearest: kl"]),
-        (["data.name=blob"], ["run.data.name = 'blob'", "known: blobs, pictures, polyp", "nearest: blobs"]),
+        (["data.name=blob"], ["run.data.name = 'blob'", "known: blobs, pictures, polyp, volumes", "nearest: blobs"]),
         (["student.name=unett"], ["run.student.name = 'unett'", "nearest: unet"]),
         (["optim.schedule.name=polly"], ["run.optim.schedule.name", "nearest: poly"]),
         (["precision=bf17"], ["run.precision = 'bf17'", "nearest: bf16"]),

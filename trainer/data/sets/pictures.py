@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from trainer.config import DataConfig, PictureData, PolypData
+from trainer.config import DataConfig, PictureData, PolypData, VolumeData
 from trainer.data.cache import Decoded, Pair, decoded
 from trainer.data.classes import channels_of, classes_of
 from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement, Sample
@@ -61,7 +61,7 @@ def _way_to(split: Path) -> str:
     return f"cd {REPOSITORY}" if (REPOSITORY / split).is_file() else "cd to the folder where the study was made"
 
 
-def data_root(config: PolypData | PictureData) -> Path:
+def data_root(config: PolypData | PictureData | VolumeData) -> Path:
     """The folder that all paths start from. Raises DataError."""
     root = expand(config.root, "data.root")
     if not root.is_dir():
