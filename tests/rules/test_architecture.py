@@ -44,6 +44,7 @@ PACKAGES = (
     "trainer.data.sets",
     "trainer.data.layouts",
     "trainer.data.splits",
+    "trainer.data.volumes",
     "trainer.data.downloads",
     "trainer.checkpoint",
     "trainer.distributed",

@@ -302,7 +302,7 @@ class _Volumes:
         try:
             proxy = nibabel.load(path).dataobj
             scaled = (proxy.slope, proxy.inter) != (1, 0)
-            voxels: NDArray[Any] = proxy.get_scaled(np.float32) if scaled else np.asarray(proxy.get_unscaled())
+            voxels: NDArray[Any] = np.asarray(proxy, np.float32) if scaled else np.asarray(proxy.get_unscaled())
         except (*_BROKEN, nibabel.filebasedimages.ImageFileError) as error:
             raise _damaged(path, error) from error
         return voxels

@@ -48,8 +48,7 @@ class SlidingWindow:
         weights = torch.from_numpy(WEIGHTS[self.weights](self.size)).to(device)
         firsts = starts(length, self.size[0], self.overlap, self.tiling)
         rows, columns = (
-            starts(side, window, self.overlap, self.tiling)
-            for side, window in zip(across, self.size[1:], strict=True)
+            starts(side, window, self.overlap, self.tiling) for side, window in zip(across, self.size[1:], strict=True)
         )
         kept = tuple(slice(before, side - behind) for side, (before, behind) in zip(across, around[1:], strict=True))
         low, high = around[0][0], length - around[0][1]

@@ -137,6 +137,18 @@ def test_a_nifti_slice_lies_the_same_way_however_it_is_stored(tmp_path, turned):
     assert slices_in(tmp_path / "a.nii.gz") == 4
 
 
+@nifti
+def test_a_nifti_slice_is_scaled_as_its_header_says(tmp_path):
+    import nibabel
+
+    stored = nibabel.Nifti1Image(np.arange(24, dtype=np.float64).reshape(3, 4, 2) * 10, np.diag([-1.5, -1.25, 5, 1]))
+    stored.set_data_dtype(np.int16)
+    stored.to_filename(tmp_path / "scaled.nii.gz")
+    assert nibabel.load(tmp_path / "scaled.nii.gz").dataobj.slope != 1
+    pixels = reading(window=[0, 230], bits=8).image(tmp_path / "scaled.nii.gz#1")
+    assert sorted(pixels.ravel().tolist()) == [round(value / 230 * 255) for value in range(10, 240, 20)]
+
+
 def test_windows_make_8_or_16_bits_and_shares_of_a_window_are_kept(tmp_path):
     values = np.array([[-500.0, -125.0, 75.0, 275.0, 900.0]])
     np.savez(tmp_path / "hounsfield.npz", image=values, label=np.zeros((1, 5), np.uint8))
