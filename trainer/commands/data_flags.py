@@ -47,10 +47,15 @@ class Stated:
             return {**known, "labels": self.labels}
         if self.classes:
             kept = {key: value for key, value in known.items() if key not in ("name", "labels", "classes", "ignore")}
-            known = {"name": "pictures", "classes": list(self.classes), **kept}
+            name = "volumes" if known["name"] == "volumes" else "pictures"
+            known = {"name": name, "classes": list(self.classes), **kept}
+        if known["name"] == "volumes" and "classes" not in known:
+            raise DataError(
+                f"{CLASSES}: missing; nothing says what the labels of these volumes mean: {CLASSES} {NAMED}"
+            )
         if self.ignore is None:
             return dict(known)
-        if known["name"] != "pictures":
+        if known["name"] == "polyp":
             raise DataError(f"{IGNORE} {received(self.ignore)}: needs {CLASSES}, such as {CLASSES} {NAMED}")
         return {**known, "ignore": self.ignore}
 

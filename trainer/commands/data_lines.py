@@ -77,9 +77,18 @@ def print_pictures(checked: Sequence[CheckedPair]) -> None:
     heights, widths = [entry.height for entry in checked], [entry.width for entry in checked]
     sizes = len({(entry.height, entry.width) for entry in checked})
     print(f"sizes     {min(widths)}-{max(widths)} x {min(heights)}-{max(heights)} (width x height), {sizes} different")
+    depths = [entry.depth for entry in checked if entry.depth]
+    if depths:
+        lengths = [entry.spacing for entry in checked if entry.spacing is not None]
+        spread = " x ".join(_from_to(axis) for axis in zip(*lengths, strict=True))
+        print(f"volumes   {_from_to(depths)} voxels deep, spacing {spread} mm (x, y, z)")
     turned = sum(entry.orientation != 1 for entry in checked)
     if turned:
         print(f"warning: {turned} images carry an EXIF orientation, which is not obeyed; look whether their masks fit")
+
+
+def _from_to(values: Sequence[float]) -> str:
+    return f"{min(values):g}-{max(values):g}" if min(values) < max(values) else f"{min(values):g}"
 
 
 def print_twins(twins: Sequence[Twins], *, accept: bool) -> int:

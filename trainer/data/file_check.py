@@ -33,6 +33,10 @@ class CheckedPair:
     """Hash and sketch of the image."""
     orientation: int
     """EXIF orientation of the image; it is not obeyed."""
+    depth: int = 0
+    """Of a volume, its third side; 0: a picture. width, height and depth are along x, y, z."""
+    spacing: tuple[float, float, float] | None = None
+    """Of a volume, millimetres along x, y, z."""
 
 
 def check_pair(image: Path, mask: Path, reading: Reading = PLAIN) -> CheckedPair:

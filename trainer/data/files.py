@@ -29,6 +29,8 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 
 CLASS = "{class}"
 """In the name of a mask's file: the name of each class but the first stands in its place, in a file of its own."""
+CHANNEL = "{channel}"
+"""In the path of a volume's image: the name of each channel stands in its place, in a file of its own."""
 
 _ORIENTATION = 0x0112
 _FARTHEST = 1e6

@@ -98,7 +98,8 @@ def _ending(root: Path) -> str:
     ending = _card(root).get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or ending.lower() not in SUFFIXES:
         raise DataError(
-            f"{root / CARD}: file_ending = {ending!r}: volumes are not read; known: {', '.join(sorted(SUFFIXES))}"
+            f"{root / CARD}: file_ending = {ending!r}: volumes are the layout nnunet; known: "
+            f"{', '.join(sorted(SUFFIXES))}"
         )
     return ending
 

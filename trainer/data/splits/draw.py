@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.config import PictureData, PolypData
+from trainer.config import PictureData, PolypData, VolumeData
 from trainer.data.dataset import Part
-from trainer.data.file_check import CheckedPair, Progress, check_pairs, summarised
+from trainer.data.file_check import CheckedPair, Progress, check_pairs, in_threads, summarised
 from trainer.data.files import file_hash, inside
 from trainer.data.masks import MaskValues
 from trainer.data.reading import PLAIN, Reading, label_coding, named_coding, reading_of
@@ -26,12 +26,15 @@ from trainer.data.splits.mask_codings import (
 )
 from trainer.data.splits.near_duplicates import Twins, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Fractions, Row, assign, read_groups, samples
+from trainer.data.volumes.check import VolumeReading
+from trainer.data.volumes.prepare import coding_for
 from trainer.errors import DataError, explain, on_stderr
 
 ACCEPT = "--near-duplicates"
 REMEDY = "--classes, or in --ignore"
 
-Kind = PolypData | PictureData
+Kind = PolypData | PictureData | VolumeData
+KINDS: Mapping[str, type[Kind]] = {"polyp": PolypData, "pictures": PictureData, "volumes": VolumeData}
 Source = tuple[Path, Survey]
 """A data set's folder, and what was taken from it."""
 
@@ -65,15 +68,17 @@ class Wish:
 
 def kind_of(settings: Mapping[str, Any], where: str) -> Kind:
     """Settings of [run.data] without root and split as a value. where: for messages. Raises DataError."""
-    kind: type[Kind] = PolypData if settings["name"] == "polyp" else PictureData
+    kind = KINDS[settings["name"]]
     try:
         return kind.model_validate({"root": ".", "split": "-", **settings})
     except ValidationError as error:
         raise DataError(explain(error, where, model=kind)) from error
 
 
-def reading_for(kind: Kind) -> Reading:
+def reading_for(kind: Kind) -> Reading | VolumeReading:
     """How pairs are read to be judged: PLAIN where two classes name themselves. Raises DataError."""
+    if isinstance(kind, VolumeData):
+        return VolumeReading(coding_for(kind), kind.channels)
     return PLAIN if isinstance(kind, PolypData) else reading_of(kind, named_coding(kind))
 
 
@@ -81,6 +86,8 @@ def codings_for(rows: Sequence[Row], masks: Sequence[MaskValues], kind: Kind) ->
     """What the values of each source's masks mean. Raises DataError, which names files with other values."""
     if isinstance(kind, PolypData):
         return codings_of(rows, masks, kind.labels)
+    if isinstance(kind, VolumeData):
+        return given_codings(rows, masks, coding_for(kind), remedy=REMEDY)
     names = tuple(known.name for known in kind.classes)
     return given_codings(rows, masks, named_coding(kind) or label_coding(names), remedy=REMEDY)
 
@@ -123,7 +130,9 @@ def draw_split(
     return DrawnSplit(rows, checked, codings, pairs, left, {**drawn, **how})
 
 
-def check_rows(rows: Sequence[Row], root: Path, reading: Reading, progress: Progress) -> list[CheckedPair]:
+def check_rows(
+    rows: Sequence[Row], root: Path, reading: Reading | VolumeReading, progress: Progress
+) -> list[CheckedPair]:
     """What each pair of files holds. Raises DataError where one is bad; where there are several causes, each is named
     on stderr before."""
     checked = read_all(rows, root, reading, progress)
@@ -140,9 +149,12 @@ def check_rows(rows: Sequence[Row], root: Path, reading: Reading, progress: Prog
 
 
 def read_all(
-    rows: Sequence[Row], root: Path, reading: Reading, progress: Callable[[int, int], None]
+    rows: Sequence[Row], root: Path, reading: Reading | VolumeReading, progress: Callable[[int, int], None]
 ) -> list[CheckedPair | DataError]:
     """What each pair of files holds, or what is wrong with it."""
+    if isinstance(reading, VolumeReading):
+        volumes = [(root / row.image, root / row.mask) for row in rows]
+        return in_threads(reading.examined, volumes, name="examine", progress=progress)
     return check_pairs([(root / row.image, root / row.mask) for row in rows], progress, reading=reading)
 
 

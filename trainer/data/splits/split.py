@@ -7,6 +7,7 @@ assigned, by a seed, to about the wished share of each source's images.
 
 import csv
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import get_args
 
 from trainer.atomic_files import write_text
 from trainer.data.dataset import Part, Sample
-from trainer.data.files import CLASS, inside, some
+from trainer.data.files import CHANNEL, CLASS, inside, some
 from trainer.data.slices import file_of, holds_both
 from trainer.errors import DataError, nearest
 from trainer.seeds import derive
@@ -91,11 +92,12 @@ def samples(rows: Sequence[Row]) -> list[Sample]:
     """
     shared = Counter(row.image for row in rows)
     files = [row.mask if shared[row.image] > 1 else row.image for row in rows]
-    short = [f"{row.source}/{PurePosixPath(file).name}" for row, file in zip(rows, files, strict=True)]
+    plain = [re.sub(rf"[_-]?{re.escape(CHANNEL)}", "", PurePosixPath(file).name) for file in files]
+    short = [f"{row.source}/{name}" for row, name in zip(rows, plain, strict=True)]
     often = Counter(short)
     names = [
-        name if often[name] == 1 else f"{row.source}/{row.part}/{PurePosixPath(file).name}"
-        for name, file, row in zip(short, files, rows, strict=True)
+        name if often[name] == 1 else f"{row.source}/{row.part}/{own}"
+        for name, own, row in zip(short, plain, rows, strict=True)
     ]
     seen: dict[str, Row] = {}
     for name, row in zip(names, rows, strict=True):
@@ -144,7 +146,9 @@ def _row(cells: dict[str, str], root: Path) -> Row:
 
 
 def _is_there(place: Path) -> bool:
-    """Whether a file is there; of a path that stands for a file a class, any of them."""
+    """Whether a file is there; of a path that stands for a file a class or a channel, any of them."""
+    if CHANNEL in place.name:
+        return any(place.parent.glob(escape(place.name).replace(escape(CHANNEL), "*")))
     folder, name = place.parent, escape(place.name).replace(escape(CLASS), "*")
     if folder.name == CLASS:
         return any(folder.parent.glob(f"*/{name}"))

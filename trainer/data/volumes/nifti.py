@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.files import BadFile
+from trainer.data.files import CHANNEL, BadFile
 from trainer.data.masks import Coding, meaning_text
 from trainer.data.slices import EXTRA
 from trainer.data.volumes.geometry import Grid, Labels
 from trainer.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
-CHANNEL = "{channel}"
-"""In the path of an image: the name of each channel stands in its place, in a file of its own."""
 APART = 0.1
 """Share of a voxel's shortest side that corners of two equal grids may lie apart."""
 

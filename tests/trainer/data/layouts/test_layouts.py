@@ -205,6 +205,7 @@ def test_every_layout_has_a_tree_here() -> None:
     here = {known for known, *_ in TREES.values()}
     # Their files are opened to count slices, or their names depend on a file; or they lie as another one.
     elsewhere = {"acdc", "nnunet-2d", "segpc-2021-cytoplasm", "synapse-original"}
+    elsewhere |= {"btcv", "word", "brats", "nnunet", "decathlon", "volume-folders"}  # test_volume_layouts.py
     assert here | elsewhere == set(LAYOUTS)
     for name in LAYOUTS:
         assert layout(name).title
@@ -342,7 +343,7 @@ def test_a_raw_folder_of_nnunet_names_its_classes(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "tumour": [1, 2]}}, "labels.tumour = [1, 2]: expected one whole number; regions"),
         ({"labels": {"heart": 1, "lung": 2}}, "expected 0 for the background"),
         ({"labels": {}}, "labels = {}: expected names"),
-        ({"file_ending": ".nii.gz"}, "file_ending = '.nii.gz': volumes are not read"),
+        ({"file_ending": ".nii.gz"}, "file_ending = '.nii.gz': volumes are the layout nnunet"),
         ({"channel_names": {"0": "T1", "1": "T2"}}, "channel_names = {'0': 'T1', '1': 'T2'}: grey pictures"),
     ],
 )
