@@ -5,11 +5,11 @@ what the bottleneck returns. So a name means the same resolution in student and 
 of a level have a suffix, such as `dec2.residual`; attention maps are `gate<k>`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from models.config import NetworkConfig, NetworkTeacher, Teacher
+from models.config import NetworkConfig, NetworkTeacher, Teacher, names_for
 from models.config.network import PRETRAINED
 from models.nearest import OptionError, nearest
 from models.normalisation import IMAGENET, Normalisation, normalisation_for
@@ -60,6 +60,12 @@ MODELS: Mapping[str, str] = {
     "smp-deeplabv3plus": "models.smp:Smp",
     "smp-upernet": "models.smp:Smp",
     "smp-segformer": "models.smp:Smp",
+    "residual-unet-3d": "models.residual_unet:ResidualUNet3d",
+    "tiny-unet-3d": "models.residual_unet:ResidualUNet3d",
+    "segresnet": "models.segresnet:SegResNet",
+    "espnetv2-3d": "models.espnetv2:EspNetV2",
+    "mobile-unet-3d": "models.mobile_unet:MobileUNet3d",
+    "lcovnet": "models.lcovnet:LcovNet",
 }
 """Name in a study file -> module:class. Built with the options of its configuration, `in_channels` and `classes`."""
 
@@ -69,16 +75,19 @@ def build(
     *,
     in_channels: int,
     classes: int,
-    size: int | None = None,
+    size: int | Sequence[int] | None = None,
     normalisation: Normalisation | None = None,
+    dims: int = 2,
 ) -> "Segmenter":
     """A network in training mode on torch's default device, its weights drawn from torch's global generator.
 
-    size: the side of its images, for networks that are made for one size; None: the one that they are made for.
-    normalisation: how the data's pictures are normalised where `config` says nothing of it; None: as
-    `normalisation_for` says.
+    size: the side of its images or patches, or one for each axis, for networks that are made for one size, and to
+    refuse patches that a network for volumes does not take; None: the one that they are made for, and any. dims: axes
+    of space, 2 for images and 3 for volumes. normalisation: how the data's pictures are normalised where `config` says
+    nothing of it; None: as `normalisation_for` says.
 
-    Weights of convolutions lie with their channels last, which is how they are fastest on CPU and GPU.
+    Weights of convolutions of images lie with their channels last, which is how they are fastest on CPU and GPU; those
+    of volumes where the network says so (`Segmenter.voxels_last`).
 
     `config.checkpoint` is not read here; but where one is given, pretrained encoder weights are not fetched, because
     the checkpoint replaces them. On the meta device nothing is fetched either. Raises ValueError in one line that names
@@ -86,6 +95,11 @@ def build(
     """
     if config.name not in MODELS:
         raise ValueError(f"{_role(config)}.name = {config.name!r}: unknown network{nearest(config.name, MODELS)}")
+    if dims not in config.DIMS:
+        others = ", ".join(names_for(dims))
+        raise ValueError(
+            f"{_role(config)}.name = {config.name!r}: has no form for {dims} axes of space; take one of {others}"
+        )
     if in_channels < 1 or classes < 2:
         raise ValueError(f"{_role(config)}: needs 1 channel and 2 classes at least, got {in_channels} and {classes}")
     options = config.options()
@@ -95,16 +109,53 @@ def build(
 
     module, _, attribute = MODELS[config.name].partition(":")
     kind: type[Segmenter] = getattr(import_module(module), attribute)
+    lengths = None if size is None else sides(size, dims)
     if kind.takes_size:
-        options["size"] = size
+        options["size"] = None if lengths is None else _square(config, lengths)
+    if kind.takes_dims:
+        options["dims"] = dims
     try:
         network = kind(**options, in_channels=in_channels, classes=classes)
     except OptionError as error:
         raise OptionError(f"{_role(config)}.{error}") from error.__cause__
+    if lengths is not None and dims == 3:
+        _check_patch(config, network, lengths)
     network.name = config.name
     network.normalisation = expects(config, normalisation or normalisation_for(in_channels))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    if dims == 2 or network.voxels_last:
+        last = torch.channels_last if dims == 2 else torch.channels_last_3d
+        network.to(memory_format=last)  # type: ignore[call-overload]  # torch's stubs lack it
     return network
+
+
+def sides(size: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """A length for each of `dims` axes, of one for all or one for each. Raises ValueError where there are others."""
+    lengths = (size,) * dims if isinstance(size, int) else tuple(size)
+    if len(lengths) != dims or min(lengths) < 1:
+        raise ValueError(f"size = {size}: expected {dims} lengths of 1 at least, or one for all")
+    return lengths
+
+
+def _square(config: NetworkConfig | NetworkTeacher, lengths: tuple[int, ...]) -> int:
+    if len(set(lengths)) > 1:
+        shape = " x ".join(map(str, lengths))
+        raise ValueError(f"data.size: {config.name} is made for images of one side, got {shape}; take another network")
+    return lengths[0]
+
+
+def _check_patch(config: NetworkConfig | NetworkTeacher, network: "Segmenter", lengths: tuple[int, ...]) -> None:
+    """Raises ValueError where a patch is not divisible, or leaves nothing to normalise at the bottom."""
+    shape, stride = " x ".join(map(str, lengths)), network.stride
+    if any(length % stride for length in lengths):
+        near = " x ".join(str(max(round(length / stride), 1) * stride) for length in lengths)
+        raise ValueError(
+            f"data.patch = {shape}: the {_role(config)} {config.name} takes multiples of {stride}; try {near}"
+        )
+    if network.alone and all(length == stride for length in lengths):
+        raise ValueError(
+            f"data.patch = {shape}: the {_role(config)} {config.name} makes one voxel of it, which has no deviation; "
+            f"take {2 * stride} along one axis at least"
+        )
 
 
 def expects(config: NetworkConfig | NetworkTeacher, data: Normalisation = IMAGENET) -> Normalisation:
@@ -119,8 +170,16 @@ def parameters(network: "Segmenter") -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def flops(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, size: int) -> int:
-    """Floating-point operations of one forward pass over one image of size x size, counted on the meta device.
+def flops(
+    config: NetworkConfig | NetworkTeacher,
+    *,
+    in_channels: int,
+    classes: int,
+    size: int | Sequence[int],
+    dims: int = 2,
+) -> int:
+    """Floating-point operations of one forward pass over one image of size x size, or over one patch of that side or
+    of these, counted on the meta device.
 
     The convention is that of `torch.utils.flop_counter`: two operations for each multiply-add of a convolution or a
     matrix product, none for normalisation, activation, pooling and interpolation; half of it is the number of
@@ -131,8 +190,8 @@ def flops(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: 
     from models.counting import Flops
 
     with torch.device("meta"), torch.no_grad(), Flops() as counter:
-        network = build(config, in_channels=in_channels, classes=classes, size=size).eval()
-        network(torch.empty(1, in_channels, size, size))
+        network = build(config, in_channels=in_channels, classes=classes, size=size, dims=dims).eval()
+        network(torch.empty(1, in_channels, *sides(size, dims)))
     return int(counter.total)
 
 

@@ -1,11 +1,21 @@
 """What several networks share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models.output import Tap
+
+CONVOLUTION: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: Mapping[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+BATCH_NORM: Mapping[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL: Mapping[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+LINEAR: Mapping[int, str] = {2: "bilinear", 3: "trilinear"}
+"""Axes of space -> the layer, and the name of linear interpolation, for as many."""
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -25,19 +35,22 @@ def double_conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def convolution(
     inputs: int,
     outputs: int,
-    kernel: int | tuple[int, int] = 3,
+    kernel: int | tuple[int, ...] = 3,
     *,
     dilation: int = 1,
     bias: bool = False,
     norm: bool = True,
     relu: bool = True,
+    dims: int = 2,
 ) -> nn.Sequential:
     """A convolution of stride 1 that keeps the size (odd kernels), then batch normalisation and ReLU, unless they are
-    not wanted."""
-    high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
-    padding = (dilation * (high - 1) // 2, dilation * (wide - 1) // 2)
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, (high, wide), padding=padding, dilation=dilation, bias=bias)]
-    layers += [nn.BatchNorm2d(outputs)] if norm else []
+    not wanted. kernel: its side, or one for each of `dims` axes."""
+    sides = (kernel,) * dims if isinstance(kernel, int) else kernel
+    padding = tuple(dilation * (side - 1) // 2 for side in sides)
+    layers: list[nn.Module] = [
+        CONVOLUTION[dims](inputs, outputs, sides, padding=padding, dilation=dilation, bias=bias)  # type: ignore[arg-type]
+    ]
+    layers += [BATCH_NORM[dims](outputs)] if norm else []
     layers += [nn.ReLU(inplace=True)] if relu else []
     return nn.Sequential(*layers)
 
@@ -66,12 +79,28 @@ def strided(images: Tensor, stride: int) -> Tensor:
 
 
 def check_size(images: Tensor, stride: int, name: str) -> None:
-    """Raises ValueError where height or width of images (N, C, H, W) is no multiple of the stride."""
+    """Raises ValueError where an axis of images (N, C, *S) is no multiple of the stride."""
     # A traced network has its size fixed, and comparing traced sizes would warn.
     if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # torch leaves its jit untyped
         return
-    height, width = images.shape[-2:]
-    if height % stride or width % stride:
+    size = images.shape[2:]
+    if any(length % stride for length in size):
+        field, kind = ("data.size", "images") if len(size) == 2 else ("data.patch", "patches")
         raise ValueError(
-            f"data.size: {name} takes multiples of {stride}, got images of {height} x {width}; choose such a size"
+            f"{field}: {name} takes multiples of {stride}, got {kind} of {' x '.join(map(str, size))}; choose such a "
+            f"{'size' if len(size) == 2 else 'patch'}"
+        )
+
+
+def check_single(images: Tensor, stride: int, name: str) -> None:
+    """Raises ValueError where the deepest map of patches (N, C, *S) has one voxel, which has no deviation of its own
+    for a normalisation of each patch alone."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return
+    size = images.shape[2:]
+    if all(length <= stride for length in size):
+        shape = " x ".join(map(str, size))
+        raise ValueError(
+            f"data.patch: {name} makes one voxel of patches of {shape}, which has no deviation; choose {2 * stride} "
+            f"along one axis at least"
         )

@@ -17,7 +17,7 @@ IMAGES = 2
 
 @dataclass(frozen=True)
 class CostAtSize:
-    """Of images of size x size, in fp32."""
+    """Of images of size x size, or of patches of that side, in fp32."""
 
     size: int
     flops: int
@@ -37,8 +37,11 @@ class Costs:
     by_size: tuple[CostAtSize, ...]
 
 
-def costs(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, sizes: Sequence[int]) -> Costs:
-    """A network for images of each size, built anew for each; sizes that it does not take are left out.
+def costs(
+    config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, sizes: Sequence[int], dims: int = 2
+) -> Costs:
+    """A network for images (dims = 2) or patches (3) of each size, built anew for each; sizes that it does not take are
+    left out.
 
     Raises ValueError where it takes none of them, and OptionError where a package is missing.
     """
@@ -49,8 +52,8 @@ def costs(config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: 
     for size in sizes:
         try:
             with torch.device("meta"):
-                network = models.build(config, in_channels=in_channels, classes=classes, size=size)
-                cost, outputs = _at(network, torch.empty(IMAGES, in_channels, size, size))
+                network = models.build(config, in_channels=in_channels, classes=classes, size=size, dims=dims)
+                cost, outputs = _at(network, torch.empty(IMAGES, in_channels, *[size] * dims))
         except ValueError as error:
             reason = error
             continue

@@ -62,12 +62,21 @@ class Segmenter(nn.Module):
     """An `nn.Module` that keeps the `Network` contract; networks derive from it.
 
     `models.build` makes it with the options of its configuration, `in_channels`, `classes` and, where `takes_size` is
-    true, the side `size` of its images (None: the side of its paper).
+    true, the side `size` of its images (None: the side of its paper), and where `takes_dims` is true, `dims`.
     """
 
     takes_size: ClassVar[bool] = False
     """Whether its weights or windows depend on the side of its images."""
+    takes_dims: ClassVar[bool] = False
+    """Whether it is made for the axes of space that it is told; else it has those of `dims`."""
 
+    dims: int = 2
+    """Axes of space: 2 for images, 3 for volumes."""
+    voxels_last: bool = False
+    """Whether the weights of a network for volumes lie with their channels last, as those for images always do: true
+    where that was measured to be faster."""
+    alone: bool = False
+    """Whether each patch's deepest map is normalised alone: it needs two voxels then."""
     stride: int
     taps: Taps
     deep_heads: int = 0

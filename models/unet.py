@@ -7,7 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.blocks import check_size, convolution, level_taps
+from models.blocks import (
+    BATCH_NORM,
+    CONVOLUTION,
+    LINEAR,
+    MAX_POOL,
+    TRANSPOSED,
+    check_size,
+    convolution,
+    level_taps,
+)
 from models.output import Output, Segmenter
 
 
@@ -48,13 +57,18 @@ class UNet(Segmenter):
     Parameters for 3 channels and 2 classes: 8,634,432 (zh320, width 32), 1,946,914 (awesome, 32); for 1 channel and 9
     classes: 17,262,345 (selfreg, 64), 31,037,001 (selfreg, 64, going up by transposed convolutions).
 
+    In three dimensions every kernel and pool has one side more of the same length.
+
     Taps: `enc1`.. (what the skips carry), `mid`, .. `dec1` (after both convolutions of a level).
     """
 
+    takes_dims = True
+
     def __init__(
-        self, *, width: int, in_channels: int, classes: int, up: str = "transposed", form: str = "zh320"
+        self, *, width: int, in_channels: int, classes: int, up: str = "transposed", form: str = "zh320", dims: int = 2
     ) -> None:
         super().__init__()
+        self.dims = dims
         made = FORMS[form]
         kept = up == "interpolated"
         thin = made.thin and kept
@@ -65,23 +79,22 @@ class UNet(Segmenter):
         self.stride = 2 ** (made.levels - 1)
         self.skip_first = made.skip_first
         self.encoders = nn.ModuleList(
-            _double(above, here, here, made.norm) for above, here in pairwise([in_channels, *widths])
+            _double(above, here, here, made.norm, dims) for above, here in pairwise([in_channels, *widths])
         )
         kernel, padding = made.pool
-        self.pool = nn.MaxPool2d(kernel, stride=2, padding=padding)
+        self.pool = MAX_POOL[dims](kernel, stride=2, padding=padding)
         below = [widths[-1], *returned[:-1]]
-        self.ups = nn.ModuleList(_up(deep, skip, up, made) for deep, skip in zip(below, skips, strict=True))
+        self.ups = nn.ModuleList(_up(deep, skip, up, made, dims) for deep, skip in zip(below, skips, strict=True))
         joined = [skip + (deep if kept else skip) for deep, skip in zip(below, skips, strict=True)]
         self.decoders = nn.ModuleList(
-            _double(inputs, inputs // 2 if thin else outputs, outputs, made.norm)
+            _double(inputs, inputs // 2 if thin else outputs, outputs, made.norm, dims)
             for inputs, outputs in zip(joined, returned, strict=True)
         )
-        self.head = nn.Conv2d(width, classes, 1, bias=made.head_bias)
+        self.head = CONVOLUTION[dims](width, classes, 1, bias=made.head_bias)
         self.taps = level_taps(widths, returned)
 
     def forward(self, images: Tensor) -> Output:
-        """Images (N, in_channels, H, W), H and W multiples of `stride`, to logits (N, classes, H, W). Raises
-        ValueError."""
+        """Images (N, in_channels, *S), sides multiples of `stride`, to logits (N, classes, *S). Raises ValueError."""
         check_size(images, self.stride, self.name)
         maps: list[Tensor] = []
         x = images
@@ -95,24 +108,25 @@ class UNet(Segmenter):
         return Output(self.head(x), dict(zip(self.taps, maps, strict=True)))
 
 
-def _double(inputs: int, between: int, outputs: int, norm: bool) -> nn.Sequential:
+def _double(inputs: int, between: int, outputs: int, norm: bool, dims: int) -> nn.Sequential:
     return nn.Sequential(
-        convolution(inputs, between, norm=norm, bias=not norm), convolution(between, outputs, norm=norm, bias=not norm)
+        convolution(inputs, between, norm=norm, bias=not norm, dims=dims),
+        convolution(between, outputs, norm=norm, bias=not norm, dims=dims),
     )
 
 
-def _up(inputs: int, outputs: int, kind: str, made: _Form) -> nn.Module:
-    """(N, inputs, H, W) to (N, outputs, 2 H, 2 W); `interpolated` keeps the channels."""
+def _up(inputs: int, outputs: int, kind: str, made: _Form, dims: int) -> nn.Module:
+    """(N, inputs, *S) to (N, outputs, *2S); `interpolated` keeps the channels."""
     if kind == "interpolated":
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        return nn.Upsample(scale_factor=2, mode=LINEAR[dims], align_corners=True)
     if kind == "bilinear":
         return nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear"),
-            *convolution(inputs, outputs, norm=made.norm, bias=not made.norm),
+            nn.Upsample(scale_factor=2, mode=LINEAR[dims]),
+            *convolution(inputs, outputs, norm=made.norm, bias=not made.norm, dims=dims),
         )
     kernel, padding, extra = {"transposed": (3, 1, 1), "transposed-2x2": (2, 0, 0), "transposed-4x4": (4, 1, 0)}[kind]
-    wider = nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=padding, output_padding=extra)
+    wider = TRANSPOSED[dims](inputs, outputs, kernel, stride=2, padding=padding, output_padding=extra)
     if made.plain_up:
         return wider
-    normalised = [nn.BatchNorm2d(outputs)] if made.norm else []
+    normalised = [BATCH_NORM[dims](outputs)] if made.norm else []
     return nn.Sequential(wider, *normalised, nn.ReLU(inplace=True))

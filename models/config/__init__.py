@@ -1,6 +1,6 @@
 """The options of every network and teacher, free of torch: a class for each family, and the unions of them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter
 
@@ -11,13 +11,18 @@ from models.config.teachers import (
     CascadePvtTeacher,
     CascadeTransUNetTeacher,
     EnsembleTeacher,
+    EspNetTeacher,
     ExportedTeacher,
     HiFormerTeacher,
+    LcovNetTeacher,
     MapsTeacher,
     MemberTeacher,
     MISSFormerTeacher,
+    MobileUNetTeacher,
     NetworkTeacher,
+    ResidualUNet3dTeacher,
     ResUNetTeacher,
+    SegResNetTeacher,
     SmpTeacher,
     SwinUnetTeacher,
     Teacher,
@@ -37,6 +42,14 @@ from models.config.transformers import (
     TransUNetNetwork,
     UCTransNetNetwork,
 )
+from models.config.volumes import (
+    EspNetNetwork,
+    LcovNetNetwork,
+    MobileUNetNetwork,
+    ResidualUNet3dNetwork,
+    SegResNetNetwork,
+    VolumetricNetwork,
+)
 
 __all__ = [
     "CascadePvtNetwork",
@@ -45,19 +58,29 @@ __all__ = [
     "CascadeTransUNetTeacher",
     "Channels",
     "EnsembleTeacher",
+    "EspNetNetwork",
+    "EspNetTeacher",
     "ExportedTeacher",
     "Frozen",
     "HiFormerNetwork",
     "HiFormerTeacher",
+    "LcovNetNetwork",
+    "LcovNetTeacher",
     "MISSFormerNetwork",
     "MISSFormerTeacher",
     "MapsTeacher",
     "MemberTeacher",
+    "MobileUNetNetwork",
+    "MobileUNetTeacher",
     "NetworkConfig",
     "NetworkOptions",
     "NetworkTeacher",
     "ResUNetNetwork",
     "ResUNetTeacher",
+    "ResidualUNet3dNetwork",
+    "ResidualUNet3dTeacher",
+    "SegResNetNetwork",
+    "SegResNetTeacher",
     "SmpNetwork",
     "SmpTeacher",
     "SwinUnetNetwork",
@@ -71,11 +94,14 @@ __all__ = [
     "UNetNetwork",
     "UNetTeacher",
     "WeightsTeacher",
+    "names_for",
     "network_config",
     "teacher_config",
 ]
 
-NetworkConfig = Annotated[ConvolutionalNetwork | TransformerNetwork | PackagedNetwork, Field(discriminator="name")]
+NetworkConfig = Annotated[
+    ConvolutionalNetwork | TransformerNetwork | PackagedNetwork | VolumetricNetwork, Field(discriminator="name")
+]
 """What a student may be."""
 
 _STUDENTS: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)
@@ -90,3 +116,9 @@ def network_config(name: str, **options: Any) -> NetworkConfig:
 def teacher_config(name: str, **options: Any) -> NetworkTeacher:
     """The same of a network as teacher."""
     return _TEACHERS.validate_python({"name": name, **options})
+
+
+def names_for(dims: int) -> tuple[str, ...]:
+    """The networks that have a form for so many axes of space, in the order of the families."""
+    families = get_args(get_args(NetworkConfig)[0])
+    return tuple(name for family in families if dims in family.DIMS for name in family.names())

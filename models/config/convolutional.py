@@ -14,7 +14,10 @@ def _plain(value: object) -> bool:
 
 class UNetNetwork(WideNetwork):
     """U-Net: `unet` (zh320's form, 5 levels) and, by name, the forms of Awesome-U-Net (4 levels, bilinear), of
-    SelfReg-UNet (width 64, bilinear) and its variant that goes up by transposed convolutions."""
+    SelfReg-UNet (width 64, bilinear) and its variant that goes up by transposed convolutions. They are for images
+    and for volumes."""
+
+    DIMS = frozenset({2, 3})
 
     PRESETS = {  # noqa: RUF012 - pydantic leaves a class variable alone
         "unet-awesome": {"form": "awesome", "up": "interpolated"},

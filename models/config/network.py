@@ -67,6 +67,9 @@ class NetworkOptions(Frozen):
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Name -> options that have another default under it, such as the width that its paper gives."""
 
+    DIMS: ClassVar[frozenset[int]] = frozenset({2})
+    """Axes of space that the family has forms for: 2 for images, 3 for volumes."""
+
     name: str
 
     @model_validator(mode="after")

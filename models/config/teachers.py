@@ -25,6 +25,13 @@ from models.config.transformers import (
     TransUNetNetwork,
     UCTransNetNetwork,
 )
+from models.config.volumes import (
+    EspNetNetwork,
+    LcovNetNetwork,
+    MobileUNetNetwork,
+    ResidualUNet3dNetwork,
+    SegResNetNetwork,
+)
 
 
 class Teacher(Frozen):
@@ -119,6 +126,26 @@ class SmpTeacher(WeightsTeacher, SmpNetwork):
     """A network of segmentation-models-pytorch as teacher."""
 
 
+class ResidualUNet3dTeacher(WeightsTeacher, ResidualUNet3dNetwork):
+    """The residual U-Net for volumes, or the one without residual units, as teacher."""
+
+
+class SegResNetTeacher(WeightsTeacher, SegResNetNetwork):
+    """SegResNet as teacher."""
+
+
+class EspNetTeacher(WeightsTeacher, EspNetNetwork):
+    """ESPNetV2 for volumes as teacher."""
+
+
+class MobileUNetTeacher(WeightsTeacher, MobileUNetNetwork):
+    """Mobile U-Net for volumes as teacher."""
+
+
+class LcovNetTeacher(WeightsTeacher, LcovNetNetwork):
+    """LCOV-Net as teacher."""
+
+
 class ExportedTeacher(Teacher):
     """A whole network in a file: ONNX (the `onnx` extra) or a torch.export program (.pt2). It has no taps."""
 
@@ -181,6 +208,11 @@ NetworkTeacher = (
     | CascadePvtTeacher
     | CascadeTransUNetTeacher
     | SmpTeacher
+    | ResidualUNet3dTeacher
+    | SegResNetTeacher
+    | EspNetTeacher
+    | MobileUNetTeacher
+    | LcovNetTeacher
 )
 """Teachers that are built by name, and have taps."""
 
