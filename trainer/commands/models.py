@@ -3,19 +3,34 @@
 import json
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 
 from models import MODELS
-from models.config import NetworkConfig, SmpNetwork, network_config
+from models.config import NetworkConfig, SmpNetwork, names_for, network_config
 from models.config.network import PRETRAINED
 from models.nearest import OptionError
 from trainer.errors import UserError, nearest
 
-SIZES = (224, 352)
-"""Sides of images in pixels."""
-CHANNELS, CLASSES = 3, 2
+
+@dataclass(frozen=True)
+class Kind:
+    """What networks for so many axes of space are shown with."""
+
+    channels: int
+    classes: int
+    sizes: tuple[int, ...]
+    """Sides of images in pixels, of patches in voxels."""
+    thing: str
+    each: str
+
+
+KINDS: Mapping[int, Kind] = {
+    2: Kind(3, 2, (224, 352), "image", "an image"),
+    3: Kind(1, 14, (32, 96), "patch", "a patch"),
+}
+"""By axes of space."""
 ENCODER = "resnet18"
 """That networks are shown with which have no encoder of their own."""
 MB = 1e6
@@ -23,9 +38,12 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """One network with the options that it has by default, for 3 channels and 2 classes."""
+    """One network with the options that it has by default, for images of 3 channels and 2 classes or for patches of
+    volumes with 1 channel and 14 classes."""
 
     name: str
+    dims: int
+    """Axes of space: 2 of images, 3 of volumes; a network for both has an entry for each."""
     width: int | None
     """None where it has no such option."""
     encoder: str | None
@@ -34,11 +52,12 @@ class NetworkFacts:
     dead: int
     """Those that no gradient reaches."""
     gflops: dict[int, float]
-    """By side of the image, where it takes it: billions of floating-point operations of a forward pass over one."""
+    """By side of the image or patch, where it takes it: billions of floating-point operations of a forward pass over
+    one."""
     activations_mb: dict[int, float]
-    """By side of the image: megabytes an image that a training step keeps for its backward pass, fp32."""
+    """By the same: megabytes of one that a training step keeps for its backward pass, fp32."""
     stride: int
-    """Sides of images are multiples of it."""
+    """Sides are multiples of it."""
     heads: int
     taps: dict[str, tuple[int, int]]
     """By name: channels, and the image's size over the map's."""
@@ -51,8 +70,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The words of the command."""
     parser.add_argument("network", nargs="?", metavar="NAME", help="show this one alone, tap by tap")
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="one list, an entry a network, on stdout")
-    shape.add_argument("--markdown", action="store_true", help="the table of the README")
+    shape.add_argument("--json", action="store_true", help="one list, an entry a network and kind of data, on stdout")
+    shape.add_argument("--markdown", action="store_true", help="the tables of the README")
 
 
 def main(args: Namespace) -> int:
@@ -60,45 +79,48 @@ def main(args: Namespace) -> int:
     if args.network is not None and args.network not in MODELS:
         raise UserError(f"models: {args.network!r}: unknown network{nearest(args.network, MODELS)}")
     names = [args.network] if args.network else list(MODELS)
-    listed = rows(names)
+    listed = {dims: rows([name for name in names if name in names_for(dims)], dims) for dims in KINDS}
     if args.json:
-        print(json.dumps([asdict(row) for row in listed], indent=2))
+        print(json.dumps([asdict(row) for each in listed.values() for row in each], indent=2))
     elif args.markdown:
-        print("\n".join(markdown(list(listed))))
+        print("\n\n".join("\n".join(markdown(list(each))) for each in listed.values()))
     elif args.network:
-        print("\n".join(_details(next(listed))))
+        print("\n".join(line for each in listed.values() for row in each for line in _details(row)))
     else:
-        for line in _lines(listed):
-            print(line, flush=True)
+        for dims, each in listed.items():
+            for line in _lines(each, dims):
+                print(line, flush=True)
     return 0
 
 
-def rows(names: Sequence[str]) -> Iterator[NetworkFacts]:
-    """What is known of these networks. Raises UserError where a package is missing and only one name was asked for;
-    else such networks are left out."""
+def rows(names: Sequence[str], dims: int = 2) -> Iterator[NetworkFacts]:
+    """What is known of these networks, for images (dims = 2) or volumes (3). Raises UserError where a package is
+    missing and only one name was asked for; else such networks are left out."""
     known: dict[str, NetworkFacts] = {}
     for name in names:
         try:
             # Two names may be one network, such as ducknet and ducknet-17.
             same = f"{MODELS[name]} {configured(name).options()}"
-            known[same] = replace(known[same], name=name) if same in known else row(name)
+            known[same] = replace(known[same], name=name) if same in known else row(name, dims)
             yield known[same]
         except OptionError as error:
             if len(names) == 1:
                 raise UserError(f"models: {name}: {error}") from error
 
 
-def row(name: str) -> NetworkFacts:
-    """What is known of a network. Raises OptionError where a package is missing."""
+def row(name: str, dims: int = 2) -> NetworkFacts:
+    """What is known of a network for so many axes of space. Raises OptionError where a package is missing."""
     from models import parameters
     from models.costs import costs
 
     config = configured(name)
     options = config.options()
-    known = costs(config, in_channels=CHANNELS, classes=CLASSES, sizes=SIZES)
+    kind = KINDS[dims]
+    known = costs(config, in_channels=kind.channels, classes=kind.classes, sizes=kind.sizes, dims=dims)
     network = known.network
     return NetworkFacts(
         name=name,
+        dims=dims,
         width=options.get("width"),
         encoder=options.get("encoder") or options.get("backbone"),
         parameters=parameters(network),
@@ -131,18 +153,6 @@ def _pretrained(config: NetworkConfig) -> str | None:
     return "its encoder's" if isinstance(config, SmpNetwork) else "imagenet"
 
 
-HEADS = (
-    "name",
-    "width",
-    "parameters",
-    "dead",
-    *(f"GFLOPs {size}" for size in SIZES),
-    *(f"MB {size}" for size in SIZES),
-    "stride",
-    "taps",
-    "pretrained",
-    "paper",
-)
 WIDTHS = (24, 9, 12, 11, 10, 10, 7, 7, 6, 28, 13, 0)
 """Of the table's columns, so that a line is printed as soon as it is known."""
 
@@ -153,8 +163,8 @@ def _cells(each: NetworkFacts) -> tuple[str, ...]:
         str(each.width or each.encoder or "-"),
         f"{each.parameters:,}",
         f"{each.dead:,}" if each.dead else "-",
-        *(_figure(each.gflops, size, 1) for size in SIZES),
-        *(_figure(each.activations_mb, size, 0) for size in SIZES),
+        *(_figure(each.gflops, size, 1) for size in KINDS[each.dims].sizes),
+        *(_figure(each.activations_mb, size, 0) for size in KINDS[each.dims].sizes),
         str(each.stride),
         folded(each.taps),
         each.pretrained or "-",
@@ -178,14 +188,25 @@ def folded(taps: Sequence[str] | dict[str, tuple[int, int]]) -> str:
     return " ".join([*parts, *([f"+{more}"] if more else [])])
 
 
-def _lines(listed: Iterator[NetworkFacts]) -> Iterator[str]:
-    yield _aligned(HEADS)
+def _lines(listed: Iterator[NetworkFacts], dims: int) -> Iterator[str]:
+    kind = KINDS[dims]
+    figures = [f"{unit} {size}" for unit in ("GFLOPs", "MB") for size in kind.sizes]
+    heads = _aligned(("name", "width", "parameters", "dead", *figures, "stride", "taps", "pretrained", "paper"))
+    begun = False
     for each in listed:
+        yield from [] if begun else [heads] if dims == 2 else ["", heads]
+        begun = True
         yield _aligned(_cells(each))
+    if not begun:
+        return
     yield (
-        f"for {CHANNELS} channels and {CLASSES} classes; MB: what a training step keeps of one image, fp32; a "
+        f"for {_shown_with(kind)}; MB: what a training step keeps of one {kind.thing}, fp32; a "
         f"multiply-add is two operations; -: it does not take the size; --json has all taps"
     )
+
+
+def _shown_with(kind: Kind) -> str:
+    return f"{kind.channels} channel{'s' if kind.channels > 1 else ''} and {kind.classes} classes"
 
 
 def _aligned(cells: Sequence[str]) -> str:
@@ -209,7 +230,7 @@ def markdown(listed: Sequence[NetworkFacts]) -> Iterator[str]:
             f"`{each.name}`",
             str(each.width or each.encoder or ""),
             f"{each.parameters / 1e6:.2f}{dead}",
-            *(" / ".join(_figure(values, size, digits) for size in SIZES) for values, digits in _both(each)),
+            *(" / ".join(_figure(by, size, digits) for size in KINDS[each.dims].sizes) for by, digits in _both(each)),
             str(each.stride),
             folded(each.taps),
             each.paper,
@@ -223,14 +244,16 @@ def _both(each: NetworkFacts) -> tuple[tuple[dict[int, float], int], ...]:
 
 def _details(each: NetworkFacts) -> Iterator[str]:
     """One network in lines."""
+    kind = KINDS[each.dims]
     yield f"{each.name}  {each.paper}"
+    yield f"for          {'volumes' if each.dims == 3 else 'images'} of {_shown_with(kind)}"
     options = configured(each.name).model_dump(mode="json", exclude={"name", "checkpoint", "mean", "std"})
     if options:
         yield f"options      {'  '.join(f'{key} = {json.dumps(value)}' for key, value in options.items())}"
     yield f"parameters   {each.parameters:,}" + (f", of which {each.dead:,} are never trained" if each.dead else "")
     for size in each.gflops:
         yield (
-            f"at {size:<9} {each.gflops[size]:.2f} GFLOPs, {each.activations_mb[size]:.1f} MB an image kept in a "
+            f"at {size:<9} {each.gflops[size]:.2f} GFLOPs, {each.activations_mb[size]:.1f} MB {kind.each} kept in a "
             f"training step"
         )
     yield f"sizes        multiples of {each.stride}" if each.stride > 1 else "sizes        any"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import models
-from models.config import network_config
+from models.config import names_for, network_config
 from trainer.commands import models as command
 from trainer.errors import UserError
 
@@ -23,7 +23,7 @@ def said(capsys, network=None, *, as_json=False, markdown=False):
 
 def test_one_network_is_shown_tap_by_tap(capsys):
     text = said(capsys, "resunetplusplus")
-    assert text.startswith("resunetplusplus  Jha et al. 2019, arXiv 1911.07067\n")
+    assert text.startswith("resunetplusplus  Jha et al. 2019, arXiv 1911.07067\nfor          images of 3 channels")
     assert "parameters   3,926,894\n" in text
     assert "sizes        any\n" in text
     assert "tap          gate5              1 channels at 1/16\n" in text
@@ -37,6 +37,16 @@ def test_json_has_what_the_network_has(capsys):
     assert entry["gflops"]["224"] == pytest.approx(flops / 1e9, abs=0.005)
     assert entry["taps"]["mid"] == [128, 4]
     assert entry["width"] == 32
+
+
+def test_a_network_for_images_and_volumes_has_an_entry_for_each(capsys):
+    flat, deep = json.loads(said(capsys, "unet", as_json=True))
+    assert [(entry["dims"], list(entry["gflops"])) for entry in (flat, deep)] == [
+        (2, ["224", "352"]),
+        (3, ["32", "96"]),
+    ]
+    assert deep["parameters"] == 25_887_168
+    assert "volumes of 1 channel and 14 classes" in said(capsys, "unet")
 
 
 def test_memory_of_a_step_is_what_the_backward_pass_needs():
@@ -62,7 +72,7 @@ def test_dead_parameters_are_counted_apart():
 def test_names_that_are_one_network_are_measured_once(monkeypatch):
     calls = []
     real = command.row
-    monkeypatch.setattr(command, "row", lambda name: calls.append(name) or real(name))
+    monkeypatch.setattr(command, "row", lambda name, dims: calls.append(name) or real(name, dims))
     listed = list(command.rows(["small-double", "ducknet", "ducknet-17"]))
     assert [row.name for row in listed] == ["small-double", "ducknet", "ducknet-17"]
     assert calls == ["small-double", "ducknet"]
@@ -75,12 +85,14 @@ def test_an_unknown_network_is_one_line():
 
 def test_the_readme_names_every_network_and_its_rows_are_those_of_the_command():
     shown = [line for line in README.splitlines() if line.startswith("| `")]
-    assert [line.split("`")[1] for line in shown] == list(models.MODELS), (
-        "write it: python -m trainer models --markdown"
+    named = [[name for name in models.MODELS if name in names_for(dims)] for dims in (2, 3)]
+    assert [line.split("`")[1] for line in shown] == [*named[0], *named[1]], (
+        "write them: python -m trainer models --markdown"
     )
-    names = ("small-double", "unet-awesome", "resunetplusplus")
-    expected = list(command.markdown(list(command.rows(names))))[2:]
-    assert sorted(expected) == sorted(line for line in shown if line.split("`")[1] in names)
+    some = (("small-double", "unet-awesome", "resunetplusplus"), ("tiny-unet-3d", "mobile-unet-3d"))
+    for dims, names, table in zip((2, 3), some, (shown[: len(named[0])], shown[len(named[0]) :]), strict=True):
+        expected = list(command.markdown(list(command.rows(names, dims))))[2:]
+        assert sorted(expected) == sorted(line for line in table if line.split("`")[1] in names)
 
 
 def test_the_whole_table_has_a_line_a_network_and_its_unit(capsys, monkeypatch):
