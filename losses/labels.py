@@ -1,5 +1,5 @@
-"""Which voxels and images count, and in which numbers. Labels (N, *S) and regions (N, R, *S) are int64; no loss looks
-at voxels of IGNORE, which a region may have where another has none."""
+"""Which voxels and images count, and in which numbers. Labels (N, *S) are int64, regions (N, R, *S) uint8; no
+loss looks at voxels of IGNORE, which a region may have where another has none."""
 
 import torch
 from torch import Tensor

@@ -84,7 +84,7 @@ class Loss(nn.Module):
     def forward(self, student: Output, teacher: Output | None, target: Tensor) -> Term:
         """Compare the student's output with the target, and where `needs_teacher` with the teacher's.
 
-        target: labels (N, *S) int64; with regions (N, regions, *S), 1 inside and 0 outside.
+        target: labels (N, *S) int64; with regions (N, regions, *S) uint8, 1 inside and 0 outside.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 

@@ -1,9 +1,10 @@
 """One complete training run as a value. Free of torch; `trainer.dry_run` builds what it names on the meta device."""
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, StrictInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, StrictInt, field_validator, model_validator
 
 from losses.config import NEEDS_TEACHER, LossTerms, Weighted
 from models.config import Channels, Frozen, NetworkConfig, TeacherConfig, UNetNetwork
@@ -14,6 +15,8 @@ MOST_PICTURES = 100_000
 """That are drawn; all of them are kept in memory."""
 MOST_CLASSES = 254
 """A mask keeps labels in 8 bits, of which 255 is what is ignored."""
+MOST_FILES = 7
+"""Regions in files of their own: a label says in which of them a pixel is, and 255 is what is ignored."""
 MOST_EPOCHS = 1_000_000
 LARGEST_SEED = 2**53
 """Databases and JSON keep whole numbers up to it exactly."""
@@ -111,6 +114,16 @@ class ClassConfig(Frozen):
     )
 
 
+class RegionConfig(ClassConfig):
+    """One region of a data set: an object that may overlap others, with an output and scores of its own."""
+
+    value: ClassValue = Field(
+        default=None,
+        description='what of a mask is in it: names of data.classes, numbers, ranges "1-3", colours "#800000"; none: '
+        "masks are a file a region, whose paths have {class} in the place of the name",
+    )
+
+
 CellReader = Literal["segpc-cell", "segpc-cytoplasm"]
 
 
@@ -125,7 +138,17 @@ class PictureData(Pictures):
         description="near-identical pictures in two parts: an error, or a leak that you know of and that is said",
     )
     classes: tuple[ClassConfig, ...] = Field(
-        min_length=2, max_length=MOST_CLASSES, description="in the order of the network's output; the first is ground"
+        default=(),
+        max_length=MOST_CLASSES,
+        description="in the order of the network's output; the first is ground. With regions: the names that these may "
+        "have for what masks hold, or nothing",
+    )
+    regions: tuple[RegionConfig, ...] = Field(
+        default=(),
+        max_length=MOST_CLASSES,
+        exclude_if=lambda regions: not regions,  # runs of before, and their hashes, have no such key
+        description="objects that overlap, in the order of the network's output, such as { whole = [1, 2, 4], core = "
+        "[1, 4] }; losses and scores then take each by itself; none: every pixel has one class",
     )
     ignore: ClassValue = Field(
         default=None,
@@ -152,16 +175,53 @@ class PictureData(Pictures):
         default=None, description="of the same, what the rest is divided by; none: ImageNet's for RGB, else 1"
     )
 
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _as_list(cls, regions: Any) -> Any:
+        """`{ whole = [1, 2] }` as a list of tables, which is how runs keep it: their order is that of the output."""
+        if not isinstance(regions, Mapping):
+            return regions
+        return [
+            {"name": name, **entry} if isinstance(entry, Mapping) else {"name": name, "value": entry}
+            for name, entry in regions.items()
+        ]
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [known.name for known in self.classes]
-        double = next((name for name in names if names.count(name) > 1), None)
-        if double is not None:
-            raise ValueError(f"classes: two are named {double!r}; rename one")
-        valued = [known.name for known in self.classes if known.value is not None]
-        if valued and len(valued) < len(names):
-            lacking = next(name for name in names if name not in valued)
-            raise ValueError(f"classes: {lacking!r} has no value and {valued[0]!r} has one; give it to all or to none")
+        for field, entries in (("classes", self.classes), ("regions", self.regions)):
+            names = [known.name for known in entries]
+            double = next((name for name in names if names.count(name) > 1), None)
+            if double is not None:
+                raise ValueError(f"{field}: two are named {double!r}; rename one")
+            valued = [known.name for known in entries if known.value is not None]
+            if valued and len(valued) < len(names):
+                lacking = next(name for name in names if name not in valued)
+                raise ValueError(
+                    f"{field}: {lacking!r} has no value and {valued[0]!r} has one; give it to all or to none"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _objects_are_named(self) -> Self:
+        if not self.regions:
+            if len(self.classes) < 2:
+                raise ValueError(
+                    f"classes: {len(self.classes)} named, expected 2 or more, the ground first; for objects that "
+                    "overlap name regions"
+                )
+            return self
+        if self.reader is not None:
+            raise ValueError(f"reader = {self.reader!r}: a cell has no regions; remove one of them")
+        if self.regions[0].value is None:
+            if self.classes:
+                raise ValueError("classes: regions without values are a file each, which have no classes; remove one")
+            if len(self.regions) > MOST_FILES:
+                raise ValueError(
+                    f"regions: {len(self.regions)} in files of their own, {MOST_FILES} at most; give them values of "
+                    "one file"
+                )
+        elif any(known.value is None for known in self.classes):
+            raise ValueError("classes: regions take classes by their values; give every class a value")
         return self
 
     @model_validator(mode="after")

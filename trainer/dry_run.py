@@ -14,7 +14,8 @@ from models.output import Segmenter
 from trainer.checkpoint import Ready
 from trainer.config import BlobsData, DataConfig, RunConfig
 from trainer.data.augment import check_preset
-from trainer.data.classes import channels_of, classes_of
+from trainer.data.classes import channels_of, classes_of, overlaps
+from trainer.data.masks import regions_of
 from trainer.errors import DataError, UserError, one_line
 from trainer.teacher.stored_logits import refuse_taps
 
@@ -43,6 +44,7 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
     channels, classes = channels_of(run.data), len(classes_of(run.data))
     try:
         check_preset(run.data.augment)
+        regions_of(run.data)
     except DataError as error:
         raise ValueError(str(error)) from error
     if isinstance(run.data, BlobsData):
@@ -65,6 +67,7 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
                 # A teacher without taps is refused below, with a message of its own.
                 teacher=None if taught is None else student.taps if teacher is None else teacher.taps,
                 classes=classes,
+                regions=overlaps(run.data),
                 heads=student.deep_heads,
             )
         taps |= loss.teacher_taps()

@@ -30,10 +30,28 @@ TWO_CLASSES = (LabelClass("background", GROUND), LabelClass("foreground", PALETT
 
 
 def classes_of(config: DataConfig) -> tuple[LabelClass, ...]:
-    """The classes of a data set in the order of their labels; the first is the ground, and at least one follows."""
+    """What a network for a data set gives, in the order of its output: the classes by their labels, of which the first
+    is the ground, and at least one follows; or the regions, none of which is the ground."""
     if not isinstance(config, PictureData):
         return TWO_CLASSES
+    if config.regions:
+        return tuple(LabelClass(known.name, _colour(known, at)) for at, known in enumerate(config.regions, 1))
     return tuple(LabelClass(known.name, _colour(known, label)) for label, known in enumerate(config.classes))
+
+
+def overlaps(config: DataConfig) -> bool:
+    """Whether a data set has regions, which overlap, in place of classes."""
+    return isinstance(config, PictureData) and bool(config.regions)
+
+
+def foreground_of(config: DataConfig) -> tuple[LabelClass, ...]:
+    """What scores are of: the classes without the ground, or the regions."""
+    return classes_of(config)[ground(overlaps(config)) :]
+
+
+def ground(regions: bool) -> int:
+    """How many of a network's outputs are of the ground: none of regions, else the first."""
+    return 0 if regions else 1
 
 
 def channels_of(config: DataConfig) -> int:

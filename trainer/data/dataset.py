@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import DataConfig
+
+if TYPE_CHECKING:
+    from trainer.data.masks import Regions
 
 Part = Literal["train", "validation", "test"]
 Pixels = NDArray[np.uint8]
@@ -59,15 +62,35 @@ def cases_of(samples: Sequence[Sample]) -> list[int] | None:
     return None if len(numbers) == len(samples) else cases
 
 
+def foreground_names(data: "DataSet") -> Sequence[str]:
+    """The names of what scores are of: the classes without the ground, or the regions."""
+    return data.class_names if data.regions else data.class_names[1:]
+
+
+def by_threshold(classes: int, *, regions: bool) -> bool:
+    """Whether a probability above a threshold says what a pixel is, as it does of two classes and of regions; else it
+    is of its likeliest class."""
+    return regions or classes == 2
+
+
+def stacked(slices: Sequence[Pixels]) -> Pixels:
+    """The masks of a case's pictures, (height, width) or (regions, height, width) each, as one: of one picture its own,
+    slices are an axis before the height."""
+    return slices[0] if len(slices) == 1 else np.stack(slices, axis=slices[0].ndim - 2)
+
+
 class DataSet(Protocol):
     """Images by part and index. Test rows need an opening record. Raises DataError where a file turns out bad."""
 
     config: DataConfig
     channels: int
     classes: int
-    """At least 2; the labels of a mask are 0..classes-1, 255 is ignored."""
+    """What networks give an output for: at least 2 classes, and the labels of a mask are 0..classes-1; or regions, and
+    `regions` says what the labels are. 255 is ignored."""
     class_names: Sequence[str]
-    """Of the labels in their order."""
+    """Of the outputs in their order."""
+    regions: "Regions | None"
+    """Which regions, that overlap, each label is in; None where every pixel has one class."""
     content_hash: str
     """sha256 over every image, mask, part and group; places are not part of it."""
     near_duplicates: int

@@ -6,6 +6,10 @@ the object, be it 255, 1, or the red of a palette. Whatever is more than that is
 value that nobody named is an error, never rounded. JPEG alone
 does not keep values: a grey goes to the nearest that is named, where at least NEAR_SHARE of a file's pixels lie within
 NEAR of one.
+
+A mask keeps one label a pixel also where a data set has regions, which overlap: the label says in which of them the
+pixel is (`Regions`). So masks are read, cached, bent and padded as those of classes are, whatever the number of regions
+and of dimensions, and become one mask a region where a loss or a score asks for it.
 """
 
 import re
@@ -15,15 +19,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import ClassConfig, ClassValue
+from trainer.config import ClassConfig, ClassValue, DataConfig, PictureData
 from trainer.data.dataset import Picture, Pixels
 from trainer.data.files import BadFile, MaskPicture, orientation, shape_text, some
 from trainer.data.letterbox import IGNORED
 from trainer.errors import DataError, nearest, received
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BACKGROUND, OBJECT = 0, 1
 MEANINGS = {"background": BACKGROUND, "object": OBJECT, "ignored": IGNORED}
@@ -72,7 +80,7 @@ class Coding:
     @cached_property
     def greys(self) -> NDArray[np.int64]:
         """The grey levels that have a label, ascending."""
-        return np.array([value // _GREY for value, _ in self.labels if _is_grey(value)], np.int64)
+        return np.array([value // _GREY for value, _ in self.labels if is_grey(value)], np.int64)
 
     def nearest_greys(self) -> NDArray[np.int64]:
         """The named grey level nearest to each of 0 to 255, the lower of two."""
@@ -94,7 +102,7 @@ class Coding:
         table = self.table(lossy=values.lossy)
         labelled: Counter[int] = Counter()
         for value, count in values.counts.items():
-            label = table[value // _GREY] if _is_grey(value) else self.exact.get(value, _UNNAMED)
+            label = table[value // _GREY] if is_grey(value) else self.exact.get(value, _UNNAMED)
             labelled[int(label)] += count
         return labelled
 
@@ -165,7 +173,7 @@ def coding_of_classes(classes: Sequence[ClassConfig], ignore: ClassValue) -> Cod
                 other = names[labels[number]]
                 raise DataError(f"data.{field} = {received(value)}: {value_text(number)} is {other} already; keep one")
     pairs = tuple(sorted(labels.items()))
-    return Coding(pairs, names, indices=all(_is_grey(value) for value, _ in pairs))
+    return Coding(pairs, names, indices=all(is_grey(value) for value, _ in pairs))
 
 
 def values_from(value: ClassValue, field: str) -> list[int]:
@@ -304,9 +312,9 @@ def _unnamed(
 
 def _suggested(values: Sequence[int]) -> str:
     """What a person could have meant, to be corrected."""
-    if len(values) > 2 * _SHOWN and all(map(_is_grey, values)):
+    if len(values) > 2 * _SHOWN and all(map(is_grey, values)):
         return '"0-127: background, 128-255: object"'
-    void = 255 * _GREY if len(values) > 2 and 255 * _GREY in values and all(map(_is_grey, values)) else None
+    void = 255 * _GREY if len(values) > 2 and 255 * _GREY in values and all(map(is_grey, values)) else None
     meanings = ["ignored" if value == void else "object" if value else "background" for value in values[: 2 * _SHOWN]]
     if "background" not in meanings:
         meanings[0] = "background"
@@ -325,7 +333,7 @@ def meaning_text(coding: Coding) -> str:
 
 def value_text(value: int) -> str:
     """A grey level as a number, a colour as #RRGGBB."""
-    return str(value // _GREY) if _is_grey(value) else f"#{value:06x}"
+    return str(value // _GREY) if is_grey(value) else f"#{value:06x}"
 
 
 def _values_text(values: Sequence[int]) -> str:
@@ -335,7 +343,8 @@ def _values_text(values: Sequence[int]) -> str:
     return " ".join(shown[: 2 * _SHOWN]) + (" ..." if len(shown) > 2 * _SHOWN else "")
 
 
-def _is_grey(value: int) -> bool:
+def is_grey(value: int) -> bool:
+    """Whether a value (0xRRGGBB) is a grey level."""
     return value % _GREY == 0 and value <= 255 * _GREY
 
 
@@ -343,3 +352,110 @@ def _colours(pixels: Pixels) -> NDArray[np.int32]:
     """(H, W, 3) RGB as (H, W) 0xRRGGBB."""
     wide = pixels.astype(np.int32)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+GROUND = "background"
+"""What a label in no region is called where no class says it."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a data set in the order of the network's output."""
+
+    names: tuple[str, ...]
+    members: tuple[tuple[int, ...], ...]
+    """Of each label the places of the regions that it is in; label 0 is in none."""
+
+    @cached_property
+    def table(self) -> Pixels:
+        """(256, regions): 1 where a label is in a region, 0 where it is not, 255 where it is ignored."""
+        table = np.zeros((IGNORED + 1, len(self.names)), np.uint8)
+        for label, places in enumerate(self.members):
+            table[label, list(places)] = 1
+        table[IGNORED] = IGNORED
+        return table
+
+    def masks(self, labels: Pixels) -> Pixels:
+        """Labels (*S) as one mask a region, (regions, *S) uint8: 1 inside, 0 outside, 255 ignored."""
+        return np.ascontiguousarray(np.moveaxis(self.table[labels], -1, 0))
+
+    def targets(self, labels: "Tensor") -> "Tensor":
+        """The same of a batch on any device: (N, *S) to (N, regions, *S) uint8."""
+        import torch
+
+        table = torch.from_numpy(self.table).to(labels.device, non_blocking=True)
+        return table[labels.long()].movedim(-1, 1).contiguous()
+
+
+def regions_of(config: DataConfig) -> Regions | None:
+    """The regions of a data set; None where every pixel has one class. Raises DataError."""
+    if not isinstance(config, PictureData) or not config.regions:
+        return None
+    return regions_of_files(config) if config.regions[0].value is None else regions_of_values(config)[1]
+
+
+def regions_of_files(config: PictureData) -> Regions:
+    """Regions in files of their own: bit n of a label says whether the pixel is in region n."""
+    names = tuple(known.name for known in config.regions)
+    codes = range(2 ** len(names))
+    return Regions(names, tuple(tuple(at for at in range(len(names)) if code >> at & 1) for code in codes))
+
+
+def regions_of_values(config: PictureData) -> tuple[Coding, Regions]:
+    """What the values of masks mean, and in which regions each label is: one label for all that lies in the same ones.
+
+    Without classes 0 is in no region unless one has it. Raises DataError for what is no value and no class, and for
+    what two classes have.
+    """
+    classes = {known.name: values_from(known.value, f"data.classes.{known.name}.value") for known in config.classes}
+    class_of = _class_of(classes) if classes else {0: GROUND}
+    inside: dict[int, list[int]] = {value: [] for value in class_of}
+    for at, known in enumerate(config.regions):
+        field = f"data.regions.{known.name}"
+        for value in dict.fromkeys(_values(known.value, classes, field)):
+            if classes and value not in class_of:
+                raise DataError(f"{field} = {received(known.value)}: no class of data.classes has {value_text(value)}")
+            inside.setdefault(value, []).append(at)
+    members = tuple(dict.fromkeys([(), *map(tuple, inside.values())]))
+    label_of = {places: label for label, places in enumerate(members)}
+    labels = {value: label_of[tuple(places)] for value, places in inside.items()}
+    for value in values_from(config.ignore, "data.ignore"):
+        if value in labels:
+            raise DataError(f"data.ignore = {received(config.ignore)}: {value_text(value)} has a class or a region")
+        labels[value] = IGNORED
+    regions = tuple(known.name for known in config.regions)
+    names = tuple(
+        _label_name(label, labels, class_of, [regions[at] for at in members[label]], bool(classes))
+        for label in range(len(members))
+    )
+    coding = Coding(tuple(sorted(labels.items())), names, indices=all(map(is_grey, labels)))
+    return coding, Regions(regions, members)
+
+
+def _class_of(classes: dict[str, list[int]]) -> dict[int, str]:
+    """The class of each value. Raises DataError where two have one."""
+    class_of: dict[int, str] = {}
+    for name, values in classes.items():
+        for value in values:
+            if class_of.setdefault(value, name) != name:
+                raise DataError(
+                    f"data.classes.{name}.value: {value_text(value)} is {class_of[value]} already; keep one"
+                )
+    return class_of
+
+
+def _values(value: ClassValue, classes: dict[str, list[int]], field: str) -> list[int]:
+    """The values that a region has, whose entries may be names of classes. Raises DataError."""
+    if isinstance(value, tuple):
+        return [number for entry in value for number in _values(entry, classes, field)]
+    if isinstance(value, str) and value in classes:
+        return classes[value]
+    return values_from(value, field)
+
+
+def _label_name(label: int, labels: dict[int, int], class_of: dict[int, str], regions: list[str], named: bool) -> str:
+    """What a label is called: its classes, else its regions."""
+    if named:
+        own = dict.fromkeys(class_of[value] for value, known in labels.items() if known == label)
+        return "+".join(own) or GROUND
+    return "+".join(regions) if label != BACKGROUND else GROUND

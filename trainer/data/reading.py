@@ -30,12 +30,15 @@ from trainer.data.letterbox import IGNORED
 from trainer.data.masks import (
     BACKGROUND,
     BLACK_AND_WHITE,
+    GROUND,
     OBJECT,
     Coding,
     MaskValues,
     coding_of_classes,
     labels_of,
     refuse_other_size,
+    regions_of_files,
+    regions_of_values,
     values_of,
 )
 from trainer.data.slices import (
@@ -60,6 +63,8 @@ class Reading:
     window: tuple[float, float] | None = None
     cells: CellReader | None = None
     """What a row is where it is one cell of a picture."""
+    overlap: bool = False
+    """Whether files of classes are those of regions: bit n of a label is set where the mask of region n is."""
 
     @property
     def key(self) -> str:
@@ -69,6 +74,7 @@ class Reading:
         window = "" if self.window is None else f"{self.window[0]!r} to {self.window[1]!r}"
         plain = (self.channels, self.bits, window) == (3, 8, "")
         coding = ",".join(self.classes) if self.coding is None else str(self.coding)
+        coding += "\x1doverlap" if self.overlap else ""
         indices = self.coding is not None and self.coding.indices
         if plain and not indices:
             return coding
@@ -128,10 +134,15 @@ class Reading:
             labels = np.zeros(where.shape, np.uint8) if labels is None else labels
             if where.shape != labels.shape:
                 raise BadFile(file, "has another size than the mask of the class before it")
+            if self.overlap:
+                labels[where] |= 1 << (label - 1)
+                continue
             if bool((labels[where] != 0).any()):
                 other = self.classes[int(labels[where].max())]
                 raise BadFile(
-                    file, f"covers pixels that are {other} already; classes that overlap cannot be told apart"
+                    file,
+                    f"covers pixels that are {other} already; classes that overlap cannot be told apart, "
+                    "data.regions can",
                 )
             labels[where] = label
         if labels is None:
@@ -246,15 +257,32 @@ def class_files(mask: Path, classes: Sequence[str]) -> list[Path]:
 
 
 def named_coding(config: PictureData) -> Coding | None:
-    """What the masks of a data set that names its classes hold; None: a file a class. Raises DataError."""
-    return coding_of_classes(config.classes, config.ignore)
+    """What the masks of a data set that names its classes or regions hold; None: a file a class. Raises DataError."""
+    if not config.regions:
+        return coding_of_classes(config.classes, config.ignore)
+    return None if config.regions[0].value is None else regions_of_values(config)[0]
+
+
+def given_coding(config: PictureData) -> Coding:
+    """The same, of files of classes or regions what their labels are. Raises DataError."""
+    coding = named_coding(config)
+    if coding is not None:
+        return coding
+    if not config.regions:
+        return label_coding([known.name for known in config.classes])
+    regions = regions_of_files(config)
+    names = ["+".join(regions.names[at] for at in places) or GROUND for places in regions.members]
+    return label_coding(names)
 
 
 def reading_of(config: PictureData, coding: Coding | None) -> Reading:
     """How the pairs of a data set that names its classes are read."""
     names = tuple(known.name for known in config.classes)
+    if config.regions:
+        names = (GROUND, *(known.name for known in config.regions))
     coding = label_coding(names) if config.reader is not None else coding
-    return Reading(coding, names, config.channels, config.bits, config.window, config.reader)
+    overlap = bool(config.regions) and coding is None
+    return Reading(coding, names, config.channels, config.bits, config.window, config.reader, overlap)
 
 
 def images_of(config: DataConfig) -> Reading:

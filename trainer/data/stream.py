@@ -22,6 +22,7 @@ from trainer.cli.rank_variables import rank_variable
 from trainer.data import augment, stream_key
 from trainer.data.classes import bits_of
 from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placement
+from trainer.data.masks import Regions
 from trainer.errors import DataError
 from trainer.seeds import derive
 
@@ -40,6 +41,14 @@ class Batch(NamedTuple):
     masks: Tensor
     """(n, S, S) uint8 labels, 255 ignored."""
     indices: tuple[int, ...]
+    regions: Regions | None = None
+    """What the labels are where data has regions."""
+
+    def target(self, device: torch.device) -> Tensor:
+        """What losses compare with, on the device: labels (n, S, S) int64; of regions (n, regions, S, S) uint8, 1
+        inside, 0 outside. 255 is ignored."""
+        labels = self.masks.to(device, non_blocking=True)
+        return labels.long() if self.regions is None else self.regions.targets(labels)
 
 
 class ScoredBatch(NamedTuple):
@@ -202,7 +211,7 @@ class Stream:
         for at, index in enumerate(share):
             pixels[at], labels[at] = self._one(change, view, index)
         self._idle.put(change)
-        return Batch(images, masks, share)
+        return Batch(images, masks, share, self._data.regions)
 
     def _one(self, change: augment.Augment, view: int, index: int) -> tuple[Picture, Pixels]:
         try:

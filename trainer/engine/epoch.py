@@ -116,7 +116,7 @@ class StreamEpoch:
                 images = BatchImages(batch.images.to(self.ranks.device, non_blocking=True))
                 for member in self.members:
                     images.normalised(member.trained.network.normalisation)
-                target = batch.masks.to(self.ranks.device, non_blocking=True).long()
+                target = batch.target(self.ranks.device)
         except Exception as error:  # noqa: BLE001 - it becomes the members' fault, which the ranks agree on
             for member in self.members:
                 member.trained.fail(error)

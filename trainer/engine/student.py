@@ -116,6 +116,7 @@ class Student:
                     student=network.taps,
                     teacher=teacher,
                     classes=self._data.classes,
+                    regions=self._data.regions is not None,
                     heads=network.deep_heads,
                 )
                 for name, term in self.run.live_terms().items()
@@ -187,7 +188,7 @@ class Student:
         self._terms = {}
 
     def forward(self, images: Tensor | None, target: Tensor | None, teacher: Output | None) -> Tensor:
-        """This rank's part of the batch: normalised images (N, C, *S), target (N, *S) int64; None where there is none.
+        """This rank's part of the batch: normalised images (N, C, *S), target as `Loss` has it; None where none is.
 
         Returns float64 [count of each live term ..., failed, stop], to be summed over the ranks.
         """

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, Sample, cases_of
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Sample, cases_of, foreground_names, stacked
+from trainer.data.masks import Regions
 from trainer.errors import DataError
-from trainer.evaluation.confusion import IGNORE, confusion, labels
+from trainer.evaluation.confusion import IGNORE, confusion, labels, region_confusion
 from trainer.evaluation.overlap import case_scores, pixel_counts
-from trainer.evaluation.surface import surface_scores
-from trainer.evaluation.threshold import log_odds, margin
+from trainer.evaluation.surface import region_surface_scores, surface_scores
+from trainer.evaluation.threshold import GRID, HALF, log_odds, margin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +29,14 @@ TOLERANCE = 1.0
 """Of the surface Dice, in the unit of the distances: millimetres where a volume says its spacing, else pixels."""
 
 
+DEFAULT = GRID[HALF]
+
+
 class _Slice(NamedTuple):
     """What is kept of a picture until its case is whole."""
 
     predicted: Pixels
-    """Labels (height, width)."""
+    """Labels (height, width), of regions masks (regions, height, width)."""
     errors: float
     """Sum over its pixels of (probability of the foreground - truth)^2."""
 
@@ -40,8 +44,8 @@ class _Slice(NamedTuple):
 class CaseRows:
     """Rows of scores, one a case. Its `keep` is that of `trainer.evaluation.metrics.validate`.
 
-    threshold: least probability of the foreground of two classes; None: each pixel is of its likeliest class. Raises
-    DataError where the slices of a volume differ in size.
+    threshold: least probability of the foreground of two classes, or of a region; None: each pixel is of its likeliest
+    class. Raises DataError where the slices of a volume differ in size.
     """
 
     def __init__(self, data: DataSet, part: Part, opening: Opening | None, *, threshold: float | None) -> None:
@@ -72,8 +76,11 @@ class CaseRows:
 
     def keep(self, index: int, logits: "Tensor") -> None:
         """Logits (classes, height, width) of an image at native size."""
-        odds = margin(logits)
-        label = labels(logits[None])[0] if self._threshold is None else odds > log_odds(self._threshold)
+        regions = self._data.regions is not None
+        odds = margin(logits, regions=regions)
+        least = log_odds(DEFAULT if self._threshold is None else self._threshold)
+        likeliest = self._threshold is None and not regions
+        label = labels(logits[None])[0] if likeliest else (logits if regions else odds) > least
         truth = self._data.native_mask(self._part, index, self._opening)
         self._kept[index] = _Slice(label.cpu().numpy().astype(np.uint8), _squared_errors(odds.cpu().numpy(), truth))
 
@@ -95,13 +102,15 @@ class CaseRows:
     def _row(self, case: int, slices: Sequence[_Slice]) -> Row:
         masks = [self._data.native_mask(self._part, index, self._opening) for index in self._stacks[case]]
         first = self._samples[self._stacks[case][0]]
-        predicted, truth = np.stack([each.predicted for each in slices]), np.stack(masks)
-        errors = sum(each.errors for each in slices)
-        names = self._data.class_names[1:]
-        if len(masks) > 1:
-            return case_columns(predicted, truth, names, errors=errors, spacing=first.spacing)
-        flat = None if first.spacing is None else first.spacing[1:]
-        return case_columns(predicted[0], truth[0], names, errors=errors, spacing=flat)
+        spacing = None if first.spacing is None else first.spacing[1 if len(masks) == 1 else 0 :]
+        return case_columns(
+            stacked([each.predicted for each in slices]),
+            stacked(masks),
+            foreground_names(self._data),
+            errors=sum(each.errors for each in slices),
+            spacing=spacing,
+            regions=self._data.regions,
+        )
 
     def _refuse_other_sizes(self, stack: Sequence[int]) -> None:
         shapes: dict[tuple[int, int], Sample] = {}
@@ -117,26 +126,39 @@ class CaseRows:
 
 
 def case_columns(
-    predicted: Pixels, truth: Pixels, names: Sequence[str], *, errors: float, spacing: Sequence[float] | None = None
+    predicted: Pixels,
+    truth: Pixels,
+    names: Sequence[str],
+    *,
+    errors: float,
+    spacing: Sequence[float] | None = None,
+    regions: Regions | None = None,
 ) -> dict[str, float]:
     """Every column of one case from its labels, (height, width) or (slices, height, width) both; 255 is left out.
 
-    names: the foreground classes. errors: sum of the squared errors of the foreground's probability. Scores of overlap
-    and of surfaces by their names: the mean over the classes that have a value and, where there are several, each class
-    as `dice.liver`. Lengths are in the unit of `spacing`, the length of a pixel along each axis, else in pixels. brier,
-    area, polyps, missed and false_positives are of all foreground classes together, as
+    Where there are regions, predicted has one mask a region, (regions, height, width) or (regions, slices, ...). names:
+    the foreground classes, or the regions. errors: sum of the squared errors of the foreground's probability. Scores of
+    overlap and of surfaces by their names: the mean over the classes that have a value and, where there are several,
+    each class as `dice.liver`. Lengths are in the unit of `spacing`, the length of a pixel along each axis, else in
+    pixels. brier, area, polyps, missed and false_positives are of all foreground classes together, as
     `trainer.evaluation.per_image.image_columns` has them.
     """
     import torch
 
-    ours, theirs = (torch.from_numpy(np.array(each).reshape(1, -1)) for each in (predicted, truth))
-    counts = pixel_counts(confusion(ours, theirs, len(names) + 1).numpy()).of(slice(1, None))
+    if regions is None:
+        ours, theirs = (torch.from_numpy(np.array(each).reshape(1, -1)) for each in (predicted, truth))
+        counts = pixel_counts(confusion(ours, theirs, len(names) + 1).numpy()).of(slice(1, None))
+        surfaces, masks, objects = surface_scores, truth, predicted
+    else:
+        masks, objects = regions.masks(truth), predicted.max(axis=0)
+        ours, theirs = (torch.from_numpy(np.array(each).reshape(1, len(names), -1)) for each in (predicted, masks))
+        counts, surfaces = pixel_counts(region_confusion(ours, theirs).numpy()), region_surface_scores
     row = {name: float(values[0]) for name, values in case_scores(counts, names).items()}
-    row |= surface_scores(predicted, truth, names, tolerance=TOLERANCE, spacing=spacing)
+    row |= surfaces(predicted, masks, names, tolerance=TOLERANCE, spacing=spacing)
     if len(names) < 2:
         row = {name: value for name, value in row.items() if "." not in name}
     valid = truth != IGNORE
-    true, claimed = (truth > 0) & valid, (predicted > 0) & valid
+    true, claimed = (truth > 0) & valid, (objects > 0) & valid
     pixels = float(valid.sum())
     row["brier"] = errors / pixels if pixels else math.nan
     row["area"] = float(true.sum()) / pixels if pixels else math.nan

@@ -16,8 +16,9 @@ class Calibration:
 
     Of the chosen class, errors in the foreground and in the far larger background cancel: a bin has pixels of both. Of
     the positive class, which is the foreground (all classes but the first), the probability is held against how many
-    pixels are foreground. Its `hear` is a `keep` of `trainer.evaluation.metrics.validate`; the errors, the tables and
-    `entropy` sum over ranks: every rank calls them, or none.
+    pixels are foreground. Of regions both are taken over all regions of all pixels: what is chosen is in or out. Its
+    `hear` is a `keep` of `trainer.evaluation.metrics.validate`; the errors, the tables and `entropy` sum over ranks:
+    every rank calls them, or none.
     """
 
     def __init__(self, data: DataSet, part: Part, ranks: Ranks, opening: Opening | None = None) -> None:
@@ -27,6 +28,9 @@ class Calibration:
 
     def hear(self, index: int, logits: Tensor) -> None:
         """Logits (classes, height, width) of an image at native size."""
+        if self._data.regions is not None:
+            self._hear_regions(index, logits)
+            return
         truth = (
             torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).to(logits.device).long()
         )
@@ -39,6 +43,17 @@ class Calibration:
         self._doubt += torch.stack([(entropy * valid).sum(), valid.double().sum()])
         _enter(self._chosen, confidence, label == truth, valid)
         _enter(self._positive, positive, truth > 0, valid)
+
+    def _hear_regions(self, index: int, logits: Tensor) -> None:
+        labels = torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).to(logits.device)
+        if self._data.regions is None:
+            raise TypeError("the data has classes")
+        truth = self._data.regions.targets(labels[None])[0]
+        valid, positive = truth != IGNORE, logits.float().sigmoid()
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), positive, reduction="none")
+        self._doubt += torch.stack([(entropy * valid).sum().double(), valid.double().sum()])
+        _enter(self._chosen, torch.maximum(positive, 1 - positive), (positive > 0.5) == (truth == 1), valid)
+        _enter(self._positive, positive, truth == 1, valid)
 
     def error(self) -> float:
         """ECE of the chosen class: the mean over pixels of |accuracy - confidence| of their bin, in [0, 1]."""
@@ -73,7 +88,7 @@ class Calibration:
 
 
 def _enter(sums: Tensor, probability: Tensor, right: Tensor, valid: Tensor) -> None:
-    """Add an image's valid pixels to the (3, BINS) sums; all (height, width)."""
+    """Add an image's valid pixels to the (3, BINS) sums; all of one shape."""
     bins = (probability * BINS).long().clamp(max=BINS - 1).flatten()
     counted = valid.double()
     for row, values in enumerate((counted, probability.double() * counted, right.double() * counted)):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.config import Precision
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, cases_of
-from trainer.evaluation.confusion import confusion, labels
+from trainer.data.classes import ground
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, cases_of, foreground_names
+from trainer.evaluation.confusion import confusion, labels, region_confusion, region_masks
 from trainer.evaluation.monitored import SurfaceScore, from_counts, is_surface
 from trainer.evaluation.overlap import (
     Floats,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.output import Segmenter
+    from trainer.data.masks import Regions
     from trainer.data.stream import ScoredBatch
     from trainer.distributed.ranks import Ranks
 
@@ -73,21 +75,28 @@ class Scores:
 
 
 def score(
-    counts: Floats, foreground: Sequence[str] = (), cases: Sequence[int] | None = None, *, also: str | None = None
+    counts: Floats,
+    foreground: Sequence[str] = (),
+    cases: Sequence[int] | None = None,
+    *,
+    also: str | None = None,
+    regions: bool = False,
 ) -> Scores:
-    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background.
+    """Scores from float64 counts (images, classes, 4) in the order tp, fp, fn, tn; class 0 is the background, which
+    regions have not.
 
     foreground: the names of the other classes, where each is to have scores of its own. cases: of each image the number
     of its case, from 0; None: every image is one. also: a further score of counts that is wanted among the means.
     """
-    images = _by_name(pixel_counts(counts).of(slice(1, None)), foreground)
+    objects = slice(ground(regions), None)
+    images = _by_name(pixel_counts(counts).of(objects), foreground)
     whole = counts if cases is None else summed(counts, cases)
     every = pixel_counts(whole)
-    by_case = images if cases is None else _by_name(every.of(slice(1, None)), foreground)
+    by_case = images if cases is None else _by_name(every.of(objects), foreground)
     means = {name: float(values.mean()) for name, values in by_case.items()}
     means |= {name: function(every) for name, function in POOLED.items()}
     if also is not None and also not in means:
-        means[also] = from_counts(also, every, foreground)
+        means[also] = from_counts(also, every, foreground, regions=regions)
     return Scores(means, images, {} if cases is None else by_case)
 
 
@@ -164,13 +173,14 @@ def validate(
                 images = normalise(_sent(batch.images, ranks.device), network.normalisation)
                 with autocast(ranks.device, precision):
                     logits = network(images).logits
-                _count(logits.float(), batch, counts, keepers)
+                _count(logits.float(), batch, counts, keepers, data.regions)
     finally:
         network.train(training)
     restored = np.empty(counts.shape)
     restored[order] = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
-    names, cases = data.class_names[1:], cases_of(data.samples(part, opening))
-    scores = score(restored, names, cases, also=None if surfaces else monitor)
+    names, cases = foreground_names(data), cases_of(data.samples(part, opening))
+    also = None if surfaces else monitor
+    scores = score(restored, names, cases, also=also, regions=data.regions is not None)
     if surfaces is not None and monitor is not None:
         scores.means[monitor] = surfaces.value(ranks)
     return scores
@@ -184,14 +194,20 @@ def autocast(device: "torch.device", precision: Precision) -> AbstractContextMan
     return torch.autocast(device.type, dtype=kinds[precision]) if precision in kinds else nullcontext()
 
 
-def _count(logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keepers: Sequence[Keep]) -> None:
+def _count(
+    logits: "Tensor", batch: "ScoredBatch", counts: "Tensor", keepers: Sequence[Keep], regions: "Regions | None"
+) -> None:
     """Enter a batch into `counts`; images of one native size, which are neighbours, go through the device together."""
     for placement, group in groupby(range(len(batch.indices)), key=batch.placements.__getitem__):
         rows = list(group)
         native = native_logits(logits[rows[0] : rows[-1] + 1], placement)
         truth = _sent(np.stack([batch.masks[row] for row in rows]), logits.device)
         first = batch.start + rows[0]
-        counts[first : first + len(rows)] = confusion(labels(native), truth, counts.shape[1])
+        counts[first : first + len(rows)] = (
+            confusion(labels(native), truth, counts.shape[1])
+            if regions is None
+            else region_confusion(region_masks(native), regions.targets(truth))
+        )
         for keep in keepers:
             for row, one in zip(rows, native, strict=True):
                 keep(batch.indices[row], one)

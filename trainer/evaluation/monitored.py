@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, cases_of
-from trainer.evaluation.confusion import labels
+from trainer.data.classes import ground
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, cases_of, foreground_names, stacked
+from trainer.evaluation.confusion import labels, region_masks
 from trainer.evaluation.overlap import PixelCounts, case_scores, mean_of_known, pooled_scores, set_scores
 from trainer.evaluation.score_names import SCORE_KINDS, parse
-from trainer.evaluation.surface import surface_scores
+from trainer.evaluation.surface import region_surface_scores, surface_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +35,14 @@ def is_surface(name: str) -> bool:
     return SCORE_KINDS[bare].unit == "length"
 
 
-def from_counts(name: str, every: PixelCounts, foreground: Sequence[str]) -> float:
-    """A score of counts (cases, classes), the background first. Raises ValueError for a name that is none."""
-    parse(name, foreground)
+def from_counts(name: str, every: PixelCounts, foreground: Sequence[str], *, regions: bool = False) -> float:
+    """A score of counts (cases, classes), the background first, which regions have not. Raises ValueError for a name
+    that is none."""
+    parse(name, foreground, regions=regions)
     known = set_scores(every)
     if name in known:
         return known[name]
-    objects = every.of(slice(1, None))
+    objects = every.of(slice(ground(regions), None))
     pooled = pooled_scores(objects, foreground)
     if name in pooled:
         return pooled[name]
@@ -59,7 +61,8 @@ class SurfaceScore:
 
     def keep(self, index: int, logits: "Tensor") -> None:
         """Logits (classes, height, width) of an image at native size."""
-        self._predicted[index] = labels(logits[None])[0].cpu().numpy().astype(np.uint8)
+        predicted = labels if self._data.regions is None else region_masks
+        self._predicted[index] = predicted(logits[None])[0].cpu().numpy().astype(np.uint8)
 
     def value(self, ranks: "Ranks") -> float:
         """The mean over all cases, lengths in millimetres where volumes say their spacing, else in pixels.
@@ -80,12 +83,11 @@ class SurfaceScore:
         return float(mean_of_known(np.array([every[first] for first in sorted(every)])))
 
     def _measured(self, slices: list[int], predicted: dict[int, Pixels]) -> float:
-        mask = np.stack([predicted[index] for index in slices])
-        truth = np.stack([self._data.native_mask(self._part, index, self._opening) for index in slices])
-        flat = len(slices) == 1
-        names = self._data.class_names[1:]
-        spacing = self._data.samples(self._part, self._opening)[slices[0]].spacing
-        if flat:
-            mask, truth, spacing_of_one = mask[0], truth[0], None if spacing is None else spacing[1:]
-            return surface_scores(mask, truth, names, tolerance=_TOLERANCE, spacing=spacing_of_one)[self._name]
-        return surface_scores(mask, truth, names, tolerance=_TOLERANCE, spacing=spacing)[self._name]
+        mask = stacked([predicted[index] for index in slices])
+        truth = stacked([self._data.native_mask(self._part, index, self._opening) for index in slices])
+        lengths = self._data.samples(self._part, self._opening)[slices[0]].spacing
+        spacing = None if lengths is None else lengths[1 if len(slices) == 1 else 0 :]
+        names, regions = foreground_names(self._data), self._data.regions
+        measure = surface_scores if regions is None else region_surface_scores
+        truth = truth if regions is None else regions.masks(truth)
+        return measure(mask, truth, names, tolerance=_TOLERANCE, spacing=spacing)[self._name]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import DataConfig, Precision, RunConfig
-from trainer.data.dataset import DataSet, Opening, Part, Pixels, cases_of
+from trainer.data.dataset import DataSet, Opening, Part, Pixels, by_threshold, cases_of
 from trainer.evaluation.by_case import CaseRows, Row, lesions
 from trainer.evaluation.confusion import IGNORE
 from trainer.evaluation.metrics import SCORES, validate
@@ -105,7 +105,8 @@ def evaluate_per_image(
     try:
         places = attempt(lambda _: examination.places(run.data, data))
         choose = partial(chosen_threshold, network, data, precision=run.precision)
-        threshold = attempt(lambda ranks: choose(ranks=ranks)) if data.classes == 2 else None
+        chosen = by_threshold(data.classes, regions=data.regions is not None)
+        threshold = attempt(lambda ranks: choose(ranks=ranks)) if chosen else None
         see = partial(measured, network, threshold=threshold, precision=run.precision)
         return tuple([attempt(partial(see, place)) for place in places])
     except _Failed as failed:
@@ -117,7 +118,7 @@ def measured(
 ) -> PerImageResult:
     """Every column of a part: the ranks share its images. Every rank calls it; all get the same.
 
-    threshold: of the foreground's probability; None for more than two classes. Raises DataError.
+    threshold: of the foreground's probability, or of each region's; None for more than two classes. Raises DataError.
     """
     from trainer.evaluation.calibration import Calibration
 
@@ -125,7 +126,7 @@ def measured(
     calibration = Calibration(data, part, ranks, opening)
     see = partial(validate, network, data, part, ranks=ranks, precision=precision, opening=opening)
     samples = data.samples(part, opening)
-    if threshold is not None and cases_of(samples) is None:
+    if threshold is not None and data.regions is None and cases_of(samples) is None:
         rows, names = _by_image(place, calibration, see, ranks, threshold), None
     else:
         by_case = CaseRows(data, part, opening, threshold=threshold)

@@ -98,6 +98,8 @@ SCORE_KINDS: Mapping[str, ScoreKind] = {
     ),
 }  # fmt: skip
 """Every bare name."""
+LABELS_ALONE = "pixel_accuracy"
+"""The score that regions have not."""
 
 
 @dataclass(frozen=True)
@@ -118,31 +120,34 @@ class NamedScore:
         return self.name if self.label is None else f"{self.name}.{self.label}"
 
 
-def parse(text: str, foreground: Sequence[str]) -> NamedScore:
+def parse(text: str, foreground: Sequence[str], *, regions: bool = False) -> NamedScore:
     """A score's name in its parts; what stands behind the first dot is a class.
 
-    foreground: the names of the classes (or regions) without the background. Raises ValueError in one line that names
-    what is known and nearest.
+    foreground: the names of the classes without the background, or of the regions where `regions` is true. Raises
+    ValueError in one line that names what is known and nearest.
     """
     name, dot, label = text.partition(".")
     if name not in SCORE_KINDS:
         raise ValueError(f"{text!r}: no score is called {name!r}{nearest(name, SCORE_KINDS)}")
+    if regions and name == LABELS_ALONE:
+        raise ValueError(f"{text!r}: is of one label a pixel, and the data has regions that overlap; use dice")
     if not dot:
         return NamedScore(name, None)
     if not SCORE_KINDS[name].of_classes:
         raise ValueError(f"{text!r}: {name} is one number of all classes, none of a single one; write {name}")
     if label not in foreground:
-        raise ValueError(f"{text!r}: no foreground class is called {label!r}{nearest(label, foreground)}")
+        kind = "region" if regions else "foreground class"
+        raise ValueError(f"{text!r}: no {kind} is called {label!r}{nearest(label, foreground)}")
     return NamedScore(name, label)
 
 
-def objective(text: str, direction: Direction, foreground: Sequence[str]) -> NamedScore:
+def objective(text: str, direction: Direction, foreground: Sequence[str], *, regions: bool = False) -> NamedScore:
     """A score that a search may have for its objective, in this direction; else as `parse`.
 
     Raises ValueError in one line with the name to use where the score is refused, and where the direction is the wrong
     one.
     """
-    score = parse(text, foreground)
+    score = parse(text, foreground, regions=regions)
     if score.kind.refused:
         instead = NamedScore(score.kind.instead, score.label)
         raise ValueError(f"{text!r}: is no objective: {score.kind.refused}; use {instead}")

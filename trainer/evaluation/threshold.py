@@ -1,4 +1,8 @@
-"""The probability above which a pixel is called foreground: 0.5, or one that validation shows to be better."""
+"""The probability above which a pixel is called foreground: 0.5, or one that validation shows to be better.
+
+Regions have one threshold together: one each would be as many choices from the same few images, and regions that lie in
+one another would come apart.
+"""
 
 import math
 from typing import TYPE_CHECKING
@@ -26,7 +30,7 @@ HALF = GRID.index(0.5)
 
 def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", precision: Precision) -> float:
     """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images, slices of
-    a volume together.
+    a volume together; of regions by the mean over them.
 
     Every rank calls it; all get the same. Raises DataError for an empty part.
     """
@@ -36,22 +40,27 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
     bins = len(GRID) + 1
     cases = cases_of(data.samples("validation"))
     total = len(data.samples("validation"))
-    counts = torch.zeros(total, 2 * bins, dtype=torch.float64, device=ranks.device)
+    objects = 1 if data.regions is None else data.classes
+    counts = torch.zeros(total, objects, 2 * bins, dtype=torch.float64, device=ranks.device)
 
     def hear(index: int, logits: "Tensor") -> None:
-        truth = torch.from_numpy(data.native_mask("validation", index).copy()).to(logits.device)
-        above = torch.bucketize(margin(logits), edges) + bins * ((truth > 0) & (truth != IGNORE))
-        counts[index] = torch.bincount(above[truth != IGNORE], minlength=2 * bins).double()
+        labels = torch.from_numpy(data.native_mask("validation", index).copy()).to(logits.device)
+        odds, truth = margin(logits)[None], labels[None]
+        if data.regions is not None:
+            odds, truth = logits, data.regions.targets(truth)[0]
+        for at, (own, true) in enumerate(zip(odds, truth, strict=True)):
+            above = torch.bucketize(own.contiguous(), edges) + bins * ((true > 0) & (true != IGNORE))
+            counts[index, at] = torch.bincount(above[true != IGNORE], minlength=2 * bins).double()
 
     validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
-    histogram = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, 2, bins)
+    histogram = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, objects, 2, bins)
     if cases is not None:
         histogram = summed(histogram, cases)
     # At threshold i, the bins above i are said to be foreground.
-    above = np.flip(np.cumsum(np.flip(histogram, axis=2), axis=2), axis=2)[:, :, 1:]
-    fp, tp = above[:, 0], above[:, 1]
-    fn = histogram[:, 1].sum(axis=1)[:, None] - tp
-    return kept_threshold(dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))))
+    above = np.flip(np.cumsum(np.flip(histogram, axis=3), axis=3), axis=3)[..., 1:]
+    fp, tp = above[:, :, 0], above[:, :, 1]
+    fn = histogram[:, :, 1].sum(axis=2)[..., None] - tp
+    return kept_threshold(dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))).mean(axis=1))
 
 
 def kept_threshold(scores: NDArray[np.float64]) -> float:
@@ -69,8 +78,11 @@ def kept_threshold(scores: NDArray[np.float64]) -> float:
     return GRID[best]
 
 
-def margin(logits: "Tensor") -> "Tensor":
-    """Log-odds (height, width) of the foreground, all classes but the first, from logits (classes, height, width)."""
+def margin(logits: "Tensor", *, regions: bool = False) -> "Tensor":
+    """Log-odds (height, width) of the foreground, all classes but the first, from logits (classes, height, width); of
+    regions, of the likeliest, so that a pixel is foreground where it is in one."""
+    if regions:
+        return logits.amax(0)
     # With two classes it is exact, so that a threshold of 0.5 says what the greater logit says.
     return (logits[1] if len(logits) == 2 else logits[1:].logsumexp(0)) - logits[0]
 

@@ -98,7 +98,7 @@ def _batch(resources: SharedResources, run: RunConfig) -> tuple[BatchImages, Ten
     with closing(resources.stream(run).epoch(0)) as batches:
         batch = next(batches)
     device = resources.ranks.device
-    return BatchImages(batch.images.to(device)), batch.masks.to(device).long()
+    return BatchImages(batch.images.to(device)), batch.target(device)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -49,20 +49,29 @@ class Exported(Segmenter):
 
     The images get the program's own normalisation and, where its size is fixed, are resized to it; the output is
     resized back (bilinear, half-pixel centres). One channel z becomes the logits (0, z), whose softmax is sigmoid(z)
-    exactly; probabilities become their logarithms, one channel p its logit. It always runs in the precision that it was
+    exactly; probabilities become their logarithms, one channel p its logit. Of regions, each channel is the logit or
+    the probability of one by itself. It always runs in the precision that it was
     exported in. Raises CheckpointError for an output that is not what the settings say.
     """
 
     stride = 1
 
     def __init__(
-        self, program: Program, config: ExportedTeacher, ours: Normalisation, *, classes: int, where: str
+        self,
+        program: Program,
+        config: ExportedTeacher,
+        ours: Normalisation,
+        *,
+        classes: int,
+        where: str,
+        regions: bool = False,
     ) -> None:
         """ours: how the images that it is given are normalised."""
         super().__init__()
         self.normalisation = ours
         self.taps = {}
         self._program, self._config, self._classes, self._where = program, config, classes, where
+        self._regions = regions
         scale, shift = _normalisation(config, ours, where)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
@@ -105,8 +114,9 @@ class Exported(Segmenter):
         return out[: len(out) - max(short, 0)].float()
 
     def _checked(self, out: Tensor) -> Tensor:
-        if out.ndim != 4 or out.shape[1] not in (1, self._classes) or (out.shape[1] == 1 and self._classes != 2):
-            wished = "1 or 2 channels" if self._classes == 2 else f"{self._classes} channels"
+        either = self._classes == 2 and not self._regions
+        if out.ndim != 4 or out.shape[1] not in ((1, 2) if either else (self._classes,)):
+            wished = "1 or 2 channels" if either else f"{self._classes} channels"
             raise CheckpointError(
                 f"{self._where}: returns {tuple(out.shape)}, expected images, {wished}, height and width; export the "
                 f"network with such an output, or name it with teacher.take"
@@ -116,7 +126,9 @@ class Exported(Segmenter):
     def _logits(self, out: Tensor) -> Tensor:
         if self._config.output == "probabilities":
             out = out.clamp(LEAST, 1 - LEAST)
-            out = torch.logit(out) if out.shape[1] == 1 else out.log()
+            out = torch.logit(out) if out.shape[1] == 1 or self._regions else out.log()
+        if self._regions:
+            return out
         return torch.cat([torch.zeros_like(out), out], dim=1) if out.shape[1] == 1 else out
 
     @torch.no_grad()
@@ -126,7 +138,8 @@ class Exported(Segmenter):
         low, high, sums = float(out.min()), float(out.max()), out.sum(1)
         if not bool(torch.isfinite(out).all()):
             raise CheckpointError(f"{self._where}: returns values that are not finite on images of this data")
-        proper = low >= 0.0 and high <= 1.0 and (out.shape[1] == 1 or float((sums - 1).abs().max()) < LOOSE)
+        single = out.shape[1] == 1 or self._regions
+        proper = low >= 0.0 and high <= 1.0 and (single or float((sums - 1).abs().max()) < LOOSE)
         if self._config.output == "probabilities" and not proper:
             raise CheckpointError(
                 f'teacher.output = "probabilities": {self._where} returns {low:.3g} to {high:.3g}; set it to "logits"'

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from loguru import logger
 from torch import Tensor, nn
+from torch.nn import functional
 
 import models
 from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, SmpTeacher, TeacherConfig
@@ -142,7 +143,8 @@ def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opene
     if isinstance(config, EnsembleTeacher):
         members = [_opened(member, data, device) for member in config.members]
         sha256 = _hash_of_members(member.sha256 for member in members)
-        network = _still(Ensemble([member.network for member in members]), device)
+        regions = data.regions is not None
+        network = _still(Ensemble([member.network for member in members], regions=regions), device)
         files = tuple(file for member in members for file in member.files)
         return OpenedTeacher(network, sha256, files, tuple(note for member in members for note in member.notes))
     if isinstance(config, MapsTeacher):
@@ -161,6 +163,7 @@ def _own(config: NetworkTeacher, data: DataSet, device: torch.device) -> OpenedT
     _same(path, "network", _options(config.model_dump(mode="json")), _options(file.word("network")))
     _same(path, "classes", data.classes, file.word("classes"))
     _same(path, "channels", data.channels, file.word("channels"))
+    _same_regions(path, file, data)
     network = _built(_normalised_as_trained(config, file, path), data)
     checkpoint.fill(network, file.tensors, path)
     _refuse_ruins(network, path)
@@ -206,7 +209,8 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
     opener = open_onnx if config.name == "onnx" else open_export
     program = opener(path, config.take, channels=data.channels, device=device)
     ours = normalisation_of(data.config)
-    network = Exported(program, config, ours, classes=data.classes, where=str(path))
+    regions = data.regions is not None
+    network = Exported(program, config, ours, classes=data.classes, where=str(path), regions=regions)
     network = _still(network, device)
     count = min(PROBES, len(data.samples("validation")))
     sha256 = content(config)
@@ -270,6 +274,24 @@ def _same(path: Path, what: str, expected: object, recorded: object) -> None:
         )
 
 
+def _same_regions(path: Path, file: Weights, data: DataSet) -> None:
+    """Raise CheckpointError where a file of ours was trained on classes and the data has regions, the other way round,
+    or on other regions."""
+    trained = (file.word("run") or {}).get("data")
+    if trained is None:
+        return
+    names = [known["name"] for known in trained.get("regions", ())]
+    own = list(data.regions.names) if data.regions else []
+    if names != own:
+        raise CheckpointError(
+            f"{path}: was trained on {_listed(names)}, and the data has {_listed(own)}; train it anew: {AGAIN}"
+        )
+
+
+def _listed(regions: Sequence[str]) -> str:
+    return f"the regions {', '.join(regions)}" if regions else "classes"
+
+
 def knows(files: Sequence[Weights | None]) -> bool:
     """Whether every member says which images it was trained on."""
     return all(file is not None and "train_images" in file.metadata for file in files)
@@ -277,14 +299,16 @@ def knows(files: Sequence[Weights | None]) -> bool:
 
 class Ensemble(Segmenter):
     """The arithmetic mean of the members' probabilities at temperature 1 (Hinton, Vinyals and Dean 2015,
-    arXiv 1503.02531), given as its logarithm, so that softmax of these logits is that mean; no taps.
+    arXiv 1503.02531), given as its logarithm, so that softmax of these logits is that mean; of regions as its log-odds,
+    whose sigmoid it is. No taps.
 
     A temperature of a loss softens the mean, not the members. Images come in the first member's normalisation, and are
     brought to that of a member that has another.
     """
 
-    def __init__(self, members: Sequence[Segmenter]) -> None:
+    def __init__(self, members: Sequence[Segmenter], *, regions: bool = False) -> None:
         super().__init__()
+        self._regions = regions
         self.members = nn.ModuleList(members)
         self._segmenters = tuple(members)
         self.stride = math.lcm(*(member.stride for member in members))
@@ -293,6 +317,10 @@ class Ensemble(Segmenter):
 
     def forward(self, images: Tensor) -> Output:
         """Normalised images (N, C, S, S) to logits (N, classes, S, S) float32."""
+        if self._regions:
+            each = torch.stack([self._logits(member, images) for member in self._segmenters])
+            inside, outside = (functional.logsigmoid(odds).logsumexp(0) for odds in (each, -each))
+            return Output(inside - outside, {})
         logs = torch.stack([self._logits(member, images).log_softmax(1) for member in self._segmenters])
         return Output(logs.logsumexp(0) - math.log(len(self.members)), {})
 

@@ -43,9 +43,10 @@ class Maps(Segmenter):
         super().__init__()
         self.taps = {}
         self._data = data
-        if data.classes != 2:
+        if data.classes != 2 or data.regions is not None:
+            objects = f"{data.classes}" if data.regions is None else "regions"
             raise CheckpointError(
-                f'teacher.name = "maps": tells two classes apart, and the data has {data.classes}; bring the network '
+                f'teacher.name = "maps": tells two classes apart, and the data has {objects}; bring the network '
                 'that made them (name = "onnx" or its weights)'
             )
         self._files = {part: map_files(folder, part, data.samples(part)) for part in PARTS}

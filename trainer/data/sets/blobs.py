@@ -69,6 +69,7 @@ class Blobs:
     channels = 3
     class_names: Sequence[str] = tuple(known.name for known in TWO_CLASSES)
     classes = len(class_names)
+    regions = None
     near_duplicates = 0
 
     def __init__(self, config: BlobsData) -> None:

@@ -18,9 +18,10 @@ from trainer.data.dataset import DataSet, Opening, Part, Picture, Pixels, Placem
 from trainer.data.file_check import Progress, in_threads
 from trainer.data.files import file_hash
 from trainer.data.layouts import DataFolder, recognised, surveyed
+from trainer.data.masks import regions_of
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
-from trainer.data.reading import OUTLINES, PLAIN, Reading, content_hash, label_coding, named_coding, reading_of
+from trainer.data.reading import OUTLINES, PLAIN, Reading, content_hash, given_coding, named_coding, reading_of
 from trainer.data.slices import forget_volumes, order_of, slice_place, spacing_of
 from trainer.data.splits.folders import pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
@@ -85,6 +86,8 @@ class SplitPictures:
         self.channels = channels_of(config)
         self.classes = len(classes_of(config))
         self.class_names: Sequence[str] = tuple(known.name for known in classes_of(config))
+        self.regions = regions_of(config)
+        self._plain = plain = PLAIN if isinstance(config, PolypData) else reading_of(config, named_coding(config))
         self._cache, self._root = cache, root
         named = sorted(zip(_spaced(samples(rows), root), rows, strict=True), key=lambda pair: order_of(pair[0].name))
         self._rows: dict[Part, list[Row]] = {part: [row for _, row in named if row.part == part] for part in PARTS}
@@ -95,7 +98,6 @@ class SplitPictures:
         self.content_hash = _content(self._contents(*PARTS))
         self._all_rows = [row for part in PARTS for row in self._rows[part]]
         files = [(self._mask_hash(row), root / row.mask) for row in self._all_rows]
-        self._plain = plain = PLAIN if isinstance(config, PolypData) else reading_of(config, named_coding(config))
         images = [root / row.image for row in self._all_rows]
         self._values = kept_values(cache, files, progress, reading=plain, images=images)
         self._codings, self._readings = self._meanings(plain)
@@ -111,7 +113,8 @@ class SplitPictures:
                 self._all_rows, self._values, self._settings.labels, field="data.labels", remedy="data.labels ="
             )
             return codings, {source: Reading(coding) for source, coding in codings.items()}
-        given = plain.coding or label_coding(plain.classes)
+        # Cells have a coding that their classes do not say.
+        given = plain.coding or given_coding(self._settings)
         codings = given_codings(self._all_rows, self._values, given)
         return codings, dict.fromkeys(codings, plain)
 
@@ -198,7 +201,8 @@ class SplitPictures:
         )
         volumes = list(dict.fromkeys(place.file for name in names if (place := slice_place(self._root / name))))
         digests = dict(zip(volumes, in_threads(file_hash, volumes, name="hash"), strict=True))
-        hashes = in_threads(lambda name: content_hash(self._root / name, self.class_names, digests), names, name="hash")
+        classes = self._plain.classes if self.regions else self.class_names
+        hashes = in_threads(lambda name: content_hash(self._root / name, classes, digests), names, name="hash")
         return dict(zip(names, hashes, strict=True))
 
     def _mask_hash(self, row: Row) -> str:
@@ -217,7 +221,8 @@ class SplitPictures:
             return [] if config.labels is None else [("labels", config.labels)]
         values = [(f"class {at}", known.name, str(known.value)) for at, known in enumerate(config.classes)]
         kinds = ("kind", str(config.channels), str(config.bits), str(config.window), str(config.ignore))
-        return [*values, kinds, *([] if config.reader is None else [("reader", config.reader)])]
+        regions = [(f"region {at}", known.name, str(known.value)) for at, known in enumerate(config.regions)]
+        return [*values, *regions, kinds, *([] if config.reader is None else [("reader", config.reader)])]
 
     def _row_contents(self, *parts: Part) -> list[tuple[str, ...]]:
         return [

@@ -14,7 +14,7 @@ from trainer.data.dataset import Part
 from trainer.data.file_check import CheckedPair, Progress, check_pairs, in_threads, summarised
 from trainer.data.files import file_hash, inside
 from trainer.data.masks import MaskValues
-from trainer.data.reading import PLAIN, Reading, label_coding, named_coding, reading_of
+from trainer.data.reading import PLAIN, Reading, given_coding, named_coding, reading_of
 from trainer.data.splits.folders import Pair, Survey
 from trainer.data.splits.mask_codings import (
     AGAIN,
@@ -88,8 +88,7 @@ def codings_for(rows: Sequence[Row], masks: Sequence[MaskValues], kind: Kind) ->
         return codings_of(rows, masks, kind.labels)
     if isinstance(kind, VolumeData):
         return given_codings(rows, masks, coding_for(kind), remedy=REMEDY)
-    names = tuple(known.name for known in kind.classes)
-    return given_codings(rows, masks, named_coding(kind) or label_coding(names), remedy=REMEDY)
+    return given_codings(rows, masks, given_coding(kind), remedy=REMEDY)
 
 
 def draw_split(
