@@ -26,7 +26,7 @@ from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
 from trainer.config import DataConfig, RunConfig
-from trainer.data.classes import channels_of, classes_of, normalisation_of
+from trainer.data.classes import channels_of, classes_of, normalisation_of, overlaps
 from trainer.errors import CheckpointError, explain, received
 from trainer.reports import Saved
 
@@ -227,6 +227,7 @@ class Ready:
     """Frozen, in evaluation mode, on the device."""
     run: RunConfig
     classes: int
+    """Or regions."""
     file: Weights
 
 
@@ -275,11 +276,17 @@ def refuse_other_data(made: Ready, pictures: DataConfig) -> None:
             f"{made.path}: made for {made.classes} classes and {channels} channels, but the data has {len(known)} and "
             f"{channels_of(pictures)}; give --data a study or run whose data fits"
         )
+    if overlaps(pictures) != overlaps(made.run.data):
+        have, had = ("regions" if overlaps(each) else "classes" for each in (pictures, made.run.data))
+        raise CheckpointError(
+            f"{made.path}: was trained on {had}, and the data has {have}; give --data a study or run whose data fits"
+        )
     names, trained = ([each.name for each in classes] for classes in (known, own))
     if names != trained and sorted(names) == sorted(trained):
+        field = "regions" if overlaps(pictures) else "classes"
         raise CheckpointError(
-            f"data.classes = {', '.join(names)}: {made.path} was trained on {', '.join(trained)}, in this order; order "
-            "the classes as it has them"
+            f"data.{field} = {', '.join(names)}: {made.path} was trained on {', '.join(trained)}, in this order; order "
+            f"the {field} as it has them"
         )
 
 

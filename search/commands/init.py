@@ -19,8 +19,8 @@ from trainer.cli.progress import Counting
 from trainer.commands.data import add_near_duplicates, split_settings
 from trainer.commands.data_flags import Stated, add_mask_arguments, prepared, sets_in, stated
 from trainer.commands.data_lines import record_of, report_drawn, write_drawn
-from trainer.config import PictureData
 from trainer.data import DataError
+from trainer.data.classes import channels_of, classes_of
 from trainer.data.file_check import CheckedPair
 from trainer.data.layouts import DataFolder
 from trainer.data.splits.draw import DrawnSplit, Kind, Wish, check_rows, codings_for, draw_split, kind_of, reading_for
@@ -278,8 +278,8 @@ def _brought(args: argparse.Namespace, root: Path, taken: Taken, size: int) -> "
 
 
 def _form(kind: Kind) -> tuple[int, int]:
-    """Channels of pictures and classes of masks."""
-    return (kind.channels, len(kind.classes)) if isinstance(kind, PictureData) else (3, 2)
+    """Channels of pictures, and classes of masks or regions."""
+    return channels_of(kind), len(classes_of(kind))
 
 
 def _students(brought: "Inspection | None", kind: Kind) -> dict[str, Any]:

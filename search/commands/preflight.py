@@ -18,9 +18,9 @@ from search.spec.load import StudySpec, identity, probe_runs
 from search.spec.space import Choices, Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.data import DataError, DataSet, open_data, stream_key
-from trainer.data.classes import classes_of
-from trainer.data.dataset import Part
-from trainer.engine.class_counts import class_pixels
+from trainer.data.classes import classes_of, overlaps
+from trainer.data.dataset import Part, foreground_names
+from trainer.engine.class_counts import class_pixels, label_pixels
 from trainer.errors import UserError, counted, one_line
 from trainer.run_file import RunFile
 
@@ -48,6 +48,8 @@ class DataFacts:
     """The share of each class in the pixels of the training part, where there are several foreground classes."""
     absent: Mapping[Part, Sequence[str]] = field(default_factory=dict)
     """The foreground classes that no pixel of a part has; test rows stay closed."""
+    regions: bool = False
+    """Whether the classes are regions, which share pixels."""
 
 
 @dataclass(frozen=True)
@@ -263,14 +265,16 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
 
 
 def _classes(data: DataSet) -> dict[str, Any]:
-    """Shares of classes in the training part, and those that a part lacks; nothing with one foreground class."""
-    if data.classes < 3:
+    """Shares of classes (or regions) in the training part, and those that a part lacks; nothing with one object."""
+    if len(foreground_names(data)) < 2:
         return {}
     counts = {part: class_pixels(data, part).tolist() for part in PARTS[:2] if data.samples(part)}
     names, train = data.class_names, counts.get("train", [])
+    total = int(label_pixels(data, "train").sum()) if train else 0
     absent = {part: [names[at] for at, count in enumerate(pixels) if not count] for part, pixels in counts.items()}
     return {
-        "classes": {name: count / max(sum(train), 1) for name, count in zip(names, train, strict=bool(train))},
+        "classes": {name: count / max(total, 1) for name, count in zip(names, train, strict=bool(train))},
+        "regions": data.regions is not None,
         "absent": {part: missing for part, missing in absent.items() if missing},
     }
 
@@ -334,7 +338,8 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     """What is allowed and still may not be meant."""
     for arm in spec.arms:
         yield from _notes_of(arm)
-    live = {name for _, run in probe_runs(spec) if len(classes_of(run.data)) == 2 for name in run.methods()}
+    two = [run for _, run in probe_runs(spec) if len(classes_of(run.data)) == 2 and not overlaps(run.data)]
+    live = {name for run in two for name in run.methods()}
     yield from (f"losses.{name}: {idle}" for name, idle in IDLE_WITH_TWO_CLASSES.items() if name in live)
 
 

@@ -171,7 +171,8 @@ def _class_lines(data: DataFacts) -> list[str]:
         return []
     shares = ", ".join(f"{name} {_percent(share)}" for name, share in data.classes.items())
     gone = [f"no {', no '.join(names)} in {part}" for part, names in data.absent.items()]
-    return [_line("", "; ".join([f"classes, of the training pixels: {shares}", *gone]))]
+    kind = "regions" if data.regions else "classes"
+    return [_line("", "; ".join([f"{kind}, of the training pixels: {shares}", *gone]))]
 
 
 def _percent(share: float) -> str:

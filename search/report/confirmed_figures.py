@@ -54,8 +54,8 @@ def compared_networks(part: ConfirmedPart) -> list[Network]:
 
 
 def _own(part: ConfirmedPart, text: str) -> str:
-    """What is said of thresholds, where there are any: not with several foreground classes."""
-    return "" if part.class_scores else text
+    """What is said of thresholds, where there are any: not with several foreground classes, unless they are regions."""
+    return "" if part.class_scores and not part.thresholds else text
 
 
 def _look(network: Network) -> tuple[str, str]:

@@ -40,7 +40,7 @@ def draw_search_figures(search: Search) -> list[Drawn]:
 
 
 def _at_threshold(search: Search) -> str:
-    if search.classes:
+    if search.likeliest:
         return "Each pixel counts for its likeliest class."
     return f"All scores are at threshold {search.threshold:g}."
 

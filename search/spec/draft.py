@@ -70,7 +70,8 @@ def drafted(draft: Draft) -> str:
         split=_quoted(escaped(draft.split)),
         teacher=_quoted(escaped(draft.teacher)),
         kind=_quoted(draft.data["name"]).ljust(10),
-        pictures=_KINDS[draft.data["name"]],
+        pictures=_OVERLAPPING if "regions" in draft.data else _KINDS[draft.data["name"]],
+        supervised=_OF_REGIONS if "regions" in draft.data else _OF_CLASSES,
         meaning=_meaning(draft),
         size=draft.size,
         batch_size=draft.batch_size,
@@ -96,10 +97,12 @@ def _quoted(text: str) -> str:
 
 
 _KINDS = {"polyp": "pictures with masks of two classes", "pictures": "pictures with masks of named classes"}
+_OVERLAPPING = "pictures with masks of regions, which overlap"
 
 _REASONS = {
     "labels": "what the values of all masks mean; background, object and ignored",
     "classes": "in the order of the network's outputs; values are what masks hold",
+    "regions": "in the order of the network's outputs, with what of a mask is in each; they may overlap",
     "ignore": "what in masks is neither learned nor scored",
     "channels": "of a picture",
     "bits": "of a channel as pictures are kept",
@@ -124,6 +127,12 @@ def _meaning(draft: Draft) -> str:
 _TRAINED = """\
 name       = "unet"          # a large network of the students' kind
 width      = 48              # about 20 M parameters"""
+
+_OF_CLASSES = """\
+ce   = { weight = 1.0 }      # against the masks, a pixel at a time
+dice = { weight = 1.0 }      # against the masks, as overlap: small objects count"""
+_OF_REGIONS = """\
+bce-dice = { weight = 2.0 }  # against the masks, region by region: a pixel at a time, and as overlap, half each"""
 
 _TEMPLATE = """\
 # Which small network, and which way of distilling a large one into it, segments these pictures best?
@@ -165,8 +174,7 @@ name  = "unet"               # unet | resunet
 width = {middle:<4}                 # channels of the first stage; varied below
 
 [run.losses]                 # terms are added with their weights
-ce   = {{ weight = 1.0 }}      # against the masks, a pixel at a time
-dice = {{ weight = 1.0 }}      # against the masks, as overlap: small objects count
+{supervised}
 kl   = {{ weight = 1.0, temperature = 4.0 }}   # against the teacher; both are varied below
 
 [run.optim]

@@ -32,7 +32,7 @@ from search.spec.overrides import apply
 from search.spec.space import Parameter, entries, parse
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
-from trainer.data.classes import classes_of
+from trainer.data.classes import foreground_of, overlaps
 from trainer.errors import UserError, explain, received
 from trainer.evaluation.score_names import parse as parse_score
 from trainer.run_file import PLACES, RunFile
@@ -200,7 +200,7 @@ def _arms(tables: StudyTables, name: str, where: str, pretrained: Literal["encod
 
 def _check_scores(tables: StudyTables, run: RunConfig, where: str) -> None:
     """The scores that a study names are of classes that its data has. Raises UserError."""
-    names = [known.name for known in classes_of(run.data)][1:]
+    names = [known.name for known in foreground_of(run.data)]
     # With two classes the mean over foreground classes is the score of the one.
     foreground = names if len(names) > 1 else []
     for field, score in (
@@ -209,7 +209,7 @@ def _check_scores(tables: StudyTables, run: RunConfig, where: str) -> None:
     ):
         table = "confirm.choose" if field == "metric" else "objective"
         try:
-            parse_score(score, foreground)
+            parse_score(score, foreground, regions=overlaps(run.data))
         except ValueError as error:
             raise UserError(f"{where}: {table}.{field} = {error}") from None
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from search.storage.leases import LeaseDetails
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
-from trainer.data.classes import LabelClass, classes_of
+from trainer.data.classes import LabelClass
+from trainer.data.classes import foreground_of as foreground_data
 
 SHOWN_SCORES = ("dice", "iou", "precision", "recall")
 """Scores of single classes that tables show."""
 
 
 def foreground_of(rows: SearchSnapshot) -> tuple[LabelClass, ...]:
-    """The foreground classes of a search's data in the order of their labels, where there are several; else nothing.
+    """The foreground classes or regions of a search's data in their order, where there are several; else nothing.
 
     Known from the first run that a worker began, so that nobody needs the data.
     """
@@ -22,8 +23,8 @@ def foreground_of(rows: SearchSnapshot) -> tuple[LabelClass, ...]:
 
 
 def several(run: RunConfig) -> tuple[LabelClass, ...]:
-    """The foreground classes of a run's data where there are several; else nothing."""
-    foreground = classes_of(run.data)[1:]
+    """The foreground classes or regions of a run's data where there are several; else nothing."""
+    foreground = foreground_data(run.data)
     return foreground if len(foreground) > 1 else ()
 
 

@@ -331,7 +331,7 @@ def regions_of(name, images=3, seed=0):
     student, teacher, target = scene(name, images, seed=seed)
     draw = torch.Generator().manual_seed(seed + 1)
     logits = [torch.randn(images, 3, 16, 16, generator=draw).requires_grad_() for _ in "st"]
-    overlapping = torch.stack([target > 0, target < 2, target == 1], 1).long()
+    overlapping = torch.stack([target > 0, target < 2, target == 1], 1).to(torch.uint8)
     overlapping[torch.rand(overlapping.shape, generator=draw) < 0.2] = IGNORE
     return Output(logits[0], student.taps), Output(logits[1], teacher.taps), overlapping
 

@@ -16,8 +16,11 @@ from trainer.data.splits.draw import Source, kind_of, reading_for
 from trainer.data.splits.folders import PATTERN, Pattern, pattern_from
 from trainer.errors import DataError, received
 
-CLASSES, IGNORE = "--classes", "--ignore"
+CLASSES, REGIONS, IGNORE = "--classes", "--regions", "--ignore"
 NAMED = "'background=0,liver=1,spleen=2'"
+OVERLAPPING = "'whole=1+2+4,core=1+4,enhancing=4'"
+_MEANINGS = ("name", "labels", "classes", "regions", "ignore")
+"""Settings that say what masks hold."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}")
 
 
@@ -29,12 +32,16 @@ class Stated:
     labels: str | None = None
     classes: tuple[Mapping[str, Any], ...] = ()
     """As in the settings; empty: nothing was statement."""
+    regions: tuple[Mapping[str, Any], ...] = ()
+    """As in the settings."""
     ignore: Any = None
     layout: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The classes that have files of their own: all but the first where no class has a value."""
+        """The classes that have files of their own: all but the first where no class has a value; or the regions."""
+        if self.regions:
+            return tuple(known["name"] for known in self.regions if "value" not in known)
         apart = bool(self.classes) and "value" not in self.classes[0]
         return tuple(known["name"] for known in self.classes[1:]) if apart else ()
 
@@ -45,18 +52,23 @@ class Stated:
             if known["name"] != "polyp":
                 raise DataError(f"{LABELS} {received(self.labels)}: this data set has named classes; use {CLASSES}")
             return {**known, "labels": self.labels}
-        if self.classes:
-            kept = {key: value for key, value in known.items() if key not in ("name", "labels", "classes", "ignore")}
-            name = "volumes" if known["name"] == "volumes" else "pictures"
-            known = {"name": name, "classes": list(self.classes), **kept}
-        if known["name"] == "volumes" and "classes" not in known:
+        if self.classes or self.regions:
+            kept = {key: value for key, value in known.items() if key not in _MEANINGS}
+            regions = {known["name"]: known.get("value", {}) for known in self.regions}
+            known = {"name": "volumes" if known["name"] == "volumes" else "pictures"}
+            known |= {"classes": list(self.classes)} if self.classes else {}
+            known |= {"regions": regions} if regions else {}
+            known |= kept
+        if known["name"] == "volumes" and not known.keys() & {"classes", "regions"}:
             raise DataError(
                 f"{CLASSES}: missing; nothing says what the labels of these volumes mean: {CLASSES} {NAMED}"
             )
         if self.ignore is None:
             return dict(known)
         if known["name"] == "polyp":
-            raise DataError(f"{IGNORE} {received(self.ignore)}: needs {CLASSES}, such as {CLASSES} {NAMED}")
+            raise DataError(
+                f"{IGNORE} {received(self.ignore)}: needs {CLASSES}, such as {CLASSES} {NAMED}, or {REGIONS}"
+            )
         return {**known, "ignore": self.ignore}
 
 
@@ -105,7 +117,15 @@ def add_meanings(parser: argparse.ArgumentParser) -> None:
         "several with + between them; names alone: a mask a class, IMAGE_liver.png or liver/IMAGE.png",
     )
     parser.add_argument(
-        IGNORE, metavar="VALUE", help="what in masks of named classes is neither learned nor scored (default: nothing)"
+        REGIONS,
+        metavar="TEXT",
+        help=f"objects that overlap, with what of a mask is in them: {OVERLAPPING}; values as those of {CLASSES}, or "
+        "names of these; names alone: a mask a region",
+    )
+    parser.add_argument(
+        IGNORE,
+        metavar="VALUE",
+        help="what in masks of named classes or regions is neither learned nor scored (default: nothing)",
     )
 
 
@@ -116,44 +136,57 @@ def stated(args: argparse.Namespace) -> Stated:
         pattern=None if pattern is None else pattern_from(pattern),
         labels=args.labels,
         classes=() if args.classes is None else classes_from(args.classes),
+        regions=()
+        if args.regions is None
+        else _named(args.regions, REGIONS, OVERLAPPING, names=args.classes is not None),
         ignore=None if args.ignore is None else _value(args.ignore, IGNORE),
         layout=getattr(args, "layout", None),
     )
-    if statement.classes:  # contradictions are an error before any folder is looked at
-        reading_for(kind_of(statement.settings({"name": "polyp"}), CLASSES))
+    if statement.labels is not None and statement.regions:
+        raise DataError(f"{LABELS} and {REGIONS}: both say what masks hold; leave one out")
+    if statement.classes or statement.regions:  # contradictions are an error before any folder is looked at
+        reading_for(kind_of(statement.settings({"name": "polyp"}), REGIONS if statement.regions else CLASSES))
     return statement
 
 
 def classes_from(text: str) -> tuple[Mapping[str, Any], ...]:
     """Classes as the settings have them from `background=0,liver=1` or `background,liver`. Raises DataError."""
-    classes: list[Mapping[str, Any]] = []
-    for entry in text.split(","):
-        name, equals, value = (part.strip() for part in entry.partition("="))
-        if not _NAME.fullmatch(name):
-            raise DataError(
-                f"{CLASSES} {received(text)}: {name!r} is no name of a class: letters, digits, - and _; write {NAMED}"
-            )
-        classes.append({"name": name, "value": _value(value, f"{CLASSES} {name}")} if equals else {"name": name})
-    names = [known["name"] for known in classes]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise DataError(f"{CLASSES} {received(text)}: two are named {double!r}; rename one")
-    valued = [known["name"] for known in classes if "value" in known]
-    if valued and len(valued) < len(names):
-        lacking = next(name for name in names if name not in valued)
-        raise DataError(f"{CLASSES} {received(text)}: {lacking!r} has no value and {valued[0]!r} has one; all or none")
+    classes = _named(text, CLASSES, NAMED)
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(
             f"{CLASSES} {received(text)}: {len(classes)} named; expected the ground and 1 to {MOST_CLASSES - 1} more"
         )
-    return tuple(classes)
+    return classes
 
 
-def _value(text: str, field: str) -> Any:
+def _named(text: str, flag: str, example: str, *, names: bool = False) -> tuple[Mapping[str, Any], ...]:
+    """Names with their values, or names alone. names: whether a value may be the name of a class. Raises DataError."""
+    entries: list[Mapping[str, Any]] = []
+    for entry in text.split(","):
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        if not _NAME.fullmatch(name):
+            kind = "a class" if flag == CLASSES else "a region"
+            raise DataError(
+                f"{flag} {received(text)}: {name!r} is no name of {kind}: letters, digits, - and _; write {example}"
+            )
+        known = {"name": name}
+        entries.append({**known, "value": _value(value, f"{flag} {name}", names=names)} if equals else known)
+    every = [known["name"] for known in entries]
+    double = next((name for name in every if every.count(name) > 1), None)
+    if double is not None:
+        raise DataError(f"{flag} {received(text)}: two are named {double!r}; rename one")
+    valued = [known["name"] for known in entries if "value" in known]
+    if valued and len(valued) < len(every):
+        lacking = next(name for name in every if name not in valued)
+        raise DataError(f"{flag} {received(text)}: {lacking!r} has no value and {valued[0]!r} has one; all or none")
+    return tuple(entries)
+
+
+def _value(text: str, field: str, *, names: bool = False) -> Any:
     """A value as the settings write it: a number, a text, or a list of such. Raises DataError."""
     parts = [part.strip() for part in text.split("+")]
     values = [int(part) if re.fullmatch(r"\d{1,3}", part) else part for part in parts]
-    for value in values:
+    for value in values if not names else ():
         values_from(value, field)
     return values[0] if len(values) == 1 else values
 

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.cli.progress import Counting, counted_calls
 from trainer.config import RunConfig
+from trainer.data.dataset import by_threshold, foreground_names
 from trainer.distributed.launch import device, writable
 from trainer.errors import UserError
 from trainer.package.inference import DEFAULT_THRESHOLD
@@ -109,9 +110,14 @@ def _case_rows(data: "DataSet", part: "Part", opening: "Opening | None") -> "Cas
     from trainer.data.dataset import cases_of
     from trainer.evaluation.by_case import CaseRows
 
-    if data.classes == 2 and cases_of(data.samples(part, opening)) is None:
+    if data.classes == 2 and data.regions is None and cases_of(data.samples(part, opening)) is None:
         return None
-    return CaseRows(data, part, opening, threshold=DEFAULT_THRESHOLD if data.classes == 2 else None)
+    return CaseRows(data, part, opening, threshold=_threshold(data))
+
+
+def _threshold(data: "DataSet") -> float | None:
+    """What a probability has to be above; None where each pixel is of its likeliest class."""
+    return DEFAULT_THRESHOLD if by_threshold(data.classes, regions=data.regions is not None) else None
 
 
 def run_of(args: Namespace, made: "Ready") -> RunConfig:
@@ -141,14 +147,15 @@ def facts(path: Path, sha256: str, part: str, data: "DataSet", scores: "Scores")
         "data": data.content_hash,
         "size": data.config.size,
         "fit": data.config.fit,
-        "threshold": DEFAULT_THRESHOLD if data.classes == 2 else None,
+        "threshold": _threshold(data),
         "scores": scores.means,
         "deviation": {name: float(np.std(values)) for name, values in (scores.cases or scores.images).items()},
         **({"cases": len(scores.cases["dice"])} if scores.cases else {}),
     }
-    if data.classes > 2:
-        document["classes"] = {
-            name: {score: scores.means[f"{score}.{name}"] for score in BY_CLASS} for name in data.class_names[1:]
+    names = foreground_names(data)
+    if len(names) > 1:
+        document["regions" if data.regions else "classes"] = {
+            name: {score: scores.means[f"{score}.{name}"] for score in BY_CLASS} for name in names
         }
     return document
 
@@ -192,23 +199,43 @@ class SecondOpinion:
         from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
         self._data, self._part, self._opening = data, part, opening
-        arguments: dict[str, Any] = {"num_classes": data.classes, "average": "macro", "ignore_index": IGNORE}
+        # Of regions each is asked about as two classes.
+        self._classes = data.classes if data.regions is None else 2
+        arguments: dict[str, Any] = {"num_classes": self._classes, "average": "macro", "ignore_index": IGNORE}
         self._pooled = {"mdice": MulticlassF1Score(**arguments), "miou": MulticlassJaccardIndex(**arguments)}
         self._images: dict[int, dict[str, float]] = {}
 
     def hear(self, index: int, logits: "Tensor") -> None:
         """Logits (classes, height, width) of an image at native size."""
         import torch
+
+        truth = torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).long()
+        regions, names = self._data.regions, self._data.class_names
+        if regions is None:
+            label = logits.argmax(0).cpu()
+            for metric in self._pooled.values():
+                metric.update(label[None], truth[None])
+            values = self._measured(label, truth, names[1:])
+        else:
+            masks = zip(names, (logits > 0).long().cpu(), regions.targets(truth[None])[0].long(), strict=True)
+            each = {name: self._measured(label, true, [name]) for name, label, true in masks}
+            values = {f"{score}.{name}": value for name, known in each.items() for score, value in known.items()}
+            if all(each.values()):
+                scores = next(iter(each.values()))
+                means = {score: sum(known[score] for known in each.values()) / len(each) for score in scores}
+                values = means | (values if len(each) > 1 else {})
+        if values:
+            self._images[index] = values
+
+    def _measured(self, label: "Tensor", truth: "Tensor", names: Sequence[str]) -> dict[str, float]:
+        """Scores of labels (height, width) both, of several foreground classes also by their names."""
+        import torch
         from torchmetrics.functional import classification as metrics
 
-        label = logits.argmax(0).cpu()
-        truth = torch.from_numpy(self._data.native_mask(self._part, index, self._opening).copy()).long()
-        for metric in self._pooled.values():
-            metric.update(label[None], truth[None])
-        valid, classes = truth != IGNORE, self._data.classes
+        valid, classes = truth != IGNORE, self._classes
         there = torch.stack([torch.bincount(each[valid], minlength=classes) > 0 for each in (label, truth)]).all(0)
         if not (there.all() if classes == 2 else there[1:].any()):
-            return
+            return {}
         functions: dict[str, Callable[..., Tensor]] = {
             "dice": metrics.multiclass_f1_score,
             "iou": metrics.multiclass_jaccard_index,
@@ -217,32 +244,34 @@ class SecondOpinion:
             "specificity": metrics.multiclass_specificity,
         }
         arguments: dict[str, Any] = {"num_classes": classes, "average": "none", "ignore_index": IGNORE}
-        values = self._images[index] = {}
+        values: dict[str, float] = {}
         for name, function in functions.items():
             by_class = function(label[None], truth[None], **arguments)[1:]
             if bool(there[1:].all()):
                 values[name] = float(by_class.mean())
             if classes > 2:
-                named = zip(self._data.class_names[1:], by_class, there[1:], strict=True)
+                named = zip(names, by_class, there[1:], strict=True)
                 values |= {f"{name}.{known}": float(value) for known, value, both in named if both}
+        return values
 
     def compare(self, scores: "Scores") -> tuple[dict[str, float], bool]:
         """Largest difference by score with how many images were compared, and whether all is rounding."""
         differ = {
             name: abs(float(metric.compute()) - scores.means[name])
             for name, metric in self._pooled.items()
-            if len(scores.images["dice"])
+            if len(scores.images["dice"]) and self._data.regions is None
         }
         for index, values in self._images.items():
             for name, value in values.items():
                 gap = abs(value - float(scores.images[name][index]))
                 differ[name] = max(differ.get(name, 0.0), gap)
-        return differ | {"images_compared": float(len(self._images))}, max(differ.values()) < AGREED
+        return differ | {"images_compared": float(len(self._images))}, max(differ.values(), default=0.0) < AGREED
 
 
 def _print(document: dict[str, Any], scores: "Scores") -> None:
     at = document["threshold"]
-    rule = "each pixel of its likeliest class" if at is None else f"foreground above threshold {at:g}"
+    above = "each region" if "regions" in document else "foreground"
+    rule = "each pixel of its likeliest class" if at is None else f"{above} above threshold {at:g}"
     what = "cases" if "cases" in document else "images"
     of = f" of {document['cases']} cases" if "cases" in document else ""
     print(f"{document['weights']}  {document['part']}: {document['images']} images{of} at native size, {rule}")
@@ -252,28 +281,32 @@ def _print(document: dict[str, Any], scores: "Scores") -> None:
         if name in scores.images:
             print(f"{name:12} {mean:.4f}   over {what}: deviation {document['deviation'][name]:.4f}")
         else:
-            print(f"{name:12} {mean:.4f}   pooled, with the background")
-    for line in class_table(document.get("classes", {}), scores.means):
+            print(f"{name:12} {mean:.4f}   pooled{'' if 'regions' in document else ', with the background'}")
+    by_name = document.get("classes", document.get("regions", {}))
+    for line in class_table(by_name, scores.means, "region" if "regions" in document else "class"):
         print(line)
     second = dict(document.get("torchmetrics", {}))
     if second:
         images = int(second.pop("images_compared"))
         rest = document["images"] - images
-        gap = max(second.values())
+        gap = max(second.values(), default=0.0)
         says = "agrees" if gap < AGREED else "DIFFERS"
-        each = ", each class where truth and prediction have it" if "classes" in document else ""
+        kind = "region" if "regions" in document else "class"
+        each = f", each {kind} where truth and prediction have it" if by_name else ""
         print(
             f"torchmetrics {says}: by at most {gap:.1g} ({images} images compared{each}, {rest} with an empty mask not)"
         )
 
 
-def class_table(classes: Mapping[str, Mapping[str, float]], means: Mapping[str, float]) -> list[str]:
+def class_table(
+    classes: Mapping[str, Mapping[str, float]], means: Mapping[str, float], kind: str = "class"
+) -> list[str]:
     """A line a class with its scores, and their means over classes; nothing where there are two classes."""
     if not classes:
         return []
-    width = max(len(name) for name in (*classes, "mean"))
+    width = max(len(name) for name in (*classes, "mean", kind))
     rows = {**classes, "mean": {name: means[name] for name in BY_CLASS}}
-    head = f"{'class':{width}}  " + "  ".join(f"{name:>9}" for name in BY_CLASS)
+    head = f"{kind:{width}}  " + "  ".join(f"{name:>9}" for name in BY_CLASS)
     lines = [f"{name:{width}}  " + "  ".join(f"{row[score]:9.4f}" for score in BY_CLASS) for name, row in rows.items()]
     return [head, *lines]
 

@@ -17,10 +17,11 @@ from PIL import Image
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
 from trainer.config import PictureData
-from trainer.data.classes import LabelClass, classes_of, hexadecimal, numbered
-from trainer.data.dataset import DataSet, Picture, Pixels
+from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered
+from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
 from trainer.data.file_check import summarised
 from trainer.data.files import SUFFIXES, listed_pictures
+from trainer.data.masks import regions_of
 from trainer.data.reading import as_rgb, images_of
 from trainer.data.slices import slice_place, slices_of
 from trainer.distributed.launch import device, writable
@@ -74,6 +75,8 @@ def _package(args: Namespace) -> int:
         args.output,
         packed.masks,
         classes=p.label_classes,
+        regions=p.regions,
+        order=p.order,
         read=p.read_picture,
         by=str(args.weights),
         slices=slices_of if p.schema_ > 1 else no_slices,
@@ -113,23 +116,26 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
 
     config = made.run.data
     precision = args.precision or made.run.precision
-    two = made.classes == 2
-    if args.threshold is not None and not two:
+    regions = regions_of(config)
+    thresholds = by_threshold(made.classes, regions=regions is not None)
+    if args.threshold is not None and not thresholds:
         raise UserError(f"--threshold {args.threshold:g}: {made.path} has {made.classes} classes; leave it out")
-    threshold = args.threshold if args.threshold is not None or not two else DEFAULT_THRESHOLD
+    threshold = args.threshold if args.threshold is not None or not thresholds else DEFAULT_THRESHOLD
 
     def masks(images: Sequence[Picture]) -> list[Pixels]:
         places = [place(image.shape[0], image.shape[1], config.size, config.fit) for image in images]
         fitted = [fit_image(image, at, config.size) for image, at in zip(images, places, strict=True)]
         logits = _logits(made.network, np.stack(fitted), where, precision)
         natives = [native_logits(logits[row : row + 1], at)[0] for row, at in enumerate(places)]
-        return [thresholded(each.cpu().numpy(), threshold) for each in natives]
+        return [thresholded(each.cpu().numpy(), threshold, regions=regions is not None) for each in natives]
 
     return segment(
         args.images,
         args.output,
         masks,
         classes=numbered(classes_of(config), made.classes),
+        regions=regions is not None,
+        order=None if regions is None else regions.order,
         read=images_of(config).image,
         by=str(made.path),
         slices=slices_of if isinstance(config, PictureData) else no_slices,
@@ -197,7 +203,7 @@ def _masks(
     kept: dict[int, Pixels] = {}
 
     def keep(index: int, logits: "Tensor") -> None:
-        kept[index] = predicted_labels(logits)
+        kept[index] = predicted_labels(logits, regions=data.regions is not None)
 
     scores = validate(network, data, "validation", ranks=Ranks(where), precision=precision, keep=keep)
     return scores, kept
@@ -211,7 +217,7 @@ NOT_ALL = 2
 Read = Callable[[Path], Picture]
 """A file to its picture (H, W, channels). Raises DataError."""
 Masks = Callable[[Sequence[Picture]], list[Pixels]]
-"""Pictures (H, W, channels) of any sizes to labels (H, W)."""
+"""Pictures (H, W, channels) of any sizes to labels (H, W), of regions to their masks (regions, H, W)."""
 LEGEND, CLASSES = "legend.png", "classes.csv"
 """Beside the masks of more than two classes: the classes' names and colours to be seen, and to be read by programs."""
 
@@ -229,13 +235,18 @@ def segment(
     classes: Sequence[LabelClass],
     read: Read,
     by: str,
+    regions: bool = False,
+    order: Sequence[int] | None = None,
     slices: Callable[[Path], Sequence[Path]] = no_slices,
 ) -> int:
     """Write `output`/masks and `output`/overlays for the pictures of a folder; 0, or NOT_ALL.
 
-    slices: the paths of the slices of a file that is no picture. Masks of two classes are black and white. Those of
-    more are PNGs with a palette: the index of a pixel is its label, its colour that of the class, and LEGEND and
-    CLASSES say which is which. Raises UserError where the folder holds no picture or the output cannot be written.
+    classes: of the labels, or the regions. slices: the paths of the slices of a file that is no picture. Masks of two
+    classes are black and white. Those of more are PNGs with a palette: the index of a pixel is its label, its colour
+    that of the class, and LEGEND and CLASSES say which is which. Of regions that lie in one another, whose places from
+    the outermost in are `order`, they are such PNGs, too: a pixel has the innermost region that it is in, counted from
+    1. Of others there is a folder with black and white masks a region. Raises UserError where the folder holds no
+    picture or the output cannot be written.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; give one that holds pictures")
@@ -245,9 +256,10 @@ def segment(
         raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}{unread}")
     writable(output / "masks" / files[0].name)
     names = _names(files)
-    if len(classes) > 2:
-        _save(output / LEGEND, legend(classes))
-        _write_classes(output / CLASSES, classes)
+    labels = (TWO_CLASSES[0], *classes) if regions else classes
+    if len(labels) > 2:
+        _save(output / LEGEND, legend(labels))
+        _write_classes(output / CLASSES, labels)
     counting = Counting("segmenting")
     done = seen = 0
     bad: list[DataError] = []
@@ -255,7 +267,8 @@ def segment(
         batch = list(_readable(files[start : start + BATCH], read, bad))
         predicted = masks([image for _, image in batch]) if batch else []
         for (file, image), mask in zip(batch, predicted, strict=True):
-            _save(output / "masks" / names[file], mask_picture(mask, classes))
+            for place, picture in mask_pictures(mask, classes, order):
+                _save(output / "masks" / place / names[file], picture)
             _save(output / "overlays" / names[file], Image.fromarray(overlay(as_rgb(image), mask, classes)))
         done += len(batch)
         seen = min(start + BATCH, len(files))
@@ -270,6 +283,23 @@ def segment(
         + (f"; {failed} of {len(files)} pictures could not be read" if failed else "")
     )
     return NOT_ALL if failed else 0
+
+
+def mask_pictures(
+    mask: Pixels, classes: Sequence[LabelClass], order: Sequence[int] | None
+) -> Iterator[tuple[str, Image.Image]]:
+    """The pictures of a mask, each with the folder that it goes to; see `segment`."""
+    if mask.ndim == 2:
+        yield "", mask_picture(mask, classes)
+    elif len(mask) == 1:
+        yield "", Image.fromarray(mask[0] * 255)
+    elif order is None:
+        yield from ((known.name, Image.fromarray(one * 255)) for known, one in zip(classes, mask, strict=True))
+    else:
+        painted = np.zeros(mask.shape[1:], np.uint8)
+        for at in order:
+            painted[mask[at] == 1] = at + 1
+        yield "", mask_picture(painted, (TWO_CLASSES[0], *classes))
 
 
 def mask_picture(mask: Pixels, classes: Sequence[LabelClass]) -> Image.Image:

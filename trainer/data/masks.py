@@ -71,6 +71,8 @@ class Coding:
     """The names of labels 0, 1, ..."""
     indices: bool = False
     """Whether the values of a palette's file are its indices, not its colours."""
+    regions: "Regions | None" = None
+    """In which regions labels are, where these overlap."""
 
     @cached_property
     def exact(self) -> dict[int, int]:
@@ -375,6 +377,14 @@ class Regions:
         table[IGNORED] = IGNORED
         return table
 
+    @cached_property
+    def order(self) -> tuple[int, ...] | None:
+        """Places of the regions from the outermost in, where each lies in the one before whatever a mask holds; else
+        None, and of regions in files of their own, of which nobody knows it."""
+        inside = [{label for label, places in enumerate(self.members) if at in places} for at in range(len(self.names))]
+        order = tuple(sorted(range(len(self.names)), key=lambda at: -len(inside[at])))
+        return order if all(inside[later] <= inside[at] for at, later in pairwise(order)) else None
+
     def masks(self, labels: Pixels) -> Pixels:
         """Labels (*S) as one mask a region, (regions, *S) uint8: 1 inside, 0 outside, 255 ignored."""
         return np.ascontiguousarray(np.moveaxis(self.table[labels], -1, 0))
@@ -428,8 +438,8 @@ def regions_of_values(config: PictureData) -> tuple[Coding, Regions]:
         _label_name(label, labels, class_of, [regions[at] for at in members[label]], bool(classes))
         for label in range(len(members))
     )
-    coding = Coding(tuple(sorted(labels.items())), names, indices=all(map(is_grey, labels)))
-    return coding, Regions(regions, members)
+    made = Regions(regions, members)
+    return Coding(tuple(sorted(labels.items())), names, all(map(is_grey, labels)), made), made
 
 
 def _class_of(classes: dict[str, list[int]]) -> dict[int, str]:

@@ -272,7 +272,7 @@ def given_coding(config: PictureData) -> Coding:
         return label_coding([known.name for known in config.classes])
     regions = regions_of_files(config)
     names = ["+".join(regions.names[at] for at in places) or GROUND for places in regions.members]
-    return label_coding(names)
+    return replace(label_coding(names), regions=regions)
 
 
 def reading_of(config: PictureData, coding: Coding | None) -> Reading:

@@ -12,14 +12,20 @@ _known: dict[tuple[str, Part], NDArray[np.int64]] = {}
 
 
 def class_pixels(data: DataSet, part: Part) -> NDArray[np.int64]:
-    """Pixels of each label at native size, (classes,); what is ignored is left out. The test part needs an opening,
-    so it is refused with a DataError."""
+    """Pixels of each class at native size, (classes,), or of each region, which may share them; what is ignored is left
+    out. The test part needs an opening, so it is refused with a DataError."""
+    counts = label_pixels(data, part)
+    return counts[: data.classes] if data.regions is None else counts @ data.regions.table[:IGNORE].astype(np.int64)
+
+
+def label_pixels(data: DataSet, part: Part) -> NDArray[np.int64]:
+    """Pixels of each label that masks may hold, (255,); as `class_pixels`."""
     key = (data.content_hash, part)
     if key not in _known:
         counts = np.zeros(IGNORE + 1, dtype=np.int64)
         for index in range(len(data.samples(part))):
             counts += np.bincount(data.native_mask(part, index).ravel(), minlength=IGNORE + 1)
-        _known[key] = counts[: data.classes]
+        _known[key] = counts[:IGNORE]
     return _known[key]
 
 

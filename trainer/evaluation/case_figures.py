@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.config import Precision
-from trainer.data.classes import Colour, LabelClass, classes_of
-from trainer.data.dataset import DataSet, Pixels
+from trainer.data.classes import TWO_CLASSES, Colour, LabelClass, foreground_of
+from trainer.data.dataset import DataSet, Pixels, foreground_names
 from trainer.data.reading import as_rgb
-from trainer.evaluation.confusion import IGNORE, confusion
+from trainer.evaluation.confusion import IGNORE, confusion, region_confusion, region_masks
 from trainer.evaluation.metrics import autocast, native_logits, score
 
 if TYPE_CHECKING:
@@ -64,12 +64,26 @@ def tinted(image: Pixels, where: NDArray[np.bool_], colour: Colour, strength: fl
 
 def overlay(image: Pixels, labels: Pixels, classes: Sequence[LabelClass]) -> Pixels:
     """Every label but 0 and 255 tinted in its class's colour, of more than two classes more strongly, so that each can
-    be told from the others. Image (H, W, 3), labels (H, W)."""
+    be told from the others. Image (H, W, 3), labels (H, W); or masks of regions (regions, H, W), of which the larger
+    lie below the smaller, and all edges above all tints."""
+    if labels.ndim == 3:
+        return _overlapping(image, labels == 1, classes)
     strength = 0.45 if len(classes) == 2 else 0.65
     for label in np.unique(labels):
         if label not in (0, IGNORE):
             image = tinted(image, labels == label, classes[int(label)].colour, strength)
     return image
+
+
+def _overlapping(image: Pixels, masks: NDArray[np.bool_], regions: Sequence[LabelClass]) -> Pixels:
+    """Regions that may overlap in their colours; masks (regions, H, W)."""
+    order = sorted(range(len(masks)), key=lambda at: -int(masks[at].sum()))
+    for at in order:
+        image = tinted(image, masks[at], regions[at].colour, 0.5)
+    out = image.copy()
+    for at in order:
+        out[_edge(masks[at])] = regions[at].colour
+    return out
 
 
 def compared(image: Pixels, predicted: Pixels, truth: Pixels) -> Pixels:
@@ -85,10 +99,11 @@ def compared(image: Pixels, predicted: Pixels, truth: Pixels) -> Pixels:
 
 def marked(image: Pixels, predicted: Pixels, truth: Pixels, classes: Sequence[LabelClass]) -> Pixels:
     """The predicted classes in their colours, with white and dark stripes in a white edge where they are wrong; ignored
-    pixels stay as they are. Image (H, W, 3), labels (H, W)."""
+    pixels stay as they are. Image (H, W, 3), labels (H, W), or masks of regions (regions, H, W)."""
     valid = truth != IGNORE
     out = overlay(image, np.where(valid, predicted, 0).astype(np.uint8), classes).copy()
     wrong = valid & (predicted != truth)
+    wrong = wrong.any(axis=0) if wrong.ndim == 3 else wrong
     rows, columns = np.indices(wrong.shape)
     stripe = (rows + columns) % HATCH
     out[wrong & (stripe < 2)] = PAPER
@@ -242,11 +257,15 @@ def _edge(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 Masks = Mapping[int, Pixels]
-"""Labels (height, width) at native size by the index of the validation image."""
+"""Labels (height, width), or masks of regions (regions, height, width), at native size by the index of the validation
+image."""
 
 
-def predicted_labels(logits: "Tensor") -> Pixels:
-    """The likeliest class of each pixel, from logits (classes, height, width) on any device."""
+def predicted_labels(logits: "Tensor", *, regions: bool = False) -> Pixels:
+    """The likeliest class of each pixel, from logits (classes, height, width) on any device; of regions the mask of
+    each, (regions, height, width)."""
+    if regions:
+        return region_masks(logits).to("cpu").numpy().astype(np.uint8)
     return logits.argmax(0).to("cpu").numpy().astype(np.uint8)
 
 
@@ -270,7 +289,8 @@ def masks(
         image = torch.from_numpy(np.stack([data.fitted("validation", index)[0]])).to(device)
         with torch.no_grad(), autocast(device, precision):
             logits = network(normalise(image, network.normalisation)).logits.float()
-        predicted[index] = predicted_labels(native_logits(logits, data.placement("validation", index))[0])
+        native = native_logits(logits, data.placement("validation", index))[0]
+        predicted[index] = predicted_labels(native, regions=data.regions is not None)
     return predicted
 
 
@@ -279,47 +299,63 @@ def drawn(
 ) -> Image.Image:
     """A grid with a row for each of the worst and the median cases, as `chosen` gives them.
 
-    Of two classes it shows what is right, too much and missed; of more the classes in their colours, with a legend, and
-    stripes where a network is wrong. predicted: the masks of each network by its name, in the order of the columns.
+    Of two classes, or one region, it shows what is right, too much and missed; of more the classes in their colours,
+    with a legend, and stripes where a network is wrong. predicted: the masks of each network by its name, in the order
+    of the columns.
     """
-    classes = classes_of(data.config)
+    objects = foreground_of(data.config)
+    classes = objects if data.regions is not None and len(objects) > 1 else (TWO_CLASSES[0], *objects)
     rows = [
         (f"{kind} {number}", _row(data, classes, index, predicted))
         for kind, indices in zip(("worst", "median"), cases, strict=True)
         for number, index in zip(count(1), indices)
     ]
     entries: tuple[LegendEntry, ...] = TWO_CLASS_LEGEND
-    if len(classes) > 2:
-        colours = tuple(LegendEntry(known.colour, known.name) for known in classes[1:])
-        entries = (*colours, LegendEntry(FAINT, "wrong class", hatched=True))
+    if len(objects) > 1:
+        colours = tuple(LegendEntry(known.colour, known.name) for known in objects)
+        wrong = "wrong class" if data.regions is None else "wrong in a region"
+        entries = (*colours, LegendEntry(FAINT, wrong, hatched=True))
     return grid(title, ["image", "truth", *predicted], rows, entries)
 
 
 def _row(data: DataSet, classes: Sequence[LabelClass], index: int, predicted: Mapping[str, Masks]) -> list[Cell]:
     picture, truth = data.native("validation", index)
     share = float(((truth > 0) & (truth != IGNORE)).mean())
-    dice = {name: _dice(masks_of[index], truth, classes) for name, masks_of in predicted.items()}
-    several = len(classes) > 2
+    dice = {name: _dice(masks_of[index], truth, data) for name, masks_of in predicted.items()}
+    several = len(foreground_names(data)) > 1
     sized = cell_sized if several else reduced
-    image, truth = sized(as_rgb(picture)), sized(truth)
+
+    def each(mask: Pixels) -> Pixels:
+        """Labels at the size of a cell; of several regions the mask of each."""
+        if mask.ndim == 2:
+            return sized(mask)
+        return np.stack([sized(one) for one in mask]) if several else sized(mask[0])
+
+    image, truth = sized(as_rgb(picture)), each(truth if data.regions is None else data.regions.masks(truth))
     cells = [
         Cell(image, data.samples("validation")[index].name),
         Cell(overlay(image, truth, classes), f"foreground {share:.1%}" if share else "empty"),
     ]
     for name, masks_of in predicted.items():
-        mask = sized(masks_of[index])
+        mask = each(masks_of[index])
         shown = marked(image, mask, truth, classes) if several else compared(image, mask, truth)
         cells.append(Cell(shown, dice[name]))
     return cells
 
 
-def _dice(mask: Pixels, truth: Pixels, classes: Sequence[LabelClass]) -> str:
+def _dice(mask: Pixels, truth: Pixels, data: DataSet) -> str:
     """The Dice of an image as its caption; of several classes the mean, and the class that has the least."""
     import torch
 
-    counts = confusion(torch.from_numpy(np.stack([mask])), torch.from_numpy(np.stack([truth])), len(classes))
-    names = [known.name for known in classes[1:]]
-    scores = {name: float(values[0]) for name, values in score(counts.numpy(), names).images.items()}
+    ours, theirs = torch.from_numpy(np.stack([mask])), torch.from_numpy(np.stack([truth]))
+    regions = data.regions
+    if regions is None:
+        counts = confusion(ours, theirs, data.classes)
+    else:
+        counts = region_confusion(ours, regions.targets(theirs))
+    names = foreground_names(data)
+    images = score(counts.numpy(), names, regions=regions is not None).images
+    scores = {name: float(values[0]) for name, values in images.items()}
     mean = f"Dice {scores['dice']:.3f}"
     if len(names) < 2:
         return mean

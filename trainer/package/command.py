@@ -13,7 +13,8 @@ from loguru import logger
 from trainer.cli.progress import Counting, counted_items
 from trainer.config import PictureData, RunConfig
 from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, hexadecimal, numbered
-from trainer.data.dataset import Picture
+from trainer.data.dataset import Picture, by_threshold
+from trainer.data.masks import regions_of
 from trainer.errors import UserError
 from trainer.package.inference import (
     CARD,
@@ -52,7 +53,7 @@ class Wish:
     folder: Path
     cache: Path
     threshold: float | None = None
-    """None: DEFAULT_THRESHOLD where there are two classes."""
+    """None: DEFAULT_THRESHOLD where there are two classes, or regions."""
     threshold_from: Source = "default"
     data: RunConfig | None = None
     """A run whose data counts; None: that of the weights."""
@@ -134,17 +135,19 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
 
 
 def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing:
-    if made.classes > 2 and wish.threshold is not None:
-        raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
-    two = made.classes == 2
     trained = made.run.data
+    regions = regions_of(trained)
+    thresholded = by_threshold(made.classes, regions=regions is not None)
+    if not thresholded and wish.threshold is not None:
+        raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
     classes = numbered(classes_of(trained), made.classes)
     colours = tuple(hexadecimal(known.colour) for known in classes)
     plain = colours == tuple(hexadecimal(known.colour) for known in TWO_CLASSES)
     window = trained.window if isinstance(trained, PictureData) else None
     simple = plain and channels == 3 and bits_of(trained) == 8 and window is None
+    order = None if regions is None or len(regions.names) == 1 else regions.order
     return Preprocessing(
-        schema=1 if simple else 2,
+        schema=3 if regions else 1 if simple else 2,
         size=trained.size,
         fit=trained.fit,
         channels=CHANNELS[channels],
@@ -154,7 +157,9 @@ def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing:
         std=made.network.normalisation.std,
         classes=tuple(known.name for known in classes),
         colours=None if simple else colours,
-        threshold=(wish.threshold or DEFAULT_THRESHOLD) if two else None,
+        regions=regions is not None,
+        painted=None if order is None or regions is None else tuple(regions.names[at] for at in order),
+        threshold=(wish.threshold or DEFAULT_THRESHOLD) if thresholded else None,
         threshold_from=wish.threshold_from,
     )
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from models.config import Frozen
 from models.config.network import absent
 from trainer.config import MOST_CLASSES, Intensity
-from trainer.data.classes import LabelClass, numbered, rgb
+from trainer.data.classes import LabelClass, numbered, palette_colour, rgb
 from trainer.data.dataset import Picture, Pixels, Placement
 from trainer.data.letterbox import fit_image, place
 from trainer.data.reading import Reading
@@ -49,11 +49,12 @@ Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
 class Preprocessing(Frozen):
     """What happens to a picture before the network, and to logits after it.
 
-    Schema 1 is of two classes without colours of their own, in RGB with 8 bits: whatever read it reads it still.
+    Schema 1 is of two classes without colours of their own, in RGB with 8 bits: whatever read it reads it still. Schema
+    3 is of regions, which overlap.
     """
 
-    schema_: Literal[1, 2] = Field(
-        default=1, alias="schema", description="1, or 2 where a key is needed that 1 has not"
+    schema_: Literal[1, 2, 3] = Field(
+        default=1, alias="schema", description="1, or 2 where a key is needed that 1 has not; 3: regions"
     )
     size: int = Field(ge=1, le=LARGEST_SIDE, description="side of the network's input, pixels")
     fit: Literal["letterbox", "stretch"] = Field(description="how a picture is brought to size x size")
@@ -67,7 +68,18 @@ class Preprocessing(Frozen):
     mean: tuple[Mean, ...] = Field(description="subtracted from channels in [0, 1]")
     std: tuple[Deviation, ...] = Field(description="what the difference is divided by")
     classes: tuple[Name, ...] = Field(
-        min_length=2, max_length=MOST_CLASSES, description="names of the labels 0, 1, ..."
+        min_length=1, max_length=MOST_CLASSES, description="names of the labels 0, 1, ..., or of the regions"
+    )
+    regions: bool = Field(
+        default=False,
+        exclude_if=lambda regions: not regions,
+        description="the classes are regions, which overlap: a pixel is in each whose sigmoid is above the threshold",
+    )
+    painted: tuple[Name, ...] | None = Field(
+        default=None,
+        exclude_if=absent,
+        description="regions from the outermost in: each lies in the one before, and one picture holds all; none: a "
+        "mask is a picture a region",
     )
     colours: tuple[Colour, ...] | None = Field(
         default=None, exclude_if=absent, description="#rrggbb of the labels, for pictures and palettes"
@@ -79,8 +91,23 @@ class Preprocessing(Frozen):
 
     @model_validator(mode="after")
     def _threshold_fits(self) -> Self:
-        if (self.threshold is None) != (len(self.classes) > 2):
+        if self.regions != (self.schema_ == 3):
+            raise ValueError(
+                f"schema = {self.schema_}: 3 is of regions, which this {'has' if self.regions else 'lacks'}"
+            )
+        if self.regions:
+            if self.threshold is None:
+                raise ValueError("threshold: missing; regions have one")
+        elif len(self.classes) < 2:
+            raise ValueError(f"classes: {len(self.classes)} named; expected 2 or more, or regions = true")
+        elif (self.threshold is None) != (len(self.classes) > 2):
             raise ValueError(f"threshold = {self.threshold}: two classes have one, {len(self.classes)} have none")
+        return self
+
+    @model_validator(mode="after")
+    def _painted_are_regions(self) -> Self:
+        if self.painted is not None and not (self.regions and sorted(self.painted) == sorted(self.classes)):
+            raise ValueError(f"painted = {list(self.painted)}: expected the regions, each of them once")
         return self
 
     @model_validator(mode="after")
@@ -102,9 +129,17 @@ class Preprocessing(Frozen):
     @property
     def label_classes(self) -> tuple[LabelClass, ...]:
         """The labels' names and colours; colours of the fixed palette where none are given."""
-        usual = numbered((), len(self.classes))
+        if self.regions:
+            usual = tuple(LabelClass(name, palette_colour(at)) for at, name in enumerate(self.classes, 1))
+        else:
+            usual = numbered((), len(self.classes))
         colours = [known.colour for known in usual] if self.colours is None else map(rgb, self.colours)
         return tuple(LabelClass(name, colour) for name, colour in zip(self.classes, colours, strict=True))
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The places of `painted` among the regions."""
+        return None if self.painted is None else tuple(self.classes.index(name) for name in self.painted)
 
     def read_picture(self, path: Path) -> Picture:
         """The picture (H, W, channels) of a file. Raises DataError."""
@@ -127,8 +162,9 @@ class Packed:
         return [native(logits, at) for logits, at in zip(outputs, places, strict=True)]
 
     def masks(self, images: Sequence[Picture]) -> list[Pixels]:
-        """Pictures (H, W, channels) to labels (H, W)."""
-        return [labels(logits, self.preprocessing.threshold) for logits in self.logits(images)]
+        """Pictures (H, W, channels) to labels (H, W), of regions to their masks (regions, H, W)."""
+        p = self.preprocessing
+        return [labels(logits, p.threshold, regions=p.regions) for logits in self.logits(images)]
 
 
 def with_threshold(packed: Packed, threshold: float) -> Packed:
@@ -157,9 +193,12 @@ def native(logits: Floats, at: Placement) -> Floats:
     return np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR) for each in inner])
 
 
-def labels(logits: NDArray[np.float32], threshold: float | None) -> Pixels:
+def labels(logits: NDArray[np.float32], threshold: float | None, *, regions: bool = False) -> Pixels:
     """(classes, H, W) to labels (H, W): the likeliest; of two classes foreground where its probability is above the
-    threshold."""
+    threshold. Of regions to the mask of each, (regions, H, W), of what is above the threshold."""
+    if regions:
+        least = 0.5 if threshold is None else threshold
+        return (logits > math.log(least / (1 - least))).astype(np.uint8)
     if threshold is None:
         mask: Pixels = logits.argmax(0).astype(np.uint8)
     else:

@@ -131,26 +131,33 @@ def describe_run(run: RunConfig) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _classes(facts: PackageFacts) -> list[str]:
-    """The labels with names, colours and validation scores; nothing where there are two."""
-    classes = facts.preprocessing.label_classes
-    if len(classes) == 2:
+    """The labels with names, colours and validation scores; nothing where there are two, or one region."""
+    classes, regions = facts.preprocessing.label_classes, facts.preprocessing.regions
+    if len(classes) == (1 if regions else 2):
         return []
-    rows = [f"| label | class | colour | {' | '.join(BY_CLASS)} |", "| --- " * (3 + len(BY_CLASS)) + "|"]
+    kind = "region" if regions else "class"
+    rows = [
+        f"| {'output' if regions else 'label'} | {kind} | colour | {' | '.join(BY_CLASS)} |",
+        "| --- " * (3 + len(BY_CLASS)) + "|",
+    ]
     for label, known in enumerate(classes):
-        names = BY_CLASS if label else ()
+        names = BY_CLASS if label or regions else ()
         values = [_value(facts.scores.get(f"{name}.{known.name}")) for name in names] or [""] * len(BY_CLASS)
         rows.append(f"| {label} | {known.name} | `{hexadecimal(known.colour)}` | {' | '.join(values)} |")
     means = [_value(facts.scores.get(name)) for name in BY_CLASS]
-    rows.append(f"| | mean without {classes[0].name} | | {' | '.join(means)} |")
+    rows.append(f"| | {'mean' if regions else f'mean without {classes[0].name}'} | | {' | '.join(means)} |")
+    how = "each region by itself, since regions overlap" if regions else "each class against all others"
     note = (
         f"Scores are those of the validation images at epoch {facts.epoch}, which also chose the epoch: means over "
-        "images (of slices: over volumes) of each class against all others."
+        f"images (of slices: over volumes) of {how}."
     )
-    return ["## Classes", "\n".join(rows), note]
+    return ["## Regions" if regions else "## Classes", "\n".join(rows), note]
 
 
 def _value(score: float | None) -> str:
@@ -159,7 +166,7 @@ def _value(score: float | None) -> str:
 
 def _limits(p: Preprocessing) -> str:
     two = p.threshold is not None
-    objects = "foreground" if two else "classes"
+    objects = "regions" if p.regions else "foreground" if two else "classes"
     return LIMITS.format(objects=objects, threshold=THRESHOLD if two else "")
 
 
@@ -226,7 +233,12 @@ def _contract(facts: PackageFacts) -> str:
         "validation": "chosen on validation images",
     }
     threshold = "The likeliest class of each pixel counts."
-    if p.threshold is not None:
+    if p.regions and p.threshold is not None:
+        threshold = (
+            f"Its outputs are of regions, which overlap: a pixel is in each whose sigmoid is above {p.threshold:g} "
+            f"({origin[p.threshold_from]})."
+        )
+    elif p.threshold is not None:
         threshold = f"A pixel is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
     channels = p.channels if isinstance(p.channels, str) else ", ".join(p.channels)
     deep = f" with {p.bits} bits" if p.bits > 8 else ""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from models.output import Segmenter
 from trainer.data.dataset import Picture
@@ -56,7 +57,7 @@ def compare(
     largest = np.zeros(len(p.classes))
     for picture in pictures:
         truth, packed_logits = _torch(network, picture, p), packed.logits([picture])[0]
-        gaps = np.abs(_probabilities(truth) - _probabilities(packed_logits)).max((1, 2))
+        gaps = np.abs(_probabilities(truth, p) - _probabilities(packed_logits, p)).max((1, 2))
         # Compared so that a value that is no number is a difference, too.
         if not gaps.max() <= BOUND:
             raise UserError(
@@ -65,7 +66,9 @@ def compare(
                 "onnxruntime disagree"
             )
         largest, images, pixels = np.maximum(largest, gaps), images + 1, pixels + truth[0].size
-        differing += int((labels(truth, p.threshold) != labels(packed_logits, p.threshold)).sum())
+        ours, theirs = (labels(each, p.threshold, regions=p.regions) for each in (truth, packed_logits))
+        differing += int((ours != theirs).sum()) if not p.regions else int((ours != theirs).any(0).sum())
+    several = len(p.classes) > (1 if p.regions else 2)
     if not images:
         raise UserError(f"{where}: no picture to compare the ONNX file on")
     return Parity(
@@ -78,7 +81,7 @@ def compare(
         threads=threads,
         torch=str(torch.__version__),
         onnxruntime=onnxruntime,
-        probability_by_class=dict(zip(p.classes, largest.tolist(), strict=True)) if len(p.classes) > 2 else {},
+        probability_by_class=dict(zip(p.classes, largest.tolist(), strict=True)) if several else {},
     )
 
 
@@ -92,8 +95,10 @@ def _torch(network: Segmenter, picture: Picture, p: Preprocessing) -> NDArray[np
     return out
 
 
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Softmax over the first axis."""
+def _probabilities(logits: NDArray[np.float32], p: Preprocessing) -> NDArray[np.float64]:
+    """Softmax over the first axis; of regions the sigmoid of each."""
+    if p.regions:
+        return expit(logits.astype(np.float64))  # type: ignore[no-any-return]  # scipy has no types
     powers = np.exp(logits.astype(np.float64) - logits.max(0))
     out: NDArray[np.float64] = powers / powers.sum(0)
     return out

@@ -179,8 +179,16 @@ class Search(Frozen):
     limits: tuple[Fact, ...]
     space: tuple[Fact, ...]
     classes: tuple[ForegroundClass, ...] = Field(
-        default=(), exclude_if=left_out, description="foreground classes, where there are several"
+        default=(), exclude_if=left_out, description="foreground classes, or regions, where there are several"
     )
+    regions: bool = Field(
+        default=False, exclude_if=left_out, description="whether those are regions, which overlap and have a threshold"
+    )
+
+    @property
+    def likeliest(self) -> bool:
+        """Whether a pixel is of its likeliest class, without a threshold."""
+        return bool(self.classes) and not self.regions
 
 
 class Picture(Frozen):

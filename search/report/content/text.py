@@ -69,12 +69,14 @@ def searched_title(search: Search) -> str:
     """The metric of the search's own scores as a label, with their threshold."""
     unit = unit_of(search.metric.partition(".")[0], spacing=False)
     title = f"{title_of(search)} ({unit})" if unit else title_of(search)
-    return title if search.classes else f"{title} {_at(search)}"
+    return title if search.likeliest else f"{title} {_at(search)}"
 
 
 def _at(search: Search) -> str:
     """How a pixel of a score of the search got its class."""
-    return "each pixel of its likeliest class" if search.classes else f"at threshold {shown(search.threshold, 'plain')}"
+    return (
+        "each pixel of its likeliest class" if search.likeliest else f"at threshold {shown(search.threshold, 'plain')}"
+    )
 
 
 NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
@@ -214,15 +216,17 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
 
 def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str]:
     """At which threshold scores are; with several classes, what they are the mean of."""
-    if search.classes:
-        names = ", ".join(known.name for known in search.classes)
+    names = ", ".join(known.name for known in search.classes)
+    if search.likeliest:
         return [
             f"A score without a class's name is the mean over {names}; each pixel counts for its likeliest class, and "
             "there is no threshold."
         ]
     at = shown(search.threshold, "plain")
     own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
-    return [f"Scores of the search, its teacher's too, are at threshold {at} of the foreground's probability.{own}"]
+    of = "each region's probability, one for all regions" if search.regions else "the foreground's probability"
+    mean = [f"A score without a region's name is the mean over {names}."] if search.regions and names else []
+    return [*mean, f"Scores of the search, its teacher's too, are at threshold {at} of {of}.{own}"]
 
 
 def confirmed_text(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:

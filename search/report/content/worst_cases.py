@@ -76,6 +76,7 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
 
     from trainer.checkpoint import ready
     from trainer.data import open_data
+    from trainer.data.dataset import foreground_names
     from trainer.evaluation.case_figures import chosen, drawn
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,8 +88,8 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
     picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=QUALITY)
-    two = data.classes == 2
-    at = f", at threshold {SEARCH_THRESHOLD:g}" if two else ""
+    two = len(foreground_names(data)) == 1
+    at = f", at threshold {SEARCH_THRESHOLD:g}" if two or data.regions else ""
     colours = "right, extra, missed pixels are tinted" if two else "classes in their colours, wrong pixels striped"
     return Picture(
         title=f"Validation images on which {network.name} does worst{at}",
@@ -109,7 +110,7 @@ def _examined(
     kept: dict[int, Pixels] = {}
 
     def keep(index: int, logits: "Tensor") -> None:
-        kept[index] = predicted_labels(logits)
+        kept[index] = predicted_labels(logits, regions=data.regions is not None)
 
     counted = counted_calls("looking for the worst images", keep, len(data.samples("validation")))
     scores = validate(network, data, "validation", ranks=Ranks(device), precision=precision, keep=counted)

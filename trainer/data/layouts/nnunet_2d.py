@@ -3,8 +3,8 @@
 DatasetNNN_Name/dataset.json, imagesTr/<case>_0000.png, labelsTr/<case>.png; imagesTs, and from some labelsTs
 
 dataset.json says what labels are called (`labels`: name -> value), which channels there are (`channel_names`) and how
-files end (`file_ending`). Read are sets of grey pictures and of RGB in one file; a label `ignore` is ignored. Regions
-(several values of one name), channels in files of their own and volumes are refused.
+files end (`file_ending`). Read are sets of grey pictures and of RGB in one file; a label `ignore` is ignored. Where a
+name has several values, names are regions. Channels in files of their own and volumes are refused.
 """
 
 import json
@@ -61,13 +61,18 @@ def settings_in(root: Path) -> Settings:
     labels = card.get("labels")
     if not isinstance(labels, dict) or not labels:
         raise DataError(f"{root / CARD}: labels = {labels!r}: expected names with their values")
-    regions = [name for name, value in labels.items() if not isinstance(value, int) or isinstance(value, bool)]
-    if regions:
+    odd = [name for name, value in labels.items() if not all(map(_is_whole, _listed(value))) or value == []]
+    if odd:
         raise DataError(
-            f"{root / CARD}: labels.{regions[0]} = {labels[regions[0]]!r}: expected one whole number; regions, whose "
-            "values several names share, are not read: give each value a name of its own"
+            f"{root / CARD}: labels.{odd[0]} = {labels[odd[0]]!r}: expected a whole number, or a list of such for a "
+            "region"
         )
     ignore = labels.get(IGNORED)
+    more: dict[str, Any] = {} if ignore is None else {"ignore": ignore}
+    if any(isinstance(value, list) for name, value in labels.items() if name != IGNORED):
+        # The background is what no region has.
+        objects = {_plain(name): value for name, value in labels.items() if name != IGNORED and value != 0}
+        return {"name": "pictures", "regions": objects, "channels": _channels(root, card)} | more
     named = sorted((value, name) for name, value in labels.items() if name != IGNORED)
     if named[0][0] != 0 or len(named) < 2:
         raise DataError(f"{root / CARD}: labels = {labels!r}: expected 0 for the background, and one value more")
@@ -75,9 +80,15 @@ def settings_in(root: Path) -> Settings:
     if channels == 3 and ignore is None and len(named) == 2:
         return {"name": "polyp", "labels": f"0: background, {named[1][0]}: object"}
     classes = [{"name": _plain(name), "value": value} for value, name in named]
-    return {"name": "pictures", "classes": classes, "channels": channels} | (
-        {} if ignore is None else {"ignore": ignore}
-    )
+    return {"name": "pictures", "classes": classes, "channels": channels} | more
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _channels(root: Path, card: dict[str, Any]) -> int:

@@ -98,32 +98,44 @@ def refuse_empty_parts(
 
 
 def refuse_absent_classes(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Codings, where: str) -> list[str]:
-    """Lines of warning for classes that no mask of validation or test holds.
+    """Lines of warning for classes or regions that no mask of validation or test holds.
 
     Of two classes `refuse_empty_parts` judges. Raises DataError for classes that no mask of train holds: nothing of
     them can be learned.
     """
-    names = next(iter(codings.values())).names
-    if len(names) <= 2:
+    coding = next(iter(codings.values()))
+    names = coding.names if coding.regions is None else coding.regions.names
+    if len(names) <= (2 if coding.regions is None else 1):
         return []
     held: dict[str, set[int]] = {part: set() for part in PARTS}
     for row, values in zip(rows, masks, strict=True):
-        held[row.part] |= {label for label, count in codings[row.source].pixels(values).items() if count}
+        held[row.part] |= {at for at, count in _object_pixels(codings[row.source], values).items() if count}
     absent = {
-        part: [name for label, name in enumerate(names) if label not in held[part]]
+        part: [name for at, name in enumerate(names) if at not in held[part]]
         for part in PARTS
         if any(row.part == part for row in rows)
     }
     if absent.get("train"):
         raise DataError(
             f"{where}: no mask of train holds {', '.join(absent['train'])}: nothing of it is learned; {AGAIN}, or "
-            "leave it out of the classes"
+            f"leave it out of the {'classes' if coding.regions is None else 'regions'}"
         )
     return [
         f"warning: no mask of {part} holds {', '.join(lost)}: scores over {part} say nothing of it"
         for part, lost in absent.items()
         if lost
     ]
+
+
+def _object_pixels(coding: Coding, values: MaskValues) -> Counter[int]:
+    """How many pixels of a mask each class, or each region, has."""
+    pixels = coding.pixels(values)
+    if coding.regions is None:
+        return pixels
+    inside: Counter[int] = Counter()
+    for label, places in enumerate(coding.regions.members):
+        inside.update(dict.fromkeys(places, pixels[label]))
+    return inside
 
 
 def mask_lines(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Codings) -> list[str]:
@@ -151,8 +163,9 @@ def mask_lines(rows: Sequence[Row], masks: Sequence[MaskValues], codings: Coding
 def _shares(masks: Sequence[MaskValues], coding: Coding, total: int) -> str:
     pixels: Counter[int] = Counter()
     for values in masks:
-        pixels.update(coding.pixels(values))
-    return ", ".join(f"{name} {pixels[label] / total:.1%}" for label, name in enumerate(coding.names))
+        pixels.update(_object_pixels(coding, values))
+    names = coding.names if coding.regions is None else coding.regions.names
+    return ", ".join(f"{name} {pixels[label] / total:.1%}" for label, name in enumerate(names))
 
 
 def kept_values(
