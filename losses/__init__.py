@@ -67,7 +67,8 @@ def build(
             f"losses.{name}: compares with a teacher, and there is none; add [run.teacher] or drop the term"
         )
     if regions and not kind.handles_regions:
-        raise ValueError(f"losses.{name}: compares one label a voxel, and the data has regions that overlap; drop it")
+        remedy = "drop it" if kind.needs_teacher else "use bce-dice or dice"
+        raise ValueError(f"losses.{name}: compares one label a voxel, and the data has regions that overlap; {remedy}")
     if dims not in kind.handles_dims:
         known = ", ".join(map(str, sorted(kind.handles_dims)))
         raise ValueError(f"losses.{name}: dims = {dims}: works in {known} dimensions; drop the term")

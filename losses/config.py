@@ -126,7 +126,7 @@ class Structure(Supervised):
 
 
 class BceDice(Supervised):
-    """Binary cross-entropy and Dice, mixed; two classes only."""
+    """Binary cross-entropy and Dice, mixed; two classes or regions."""
 
     bce: float = Field(default=0.5, ge=0.0, le=1.0, description="share of the cross-entropy; the rest is Dice")
 
@@ -372,7 +372,7 @@ class LossTerms(Frozen):
         description="cross-entropy and intersection over union, weighted near borders; two classes or regions",
     )
     bce_dice: BceDice | None = Field(
-        default=None, alias="bce-dice", description="binary cross-entropy and Dice, mixed; two classes only"
+        default=None, alias="bce-dice", description="binary cross-entropy and Dice, mixed; two classes or regions"
     )
     kl: Kl | None = Field(default=None, description="distillation: soft labels")
     cwd: Cwd | None = Field(default=None, description="distillation: where in the image each class is likely")
@@ -469,6 +469,9 @@ IDLE_WITH_TWO_CLASSES: Mapping[str, str] = {
     "dkd": "with two classes there is no other class to compare: beta has no effect, what is left is alpha times kl",
 }
 """Term -> what of it teaches nothing where there are two classes."""
+ONE_LABEL = frozenset({"ce", "ohem", "ce-dice", "nkd", "dkd", "ifvd", "cirkd-memory", "cirkd-region"})
+"""Terms that compare one label a voxel, with a softmax or a mean of each class. All others take regions, which overlap,
+too: where they read logits, as a sigmoid each."""
 NEEDS_TEACHER = frozenset(
     {
         *("kl", "cwd", "dist", "at", "mse", "dice-kl", "nkd", "dkd"),

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from losses import LOSSES
-from losses.config import NEEDS_TEACHER, LossTerms
+from losses.config import NEEDS_TEACHER, ONE_LABEL, LossTerms
 from models import MODELS
 from search.exit_codes import EXIT_CODES
 from search.pruners import PRUNERS
@@ -107,10 +107,15 @@ def _losses() -> Iterator[str]:
     """All terms in one listing: their options are few and alike."""
     terms = LossTerms.model_fields.items()
     what = [
-        (f"`{field.alias or key}`", "yes" if (field.alias or key) in NEEDS_TEACHER else "", field.description or "")
+        (
+            f"`{field.alias or key}`",
+            "yes" if (field.alias or key) in NEEDS_TEACHER else "",
+            "classes" if (field.alias or key) in ONE_LABEL else "classes, regions",
+            field.description or "",
+        )
         for key, field in terms
     ]
-    yield _rows(("term", "needs a teacher", "what it is"), what)
+    yield _rows(("term", "needs a teacher", "of", "what it is"), what)
     rows = [
         (f"`{field.alias or key}`", *row)
         for key, field in terms

@@ -9,6 +9,7 @@ import torch
 import losses
 from losses.config import (
     NEEDS_TEACHER,
+    ONE_LABEL,
     Acfd,
     At,
     BceDice,
@@ -84,8 +85,6 @@ BY_LABEL = [
     *("skd-pixel", "boundary-hard", "boundary-soft"),
 ]
 """What compares logits, at voxels that are not ignored."""
-ONE_LABEL = ["ce", "ohem", "ce-dice", "nkd", "dkd", "ifvd", "cirkd-memory", "cirkd-region"]
-"""What takes no regions that overlap."""
 AGREEING = ["kl", "cwd", "dist", "at", "mse", "dkd", "skd-pair", "ifvd", "cwd-features", "boundary-hard", "cirkd-pixel"]
 """0 where student and teacher agree; nkd and skd-pixel are cross-entropies, and dice-kl reads the labels too."""
 TWO_CLASSES = ["bce-dice", "structure"]
@@ -315,7 +314,7 @@ def test_an_epoch_begins_for_every_loss_and_changes_none_that_does_not_ramp(name
     assert torch.equal(loss(student, teacher, target).total, before.total)
 
 
-@pytest.mark.parametrize("name", ONE_LABEL)
+@pytest.mark.parametrize("name", sorted(ONE_LABEL))
 def test_a_loss_of_labels_refuses_regions_that_overlap(name):
     with pytest.raises(ValueError, match=rf"^losses\.{name}: compares one label a voxel, and the data has regions"):
         losses.build(name, CONFIGS[name], student=STUDENT, teacher=TEACHER, classes=classes(name), regions=True, dims=2)
