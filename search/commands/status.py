@@ -255,7 +255,7 @@ def _by_class(progress: SearchProgress) -> list[str]:
             f"{label} {known[f'{score}.{label}']:.4f}" for label in progress.classes if f"{score}.{label}" in known
         ]
         if parts:
-            text.append(f"{name:<14}{score} by class: {', '.join(parts)}")
+            text.append(f"{name:<14}{score} by {progress.kind}: {', '.join(parts)}")
     return text
 
 

@@ -228,9 +228,9 @@ def _classes(progress: SearchProgress) -> list[str]:
     for label, colour in progress.classes.items():
         values = [each.get(f"{score}.{label}") for each in best.values()]
         rows.append([code(label), code(colour), *("" if value is None else f"{value:.4f}" for value in values)])
-    heads = ["class", "colour", *(f"{score}, best of {code(name)}" for name in best)]
+    heads = [progress.kind, "colour", *(f"{score}, best of {code(name)}" for name in best)]
     return [
-        f"**{score.capitalize()} by class**, of the best trial of each arm on validation",
+        f"**{score.capitalize()} by {progress.kind}**, of the best trial of each arm on validation",
         table(heads, rows, left=2),
     ]
 

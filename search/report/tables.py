@@ -131,14 +131,14 @@ def _searched_classes(search: Search) -> Table:
     """Scores by class of the best trial of each arm; no row with one foreground class."""
     best = {arm.name: arm.best.by_class for arm in search.arms if arm.best is not None}
     columns = (
-        Column("class"),
+        Column(search.kind),
         *(Column(f"{score} of {name}", "score") for score in SHOWN_SCORES for name in best),
     )
     rows = tuple(
         (known.name, *(each.get(f"{score}.{known.name}") for score in SHOWN_SCORES for each in best.values()))
         for known in search.classes
     )
-    title = "Validation scores by class of the best trial of each arm, unconfirmed"
+    title = f"Validation scores by {search.kind} of the best trial of each arm, unconfirmed"
     return Table("classes-searched", title, columns, rows, _colours(search))
 
 
@@ -148,7 +148,7 @@ def _colours(search: Search) -> dict[str, str]:
 
 def _confirmed_classes(search: Search, part: ConfirmedPart) -> Table:
     columns = (
-        Column("class"),
+        Column(search.kind),
         Column("on"),
         Column("network"),
         Column("images", "count"),
@@ -169,7 +169,7 @@ def _confirmed_classes(search: Search, part: ConfirmedPart) -> Table:
          s.hd95_missed_as_diagonal)
         for s in order
     )  # fmt: skip
-    return Table("scores-class", "Scores by class", columns, rows, _colours(search))
+    return Table("scores-class", f"Scores by {search.kind}", columns, rows, _colours(search))
 
 
 def _at_equal_budget(search: Search) -> Table:
@@ -380,9 +380,9 @@ def _claims(part: ConfirmedPart) -> Table:
 
 def _class_claims(search: Search, part: ConfirmedPart) -> Table:
     whole = _claims(part.model_copy(update={"claims": part.class_claims}))
-    columns = (Column("class"), *whole.columns)
+    columns = (Column(search.kind), *whole.columns)
     rows = tuple((c.label, *row) for c, row in zip(part.class_claims, whole.rows, strict=True))
-    title = "Comparisons of single classes, where that of their mean is shown"
+    title = f"Comparisons of single {'regions' if search.regions else 'classes'}, where that of their mean is shown"
     return Table("class-claims", title, columns, rows, _colours(search))
 
 

@@ -22,6 +22,11 @@ def foreground_of(rows: SearchSnapshot) -> tuple[LabelClass, ...]:
     return () if run is None else several(RunConfig.model_validate_json(run))
 
 
+def has_regions(rows: SearchSnapshot) -> bool:
+    """Whether a search's data has regions, which overlap, in place of classes."""
+    return bool(json.loads(rows.search.spec)["run"].get("data", {}).get("regions"))
+
+
 def several(run: RunConfig) -> tuple[LabelClass, ...]:
     """The foreground classes or regions of a run's data where there are several; else nothing."""
     foreground = foreground_data(run.data)

@@ -11,7 +11,7 @@ from search.storage.database import Database
 from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED, HELD
 from search.storage.searches import ArmRow, Closed
-from search.study.class_scores import foreground_of, hexadecimal, scores_by_class
+from search.study.class_scores import foreground_of, has_regions, hexadecimal, scores_by_class
 from search.study.code_version import versions
 from search.study.outcomes import completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
@@ -221,7 +221,14 @@ class SearchProgress:
     rejected: Sequence[RejectedCheckpoint] = ()
     """Checkpoints that were not there or damaged when their trial was taken over."""
     classes: Mapping[str, str] = field(default_factory=dict)
-    """The foreground classes with their colours, where there are several."""
+    """The foreground classes (or regions) with their colours, where there are several."""
+    regions: bool = False
+    """Whether those are regions, which overlap."""
+
+    @property
+    def kind(self) -> str:
+        """What `classes` are in words: class or region."""
+        return "region" if self.regions else "class"
 
     @property
     def unit(self) -> str:
@@ -235,7 +242,8 @@ class SearchProgress:
         failures = [each.as_json() for each in self.failures]
         document = {**asdict(self), "arms": arms, "forecast": forecast, "failures": failures}
         # Studies of two classes have the keys that they always had.
-        return document if self.classes else {name: value for name, value in document.items() if name != "classes"}
+        left_out = {name for name in ("classes", "regions") if not document[name]}
+        return {name: value for name, value in document.items() if name not in left_out}
 
 
 def read_progress(opened: Database, name: str) -> SearchProgress:
@@ -275,6 +283,7 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
         confirms=rows.confirms,
         rejected=_rejected(rows),
         classes={known.name: hexadecimal(known) for known in foreground_of(rows)},
+        regions=has_regions(rows),
     )
 
 

@@ -186,6 +186,11 @@ class Search(Frozen):
     )
 
     @property
+    def kind(self) -> str:
+        """What `classes` are in words: class or region."""
+        return "region" if self.regions else "class"
+
+    @property
     def likeliest(self) -> bool:
         """Whether a pixel is of its likeliest class, without a threshold."""
         return bool(self.classes) and not self.regions

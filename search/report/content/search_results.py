@@ -81,7 +81,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         limits=_facts(rows.record.get("limits", {})),
         space=_space(rows.record.get("space", {})),
         classes=tuple(ForegroundClass(name=c.name, colour=hexadecimal(c)) for c in foreground_of(rows)),
-        regions=bool(base.get("data", {}).get("regions")),
+        regions=progress.regions,
     )
 
 

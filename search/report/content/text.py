@@ -242,7 +242,7 @@ def confirmed_text(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verd
         (
             _confirmed_which(search, part),
             _confirmed_why(search, part, verdict),
-            _confirmed_sure(part),
+            _confirmed_sure(search, part),
             _confirmed_cost(search, part),
         ),
         verdict,
@@ -338,7 +338,7 @@ def _difference(claim: Comparison, pair: str = "") -> str:
     return f"{text} [{shown(claim.low, 'signed')}, {shown(claim.high, 'signed')}]{pair}, {verdict}"
 
 
-def _confirmed_sure(part: ConfirmedPart) -> str:
+def _confirmed_sure(search: Search, part: ConfirmedPart) -> str:
     gone = "" if not part.missing else f"; missing: {len(part.missing)} of what was to be trained"
     made = [c for c in part.claims if c.part == "test" and c.estimate is not None]
     if not made:
@@ -354,7 +354,8 @@ def _confirmed_sure(part: ConfirmedPart) -> str:
     )
     single = f"; every image of {', '.join(alone)} is a group of its own and taken as independent" if alone else ""
     verdicts = "; ".join(verdict_lines([*made, *part.class_claims]))
-    classes = ", single classes among themselves" if part.class_claims else ""
+    single_ones = "regions" if search.regions else "classes"
+    classes = f", single {single_ones} among themselves" if part.class_claims else ""
     confidence = shown(first.confidence, "percent")
     return (
         f"{verdicts[:1].upper()}{verdicts[1:]}. The intervals hold {confidence} and vary {sizes}, paired; what is "
