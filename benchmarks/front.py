@@ -81,7 +81,7 @@ class Search:
 
     def __init__(self, case: Case, widths: Sequence[int], trials: int, in_flight: int, seed: int) -> None:
         self._case, self._widths, self._left, self._in_flight = case, widths, trials, in_flight
-        self._front = samplers.FrontChoice("width", tuple(widths), seed) if case.way == "along" else None
+        self._front = samplers.FrontChoice.along("width", widths, seed=seed) if case.way == "along" else None
         settings = samplers.SamplerSettings("tpe", seed, 10)
         sampler = samplers.sampler(settings, front=self._front)
         self.study: Study = optuna.create_study(direction="maximize", sampler=sampler)

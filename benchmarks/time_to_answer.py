@@ -103,7 +103,7 @@ class Simulation:
         arm = world.arm
         self._widest = max(float(w) for w in widths_of(arm))
         choices = tuple(widths_of(arm))
-        self._front = None if way.plain else samplers.FrontChoice(WIDTH, choices, seed)
+        self._front = None if way.plain else samplers.FrontChoice.along(WIDTH, choices, seed=seed)
         settings = samplers.SamplerSettings("tpe", seed, arm.sampler.startup)
         sampler = TPESampler(seed=seed) if way.plain else samplers.sampler(settings, front=self._front)
         self.study: Study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -127,7 +127,7 @@ def judge(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontC
     if before is not None:
         return Verdict(before)
     if front is not None:
-        study = study_through(study, same_choice(front.path, choice_of(front, trial)))
+        study = study_through(study, same_choice(choice_of(front, trial)))
     if not isinstance(pruner, SuccessiveHalvingPruner | HyperbandPruner):
         return Verdict(pruner.prune(study, trial))
     recorded, notes = study_recorded(study)

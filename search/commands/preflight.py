@@ -14,9 +14,11 @@ from search.planning.network_costs import Cost, costs, refuse_large_batches
 from search.planning.time_forecast import TimeForecast, time_forecast
 from search.spec.arms import Arm
 from search.spec.config import MedianConfig
+from search.spec.front import choice_shown, title
 from search.spec.load import StudySpec, identity, probe_runs
-from search.spec.space import Choices, Parameter, Scalar, condition, shown
+from search.spec.space import Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
+from trainer.config_paths import flatten
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.classes import classes_of, overlaps
 from trainer.data.dataset import Part, foreground_names
@@ -96,7 +98,7 @@ class ArmFacts:
             "sampler": arm.sampler.model_dump(),
             "pruner": arm.pruner.model_dump(),
             "enqueued": [dict(entry) for entry in arm.enqueue],
-            "front": arm.front,
+            "front": arm.front[0] if len(arm.front) == 1 else list(arm.front) or None,
             "space": [{"name": p.name, **p.facts(), "when": when_text(p), "range": shown(p)} for p in arm.space],
             "dropped": list(arm.dropped),
             "sizes": [asdict(size) for size in self.sizes],
@@ -326,7 +328,8 @@ def _sizes(spec: StudySpec, arm: Arm, built: list[Cost]) -> list[NetworkSize]:
     """The networks of an arm by cost; along the front, by its choices."""
     sizes: dict[tuple[Scalar | None, float, float], NetworkSize] = {}
     for cost in built:
-        choice = None if arm.front is None else cost.params[arm.front]
+        flat = flatten(cost.run.model_dump(mode="json"))
+        choice = choice_shown([flat.get(path) for path in spec.front.paths]) if spec.front and arm.front else None
         sizes.setdefault(
             (choice, cost.params_m, cost.gflops),
             NetworkSize(choice, cost.run.student.name, cost.params_m, cost.gflops, verdict(spec.limits, cost)),
@@ -366,6 +369,5 @@ def _notes_of(arm: Arm) -> Iterator[str]:
     if isinstance(arm.pruner, MedianConfig) and arm.pruner.warmup(arm.epochs) >= arm.epochs:
         epochs = counted(arm.epochs, "epoch")
         yield f"{arm.name}: pruner.warmup_epochs = {arm.pruner.warmup_epochs}: nothing is pruned in {epochs}"
-    front = next((p for p in arm.space if p.path == arm.front), None)
-    if isinstance(front, Choices) and arm.trials < len(front.choices):
-        yield f"{arm.name}: {arm.trials} trials for {len(front.choices)} choices of {front.path}: some get none"
+    if arm.trials < len(arm.points):
+        yield f"{arm.name}: {arm.trials} trials for {len(arm.points)} choices of {title(arm.front)}: some get none"

@@ -269,14 +269,14 @@ def best_heading(status: Status) -> str:
 
 def _front(progress: SearchProgress) -> list[str]:
     names = list(progress.arms)
-    text = [
-        f"{_shortened(str(progress.along)):<14}{'complete':>9}{'params':>10}"
-        + "".join(f"{'best ' + name:>18}" for name in names)
-    ]
-    for line in progress.front:
+    choices = ["-" if line.choice is None else str(line.choice) for line in progress.front]
+    wide = max(14, *(len(choice) + 1 for choice in choices))
+    along = ", ".join(_shortened(path) for path in str(progress.along).split(", "))
+    text = [f"{along:<{wide}}{'complete':>9}{'params':>10}" + "".join(f"{'best ' + name:>18}" for name in names)]
+    for line, choice in zip(progress.front, choices, strict=True):
         size = "" if line.params_m is None else f"{line.params_m:.3g} M"
         cells = "".join(f"{line.best[name]:>18.4f}" if name in line.best else f"{'':>18}" for name in names)
-        text.append(f"{'-' if line.choice is None else line.choice!s:<14}{line.complete:>9}{size:>10}{cells}")
+        text.append(f"{choice:<{wide}}{line.complete:>9}{size:>10}{cells}")
     return text
 
 

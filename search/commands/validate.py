@@ -200,7 +200,8 @@ def _bound(name: str, value: Any) -> str:
 
 
 def _size_line(facts: ArmFacts, size: NetworkSize) -> str:
-    what = size.network if facts.arm.front is None else f"{facts.arm.front} {size.choice}"
+    front = facts.arm.front
+    what = size.network if not front else f"{front[0]} {size.choice}" if len(front) == 1 else str(size.choice)
     verdict = "ok" if size.breaks is None else f"breaks the limit: {size.breaks}; pruned without training"
     return _line("", f"{what:<24}  {size.params_m:6.2f} M  {size.gflops:7.3g} GFLOP  {verdict}")
 

@@ -62,7 +62,7 @@ def chosen(rows: SearchSnapshot, top: int) -> tuple[tuple[Configuration, ...], d
             f"study {rows.search.name!r}: no trial of the main search has finished, so there is nothing to confirm; "
             f"see: python -m search status {rows.search.name}"
         )
-    winners = _winners(every[MAIN], top, rows.along)
+    winners = _winners(every[MAIN], top, rows)
     configurations = [_named(f"{MAIN}-{i}", "winner", trial) for i, trial in enumerate(winners, 1)]
     costs = {each.name: trial.gpu_seconds for each, trial in zip(configurations, winners, strict=True)}
     for arm in (name for name in every if name != MAIN):
@@ -90,12 +90,12 @@ def finished(rows: SearchSnapshot, arm: str) -> list[Finished]:
     return unlike
 
 
-def _winners(trials: Sequence[Finished], top: int, along: str | None) -> list[Finished]:
+def _winners(trials: Sequence[Finished], top: int, rows: SearchSnapshot) -> list[Finished]:
     first = [trials[0]]
-    if along is not None:
+    if rows.front:
         seen: set[Any] = set()
         for trial in trials:
-            value = flatten(trial.run.model_dump(mode="json")).get(along)
+            value = rows.choice_in(trial.run.model_dump(mode="json"))
             if value not in seen:
                 seen.add(value)
                 first.append(trial)

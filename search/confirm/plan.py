@@ -114,7 +114,7 @@ class Plan:
             where=f"{self.name}: {configuration.name}",
             run=run.model_dump(mode="json"),
             space=(Choices("seed", "seed", seeds),),
-            front=None,
+            front=(),
             trials=len(seeds),
             in_flight=len(seeds),
             sampler=RandomConfig(name="random"),

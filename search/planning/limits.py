@@ -10,6 +10,7 @@ from itertools import islice, product
 from search.planning.network_costs import Cost, sizing_parameters, student_size
 from search.spec.arms import Arm
 from search.spec.config import Latency, Limits
+from search.spec.front import Point, choice_shown
 from search.spec.load import StudySpec
 from search.spec.space import Choices, IntRange, Parameter, Scalar
 from trainer.config import RunConfig
@@ -58,15 +59,17 @@ def refuse_hopeless(spec: StudySpec, costs: list[Cost]) -> None:
             )
         for parameter in (p for p in sizing_parameters(arm) if isinstance(p, Choices)):
             for value in parameter.choices:
-                _refuse_choice(spec, arm, parameter, value, of_arm)
+                _refuse_choice(spec, arm, {parameter.name: value}, f"space.{parameter.name}.choices: {value!r}", of_arm)
+        if len(arm.front) > 1:
+            for point in arm.points:
+                _refuse_choice(spec, arm, point, f"front.along: {choice_shown(list(point.values()))}", of_arm)
 
 
-def _refuse_choice(spec: StudySpec, arm: Arm, parameter: Choices, value: Scalar, of_arm: list[Cost]) -> None:
-    with_it = [cost for cost in of_arm if cost.params.get(parameter.name) == value]
+def _refuse_choice(spec: StudySpec, arm: Arm, wanted: Point, what: str, of_arm: list[Cost]) -> None:
+    with_it = [cost for cost in of_arm if all(cost.params.get(name) == value for name, value in wanted.items())]
     if with_it and all(verdict(spec.limits, cost) for cost in with_it):
         raise UserError(
-            f"{arm.where}: space.{parameter.name}.choices: {value!r} breaks the limits with "
-            f"{_least(spec.limits, with_it)}; remove it or raise the limit"
+            f"{arm.where}: {what} breaks the limits with {_least(spec.limits, with_it)}; remove it or raise the limit"
         )
 
 
@@ -115,9 +118,10 @@ def refuse_unmeasured(spec: StudySpec) -> None:
 
 def _shapes(arm: Arm) -> Iterator[dict[str, Scalar]]:
     shaping = [p for p in arm.space if p.path.startswith("student.") or p.path == "data.size"]
-    values = [[(p.name, value) for value in _values(p)] for p in shaping]
+    values = {p.name: [(p.name, value) for value in _values(p)] for p in shaping}
     for world in arm.worlds():
-        every = list(islice(product(*values), MOST_SIZES + 1))
+        live = arm.complete(world)
+        every = list(islice(product(*(values[name] for name in values if name in live)), MOST_SIZES + 1))
         if len(every) > MOST_SIZES:
             raise UserError(
                 f"{arm.where}: more than {MOST_SIZES} networks to measure; give student's parameters a step or choices"

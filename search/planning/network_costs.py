@@ -95,9 +95,12 @@ def sizing_parameters(arm: Arm) -> list[Parameter]:
 def _structures(arm: Arm) -> Iterator[dict[str, Scalar]]:
     """Parameters that show every value, and all combinations of those that decide over the cost."""
     yield from arm.probes()
-    values = [[(p.name, value) for value in p.probes()] for p in sizing_parameters(arm)]
+    yield from map(arm.complete, arm.points)
+    values = {p.name: [(p.name, value) for value in p.probes()] for p in sizing_parameters(arm)}
     for world in arm.worlds():
-        for combination in islice(product(*values), MOST_STRUCTURES):
+        live = arm.complete(world)
+        every = product(*(values[name] for name in values if name in live))
+        for combination in islice(every, MOST_STRUCTURES):
             yield arm.complete({**world, **dict(combination)})
 
 

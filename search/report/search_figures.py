@@ -190,7 +190,7 @@ def _importance(search: Search) -> Drawn | None:
             axes.grid(visible=False, axis="y")
         panels[-1].set_xlabel("share of the importance")
         data = svg(figure)
-    within = "" if search.along is None else " among networks of the same size"
+    within = "" if search.along is None else f" among {_alike(search.along)}"
     note = (
         f"How far the settings of the best tenth differ from those of all trials{within} (PED-ANOVA of Optuna). Lines: "
         "the middle eight tenths over trials drawn anew. Long lines mean that the order is not known yet; a bar off "
@@ -198,6 +198,11 @@ def _importance(search: Search) -> Drawn | None:
     )
     alt = "Bars of the importance of each setting, by arm, with the spread over redrawn trials"
     return Drawn("importance", "Which settings decide", alt, data, note)
+
+
+def _alike(along: str) -> str:
+    """What trials of one choice of the front have in common."""
+    return "networks of the same size" if along.startswith("student.") else f"trials of the same {along}"
 
 
 def _rungs(search: Search) -> Drawn | None:
@@ -218,10 +223,11 @@ def _rungs(search: Search) -> Drawn | None:
         named_axes(axes, "epoch", "rank correlation with the end")
         legend_below(figure, axes)
         data = svg(figure)
+    within = "" if search.along is None else f", among {_alike(search.along)}"
     note = (
         "Spearman's correlation of the scores at an epoch with the final ones, over trials trained to their end"
-        f"{'' if search.along is None else ', within each size'}. Where it is low, pruning there is a guess. Pruned "
-        "trials have no end and are not in it: among all trials it would be higher."
+        f"{within}. Where it is low, pruning there is a guess. Pruned trials have no end and are not in it: among "
+        "all trials it would be higher."
     )
     return Drawn("rungs", "How early the end can be told", "Rank correlation by epoch, one line an arm", data, note)
 

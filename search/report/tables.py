@@ -119,7 +119,8 @@ def _front(search: Search) -> Table:
         )
         for line in search.front
     )
-    return Table("front", f"Best validation {searched_title(search)} by size, unconfirmed", columns, rows)
+    by = "size" if search.along is None or search.along.startswith("student.") else search.along
+    return Table("front", f"Best validation {searched_title(search)} by {by}, unconfirmed", columns, rows)
 
 
 def _network_of(search: Search, best: dict[str, float]) -> str:

@@ -8,12 +8,12 @@ from functools import partial
 from optuna.samplers import BaseSampler
 
 from search.samplers import tpe, uniform
-from search.samplers.front import FrontChoice, choice_for, choice_of
+from search.samplers.front import FrontChoice, Point, choice_for, choice_of
 from search.samplers.per_trial import OWN_AFTER, PerTrial
 from search.samplers.storage_view import Scalar
 from trainer.errors import nearest
 
-__all__ = ["SAMPLERS", "FrontChoice", "SamplerSettings", "choice_for", "choice_of", "sampler"]
+__all__ = ["SAMPLERS", "FrontChoice", "Point", "SamplerSettings", "choice_for", "choice_of", "sampler"]
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {"tpe": tpe.build, "random": uniform.build}
 """Name to build(seed, startup, **options), seed in [0, 2**32). The options are its keyword-only parameters."""
@@ -44,7 +44,7 @@ class SamplerSettings:
 def sampler(
     settings: SamplerSettings, *, study_purpose: tuple[str, ...] = (), front: FrontChoice | None = None
 ) -> BaseSampler:
-    """The sampler of one arm's study. `study_seed_words` sets its draws apart from those of arms with the same seed."""
+    """The sampler of one arm's study. `study_purpose` sets its draws apart from those of arms with the same seed."""
     build = partial(_build, settings)
     own_after = max(OWN_AFTER, settings.startup)  # fewer would be drawn at random when seen alone
     return PerTrial(build, seed=settings.seed, study_purpose=study_purpose, front=front, own_after=own_after)

@@ -1,44 +1,72 @@
-"""How the trials of a study are dealt out along its front: evenly over the choices of one parameter."""
+"""How the trials of a study are dealt out along its front: evenly over the choices of one parameter, or over pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
 from search.samplers.storage_view import Scalar
 from trainer.seeds import derive
 
+Point = Mapping[str, Scalar]
+"""One choice of a front: a value for each of its parameters that is live there, by the parameter's name."""
+
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """The parameter `path` that the front goes along, its choices in the study file's order, and the study's seed."""
+    """What trials are dealt over, in the study file's order, and the study's seed. No point holds another."""
 
-    path: str
-    choices: tuple[Scalar, ...]
+    points: tuple[Point, ...]
     seed: int
 
     def __post_init__(self) -> None:
-        if not self.choices:
-            raise ValueError(f"front.along: {self.path!r} has no choices")
+        if not self.points:
+            raise ValueError("front.along: has no choices")
+
+    @classmethod
+    def along(cls, name: str, choices: Sequence[Scalar], *, seed: int) -> Self:
+        """A front over the choices of one parameter."""
+        return cls(tuple({name: choice} for choice in choices), seed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that are dealt, each once."""
+        return tuple(dict.fromkeys(name for point in self.points for name in point))
 
 
-def choice_for(front: FrontChoice, number: int) -> Scalar:
+def choice_for(front: FrontChoice, number: int) -> Point:
     """The choice of trial `number` (from 0): element n mod k of a permutation of the k choices drawn for block n div k.
 
     Each block of k trials has every choice once, whoever asks and whatever became of other trials.
     """
-    block, place = divmod(number, len(front.choices))
-    # Sorted by hash: a permutation that no library's version can change.
-    order = sorted(range(len(front.choices)), key=lambda index: derive(front.seed, "front", block, index))
-    return front.choices[order[place]]
+    return _from_its_place(front, number)[0]
 
 
-def choice_of(front: FrontChoice, trial: FrozenTrial) -> Scalar:
-    """The choice that the trial has, or was enqueued with, or will be dealt."""
+def choice_of(front: FrontChoice, trial: FrozenTrial) -> Point:
+    """The choice that the trial has, or was enqueued with, or will be dealt.
+
+    Of a pair one part may be given: then the next in its block's permutation that has this part.
+    """
     fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
-    for given in (trial.params, fixed):
-        if front.path in given:
-            choice: Scalar = given[front.path]
-            return choice
-    return choice_for(front, trial.number)
+    given = {name: value for name, value in {**fixed, **trial.params}.items() if name in front.names}
+    return next(
+        (
+            point
+            for point in _from_its_place(front, trial.number)
+            if all(name in point and _same(point[name], value) for name, value in given.items())
+        ),
+        given or choice_for(front, trial.number),
+    )
+
+
+def _same(one: Scalar, other: Any) -> bool:
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def _from_its_place(front: FrontChoice, number: int) -> list[Point]:
+    """The permutation of a trial's block, rotated to begin with the trial's own choice."""
+    block, place = divmod(number, len(front.points))
+    # Sorted by hash: a permutation that no library's version can change.
+    order = sorted(range(len(front.points)), key=lambda index: derive(front.seed, "front", block, index))
+    return [front.points[index] for index in (*order[place:], *order[:place])]

@@ -8,7 +8,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.samplers.front import FrontChoice, choice_for, choice_of
+from search.samplers.front import FrontChoice, choice_of
 from search.samplers.storage_view import Change, everything, quantiles_within, same_choice, study_through
 from trainer.seeds import derive
 
@@ -24,8 +24,8 @@ class PerTrial(BaseSampler):
     Nothing is kept from one call to the next but between `infer_relative_search_space` and `sample_relative` of one
     trial, so several trials may be asked for in any order.
 
-    With a front, its parameter is dealt out (`choice_for`) and the inner sampler sees a view: in every second block of
-    k trials only the trials of the same choice, once `own_after` of them are finished, else all trials with their
+    With a front, its parameters are dealt out (`choice_for`) and the inner sampler sees a view: in every second block
+    of k trials only the trials of the same choice, once `own_after` of them are finished, else all trials with their
     values as quantiles within their choice.
 
     The study must not carry a Hyperband pruner, with which Optuna hides most trials from any sampler.
@@ -48,12 +48,13 @@ class PerTrial(BaseSampler):
         self._begun: dict[int, tuple[BaseSampler, Study]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What the inner sampler draws jointly; never the front's parameter."""
+        """What the inner sampler draws jointly; never the front's parameters."""
         inner, seen = self._inner(trial), self._seen(study, trial)
         self._begun[trial.number] = (inner, seen)
         space = inner.infer_relative_search_space(seen, trial)
         if self._front is not None:
-            space.pop(self._front.path, None)
+            for name in self._front.names:
+                space.pop(name, None)
         return space
 
     def sample_relative(
@@ -69,9 +70,9 @@ class PerTrial(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The dealt choice for the front's parameter, a draw of its own for any other."""
-        if self._front is not None and param_name == self._front.path:
-            return choice_for(self._front, trial.number)
+        """The dealt value for the front's parameters, a draw of its own for any other."""
+        if self._front is not None and param_name in self._front.names:
+            return choice_of(self._front, trial)[param_name]
         inner = self._inner(trial, param_name)
         return inner.sample_independent(self._seen(study, trial), trial, param_name, param_distribution)
 
@@ -94,9 +95,9 @@ class PerTrial(BaseSampler):
         return study_through(study, change, once=True)
 
     def _within(self, front: FrontChoice, trial: FrozenTrial) -> Change:
-        own_turn = trial.number // len(front.choices) % 2 == 1
-        own_choice = same_choice(front.path, choice_of(front, trial))
-        all_ranked = quantiles_within(front.path)
+        own_turn = trial.number // len(front.points) % 2 == 1
+        own_choice = same_choice(choice_of(front, trial))
+        all_ranked = quantiles_within(*front.names)
 
         def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
             own = own_choice(trials) if own_turn else []

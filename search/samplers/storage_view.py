@@ -4,7 +4,7 @@ import copy
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, cast
 
 from optuna.storages import BaseStorage
@@ -96,55 +96,60 @@ def paused(ids: Container[int]) -> Change:
     return change
 
 
-def same_choice(path: str, choice: Scalar) -> Change:
-    """Only trials that have the parameter `path` and this choice for it."""
+def same_choice(point: Mapping[str, Scalar]) -> Change:
+    """Only trials that have all of these parameters, with these values."""
 
     def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        return [trial for trial in trials if path in trial.params and trial.params[path] == choice]
+        return [t for t in trials if all(name in t.params and t.params[name] == value for name, value in point.items())]
 
     return change
 
 
-def quantiles_within(path: str) -> Change:
-    """Values become their quantile, in (0, 1) and rising with the value, among trials of the same choice of `path`.
+def quantiles_within(*names: str) -> Change:
+    """Values become their quantile, in (0, 1) and rising with the value, among trials of the same values of `names`.
 
     A COMPLETE trial: each of its values among those of the COMPLETE trials of its choice. A PRUNED trial: its last
     intermediate value, the only one that is left, among the values of its choice at that epoch, FAIL left out. Ties
     share the middle of their ranks. NaN is counted nowhere and stays; a PRUNED trial without a value stays. Trials
-    without the parameter are a group of their own. The direction needs no word: the smallest value has the smallest
+    without these parameters are a group of their own. The direction needs no word: the smallest value has the smallest
     quantile, so a study that minimises still does.
     """
 
     def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        finals = _final_values(path, trials)
-        curves = _curve_values(path, trials)
-        return [_ranked(trial, trial.params.get(path), finals, curves) for trial in trials]
+        finals = _final_values(names, trials)
+        curves = _curve_values(names, trials)
+        return [_ranked(trial, _choice(trial, names), finals, curves) for trial in trials]
 
     return change
 
 
-_Groups = dict[Scalar | None, dict[int, list[float]]]
+_Choice = tuple[Scalar | None, ...]
+_Groups = dict[_Choice, dict[int, list[float]]]
 """Choice to place to the sorted values there; a place is an objective's index or an epoch."""
 
 
-def _final_values(path: str, trials: list[FrozenTrial]) -> _Groups:
+def _choice(trial: FrozenTrial, names: Sequence[str]) -> _Choice:
+    return tuple(trial.params.get(name) for name in names)
+
+
+def _final_values(names: Sequence[str], trials: list[FrozenTrial]) -> _Groups:
     groups: _Groups = defaultdict(lambda: defaultdict(list))
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             for index, value in enumerate(trial.values):
-                groups[trial.params.get(path)][index].append(value)
+                groups[_choice(trial, names)][index].append(value)
     return _sorted(groups)
 
 
-def _curve_values(path: str, trials: list[FrozenTrial]) -> _Groups:
+def _curve_values(names: Sequence[str], trials: list[FrozenTrial]) -> _Groups:
     # Only epochs at which some trial of the choice was pruned are collected: a study has far more values than those.
-    ends: dict[Scalar | None, set[int]] = defaultdict(set)
+    ends: dict[_Choice, set[int]] = defaultdict(set)
     for trial in trials:
         if trial.state == TrialState.PRUNED and trial.intermediate_values:
-            ends[trial.params.get(path)].add(max(trial.intermediate_values))
+            ends[_choice(trial, names)].add(max(trial.intermediate_values))
     groups: _Groups = {choice: {epoch: [] for epoch in epochs} for choice, epochs in ends.items()}
     for trial in trials:
-        group = groups.get(trial.params.get(path))
+        group = groups.get(_choice(trial, names))
         if group is None or trial.state == TrialState.FAIL:
             continue
         for epoch, value in trial.intermediate_values.items():
@@ -160,7 +165,7 @@ def _sorted(groups: _Groups) -> _Groups:
     return groups
 
 
-def _ranked(trial: FrozenTrial, choice: Scalar | None, finals: _Groups, curves: _Groups) -> FrozenTrial:
+def _ranked(trial: FrozenTrial, choice: _Choice, finals: _Groups, curves: _Groups) -> FrozenTrial:
     if trial.state == TrialState.COMPLETE:
         ranked = copy.copy(trial)
         ranked.values = [_quantile(finals[choice][index], value) for index, value in enumerate(trial.values)]

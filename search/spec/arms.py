@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from losses.config import NEEDS_TEACHER
 from search.spec.config import MAIN, ArmEntry, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
+from search.spec.front import Point, checked_front, points
 from search.spec.space import FloatRange, Parameter, Scalar, active, condition, ordered, same, shown, worlds
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
@@ -32,8 +33,9 @@ class Arm:
     """The arm's [run] as nested tables, as written."""
     space: tuple[Parameter, ...]
     """In an order in which conditions come after what they name."""
-    front: str | None
-    """The path that trials are spread along; its parameter has choices and is always live."""
+    front: tuple[str, ...]
+    """The paths that trials are spread along: one, whose parameter has choices and is always live, several, of which
+    each combination is a choice (`points`), or none."""
     trials: int
     in_flight: int
     sampler: SamplerConfig
@@ -59,6 +61,11 @@ class Arm:
         """Epochs of the longest run."""
         ends = [value for p in self.space if p.path == "epochs" for value in p.probes()]
         return max(int(value) for value in (ends or [self.base.epochs]))
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The choices of its front; none without one."""
+        return points(self.front, self.space, self.fixed)
 
     def values(self, chosen: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """What conditions are judged by: the run's values with the chosen ones (by parameter name) on top."""
@@ -161,7 +168,7 @@ def main_arm(
             f"{where}: space.{dead[0].name}: has no effect, as method is never {term!r}; "
             f"add {term!r} to the choices of method or remove the parameter"
         )
-    front = _front(tables, parameters, where)
+    front = checked_front(tables.front, parameters, where)
     return Arm(
         name=MAIN,
         study_name=study_name,
@@ -204,7 +211,7 @@ def control_arm(main: Arm, entry: ArmEntry, where: str) -> Arm:
         where=place,
         run=run,
         space=space,
-        front=main.front if any(p.path == main.front for p in space) else None,
+        front=tuple(path for path in main.front if any(p.path == path for p in space)),
         trials=entry.trials or main.trials,
         in_flight=entry.in_flight or main.in_flight,
         sampler=entry.sampler or main.sampler,
@@ -244,21 +251,6 @@ def _check_tables_present(run: RunConfig, space: Sequence[Parameter], where: str
             if here is None:
                 table = ".".join(steps[: i + 1])
                 raise UserError(f"{where}: space.{parameter.name}: [run] has no {table}; add [run.{table}]")
-
-
-def _front(tables: StudyTables, space: Sequence[Parameter], where: str) -> str | None:
-    if tables.front is None:
-        return None
-    along = tables.front.along
-    along_front = [p for p in space if p.path == along]
-    if not along_front:
-        hint = nearest(along, [p.path for p in space])
-        raise UserError(f"{where}: front.along = {along!r}: not in [space]{hint}")
-    if len(along_front) > 1 or along_front[0].when or "choices" not in along_front[0].facts():
-        raise UserError(
-            f"{where}: front.along = {along!r}: needs one list of choices without when; write choices = [...]"
-        )
-    return along
 
 
 def check_pruner(arm: Arm) -> None:

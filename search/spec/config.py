@@ -62,9 +62,29 @@ _SCORES = ", ".join(name for name, kind in SCORE_KINDS.items() if not kind.refus
 
 
 class Front(Frozen):
-    """Spread trials evenly over the choices of one parameter."""
+    """Spread trials evenly over the choices of one parameter, or over the combinations of several."""
 
-    along: str = Field(description='the path of a parameter with choices, such as "student.width"')
+    along: str | tuple[str, ...] = Field(
+        description='the path of a parameter with choices, such as "student.width" or "method"; or a list of such '
+        'paths, ["student.name", "student.width"]: each network with each of its widths is then one choice'
+    )
+
+    @field_validator("along")
+    @classmethod
+    def _are_paths(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, str):
+            return value
+        if not value:
+            raise ValueError("[] names no path; write one, or remove [front]")
+        twice = next((path for i, path in enumerate(value) if path in value[:i]), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is listed twice; keep one")
+        return value[0] if len(value) == 1 else value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths, one or several."""
+        return (self.along,) if isinstance(self.along, str) else self.along
 
 
 class Latency(Frozen):
@@ -325,7 +345,8 @@ class StudyTables(Frozen):
 
     objective: Objective = Field(description="what a trial is worth")
     front: Front | None = Field(
-        default=None, description="spread trials evenly over the choices of one parameter, such as the width"
+        default=None,
+        description="spread trials evenly over the choices of one parameter, such as the width, or of several together",
     )
     limits: Limits = Field(default=Limits(), description="what a student may cost, checked before anything is trained")
     run: dict[str, Any] = Field(description="one complete training run; [space] replaces single values of it")

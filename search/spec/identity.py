@@ -34,7 +34,7 @@ def document(
     """All that a study's identity depends on, as JSON values; `difference` compares two of them."""
     return {
         "objective": {objective.direction: objective.metric},
-        "front": None if front is None else front.along,
+        "front": None if front is None else front.along if isinstance(front.along, str) else list(front.along),
         "limits": limits.model_dump(mode="json"),
         **_arm_document(arm),
         "content": {"data": data_hash, "teacher": teacher_hash},

@@ -154,7 +154,12 @@ images = "off"
 
 NOTES = {
     "front": "Then small students get their share of trials and are judged among their like; without it a "
-    "search drifts to the widest.",
+    "search drifts to the widest.\n\n"
+    'Along several paths, `along = ["student.name", "student.width"]`, each network with each of its widths is one '
+    "choice: trials are dealt evenly over these pairs, and sampled, pruned, confirmed and reported within them. All "
+    "widths are lists of choices, a list for each network by `when`, or one for all; a network without one is a "
+    'choice alone. Along `"method"` a study compares ways of distilling with equal shares of the trials; `"none"` is '
+    "one of them, and no arm without a teacher is needed.",
     "limits": "A trial that breaks one is PRUNED before it trains; a choice that always breaks one is refused by "
     "`validate`. Times are looked up by network, options and size of the input, at one picture a pass: "
     "[docs/package.md](package.md#how-fast-it-is-where-it-will-run).",

@@ -352,8 +352,8 @@ def _budget_used(arm: Arm, counts: Counts) -> float:
 
 
 def _front_first(arm: Arm) -> list[Parameter]:
-    """The front's parameter is drawn first: the sampler's view of the other trials follows from it."""
-    return sorted(arm.space, key=lambda p: p.path != arm.front)
+    """The front's parameters are drawn first: the sampler's view of the other trials follows from it."""
+    return sorted(arm.space, key=lambda p: p.path not in arm.front)
 
 
 def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
@@ -368,10 +368,7 @@ def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
 
 
 def _front(arm: Arm) -> samplers.FrontChoice | None:
-    if arm.front is None:
-        return None
-    choices = next(p.choices for p in arm.space if p.path == arm.front and isinstance(p, Choices))
-    return samplers.FrontChoice(arm.front, choices, arm.sampler.seed)
+    return samplers.FrontChoice(arm.points, arm.sampler.seed) if arm.front else None
 
 
 def _pruner_settings(arm: Arm, *, exact: bool) -> pruners.PrunerSettings:

@@ -1,6 +1,7 @@
 """The progress of a search, its speed and when it will be done: all figures of `status` and of the dashboard."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -339,7 +340,14 @@ def _front(rows: SearchSnapshot) -> list[FrontLine]:
         known = [sizes[lease.trial_id] for _, lease in pairs if lease.trial_id in sizes]
         best = {arm: pick(each) for arm, each in scores.items()}
         lines.append(FrontLine(choice, known[-1] if known else None, len(pairs), best))
+    if len(rows.front) > 1:  # `unet, 8` before `unet, 16`
+        return sorted(lines, key=lambda line: _in_steps(str(line.choice or "")))
     return sorted(lines, key=lambda line: (line.choice is None, str(type(line.choice)), line.choice))
+
+
+def _in_steps(text: str) -> list[tuple[int, str]]:
+    """A key that orders texts with their whole numbers as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _sum(leases: Sequence[LeaseDetails]) -> dict[str, float]:

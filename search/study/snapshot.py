@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search.spec.front import choice_shown, paths_of, title
 from search.storage.database import Database
 from search.storage.leases import AttemptRow, LeaseDetails
 from search.storage.lookup import search_row
@@ -50,9 +51,18 @@ class SearchSnapshot:
 
     @property
     def along(self) -> str | None:
-        """The path of the front's parameter; None where there is no front."""
-        front = self.record.get("front")
-        return None if front is None else str(front)
+        """What trials are spread along, one path or several; None where there is no front."""
+        return title(self.front) or None
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """The paths that trials are spread along; none without a front."""
+        return paths_of(self.record.get("front"))
+
+    @property
+    def dealt(self) -> tuple[str, ...]:
+        """The names of the front's parameters."""
+        return tuple(name for name in self.record.get("space", {}) if name.partition("[")[0] in self.front)
 
     @property
     def confirms(self) -> str | None:
@@ -89,10 +99,14 @@ class SearchSnapshot:
         return {trial_id: float(size) for trial_id, size in named if size is not None}
 
     def choice(self, lease: LeaseDetails) -> Any:
-        """A trial's value of the front's parameter; None before its run is known, or without a front."""
-        if self.along is None or lease.run is None:
-            return None
-        return flatten(json.loads(lease.run)).get(self.along)
+        """A trial's choice of the front: a value, or `unet, 8` of several; None before its run is known, or without a
+        front."""
+        return None if lease.run is None else self.choice_in(json.loads(lease.run))
+
+    def choice_in(self, run: Mapping[str, Any]) -> Any:
+        """The front's choice in a run as JSON has it; None without a front."""
+        flat = flatten(run)
+        return choice_shown([flat.get(path) for path in self.front])
 
     def ended(self) -> dict[int, float]:
         """When each finished trial ended, by trial id."""

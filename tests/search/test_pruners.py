@@ -20,7 +20,7 @@ from search.samplers.storage_view import paused, storage_through
 
 WIDTH = "student.width"
 WIDTHS = (8, 12, 16, 24)
-FRONT = FrontChoice(WIDTH, WIDTHS, seed=3)
+FRONT = FrontChoice.along(WIDTH, WIDTHS, seed=3)
 EPOCHS = 27
 
 
@@ -221,7 +221,7 @@ def survivors(settings: PrunerSettings, front: FrontChoice | None, seed: int) ->
     started = spent = 0
     while started < 120 or live:
         while len(live) < 16 and started < 120:
-            width = int(choice_for(FRONT, started))
+            width = int(choice_for(FRONT, started)[WIDTH])
             level = base[width] - 0.05 * rng.random() ** 2
             live.append((begin(study, width), width, level, iter(range(1, EPOCHS + 1))))
             started += 1
@@ -257,7 +257,7 @@ def test_every_width_finishes_trials_when_judged_within_and_the_widest_crowds_ou
 def test_a_trial_without_the_fronts_parameter_is_judged_among_those_of_the_choice_dealt_to_it() -> None:
     settings = PrunerSettings("median", EPOCHS, startup=1)
     study = study_of()
-    dealt = int(choice_for(FRONT, 1))
+    dealt = int(choice_for(FRONT, 1)[WIDTH])
     train(study, settings, 0.9, width=next(width for width in WIDTHS if width != dealt))
     assert train(study, settings, 0.5, width=None) == EPOCHS
     study = study_of()

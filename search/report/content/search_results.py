@@ -131,7 +131,7 @@ def _arm(rows: SearchSnapshot, arm: ArmRow, counts: ArmProgress, dots: Sequence[
     leases, trials = rows.leases[arm.name], rows.trials[arm.name]
     of_arm = [dot for dot in dots if dot.arm == arm.name]
     scores = finished_scores(leases, maximize=rows.maximize)
-    shares, judged = importance_of(trials, maximize=rows.maximize, along=rows.along)
+    shares, judged = importance_of(trials, maximize=rows.maximize, along=rows.dealt)
     choices = {lease.trial_id: rows.choice(lease) for lease in leases}
     return Arm(
         name=arm.name,
@@ -154,7 +154,7 @@ def _arm(rows: SearchSnapshot, arm: ArmRow, counts: ArmProgress, dots: Sequence[
         rungs=tuple(Rung(epoch=e, trials=n, correlation=c) for e, n, c in rungs_of(leases, trials, choices)),
         edges=tuple(
             Edge(parameter=p, end=end, which=which, hits=hits, of=of, words=sentence)
-            for p, end, which, hits, of, sentence in edges_of(trials, maximize=rows.maximize, along=rows.along)
+            for p, end, which, hits, of, sentence in edges_of(trials, maximize=rows.maximize, along=rows.dealt)
         ),
         shares=tuple(shares_of(trials)),
         cost=cost_of(leases),

@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -30,9 +30,10 @@ NEAR = 0.1
 Hit = tuple[str, Any, Literal["lowest", "highest"], int, int, str]
 
 
-def edges_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> Iterator[Hit]:
+def edges_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: Collection[str]) -> Iterator[Hit]:
     """(parameter, end, lowest or highest, hits, of, words) for each range of which at least half of the best trials lie
-    at one end; of the front's parameter, where the very best trial has its first or last number.
+    at one end; of a front's parameter, where the very best trial has its first or last number.
+    along: the names of the front's parameters.
 
     Chance alone puts one trial in ten there.
     """
@@ -42,7 +43,7 @@ def edges_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None
         return
     best = _best_of(done, along)
     for name in sorted({name for trial in best for name in trial.params}):
-        if name == along:
+        if name in along:
             yield from _front_end(name, done[0])
             continue
         live = [trial for trial in best if name in trial.params]
@@ -58,15 +59,17 @@ def edges_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None
                 yield name, end, "lowest" if which == "lowest" else "highest", hits, len(live), sentence
 
 
-def _best_of(done: Sequence[FrozenTrial], along: str | None) -> list[FrozenTrial]:
+def _best_of(done: Sequence[FrozenTrial], along: Collection[str]) -> list[FrozenTrial]:
     """The best tenth within each choice of the front, so that the largest network does not speak for all."""
     groups: dict[Any, list[Any]] = {}
     for trial in done:
-        groups.setdefault(None if along is None else trial.params.get(along), []).append(trial)
+        groups.setdefault(tuple(trial.params.get(name) for name in along), []).append(trial)
     return [t for group in groups.values() for t in group[: max(FEWEST_FOR_EDGES, math.ceil(SHARE * len(group)))]]
 
 
 def _front_end(name: str, first: Any) -> Iterator[Hit]:
+    if name not in first.params:
+        return
     choices = [c for c in first.distributions[name].choices if isinstance(c, int | float) and not isinstance(c, bool)]
     value = first.params[name]
     if len(choices) > 1 and value in (min(choices), max(choices)):
@@ -174,21 +177,21 @@ _SAYS_NOTHING = "Parameter importances will be equal"
 Found = list[tuple[str, float, float, float]]
 
 
-def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> tuple[Found, int]:
+def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: Collection[str]) -> tuple[Found, int]:
     """((parameter, share, low, high), largest first) and how many trials were judged; nothing for fewer than
     FEWEST_FOR_IMPORTANCE, nor where the best tenth cannot be told from the others: all scores tie, or nearly all, so
     that it is so in more than a tenth of the sets drawn anew.
 
     PED-ANOVA (Watanabe, Bansal and Hutter 2023): how far the best tenth's values differ from all trials'; parameters
     that live under a condition count by how often they do. With a front, trials are ranked within their choice of its
-    parameter, which is left out: the question is then what makes a network good among those of its size. low, high: of
-    the middle eight tenths of REDRAWN sets of trials drawn anew.
+    parameters, which are left out: the question is then what makes a network good among those of its size. low, high:
+    of the middle eight tenths of REDRAWN sets of trials drawn anew.
     """
     done = [t for t in trials if t.state == TrialState.COMPLETE and t.values and math.isfinite(t.values[0])]
     if len(done) < FEWEST_FOR_IMPORTANCE:
         return [], len(done)
-    if along is not None:
-        done = [t for t in quantiles_within(along)(list(trials)) if t.state == TrialState.COMPLETE]
+    if along:
+        done = [t for t in quantiles_within(*along)(list(trials)) if t.state == TrialState.COMPLETE]
     whole = _importances(done, maximize=maximize, along=along)
     if not whole:
         return [], len(done)
@@ -204,9 +207,9 @@ def importance_of(trials: Sequence[FrozenTrial], *, maximize: bool, along: str |
     return importances, len(done)
 
 
-def _importances(trials: Sequence[FrozenTrial], *, maximize: bool, along: str | None) -> dict[str, float]:
+def _importances(trials: Sequence[FrozenTrial], *, maximize: bool, along: Collection[str]) -> dict[str, float]:
     """Share by parameter, summing to 1; nothing where Optuna warns that its equal shares say nothing."""
-    names = sorted({name for trial in trials for name in trial.params if name != along})
+    names = sorted({name for trial in trials for name in trial.params if name not in along})
     study = optuna.create_study(direction="maximize" if maximize else "minimize")
     study.add_trials(trials)
     with warnings.catch_warnings(record=True) as given:

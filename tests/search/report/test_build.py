@@ -156,25 +156,25 @@ def trials(count: int, value: Callable[[float, str, int], float]) -> list[Frozen
 
 def test_importance_names_what_decides_and_how_firmly() -> None:
     done = trials(80, lambda lr, name, width: -((math.log10(lr) + 2) ** 2) + width)
-    found, judged = importance_of(done, maximize=True, along="student.width")
+    found, judged = importance_of(done, maximize=True, along=["student.width"])
     assert judged == 80
     assert found[0][0] == "optim.lr"
     assert {name for name, *_ in found} == {"optim.lr", "optim.name"}, "the front's own parameter is left out"
     assert sum(share for _, share, _, _ in found) == pytest.approx(1)
     assert all(0 <= low <= high <= 1 for _, _, low, high in found)
     assert found[0][2] > found[1][3], "what decides is told apart from what does not"
-    assert importance_of(done[:10], maximize=True, along=None) == ([], 10)
+    assert importance_of(done[:10], maximize=True, along=()) == ([], 10)
 
 
 @pytest.mark.parametrize(
     ("along", "score"),
     [
-        pytest.param(None, lambda *_: 0.0, id="all"),
-        pytest.param("student.width", lambda *_: 0.0, id="all, with a front"),
-        pytest.param("student.width", lambda _lr, _name, width: float(width), id="within each size"),
+        pytest.param((), lambda *_: 0.0, id="all"),
+        pytest.param(("student.width",), lambda *_: 0.0, id="all, with a front"),
+        pytest.param(("student.width",), lambda _lr, _name, width: float(width), id="within each size"),
     ],
 )
-def test_of_ties_nothing_can_be_told_of_importance(along: str | None, score: Callable[..., float]) -> None:
+def test_of_ties_nothing_can_be_told_of_importance(along: tuple[str, ...], score: Callable[..., float]) -> None:
     """Optuna's equal shares, of which it warns, would look certain."""
     assert importance_of(trials(60, score), maximize=True, along=along) == ([], 60)
     assert importance_unknown(60) == "the scores tie, so that the best tenth cannot be told from the others"
@@ -183,12 +183,12 @@ def test_of_ties_nothing_can_be_told_of_importance(along: str | None, score: Cal
 def test_one_best_trial_among_ties_tells_nothing_of_importance() -> None:
     """More than a third of the sets drawn anew are without it."""
     best = max(trial.params["optim.lr"] for trial in trials(60, lambda *_: 0.0))
-    assert importance_of(trials(60, lambda lr, *_: float(lr == best)), maximize=True, along=None) == ([], 60)
+    assert importance_of(trials(60, lambda lr, *_: float(lr == best)), maximize=True, along=()) == ([], 60)
 
 
 def test_one_trial_along_each_choice_tells_nothing_of_importance() -> None:
     done = trials(1, lambda *_: 0.5)
-    assert importance_of(done, maximize=True, along="student.width") == ([], 1)
+    assert importance_of(done, maximize=True, along=["student.width"]) == ([], 1)
     assert importance_unknown(1) == "1 of the 20 trials that it needs were trained to their end"
 
 
@@ -196,12 +196,12 @@ def test_an_end_of_the_space_that_the_best_trials_hit_is_named() -> None:
     found = {
         name: (end, which)
         for name, end, which, *_ in edges_of(
-            trials(100, lambda lr, name, width: math.log10(lr) + width / 100), maximize=True, along="student.width"
+            trials(100, lambda lr, name, width: math.log10(lr) + width / 100), maximize=True, along=["student.width"]
         )
     }
     assert found == {"optim.lr": (0.1, "highest"), "student.width": (8, "highest")}
     inside = trials(100, lambda lr, name, width: -((math.log10(lr) + 2.5) ** 2))
-    assert [name for name, *_ in edges_of(inside, maximize=True, along=None)] == []
+    assert [name for name, *_ in edges_of(inside, maximize=True, along=())] == []
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])

@@ -13,7 +13,7 @@ from search.samplers import FrontChoice, SamplerSettings, sampler
 
 WIDTH = "student.width"
 WIDTHS = (8, 12, 16, 24)
-FRONT = FrontChoice(WIDTH, WIDTHS, seed=3)
+FRONT = FrontChoice.along(WIDTH, WIDTHS, seed=3)
 
 
 def regret(make: Callable[[int], BaseSampler], seed: int) -> float:

@@ -27,7 +27,7 @@ from search.samplers.storage_view import (
 
 WIDTH = "student.width"
 WIDTHS = (8, 12, 16, 24)
-FRONT = FrontChoice(WIDTH, WIDTHS, seed=3)
+FRONT = FrontChoice.along(WIDTH, WIDTHS, seed=3)
 TPE = SamplerSettings("tpe", seed=7)
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
@@ -121,7 +121,7 @@ def onlooker() -> tuple[Callable[[int], BaseSampler], dict[int, list[FrozenTrial
 
 
 def test_every_block_has_every_choice_once_in_orders_that_differ() -> None:
-    blocks = [tuple(choice_for(FRONT, 4 * b + i) for i in range(4)) for b in range(50)]
+    blocks = [tuple(choice_for(FRONT, 4 * b + i)[WIDTH] for i in range(4)) for b in range(50)]
     assert all(sorted(block) == sorted(WIDTHS) for block in blocks)
     assert len(set(blocks)) > 15
     first = Counter(block[0] for block in blocks)
@@ -129,13 +129,13 @@ def test_every_block_has_every_choice_once_in_orders_that_differ() -> None:
 
 
 def test_another_seed_deals_otherwise() -> None:
-    other = FrontChoice(WIDTH, WIDTHS, seed=4)
-    assert [choice_for(FRONT, n) for n in range(40)] != [choice_for(other, n) for n in range(40)]
+    other = FrontChoice.along(WIDTH, WIDTHS, seed=4)
+    assert [choice_for(FRONT, n)[WIDTH] for n in range(40)] != [choice_for(other, n)[WIDTH] for n in range(40)]
 
 
 def test_a_front_without_choices_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"front\.along: 'student\.width' has no choices"):
-        FrontChoice(WIDTH, (), seed=1)
+    with pytest.raises(ValueError, match=r"front\.along: has no choices"):
+        FrontChoice.along(WIDTH, (), seed=1)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
@@ -143,18 +143,18 @@ def test_failures_and_prunes_do_not_disturb_the_even_deal(name: str, storage: Ba
     study = study_of(storage, inner=sampler(SamplerSettings(name, seed=1), front=FRONT))
     grow(study, 40)
     assert Counter(t.params[WIDTH] for t in study.trials) == dict.fromkeys(WIDTHS, 10)
-    assert [t.params[WIDTH] for t in study.trials] == [choice_for(FRONT, n) for n in range(40)]
+    assert [t.params[WIDTH] for t in study.trials] == [choice_for(FRONT, n)[WIDTH] for n in range(40)]
 
 
 def test_an_enqueued_trial_keeps_its_choice_and_is_guided_by_trials_of_that_choice() -> None:
     build, shown, _ = onlooker()
     study = study_of(inner=PerTrial(build, seed=1, front=FRONT, own_after=1))
     grow(study, 12)
-    named = next(width for width in WIDTHS if width != choice_for(FRONT, 12))
+    named = next(width for width in WIDTHS if width != choice_for(FRONT, 12)[WIDTH])
     study.enqueue_trial({WIDTH: named})
     trial = study.ask()
     assert draw(trial)[WIDTH] == named
-    assert choice_of(FRONT, study.trials[12]) == named
+    assert choice_of(FRONT, study.trials[12])[WIDTH] == named
     assert {t.params[WIDTH] for t in shown[12]} == {named}
 
 
@@ -162,7 +162,7 @@ def test_an_enqueued_choice_counts_before_it_is_a_parameter() -> None:
     build, shown, _ = onlooker()
     study = study_of(inner=PerTrial(build, seed=1, front=FRONT, own_after=1))
     grow(study, 12)
-    named = next(width for width in WIDTHS if width != choice_for(FRONT, 12))
+    named = next(width for width in WIDTHS if width != choice_for(FRONT, 12)[WIDTH])
     study.enqueue_trial({WIDTH: named})
     trial = study.ask()
     trial.suggest_float("optim.lr", 1e-4, 1e-2, log=True)
@@ -175,7 +175,7 @@ def test_second_blocks_show_the_own_choice_once_enough_are_finished_and_others_s
     study = study_of(inner=PerTrial(build, seed=1, front=FRONT, own_after=3))
     grow(study, 40)
     for number, trials in shown.items():
-        own = choice_for(FRONT, number)
+        own = choice_for(FRONT, number)[WIDTH]
         finished = [t for t in study.trials[:number] if t.params[WIDTH] == own and t.state != FAIL]
         if number // 4 % 2 == 1 and len(finished) >= 3:
             assert {t.params[WIDTH] for t in trials} == {own}
@@ -189,7 +189,7 @@ def test_second_blocks_show_the_own_choice_once_enough_are_finished_and_others_s
 # What a view leaves alone
 
 
-@pytest.mark.parametrize("change", [quantiles_within(WIDTH), same_choice(WIDTH, 8)], ids=["quantiles", "same choice"])
+@pytest.mark.parametrize("change", [quantiles_within(WIDTH), same_choice({WIDTH: 8})], ids=["quantiles", "same choice"])
 def test_a_view_leaves_nothing_behind_in_the_study(change: Any, storage: BaseStorage) -> None:
     study = study_of(storage, inner=sampler(TPE, front=FRONT))
     grow(study, 20)

@@ -61,4 +61,4 @@ def test_several_objectives_are_ranked_one_by_one() -> None:
 def test_the_same_choice_is_what_was_drawn_not_what_might_be() -> None:
     trials = [made(COMPLETE, 8, 0.5), made(COMPLETE, 12, 0.5), made(TrialState.RUNNING, 8), made(FAIL, 8)]
     trials.append(made(COMPLETE, None, 0.5))
-    assert same_choice(WIDTH, 8)(trials) == [trials[0], trials[2], trials[3]]
+    assert same_choice({WIDTH: 8})(trials) == [trials[0], trials[2], trials[3]]

@@ -52,7 +52,7 @@ class TestArms:
         )
         wide = spec.arm("wide")
         assert [p.path for p in wide.space] == ["optim.lr"]
-        assert wide.front is None
+        assert wide.front == ()
         assert (wide.trials, wide.in_flight, wide.sampler.name, wide.pruner.name) == (3, 2, "random", "none")
         assert wide.dropped == ("student.width (set by the arm)",)
         assert wide.resolve({"optim.lr": 1e-3}).student.model_dump()["width"] == 32

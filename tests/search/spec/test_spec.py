@@ -33,7 +33,7 @@ class TestShippedStudies:
         assert len(kd.space) == 12
         assert [p.path for p in no_kd.space] == ["losses.selfreg.weight", "student.width", "optim.name", "optim.lr"]
         assert [p.path for p in pretrained.space] == ["losses.selfreg.weight", "optim.name", "optim.lr"]
-        assert [arm.front for arm in spec.arms] == ["student.width", "student.width", None]
+        assert [arm.front for arm in spec.arms] == [("student.width",), ("student.width",), ()]
         assert [arm.trials for arm in spec.arms] == [160, 160, 40]
         assert kd.enqueue == ({"method": "kl", "losses.kl.temperature": 4.0, "losses.kl.weight": 1.0},)
         assert no_kd.enqueue == pretrained.enqueue == ()
@@ -45,11 +45,11 @@ class TestShippedStudies:
     def test_the_demo_study_drops_the_kd_terms_from_its_control_without_being_told_when(self):
         spec = load(find("demo"))
         assert [p.path for p in spec.arm("no-kd").space] == ["optim.name", "optim.weight_decay"]
-        assert spec.main.front == "student.width"
+        assert spec.main.front == ("student.width",)
 
     def test_the_demo_s_control_has_the_width_of_the_untuned_network_so_that_tuning_gains_nothing(self):
         spec = load(find("demo"))
-        (widths,) = (p.probes() for p in spec.main.space if p.path == spec.main.front)
+        widths = [point["student.width"] for point in spec.main.points]
         assert spec.arm("no-kd").base.student == spec.run.student
         assert spec.run.student.width == max(widths)
 
