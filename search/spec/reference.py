@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from losses import LOSSES
 from losses.config import NEEDS_TEACHER, ONE_LABEL, LossTerms
+from losses.ranges import RANGES
 from models import MODELS
 from search.exit_codes import EXIT_CODES
 from search.pruners import PRUNERS
@@ -124,6 +125,23 @@ def _losses() -> Iterator[str]:
     ]
     yield "Their options:"
     yield _rows(("term", *HEADS), rows)
+    yield f'#### <a id="ranges"></a>Published values and ranges\n\n{NOTES["ranges"]}'
+    yield _rows(("term", "option", "left out", "published", "range", "source"), _ranges())
+
+
+def _ranges() -> Iterator[tuple[str, ...]]:
+    """Every option that has a published value or a range, with what it is where a file leaves it out."""
+    models = {field.alias or key: variants(field.annotation)[0] for key, field in LossTerms.model_fields.items()}
+    for term, options in RANGES.items():
+        for option, values in options.items():
+            field = models[term].model_fields[option]
+            log = ", log" if values.log else ""
+            drawn = "" if values.low is None else f"{_default(values.low)} to {_default(values.high)}{log}"
+            choices = ", ".join(_default(choice) for choice in values.choices)
+            yield (
+                f"`{term}`", f"`{option}`", _default(field.default), _default(values.published), choices or drawn,
+                values.source,
+            )  # fmt: skip
 
 
 def _names() -> Iterator[str]:

@@ -179,10 +179,15 @@ NOTES = {
     "of colour leave them as they are.",
     "run.losses": "The total loss is the sum of weight times term, over the terms without a teacher and those that "
     "`method` names.",
+    "ranges": 'What was published for each method, and the range in which `"losses.cwd" = "default"` searches it in '
+    "`[space]`: every option of the term that has one, live where `method` names the term. A line of its own, such as "
+    '`"losses.cwd.weight" = { low = 1.0, high = 5.0, log = true }`, goes before the table\'s. Values of papers differ '
+    "from what a file has that leaves an option out: that stays, since runs are known by it. Weights are for the "
+    "reductions that are the defaults, and beside a cross-entropy of weight 1.",
     "teach": "Keys are those of `[run]`, without `data`, `method`, `student` and `teacher`.",
     "space": "Each key is a path into `[run]`, its value a range or choices. Whole numbers (`low = 1`) draw whole "
     "numbers, others (`low = 1.0`) real ones. Where one path needs several ranges, write a list of them with "
-    "`when`.",
+    '`when`. A loss as a whole, `"losses.cwd" = "default"`, takes its [published ranges](#ranges).',
     "enqueue": "Keys are paths of `[space]`. `arm = NAME` puts an entry into another arm than the main search.",
     "arms": "Each is a search of its own with a budget of its own, in the study `NAME.ARM`. A path in `set` leaves the "
     "arm's space, and so do parameters that can no longer matter.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeGuard
 
+from losses.ranges import RANGES, default_space
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, known_paths, unknown_path
 from trainer.errors import UserError, nearest, received
@@ -221,7 +222,7 @@ _KEYS = ("low", "high", "log", "step", "choices", "when")
 def parse(table: Mapping[str, object], where: str) -> tuple[Parameter, ...]:
     """The parameters of a [space] table in the file's order; nested tables are flattened. Raises UserError."""
     parameters: list[Parameter] = []
-    for path, entry in entries(table, where).items():
+    for path, entry in _with_defaults(entries(table, where), where):
         place = f"{where}: space.{path}"
         if path not in known_paths(RunConfig):
             raise UserError(f"{place} = {received(entry)}: {unknown_path(RunConfig, path)}")
@@ -232,6 +233,29 @@ def parse(table: Mapping[str, object], where: str) -> tuple[Parameter, ...]:
             name = path if len(several) == 1 else f"{path}[{i}]"
             parameters.append(_parameter(name, path, one, f"{where}: space.{name}"))
     return tuple(parameters)
+
+
+DEFAULT = "default"
+"""What stands in [space] for a loss whose ranges are those of `losses.ranges`."""
+
+
+def _with_defaults(flat: Mapping[str, object], where: str) -> Iterator[tuple[str, object]]:
+    """The entries with those of a loss in the place of `"losses.cwd" = "default"`; what the file itself has stays."""
+    given = flat.get("method")
+    listed = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Mapping)]
+    methods = tuple(str(choice) for one in listed for choice in one.get("choices", ()))
+    for path, entry in flat.items():
+        table, _, term = path.partition(".")
+        if table != "losses" or "." in term or isinstance(entry, Mapping | list):
+            yield path, entry
+            continue
+        place = f"{where}: space.{path} = {received(entry)}"
+        searched = [name for name, options in RANGES.items() if any(one.searched for one in options.values())]
+        if entry != DEFAULT:
+            raise UserError(f'{place}: write "{DEFAULT}" for the ranges of docs/study-file.md, or a table')
+        if term not in searched:
+            raise UserError(f"{place}: no term with ranges{nearest(term, searched)}")
+        yield from ((name, one) for name, one in default_space(term, methods) if name not in flat)
 
 
 def entries(table: Mapping[str, object], where: str, prefix: str = "") -> dict[str, object]:

@@ -90,6 +90,7 @@ NO_TORCH = (
     "models.config",
     "losses",
     "losses.config",
+    "losses.ranges",
     "trainer",
     "trainer.config",
     "trainer.reports",
