@@ -119,14 +119,13 @@ def _thresholds(shown: Sequence[ScoreArray]) -> Iterator[tuple[str, float]]:
 def _choice(confirmed: Confirmed, near: Sequence[Comparison], chosen: Configuration | None) -> str:
     size = {"params": "parameters", "gflops": "floating-point operations"}[confirmed.choose.smallest]
     rule = (
-        f"the smallest by {size} of the winners and controls that are shown not to lie more than "
-        f"{confirmed.choose.margin:g} below the teacher on test ({confirmed.choose.confidence:.0%}, one-sided, "
-        "corrected over all of them by Holm)"
+        f"the one with the fewest {size} of those shown to lie at most {confirmed.choose.margin:g} below the teacher "
+        f"on test ({confirmed.choose.confidence:.0%}, one-sided, Holm)"
     )
     if not near:
-        return f"{rule}; no teacher was measured, so none was chosen"
+        return f"{rule}: no teacher was measured, so none was chosen"
     passed = sum(claim.verdict == "shown" for claim in near)
-    return f"{rule}; {passed} of {len(near)} are" + ("" if chosen is None else f", {chosen.name} is the smallest")
+    return f"{rule}: {passed} of {len(near)} do" + ("" if chosen is None else f", {chosen.name} is the smallest")
 
 
 def _opening(each: OpeningRecord) -> Opening:

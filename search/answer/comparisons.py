@@ -258,6 +258,24 @@ def _sentence(claim: Comparison, reached: Verdict) -> str:
     return f"{sentence} [{claim.low:+.4f}, {claim.high:+.4f}] ({claim.confidence:.0%}{p}): {reached.replace('_', ' ')}"
 
 
+def claim_line(claim: Comparison) -> str:
+    """A claim to be read once: `gain of tuning (kd-1 less defaults): +0.0120, 95% [+0.0012, +0.0231], p 0.031: shown`.
+
+    `words` says the same as a sentence that stands alone, with what the second network is and with both thresholds.
+    """
+    of = claim_title(claim.name) + (f", {claim.label} alone" if claim.label else "")
+    of += "" if claim.margin is None else f" by more than {claim.margin:g}"
+    if claim.estimate is None:
+        return f"{of}: not estimable: {claim.reason}"
+    lower = f" ({unit_text(claim)}lower is better)" if claim.lower_is_better else ""
+    line = f"{of} ({claim.minuend} less {claim.subtrahend}): {claim.estimate:+.4f}{lower}"
+    if claim.low is None or claim.high is None:
+        return f"{line}: not estimable: {claim.reason}"
+    p = "" if claim.p_holm is None else f", p {claim.p_holm:.2g}"
+    interval = f"{claim.confidence:.0%} [{claim.low:+.4f}, {claim.high:+.4f}]"
+    return f"{line}, {interval}{p}: {claim.verdict.replace('_', ' ')}"
+
+
 def non_inferiority(
     confirmed: Confirmed, grids: Grids, metric: str, part: str = TEST
 ) -> tuple[list[Comparison], Configuration | None]:

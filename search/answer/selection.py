@@ -72,7 +72,7 @@ def with_evidence(confirmed: Confirmed, chosen: SelectedStudent, weights: Weight
             "where the folder of the confirmation's --runs is reached under the same path"
         )
     why = (
-        f"{chosen.why} Of its {len(ranked)} seeds it is the one with the median score on validation "
+        f"{chosen.why} Of its {len(ranked)} seeds, seed {seed} has the median score on validation "
         f"({_mean(middle, metric):.4f})."
     )
     confirmation = Confirmation(

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from search import worker
 from search.answer.build import answer, verdict_lines
-from search.answer.comparisons import TEST, metric_of
-from search.answer.document import SEARCH_THRESHOLD, claim_title
+from search.answer.comparisons import TEST, claim_line, metric_of
+from search.answer.document import SEARCH_THRESHOLD
 from search.answer.power import powerless
 from search.answer.score_arrays import describe_rule, describe_thresholds
 from search.commands import work
@@ -24,6 +26,7 @@ from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
+from search.storage.glance import glance
 from search.storage.lookup import known_search
 from search.storage.url import storage_url
 from search.study.adapter import StudyAdapter
@@ -59,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Plan where there is no plan, work until nothing is left, and say what came of it; returns the exit code."""
     url = storage_url(args.storage)
+    what = "plans a confirmation of" if args.plan else "confirms"
+    look = glance(url, args.name or Path(args.study).stem)
+    logger.info("{}: {} the search in {}; files in {}", args.study, what, look.place, args.runs.absolute())
     with patient("confirm"):
         opened = open_storage(url, create=False)
         study = known_search(opened, args.study, args.name).name
@@ -219,9 +225,9 @@ def outcome(result: Confirmed) -> list[str]:
     if any(one.part == TEST for one in result.findings):
         part = answer(result)
         claims = [claim for claim in part.claims if claim.part == TEST]
-        # Without an estimate the sentence begins with the claim.
-        text += [c.words if c.estimate is None else f"{claim_title(c.name)}: {c.words}" for c in claims]
-        text += [f"{claim_title(c.name)}, {c.label} alone: {c.words}" for c in part.class_claims]
-        text += verdict_lines([*claims, *part.class_claims])
+        judged = [*claims, *part.class_claims]
+        text += [f"differences of test {metric}, with intervals over images and seeds, p corrected (Holm):"]
+        text += [f"  {claim_line(each)}" for each in judged]
+        text += verdict_lines(judged)
     text.append(f"more: python -m search report {result.study}")
     return text

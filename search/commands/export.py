@@ -3,6 +3,7 @@ the confirmed student as a package."""
 
 import argparse
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -126,7 +127,9 @@ def _package(args: argparse.Namespace, name: str) -> int:
     )
     for line in package(wish):
         print(line)
-    print(what.confirmation.why)
+    print(f"{what.confirmation.configuration}, seed {what.confirmation.seed}, was packed:")
+    for sentence in re.split(r"(?<=\.) ", what.confirmation.why):
+        print(f"  {sentence}")
     print(f"next: python -m trainer predict {shlex.quote(str(args.package))} FOLDER -o masks")
     return 0
 

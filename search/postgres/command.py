@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +89,8 @@ def _backup(args: argparse.Namespace) -> int:
         counts = backup(url, args.output, args.bin, force=args.force)
     size = args.output.stat().st_size
     print(f"{args.output}: {size / 1e6:.1f} MB, {counts}, read back whole; of {label_of(url)}")
+    file = shlex.quote(str(args.output))
+    print(f"next: copy it to another disk; into a new database it goes by: python -m search db restore {file}")
     return 0
 
 
@@ -100,6 +103,7 @@ def _restore(args: argparse.Namespace) -> int:
     with patient("db restore"):
         counts = restore(args.file, url, args.bin)
     print(f"{label_of(url)}: {counts}, as in {args.file}")
+    print("next: start the workers again, with this database: python -m search work STUDY")
     return 0
 
 

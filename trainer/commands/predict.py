@@ -5,6 +5,7 @@ A package runs through onnxruntime; torch is then neither needed nor imported.
 
 import csv
 import io
+import shlex
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -175,6 +176,9 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     print(f"{args.output}  {len(worst)} worst, {len(median)} median: {columns}")
     if "teacher" not in by_network:
         print("without the teacher: " + _absent(run.teacher is not None))
+    weights = shlex.quote(str(args.weights if args.weights.is_dir() else made.path))
+    following = f"predict {weights} FOLDER -o masks" if args.weights.is_dir() else f"package {weights} ship"
+    print(f"next: python -m trainer {following}")
     return 0
 
 
@@ -282,6 +286,8 @@ def segment(
         f"{output}  {done} masks and overlays at native size, by {by}"
         + (f"; {failed} of {len(files)} pictures could not be read" if failed else "")
     )
+    if done:
+        print(f"next: look through {output / 'overlays'}, where each mask lies over its picture")
     return NOT_ALL if failed else 0
 
 

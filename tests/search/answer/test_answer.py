@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 from benchmarks.coverage import World, study
 from search.__main__ import main
 from search.answer.build import answer
-from search.answer.comparisons import verdict
+from search.answer.comparisons import claim_line, verdict
 from search.answer.power import LONG, Noise, measured, smallest_gain
 from search.answer.uncertainty import estimate, holm
 from search.confirm.configurations import Configuration
@@ -236,6 +236,21 @@ def test_tuning_has_a_gain_of_its_own_and_unseen_sources_are_outside_of_the_corr
     tuning = claim(found, "tuning_gain")
     assert (tuning.minuend, tuning.subtrahend, tuning.verdict) == ("no-kd-2", "defaults", "worse")
     assert claim(found, "gain", "ETIS").p_holm is None
+
+
+def test_a_claim_is_one_short_line_with_its_verdict_at_the_end(found):
+    lower = answer(replace(by_class(confirmed(), {}), objective="hd95_missed_as_diagonal"))
+    lines = [claim_line(each) for each in (*found.claims, *lower.claims) if each.part == "test"]
+    assert max(map(len, (line for line in lines if "hd95" not in line))) <= 130
+    assert all(re.search(r": (shown|not shown|worse|not estimable.*)$", line) for line in lines)
+    gain, near = (claim_line(claim(found, name)) for name in ("gain", "not_below_teacher"))
+    number = r"\+0\.\d{4}"
+    title = r"^gain over the search without distillation \(kd-1 less no-kd-2\): "
+    assert re.search(rf"{title}{number}, 95% \[{number}, {number}\], p [\d.e-]+: shown$", gain)
+    assert near.startswith("not below the teacher by more than 0.")
+    assert "(px of hd95_missed_as_diagonal, lower is better), 95% [-" in claim_line(claim(lower, "gain"))
+    missing = claim(answer(confirmed(levels={"kd-1": 0.8})), "gain")
+    assert claim_line(missing).startswith("gain over the search without distillation: not estimable: ")
 
 
 def test_winners_are_the_searches_own_whatever_the_confirmation_says():

@@ -105,7 +105,8 @@ def test_the_seed_with_the_median_validation_score_is_packed_with_its_own_thresh
     assert what.threshold == 0.35
     said = what.confirmation
     assert (said.study, said.configuration, said.seed, said.claims) == ("tiny", "kd-1", MEDIAN, chosen.claims)
-    assert said.why == "It is the smallest. Of its 4 seeds it is the one with the median score on validation (0.7500)."
+    middle = f"seed {MEDIAN} has the median score on validation (0.7500)."
+    assert said.why == f"It is the smallest. Of its 4 seeds, {middle}"
     test = {score.title: score for score in said.scores if score.part == "test"}
     own = test["Dice of these weights, mean over images, at threshold 0.35"]
     mean = test["Dice, mean over images and 4 seeds, at threshold 0.35"]
