@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
 from pydantic import BaseModel
 
 from search.answer.power import describe_gains
@@ -40,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
-    spec = _as_begun(load(find(args.study), args.set, name=args.name), args.storage)
+    file = find(args.study)
+    spec = load(file, args.set, name=args.name)
+    logger.info("{}: checks {}{}", spec.name, file.absolute(), "" if args.no_data else ", its data and its teacher")
+    spec = _as_begun(spec, args.storage)
     facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
     stored, problem = _stored(args.storage, facts)
     facts = replace(facts, stored=stored, problems=[*facts.problems, *([] if problem is None else [problem])])
@@ -97,10 +101,8 @@ def _stored(given: str | None, facts: Preflight) -> tuple[StoredStudy | None, st
 def preflight_lines(facts: Preflight) -> list[str]:
     """The same as lines for people."""
     spec, (kd, *controls) = facts.spec, facts.arms
-    state = "" if facts.contents else " of the file alone, without the contents of data and teacher"
-    printed = [
-        _line("study", f"{spec.name}  spec {facts.identity[:8]}{state}   places and budget are outside the hash")
-    ]
+    state = "" if facts.contents else " of the file alone: data and teacher were not read"
+    printed = [_line("study", f"{spec.name}  spec {facts.identity[:8]}{state}; folders and budget may change later")]
     if spec.overrides:
         printed.append(_line("", f"set: {', '.join(spec.overrides)}"))
     printed += [_line("", f"dropped: {name}") for name in spec.dropped]

@@ -14,7 +14,7 @@ from loguru import logger
 
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
-from trainer.distributed.launch import Outcome, launch, writable
+from trainer.distributed.launch import Outcome, launch, say_beginning, writable
 from trainer.distributed.temporary import swept_folder
 from trainer.engine.changed_numbers import touched
 from trainer.errors import UserError, one_line
@@ -34,6 +34,7 @@ def main(args: Namespace) -> int:
     if ranks > file.run.batch_size:
         raise UserError(f"--ranks {ranks}: more than the {file.run.batch_size} images of run.batch_size")
     check_loggers(args.mirror)
+    say_beginning(args, f"{args.file.absolute()}: this run, a {file.run.student.name}")
     writable(args.output)
     writable(args.runs / "run" if args.runs else None)
     return launch(args, lambda joined: _run(args, file, joined), ranks=ranks, threads=threads)

@@ -17,7 +17,7 @@ from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
-from trainer.distributed.launch import Outcome, launch, writable
+from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, one_line, received
 from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import PLACES, read
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the metadata that a teacher's file has beside those of any export."""
+STATE = "state.pt"
+"""Everything that a training goes on from."""
 
 
 def main(args: Namespace) -> int:
@@ -37,6 +39,7 @@ def main(args: Namespace) -> int:
     check_loggers(args.mirror)
     file = read(args.file, sets=args.set)
     config = file.run.teacher
+    say_beginning(args, f"{args.file.absolute()}: the teacher of this study")
     if config is not None and _made_elsewhere(config):
         if args.output is not None or args.again:
             raise UserError(f"{args.file}: run.teacher: was trained elsewhere; leave --output and --again out")
@@ -44,12 +47,33 @@ def main(args: Namespace) -> int:
     run = file.teacher_run()
     if args.output is None and (not isinstance(config, NetworkTeacher) or config.checkpoint is None):
         raise UserError(f"{args.file}: run.teacher.checkpoint: missing; name the file to be written, or give -o FILE")
-    return launch(
-        args,
-        lambda ranks: _teach(args, run, file.run, ranks),
-        ranks=1 if args.ranks is None else args.ranks,
-        threads=args.threads,
-    )
+    ranks = 1 if args.ranks is None else args.ranks
+    try:
+        code = launch(args, lambda joined: _teach(args, run, file.run, joined), ranks=ranks, threads=args.threads)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(args, file.run)
+        raise
+    if code == STOPPED:
+        _say_how_to_go_on(args, file.run)
+    return code
+
+
+def _say_how_to_go_on(args: Namespace, study: RunConfig) -> None:
+    """Where an epoch was trained whole before somebody stopped it."""
+    if (_work_folder(_output(args, study)) / STATE).is_file():
+        logger.info("the same command goes on after its last whole epoch")
+
+
+def _output(args: Namespace, study: RunConfig) -> Path:
+    from trainer.teacher.open import located
+
+    output: Path = args.output or located(study.teacher)
+    return output
+
+
+def _work_folder(output: Path) -> Path:
+    """Where the state of a training that has not ended lies."""
+    return output.with_name(f".{output.name}.teach")
 
 
 def _made_elsewhere(config: "TeacherConfig") -> bool:
@@ -78,13 +102,12 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     from trainer.dry_run import refuse_absent_weights
     from trainer.engine.fit import fit
     from trainer.reports import Resume
-    from trainer.teacher.open import located
 
-    output: Path = args.output or located(study.teacher)
+    output = _output(args, study)
     refuse_untrainable(args.file, run, ranks=ranks.world)
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
     refuse_untrainable(args.file, run, ranks=ranks.world, images=len(data.samples("train")))
-    work = output.with_name(f".{output.name}.teach")
+    work = _work_folder(output)
     run = ranks.broadcast(run if args.again else as_begun(run, data.content_hash, output, work))
     name = identity(run, data.content_hash)
     least = 0.0 if study.teacher is None else study.teacher.min_dice
@@ -104,7 +127,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
         )  # fmt: skip
     best = work / "best.safetensors"
     with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
-        for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / "state.pt", export=best):
+        for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / STATE, export=best):
             if ranks.leads:
                 progress.hear(report)
                 log.tell("teach", report)
@@ -191,8 +214,8 @@ def _prepare(work: Path, name: str, ranks: "Ranks", *, again: bool) -> Path | No
             shutil.rmtree(work)
         if not work.exists():
             write(mark, name.encode())
-        elif (work / "state.pt").is_file():
-            state = work / "state.pt"
+        elif (work / STATE).is_file():
+            state = work / STATE
     return ranks.broadcast(state)
 
 
@@ -238,6 +261,8 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     from trainer.evaluation.calibration import Calibration
     from trainer.evaluation.metrics import validate
 
+    if ranks.leads:
+        logger.info("measuring its best epoch on the validation and training images")
     # The lead wrote it: the others must not look before.
     best = ranks.broadcast(work / "best.safetensors")
     made = ready(best, device=ranks.device)

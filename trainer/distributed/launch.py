@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from loguru import logger
 
 from trainer.cli.entry import MISTAKES
 from trainer.cli.rank_variables import PARENT, place_in_world
 from trainer.distributed import signals
 from trainer.distributed.listening import open_agent
+from trainer.distributed.supervisor import SAME_STOP_SECONDS
 from trainer.distributed.temporary import PLACE, swept_folder
 from trainer.errors import UserError, one_line
 from trainer.loggers import past_torchrun
@@ -27,6 +30,11 @@ STALL_SECONDS = 1800.0
 """How late a rank may be, decoding of a whole data set by another one included."""
 END_SECONDS = 30.0
 """How long ranks may take to end after they were asked to."""
+STOPPING = (
+    "asked to stop: ends after this step, what was trained since the last epoch is lost; a second signal more than "
+    f"{SAME_STOP_SECONDS:g} s later ends at once"
+)
+"""What a single run says to a signal but Ctrl-C, which ends it at once."""
 STOPPED = 130
 """Exit code of a command that was asked to stop."""
 LOST = 70
@@ -42,6 +50,12 @@ class Outcome:
     code: int = 0
     error: str | None = None
     """One line for stderr in place of lines."""
+
+
+def say_beginning(args: Namespace, what: str) -> None:
+    """What a command that is going to train does, before torch is imported; once for all of its ranks."""
+    if args.outcome is None and os.environ.get("RANK", "0") == "0":
+        logger.info("{}; decoded pictures in {}", what, args.cache.absolute())
 
 
 def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, threads: int | None) -> int:
@@ -113,7 +127,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
         ranks = Ranks.join(world, stall=STALL_SECONDS, device=args.device)
     except (ValueError, RuntimeError) as error:
         return Outcome((), 2, one_line(error)), True
-    signal.signal(signal.SIGTERM, lambda *_: ranks.ask_to_stop())
+    signals.obey_signals(ranks.ask_to_stop, STOPPING, also_interrupt=False)
     if "TORCHELASTIC_RUN_ID" in os.environ and place_in_world()[0] == 0 and (warning := open_agent(os.getppid())):
         print(warning, file=sys.stderr)
     if args.outcome is not None:
@@ -167,7 +181,23 @@ def _wait(child: "subprocess.Popen[bytes]", folder: Path) -> None:
         if not ready:
             child.terminate()
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    with _handed_on(hand_on):
+        _wait_for(child, hand_on)
+
+
+@contextmanager
+def _handed_on(hand_on: Callable[..., None]) -> Iterator[None]:
+    """Inside, what asks this process to stop asks its ranks; a hang-up that nohup has it ignore stays ignored."""
+    asking = [number for number in signals.ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, hand_on) for number in asking}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait_for(child: "subprocess.Popen[bytes]", hand_on: Callable[..., None]) -> None:
     try:
         child.wait()
     except KeyboardInterrupt:
@@ -178,8 +208,6 @@ def _wait(child: "subprocess.Popen[bytes]", folder: Path) -> None:
             child.terminate()
             child.wait()
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _say(outcome: Outcome) -> int:

@@ -17,12 +17,18 @@ ASKED = (
     "asked to stop: writing checkpoints, giving the trials back (up to 20 s); "
     f"Ctrl-C again ends at once without either, but in the first {SAME_STOP_SECONDS:g} s it does nothing"
 )
+ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals of schedulers and terminals that ask for a stop, beside Ctrl-C's INT."""
 PARENT_CHECK_SECONDS = 1.0
 """Time between two looks at who the parent is."""
 
 
-def obey_signals(ask: Callable[[], None]) -> None:
-    """The first signal asks for a stop at the next step; a later one, if it is no echo, ends the process at once."""
+def obey_signals(ask: Callable[[], None], answer: str = ASKED, *, also_interrupt: bool = True) -> None:
+    """The first signal asks for a stop at the next step; a later one, if it is no echo, ends the process at once.
+
+    answer: what the lead says to the first one, at once. also_interrupt: whether Ctrl-C asks, too; else it raises
+    KeyboardInterrupt as before. A hang-up that whoever started this ignores, as nohup does, stays ignored.
+    """
     asked: list[float] = []
 
     def obey(number: int, _frame: object) -> None:
@@ -33,12 +39,13 @@ def obey_signals(ask: Callable[[], None]) -> None:
                 # Written past the logger: the signal may have come while that holds its lock. Where the terminal hung
                 # up, or whoever read this was killed, nobody is to be told.
                 with contextlib.suppress(OSError):
-                    os.write(2, f"{time.strftime('%H:%M:%S')} {ASKED}\n".encode())
+                    os.write(2, f"{time.strftime('%H:%M:%S')} {answer}\n".encode())
         elif time.monotonic() - asked[0] > SAME_STOP_SECONDS:
             os._exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, obey)
+    for number in (*ASKING, *((signal.SIGINT,) if also_interrupt else ())):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, obey)
 
 
 @contextlib.contextmanager

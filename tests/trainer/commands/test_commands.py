@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import socket
@@ -109,8 +110,8 @@ def picture(path: Path) -> Image.Image:
 
 
 def only_line(done: "subprocess.CompletedProcess[str]") -> str:
-    """What stderr says, which must be one line and no traceback."""
-    lines = done.stderr.splitlines()
+    """What stderr says beside lines with a time, which must be one line and no traceback."""
+    lines = [line for line in done.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     return lines[0]
@@ -127,7 +128,7 @@ class TestTeach:
         assert f"sha256 {file.sha256[:8]}" in second
         assert "trained on 16 images, none of them validation or test" in second
         assert following == f"next: python -m search validate {place / 'small.toml'}"
-        begins, *_ = taught.stderr.splitlines()
+        _, begins, *_ = taught.stderr.splitlines()
         assert "training unet, 3 epochs of 16 images at " in begins
         assert "ETA" in taught.stderr
 
@@ -164,6 +165,12 @@ class TestTeach:
         after = checkpoint.weights(tmp_path / "teacher.safetensors")
         assert (before.word("run")["epochs"], after.word("run")["epochs"]) == (3, 6)
         assert before.sha256 != after.sha256
+
+    def test_what_it_does_is_said_before_torch_is_there(
+        self, taught: "subprocess.CompletedProcess[str]", place: Path
+    ) -> None:
+        first = taught.stderr.splitlines()[0]
+        assert first.endswith(f"{place}/small.toml: the teacher of this study; decoded pictures in {place}/cache")
 
     @pytest.mark.slow
     def test_killed_it_goes_on_from_its_last_epoch_to_the_same_weights(
@@ -277,19 +284,20 @@ class TestFit:
         assert one.read_bytes() == two.read_bytes()
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("ranks", ["1", "2"])
+    @pytest.mark.parametrize(("ranks", "number"), [("1", signal.SIGHUP), ("2", signal.SIGTERM)])
     def test_asked_to_stop_all_ranks_end_in_order_and_the_run_can_go_on(
-        self, place: Path, taught: object, ranks: str, launch: Callable[..., Any]
+        self, place: Path, taught: object, ranks: str, number: signal.Signals, launch: Callable[..., Any]
     ) -> None:
+        """It is answered at once, and the loss is the epoch that was begun."""
         runs = place / f"stopped-{ranks}"
         words = ["fit", place / "small.toml", "--cache", place / "cache", "--runs", runs]
         child = launch("trainer", *words, "--ranks", ranks, "--set", "epochs=5000")
         deadline = time.monotonic() + 200
         while not list(runs.glob("*/state.pt")) and time.monotonic() < deadline:
             time.sleep(0.05)
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(number)
         assert child.wait() == 130, child.log
-        assert "asked to stop" in child.log
+        assert child.log.count("asked to stop: ends after this step") == 1
         assert "Traceback" not in child.log
         (state,) = runs.glob("*/state.pt")
         assert checkpoint.load(state)["epoch"] >= 1
