@@ -224,7 +224,7 @@ def verdict(estimate: float | None, p: float | None, confidence: float, *, lower
     """
     if estimate is None or p is None:
         return "not estimable"
-    if p > 1 - confidence:
+    if p > 1 - confidence or estimate == 0:
         return "not_shown"
     return "shown" if (estimate < 0 if lower else estimate > 0) else "worse"
 

@@ -60,7 +60,9 @@ class Estimate:
         return float(t.sf((self.value - bound) / self.error, self.freedom))
 
     def two_sided(self) -> float | None:
-        """Two-sided p of a true mean of zero; None where there is no error."""
+        """Two-sided p of a true mean of zero; None where there is no error. A mean of zero that never varies has 1."""
+        if self.error == 0 and self.value == 0:
+            return 1.0
         p = self.above(0.0)
         return None if p is None else min(1.0, 2 * min(p, 1 - p))
 

@@ -82,6 +82,14 @@ def test_images_without_a_value_are_left_out_for_all_seeds():
     assert (found.images, found.groups, found.value) == (11, 11, 1.0)
 
 
+def test_two_networks_that_predict_the_same_differ_by_nothing_that_is_shown():
+    """Every difference is zero, and so is its error: no division by it, and no harm."""
+    same = estimate(np.zeros((3, 12)), tuple("abcdefghijkl"))
+    assert (same.error, same.two_sided()) == (0.0, 1.0)
+    assert verdict(same.value, same.two_sided(), 0.95) == verdict(0.0, 0.0, 0.95) == "not_shown"
+    assert estimate(np.full((3, 12), 0.25), tuple("abcdefghijkl")).two_sided() == 0.0
+
+
 def test_holm_corrects_in_steps():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
@@ -249,8 +257,8 @@ def test_a_claim_is_one_short_line_with_its_verdict_at_the_end(found):
     assert re.search(rf"{title}{number}, 95% \[{number}, {number}\], p [\d.e-]+: shown$", gain)
     assert near.startswith("not below the teacher by more than 0.")
     assert "(px of hd95_missed_as_diagonal, lower is better), 95% [-" in claim_line(claim(lower, "gain"))
-    missing = claim(answer(confirmed(levels={"kd-1": 0.8})), "gain")
-    assert claim_line(missing).startswith("gain over the search without distillation: not estimable: ")
+    missing = claim(found, "gain").model_copy(update={"estimate": None, "reason": "no control"})
+    assert claim_line(missing) == "gain over the search without distillation: not estimable: no control"
 
 
 def test_winners_are_the_searches_own_whatever_the_confirmation_says():
