@@ -172,13 +172,7 @@ def main() -> int:
     parent = os.getppid()  # torchrun's agent; it may be gone by the time that its ranks have met
     args = arguments()
     _log(place_in_world()[0] == 0, LiveLine())
-    if args.slots != AUTO and args.slots < 1:
-        raise UserError(f"--slots = {args.slots}: at least 1, or auto")
-    if args.database_wait < 0:
-        raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
-    loggers.check_loggers(args.mirror)
-    if args.note_every < 0:
-        raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
+    refuse_bad_flags(args)
     if place_in_world()[0] == 0:
         _say_beginning(args)
     spec = specification(args)
@@ -210,6 +204,17 @@ def main() -> int:
         logger.error("out of memory outside of any trial: use fewer --slots\n{}", traceback.format_exc())
         _leave_at_once()
     return CODE_OF_END[end.reason]
+
+
+def refuse_bad_flags(args: argparse.Namespace) -> None:
+    """Raise UserError for what no worker can work with: known without torch, so before anything else is done."""
+    if args.slots != AUTO and args.slots < 1:
+        raise UserError(f"--slots = {args.slots}: at least 1, or auto")
+    if args.database_wait < 0:
+        raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
+    if args.note_every < 0:
+        raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
+    loggers.check_loggers(args.mirror)
 
 
 def _say_beginning(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.errors import DataError, UserError
+from trainer.errors import DataError, UserError, refusal_text
 
 FOLDER_MODE = "KD_FOLDER_MODE"
 """Variable with the mode of the folders that hold pictures, weights and databases."""
@@ -18,7 +18,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         _write(path, text)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be written ({refusal_text(error)})") from error
 
 
 def write_output(path: Path, text: str) -> None:
@@ -28,7 +28,7 @@ def write_output(path: Path, text: str) -> None:
     try:
         _write(path, text)
     except OSError as error:
-        raise UserError(f"--output {path}: {error.strerror}; the former file is as it was") from None
+        raise UserError(f"--output {path}: {refusal_text(error)}; the former file is as it was") from None
 
 
 def write_private(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Mistakes of the user as one line: file and field, the value received, what is known and nearest. Free of torch."""
 
+import errno
 import re
 import sys
 import types
@@ -64,6 +65,18 @@ def _hidden(url: re.Match[str]) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; known: a, b; nearest: a` for a name that is none of them, to be put behind a message; sorted."""
     return listed(name, sorted(set(known)))
+
+
+_IN_THE_WAY = {
+    errno.EEXIST: "a file is where a folder is needed",
+    errno.ENOTDIR: "a file is where a folder is needed",
+    errno.EISDIR: "a folder is where a file is needed",
+}
+
+
+def refusal_text(error: OSError) -> str:
+    """Why the system refuses a place, in its own words but where they do not say what is in the way ("File exists")."""
+    return _IN_THE_WAY.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
 
 
 def counted(number: int, noun: str) -> str:

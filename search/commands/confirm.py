@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
 from search import worker
 from search.answer.build import answer, verdict_lines
 from search.answer.comparisons import TEST, claim_line, metric_of
@@ -26,7 +24,7 @@ from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
-from search.storage.glance import glance
+from search.storage.glance import announce_look
 from search.storage.lookup import known_search
 from search.storage.url import storage_url
 from search.study.adapter import StudyAdapter
@@ -36,7 +34,7 @@ from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
 from trainer.config import RunConfig
-from trainer.distributed.supervisor import supervise
+from trainer.distributed.supervisor import refuse_bad_numbers, supervise
 from trainer.errors import UserError
 
 
@@ -61,10 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Plan where there is no plan, work until nothing is left, and say what came of it; returns the exit code."""
+    refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
+    worker.refuse_bad_flags(args)
     url = storage_url(args.storage)
-    what = "plans a confirmation of" if args.plan else "confirms"
-    look = glance(url, args.name or Path(args.study).stem)
-    logger.info("{}: {} the search in {}; files in {}", args.study, what, look.place, args.runs.absolute())
+    what = "plans a confirmation of" if args.plan else f"confirms, with files in {args.runs.absolute()},"
+    announce_look(f"{what} {args.name or args.study} in", url)
     with patient("confirm"):
         opened = open_storage(url, create=False)
         study = known_search(opened, args.study, args.name).name

@@ -17,6 +17,7 @@ from search.planning.network_costs import student_size
 from search.spec.config import MAIN
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
+from search.storage.glance import announce_look
 from search.storage.leases import LeaseDetails
 from search.storage.lookup import search_row
 from search.storage.schema import FINISHED
@@ -60,6 +61,7 @@ def main(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top = {args.top}: at least 1")
     name = args.name or args.study
+    announce_look(f"exports {name} from", storage_url(args.storage))
     if args.package is not None or args.confirmed or args.configuration is not None:
         return _package(args, name)
     with patient("export"):
@@ -105,13 +107,14 @@ def _seed(args: argparse.Namespace, opened: Database, name: str) -> int:
 
 
 def _package(args: argparse.Namespace, name: str) -> int:
-    from trainer.package.command import Wish, package
+    from trainer.package.command import Wish, package, refuse_existing
 
     if args.package is None or not args.confirmed:
         raise UserError(
             "--confirmed and --package DIR go together; weights that were not confirmed are packed by: "
             "python -m trainer package WEIGHTS DIR"
         )
+    refuse_existing(args.package)
     with patient("export"):
         opened = open_storage(storage_url(args.storage), create=False)
         result, weights = confirmed(opened, name), selection.weights_of(opened, name)

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
     refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
+    worker.refuse_bad_flags(args)
     worker.announce(args)
     worker.specification(args)  # a mistake is said once, before any rank begins
     cores = len(os.sched_getaffinity(0))

@@ -27,6 +27,7 @@ from search.study.artifacts import Artifacts
 from search.study.progress import progress_of
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import shares_of
+from trainer.errors import refusal_text
 
 TIME_LIMIT_SECONDS = 150
 """How long a process in the background may take before it ends itself."""
@@ -78,7 +79,7 @@ def write(opened: Database, name: str, folder: Path | None) -> str:
         try:
             pictures, without = _kept(opened, rows, drawn, folder), None
         except OSError as error:
-            without = f"their folder cannot be written ({error.strerror or type(error).__name__})"
+            without = f"their folder cannot be written ({refusal_text(error)})"
             logger.warning("note: {}: {}", folder, without)
     progress, confirmed = progress_of(rows, opened.searches.closed), confirmation(opened, rows)
     terms = {arm: list(shares_of(trials)) for arm, trials in rows.trials.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 from loguru import logger
 
 from search.execution.messages import PICTURE, WEIGHTS
+from trainer.errors import refusal_text
 from trainer.reports import Saved, Write
 
 WRITING_THREADS = 4
@@ -147,7 +148,7 @@ class CheckpointWriter:
 
     def _refuse(self, error: OSError, path: Path) -> None:
         """Log it at once, and once, until the disk accepts such files again; the database thread repeats it."""
-        text = f"no {_plural(path.suffix)} can be written to {path.parent} ({error.strerror or error})"
+        text = f"no {_plural(path.suffix)} can be written to {path.parent} ({refusal_text(error)})"
         with self._lock:
             known = path.suffix in self._failing
             if not known:
@@ -179,7 +180,7 @@ def remove(path: Path | None) -> None:
         if path is not None:
             path.unlink(missing_ok=True)
     except OSError as error:
-        logger.warning("{} stays on disk: {}", path, error.strerror)
+        logger.warning("{} stays on disk: {}", path, refusal_text(error))
 
 
 def remove_all(folder: Path, token: int) -> None:

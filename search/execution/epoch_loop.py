@@ -17,7 +17,7 @@ from search.execution.disk_waits import usable
 from search.execution.group import ASKED_TO_STOP, Group, GroupEnd, Plan
 from search.execution.messages import PICTURE, WEIGHTS, CheckpointWritten, EpochDone, StartTrial, TrialFailed
 from search.exit_codes import EndReason
-from trainer.errors import one_line
+from trainer.errors import one_line, refusal_text
 from trainer.reports import EpochReport, Failure, FailureKind, Saved, Stopped, Students, Write
 
 COPY_THREADS = 4
@@ -244,7 +244,7 @@ class Leader:
                 logger.warning("disk: {}: belongs to somebody else, and keeps nothing", folder)
                 return
         except OSError as error:
-            logger.warning("disk: {}: cannot be used ({})", folder, error.strerror or error)
+            logger.warning("disk: {}: cannot be used ({})", folder, refusal_text(error))
             return
         runs = self.database_thread.settings.runs
         exports = {

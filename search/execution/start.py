@@ -38,7 +38,7 @@ from trainer import loggers
 from trainer.atomic_files import private_folder
 from trainer.cli.live_line import LiveLine
 from trainer.engine.changed_numbers import REVISION
-from trainer.errors import UserError
+from trainer.errors import UserError, refusal_text
 from trainer.profiling.slots import AUTO
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _runs_folder(folder: Path) -> Path:
         private_folder(folder)
     except OSError as error:
         raise UserError(
-            f"--runs {folder}: cannot be made ({error.strerror}); give a folder on a disk with room"
+            f"--runs {folder}: cannot be made ({refusal_text(error)}); give a folder on a disk with room"
         ) from error
     return folder.resolve()
 
@@ -225,6 +225,6 @@ def _artifacts(folder: Path, opened: Database) -> Artifacts | None:
         return Artifacts(folder.resolve(), opened.storage)
     except OSError as error:
         logger.warning(
-            "--artifacts {}: cannot be used ({}): the search goes on without pictures", folder, error.strerror
+            "--artifacts {}: cannot be used ({}): the search goes on without pictures", folder, refusal_text(error)
         )
         return None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from loguru import logger
 
-from trainer.errors import UserError
+from trainer.errors import UserError, refusal_text
 
 LOADED = (encodings.idna,)
 """What Python loads late, at the first look-up of a host: afterwards its own files may be out of reach."""
@@ -58,7 +58,9 @@ def _stay(folder: Path, user: str | None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--dir {folder}: cannot be made ({error.strerror}); choose a folder that is yours") from None
+        raise UserError(
+            f"--dir {folder}: cannot be made ({refusal_text(error)}); choose a folder that is yours"
+        ) from None
     if folder.stat().st_uid != os.geteuid():
         raise UserError(f"--dir {folder}: belongs to {owner_name(folder)}, not to {me}; run this as its owner or root")
 

@@ -22,7 +22,7 @@ from search.postgres.binaries import CLIENT, REMEDY, Binaries, usable
 from search.storage import schema
 from search.storage.database import OptunaTables, bare_engine, creation_lock
 from search.storage.url import label_of
-from trainer.errors import SECRET_PARAMETERS, UserError, one_line
+from trainer.errors import SECRET_PARAMETERS, UserError, one_line, refusal_text
 
 COUNTED = ("studies", "trials")
 DUMP, SQLITE = b"PGDMP", b"SQLite format 3\x00"
@@ -65,7 +65,7 @@ def backup(url: str, target: Path, bin_folder: Path | None, *, force: bool = Fal
             os.fsync(file.fileno())
         beside.replace(target)
     except OSError as error:
-        raise UserError(f"--output {target}: cannot be written ({error.strerror})") from None
+        raise UserError(f"--output {target}: cannot be written ({refusal_text(error)})") from None
     finally:
         beside.unlink(missing_ok=True)
     return counts

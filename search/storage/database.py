@@ -75,7 +75,7 @@ def open_storage(url: str, *, create: bool = True, studies: Sequence[str] = ()) 
             _check_before(parsed, label, studies)
             rdb = RDBStorage(_template(parsed), engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
-                lock_on_begin(rdb.engine)
+                lock_on_begin(rdb.engine, CALL_SECONDS)
             _create_own_tables(rdb.engine)
     except sa.exc.SQLAlchemyError as error:
         raise _not_opened(label, error) from None
@@ -160,7 +160,7 @@ def bare_engine(url: str) -> sa.Engine:
         return sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
     _check_local_file(parsed, label_of(url), create=True)
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, **_engine_arguments("sqlite"))
-    lock_on_begin(engine)
+    lock_on_begin(engine, CALL_SECONDS)
     return engine
 
 

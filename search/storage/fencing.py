@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from loguru import logger
 from sqlalchemy import orm
 
 from search.storage.ownership import put_mark
@@ -254,8 +255,14 @@ class Fence:
             session.execute(started.values(began=now))
 
 
-def lock_on_begin(engine: sa.Engine) -> None:
+SILENT_SECONDS = 3.0
+"""How long a wait for SQLite's write lock may go on without a word."""
+
+
+def lock_on_begin(engine: sa.Engine, seconds: float) -> None:
     """SQLite takes its write lock at BEGIN: otherwise two processes pop the same enqueued trial.
+
+    seconds: how long it is waited for, with a line in the log where that takes longer than usual.
 
     A file that is removed or replaced meanwhile counts as a database that is away: SQLite itself would write on, into
     what nobody can open any more, or begin an empty file.
@@ -274,9 +281,25 @@ def lock_on_begin(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         file.check()
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        _take_write_lock(connection, seconds)
 
     engine.dispose()  # connections made before the listeners go
+
+
+def _take_write_lock(connection: sa.Connection, seconds: float) -> None:
+    try:
+        _begin_within(connection, min(SILENT_SECONDS, seconds))
+    except sa.exc.OperationalError as error:
+        if seconds <= SILENT_SECONDS or "locked" not in str(error.orig):
+            raise
+        file = Path(connection.engine.url.database or "").absolute()
+        logger.warning("{} is locked by another program that writes: waiting for it, {:g} s at most", file, seconds)
+        _begin_within(connection, seconds - SILENT_SECONDS)
+
+
+def _begin_within(connection: sa.Connection, seconds: float) -> None:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}").close()
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class _SameFile:

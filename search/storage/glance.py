@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from loguru import logger
 
 from search.storage.schema import FINISHED, arms, leases, searches
 from search.storage.url import _with_driver, label_of, refuse_bad_file
@@ -42,18 +43,29 @@ class Glance:
         return f"joins the search in {self.place}: {self.finished} of {self.trials} trials are finished"
 
 
+def announce_look(what: str, url: str) -> None:
+    """Say which database a command is going to read, its file absolute: before what takes seconds. Raises UserError."""
+    logger.info("{} {}", what, _place(_with_driver(url), url))
+
+
+def _place(parsed: sa.URL, url: str) -> str:
+    if parsed.get_backend_name() == "sqlite":
+        return f"sqlite:///{Path(parsed.database or '').absolute()}"
+    return label_of(url)
+
+
 def glance(url: str, name: str) -> Glance:
     """Look at a search by its name. Raises UserError for what is no database URL, and where waiting changes nothing."""
     parsed = _with_driver(url)
     if parsed.get_backend_name() == "sqlite":
         refuse_bad_file(parsed, label_of(url))
         file = Path(parsed.database or "").absolute()
-        place = f"sqlite:///{file}"
+        place = _place(parsed, url)
         if not file.is_file():
             return Glance(place, file, begun=False)
         return _look(sa.create_engine(f"sqlite:///{file.as_uri()}?mode=ro&uri=true"), place, file, name)
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args={"connect_timeout": SECONDS})
-    return _look(engine, label_of(url), None, name)
+    return _look(engine, _place(parsed, url), None, name)
 
 
 def _look(engine: sa.Engine, place: str, file: Path | None, name: str) -> Glance:

@@ -1,22 +1,36 @@
 """How a command ends: the user's mistakes in one line, and exit codes that a shell understands."""
 
+import _thread
 import errno
 import os
+import re
 import select
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from trainer.cli.missing_packages import remedy
 from trainer.cli.printable import OUTPUT, printable_streams
-from trainer.errors import CheckpointError, DataError, UserError, on_stderr, one_line
+from trainer.errors import CheckpointError, DataError, UserError, on_stderr, one_line, refusal_text
 
+AGAIN_SECONDS = 0.05
+"""From a Ctrl-C that was lost to its return."""
 UNREAD = 141
 """The exit code that a shell shows for a program whose reader went away."""
 MISTAKES = (UserError, DataError, CheckpointError)
 """The errors that are the user's to mend."""
 
 
+_MORE_MEMORY = "end other programs, raise its limit (ulimit -v; of a container or a job: its settings), then repeat"
+_NO_MEMORY = re.compile(
+    r"failed to map segment|cannot (apply additional memory protection|allocate)|can't allocate|bad_alloc|not enough "
+    r"memory|can't start new thread",
+    re.IGNORECASE,
+)
+"""What the loader of libraries, torch and Python say where a limit leaves no room."""
 _REFUSED = {
+    errno.ENOMEM: _MORE_MEMORY,
     errno.ENOSPC: "make room, then repeat",
     errno.EDQUOT: "make room, then repeat",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), then repeat",
@@ -24,9 +38,9 @@ _REFUSED = {
     errno.EROFS: "name a place that can be written",
     errno.EACCES: "see its rights (ls -ld), or name another place",
     errno.EPERM: "see its rights (ls -ld), or name another place",
-    errno.EEXIST: "a file is where a folder is needed; name another place",
-    errno.ENOTDIR: "a file is where a folder is needed; name another place",
-    errno.EISDIR: "a folder is where a file is needed; name another place",
+    errno.EEXIST: "name another place",
+    errno.ENOTDIR: "name another place",
+    errno.EISDIR: "name another place",
     errno.ELOOP: "a link leads to itself; remove it",
     errno.ENAMETOOLONG: "give it a shorter name",
 }
@@ -44,17 +58,45 @@ def guard(
     meanwhile is made printable.
     """
     _open_closed_streams()
-    with printable_streams():
+    with printable_streams(), _kept_interrupts():
         try:
             return _guarded(main, say)
+        except (MemoryError, ImportError, RuntimeError) as error:
+            if not names_refusals or not _is_want_of_memory(error):
+                raise
+            say(f"error: memory is not enough: {one_line(error) or 'an array has no room'}; {_MORE_MEMORY}")
+            return 2
         except OSError as error:
             if not names_refusals or error.errno not in _REFUSED:
                 raise
             place = str(error.filename or "a file that was being written")
             if place == OUTPUT:
                 _drop_output()
-            say(f"error: {one_line(f'{place}: {error.strerror}')}; {_REFUSED[error.errno]}")
+            say(f"error: {one_line(f'{place}: {refusal_text(error)}')}; {_REFUSED[error.errno]}")
             return 2
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+@contextmanager
+def _kept_interrupts() -> Iterator[None]:
+    """A Ctrl-C that comes within a callback of a weak reference, of which SQLAlchemy has many, is reported there and
+    lost: it comes again a moment later, until it reaches code that it can end."""
+    before = sys.unraisablehook
+
+    def hear(lost: "sys.UnraisableHookArgs") -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _open_closed_streams() -> None:

@@ -26,7 +26,7 @@ from trainer.data.masks import regions_of
 from trainer.data.reading import as_rgb, images_of
 from trainer.data.slices import slice_place, slices_of
 from trainer.distributed.launch import device, writable
-from trainer.errors import DataError, UserError, on_stderr, one_line
+from trainer.errors import DataError, UserError, on_stderr, one_line, refusal_text
 from trainer.evaluation.case_figures import chosen, drawn, legend, overlay, predicted_labels
 from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
 from trainer.package.inference import labels as thresholded
@@ -326,7 +326,7 @@ def _write_classes(path: Path, classes: Sequence[LabelClass]) -> None:
     try:
         path.write_text(text.getvalue(), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise UserError(f"{path}: cannot be written ({refusal_text(error)}); choose another place") from error
 
 
 def _readable(files: Sequence[Path], read: Read, bad: list[DataError]) -> Iterator[tuple[Path, Picture]]:
@@ -357,4 +357,4 @@ def _save(path: Path, picture: Image.Image) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, format="PNG")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise UserError(f"{path}: cannot be written ({refusal_text(error)}); choose another place") from error

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from trainer.data.files import BadFile, orientation, some
+from trainer.data.files import BadFile, orientation, shape_text, some
 from trainer.data.masks import MaskValues, covered, refuse_other_size, values_of
 from trainer.data.perceptual_hash import ImageHashes, image_hashes
 from trainer.data.reading import PLAIN, Reading, as_rgb, read_mask_values
 from trainer.errors import DataError
 
 Progress = Callable[[int, int], None]
+SMALLEST_SIDE = 8
+"""Pixels; what is smaller is a placeholder, a tracking pixel or what a failed download left."""
 Item = TypeVar("Item")
 Entry = TypeVar("Entry")
 
@@ -54,6 +56,8 @@ def check_pair(image: Path, mask: Path, reading: Reading = PLAIN) -> CheckedPair
         named = reading.coding is None or covered(values, reading.coding)
         pixels = reading.pair(image, mask)[0] if named else reading.image(image)
     height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise BadFile(image, f"less than {SMALLEST_SIDE} pixels on a side, so no picture", shape_text(pixels))
     shown = pixels if reading.cells is None else reading.image(image)  # leaks are looked for in whole pictures
     return CheckedPair(height, width, values, image_hashes(as_rgb(shown)), orientation(image))
 
@@ -86,14 +90,16 @@ def in_threads(
 
 
 def summarised(errors: Sequence[DataError]) -> list[str]:
-    """A line a cause, with how many files have it and the names of three; an error that stands alone is as it was."""
+    """A line a cause, with how many files have it, the names of three and what is special of the first, such as its
+    size; an error that stands alone is as it was."""
     alike: dict[str, list[DataError]] = {}
     for error in errors:
         alike.setdefault(error.cause if isinstance(error, BadFile) else str(error), []).append(error)
     lines = []
     for cause, same in alike.items():
         names = [str(error.path) for error in same if isinstance(error, BadFile)]
-        text = f"{len(same)} files: {cause} ({some(names)})"
+        first = next((error.detail for error in same if isinstance(error, BadFile) and error.detail), "")
+        text = f"{len(same)} files: {cause} ({some(names)}{first and f'; the first: {first}'})"
         lines.append(text if len(same) > 1 and names else str(same[0]))
     return lines
 

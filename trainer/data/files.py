@@ -55,7 +55,7 @@ class BadFile(DataError):
 
     def __init__(self, path: Path, cause: str, detail: str = "") -> None:
         super().__init__(f"{path}: {cause}{detail and f' ({detail})'}")
-        self.path, self.cause = path, cause
+        self.path, self.cause, self.detail = path, cause, detail
 
 
 class MaskPicture(NamedTuple):

@@ -20,7 +20,7 @@ from trainer.distributed import signals
 from trainer.distributed.listening import open_agent
 from trainer.distributed.supervisor import SAME_STOP_SECONDS
 from trainer.distributed.temporary import PLACE, swept_folder
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError, one_line, refusal_text
 from trainer.loggers import past_torchrun
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def writable(path: Path | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         allowed = os.access(path.parent, os.W_OK) and not path.is_dir()
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        raise UserError(f"{path}: cannot be written ({refusal_text(error)}); choose another place") from error
     if not allowed:
         raise UserError(f"{path}: cannot be written (a folder, or in one without permission); choose another place")
 

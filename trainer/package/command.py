@@ -15,7 +15,7 @@ from trainer.config import PictureData, RunConfig
 from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, hexadecimal, numbered
 from trainer.data.dataset import Picture, by_threshold
 from trainer.data.masks import regions_of
-from trainer.errors import UserError
+from trainer.errors import UserError, refusal_text
 from trainer.package.inference import (
     CARD,
     CHANNELS,
@@ -104,16 +104,21 @@ def package(wish: Wish) -> list[str]:
         # A folder that came meanwhile and holds anything is an error here.
         beside.rename(wish.folder)
     except OSError as error:
-        why = error.strerror or error
+        why = refusal_text(error)
         raise UserError(f"{wish.folder}: cannot be written ({why}); nothing was left there") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return _summary(wish, parity)
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise UserError where a package would be written over something."""
+    if folder.exists():
+        raise UserError(f"{folder}: is there already, and a package is never written over; name another folder")
+
+
 def _refuse(wish: Wish) -> None:
-    if wish.folder.exists():
-        raise UserError(f"{wish.folder}: is there already, and a package is never written over; name another folder")
+    refuse_existing(wish.folder)
     if wish.threshold is not None and not 0 < wish.threshold < 1:
         raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
 

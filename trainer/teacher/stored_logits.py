@@ -31,7 +31,7 @@ from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherC
 from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
-from trainer.errors import DataError
+from trainer.errors import DataError, refusal_text
 
 FORMAT = 1
 """Goes up with every change of what the files hold."""
@@ -186,7 +186,7 @@ class StoredLogits:
 
     def _refused(self, error: OSError) -> DataError:
         return DataError(
-            f"{self.folder}: the teacher's logits cannot be kept there ({error.strerror or error}); choose another "
+            f"{self.folder}: the teacher's logits cannot be kept there ({refusal_text(error)}); choose another "
             f"cache folder, or leave data.views out"
         )
 

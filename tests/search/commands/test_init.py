@@ -197,6 +197,13 @@ def three(folder: Path) -> None:
         (folder / "images" / f"{path.stem}.jpg").unlink(missing_ok=True)
 
 
+def placeholder(folder: Path, side: int, only: str = "*", count: int = 1) -> None:
+    """Files of another size in the place of the first ones."""
+    for path in sorted(folder.glob(f"{only}/*")):
+        if int(path.stem[-3:]) < count:
+            Image.new("L", (side, side), 255).save(path)
+
+
 LACKING: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "an empty folder": (lambda _: None, ["holds no pictures with masks", "images/ and masks/", "found: nothing"]),
     "no masks": (lambda f: (f / "images").mkdir(), ["known: images/ and masks/", "found: folders images"]),
@@ -218,6 +225,14 @@ LACKING: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "one fault in all files": (
         lambda f: (pictures(f, 10), [(path.write_bytes(b"x")) for path in (f / "masks").iterdir()])[0],
         ["10 of 10 pairs are bad: 10 files: damaged or no picture (", "and 7 more"],
+    ),
+    "pictures of one pixel": (
+        lambda f: (pictures(f, 10), placeholder(f, 1))[0],
+        ["1 of 10 pairs are bad: ", "IMG_000.png: less than 8 pixels on a side, so no picture (1 x 1)"],
+    ),
+    "masks of other sizes": (
+        lambda f: (pictures(f, 10), placeholder(f, 40, "masks", 3))[0],
+        ["3 files: image and mask differ in size (", "; the first: IMG_000.png is ", "its mask IMG_000.png is 40 x 40"],
     ),
     "too few to split": (lambda f: pictures(f, 2), ["2 groups cannot fill 3 parts"]),
 }

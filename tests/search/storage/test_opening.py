@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from loguru import logger
 
+from search.storage import database, fencing
 from search.storage import url as storage_addresses
 from search.storage.database import creation_lock, open_storage
 from search.storage.errors import is_transient
@@ -221,18 +223,23 @@ def test_looking_makes_no_database(tmp_path: Path, postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_sqlite_takes_its_write_lock_at_begin(
-    sqlite_url: str, small_study: Callable[..., str], open_again: Join
+def test_sqlite_takes_its_write_lock_at_begin_and_says_that_it_waits(
+    sqlite_url: str, small_study: Callable[..., str], open_again: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise two processes pop the same waiting trial."""
+    monkeypatch.setattr(database, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(fencing, "SILENT_SECONDS", 0.05)
+    lines: list[str] = []
+    logger.add(lines.append, format="{message}")
     one, two = (open_again(sqlite_url, "locked", small_study()) for _ in range(2))
     with one.opened.engine.begin() as connection:
         connection.execute(sa.select(searches))
-        raw = two.opened.engine.raw_connection()
-        raw.driver_connection.execute("PRAGMA busy_timeout = 50")  # type: ignore[union-attr]
-        raw.close()
         with pytest.raises(sa.exc.OperationalError, match="locked"), two.opened.engine.begin():
             pass
+    file = Path(str(one.opened.engine.url.database)).absolute()
+    assert lines == [f"{file} is locked by another program that writes: waiting for it, 0.2 s at most\n"]
+    with two.opened.engine.begin() as connection:
+        assert connection.execute(sa.select(searches)).all()
     with one.opened.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 

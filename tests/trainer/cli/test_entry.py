@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+import time
+import weakref
 
 import pytest
 
@@ -31,6 +33,71 @@ def test_what_the_machine_refuses_is_one_line_with_the_place_and_the_remedy(capf
     assert line.count("\n") == 1
     with pytest.raises(OSError, match="/a/place"):
         guard(refused, names_refusals=False)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EEXIST, "a file is where a folder is needed"),
+        (errno.ENOTDIR, "a file is where a folder is needed"),
+        (errno.EISDIR, "a folder is where a file is needed"),
+    ],
+)
+def test_what_is_in_the_way_is_said_in_place_of_file_exists(capfd, number, reason):
+    def refused() -> int:
+        raise OSError(number, os.strerror(number), "/a/place")
+
+    assert guard(refused) == 2
+    assert capfd.readouterr().err == f"error: /a/place: {reason}; name another place\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_memory_limit_is_one_line_and_another_bug_is_not(capfd, error):
+    def refused() -> int:
+        raise error
+
+    assert guard(refused) == 2
+    line = capfd.readouterr().err
+    assert line.startswith("error: memory is not enough: ")
+    assert line.count("\n") == 1
+    with pytest.raises(type(error)):
+        guard(refused, names_refusals=False)
+
+
+def test_an_error_of_another_kind_keeps_its_traceback_under_a_memory_limit():
+    def broken() -> int:
+        raise RuntimeError("another bug")
+
+    with pytest.raises(RuntimeError, match="another bug"):
+        guard(broken)
+
+
+def test_an_interrupt_that_a_callback_swallows_comes_again(capfd):
+    """As where Ctrl-C comes while SQLAlchemy forgets a listener: reported as ignored, and the command went on."""
+
+    class Thing:
+        pass
+
+    def swallow(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def main() -> int:
+        thing = Thing()
+        watched = weakref.ref(thing, swallow)
+        del thing
+        time.sleep(5)
+        return 0 if watched() is None else 1
+
+    assert guard(main) == 130
+    assert capfd.readouterr().err == "interrupted\n"
 
 
 def test_an_error_of_a_broken_machine_keeps_its_traceback():
