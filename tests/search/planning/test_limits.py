@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 from pydantic import TypeAdapter
 
 import search.__main__ as search_main
@@ -11,6 +13,7 @@ import trainer.__main__ as trainer_main
 from models.config import NetworkConfig
 from search.planning.limits import breach, networks, refuse_hopeless, verdict
 from search.planning.network_costs import costs
+from search.report import time_figure
 from search.spec.load import load
 from trainer.cli.entry import guard
 from trainer.errors import UserError
@@ -167,6 +170,35 @@ class TestLimit:
             networks(load(tmp_path / "timed.toml"))
 
 
+class TestPlot:
+    """What `profile --plot` draws."""
+
+    def test_each_network_has_a_line_of_its_students_and_the_bound_is_seen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn: list[Figure] = []
+        monkeypatch.setattr(time_figure, "png", lambda figure: drawn.append(figure) or b"")
+        students = [
+            time_figure.TimedStudent("unet", f"width={width}", width**2 / 500, float(width), 1.5 * width)
+            for width in (16, 4, 8)
+        ]
+        other = time_figure.TimedStudent("$resunet$", "width=4", 0.03, 5.0, 5.0)
+        time_figure.time_figure([*students, other], "ms for a picture", bound=12.0)
+        (axes,) = drawn[0].axes
+        assert axes.get_ylabel() == "ms for a picture"
+        lines = {container.get_label(): container.lines[0].get_xydata().tolist() for container in axes.containers}
+        assert lines["unet"] == [[16 / 500, 4.0], [64 / 500, 8.0], [256 / 500, 16.0]]
+        assert lines["$resunet$"] == [[0.03, 5.0]]
+        assert {"width=4", "width=8", "width=16", "at most 12 ms"} <= {text.get_text() for text in axes.texts}
+        low, high = axes.get_ylim()
+        assert low < 4.0
+        assert high > 24.0
+
+    def test_one_student_alone_is_drawn(self) -> None:
+        one = time_figure.TimedStudent("unet", "width=4", 0.1, 2.0, 2.0)
+        assert time_figure.time_figure([one], "ms").startswith(b"\x89PNG")
+
+
 class TestMeasuring:
     def test_a_run_is_measured_and_found_again(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         study, out = str(written(tmp_path, high=4)), str(tmp_path / "latency.csv")
@@ -187,9 +219,12 @@ class TestMeasuring:
     def test_a_study_is_measured_whole_before_its_search(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        study = str(written(tmp_path, high=4))
-        assert guard(lambda: search_main.main(["profile", study, "--seconds", "0.05", "--threads", "1"])) == 0
+        study, plot = str(written(tmp_path, high=4)), tmp_path / "plots" / "times.png"
+        words = ["profile", study, "--seconds", "0.05", "--threads", "1", "--plot", str(plot)]
+        assert guard(lambda: search_main.main(words)) == 0
         assert "2/2  resunet width=4 at 32 x 32" in capsys.readouterr().out
+        with Image.open(plot) as picture:
+            assert picture.size == (1200, 675)
         rows = read(tmp_path / "latency.csv")
         assert [row.options for row in rows] == ["width=4", "width=4"]
         assert {row.runtime for row in rows} == {"onnxruntime"}
