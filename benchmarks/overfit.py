@@ -38,7 +38,9 @@ from trainer.errors import UserError
 
 RAW, SHEET = HERE / "overfit_raw.jsonl", HERE / "overfit.png"
 IMAGES, EVERY, GOAL = 8, 10, 0.9
-RATES = (3e-3, 5e-4)
+RATES, GENTLE = (3e-3, 1e-3), (1e-3, 3e-4)
+"""Learning rates that are tried, of plain networks and of those with transformers."""
+TRANSFORMERS = ("transunet", "uctransnet", "missformer", "swin-", "hiformer-", "cascade-")
 WIDER: Mapping[str, Mapping[str, Any]] = {
     **{name: {"width": 8} for name, each in STRUCTURES.items() if each.options.get("width") == 4},
     "transunet": {"width": 16, "layers": 2},
@@ -87,8 +89,7 @@ def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 def train(built: Segmenter, given: Pictures, rate: float, steps: int) -> tuple[int, float, NDArray[np.bool_]]:
     """Steps that were taken, the Dice then, and the masks."""
-    pixels = torch.from_numpy(given.images).permute(0, 3, 1, 2).contiguous()
-    images = normalise(pixels, built.normalisation).to(memory_format=torch.channels_last)
+    images = normalise(torch.from_numpy(given.images), built.normalisation)
     target = torch.from_numpy(given.masks).long()
     config = CeDice(heads=1.0) if built.deep_heads else CeDice()
     loss = losses.build("ce-dice", config, student=built.taps, teacher=None, classes=2, heads=built.deep_heads)
@@ -123,7 +124,7 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     size = STRUCTURES[name].size
     given, options = pictures(folder, size), WIDER.get(name, {})
     begun, tries = time.process_time(), []
-    for rate in RATES:
+    for rate in GENTLE if name.startswith(TRANSFORMERS) else RATES:
         built = network(student(name, **options), size)
         taken, score, masks = train(built, given, rate, steps)
         tries.append({"rate": rate, "steps": taken, "dice": round(score, 4)})
@@ -190,7 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds Kvasir-SEG")
     parser.add_argument("--networks", nargs="+", choices=STRUCTURES, default=list(STRUCTURES), metavar="NAME")
-    parser.add_argument("--steps", type=int, default=200, help="at each learning rate, at most")
+    parser.add_argument("--steps", type=int, default=150, help="at each learning rate, at most")
     parser.add_argument("--raw", type=Path, default=RAW, help="one line a network; what is there is not done again")
     parser.add_argument("--sheet", type=Path, help="PNG to draw")
     parser.add_argument("--table", action="store_true", help="train nothing")
