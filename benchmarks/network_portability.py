@@ -163,14 +163,15 @@ def main() -> int:
     """Measure the cells that are not done yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=STRUCTURES, default=list(STRUCTURES), metavar="NAME")
+    parser.add_argument("--ways", nargs="+", choices=BOUNDS, default=list(BOUNDS), metavar="WAY")
     parser.add_argument("--raw", type=Path, default=RAW, help="one line a cell; what is there is not done again")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cells = Cells(args.raw, ("network", "way"))
-    for name in () if args.table else args.networks:
-        for way in ways(name):
-            if {"network": name, "way": way} not in cells:
+    for way in () if args.table else args.ways:
+        for name in args.networks:
+            if way in ways(name) and {"network": name, "way": way} not in cells:
                 begun = time.perf_counter()
                 result = measure(name, way)
                 cells.add(network=name, way=way, result=result, seconds=round(time.perf_counter() - begun, 1))
