@@ -36,7 +36,7 @@ from losses.config import NEEDS_TEACHER
 from models.config import NetworkConfig, network_config, teacher_config
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
-from trainer.data.stream import BatchImages
+from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student

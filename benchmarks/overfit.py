@@ -33,7 +33,7 @@ from losses.config import CeDice
 from losses.term import Loss
 from models.output import Segmenter
 from trainer.cli.entry import guard
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.errors import UserError
 
 RAW, SHEET = HERE / "overfit_raw.jsonl", HERE / "overfit.png"

@@ -29,7 +29,7 @@ from models import parameters
 from trainer.checkpoint import ready
 from trainer.cli.entry import guard
 from trainer.config import RunConfig
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
 from trainer.engine.resources import SharedResources

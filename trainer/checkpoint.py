@@ -26,7 +26,7 @@ from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
 from trainer.config import DataConfig, RunConfig
-from trainer.data.classes import channels_of, classes_of, normalisation_of, overlaps
+from trainer.data.classes import channels_of, classes_of, dims_of, normalisation_of, overlaps, size_of
 from trainer.errors import CheckpointError, explain, received
 from trainer.reports import Saved
 
@@ -251,13 +251,18 @@ def ready(path: Path, *, device: torch.device) -> Ready:
         # What the file says of itself is compared with what it holds before a network of that size is made.
         with torch.device("meta"):
             _check_fit(
-                models.build(config, in_channels=channels, classes=classes, size=run.data.size), file.tensors, path
+                models.build(
+                    config, in_channels=channels, classes=classes, size=size_of(run.data), dims=dims_of(run.data)
+                ),
+                file.tensors,
+                path,
             )
         network = models.build(
             config,
             in_channels=channels,
             classes=classes,
-            size=run.data.size,
+            size=size_of(run.data),
+            dims=dims_of(run.data),
             normalisation=normalisation_of(run.data) if channels == channels_of(run.data) else None,
         )
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 
 import torch
@@ -12,9 +12,9 @@ import models
 from models.config import EnsembleTeacher, NetworkConfig, NetworkTeacher, SmpNetwork
 from models.output import Segmenter
 from trainer.checkpoint import Ready
-from trainer.config import BlobsData, DataConfig, RunConfig
+from trainer.config import BlobsData, DataConfig, RunConfig, VolumeData
 from trainer.data.augment import check_preset
-from trainer.data.classes import channels_of, classes_of, overlaps
+from trainer.data.classes import channels_of, classes_of, dims_of, overlaps, size_of
 from trainer.data.masks import regions_of
 from trainer.errors import DataError, UserError, one_line
 from trainer.teacher.stored_logits import refuse_taps
@@ -43,7 +43,8 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
     """
     channels, classes = channels_of(run.data), len(classes_of(run.data))
     try:
-        check_preset(run.data.augment)
+        if not isinstance(run.data, VolumeData):
+            check_preset(run.data.augment)
         regions_of(run.data)
     except DataError as error:
         raise ValueError(str(error)) from error
@@ -68,16 +69,17 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
                 teacher=None if taught is None else student.taps if teacher is None else teacher.taps,
                 classes=classes,
                 regions=overlaps(run.data),
+                dims=dims_of(run.data),
                 heads=student.deep_heads,
             )
         taps |= loss.teacher_taps()
     refuse_taps(run, taps)
-    size = {"in_channels": channels, "classes": classes, "size": run.data.size}
+    flops = partial(models.flops, in_channels=channels, classes=classes, size=size_of(run.data), dims=dims_of(run.data))
     return Facts(
         params=models.parameters(student),
-        flops=models.flops(run.student, **size),
+        flops=flops(run.student),
         teacher_params=None if teacher is None else models.parameters(teacher),
-        teacher_flops=models.flops(taught, **size) if isinstance(taught, NetworkTeacher) else None,
+        teacher_flops=flops(taught) if isinstance(taught, NetworkTeacher) else None,
         live_terms=tuple(run.live_terms()),
     )
 
@@ -95,7 +97,11 @@ def refuse_absent_weights(run: RunConfig) -> None:
     if config.fetches and config.checkpoint is None:
         with torch.random.fork_rng(devices=[]):
             models.build(
-                config, in_channels=channels_of(run.data), classes=len(classes_of(run.data)), size=run.data.size
+                config,
+                in_channels=channels_of(run.data),
+                classes=len(classes_of(run.data)),
+                size=size_of(run.data),
+                dims=dims_of(run.data),
             )
 
 
@@ -113,7 +119,11 @@ def _network(
     config: NetworkConfig | NetworkTeacher, pictures: DataConfig, role: str, channels: int, classes: int
 ) -> Segmenter:
     with torch.device("meta"):
-        network = models.build(config, in_channels=channels, classes=classes, size=pictures.size)
+        network = models.build(
+            config, in_channels=channels, classes=classes, size=size_of(pictures), dims=dims_of(pictures)
+        )
+    if isinstance(pictures, VolumeData):  # `models.build` refused the patches that the network does not take
+        return network
     if pictures.size % network.stride:
         near = max(round(pictures.size / network.stride), 1) * network.stride
         raise ValueError(
@@ -138,7 +148,7 @@ def _refuse_single_values(run: RunConfig, student: Segmenter, ranks: int) -> Non
             f"fewer ranks"
         )
     channels, size = channels_of(run.data), run.data.size
-    if run.batch_size // ranks > 1 or _refusal(student.train(), channels, size) is None:
+    if run.batch_size // ranks > 1 or dims_of(run.data) == 3 or _refusal(student.train(), channels, size) is None:
         return
     sizes = _sizes(size, student.stride, lambda other: _refusal(student, channels, other) is None)
     larger = f", or data.size = {sizes}" if sizes else ""

@@ -21,7 +21,7 @@ from trainer.cli.progress import Counting
 from trainer.config_paths import flatten
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.classes import classes_of, overlaps
-from trainer.data.dataset import Part, foreground_names
+from trainer.data.dataset import Part, examples_an_epoch, foreground_names
 from trainer.engine.class_counts import class_pixels, label_pixels
 from trainer.errors import UserError, counted, one_line
 from trainer.run_file import RunFile
@@ -310,7 +310,7 @@ def _recipe_problems(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
         return
     try:
         run = RunFile(spec.source, spec.run, teach=spec.teach).teacher_run()
-        refuse_untrainable(spec.source, run, images=None if data is None else len(data.samples("train")))
+        refuse_untrainable(spec.source, run, images=None if data is None else examples_an_epoch(data))
     except UserError as error:
         yield one_line(error)
 

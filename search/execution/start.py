@@ -37,6 +37,7 @@ from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
 from trainer.atomic_files import private_folder
 from trainer.cli.live_line import LiveLine
+from trainer.data.dataset import examples_an_epoch
 from trainer.engine.changed_numbers import REVISION
 from trainer.errors import UserError, refusal_text
 from trainer.profiling.slots import AUTO
@@ -91,7 +92,7 @@ def prepare(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks") -> Worker
     from trainer.engine.resources import SharedResources
 
     resources = SharedResources(ranks, args.cache)
-    refuse_large_batches(spec, len(resources.data(spec.run).samples("train")))
+    refuse_large_batches(spec, examples_an_epoch(resources.data(spec.run)))
     refuse_absent_weights(spec)
     if spec.confirms is None:
         facts, examination = _teacher_facts(spec, resources), None

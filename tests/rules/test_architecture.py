@@ -41,6 +41,7 @@ PACKAGES = (
     "trainer.package",
     "trainer.evaluation",
     "trainer.failures",
+    "trainer.data.streams",
     "trainer.data.sets",
     "trainer.data.layouts",
     "trainer.data.splits",
@@ -204,7 +205,7 @@ def test_packages_import_only_what_stands_below_them():
     [
         ("search.storage.leases", "from search.study import adapter"),
         ("search.spec.load", "def late():\n    from search.commands.init import main"),
-        ("trainer.data.stream", "import trainer.engine.cohort"),
+        ("trainer.data.streams.stream", "import trainer.engine.cohort"),
     ],
 )
 def test_an_import_of_a_package_above_is_seen(module, code):
@@ -316,7 +317,7 @@ def test_no_mode_of_failure_is_swallowed():
 
 MOST_HOMES = 2
 """Modules that may define a public function or class of the same name."""
-SHARED_NAMES = frozenset({"main", "add_arguments", "build", "load", "read", "recognise", "pairs_in"})
+SHARED_NAMES = frozenset({"main", "add_arguments", "build", "load", "read", "recognise", "pairs_in", "settings_in"})
 """What every command, and every kind of file or plug-in, has under the same name."""
 
 

@@ -42,6 +42,7 @@ def main(args: Namespace) -> int:
 
 def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
+    from trainer.data.dataset import examples_an_epoch
     from trainer.dry_run import check, refuse_absent_weights, refuse_large_batch
     from trainer.teacher import assessment
     from trainer.teacher.open import naming
@@ -54,7 +55,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     # Decoded once, with progress, before the cohort opens it again.
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
     try:
-        refuse_large_batch(run, len(data.samples("train")))
+        refuse_large_batch(run, examples_an_epoch(data))
         refuse_absent_weights(run)
     except ValueError as error:
         raise UserError(f"{file.path}: run.{one_line(error)}") from error

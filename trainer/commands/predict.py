@@ -146,7 +146,7 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
 def _logits(network: "Segmenter", fitted: Picture, where: "torch.device", precision: "Precision") -> "Tensor":
     import torch
 
-    from trainer.data.stream import normalise
+    from trainer.data.streams.batches import normalise
     from trainer.evaluation.metrics import autocast
 
     with torch.no_grad(), autocast(where, precision):

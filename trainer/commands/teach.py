@@ -17,6 +17,7 @@ from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
+from trainer.data.dataset import examples_an_epoch
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, one_line, received
 from trainer.loggers import Loggers, check_loggers
@@ -106,7 +107,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     output = _output(args, study)
     refuse_untrainable(args.file, run, ranks=ranks.world)
     data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
-    refuse_untrainable(args.file, run, ranks=ranks.world, images=len(data.samples("train")))
+    refuse_untrainable(args.file, run, ranks=ranks.world, images=examples_an_epoch(data))
     work = _work_folder(output)
     run = ranks.broadcast(run if args.again else as_begun(run, data.content_hash, output, work))
     name = identity(run, data.content_hash)
@@ -120,7 +121,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
     if ranks.leads:
-        size, images = run.data.size, len(data.samples("train"))
+        size, images = run.data.size, examples_an_epoch(data)
         logger.info(
             "training {}, {} epochs of {} images at {} x {}; the next line comes after an epoch",
             run.student.name, run.epochs, images, size, size,

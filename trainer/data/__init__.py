@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from importlib import import_module
 from pathlib import Path
 
-from trainer.config import DataConfig, RunConfig
+from trainer.config import DataConfig, RunConfig, VolumeData
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, Sample
 from trainer.data.openings import read_openings, record_opening
 from trainer.errors import DataError
@@ -32,6 +32,7 @@ DATASETS = {
     "blobs": "trainer.data.sets.blobs:open_blobs",
     "pictures": "trainer.data.sets.pictures:open_pictures",
     "polyp": "trainer.data.sets.pictures:open_pictures",
+    "volumes": "trainer.data.sets.volumes:open_volumes",
 }
 
 
@@ -43,7 +44,8 @@ def open_data(config: DataConfig, *, cache: Path, progress: Callable[[int, int],
     """
     from trainer.data.augment import check_preset
 
-    check_preset(config.augment)
+    if not isinstance(config, VolumeData):  # whose settings name those that there are
+        check_preset(config.augment)
     module, function = DATASETS[config.name].split(":")
     data: DataSet = getattr(import_module(module), function)(config, cache=cache, progress=progress)
     return data

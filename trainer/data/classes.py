@@ -2,10 +2,10 @@
 channels, and how pictures are normalised. Importing this needs no torch.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from models.normalisation import Normalisation, normalisation_for
-from trainer.config import ClassConfig, DataConfig, PictureData
+from trainer.config import ClassConfig, DataConfig, PictureData, VolumeData
 
 Colour = tuple[int, int, int]
 
@@ -32,7 +32,7 @@ TWO_CLASSES = (LabelClass("background", GROUND), LabelClass("foreground", PALETT
 def classes_of(config: DataConfig) -> tuple[LabelClass, ...]:
     """What a network for a data set gives, in the order of its output: the classes by their labels, of which the first
     is the ground, and at least one follows; or the regions, none of which is the ground."""
-    if not isinstance(config, PictureData):
+    if not isinstance(config, PictureData | VolumeData):
         return TWO_CLASSES
     if config.regions:
         return tuple(LabelClass(known.name, _colour(known, at)) for at, known in enumerate(config.regions, 1))
@@ -41,7 +41,7 @@ def classes_of(config: DataConfig) -> tuple[LabelClass, ...]:
 
 def overlaps(config: DataConfig) -> bool:
     """Whether a data set has regions, which overlap, in place of classes."""
-    return isinstance(config, PictureData) and bool(config.regions)
+    return isinstance(config, PictureData | VolumeData) and bool(config.regions)
 
 
 def foreground_of(config: DataConfig) -> tuple[LabelClass, ...]:
@@ -55,8 +55,25 @@ def ground(regions: bool) -> int:
 
 
 def channels_of(config: DataConfig) -> int:
-    """Channels of a data set's pictures: 1, 3 or 4."""
+    """Channels of a data set's pictures or volumes."""
+    if isinstance(config, VolumeData):
+        return config.channels if isinstance(config.channels, int) else len(config.channels)
     return config.channels if isinstance(config, PictureData) else 3
+
+
+def dims_of(config: DataConfig) -> Literal[2, 3]:
+    """Axes of space that a data set has: 2 of pictures, 3 of volumes."""
+    return 3 if isinstance(config, VolumeData) else 2
+
+
+def size_of(config: DataConfig) -> int | tuple[int, int, int]:
+    """What `models.build` takes as the size of a network's input: the side of pictures, or the sides of a patch."""
+    return config.patch if isinstance(config, VolumeData) else config.size
+
+
+def input_sides(config: DataConfig) -> tuple[int, ...]:
+    """The sides of what a network sees in training, in pixels or voxels along each axis of space."""
+    return config.patch if isinstance(config, VolumeData) else (config.size, config.size)
 
 
 def bits_of(config: DataConfig) -> int:

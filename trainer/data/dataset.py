@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import DataConfig
+from trainer.config import DataConfig, VolumeData
 
 if TYPE_CHECKING:
     from trainer.data.masks import Regions
@@ -77,6 +77,14 @@ def stacked(slices: Sequence[Pixels]) -> Pixels:
     """The masks of a case's pictures, (height, width) or (regions, height, width) each, as one: of one picture its own,
     slices are an axis before the height."""
     return slices[0] if len(slices) == 1 else np.stack(slices, axis=slices[0].ndim - 2)
+
+
+def examples_an_epoch(data: "DataSet") -> int:
+    """How many training examples an epoch of a data set has: pictures, or patches of volumes."""
+    training = data.samples("train")
+    if isinstance(data.config, VolumeData):
+        return len({sample.case for sample in training}) * data.config.patches
+    return len(training)
 
 
 class DataSet(Protocol):

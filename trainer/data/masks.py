@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import ClassConfig, ClassValue, DataConfig, PictureData
+from trainer.config import ClassConfig, ClassValue, DataConfig, PictureData, VolumeData
 from trainer.data.dataset import Picture, Pixels
 from trainer.data.files import BadFile, MaskPicture, orientation, shape_text, some
 from trainer.data.letterbox import IGNORED
@@ -399,9 +399,11 @@ class Regions:
 
 def regions_of(config: DataConfig) -> Regions | None:
     """The regions of a data set; None where every pixel has one class. Raises DataError."""
-    if not isinstance(config, PictureData) or not config.regions:
+    if not isinstance(config, PictureData | VolumeData) or not config.regions:
         return None
-    return regions_of_files(config) if config.regions[0].value is None else regions_of_values(config)[1]
+    if isinstance(config, PictureData) and config.regions[0].value is None:
+        return regions_of_files(config)
+    return regions_of_values(config)[1]
 
 
 def regions_of_files(config: PictureData) -> Regions:
@@ -411,7 +413,7 @@ def regions_of_files(config: PictureData) -> Regions:
     return Regions(names, tuple(tuple(at for at in range(len(names)) if code >> at & 1) for code in codes))
 
 
-def regions_of_values(config: PictureData) -> tuple[Coding, Regions]:
+def regions_of_values(config: PictureData | VolumeData) -> tuple[Coding, Regions]:
     """What the values of masks mean, and in which regions each label is: one label for all that lies in the same ones.
 
     Without classes 0 is in no region unless one has it. Raises DataError for what is no value and no class, and for

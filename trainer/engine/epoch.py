@@ -10,7 +10,8 @@ from torch import Tensor
 
 from models.output import Output
 from trainer.config import Replay, RunConfig
-from trainer.data.stream import Batch, BatchImages, Stream
+from trainer.data.streams.batches import Batch, BatchImages
+from trainer.data.streams.stream import Stream
 from trainer.distributed.ranks import Ranks, ToHost
 from trainer.engine.flat_parameters import Room
 from trainer.engine.resources import Counters, SharedResources, teacher_key

@@ -15,7 +15,9 @@ from models.config import NetworkTeacher, TeacherConfig
 from models.output import Output, Segmenter, Taps, whole
 from trainer.config import Precision, RunConfig
 from trainer.data import DataSet, open_data, stream_key
-from trainer.data.stream import BatchImages, Stream, Workers, threads
+from trainer.data.classes import dims_of, size_of
+from trainer.data.streams.batches import BatchImages
+from trainer.data.streams.stream import Stream, Workers, threads
 from trainer.distributed.ranks import Ranks
 from trainer.evaluation.metrics import autocast
 from trainer.teacher.open import OpenedTeacher, content, wanted
@@ -205,11 +207,20 @@ def _promised_taps(config: TeacherConfig, data: DataSet) -> Taps:
     if not isinstance(config, NetworkTeacher):
         return {}
     with torch.device("meta"):
-        return models.build(config, in_channels=data.channels, classes=data.classes, size=data.config.size).taps
+        return models.build(
+            config,
+            in_channels=data.channels,
+            classes=data.classes,
+            size=size_of(data.config),
+            dims=dims_of(data.config),
+        ).taps
 
 
 def _teacher_of(run: RunConfig) -> str:
     return wanted(run).model_dump_json()
+
+
+_HALVED = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
 
 
 def halved(network: Segmenter, precision: Precision) -> Segmenter:
@@ -217,7 +228,7 @@ def halved(network: Segmenter, precision: Precision) -> Segmenter:
     pass; its outputs are the same bit for bit."""
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     for module in network.modules():
-        if kind is not None and isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if kind is not None and isinstance(module, _HALVED):
             module.weight.data = module.weight.data.to(kind)
     return network
 

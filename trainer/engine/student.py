@@ -20,7 +20,7 @@ from models.nearest import OptionError
 from models.output import Output, Segmenter, Taps, whole
 from trainer import checkpoint
 from trainer.config import Precision, RunConfig
-from trainer.data.classes import normalisation_of
+from trainer.data.classes import dims_of, normalisation_of, size_of
 from trainer.data.dataset import DataSet
 from trainer.data.splits.near_duplicates import packed
 from trainer.distributed.ranks import Ranks, ToHost
@@ -117,6 +117,7 @@ class Student:
                     teacher=teacher,
                     classes=self._data.classes,
                     regions=self._data.regions is not None,
+                    dims=dims_of(self.run.data),
                     heads=network.deep_heads,
                 )
                 for name, term in self.run.live_terms().items()
@@ -137,7 +138,8 @@ class Student:
                 self.run.student,
                 in_channels=self._data.channels,
                 classes=self._data.classes,
-                size=data.size,
+                size=size_of(data),
+                dims=dims_of(data),
                 normalisation=normalisation_of(data),
             )
         except OptionError as error:

@@ -282,7 +282,7 @@ def masks(
     """What a network in evaluation mode says of some validation images. Draws no random number, changes no buffer."""
     import torch
 
-    from trainer.data.stream import normalise
+    from trainer.data.streams.batches import normalise
 
     predicted = {}
     for index in indices:

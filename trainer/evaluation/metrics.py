@@ -6,13 +6,14 @@ Torch is imported where a network runs, so that the names of the scores are know
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.config import Precision
-from trainer.data.classes import ground
+from trainer.data.classes import dims_of, ground
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, cases_of, foreground_names
 from trainer.evaluation.confusion import confusion, labels, region_confusion, region_masks
 from trainer.evaluation.monitored import SurfaceScore, from_counts, is_surface
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from models.output import Segmenter
     from trainer.data.masks import Regions
-    from trainer.data.stream import ScoredBatch
+    from trainer.data.streams.scored import ScoredBatch
     from trainer.distributed.ranks import Ranks
 
 BATCH = 8
@@ -151,10 +152,11 @@ def validate(
     """
     import torch
 
-    from trainer.data.stream import normalise, scored, scored_order
+    from trainer.data.streams.scored import scored_order
     from trainer.errors import DataError
 
-    order = scored_order(data, part, opening)
+    volumes = dims_of(data.config) == 3
+    order = list(range(len(data.samples(part, opening)))) if volumes else scored_order(data, part, opening)
     total = len(order)
     if total == 0:
         raise DataError(f"data: the {part} part holds no image, so there is nothing to score; change the split")
@@ -165,15 +167,13 @@ def validate(
     training = network.training
     network.eval()
     size = min(batch_size, -(-total // _SHARES))
+    predict = partial(_logits, network, ranks, precision)
     try:
         with torch.no_grad():
-            batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=size, opening=opening)
-            for batch in batches:
-                ranks.watchdog.beat()
-                images = normalise(_sent(batch.images, ranks.device), network.normalisation)
-                with autocast(ranks.device, precision):
-                    logits = network(images).logits
-                _count(logits.float(), batch, counts, keepers, data.regions)
+            if volumes:
+                _count_volumes(predict, data, part, ranks, opening, counts, keepers)
+            else:
+                _count_pictures(predict, data, part, ranks, opening, size, counts, keepers)
     finally:
         network.train(training)
     restored = np.empty(counts.shape)
@@ -184,6 +184,53 @@ def validate(
     if surfaces is not None and monitor is not None:
         scores.means[monitor] = surfaces.value(ranks)
     return scores
+
+
+def _logits(network: "Segmenter", ranks: "Ranks", precision: Precision, images: "Tensor") -> "Tensor":
+    """Float32 logits of a batch on the device of the ranks, as `Batch.images` has one."""
+    from trainer.data.streams.batches import normalise
+
+    ranks.watchdog.beat()
+    with autocast(ranks.device, precision):
+        logits: Tensor = network(normalise(images, network.normalisation)).logits
+    return logits.float()
+
+
+def _count_pictures(
+    predict: "Callable[[Tensor], Tensor]",
+    data: DataSet,
+    part: Part,
+    ranks: "Ranks",
+    opening: Opening | None,
+    batch_size: int,
+    counts: "Tensor",
+    keepers: Sequence[Keep],
+) -> None:
+    """Enter the pictures of this rank into `counts`, in the order of `scored_order`."""
+    from trainer.data.streams.scored import scored
+
+    batches = scored(data, part, rank=ranks.rank, world=ranks.world, batch_size=batch_size, opening=opening)
+    for batch in batches:
+        _count(predict(_sent(batch.images, ranks.device)), batch, counts, keepers, data.regions)
+
+
+def _count_volumes(
+    predict: "Callable[[Tensor], Tensor]",
+    data: DataSet,
+    part: Part,
+    ranks: "Ranks",
+    opening: Opening | None,
+    counts: "Tensor",
+    keepers: Sequence[Keep],
+) -> None:
+    """Enter the slices of the volumes of this rank into `counts`, in the order of `DataSet.samples`."""
+    from trainer.evaluation.native_slices import volume_slices
+
+    for index, logits in volume_slices(predict, data, part, ranks, opening):
+        truth = _sent(np.stack([data.native_mask(part, index, opening)]), ranks.device)
+        counts[index] = _counted(logits[None], truth, data.regions)[0]
+        for keep in keepers:
+            keep(index, logits)
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:
@@ -203,14 +250,17 @@ def _count(
         native = native_logits(logits[rows[0] : rows[-1] + 1], placement)
         truth = _sent(np.stack([batch.masks[row] for row in rows]), logits.device)
         first = batch.start + rows[0]
-        counts[first : first + len(rows)] = (
-            confusion(labels(native), truth, counts.shape[1])
-            if regions is None
-            else region_confusion(region_masks(native), regions.targets(truth))
-        )
+        counts[first : first + len(rows)] = _counted(native, truth, regions)
         for keep in keepers:
             for row, one in zip(rows, native, strict=True):
                 keep(batch.indices[row], one)
+
+
+def _counted(logits: "Tensor", truth: "Tensor", regions: "Regions | None") -> "Tensor":
+    """Counts (N, classes, 4) of logits (N, classes, *S) against labels (N, *S)."""
+    if regions is None:
+        return confusion(labels(logits), truth, logits.shape[1])
+    return region_confusion(region_masks(logits), regions.targets(truth))
 
 
 def _sent(pixels: "Pixels | Tensor", device: "torch.device") -> "Tensor":

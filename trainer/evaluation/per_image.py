@@ -155,7 +155,7 @@ def _by_image(
     place: Place, calibration: "Calibration", see: Callable[..., object], ranks: "Ranks", threshold: float
 ) -> list[Row]:
     """COLUMNS of each image, the same on every rank, measured while the network goes on."""
-    from trainer.data.stream import threads
+    from trainer.data.streams.stream import threads
 
     _, data, part, opening = place
     with ThreadPoolExecutor(threads(ranks.world), thread_name_prefix="measure") as pool:

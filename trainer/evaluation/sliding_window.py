@@ -30,37 +30,40 @@ class SlidingWindow:
     """Windows that go through the network together; it changes no value beyond rounding."""
 
     def planes(
-        self, volume: "Tensor", predict: "Callable[[Tensor], Tensor]", device: "torch.device"
+        self, volume: "Tensor", predict: "Callable[[Tensor], Tensor]", device: "torch.device", *, axis: int = 0
     ) -> "Iterator[tuple[int, Tensor]]":
-        """Logits of a volume (C, X, Y, Z), piece by piece along X: the first plane, and (classes, planes, Y, Z) float32
-        on `device`, where the windows are sent and the sums are kept.
+        """Logits of a volume (C, X, Y, Z), piece by piece along one of the axes X, Y, Z (0 to 2).
 
-        predict: (n, C, *size) to logits (n, classes, *size). A volume that is smaller than a window is surrounded by
-        zeros, the odd plane behind, and what is beyond it is cut off again.
+        Each piece is the number of its first plane and (classes, planes, *the other axes in their order) float32 on
+        `device`, where the windows are sent and the sums are kept. predict: (n, C, *size) to logits (n, classes,
+        *size). A volume that is smaller than a window is surrounded by zeros, the odd plane behind, and what is beyond
+        it is cut off again.
         """
         import torch
-        from torch.nn import functional
 
-        around = padding(tuple(volume.shape[1:]), self.size)
-        if any(before or behind for before, behind in around):
-            volume = functional.pad(volume, [end for pair in reversed(around) for end in pair])
-        length, *across = volume.shape[1:]
-        weights = torch.from_numpy(WEIGHTS[self.weights](self.size)).to(device)
-        firsts = starts(length, self.size[0], self.overlap, self.tiling)
-        rows, columns = (
-            starts(side, window, self.overlap, self.tiling) for side, window in zip(across, self.size[1:], strict=True)
+        order = [axis, *(other for other in range(3) if other != axis)]
+        around = [padding(tuple(volume.shape[1:]), self.size)[at] for at in order]
+        turned = _padded(volume.permute(0, *(1 + at for at in order)), around)
+        sides = tuple(self.size[at] for at in order)
+        weights = torch.from_numpy(WEIGHTS[self.weights](self.size)).to(device).permute(order)
+        length, *across = turned.shape[1:]
+        firsts, rows, columns = (
+            starts(side, window, self.overlap, self.tiling)
+            for side, window in zip(turned.shape[1:], sides, strict=True)
         )
         kept = tuple(slice(before, side - behind) for side, (before, behind) in zip(across, around[1:], strict=True))
         low, high = around[0][0], length - around[0][1]
         sums: Tensor | None = None
-        total = torch.zeros(self.size[0], *across, device=device)
+        total = torch.zeros(sides[0], *across, device=device)
+        back = [1 + order.index(at) for at in range(3)]
         for first, following in zip(firsts, [*firsts[1:], length], strict=True):
             for places in _batches(list(product(rows, columns)), self.batch):
-                logits = predict(self._windows(volume, first, places).to(device)).float()
+                windows = _windows(turned, first, places, sides).permute(0, 1, *(1 + at for at in back))
+                logits = predict(windows.contiguous().to(device)).float().permute(0, 1, *(2 + at for at in order))
                 if sums is None:
                     sums = torch.zeros(logits.shape[1], *total.shape, device=device)
                 for (row, column), one in zip(places, logits, strict=True):
-                    part = (slice(None), slice(row, row + self.size[1]), slice(column, column + self.size[2]))
+                    part = (slice(None), slice(row, row + sides[1]), slice(column, column + sides[2]))
                     sums[(slice(None), *part)] += one * weights
                     total[part] += weights
             if sums is None:
@@ -72,11 +75,20 @@ class SlidingWindow:
             _advance(sums, done, axis=1)
             _advance(total, done, axis=0)
 
-    def _windows(self, volume: "Tensor", first: int, places: list[tuple[int, int]]) -> "Tensor":
-        import torch
 
-        x, y, z = self.size
-        return torch.stack([volume[:, first : first + x, r : r + y, c : c + z] for r, c in places])
+def _padded(volume: "Tensor", around: list[tuple[int, int]]) -> "Tensor":
+    from torch.nn import functional
+
+    if not any(before or behind for before, behind in around):
+        return volume
+    return functional.pad(volume, [end for pair in reversed(around) for end in pair])
+
+
+def _windows(volume: "Tensor", first: int, places: list[tuple[int, int]], sides: tuple[int, ...]) -> "Tensor":
+    import torch
+
+    x, y, z = sides
+    return torch.stack([volume[:, first : first + x, r : r + y, c : c + z] for r, c in places])
 
 
 def _batches(places: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:

@@ -11,7 +11,7 @@ from scipy.special import expit
 from models.output import Segmenter
 from trainer.data.dataset import Picture
 from trainer.data.letterbox import fit_image, place
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.errors import UserError
 from trainer.evaluation.metrics import native_logits
 from trainer.package.inference import Packed, Preprocessing, labels

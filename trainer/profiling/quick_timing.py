@@ -20,9 +20,9 @@ import models
 from models.config import NetworkConfig, NetworkTeacher
 from models.output import Segmenter
 from trainer.config import RunConfig
-from trainer.data.classes import channels_of, classes_of
-from trainer.data.dataset import DataSet
-from trainer.data.stream import Stream
+from trainer.data.classes import channels_of, classes_of, dims_of, input_sides, size_of
+from trainer.data.dataset import DataSet, examples_an_epoch
+from trainer.data.streams.stream import Stream
 from trainer.errors import UserError, received
 from trainer.evaluation.metrics import autocast
 
@@ -79,7 +79,7 @@ def measure_quickly(
     for a picture that cannot be read.
     """
     part = seconds / 6
-    steps = len(data.samples("train")) // largest.batch_size
+    steps = examples_an_epoch(data) // largest.batch_size
     threads, chosen = torch.get_num_threads(), _chosen_threads()
     torch.set_num_threads(chosen)  # as a worker's process does
     try:
@@ -141,7 +141,11 @@ def _network(config: NetworkConfig | NetworkTeacher, run: RunConfig, device: tor
     classes, channels = len(classes_of(run.data)), channels_of(run.data)
     with device:
         return models.build(
-            config.model_copy(update=options), in_channels=channels, classes=classes, size=run.data.size
+            config.model_copy(update=options),
+            in_channels=channels,
+            classes=classes,
+            size=size_of(run.data),
+            dims=dims_of(run.data),
         )
 
 
@@ -174,9 +178,8 @@ def _forward(network: Segmenter, run: RunConfig, batch: int, device: torch.devic
 
 
 def _images(run: RunConfig, batch: int, device: torch.device) -> Tensor:
-    size = run.data.size
-    shape = (batch, channels_of(run.data), size, size)
-    return torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+    images = torch.randn((batch, channels_of(run.data), *input_sides(run.data)), device=device)
+    return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
 
 
 def _scaled(work: Callable[[int], None], batch: int, seconds: float, device: torch.device) -> float:

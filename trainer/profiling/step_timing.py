@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.output import Output
 from trainer.config import RunConfig
-from trainer.data.stream import BatchImages
+from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student

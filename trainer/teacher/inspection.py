@@ -27,7 +27,7 @@ from trainer import checkpoint
 from trainer.cli.printable import printable
 from trainer.data.files import read_image
 from trainer.data.letterbox import fit_image, place
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.errors import CheckpointError, nearest, one_line, received
 from trainer.teacher import exported, state_dict
 from trainer.teacher.candidates import SECONDS, Match, Tries, against, compare, configured, on_meta

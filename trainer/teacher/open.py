@@ -21,9 +21,9 @@ from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import Weights
 from trainer.config import RunConfig
-from trainer.data.classes import normalisation_of
+from trainer.data.classes import dims_of, normalisation_of, size_of
 from trainer.data.dataset import DataSet
-from trainer.data.stream import normalise, renormalised
+from trainer.data.streams.batches import normalise, renormalised
 from trainer.errors import CheckpointError, received
 from trainer.repository import expand
 from trainer.teacher import exported, probability_maps, state_dict
@@ -232,7 +232,8 @@ def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:
             config,
             in_channels=data.channels,
             classes=data.classes,
-            size=data.config.size,
+            size=size_of(data.config),
+            dims=dims_of(data.config),
             normalisation=normalisation_of(data.config),
         )
     except ValueError as error:

@@ -30,7 +30,8 @@ from torch import Tensor
 from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
 from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import RunConfig
-from trainer.data.dataset import DataSet
+from trainer.data.classes import input_sides
+from trainer.data.dataset import DataSet, examples_an_epoch
 from trainer.errors import DataError, refusal_text
 
 FORMAT = 1
@@ -47,7 +48,7 @@ def stored_bytes(run: RunConfig, data: DataSet) -> int:
     """What all views of a run's training images take on disk; 0 without views or teacher."""
     if run.data.views is None or not run.methods():
         return 0
-    return run.data.views * len(data.samples("train")) * data.classes * run.data.size**2 * 2
+    return run.data.views * examples_an_epoch(data) * data.classes * math.prod(input_sides(run.data)) * 2
 
 
 UNSTORED = (
@@ -86,9 +87,9 @@ class StoredLogits:
         self.folder = (
             folder / f"views-{hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:32]}"
         )
-        self.count = len(data.samples("train"))
+        self.count = examples_an_epoch(data)
         self.chunks = -(-self.count // CHUNK)
-        self._shape = (data.classes, data.config.size, data.config.size)
+        self._shape = (data.classes, *input_sides(data.config))
         self._device, self._compute = device, compute
         self._open: dict[tuple[int, int], Halves] = {}
         try:
@@ -117,7 +118,7 @@ class StoredLogits:
             raise self._refused(error) from error
 
     def logits(self, view: int, indices: tuple[int, ...], images: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
-        """Logits (n, classes, S, S) float32 of these images on the device; `images` gives the pixels of a chunk that is
+        """Logits (n, classes, *S) float32 of these images on the device; `images` gives the pixels of a chunk that is
         not there."""
         for other in [key for key in self._open if key[0] != view]:
             del self._open[other]

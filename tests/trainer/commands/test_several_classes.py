@@ -23,7 +23,7 @@ from trainer.data import open_data
 from trainer.data.classes import normalisation_of
 from trainer.data.dataset import Picture
 from trainer.data.splits.split import Row, write_split
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.package import inference
 
 NAMES = ("ground", "liver", "spleen")

@@ -14,7 +14,9 @@ from models.normalisation import IMAGENET, Normalisation
 from trainer.config import BlobsData, RunConfig
 from trainer.data import DataError, DataSet, Opening, Pixels, open_data, stream_key
 from trainer.data.sets.blobs import Blobs
-from trainer.data.stream import Batch, BatchImages, Stream, Workers, normalise, scored, scored_order
+from trainer.data.streams.batches import Batch, BatchImages, normalise
+from trainer.data.streams.scored import scored, scored_order
+from trainer.data.streams.stream import Stream, Workers
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "tests")
 

@@ -8,7 +8,7 @@ import torch
 from trainer.checkpoint import load
 from trainer.data import open_data
 from trainer.data.classes import channels_of, classes_of
-from trainer.data.stream import BatchImages
+from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.cohort import Cohort

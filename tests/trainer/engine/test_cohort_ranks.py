@@ -14,7 +14,8 @@ import torch
 from trainer.engine.cohort import Cohort
 from trainer.config import RunConfig
 from trainer.data import open_data
-from trainer.data.stream import Stream, normalise
+from trainer.data.streams.batches import normalise
+from trainer.data.streams.stream import Stream
 from trainer.failures import local_failure
 from trainer.distributed.ranks import Ranks, RanksLost
 from trainer.reports import EpochReport, Resume, Stopped

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.normalisation import IMAGENET, Normalisation
 from trainer import checkpoint
 from trainer.config import RunConfig
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
 from trainer.engine.fit import fit

@@ -14,7 +14,7 @@ import models
 from models.config import UNetNetwork
 from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.errors import CheckpointError
 from trainer.teacher import open as opened
 

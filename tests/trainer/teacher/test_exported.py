@@ -12,7 +12,7 @@ from torch import nn
 from models.config import ExportedTeacher
 from models.normalisation import normalisation_for
 from search.spec.identity import run_document
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.fit import fit

@@ -21,7 +21,7 @@ from models.config import network_config
 from models.torchvision_guard import make_importable
 from trainer import checkpoint
 from trainer.data.sets.blobs import draw
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.teacher.inspection import Inspection, inspect, students_below
 
 needs_smp = pytest.mark.skipif(

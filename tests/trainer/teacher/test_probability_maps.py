@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.data import DataSet
-from trainer.data.stream import BatchImages
+from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.resources import SharedResources

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.data.stream import normalise
+from trainer.data.streams.batches import normalise
 from trainer.teacher import open as opened
 from trainer.teacher.assessment import floor
 

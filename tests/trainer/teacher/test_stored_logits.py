@@ -14,7 +14,7 @@ from search.commands.preflight import preflight
 from search.spec.load import load
 from trainer.config import RunConfig
 from trainer.data import open_data
-from trainer.data.stream import BatchImages
+from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.cohort import Cohort

@@ -159,10 +159,10 @@ def label_classes(path: Path, labels: object) -> tuple[list[dict[str, Any]], Any
     named = sorted((value, name) for name, value in labels.items() if name != "ignore")
     if len(named) < 2 or named[0][0] != 0:
         raise DataError(f"{path}: labels = {labels!r}: expected 0 for the background, and one value more")
-    return [{"name": plain(name), "value": value} for value, name in named], ignored
+    return [{"name": class_name(name), "value": value} for value, name in named], ignored
 
 
-def plain(name: str) -> str:
+def class_name(name: str) -> str:
     """A name with what names of classes may have: letters, digits, - and _."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "unnamed"
 

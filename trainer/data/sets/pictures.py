@@ -41,13 +41,7 @@ def open_pictures(config: PolypData | PictureData, *, cache: Path, progress: Pro
     two parts are refused, near-identical ones too unless the settings accept them.
     """
     root = data_root(config)
-    split = expand(config.split, "data.split")
-    if not split.is_file():
-        raise DataError(
-            f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the current "
-            f"folder: {_way_to(split)}; `python -m trainer data split` writes a new one"
-        )
-    rows = read_split(split, root, cells=isinstance(config, PictureData) and config.reader is not None)
+    rows = read_split(split_file(config), root, cells=isinstance(config, PictureData) and config.reader is not None)
     data = SplitPictures(config, root, rows, cache, progress)
     data.refuse_empty_parts(
         f"data.split = {config.split!r}", "draw the split again with another --seed, or give more images with an object"
@@ -55,6 +49,17 @@ def open_pictures(config: PolypData | PictureData, *, cache: Path, progress: Pro
     data.refuse_leaks(config, progress)
     forget_volumes()
     return data
+
+
+def split_file(config: PolypData | PictureData | VolumeData) -> Path:
+    """The split file of the settings. Raises DataError where it is not there."""
+    split = expand(config.split, "data.split")
+    if not split.is_file():
+        raise DataError(
+            f"data.split = {config.split!r}: no such file {split.absolute()}; a relative path starts at the current "
+            f"folder: {_way_to(split)}; `python -m trainer data split` writes a new one"
+        )
+    return split
 
 
 def _way_to(split: Path) -> str:

@@ -67,7 +67,7 @@ class PreparedCase:
         return self.way.spacing
 
 
-def foreground_of(label: Labels, classes: int) -> tuple[Offsets, ...]:
+def class_offsets(label: Labels, classes: int) -> tuple[Offsets, ...]:
     """By class but the first: the flat offsets of its voxels, ascending. Ignored voxels are of none."""
     flat = label.ravel()
     kind = np.uint32 if flat.size <= 2**32 else np.uint64

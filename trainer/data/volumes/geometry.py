@@ -193,7 +193,7 @@ def linear(volume: NDArray[Any], way: NativeGrid) -> NDArray[Any]:
     centres their values go on. Where no voxel lies between others the values are the volume's own, in its type."""
     out = volume.transpose([axis.native for axis in way.axes])
     for at, axis in enumerate(way.axes):
-        low, high, share = _neighbours(axis.offset + axis.scale * np.arange(way.shape[at]), out.shape[at])
+        low, high, share = neighbours(axis.offset + axis.scale * np.arange(way.shape[at]), out.shape[at])
         out = _blended(out, at, low, high, share)
     return out
 
@@ -214,7 +214,7 @@ def native_slices(scores: NDArray[Any], way: NativeGrid) -> Iterator[tuple[Place
     Native voxels that the prepared grid does not reach are in no slice.
     """
     places = [way.positions(native) for native in range(3)]
-    reach = [_reached(where, way.shape[at]) for at, where in places]
+    reach = [reached(where, way.shape[at]) for at, where in places]
     if any(stop <= start for start, stop in reach):
         return
     rows, columns, slices = (
@@ -262,7 +262,7 @@ def highest(scores: NDArray[Any]) -> Labels:
 def labels_back(labels: Labels, way: NativeGrid, *, outside: int = 0) -> Labels:
     """Prepared labels (X, Y, Z) on the native grid: of the nearest voxel, exact halves going up."""
     places = [way.positions(native) for native in range(3)]
-    reach = [_reached(where, way.shape[at]) for at, where in places]
+    reach = [reached(where, way.shape[at]) for at, where in places]
     taken = [_nearest(where[slice(*own)], way.shape[at]) for (at, where), own in zip(places, reach, strict=True)]
     back = np.full(way.native.shape, outside, np.uint8)
     back[tuple(slice(*own) for own in reach)] = labels.transpose([at for at, _ in places])[np.ix_(*taken)]
@@ -278,7 +278,7 @@ class _Blend(NamedTuple):
 
     @classmethod
     def of(cls, places: Floats, side: int) -> "_Blend":
-        low, high, share = _neighbours(places, side)
+        low, high, share = neighbours(places, side)
         return cls(low, high, share.astype(np.float32))
 
     def along_columns(self, plane: Scores) -> Scores:
@@ -314,7 +314,7 @@ def _blended(values: NDArray[Any], axis: int, low: Places, high: Places, share: 
     return mixed
 
 
-def _neighbours(places: Floats, side: int) -> tuple[Places, Places, Floats]:
+def neighbours(places: Floats, side: int) -> tuple[Places, Places, Floats]:
     """The voxels below and above each place, and the share of the one above."""
     inside = np.clip(places, 0, side - 1)
     low = np.floor(inside).astype(np.int64)
@@ -328,7 +328,7 @@ def _nearest(places: Floats, side: int, *, against: bool = False) -> Places:
     return taken
 
 
-def _reached(places: Floats, side: int) -> tuple[int, int]:
+def reached(places: Floats, side: int) -> tuple[int, int]:
     """From where to where the places lie in a side, half a voxel around its outermost centres counted in."""
     inner = np.flatnonzero((places >= -_EDGE) & (places <= side - 1 + _EDGE))
     return (int(inner[0]), int(inner[-1]) + 1) if len(inner) else (0, 0)

@@ -6,27 +6,20 @@ numpy on memory maps: of a case only the crop's own voxels are read.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config import PatchChanges
+from trainer.data.volumes.case import PreparedCase
+
 IGNORE = 255
 Voxels = NDArray[np.floating[Any]]
 Labels = NDArray[np.uint8]
+Index = tuple[Any, ...]
 _TRIES = 100
 """Draws of a background voxel before any voxel will do."""
-
-
-class Case(Protocol):
-    """What a crop needs of a prepared case."""
-
-    image: Voxels
-    """(C, X, Y, Z), normalised: 0 is the lower end of the window, or the mean of a z-score."""
-    label: Labels
-    """(X, Y, Z), or (regions, X, Y, Z) of 0 and 1; 255 is ignored."""
-    foreground: Sequence[NDArray[np.int64]]
-    """By class but the first: the flat places (C order over X, Y, Z) of its voxels."""
 
 
 class Changes(NamedTuple):
@@ -44,7 +37,7 @@ class Changes(NamedTuple):
     """U(-range, range) is added to them."""
 
 
-CHANGES: Mapping[str, Changes] = {
+CHANGES: Mapping[PatchChanges, Changes] = {
     "none": Changes(),
     "flips": Changes(flip=0.5),
     "standard": Changes(flip=0.2, turn=0.2, scale=0.1, shift=0.1),
@@ -68,8 +61,8 @@ class PatchSettings:
     """Background voxels are drawn where the first channel is above 0, so that air is seldom a centre."""
 
 
-def draw_patch(case: Case, settings: PatchSettings, seed: int, image: Voxels, label: Labels) -> None:
-    """Write one patch of a case into `image` (C, *size) and `label` (*size), or (regions, *size).
+def draw_patch(case: PreparedCase, settings: PatchSettings, seed: int, image: Voxels, label: Labels) -> None:
+    """Write one patch of a case into `image` (C, *size) and `label` (*size).
 
     A case that is smaller than the patch along an axis lies in its middle: what is beyond it is 0 in the image and
     ignored in the label.
@@ -78,8 +71,8 @@ def draw_patch(case: Case, settings: PatchSettings, seed: int, image: Voxels, la
     shape = case.image.shape[1:]
     centre = _centre(case, settings, rng)
     window = [_along(length, size, at) for length, size, at in zip(shape, settings.size, centre, strict=True)]
-    source = tuple(slice(start, stop) for start, stop, _ in window)
-    target = tuple(slice(at, at + stop - start) for start, stop, at in window)
+    source: Index = (..., *(slice(start, stop) for start, stop, _ in window))
+    target: Index = (..., *(slice(at, at + stop - start) for start, stop, at in window))
     flips, turns = _orientation(settings, rng)
     gain, offset = _intensity(settings.changes, rng)
     whole = all(stop - start == size for (start, stop, _), size in zip(window, settings.size, strict=True))
@@ -88,17 +81,19 @@ def draw_patch(case: Case, settings: PatchSettings, seed: int, image: Voxels, la
         label.fill(IGNORE)
     # The crop is copied straight to its turned place: views cost nothing, a second copy would.
     seen, marked = _turned(image, flips, turns), _turned(label, flips, turns)
-    seen[(..., *target)] = case.image[(slice(None), *source)]
-    marked[(..., *target)] = case.label[(..., *source)]
+    seen[target] = case.image[source]
+    marked[target] = case.label[source]
+    if case.normaliser.by_patch:
+        image[...] = case.normaliser.of_patch(image)
     if gain != 1:
         image *= image.dtype.type(gain)
     if offset != 0:
-        seen[(..., *target)] += image.dtype.type(offset)
+        seen[target] += image.dtype.type(offset)
     if sum(flips) % 2:
         _swap(label, settings.swaps)
 
 
-def _centre(case: Case, settings: PatchSettings, rng: np.random.Generator) -> tuple[int, int, int]:
+def _centre(case: PreparedCase, settings: PatchSettings, rng: np.random.Generator) -> tuple[int, int, int]:
     """The voxel around which a crop is drawn: every foreground voxel is equally likely, whatever its class."""
     shape = case.image.shape[1:]
     counts = np.array([len(places) for places in case.foreground], dtype=np.int64)
@@ -109,8 +104,8 @@ def _centre(case: Case, settings: PatchSettings, rng: np.random.Generator) -> tu
     total = int(np.prod(shape))
     place = _place(int(rng.integers(total)), shape)
     for _ in range(_TRIES):
-        empty = not (case.label[(..., *place)] != 0).any()
-        if empty and (not settings.above_zero or case.image[(0, *place)] > 0):
+        x, y, z = place
+        if case.label[place] == 0 and (not settings.above_zero or case.image[0, x, y, z] > 0):
             break
         place = _place(int(rng.integers(total)), shape)
     return place
@@ -149,15 +144,12 @@ def _turned(array: NDArray[Any], flips: tuple[bool, bool, bool], turns: int) -> 
     """A view of (..., X, Y, Z) such that what is written into it lies mirrored and turned in `array`."""
     first = array.ndim - 3
     view = np.rot90(array, -turns, axes=(first, first + 1)) if turns else array
-    return view[(..., *(slice(None, None, -1 if flipped else 1) for flipped in flips))]
+    mirrored: Index = (..., *(slice(None, None, -1 if flipped else 1) for flipped in flips))
+    return view[mirrored]
 
 
 def _swap(label: Labels, swaps: Sequence[tuple[int, int]]) -> None:
-    """Give both labels of each pair the other's place: values of a label map, channels of regions."""
-    if label.ndim == 4:
-        for one, other in swaps:
-            label[[one, other]] = label[[other, one]]
-        return
+    """Give both labels of each pair the other's place."""
     if swaps:
         table = np.arange(256, dtype=np.uint8)
         for one, other in swaps:

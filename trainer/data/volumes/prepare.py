@@ -27,8 +27,8 @@ from trainer.data.downloads.disk_space import KEPT_FREE, readable, require_room
 from trainer.data.file_check import in_threads, summarised, threads
 from trainer.data.files import BadFile, file_hash
 from trainer.data.letterbox import IGNORED
-from trainer.data.masks import Coding, coding_of_classes
-from trainer.data.volumes.case import FORMAT, PreparedCase, digest_of, foreground_of, open_case, write_case
+from trainer.data.masks import Coding, coding_of_classes, regions_of_values
+from trainer.data.volumes.case import FORMAT, PreparedCase, class_offsets, digest_of, open_case, write_case
 from trainer.data.volumes.geometry import Labels, NativeGrid, linear, nearest_labels
 from trainer.data.volumes.nifti import Channels, channel_files, opened, read_image, read_labels, refuse_other_grid
 from trainer.data.volumes.recipes import Recipe, cut, foreground_box, normalised, recipe_of, windowed
@@ -86,6 +86,8 @@ def _hash(path: Path) -> str:
 
 def coding_for(config: VolumeData) -> Coding:
     """What label files hold. Raises DataError."""
+    if config.regions:
+        return regions_of_values(config)[0]
     coding = coding_of_classes(config.classes, config.ignore)
     if coding is None:
         raise DataError("data.classes: none has a value; label files of volumes hold a number a class")
@@ -185,7 +187,7 @@ def made_case(
         image=ready,
         label=np.ascontiguousarray(kept),
         native_label=native,
-        foreground=foreground_of(kept, len(coding.names)),
+        foreground=class_offsets(kept, len(coding.names)),
         way=way,
         nominal=nominal,
         normaliser=normaliser,

@@ -41,8 +41,8 @@ def gaussian(size: Size) -> NDArray[np.float32]:
     """A Gaussian around the middle of a window, of an eighth of its side as deviation, 1 in the middle."""
     axes = [np.arange(side, dtype=np.float64) - (side - 1) / 2 for side in size]
     bells = [np.exp(-0.5 * (axis / (0.125 * side)) ** 2) for axis, side in zip(axes, size, strict=True)]
-    product = bells[0][:, None, None] * bells[1][:, None] * bells[2]
-    return np.maximum(product, _LEAST).astype(np.float32)
+    whole: NDArray[np.float64] = bells[0][:, None, None] * bells[1][:, None] * bells[2]
+    return np.asarray(np.maximum(whole, _LEAST), np.float32)
 
 
 WEIGHTS: Mapping[Weights, Callable[[Size], NDArray[np.float32]]] = {"constant": constant, "gaussian": gaussian}

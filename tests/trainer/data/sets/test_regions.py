@@ -15,7 +15,7 @@ from trainer.data.classes import classes_of, foreground_of
 from trainer.data.dataset import DataSet, foreground_names
 from trainer.data.masks import Regions, regions_of
 from trainer.data.splits.split import Row, write_split
-from trainer.data.stream import Stream
+from trainer.data.streams.stream import Stream
 
 PARTS = ("train", "train", "validation", "test")
 NESTED = {"whole": [1, 2, 4], "core": [1, 4], "enhancing": 4}

@@ -1,0 +1,133 @@
+"""Logits of a prepared volume on the grid that its files have, slice by slice, so that they are never whole in memory.
+
+A volume is scored as its slices are: the same counts, thresholds and surfaces serve pictures, slices and volumes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import VolumeData
+from trainer.data.classes import ground
+from trainer.data.dataset import DataSet, Opening, Part
+from trainer.data.volumes.geometry import NativeGrid, neighbours, reached
+from trainer.evaluation.sliding_window import SlidingWindow
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trainer.distributed.ranks import Ranks
+
+SURELY_NOT = -30.0
+"""The logit of a class where the prepared grid does not reach: what was cropped away is ground."""
+
+
+class _Way(NamedTuple):
+    """How a native axis takes its voxels from an axis of a plane."""
+
+    first: int
+    """The first native voxel that the prepared grid reaches."""
+    low: "Tensor"
+    high: "Tensor"
+    share: "Tensor"
+    side: int
+    """Voxels of the native axis."""
+
+
+def volume_slices(
+    predict: "Callable[[Tensor], Tensor]", data: DataSet, part: Part, ranks: "Ranks", opening: Opening | None
+) -> "Iterator[tuple[int, Tensor]]":
+    """Logits (classes, A, B) of every native slice of this rank's cases, with its index among `DataSet.samples`.
+
+    The ranks take cases in turn; a case is one rank's, whatever the world size, so scores are equal bit for bit.
+    Raises TypeError for data that is no volumes.
+    """
+    from trainer.data.sets.volumes import VolumeCases
+
+    if not isinstance(data, VolumeCases) or not isinstance(data.config, VolumeData):
+        raise TypeError(f"{data.config.name}: is no data set of volumes")
+    config, first, below = data.config, 0, ground(data.regions is not None)
+    window = SlidingWindow(config.patch, config.overlap, config.weights)
+    for number, case in enumerate(data.cases(part, opening)):
+        if number % ranks.world == ranks.rank:
+            image = case.normaliser.of_case(case.image)
+            for depth, logits in native_slices(image, case.way, window, predict, ranks.device, ground=below):
+                yield first + depth, logits
+        first += case.way.native.shape[2]
+
+
+def native_slices(
+    image: NDArray[np.floating],
+    grid: NativeGrid,
+    window: SlidingWindow,
+    predict: "Callable[[Tensor], Tensor]",
+    device: "torch.device",
+    *,
+    ground: int = 1,
+) -> "Iterator[tuple[int, Tensor]]":
+    """Logits (classes, A, B) float32 on `device` of each slice (A, B) along the last native axis, with its number.
+
+    image: (C, X, Y, Z) of the prepared grid. Slices come in the order of the prepared grid, those that it does not
+    reach last. In between, logits are interpolated linearly; the outermost ones go on for half a voxel. ground: how
+    many of the classes, from the first, are what lies beyond: 0 of regions.
+    """
+    import torch
+
+    depth, places = grid.positions(2)
+    start, stop = reached(places, grid.shape[depth])
+    low, high, share = neighbours(places[start:stop], grid.shape[depth])
+    across = [at for at in range(3) if at != depth]
+    ways = [_way(grid, native, device) for native in (0, 1)]
+    swapped = grid.positions(0)[0] != across[0]
+    volume = torch.from_numpy(np.array(image, np.float32))
+    waiting = sorted(range(stop - start), key=lambda at: (int(low[at]), float(share[at])))
+    kept: dict[int, Tensor] = {}
+    classes = 0
+    for first, planes in window.planes(volume, predict, device, axis=depth):
+        classes = len(planes)
+        kept |= {first + at: plane for at, plane in enumerate(planes.unbind(1))}
+        while waiting and int(high[waiting[0]]) in kept:
+            at = waiting.pop(0)
+            plane = torch.lerp(kept[int(low[at])], kept[int(high[at])], float(share[at]))
+            yield start + at, _on_native(plane.transpose(1, 2) if swapped else plane, ways, ground)
+        needed = int(low[waiting[0]]) if waiting else first + planes.shape[1]
+        kept = {at: plane.clone() for at, plane in kept.items() if at >= needed}
+    empty = _beyond(classes, ground, [way.side for way in ways], device)
+    for number in (*range(start), *range(stop, grid.native.shape[2])):
+        yield number, empty
+
+
+def _way(grid: NativeGrid, native: int, device: "torch.device") -> _Way:
+    import torch
+
+    at, places = grid.positions(native)
+    start, stop = reached(places, grid.shape[at])
+    low, high, share = (torch.from_numpy(each).to(device) for each in neighbours(places[start:stop], grid.shape[at]))
+    return _Way(start, low, high, share.float(), len(places))
+
+
+def _on_native(plane: "Tensor", ways: list[_Way], ground: int) -> "Tensor":
+    """A plane (classes, U, V) on the two native axes; what it does not reach is ground."""
+    rows, columns = ways
+    taken = _between(_between(plane, 1, rows), 2, columns)
+    if taken.shape[1:] == (rows.side, columns.side):
+        return taken
+    whole = _beyond(len(plane), ground, [rows.side, columns.side], plane.device)
+    whole[:, rows.first : rows.first + taken.shape[1], columns.first : columns.first + taken.shape[2]] = taken
+    return whole
+
+
+def _between(values: "Tensor", axis: int, way: _Way) -> "Tensor":
+    below, above = values.index_select(axis, way.low), values.index_select(axis, way.high)
+    return below.lerp(above, way.share.view([-1 if at == axis else 1 for at in range(values.ndim)]))
+
+
+def _beyond(classes: int, ground: int, sides: list[int], device: "torch.device") -> "Tensor":
+    import torch
+
+    whole = torch.full((classes, *sides), SURELY_NOT, device=device)
+    whole[:ground] = 0.0
+    return whole
