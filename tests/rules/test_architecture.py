@@ -39,6 +39,7 @@ PACKAGES = (
     "trainer.dry_run",
     "trainer.teacher",
     "trainer.package",
+    "trainer.figures",
     "trainer.evaluation",
     "trainer.failures",
     "trainer.data.streams",

@@ -27,7 +27,8 @@ from trainer.data.reading import as_rgb, images_of
 from trainer.data.slices import slice_place, slices_of
 from trainer.distributed.launch import device, writable
 from trainer.errors import DataError, UserError, on_stderr, one_line, refusal_text
-from trainer.evaluation.case_figures import chosen, drawn, legend, overlay, predicted_labels
+from trainer.figures.cases import chosen, drawn, predicted_labels
+from trainer.figures.grid import legend, overlay
 from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
 from trainer.package.inference import labels as thresholded
 from trainer.run_file import Entry, read

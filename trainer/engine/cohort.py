@@ -11,17 +11,19 @@ import numpy as np
 from trainer import checkpoint
 from trainer.config import Replay, RunConfig
 from trainer.data import stream_key
+from trainer.data.dataset import cases_of
 from trainer.distributed.ranks import Ranks
 from trainer.engine.epoch import CohortMember, StreamEpoch
 from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
 from trainer.errors import nearest
-from trainer.evaluation.case_figures import chosen, drawn, masks, with_weights
 from trainer.evaluation.metrics import Scores, validate
 from trainer.evaluation.per_image import FinalEvaluation, evaluate_per_image
 from trainer.evaluation.score_names import SCORE_KINDS
 from trainer.failures import LocalFailure, local_failure
+from trainer.figures.cases import with_weights
+from trainer.figures.worst import worst_and_median
 from trainer.reports import EpochReport, Failure, PerImageResult, Resume, Saved, Write
 from trainer.teacher.stored_logits import refuse_taps
 
@@ -252,20 +254,20 @@ class Cohort:
         best, run, data = member.trained.best, member.run, self._resources.data(member.run)
         if best is None:
             return None
-        worst, median = chosen(np.array(best["dice"]), CASES)
-        networks = {
+        seen = {
             "teacher": self._resources.visible(run),
             "student": with_weights(member.trained.eval_network, best["weights"]),
         }
-        predictions = {
-            name: masks(network, data, [*worst, *median], device=self._ranks.device, precision=run.precision)
-            for name, network in networks.items()
-            if network is not None
-        }
-        mean, count = best["scores"]["dice"], len(best["dice"])
-        title = f"epoch {best['epoch']}: mean Dice {mean:.3f} on {count} validation images"
+        networks = {name: network for name, network in seen.items() if network is not None}
+        dice = np.array(best["dice"])
+        mean, cases = best["scores"]["dice"], cases_of(data.samples("validation"))
+        scored = f"{len(dice)} validation images" if cases is None else f"{max(cases) + 1} validation cases"
+        title = f"epoch {best['epoch']}: mean Dice {mean:.3f} on {scored}"
+        picture = worst_and_median(
+            title, data, dice, networks, each=CASES, device=self._ranks.device, precision=run.precision
+        )
         content = io.BytesIO()
-        drawn(title, data, (worst, median), predictions).save(content, format="PNG")
+        picture.save(content, format="PNG")
         return checkpoint.write(path, content.getvalue()).path
 
 

@@ -6,7 +6,6 @@ Torch is imported where a network runs, so that the names of the scores are know
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -167,7 +166,7 @@ def validate(
     training = network.training
     network.eval()
     size = min(batch_size, -(-total // _SHARES))
-    predict = partial(_logits, network, ranks, precision)
+    predict = predictor(network, ranks.device, precision, ranks.watchdog.beat)
     try:
         with torch.no_grad():
             if volumes:
@@ -186,14 +185,21 @@ def validate(
     return scores
 
 
-def _logits(network: "Segmenter", ranks: "Ranks", precision: Precision, images: "Tensor") -> "Tensor":
-    """Float32 logits of a batch on the device of the ranks, as `Batch.images` has one."""
+def predictor(
+    network: "Segmenter", device: "torch.device", precision: Precision, before: Callable[[], None] | None = None
+) -> "Callable[[Tensor], Tensor]":
+    """What makes float32 logits of a batch of images on the device, as `Batch.images` has one. before: called before
+    each batch."""
     from trainer.data.streams.batches import normalise
 
-    ranks.watchdog.beat()
-    with autocast(ranks.device, precision):
-        logits: Tensor = network(normalise(images, network.normalisation)).logits
-    return logits.float()
+    def predict(images: "Tensor") -> "Tensor":
+        if before is not None:
+            before()
+        with autocast(device, precision):
+            logits: Tensor = network(normalise(images, network.normalisation)).logits
+        return logits.float()
+
+    return predict
 
 
 def _count_pictures(

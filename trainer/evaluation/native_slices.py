@@ -49,14 +49,18 @@ def volume_slices(
 
     if not isinstance(data, VolumeCases) or not isinstance(data.config, VolumeData):
         raise TypeError(f"{data.config.name}: is no data set of volumes")
-    config, first, below = data.config, 0, ground(data.regions is not None)
-    window = SlidingWindow(config.patch, config.overlap, config.weights)
+    first, below, window = 0, ground(data.regions is not None), window_of(data.config)
     for number, case in enumerate(data.cases(part, opening)):
         if number % ranks.world == ranks.rank:
             image = case.normaliser.of_case(case.image)
             for depth, logits in native_slices(image, case.way, window, predict, ranks.device, ground=below):
                 yield first + depth, logits
         first += case.way.native.shape[2]
+
+
+def window_of(config: VolumeData) -> SlidingWindow:
+    """The sliding window that the settings of a data set name."""
+    return SlidingWindow(config.patch, config.overlap, config.weights)
 
 
 def native_slices(

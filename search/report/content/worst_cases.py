@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from PIL.Image import Image
     from torch import Tensor
 
     from models.output import Segmenter
+    from trainer.checkpoint import Ready
     from trainer.data.dataset import DataSet, Pixels
-    from trainer.evaluation.case_figures import Masks
+    from trainer.data.sets.volumes import VolumeCases
+    from trainer.figures.cases import Masks
 
 WORST = 12
 """Images that are drawn at most."""
@@ -77,17 +80,18 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
     from trainer.checkpoint import ready
     from trainer.data import open_data
     from trainer.data.dataset import foreground_names
-    from trainer.evaluation.case_figures import chosen, drawn
+    from trainer.data.sets.volumes import VolumeCases
+    from trainer.figures.cases import chosen, drawn
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = ready(Path(network.weights), device=device)
     data = open_data(made.run.data, cache=cache, progress=Counting("decoding pictures"))
     dice, masks = _examined(made.network, data, made.run.precision, device)
+    if isinstance(data, VolumeCases):
+        return _worst_volumes(network, made, data, dice, device)
     worst, _ = chosen(dice, WORST)
     networks = {**_taught(made.run, data, worst, device), "student": {index: masks[index] for index in worst}}
     picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
-    content = io.BytesIO()
-    picture.save(content, format="JPEG", quality=QUALITY)
     two = len(foreground_names(data)) == 1
     at = f", at threshold {SEARCH_THRESHOLD:g}" if two or data.regions else ""
     colours = "right, extra, missed pixels are tinted" if two else "classes in their colours, wrong pixels striped"
@@ -95,8 +99,40 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
         title=f"Validation images on which {network.name} does worst{at}",
         alt=f"A row an image, worst first: image, truth, {', '.join(networks)}; {colours}",
         mimetype="image/jpeg",
-        base64=base64.b64encode(content.getvalue()).decode(),
+        base64=_jpeg(picture),
     )
+
+
+def _worst_volumes(
+    network: DrawnNetwork, made: "Ready", data: "VolumeCases", dice: "NDArray[np.float64]", device: "torch.device"
+) -> Picture:
+    """The same of volumes: three planes through the worst error of the worst and of the median case."""
+    from trainer.figures.volumes import worst_volumes
+
+    teacher = _teacher(made.run, data, device)
+    networks = {**({} if teacher is None else {"teacher": teacher}), "student": made.network}
+    count = len(data.cases("validation"))
+    picture = worst_volumes(
+        f"the worst and the median of {count} validation cases",
+        data,
+        dice,
+        networks,
+        each=1,
+        device=device,
+        precision=made.run.precision,
+    )
+    return Picture(
+        title=f"Validation cases on which {network.name} does worst and middling, by the mean Dice of their slices",
+        alt="Three planes a case through the place of most errors: image, truth, networks; wrong voxels striped",
+        mimetype="image/jpeg",
+        base64=_jpeg(picture),
+    )
+
+
+def _jpeg(picture: "Image") -> str:
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=QUALITY)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def _examined(
@@ -104,8 +140,8 @@ def _examined(
 ) -> "tuple[NDArray[np.float64], Masks]":
     """Dice of each validation image, and its labels."""
     from trainer.distributed.ranks import Ranks
-    from trainer.evaluation.case_figures import predicted_labels
     from trainer.evaluation.metrics import validate
+    from trainer.figures.cases import predicted_labels
 
     kept: dict[int, Pixels] = {}
 
@@ -118,15 +154,23 @@ def _examined(
 
 
 def _taught(run: RunConfig, data: "DataSet", indices: list[int], device: "torch.device") -> "dict[str, Masks]":
-    """The teacher's masks of some images; nothing where the run has none or its file is not here."""
+    """The teacher's masks of some images; nothing where there is none."""
+    from trainer.figures.cases import masks
+
+    network = _teacher(run, data, device)
+    if network is None:
+        return {}
+    return {"teacher": masks(network, data, indices, device=device, precision=run.precision)}
+
+
+def _teacher(run: RunConfig, data: "DataSet", device: "torch.device") -> "Segmenter | None":
+    """A run's teacher; None where it has none or its file is not here."""
     from trainer.errors import CheckpointError
-    from trainer.evaluation.case_figures import masks
     from trainer.teacher import assessment
 
     if run.teacher is None:
-        return {}
+        return None
     try:
-        network = assessment.load(run, data, device=device)
+        return assessment.load(run, data, device=device)
     except CheckpointError:
-        return {}
-    return {"teacher": masks(network, data, indices, device=device, precision=run.precision)}
+        return None

@@ -101,8 +101,16 @@ class VolumeCases:
         percentile of the volume."""
         require_opening(part, opening)
         number, depth = self._place(part, index)
-        volume = _shown(self._files[part][number].images, self.settings)
-        return volume[:, :, depth], self.native_mask(part, index, opening)
+        return self.volume(part, number, opening)[:, :, depth], self.native_mask(part, index, opening)
+
+    def volume(self, part: Part, number: int, opening: Opening | None = None) -> Picture:
+        """(A, B, slices, C) of a case as stored, 8 bits a channel between the same ends."""
+        require_opening(part, opening)
+        return _shown(self._files[part][number].images, self.settings)
+
+    def case_name(self, part: Part, number: int) -> str:
+        """The name of a case."""
+        return self._files[part][number].name
 
     def native_mask(self, part: Part, index: int, opening: Opening | None = None) -> Pixels:
         """See `DataSet`."""

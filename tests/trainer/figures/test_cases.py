@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from trainer.data.classes import TWO_CLASSES, LabelClass
 from trainer.data.dataset import Pixels
-from trainer.evaluation.case_figures import (
+from trainer.figures.cases import chosen
+from trainer.figures.grid import (
     CELL,
     EXTRA,
     FAINT,
@@ -19,7 +20,6 @@ from trainer.evaluation.case_figures import (
     Cell,
     LegendEntry,
     cell_sized,
-    chosen,
     compared,
     grid,
     legend,
