@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
-from trainer.commands import data_fetch
+from trainer.commands import data_fetch, data_prepare
 from trainer.commands.data_flags import Stated, add_mask_arguments, add_meanings, prepared, stated
 from trainer.commands.data_lines import (
     how_drawn,
@@ -36,7 +36,7 @@ _RAW = argparse.RawDescriptionHelpFormatter
 
 
 def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None:
-    """Add `split`, `check` and `fetch` below `python -m trainer data`."""
+    """Add `split`, `check`, `fetch` and `prepare` below `python -m trainer data`."""
     split = subparsers.add_parser(
         "split",
         help="write a split file for folders of images and masks",
@@ -81,6 +81,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
     add_near_duplicates(check)
     check.set_defaults(data_command="check")
     data_fetch.add_arguments(subparsers)
+    data_prepare.add_arguments(subparsers)
 
 
 def add_near_duplicates(parser: argparse.ArgumentParser) -> None:
@@ -94,10 +95,12 @@ def add_near_duplicates(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run `split`, `check` or `fetch`: 0, or 2 with what is wrong on stderr; 1 where data are to be fetched by hand."""
+    """Run the command: 0, or 2 with what is wrong on stderr; 1 where data are to be fetched by hand."""
     try:
         if args.data_command == "fetch":
             return data_fetch.main(args)
+        if args.data_command == "prepare":
+            return data_prepare.main(args)
         return _split(args) if args.data_command == "split" else _check(args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)

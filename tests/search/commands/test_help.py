@@ -56,6 +56,7 @@ ELSEWHERE = {
     "trainer predict ship/": "test_package.py runs a package",
     "trainer package": "test_package.py makes one; an export to ONNX takes seconds",
     "trainer profile": "test_limits.py measures a run",
+    "trainer data prepare": "test_data_prepare.py prepares volumes",
     "trainer data fetch": "test_fetch.py fetches from a server on this machine",
     "profile": "test_limits.py measures a study",
     "search/worker.py": "test_readme.py runs it",

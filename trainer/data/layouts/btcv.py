@@ -10,7 +10,7 @@ MONAI's examples and of ACF-BCKD. Slices of the same scans are the layouts synap
 import re
 from pathlib import Path
 
-from trainer.data.layouts.layout import Layout, Settings, numbered, together
+from trainer.data.layouts.layout import Layout, always, numbered, together
 from trainer.data.layouts.volumes import (
     IMAGES,
     LABELS,
@@ -72,17 +72,12 @@ def _place(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def settings_in(_: Path) -> Settings:
-    """The thirteen organs in their original order."""
-    return volume_settings(numbered("background", *ORGANS), "btcv", swap=SWAP)
-
-
 LAYOUT = Layout(
     title="BTCV: thirteen organs in CT, volumes",
     terms="Synapse's agreement, no passing on; registration at https://www.synapse.org (syn3193805)",
     recognise=recognise,
     survey=pairs_in,
-    settings=settings_in,
+    settings=always(**volume_settings(numbered("background", *ORGANS), "btcv", swap=SWAP)),
     advice="the usual list has training and validation and no test part: scores of papers are of the cases that chose "
     "the epoch, too; draw parts anew from a folder without the list to have a test part",
 )

@@ -15,6 +15,7 @@ from typing import Any
 from trainer.data.dataset import Part
 from trainer.data.files import SUFFIXES, some
 from trainer.data.layouts.layout import Layout, Settings, between, files_in, left_in, paired, together
+from trainer.data.layouts.volumes import class_name
 from trainer.data.splits.folders import Pair, Survey
 from trainer.errors import DataError
 
@@ -71,7 +72,7 @@ def settings_in(root: Path) -> Settings:
     more: dict[str, Any] = {} if ignore is None else {"ignore": ignore}
     if any(isinstance(value, list) for name, value in labels.items() if name != IGNORED):
         # The background is what no region has.
-        objects = {_plain(name): value for name, value in labels.items() if name != IGNORED and value != 0}
+        objects = {class_name(name): value for name, value in labels.items() if name != IGNORED and value != 0}
         return {"name": "pictures", "regions": objects, "channels": _channels(root, card)} | more
     named = sorted((value, name) for name, value in labels.items() if name != IGNORED)
     if named[0][0] != 0 or len(named) < 2:
@@ -79,7 +80,7 @@ def settings_in(root: Path) -> Settings:
     channels = _channels(root, card)
     if channels == 3 and ignore is None and len(named) == 2:
         return {"name": "polyp", "labels": f"0: background, {named[1][0]}: object"}
-    classes = [{"name": _plain(name), "value": value} for value, name in named]
+    classes = [{"name": class_name(name), "value": value} for value, name in named]
     return {"name": "pictures", "classes": classes, "channels": channels} | more
 
 
@@ -98,11 +99,6 @@ def _channels(root: Path, card: dict[str, Any]) -> int:
             f"{root / CARD}: channel_names = {names!r}: grey pictures (one name) and RGB in one file (three) are read"
         )
     return len(names)
-
-
-def _plain(name: str) -> str:
-    """A name with what names of classes may have: letters, digits, - and _."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "unnamed"
 
 
 def _ending(root: Path) -> str:

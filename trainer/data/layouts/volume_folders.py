@@ -6,7 +6,7 @@ A label has its image's name. Nothing says what labels mean: name the classes (-
 from pathlib import Path
 
 from trainer.data.dataset import Part
-from trainer.data.layouts.layout import Layout, Settings, together
+from trainer.data.layouts.layout import Layout, always, together
 from trainer.data.layouts.volumes import volume_pairs, volumes_in
 from trainer.data.splits.folders import Survey
 
@@ -29,16 +29,11 @@ def pairs_in(root: Path) -> Survey:
     return together(root, surveys, [root / f"{kind}{which}" for kind in ("images", "labels") for which in labelled])
 
 
-def settings_in(_: Path) -> Settings:
-    """What is known: that they are volumes."""
-    return {"name": "volumes"}
-
-
 LAYOUT = Layout(
     title="volumes in imagesTr and labelsTr",
     terms="those of the data set",
     recognise=recognise,
     survey=pairs_in,
-    settings=settings_in,
+    settings=always(name="volumes"),
     advice='recipe = "none" keeps intensities as they are: choose recipe, spacing and window in [run.data]',
 )

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from trainer.data.dataset import Part
-from trainer.data.layouts.layout import Layout, Settings, numbered, together
+from trainer.data.layouts.layout import Layout, always, numbered, together
 from trainer.data.layouts.volumes import list_in, volume_pairs, volume_settings, volumes_in
 from trainer.data.splits.folders import Survey
 
@@ -39,15 +39,10 @@ def pairs_in(root: Path) -> Survey:
     return together(root, surveys, [*known, *([] if listing is None else [listing])])
 
 
-def settings_in(_: Path) -> Settings:
-    """The sixteen organs in their order."""
-    return volume_settings(numbered("background", *ORGANS), "word", swap=SWAP)
-
-
 LAYOUT = Layout(
     title="WORD: sixteen organs in CT, volumes",
     terms="academic, not commercial; password by e-mail, https://github.com/HiLab-git/WORD",
     recognise=recognise,
     survey=pairs_in,
-    settings=settings_in,
+    settings=always(**volume_settings(numbered("background", *ORGANS), "word", swap=SWAP)),
 )

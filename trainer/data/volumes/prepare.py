@@ -67,11 +67,13 @@ class PreparedCases(NamedTuple):
     """The names of cases that lay there damaged, and were made again."""
 
 
-def case_files(cases: Sequence[tuple[str, Path, Path]], channels: Channels) -> list[CaseFiles]:
+def case_files(
+    cases: Sequence[tuple[str, Path, Path]], channels: Channels, progress: Progress | None = None
+) -> list[CaseFiles]:
     """Name, image and label of each case as files with their hashes. Raises DataError."""
     places = [(*channel_files(image, channels), label) for _, image, label in cases]
     every = list(dict.fromkeys(path for own in places for path in own))
-    digests = dict(zip(every, in_threads(_hash, every, name="hash"), strict=True))
+    digests = dict(zip(every, in_threads(_hash, every, name="hash", progress=progress), strict=True))
     return [
         CaseFiles(name, own[:-1], own[-1], tuple(digests[path] for path in own))
         for (name, _, _), own in zip(cases, places, strict=True)
