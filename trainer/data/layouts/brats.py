@@ -10,7 +10,7 @@ fold 0 validates. Channels are in the order of MONAI's list: FLAIR, T1 with cont
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trainer.data.dataset import Part
 from trainer.data.files import CHANNEL, some
@@ -31,12 +31,8 @@ KINDS = (
     _Kind(re.compile(r"(BraTS2021_\d{5}|BraTS20_Training_\d{3})"), ("flair", "t1ce", "t1", "t2"), "_"),
     _Kind(re.compile(r"(BraTS-GLI-\d{5})-\d{3}"), ("t2f", "t1c", "t1n", "t2w"), "-"),
 )
-CLASSES: list[dict[str, Any]] = [
-    {"name": "background", "value": 0},
-    {"name": "necrotic-core", "value": 1},
-    {"name": "oedema", "value": 2},
-    {"name": "enhancing", "value": [3, 4]},
-]
+REGIONS = {"tumour-core": [1, 3, 4], "whole-tumour": [1, 2, 3, 4], "enhancing": [3, 4]}
+"""In the order of the reference code, which knows 1 to 3 alone."""
 LABEL = "seg"
 
 
@@ -112,8 +108,8 @@ def _named(folder: Path, kind: _Kind, name: str, ending: str) -> str:
 
 
 def settings_in(root: Path) -> Settings:
-    """Four classes; the sequences by their names."""
-    return volume_settings(CLASSES, "brats21", channels=list(_kind(root, _cases(root)).channels))
+    """The three regions that are scored; the sequences by their names."""
+    return volume_settings({"regions": REGIONS}, "brats21", channels=list(_kind(root, _cases(root)).channels))
 
 
 LAYOUT = Layout(
@@ -122,6 +118,7 @@ LAYOUT = Layout(
     recognise=recognise,
     survey=pairs_in,
     settings=settings_in,
-    advice="four classes that exclude each other; the regions whole tumour, tumour core and enhancing tumour overlap. "
+    advice="regions overlap; for classes that exclude each other give --classes "
+    "'background=0,necrotic-core=1,oedema=2,enhancing=3+4'. "
     'z-score is of the whole case: zscore = "nonzero-patch" takes each training patch\'s own, as the reference code',
 )

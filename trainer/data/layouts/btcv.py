@@ -77,7 +77,7 @@ LAYOUT = Layout(
     terms="Synapse's agreement, no passing on; registration at https://www.synapse.org (syn3193805)",
     recognise=recognise,
     survey=pairs_in,
-    settings=always(**volume_settings(numbered("background", *ORGANS), "btcv", swap=SWAP)),
+    settings=always(**volume_settings({"classes": numbered("background", *ORGANS)}, "btcv", swap=SWAP)),
     advice="the usual list has training and validation and no test part: scores of papers are of the cases that chose "
     "the epoch, too; draw parts anew from a folder without the list to have a test part",
 )

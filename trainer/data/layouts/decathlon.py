@@ -16,7 +16,7 @@ from trainer.data.layouts.volumes import (
     LABELS,
     MODALITY_ADVICE,
     by_modality,
-    label_classes,
+    label_settings,
     list_in,
     listed_channels,
     listed_pairs,
@@ -44,13 +44,12 @@ def settings_in(root: Path) -> Settings:
     """Classes and channels as the list's file says."""
     listing = _listing(root)
     card = table_in(listing)
-    classes, ignored = label_classes(listing, card.get("labels"))
     modality = card.get("modality", {})
     kinds = list(modality.values()) if isinstance(modality, dict) else []
     recipe, changes = by_modality(kinds)
     channels = listed_channels(listing)
-    more = changes | ({} if ignored is None else {"ignore": ignored})
-    return volume_settings(classes, recipe, channels=max(1, len(kinds)) if channels == 1 else channels, **more)
+    channels = max(1, len(kinds)) if channels == 1 else channels
+    return volume_settings(label_settings(listing, card.get("labels")), recipe, channels=channels, **changes)
 
 
 def _listing(root: Path) -> Path:

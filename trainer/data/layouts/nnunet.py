@@ -3,7 +3,7 @@
 DatasetNNN_Name/dataset.json, imagesTr/<case>_<4 digits>.nii.gz, labelsTr/<case>.nii.gz; from some imagesTs, labelsTs
 
 dataset.json says what labels are called (`labels`: name -> value), which channels there are (`channel_names`, one a
-file) and how files end (`file_ending`). A label `ignore` is ignored; regions, several values of one name, are refused.
+file) and how files end (`file_ending`). A label `ignore` is ignored; a label of several values is a region.
 Fold 0 of splits_final.json is taken over where that file lies in the folder, or where nnU-Net puts it:
 nnUNet_preprocessed/DatasetNNN_Name beside nnUNet_raw. Pictures are the layout nnunet-2d.
 """
@@ -19,7 +19,7 @@ from trainer.data.layouts.volumes import (
     ENDINGS,
     MODALITY_ADVICE,
     by_modality,
-    label_classes,
+    label_settings,
     table_in,
     volume_settings,
     volumes_in,
@@ -107,11 +107,10 @@ def _channel_names(root: Path) -> list[str]:
 def settings_in(root: Path) -> Settings:
     """Classes and channels as dataset.json says."""
     kinds = _channel_names(root)
-    classes, ignored = label_classes(root / CARD, table_in(root / CARD).get("labels"))
+    meaning = label_settings(root / CARD, table_in(root / CARD).get("labels"))
     recipe, changes = by_modality(kinds)
     channels = _channels(root)
-    more = changes | ({} if ignored is None else {"ignore": ignored})
-    return volume_settings(classes, recipe, channels=1 if len(channels) == 1 else channels, **more)
+    return volume_settings(meaning, recipe, channels=1 if len(channels) == 1 else channels, **changes)
 
 
 def _splits(root: Path) -> Path | None:

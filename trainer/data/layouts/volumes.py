@@ -137,29 +137,33 @@ def _is_there(file: Path) -> bool:
     return any(file.parent.glob(file.name.replace(CHANNEL, "*"))) if CHANNEL in file.name else file.is_file()
 
 
-def label_classes(path: Path, labels: object) -> tuple[list[dict[str, Any]], Any]:
-    """Classes, and what is ignored, of a card's labels: number -> name (decathlon) or name -> number (nnU-Net).
-
-    Raises DataError where a label is a region, or where there is no background.
-    """
+def label_settings(path: Path, labels: object) -> dict[str, Any]:
+    """Classes or regions, and what is ignored, as a card's labels say: number -> name (decathlon), or name -> number
+    and of regions several (nnU-Net). Raises DataError where there is no background or a value is none."""
     if not isinstance(labels, dict) or not labels:
         raise DataError(f"{path}: labels = {labels!r}: expected names with their values")
     if all(str(key).isdigit() for key in labels):
         labels = {str(name): int(value) for value, name in labels.items()}
-    regions = [name for name, value in labels.items() if isinstance(value, list)]
-    if regions:
-        raise DataError(
-            f"{path}: labels.{regions[0]} = {labels[regions[0]]!r}: a region, whose values other names share; regions "
-            "are not trained: give each value a name of its own in labels"
-        )
-    wrong = [name for name, value in labels.items() if not isinstance(value, int) or isinstance(value, bool)]
+    wrong = [name for name, value in labels.items() if not _is_value(value)]
     if wrong:
-        raise DataError(f"{path}: labels.{wrong[0]} = {labels[wrong[0]]!r}: expected one whole number")
-    ignored = labels.get("ignore")
-    named = sorted((value, name) for name, value in labels.items() if name != "ignore")
-    if len(named) < 2 or named[0][0] != 0:
+        raise DataError(
+            f"{path}: labels.{wrong[0]} = {labels[wrong[0]]!r}: expected a whole number, or a list of such for a region"
+        )
+    more: dict[str, Any] = {"ignore": labels["ignore"]} if "ignore" in labels else {}
+    named = {name: value for name, value in labels.items() if name != "ignore"}
+    if any(isinstance(value, list) for value in named.values()):
+        # The background is what no region has.
+        return {"regions": {class_name(name): value for name, value in named.items() if value != 0}, **more}
+    ordered = sorted((value, name) for name, value in named.items())
+    if len(ordered) < 2 or ordered[0][0] != 0:
         raise DataError(f"{path}: labels = {labels!r}: expected 0 for the background, and one value more")
-    return [{"name": class_name(name), "value": value} for value, name in named], ignored
+    return {"classes": [{"name": class_name(name), "value": value} for value, name in ordered], **more}
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def class_name(name: str) -> str:
@@ -167,11 +171,9 @@ def class_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "unnamed"
 
 
-def volume_settings(
-    classes: list[dict[str, Any]], recipe: str, *, channels: int | list[str] = 1, **more: Any
-) -> Settings:
-    """Settings of [run.data] without root and split."""
-    return {"name": "volumes", "classes": classes, "channels": channels, "recipe": recipe, **more}
+def volume_settings(meaning: Settings, recipe: str, *, channels: int | list[str] = 1, **more: Any) -> Settings:
+    """Settings of [run.data] without root and split. meaning: classes or regions, and what is ignored."""
+    return {"name": "volumes", **meaning, "channels": channels, "recipe": recipe, **more}
 
 
 def by_modality(kinds: Iterable[object]) -> tuple[str, dict[str, Any]]:

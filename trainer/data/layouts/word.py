@@ -44,5 +44,5 @@ LAYOUT = Layout(
     terms="academic, not commercial; password by e-mail, https://github.com/HiLab-git/WORD",
     recognise=recognise,
     survey=pairs_in,
-    settings=always(**volume_settings(numbered("background", *ORGANS), "word", swap=SWAP)),
+    settings=always(**volume_settings({"classes": numbered("background", *ORGANS)}, "word", swap=SWAP)),
 )

@@ -42,7 +42,8 @@ class PreparedCase:
     native_label: Labels
     """Labels on the native grid, in the order in which the file has its axes."""
     foreground: tuple[Offsets, ...]
-    """By class but the first: the flat offsets of its voxels in `label`, ascending."""
+    """By label but the first, of regions by what lies in the same ones: the flat offsets of its voxels in `label`,
+    ascending."""
     way: NativeGrid
     """The prepared grid in the native one: what `labels_on_native` takes."""
     nominal: Triple

@@ -148,7 +148,11 @@ def test_what_is_known_of_each_data_set_becomes_its_settings(tmp_path: Path) -> 
     word = settings(grown(tmp_path / "word", WORD))
     assert (len(word.classes), word.classes[1].name, word.recipe) == (17, "liver", "word")
     brain = settings(grown(tmp_path / "brats", BRATS_2021))
-    assert (brain.channels, brain.classes[3].value) == (("flair", "t1ce", "t1", "t2"), (3, 4))
+    assert brain.channels == ("flair", "t1ce", "t1", "t2")
+    assert (brain.regions[0].name, brain.regions[0].value) == ("tumour-core", (1, 3, 4))
+    nested = settings(nnunet(tmp_path / "regions", labels={"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}))
+    assert [(known.name, known.value) for known in nested.regions] == [("whole", (1, 2)), ("core", 2)]
+    assert nested.ignore == 3
     assert settings(grown(tmp_path / "gli", BRATS_2023)).channels == ("t2f", "t1c", "t1n", "t2w")
     prostate = settings(nnunet(tmp_path / "nnunet"))
     assert (prostate.channels, prostate.classes[1].name) == (("0000", "0001"), "PZ")
@@ -245,8 +249,11 @@ def test_cases_without_labels_are_left_out_and_two_kinds_of_brats_are_not_mixed(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "labels.whole = [1, 2]: a region, whose values other names"),
-        ({"labels": {"background": 0, "a": 1.5}}, "labels.a = 1.5: expected one whole number"),
+        (
+            {"labels": {"background": 0, "whole": [1, "2"]}},
+            "labels.whole = [1, '2']: expected a whole number,",
+        ),
+        ({"labels": {"background": 0, "a": 1.5}}, "labels.a = 1.5: expected a whole number"),
         ({"labels": {"a": 1, "b": 2}}, "expected 0 for the background"),
         ({"labels": None}, "labels = None: expected names with their values"),
         ({"file_ending": ".mha"}, "file_ending = '.mha': known for volumes: .nii, .nii.gz"),

@@ -117,6 +117,23 @@ def test_brats_normalises_what_is_not_0_and_pads_to_multiples(tmp_path):
     assert np.array_equal(case.normaliser.of_patch(case.image), case.image)
 
 
+def test_regions_share_one_label_a_place_and_both_numbers_of_enhancing_tumour_are_read(tmp_path):
+    labels = volume()[1]
+    regions = {"core": [1, 3, 4], "whole": [1, 2, 3, 4], "enhancing": [3, 4]}
+    made = []
+    for name, enhancing in (("new", 3), ("old", 4)):
+        own = np.where(labels == 3, enhancing, labels).astype(np.uint8)
+        row = name, save(tmp_path / f"{name}.nii.gz", volume()[0]), save(tmp_path / f"{name}_seg.nii.gz", own)
+        made.append(one(settings(classes=[], regions=regions), row, tmp_path / "cache"))
+    assert np.array_equal(made[0].label, made[1].label)
+    coding = coding_for(settings(classes=[], regions=regions))
+    assert coding.regions is not None
+    inside = coding.regions.table[made[0].native_label]
+    assert np.array_equal(inside[..., 2] == 1, labels == 3)
+    assert np.array_equal(inside[..., 1] == 1, (labels > 0) & (labels < 9))
+    assert (inside[labels == 9] == 255).all()
+
+
 def test_channels_are_files_by_name_or_the_last_axis_of_one(tmp_path):
     image, labels = volume()
     parts = np.stack([image, image * 0.5], axis=-1)
