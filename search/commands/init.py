@@ -19,6 +19,7 @@ from trainer.cli.progress import Counting
 from trainer.commands.data import add_near_duplicates, split_settings
 from trainer.commands.data_flags import Stated, add_mask_arguments, prepared, sets_in, stated
 from trainer.commands.data_lines import record_of, report_drawn, write_drawn
+from trainer.config import VolumeData
 from trainer.data import DataError
 from trainer.data.classes import channels_of, classes_of
 from trainer.data.file_check import CheckedPair
@@ -26,6 +27,7 @@ from trainer.data.layouts import DataFolder
 from trainer.data.splits.draw import DrawnSplit, Kind, Wish, check_rows, codings_for, draw_split, kind_of, reading_for
 from trainer.data.splits.mask_codings import mask_lines, refuse_absent_classes, refuse_empty_parts
 from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
+from trainer.data.volumes.recipes import recipe_of
 from trainer.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -39,12 +41,20 @@ FEW = 100
 """Images below which more of them validate and test: a score over a handful says little."""
 COARSE = 20
 """Validation images below which a warning is printed."""
+PATCH_STRIDE = 16
+SMALLEST_PATCH, LARGEST_PATCH = 32, 96
+"""Sides of the patches that are chosen for volumes, in voxels."""
+MOST_PATCHES = 4
+"""In the batch that is chosen."""
+UNEVEN = 1.1
+"""Ratio of the spacings of cases from which they are brought to one."""
 STEPS = 3000
 """Optimizer steps that a student gets at least, within the bounds of EPOCHS."""
 EPOCHS = (60, 200)
 TRIALS = 40
 GPU = Path("/dev/nvidia0")
 SHORT = "--size 128 --epochs 20 --trials 9"
+SHORT_VOLUMES = "--size 32 --epochs 20 --trials 9"
 """Flags that make a first try short."""
 
 
@@ -242,10 +252,12 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
             raise DataError(f"{places.split}: no image in {part}; a search needs both train and validation")
     longer = median(max(entry.height, entry.width) for entry in taken.checked)
     size = args.size or min(LARGEST, max(2 * STRIDE, int(longer // STRIDE) * STRIDE))
+    volumes = _volumes(args, taken.kind, taken.checked) if isinstance(taken.kind, VolumeData) else {}
+    examples = counts["train"] * (taken.kind.patches if isinstance(taken.kind, VolumeData) else 1)
     batch = 1
-    while batch < 16 and 2 * batch <= counts["train"] / 3:
+    while batch < (MOST_PATCHES if volumes else 16) and 2 * batch <= examples / 3:
         batch *= 2
-    steps = counts["train"] // batch
+    steps = examples // batch
     epochs = args.epochs or min(max(-(-STEPS // steps // 10) * 10, EPOCHS[0]), EPOCHS[1])
     brought = _brought(args, root, taken, size)
     return Draft(
@@ -263,7 +275,29 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         accept=args.near_duplicates == "accept",
         brought=brought,
         **_students(brought, taken.kind),
+        **volumes,
     )
+
+
+def _volumes(args: argparse.Namespace, kind: VolumeData, checked: Sequence[CheckedPair]) -> dict[str, Any]:
+    """Of a draft what volumes have in place of a size: patch, spacing where cases differ, and students.
+
+    Raises UserError.
+    """
+    if args.teacher is not None:
+        raise UserError(f"--teacher {args.teacher}: is looked at with pictures; name it in [run.teacher] of the study")
+    recipe = recipe_of(kind)
+    lengths = [entry.spacing for entry in checked if entry.spacing is not None]
+    middle = [median(axis) for axis in zip(*lengths, strict=True)]
+    uneven = any(max(axis) > UNEVEN * min(axis) for axis in zip(*lengths, strict=True))
+    spacing = tuple(float(f"{length:.2g}") for length in middle) if uneven and recipe.spacing is None else None
+    patch = [args.size] * 3
+    if args.size is None:
+        for at, side in enumerate(zip(*((e.width, e.height, e.depth) for e in checked), strict=True)):
+            target = (spacing or recipe.spacing or middle)[at]
+            voxels = median(side) * middle[at] / target
+            patch[at] = min(LARGEST_PATCH, max(SMALLEST_PATCH, int(voxels // PATCH_STRIDE) * PATCH_STRIDE))
+    return {"patch": tuple(patch), "spacing": spacing, "widths": (16, 32, 48), "millions": (0.49, 1.96, 4.41)}
 
 
 def _brought(args: argparse.Namespace, root: Path, taken: Taken, size: int) -> "Inspection | None":
@@ -302,12 +336,14 @@ def _named(places: Places) -> str:
 def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair], *, sized: bool) -> None:
     """Print what was written and what comes next. sized: whether what a try costs was given, so that no advice on it is
     needed."""
-    sides = sorted(max(entry.height, entry.width) for entry in checked)
+    sides = sorted(max(entry.height, entry.width, entry.depth) for entry in checked)
     spread = f"{sides[0]} to {sides[-1]}" if sides[0] < sides[-1] else str(sides[0])
-    print(
-        f"{places.study}  pictures of {spread} pixels on the longer side, brought to {draft.size} x {draft.size}; "
-        f"batches of {draft.batch_size}, {counted(draft.epochs, 'epoch')}"
+    what = (
+        f"pictures of {spread} pixels on the longer side, brought to {draft.size} x {draft.size}"
+        if draft.patch is None
+        else f"volumes of {spread} voxels on the longest side, patches of {' x '.join(map(str, draft.patch))}"
     )
+    print(f"{places.study}  {what}; batches of {draft.batch_size}, {counted(draft.epochs, 'epoch')}")
     if draft.brought is not None:
         count = draft.brought.parameters
         print(f"{places.teacher}  {draft.brought.title}" + (f", {count / 1e6:.3g} M parameters" if count else ""))
@@ -321,8 +357,8 @@ def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair], *, sized:
             "chance; for an answer more pictures are needed"
         )
     if not GPU.exists() and not sized:
-        anew = " and ".join(str(path) for path in places.written)
-        print(f"no GPU is seen here: for a first try that is short on a CPU, delete {anew} and repeat with {SHORT}")
+        anew, flags = " and ".join(map(str, places.written)), SHORT if draft.patch is None else SHORT_VOLUMES
+        print(f"no GPU is seen here: for a first try that is short on a CPU, delete {anew} and repeat with {flags}")
     print(f"after the search: {describe_confirmation(load(places.study))}")
     print("next:")
     for command in draft.next_commands():

@@ -42,6 +42,10 @@ class Draft:
     """The students' parameters."""
     limit: float = 5.0
     """Millions of parameters."""
+    patch: tuple[int, int, int] | None = None
+    """Of volumes, the sides of a patch in voxels; None: pictures."""
+    spacing: tuple[float, float, float] | None = None
+    """Of volumes whose spacings differ and whose recipe keeps them: what all are brought to, millimetres."""
 
     @property
     def first(self) -> int:
@@ -71,9 +75,12 @@ def drafted(draft: Draft) -> str:
         teacher=_quoted(escaped(draft.teacher)),
         kind=_quoted(draft.data["name"]).ljust(10),
         pictures=_OVERLAPPING if "regions" in draft.data else _KINDS[draft.data["name"]],
+        things="pictures" if draft.patch is None else "volumes",
+        thing="picture" if draft.patch is None else "volume",
+        fitted=_fitted(draft),
+        student=_STUDENT if draft.patch is None else _STUDENT_OF_VOLUMES,
         supervised=_OF_REGIONS if "regions" in draft.data else _OF_CLASSES,
         meaning=_meaning(draft),
-        size=draft.size,
         batch_size=draft.batch_size,
         epochs=draft.epochs,
         first=draft.first,
@@ -81,7 +88,7 @@ def drafted(draft: Draft) -> str:
         trials=draft.trials,
         max_failed=max(2, draft.trials // 5),
         origin=f"trained once, before the search:  {teach[0]}" if teach else "a teacher that was brought",
-        network=draft.brought.table() if draft.brought else _TRAINED,
+        network=draft.brought.table() if draft.brought else _TRAINED if draft.patch is None else _TRAINED_ON_VOLUMES,
         limit=draft.limit,
         middle=draft.widths[1],
         widths=list(draft.widths),
@@ -96,7 +103,11 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-_KINDS = {"polyp": "pictures with masks of two classes", "pictures": "pictures with masks of named classes"}
+_KINDS = {
+    "polyp": "pictures with masks of two classes",
+    "pictures": "pictures with masks of named classes",
+    "volumes": "volumes with labels of named classes",
+}
 _OVERLAPPING = "pictures with masks of regions, which overlap"
 
 _REASONS = {
@@ -104,7 +115,9 @@ _REASONS = {
     "classes": "in the order of the network's outputs; values are what masks hold",
     "regions": "in the order of the network's outputs, with what of a mask is in each; they may overlap",
     "ignore": "what in masks is neither learned nor scored",
-    "channels": "of a picture",
+    "channels": "of an image",
+    "recipe": "how cases are prepared; fields beside it change it: docs/volumes.md",
+    "swap": "classes that change places where left and right are flipped",
     "bits": "of a channel as pictures are kept",
     "window": "intensities that become black and white",
     "reader": "a row is a cell, cut out around its nucleus",
@@ -128,6 +141,31 @@ _TRAINED = """\
 name       = "unet"          # a large network of the students' kind
 width      = 48              # about 20 M parameters"""
 
+_TRAINED_ON_VOLUMES = """\
+name       = "residual-unet-3d"   # a large network of the students' kind, 19 M parameters"""
+
+_STUDENT = """\
+name  = "unet"               # unet | resunet"""
+_STUDENT_OF_VOLUMES = """\
+name  = "tiny-unet-3d"       # or unet, segresnet, espnetv2-3d, mobile-unet-3d, lcovnet"""
+
+_PICTURES = """\
+size    = {size:<4}               # pictures are brought to size x size; multiples of 32 suit every network
+augment = "standard"         # none | flips | standard | strong"""
+_PATCHES = """\
+{spacing}patch   = {patch}   # voxels along x, y, z that a network sees at once; multiples of 16 suit most
+patches = 4                  # of each case in an epoch
+augment = "flips"            # none | flips | standard | strong"""
+
+
+def _fitted(draft: Draft) -> str:
+    """Lines of [run.data] on what of a picture or volume a network sees."""
+    if draft.patch is None:
+        return _PICTURES.format(size=draft.size)
+    spacing = "" if draft.spacing is None else f"spacing = {list(draft.spacing)}   # mm, the median of the cases\n"
+    return _PATCHES.format(spacing=spacing, patch=list(draft.patch))
+
+
 _OF_CLASSES = """\
 ce   = { weight = 1.0 }      # against the masks, a pixel at a time
 dice = { weight = 1.0 }      # against the masks, as overlap: small objects count"""
@@ -135,12 +173,12 @@ _OF_REGIONS = """\
 bce-dice = { weight = 2.0 }  # against the masks, region by region: a pixel at a time, and as overlap, half each"""
 
 _TEMPLATE = """\
-# Which small network, and which way of distilling a large one into it, segments these pictures best?
+# Which small network, and which way of distilling a large one into it, segments these {things} best?
 # Beside each value stands what it is for. All keys with their meaning: docs/study-file.md.
 # After every change:  {validate}
 
 [objective]
-maximize = "dice"            # Dice per validation image, mean over images, at the trial's best epoch
+maximize = "dice"            # Dice per validation {thing}, mean over them, at the trial's best epoch
 
 [front]
 along = "student.width"      # trials are spread evenly over its choices, and judged within them
@@ -152,7 +190,7 @@ params_m = {limit:<5}             # millions of parameters: a quarter of the tea
 
 [run]
 method     = "kl"            # how the student learns from the teacher: a term of [run.losses], or "none"
-epochs     = {epochs:<4}            # as many as give a student about 3000 steps on these pictures, 60 to 200
+epochs     = {epochs:<4}            # as many as give a student about 3000 steps on these {things}, 60 to 200
 batch_size = {batch_size:<4}            # over all processes of a trial; at least three batches an epoch
 precision  = "fp32"          # "bf16" is faster on a GPU
 validate   = {{ from = {first}, every = 1 }}   # epochs that are scored: not the first twentieth, which says little
@@ -160,9 +198,8 @@ validate   = {{ from = {first}, every = 1 }}   # epochs that are scored: not the
 [run.data]                   # {parts}
 name    = {kind}         # {pictures}, listed in a split file
 root    = {root}   # paths in the split file start here; may begin with a $VARIABLE, and $$ is a dollar
-split   = {split}   # which picture trains, validates and tests; from the folder where commands are typed
-{meaning}size    = {size:<4}               # pictures are brought to size x size; multiples of 32 suit every network
-augment = "standard"         # none | flips | standard | strong
+split   = {split}   # which {thing} trains, validates and tests; from the folder where commands are typed
+{meaning}{fitted}
 
 [run.teacher]                # {origin}
 {network}
@@ -170,7 +207,7 @@ checkpoint = {teacher}   # its file, where every worker finds it
 min_dice   = 0.5             # validation Dice below which the search is refused; raise it once you know yours
 
 [run.student]
-name  = "unet"               # unet | resunet
+{student}
 width = {middle:<4}                 # channels of the first stage; varied below
 
 [run.losses]                 # terms are added with their weights
@@ -180,7 +217,7 @@ kl   = {{ weight = 1.0, temperature = 4.0 }}   # against the teacher; both are v
 [run.optim]
 name         = "adamw"       # adam with weight decay apart from the gradient: forgiving about lr
 lr           = 1e-3          # varied below
-weight_decay = 1e-4          # against fitting few pictures too closely; seldom worth a search
+weight_decay = 1e-4          # against fitting few {things} too closely; seldom worth a search
 
 # ---- what the search varies
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from trainer.config import VolumeData
+from trainer.data.classes import channels_of
 from trainer.data.layouts import DataFolder, recognised, settings_of, surveyed
 from trainer.data.splits.draw import Wish, check_rows, draw_split, kind_of, reading_for
 from trainer.data.splits.folders import Survey
 from trainer.data.splits.split import read_split, samples, write_split
+from trainer.data.volumes.geometry import labels_back
+from trainer.data.volumes.prepare import case_files, coding_for, prepare_cases
 from trainer.errors import DataError
 
 MSD = [
@@ -45,7 +48,7 @@ BRATS_2021 = [
 ]
 BRATS_2023 = [
     f"BraTS-GLI-{case}/BraTS-GLI-{case}-{name}.nii.gz"
-    for case in ("00000-000", "00002-000", "00002-001")
+    for case in ("00000-000", "00002-000", "00002-001", "00003-000")
     for name in ("t1n", "t1c", "t2w", "t2f", "seg")
 ]
 NNUNET = [
@@ -105,7 +108,7 @@ TREES = {
     "BTCV, raw": (lambda root: grown(root, BTCV_RAW), "btcv", {None: 5}, []),
     "WORD": (lambda root: grown(root, WORD), "word", {"train": 3, "validation": 2, "test": 2}, []),
     "BraTS 2021": (lambda root: grown(root, BRATS_2021), "brats", {None: 3}, []),
-    "BraTS 2023": (lambda root: grown(root, BRATS_2023), "brats", {None: 3}, []),
+    "BraTS 2023": (lambda root: grown(root, BRATS_2023), "brats", {None: 4}, []),
     "nnU-Net": (nnunet, "nnunet", {None: 4}, ["beside them: imagesTs"]),
     "folders": (lambda root: grown(root, PLAIN), "volume-folders", {None: 3}, []),
 }
@@ -163,7 +166,7 @@ def test_what_is_known_of_each_data_set_becomes_its_settings(tmp_path: Path) -> 
 def test_patients_are_groups_and_channels_one_path(tmp_path: Path) -> None:
     old, new = taken(grown(tmp_path / "a", BRATS_2021)).pairs, taken(grown(tmp_path / "b", BRATS_2023)).pairs
     assert (old[1].group, old[1].image.name) == ("BraTS2021_00002", "BraTS2021_00002_{channel}.nii.gz")
-    assert [pair.group for pair in new] == ["BraTS-GLI-00000", "BraTS-GLI-00002", "BraTS-GLI-00002"]
+    assert [pair.group for pair in new] == [f"BraTS-GLI-{patient:05d}" for patient in (0, 2, 2, 3)]
     assert new[2].image.name == "BraTS-GLI-00002-001-{channel}.nii.gz"
     assert taken(nnunet(tmp_path / "c")).pairs[3].image.name == "case_003_{channel}.nii.gz"
     one = taken(nnunet(tmp_path / "d", channel_names={"0": "CT"}))
@@ -264,6 +267,31 @@ def test_what_of_a_card_is_not_read_is_one_line(tmp_path: Path, more: dict[str, 
     root = nnunet(tmp_path, **more)
     with pytest.raises(DataError, match=re.escape(message)):
         (taken(root), settings(root))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_drawn_tree_of_each_layout_is_split_and_prepared(tmp_path: Path, name: str) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    root = TREES[name][0](tmp_path / "Task")
+    source = DataFolder(root, recognised(root))
+    meaning = {"classes": [{"name": "ground", "value": 0}, {"name": "organ", "value": 1}]} if name == "folders" else {}
+    kind = kind_of({**settings_of([source]), **meaning, "multiple": [8, 8, 8]}, "settings")
+    assert isinstance(kind, VolumeData)
+    values = coding_for(kind).greys[coding_for(kind).greys < 255]
+    for at, file in enumerate(sorted(path for path in root.rglob("*.nii*") if not path.name.startswith("."))):
+        rng = np.random.default_rng(at)
+        label = "label" in file.parent.name or "_seg" in file.name or "-seg" in file.name
+        own = rng.choice(values, (9, 8, 7)).astype(np.uint8) if label else rng.integers(-100, 200, (9, 8, 7), np.int16)
+        nibabel.save(nibabel.Nifti1Image(own, np.diag([-1.5, -1.5, 2.0, 1.0])), file)
+    wish = Wish(1, {"train": 0.4, "validation": 0.3, "test": 0.3})
+    drawn = draw_split([(root, surveyed(source))], tmp_path, kind, wish, how={}, progress=lambda *_: None)
+    cases = [(row.image, tmp_path / row.image, tmp_path / row.mask) for row in drawn.rows]
+    done = prepare_cases(kind, case_files(cases, kind.channels), cache=tmp_path / "cache")
+    assert done.fresh == len(drawn.rows) == sum(TREES[name][2].values())
+    for case in done.cases:
+        assert case.image.shape == (channels_of(kind), *case.label.shape)
+        assert all(side % 8 == 0 for side in case.label.shape)
+        assert np.array_equal(labels_back(case.label, case.way), case.native_label) or kind.recipe in ("btcv", "word")
 
 
 def test_real_hippocampus_is_recognised(real_data: Path) -> None:
