@@ -65,9 +65,10 @@ class AttentionCorrected(Loss):
         self.alpha, self.beta = config.alpha, config.beta
         networks = {"student": student, "teacher": teacher, "classes": classes}
         self.features = TapPairs("acfd", config.taps, config.resize, **networks)  # type: ignore[arg-type]
-        if config.residuals is not None and len(config.residuals) != len(config.taps):
+        count = len(self.features.names)
+        if config.residuals is not None and len(config.residuals) != count:
             raise ValueError(
-                f"losses.acfd.residuals: {len(config.residuals)} taps of the teacher for {len(config.taps)} pairs; "
+                f"losses.acfd.residuals: {len(config.residuals)} taps of the teacher for {count} pairs; "
                 "name one for each pair of taps"
             )
         ours = [name for name, _ in self.features.names]

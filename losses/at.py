@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.config import At, Resize
+from losses.config import At
 from losses.labels import widened
+from losses.presets import Resize
 from losses.tap_pairs import FAINT, TapPairs, sized_alike
 from losses.term import Loss, Term, taught
 from models.output import Output, Taps

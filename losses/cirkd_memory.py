@@ -76,7 +76,12 @@ class MemoryContrast(Loss):
         super().__init__(config, student=student, teacher=teacher, classes=classes, regions=regions, dims=dims)
         self.temperature, self.grid, self.classes = config.temperature, config.grid, classes
         self.pairs = TapPairs(
-            self.name, (config.tap,), config.resize, student=student, teacher=teacher, classes=classes
+            self.name,
+            config.tap if isinstance(config.tap, str) else (config.tap,),
+            config.resize,
+            student=student,
+            teacher=teacher,
+            classes=classes,
         )
         ((width, channels),) = self.pairs.channels
         norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d] = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d

@@ -1,10 +1,11 @@
 """The options of every loss, free of torch. `losses.build` builds what is named here; each file has its formula."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from losses.presets import PairsPreset, Resize, defaults
 from models.config import Frozen
 
 
@@ -22,14 +23,32 @@ Factor = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
 TapPair = str | tuple[str, str]
 """A tap that both networks have, or one of the student and one of the teacher; "logits" are the logits."""
 TapPairs = Annotated[tuple[TapPair, ...], Field(min_length=1)]
-Resize = Literal["none", "average", "nearest-teacher", "nearest-student"]
 RESIZE = (
     "maps of unlike sizes: none refuses them; average: the larger is averaged down to the smaller; nearest-teacher: "
     "the teacher's takes the student's size by nearest neighbours; nearest-student: the other way round"
 )
 PAIRS = 'maps that are compared: a name of both, or a pair [student, teacher], such as ["enc2", ["mid", "enc5"]]'
+OR_PRESET = "; or those that ACF-BCKD has with its teachers residual U-Net (t1) and SegResNet (t2)"
 
 HeadWeight = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
+
+
+class Paired(Weighted):
+    """A term whose pairs of taps may be a preset of `losses.presets`, there under the name `loss`; it stands for
+    `resize` and `residuals` too, where those are not given."""
+
+    def __init_subclass__(cls, *, loss: str, **options: Any) -> None:
+        cls._loss = loss
+        super().__init_subclass__(**options)
+
+    _loss: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _preset_fills(self) -> Self:
+        for option, value in defaults(getattr(self, "taps", None) or getattr(self, "tap", None), self._loss):
+            if option in type(self).model_fields and option not in self.model_fields_set:
+                object.__setattr__(self, option, value)
+        return self
 
 
 class Supervised(Weighted):
@@ -180,10 +199,10 @@ class Dist(Weighted):
     )
 
 
-class At(Weighted):
+class At(Paired, loss="at"):
     """Attention transfer (Zagoruyko and Komodakis 2017) over named taps that student and teacher both have."""
 
-    taps: TapPairs = Field(description=PAIRS)
+    taps: TapPairs | PairsPreset = Field(description=PAIRS + OR_PRESET)
     resize: Resize = Field(
         default="average", exclude_if=lambda resize: resize == "average", description=RESIZE
     )  # runs of before, and their hashes, have no such key
@@ -233,21 +252,21 @@ class SkdPixel(Weighted):
     )
 
 
-class SkdPair(Weighted):
+class SkdPair(Paired, loss="skd-pair"):
     """Structured distillation by pairs of places (Liu et al. 2019)."""
 
-    taps: TapPairs = Field(description=PAIRS)
+    taps: TapPairs | PairsPreset = Field(description=PAIRS + OR_PRESET)
     scale: float = Field(
         default=0.5, ge=1 / 64, le=1.0, description="side of a pooled window as a share of the map: 0.5 gives 2 an axis"
     )
     resize: Resize = Field(default="none", description=RESIZE)
 
 
-class Ifvd(Weighted):
+class Ifvd(Paired, loss="ifvd"):
     """Variation of features within a class (Wang et al. 2020)."""
 
     weight: float = Field(default=200.0, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
-    taps: TapPairs = Field(description=PAIRS)
+    taps: TapPairs | PairsPreset = Field(description=PAIRS + OR_PRESET)
     resize: Resize = Field(default="none", description=RESIZE)
 
 
@@ -267,10 +286,10 @@ class CwdFeatures(Weighted):
     )
 
 
-class Acfd(Weighted):
+class Acfd(Paired, loss="acfd"):
     """Attention-corrected features (Yu et al. 2025, ACF-BCKD)."""
 
-    taps: TapPairs = Field(description=PAIRS)
+    taps: TapPairs | PairsPreset = Field(description=PAIRS + OR_PRESET)
     residuals: tuple[str, ...] | None = Field(
         default=None,
         description="for each pair the teacher's tap that the attention itself is compared with, the branch of a "
@@ -307,10 +326,10 @@ class BoundarySoft(Balanced):
     """Soft boundaries (Yu et al. 2025, ACF-BCKD)."""
 
 
-class CirkdPixel(Weighted):
+class CirkdPixel(Paired, loss="cirkd"):
     """Relations between the voxels of a batch (Yang et al. 2022, CIRKD)."""
 
-    taps: TapPairs = Field(description=PAIRS)
+    taps: TapPairs | PairsPreset = Field(description=PAIRS + OR_PRESET)
     temperature: Temperature = Field(default=0.1, description="divides the cosines; ACF-BCKD has 1")
     grid: int = Field(
         default=16, ge=1, le=64, description="maps are averaged down to at most so many places an axis first"
@@ -319,11 +338,13 @@ class CirkdPixel(Weighted):
     resize: Resize = Field(default="none", description=RESIZE)
 
 
-class CirkdMemory(Weighted):
+class CirkdMemory(Paired, loss="cirkd"):
     """Relations to voxels or means of earlier steps (Yang et al. 2022, CIRKD)."""
 
     weight: float = Field(default=0.1, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
-    tap: TapPair = Field(description="the map that is compared: a name of both, or a pair [student, teacher]")
+    tap: TapPair = Field(
+        description="the map that is compared: a name of both, or a pair [student, teacher]; or acf-bckd-t1 or -t2"
+    )
     temperature: Temperature = Field(default=0.1, description="divides the cosines")
     grid: int = Field(
         default=16, ge=1, le=64, description="maps are averaged down to at most so many places an axis first"

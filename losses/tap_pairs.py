@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from losses.config import Resize, TapPair
+from losses.config import TapPair
 from losses.labels import widened
 from losses.pooling import nearest_to, pool_alike
+from losses.presets import Resize, resolved
 from models.nearest import nearest
 from models.output import Output, Tap, Taps
 
@@ -30,7 +31,7 @@ class TapPairs:
     def __init__(
         self,
         loss: str,
-        pairs: Sequence[TapPair],
+        pairs: str | Sequence[TapPair],
         resize: Resize,
         *,
         student: Taps,
@@ -38,7 +39,7 @@ class TapPairs:
         classes: int,
         alike: bool = False,
     ) -> None:
-        self.names = [(pair, pair) if isinstance(pair, str) else pair for pair in pairs]
+        self.names = resolved(pairs if isinstance(pairs, str) else tuple(pairs), loss, student)
         self.resize = resize
         places = [
             (_tap(loss, "student", ours, student, classes), _tap(loss, "teacher", theirs, teacher or {}, classes))
