@@ -30,6 +30,7 @@ from torch.nn import functional
 
 import models
 from benchmarks.cells import HERE, Cells
+from models.config import names_for
 from models.costs import costs
 from models.output import Segmenter
 from trainer.cli.entry import guard
@@ -40,8 +41,8 @@ from trainer.profiling.command import Peak
 from trainer.profiling.step_timing import free_bytes
 
 RAW = HERE / "network_times_raw.jsonl"
-NAMES = tuple(name for name in models.MODELS if name != "ducknet")
-"""ducknet is ducknet-17."""
+NAMES = tuple(name for name in models.MODELS if name in names_for(2) and name != "ducknet")
+"""Those for images; ducknet is ducknet-17."""
 SIZES = (224, 352)
 TRAINED_AT = {
     **dict.fromkeys(("unet", "unetplusplus", "resunet", "resunetplusplus"), 320),
