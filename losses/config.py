@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from losses.presets import PairsPreset, Resize, defaults
+from losses.presets import PairsPreset, Resize, fill
 from models.config import Frozen
 
 
@@ -45,9 +45,7 @@ class Paired(Weighted):
 
     @model_validator(mode="after")
     def _preset_fills(self) -> Self:
-        for option, value in defaults(getattr(self, "taps", None) or getattr(self, "tap", None), self._loss):
-            if option in type(self).model_fields and option not in self.model_fields_set:
-                object.__setattr__(self, option, value)
+        fill(self, self._loss)
         return self
 
 
@@ -342,9 +340,7 @@ class CirkdMemory(Paired, loss="cirkd"):
     """Relations to voxels or means of earlier steps (Yang et al. 2022, CIRKD)."""
 
     weight: float = Field(default=0.1, ge=0.0, le=1e9, allow_inf_nan=False, description="factor of the term")
-    tap: TapPair = Field(
-        description="the map that is compared: a name of both, or a pair [student, teacher]; or acf-bckd-t1 or -t2"
-    )
+    tap: TapPair = Field(description="a map: a name of both, a pair [student, teacher], acf-bckd-t1 or acf-bckd-t2")
     temperature: Temperature = Field(default=0.1, description="divides the cosines")
     grid: int = Field(
         default=16, ge=1, le=64, description="maps are averaged down to at most so many places an axis first"

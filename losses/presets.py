@@ -1,8 +1,10 @@
 """Pairs of taps by name: those of ACF-BCKD (Yu et al. 2025, Expert Systems with Applications 262:125670), a set for
 each of its two teachers. Free of torch."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple, get_args
+
+from pydantic import BaseModel
 
 Resize = Literal["none", "average", "nearest-teacher", "nearest-student"]
 PairsPreset = Literal["acf-bckd-t1", "acf-bckd-t2"]
@@ -58,11 +60,12 @@ def reference(name: object, loss: str) -> Reference | None:
     return PRESETS[name]["cirkd" if loss.startswith("cirkd") else loss]  # type: ignore[index]  # it is one of them
 
 
-def defaults(name: object, loss: str) -> Iterator[tuple[str, object]]:
-    """Options of a loss and the values that a preset stands for, beside its pairs; none of a tap."""
-    known = reference(name, loss)
-    if known is not None:
-        yield from (("resize", known.resize), ("residuals", known.residuals))
+def fill(term: BaseModel, loss: str) -> None:
+    """Set what a preset in the place of a term's pairs stands for beside them, where the term was not given it."""
+    known = reference(getattr(term, "taps", None) or getattr(term, "tap", None), loss)
+    for option in ("resize", "residuals") if known is not None else ():
+        if option in type(term).model_fields and option not in term.model_fields_set:
+            object.__setattr__(term, option, getattr(known, option))
 
 
 def resolved(pairs: "Pair | tuple[Pair, ...]", loss: str, student: Collection[str]) -> tuple[tuple[str, str], ...]:
