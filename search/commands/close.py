@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from collections import Counter
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -46,6 +47,7 @@ def main(args: argparse.Namespace) -> int:
     left = counts["held"] + counts["free"]
     if left:
         print(f"{left} unfinished trials ({counts['held']} held, {counts['free']} free) are left to the workers")
+    print(f"next: python -m search {'status' if left else 'report'} {shlex.quote(row.name)}")
     return 0
 
 

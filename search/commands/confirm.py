@@ -62,8 +62,9 @@ def main(args: argparse.Namespace) -> int:
     refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
     worker.refuse_bad_flags(args)
     url = storage_url(args.storage)
-    what = "plans a confirmation of" if args.plan else f"confirms, with files in {args.runs.absolute()},"
-    announce_look(f"{what} {args.name or args.study} in", url)
+    name = args.name or args.study
+    what = f"plans a confirmation of {name}" if args.plan else f"confirms {name}, with files in {args.runs.absolute()}"
+    announce_look(f"{what}, from the search in", url)
     with patient("confirm"):
         opened = open_storage(url, create=False)
         study = known_search(opened, args.study, args.name).name

@@ -1,6 +1,7 @@
 """`python -m search enqueue`: trials of a person's own in a running search, and how commands name a search."""
 
 import argparse
+import shlex
 import tomllib
 
 from search.spec.config import MAIN
@@ -53,6 +54,7 @@ def _enqueue(args: argparse.Namespace, search: StudyAdapter, label: str) -> int:
         print(f"{search.spec.name}: {same} with the same parameters wait already; this is one more")
     waiting = search.counts()[arm.name].waiting
     print(f"{search.spec.name}: queued in arm {arm.name}, where {waiting} now wait  [{label}]")
+    print(f"next: python -m search status {shlex.quote(search.spec.name)}  (a worker with a free slot begins it)")
     return 0
 
 

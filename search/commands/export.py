@@ -61,7 +61,6 @@ def main(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top = {args.top}: at least 1")
     name = args.name or args.study
-    announce_look(f"exports {name} from", storage_url(args.storage))
     if args.package is not None or args.confirmed or args.configuration is not None:
         return _package(args, name)
     with patient("export"):
@@ -128,6 +127,7 @@ def _package(args: argparse.Namespace, name: str) -> int:
         threshold_from="default" if what.threshold is None else "validation",
         confirmation=what.confirmation,
     )
+    announce_look(f"packs a student of {name} into {args.package.absolute()}, from", storage_url(args.storage))
     for line in package(wish):
         print(line)
     print(f"{what.confirmation.configuration}, seed {what.confirmation.seed}, was packed:")

@@ -1,9 +1,12 @@
 """`python -m search profile`: the table of times that [limits] latency_ms reads, made before a search."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from loguru import logger
 
 from search.planning.limits import networks
 from search.spec.load import find, load
@@ -44,7 +47,10 @@ def main(args: argparse.Namespace) -> int:
     writable(table)
     writable(args.plot)
     rows = []
+    logger.info("measures {} networks of {} into {}", len(runs), spec.name, table.absolute())
     for number, run in enumerate(runs, 1):
+        name = run.student.name
+        logger.info("{}/{}: {}, {:g} s of passes are timed", number, len(runs), name, way.seconds)
         row = measure(target(run, args.runtime), way)
         # After each, so that an interrupt costs one.
         extend(table, [row])
@@ -56,6 +62,10 @@ def main(args: argparse.Namespace) -> int:
     if args.plot is not None:
         _draw(args.plot, spec, runs, rows)
         print(f"{args.plot}  size against time")
+    if spec.limits.latency_ms is None:
+        print(f'next: bound it in the study file: [limits] latency_ms = {{ max = 5.0, table = "{table}" }}')
+    else:
+        print(f"next: python -m search validate {shlex.quote(args.study)}")
     return 0
 
 

@@ -138,6 +138,8 @@ def main(args: argparse.Namespace) -> int:
     if args.as_worker:
         logger.info("{} worker {} ends: {}", spec.name, os.getpid(), work(args, spec).text)
         return 0
+    place = label_of(args.storage)
+    logger.info("{}: simulates {} workers in {}; files in {}", spec.name, args.workers, place, args.runs.absolute())
     with patient("simulate"):
         opened = open_storage(args.storage, studies=[arm.study_name for arm in spec.arms])
         search = open_search(opened, args.storage, spec, simulated_identity(spec))

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -67,6 +68,9 @@ def main(args: argparse.Namespace) -> int:
     if wish is None:
         text = "closed for good; workers may finish its trials, and begin none"
         print(f"{row.name}: {text if row.closed else 'workers may begin trials again'}  {where}")
+        # Until now the wish itself may have been the end of the search.
+        if not row.closed and not read_progress(opened, row.name).ended:
+            print(f"next: python -m search work {shlex.quote(row.name)}")
         return 0
     print(f"{row.name}: {_answer(row, wish, ended=ended)}  {where}")
     if held and args.wait is None:

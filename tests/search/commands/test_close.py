@@ -217,7 +217,7 @@ def test_running_workers_end_with_0_and_so_does_one_that_comes_later(database_ur
         return  # what is printed afterwards is the same on both
     again = run("close", "over")
     words_of_it = "over: closed before; waiting trials withdrawn 0, paused trials pruned 0"
-    assert again.stdout == f"{words_of_it}  [{database_url}]\n"
+    assert again.stdout == f"{words_of_it}  [{database_url}]\nnext: python -m search report over\n"
     assert run("stop", "over").stdout.startswith("over: closed for good already")
     late = run(*words)
     assert late.returncode == 0

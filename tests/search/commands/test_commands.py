@@ -187,11 +187,16 @@ def test_enqueue_puts_a_trial_in_front_of_its_arm(running: Path, search: Command
     done = search(running, "enqueue", "tiny.toml", "student.width=8", "optim.lr=1e-2")
     assert (done.returncode, done.stdout, done.stderr) == (
         0,
-        f"tiny: queued in arm kd, where 1 now wait  [{url}]\n",
+        f"tiny: queued in arm kd, where 1 now wait  [{url}]\n"
+        "next: python -m search status tiny  (a worker with a free slot begins it)\n",
         "",
     )
     done = search(running, "enqueue", "tiny.toml", "optim.lr=0.02", "--arm", "fixed")
-    assert (done.returncode, done.stdout) == (0, f"tiny: queued in arm fixed, where 1 now wait  [{url}]\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"tiny: queued in arm fixed, where 1 now wait  [{url}]\n"
+        "next: python -m search status tiny  (a worker with a free slot begins it)\n",
+    )
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["waiting"] for name in ("kd", "fixed")] == [1, 1]
     again = search(running, "enqueue", "tiny.toml", "optim.lr=0.02", "--arm", "fixed").stdout.splitlines()
@@ -243,7 +248,10 @@ def test_stop_lets_workers_finish_what_they_hold_and_begin_nothing(
     assert idle.returncode == 0
     assert strict(search(running, "status", "tiny", "--json").stdout)["arms"]["kd"]["running"] == 0
     done = search(running, "stop", "tiny", "--undo")
-    assert (done.returncode, done.stdout) == (0, f"tiny: workers may begin trials again  [{url}]\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"tiny: workers may begin trials again  [{url}]\nnext: python -m search work tiny\n",
+    )
     assert search(running, "simulate", "tiny.toml", "--shared", "--workers", "1").returncode == 0
     figures = strict(search(running, "status", "tiny", "--json").stdout)
     assert [figures["arms"][name]["complete"] for name in ("kd", "fixed")] == [6, 2]
