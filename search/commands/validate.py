@@ -43,7 +43,8 @@ def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
     file = find(args.study)
     spec = load(file, args.set, name=args.name)
-    logger.info("{}: checks {}{}", spec.name, file.absolute(), "" if args.no_data else ", its data and its teacher")
+    if not args.no_data:
+        logger.info("{}: checks {}, its data and its teacher", spec.name, file.absolute())
     spec = _as_begun(spec, args.storage)
     facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
     stored, problem = _stored(args.storage, facts)

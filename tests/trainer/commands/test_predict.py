@@ -32,7 +32,7 @@ def test_a_folder_is_read_as_all_folders_are(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr()
     (line,) = [line for line in said.err.splitlines() if "segmenting" not in line]
     assert line.startswith("error: 30 files: damaged or no picture (")
-    assert line.endswith("bad02.png and 27 more)")
+    assert line.endswith("bad02.png and 27 more; the first: cannot identify image file; 1 bytes)")
     assert "left out  2 .webp files, of a kind that is not read (a.webp, b.webp)" in said.out
     assert "1 masks and overlays" in said.out
     assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["good.png"]
