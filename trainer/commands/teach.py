@@ -19,7 +19,7 @@ from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
 from trainer.data.dataset import examples_an_epoch
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
-from trainer.errors import UserError, one_line, received
+from trainer.errors import UserError, counted, one_line, received
 from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import PLACES, read
 
@@ -123,8 +123,8 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     if ranks.leads:
         size, images = run.data.size, examples_an_epoch(data)
         logger.info(
-            "training {}, {} epochs of {} images at {} x {}; the next line comes after an epoch",
-            run.student.name, run.epochs, images, size, size,
+            "training {}, {} of {} images at {} x {}; the next line comes after an epoch",
+            run.student.name, counted(run.epochs, "epoch"), images, size, size,
         )  # fmt: skip
     best = work / "best.safetensors"
     with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
