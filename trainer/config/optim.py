@@ -41,13 +41,19 @@ class Poly(Frozen):
 
 
 class Plateau(Frozen):
-    """lr times `factor` after `patience` validations without a better score."""
+    """lr times `factor` after `patience` validations without a better score, or without a smaller loss."""
 
     name: Literal["plateau"]
     warmup_epochs: NonNegativeInt = Field(default=0, le=MOST_EPOCHS, description="epochs in which the rate rises")
     factor: float = Field(default=0.1, gt=0.0, lt=1.0, description="what the rate is multiplied with")
     patience: NonNegativeInt = Field(
         default=10, le=MOST_EPOCHS, description="validations without a better score before the rate falls"
+    )
+    by: Literal["score", "loss"] = Field(
+        default="score",
+        exclude_if=lambda by: by == "score",  # runs of before, and their hashes, have no such key
+        description="what has to get better: the score that is searched, or the loss on the validation images, the "
+        "teacher's terms included",
     )
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from losses.config import NEEDS_TEACHER, LossTerms, Weighted
-from models.config import Frozen, NetworkConfig, TeacherConfig, UNetNetwork
-from trainer.config.optim import MOST_EPOCHS, OptimConfig
+from models.config import EnsembleTeacher, Frozen, MapsTeacher, NetworkConfig, TeacherConfig, UNetNetwork
+from trainer.config.optim import MOST_EPOCHS, OptimConfig, Plateau
 from trainer.config.pictures import LARGEST_SEED, BlobsData, PictureData, PolypData
 from trainer.config.volumes import VolumeData
 
@@ -26,6 +26,11 @@ class ValidateConfig(Frozen):
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether epoch (from 1) of epochs is scored."""
         return epoch == epochs or (epoch >= self.from_ and (epoch - self.from_) % self.every == 0)
+
+
+def _is_stored(teacher: TeacherConfig | None) -> bool:
+    members = teacher.members if isinstance(teacher, EnsembleTeacher) else (teacher,)
+    return any(isinstance(member, MapsTeacher) for member in members)
 
 
 class RunConfig(Frozen):
@@ -71,9 +76,23 @@ class RunConfig(Frozen):
             raise ValueError(f"method: {self.method!r} needs a teacher; add [run.teacher] or set method to none")
         if not any(term.weight > 0 for term in self.live_terms().values()):
             raise ValueError("losses: no term with a weight above 0 is live; add ce or dice")
+        if isinstance(self.optim.schedule, Plateau) and self.optim.schedule.by == "loss":
+            self._has_a_validation_loss()
         if self.validation.from_ > self.epochs:
             raise ValueError(
                 f"validate.from: {self.validation.from_} is after the last epoch {self.epochs}; "
                 f"set it to 1..{self.epochs}, or raise epochs"
             )
         return self
+
+    def _has_a_validation_loss(self) -> None:
+        """Raises ValueError where the loss cannot be taken on validation data."""
+        if self.methods() and _is_stored(self.teacher):
+            raise ValueError(
+                'optim.schedule.by = "loss": stored maps of a teacher are of training images, and cannot be compared '
+                'with on validation images; set by = "score", or method = "none"'
+            )
+        if isinstance(self.data, VolumeData):
+            raise ValueError(
+                'optim.schedule.by = "loss": volumes are validated whole, and losses are of patches; set by = "score"'
+            )

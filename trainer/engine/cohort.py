@@ -17,6 +17,7 @@ from trainer.engine.epoch import CohortMember, StreamEpoch
 from trainer.engine.resources import SharedResources
 from trainer.engine.student import Student
 from trainer.engine.timers import Stopwatch
+from trainer.engine.validation_loss import validation_loss
 from trainer.errors import nearest
 from trainer.evaluation.metrics import Scores, validate
 from trainer.evaluation.per_image import FinalEvaluation, evaluate_per_image
@@ -197,13 +198,11 @@ class Cohort:
         means: dict[str, float] | None = None
         if run.validation.due(epoch, run.epochs):
             with watch.part("validation", [member.key]):
-                scores = self._ranks.attempt(
-                    lambda ranks: self._score(member, ranks), lambda error: local_failure(error, run)
-                )
-            if isinstance(scores, LocalFailure):
-                return Failure(scores.kind, scores.message, epoch, scores.detail)
-            means = scores.means
-            student.scored(scores)
+                scored = self._scored(member)
+            if isinstance(scored, LocalFailure):
+                return Failure(scored.kind, scored.message, epoch, scored.detail)
+            means = scored[0].means
+            student.scored(*scored)
         seen = self._examined(member, watch) if student.finished else None
         if isinstance(seen, LocalFailure):
             return Failure(seen.kind, seen.message, epoch, seen.detail)
@@ -219,6 +218,15 @@ class Cohort:
             return evaluate_per_image(
                 network, member.run, self._resources.data(member.run), self._examination, self._ranks
             )
+
+    def _scored(self, member: CohortMember) -> tuple[Scores, float | None] | LocalFailure:
+        """The scores on validation, and the loss there where the schedule looks at it."""
+        student, describe = member.trained, partial(local_failure, run=member.run)
+        scores = self._ranks.attempt(lambda ranks: self._score(member, ranks), describe)
+        if isinstance(scores, LocalFailure) or not student.schedule.looks_at_loss:
+            return scores if isinstance(scores, LocalFailure) else (scores, None)
+        loss = self._ranks.attempt(lambda ranks: validation_loss(student, self._resources, ranks), describe)
+        return loss if isinstance(loss, LocalFailure) else (scores, loss)
 
     def _score(self, member: CohortMember, ranks: Ranks) -> Scores:
         data = self._resources.data(member.run)

@@ -140,8 +140,13 @@ class Schedule:
         """The rate of iteration 0..total-1."""
         return self.lr * SCHEDULES[self.config.name](self, iteration) * self.factor
 
+    @property
+    def looks_at_loss(self) -> bool:
+        """Whether it is the loss on validation, and not the score, that has to get better."""
+        return isinstance(self.config, Plateau) and self.config.by == "loss"
+
     def scored(self, score: float) -> None:
-        """Take the score of a validation, higher is better; only `plateau` depends on it."""
+        """Take the score of a validation, or its loss times -1: higher is better; only `plateau` depends on it."""
         if not isinstance(self.config, Plateau):
             return
         if self.best is None or score > self.best:

@@ -309,11 +309,13 @@ class Student:
         self.epoch += 1
         return {name: total / steps if steps else math.nan for name, total in zip(self._weights, totals, strict=True)}
 
-    def scored(self, validation: Scores) -> None:
-        """Take the validation of the epoch that just ended; keep its weights where it is the best so far."""
+    def scored(self, validation: Scores, loss: float | None = None) -> None:
+        """Take the validation of the epoch that just ended; keep its weights where it is the best so far.
+
+        loss: on the validation images, where the schedule looks at it."""
         scores, sign = validation.means, sign_of(self.monitor)
         score = sign * scores[self.monitor]
-        self.schedule.scored(score)
+        self.schedule.scored(score if loss is None else -loss)
         best_score = None if self.best is None else sign * self.best["scores"][self.monitor]
         if best_score is None or score > best_score or math.isnan(best_score):
             best = {"epoch": self.epoch, "scores": dict(scores), "dice": validation.images["dice"].tolist()}
