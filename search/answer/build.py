@@ -15,7 +15,7 @@ from search.answer.comparisons import (
     on_validation,
 )
 from search.answer.distances import distances
-from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict, claim_title
+from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict, claim_title, method_of
 from search.answer.power import needed
 from search.answer.score_arrays import ScoreArray, describe_rule, level, score_arrays
 from search.answer.subgroups import class_scores, reliability, scores
@@ -133,13 +133,23 @@ def _opening(each: OpeningRecord) -> Opening:
     return Opening(who=each.who, when=when, purpose=each.purpose, configurations=tuple(each.configurations))
 
 
+def methods_claims(part: ConfirmedPart) -> list[Comparison]:
+    """The claims of the ways of distilling that a study dealt its trials over, the search's best first."""
+    return [c for c in part.claims if c.part == TEST and method_of(c.name) is not None]
+
+
 GAIN, TERM, TEACHER = "gain", "kd_term_effect", "not_below_teacher"
 """Names of the claims that the sentences speak of."""
 
 
 def distillation(part: ConfirmedPart) -> Verdict:
     """Whether distillation is the reason, on test: shown where both comparisons show it, with the tuned control and
-    with the same network without its KD term; worse where one of them is worse."""
+    with the same network without its KD term; worse where one of them is worse. Of a study along its methods: shown
+    where the gain of any of them is, corrected over all; worse where all are."""
+    by_method = {c.verdict for c in methods_claims(part)}
+    if by_method:
+        order: tuple[Verdict, ...] = ("shown", "not_shown", "worse")
+        return next((verdict for verdict in order if verdict in by_method), "not estimable")
     verdicts = [c.verdict for name in (GAIN, TERM) if (c := claim(part, name)) is not None]
     if "worse" in verdicts:
         return "worse"

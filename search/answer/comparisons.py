@@ -6,6 +6,9 @@ untuned network. All are on the fresh seeds, paired by seed and image. A winner 
 validation: choosing again among what was confirmed would favour the arm of which more was confirmed. Of a score that is
 better when lower, a gain is a difference below zero.
 
+A study that deals its trials over methods, none among them, has `gain[METHOD]` in the place of `gain`: the best of a
+method less the best of none with no more parameters. These claims are a family of their own, corrected over them.
+
 With more than one foreground class, these claims are of the mean over classes and one family; single classes are a
 second one (`class_comparisons`).
 """
@@ -13,11 +16,12 @@ second one (`class_comparisons`).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from search.answer.document import Comparison, Verdict, claim_title
+from search.answer.document import Comparison, Verdict, claim_title, method_claim, method_of
 from search.answer.score_arrays import ScoreArray, describe_thresholds, difference, level
 from search.answer.uncertainty import Estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
+from search.spec.config import MAIN
 from trainer.evaluation.score_names import SCORE_KINDS, unit_of
 
 TEST = "test"
@@ -71,7 +75,7 @@ def pairs(confirmed: Confirmed) -> list[Pair]:
     winner = first(c for c in confirmed.configurations if c.role == "winner")
     if winner is None:
         return []
-    compared = []
+    compared = _method_pairs(confirmed)
     for place, arm in enumerate(_control_arms(confirmed, winner)):
         controls = [c for c in confirmed.configurations if c.role == "control" and c.arm == arm]
         control = first(c for c in controls if c.params <= winner.params)
@@ -85,10 +89,28 @@ def pairs(confirmed: Confirmed) -> list[Pair]:
         compared.append(Pair("kd_term_effect", taught, ablation, "the same run with its KD weight zero"))
     defaults = next((c for c in confirmed.configurations if c.role == "defaults"), None)
     gain = next((p for p in compared if p.name == "gain"), None)
-    tuned = winner if _without_kd(winner) else None if gain is None else gain.subtrahend
+    untaught = first(c for c in _searched(confirmed) if _without_kd(c)) if confirmed.methods else None
+    tuned = winner if _without_kd(winner) else untaught if gain is None else gain.subtrahend
     if defaults is not None and tuned is not None:
         compared.append(Pair("tuning_gain", tuned, defaults, "the untuned network of the winner's size"))
     return compared
+
+
+def _searched(confirmed: Confirmed) -> list[Configuration]:
+    """What the main search itself trained, whatever its role here."""
+    return [c for c in confirmed.configurations if c.arm == MAIN and c.role in ("winner", "control")]
+
+
+def _method_pairs(confirmed: Confirmed) -> list[Pair]:
+    """The best of each method with the best of none that has no more parameters; the best method first."""
+    compared = []
+    for method in confirmed.methods:
+        best = first(c for c in _searched(confirmed) if c.run["method"] == method)
+        if best is not None:
+            control = first(c for c in _searched(confirmed) if _without_kd(c) and c.params <= best.params)
+            if control is not None:
+                compared.append(Pair(method_claim(method), best, control, "the best of none with no more parameters"))
+    return sorted(compared, key=lambda pair: pair.minuend.rank)
 
 
 def comparisons(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confidence: float) -> list[Comparison]:
@@ -97,8 +119,12 @@ def comparisons(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confid
     compared = pairs(confirmed)
     claims = [c for pair in compared for part in parts if (c := _claim(grids, pair, part, metric, confidence))]
     claims += _missing(confirmed, {c.name for c in claims}, confidence)
-    family = [i for i, c in enumerate(claims) if c.part == TEST and c.name in FAMILY and c.p is not None]
-    return _judged_together(claims, family)
+    known = [i for i, c in enumerate(claims) if c.part == TEST and c.p is not None]
+    families = (
+        [i for i in known if claims[i].name in FAMILY],
+        [i for i in known if method_of(claims[i].name) is not None],
+    )
+    return _judged_together(claims, *families)
 
 
 def class_comparisons(
@@ -111,7 +137,8 @@ def class_comparisons(
     """
     metric = metric_of(confirmed)
     bare = metric.partition(".")[0]
-    shown = {c.name for c in claims if c.part == TEST and c.name in FAMILY and c.verdict == "shown"}
+    of_means = [c for c in claims if c.part == TEST and (c.name in FAMILY or method_of(c.name) is not None)]
+    shown = {c.name for c in of_means if c.verdict == "shown"}
     compared = [
         (pair, label)
         for pair in pairs(confirmed)
@@ -133,18 +160,20 @@ def class_labels(confirmed: Confirmed) -> list[str]:
     return [name.partition(".")[2] for name in columns if name.startswith("dice.")]
 
 
-def _judged_together(claims: list[Comparison], family: Sequence[int]) -> list[Comparison]:
+def _judged_together(claims: list[Comparison], *families: Sequence[int]) -> list[Comparison]:
     """The claims with their verdicts, those of a family corrected over all of it."""
-    corrected = holm([claims[i].p or 0.0 for i in family])
-    for i, p in zip(family, corrected, strict=True):
-        claims[i] = claims[i].model_copy(update={"p_holm": p})
+    for family in families:
+        corrected = holm([claims[i].p or 0.0 for i in family])
+        for i, p in zip(family, corrected, strict=True):
+            claims[i] = claims[i].model_copy(update={"p_holm": p})
     return [_judged(claim) for claim in claims]
 
 
 def _control_arms(confirmed: Confirmed, winner: Configuration) -> list[str]:
     """Arms of controls: first those of the winner's kind of network."""
-    arms = dict.fromkeys(c.arm for c in confirmed.configurations if c.role == "control")
-    alike = {c.arm for c in confirmed.configurations if c.role == "control" and _kind(c) == _kind(winner)}
+    controls = [c for c in confirmed.configurations if c.role == "control" and c.arm != MAIN]
+    arms = dict.fromkeys(c.arm for c in controls)
+    alike = {c.arm for c in controls if _kind(c) == _kind(winner)}
     return sorted(arms, key=lambda arm: arm not in alike)
 
 
@@ -205,7 +234,11 @@ def _missing(confirmed: Confirmed, there: set[str], confidence: float) -> list[C
         "tuning_gain": "no tuned and untuned network without KD was confirmed",
     }
     winner = first(c for c in confirmed.configurations if c.role == "winner")
-    if winner is not None and _without_kd(winner):
+    if confirmed.methods:
+        del reasons["gain"]
+        compared = "of this method, or of none with no more parameters, nothing was confirmed"
+        reasons = dict.fromkeys(map(method_claim, confirmed.methods), compared) | reasons
+    elif winner is not None and _without_kd(winner):
         reasons |= dict.fromkeys(("gain", "kd_term_effect"), "the winner was trained without distillation")
     return [
         Comparison(

@@ -31,7 +31,18 @@ CLAIMS = {
 
 def claim_title(name: str) -> str:
     """A claim's name in plain words."""
-    return CLAIMS.get(name, name)
+    method = method_of(name)
+    return CLAIMS.get(name, name) if method is None else f"gain of {method} over no distillation"
+
+
+def method_claim(method: str) -> str:
+    """The name of the claim of one way of distilling: `gain[cwd]`."""
+    return f"gain[{method}]"
+
+
+def method_of(claim: str) -> str | None:
+    """The way of distilling that a claim is of, by its name; None of other claims."""
+    return claim[5:-1] if claim.startswith("gain[") and claim.endswith("]") else None
 
 
 class Comparison(Frozen):

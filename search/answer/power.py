@@ -142,7 +142,15 @@ def most_trainings(spec: StudySpec) -> int:
     main, *others = spec.arms
     winners = min(spec.confirm.top, main.trials)
     controls = sum(min(winners + 1, arm.trials) for arm in others)
+    if compared_methods(spec):
+        controls += winners
     return (winners + controls + bool(main.base.methods()) + 1) * len(spec.confirm.seeds)
+
+
+def compared_methods(spec: StudySpec) -> tuple[str, ...]:
+    """The ways of distilling that a study deals its trials over, beside none; empty where it does not."""
+    choices = [point["method"] for point in spec.main.points if "method" in point]
+    return tuple(dict.fromkeys(str(each) for each in choices if each != "none")) if "none" in choices else ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +189,7 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
     Test rows stay closed: their groups are counted in the split file, or taken to be as large as those of validation.
     """
     images, seeds = len(data.image_hashes("test")), len(spec.confirm.seeds)
+    claims = len(compared_methods(spec)) or CLAIMS
     counted = counted_test_groups(spec.run.data)
     known = [sample.group for sample in data.samples("validation")]
     guessed = round(images * len(set(known)) / len(known)) if known else 0
@@ -192,8 +201,8 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
         trainings=most_trainings(spec),
         epochs=spec.run.epochs,
         power=POWER,
-        gain=smallest_gain(groups, seeds, LONG),
-        gain_of_short=smallest_gain(groups, seeds, SHORT),
+        gain=smallest_gain(groups, seeds, LONG, claims=claims),
+        gain_of_short=smallest_gain(groups, seeds, SHORT, claims=claims),
     )
 
 
@@ -245,12 +254,13 @@ def needed(confirmed: "Confirmed", grids: "Grids", metric: str, confidence: floa
             continue
         seeds, groups = estimate.seeds, estimate.groups  # of the images that have a value for every seed
         both = shared(one, other)
+        claims = len(confirmed.methods) or CLAIMS
         noise = measured(one.values(metric, both) - other.values(metric, both), one.one.groups)
         sizes = ((seeds, groups), (2 * seeds, groups), (seeds, 2 * groups), (2 * seeds, 2 * groups))
-        gains = ((s, g, smallest_gain(g, s, noise, confidence)) for s, g in sizes)
+        gains = ((s, g, smallest_gain(g, s, noise, confidence, claims)) for s, g in sizes)
         rows = [Smallest(seeds=s, groups=g, gain=gain) for s, g, gain in gains if gain is not None]
         return Needed(
-            claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=CLAIMS,
+            claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=claims,
             smallest=tuple(rows), words=_describe_smallest(claim_title(pair.name), rows),
         )  # fmt: skip
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from losses.config import IDLE_WITH_TWO_CLASSES, NEEDS_TEACHER
-from search.answer.power import DetectableGains, detectable_gains, most_trainings
+from search.answer.power import DetectableGains, compared_methods, detectable_gains, most_trainings
 from search.planning.disk import DiskForecast, disk_forecast
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs, refuse_large_batches
@@ -341,6 +341,10 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     """What is allowed and still may not be meant."""
     for arm in spec.arms:
         yield from _notes_of(arm)
+    points = len(spec.main.points)
+    if compared_methods(spec) and spec.confirm.top < points:
+        along = title(spec.main.front)
+        yield f"confirm.top = {spec.confirm.top}: of {points} choices of {along} the worst are not confirmed"
     two = [run for _, run in probe_runs(spec) if len(classes_of(run.data)) == 2 and not overlaps(run.data)]
     live = {name for run in two for name in run.methods()}
     yield from (f"losses.{name}: {idle}" for name, idle in IDLE_WITH_TWO_CLASSES.items() if name in live)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from search.planning.network_costs import student_size
 from search.spec.config import MAIN
 from search.study.outcomes import has_final_score
-from search.study.snapshot import SearchSnapshot
+from search.study.snapshot import NO_METHOD, SearchSnapshot
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
 from trainer.config_paths import replace as replaced
@@ -52,9 +52,11 @@ def chosen(rows: SearchSnapshot, top: int) -> tuple[tuple[Configuration, ...], d
 
     Winners: the best of the main search; with a front then the best of each of its values, the best value first; then
     what is next best, until there are `top`. They are named kd-1, kd-2, ... from the best one down. Controls, of each
-    other arm: its best, and for each winner the best with no more parameters. Ablation: the best winner that a teacher
-    taught, without any term that needs it. Defaults: the values of [run] without a teacher, with the student of the
-    best winner. Raises UserError where the main search has nothing to confirm.
+    other arm: its best, and for each winner the best with no more parameters. A study along its methods has its own
+    share without a teacher in the place of an arm: none-1, none-2, ... are what of it is compared and is no winner.
+    Ablation: the best winner that a teacher taught, without any term that needs it. Defaults: the values of [run]
+    without a teacher, with the student of the best winner. Raises UserError where the main search has nothing to
+    confirm.
     """
     every = {arm.name: finished(rows, arm.name) for arm in rows.arms}
     if not every.get(MAIN):
@@ -69,6 +71,9 @@ def chosen(rows: SearchSnapshot, top: int) -> tuple[tuple[Configuration, ...], d
         for i, trial in enumerate(_controls(every[arm], winners), 1):
             configurations.append(_named(f"{arm}-{i}", "control", trial))
             costs[configurations[-1].name] = trial.gpu_seconds
+    for i, trial in enumerate(_without_method(every[MAIN], winners) if rows.methods else [], 1):
+        configurations.append(_named(f"{f'{MAIN}-' if NO_METHOD in every else ''}{NO_METHOD}-{i}", "control", trial))
+        costs[configurations[-1].name] = trial.gpu_seconds
     for extra in (_without_teacher(configurations), _defaults(rows, configurations[0])):
         if extra is not None:
             configurations.append(extra)
@@ -110,6 +115,18 @@ def _controls(trials: Sequence[Finished], winners: Iterable[Finished]) -> list[F
     for winner in winners:
         ranks |= {next((trial.rank for trial in trials if trial.params <= winner.params), 1)}
     return [trials[rank - 1] for rank in sorted(ranks)]
+
+
+def _without_method(trials: Sequence[Finished], winners: Sequence[Finished]) -> list[Finished]:
+    """Of a study along its methods: what each taught winner is compared with and is no winner itself."""
+    untaught = [trial for trial in trials if not trial.run.methods()]
+    taken = {trial.rank for trial in winners}
+    ranks = {
+        next(trial.rank for trial in untaught if trial.params <= winner.params)
+        for winner in winners
+        if winner.run.methods() and any(trial.params <= winner.params for trial in untaught)
+    }
+    return [trials[rank - 1] for rank in sorted(ranks - taken)]
 
 
 def _named(name: str, role: Literal["winner", "control"], trial: Finished) -> Configuration:

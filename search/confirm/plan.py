@@ -54,6 +54,8 @@ class Plan:
     """By configuration: what its run took in the search."""
     early: bool
     """Whether the search had not ended."""
+    methods: tuple[str, ...] = ()
+    """The ways of distilling that the search dealt its trials over, beside none."""
 
     @property
     def trials(self) -> int:
@@ -75,6 +77,8 @@ class Plan:
                 "configurations": [asdict(each) for each in self.configurations],
                 "gpu_seconds": dict(self.gpu_seconds),
                 "early": self.early,
+                # Plans of other studies, and their hashes, have no such key.
+                **({"methods": list(self.methods)} if self.methods else {}),
             },
         }
 
@@ -141,6 +145,7 @@ def plan_of(name: str, record: Mapping[str, Any]) -> Plan:
         configurations=tuple(Configuration(**each) for each in kept["configurations"]),
         gpu_seconds=kept["gpu_seconds"],
         early=kept["early"],
+        methods=tuple(kept.get("methods", ())),
     )
 
 
@@ -164,6 +169,7 @@ def made(rows: SearchSnapshot, table: Confirm, *, name: str, dashboard: Dashboar
         configurations=configurations,
         gpu_seconds=costs,
         early=early,
+        methods=rows.methods,
     )
 
 

@@ -42,6 +42,8 @@ class Confirmed:
     """Openings of the test rows for every confirmation of the study, the oldest first."""
     missing: tuple[str, ...]
     """What was to be confirmed and is not there, in words."""
+    methods: tuple[str, ...] = ()
+    """The ways of distilling that the search dealt its trials over, beside none; each is a claim of its own."""
 
 
 def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
@@ -71,6 +73,7 @@ def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
         choose=plan.table.choose,
         openings=evidence.openings(study),
         missing=tuple(missing),
+        methods=plan.methods,
     )
 
 

@@ -20,6 +20,10 @@ PARAMS, TEACHER, PASSES = "model.params_m", "teacher.dice", "teacher.passes_per_
 student step."""
 
 
+NO_METHOD = "none"
+"""The choice of `method` that trains without a teacher."""
+
+
 @dataclass(frozen=True)
 class SearchSnapshot:
     """All rows of a search, read once."""
@@ -65,6 +69,14 @@ class SearchSnapshot:
         return tuple(name for name in self.record.get("space", {}) if name.partition("[")[0] in self.front)
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The ways of distilling that a study deals its trials over, beside none; empty where it does not."""
+        if "method" not in self.front:
+            return ()
+        choices = self.record["space"]["method"]["choices"]
+        return tuple(choice for choice in choices if choice != NO_METHOD) if NO_METHOD in choices else ()
+
+    @property
     def confirms(self) -> str | None:
         """The study that this one confirms; None for a search."""
         kept = self.record.get("confirm")
@@ -102,6 +114,12 @@ class SearchSnapshot:
         """A trial's choice of the front: a value, or `unet, 8` of several; None before its run is known, or without a
         front."""
         return None if lease.run is None else self.choice_in(json.loads(lease.run))
+
+    def family(self, lease: LeaseDetails) -> str | None:
+        """A trial's choice of the first of several paths of the front; None of other fronts, or before it is known."""
+        if lease.run is None or len(self.front) < 2:
+            return None
+        return str(flatten(json.loads(lease.run)).get(self.front[0]))
 
     def choice_in(self, run: Mapping[str, Any]) -> Any:
         """The front's choice in a run as JSON has it; None without a front."""
