@@ -270,8 +270,8 @@ def best_heading(status: Status) -> str:
 def _front(progress: SearchProgress) -> list[str]:
     names = list(progress.arms)
     choices = ["-" if line.choice is None else str(line.choice) for line in progress.front]
-    wide = max(14, *(len(choice) + 1 for choice in choices))
     along = ", ".join(_shortened(path) for path in str(progress.along).split(", "))
+    wide = max(14, *(len(text) + 1 for text in (along, *choices)))
     text = [f"{along:<{wide}}{'complete':>9}{'params':>10}" + "".join(f"{'best ' + name:>18}" for name in names)]
     for line, choice in zip(progress.front, choices, strict=True):
         size = "" if line.params_m is None else f"{line.params_m:.3g} M"

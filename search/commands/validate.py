@@ -195,16 +195,23 @@ def _space_lines(facts: Preflight, kd: ArmFacts) -> list[str]:
         printed.append(_line("", f"{p.name:<{width}}  {p.facts()['kind']:<7}  {shown(p)}{when}"))
     limits = facts.spec.limits.model_dump(exclude_none=True)
     bounds = ", ".join(_bound(name, value) for name, value in limits.items()) or "none"
-    return [*printed, _line("limits", bounds), *(_size_line(kd, size) for size in kd.sizes)]
+    return [*printed, _line("limits", bounds), *_size_lines(kd)]
 
 
 def _bound(name: str, value: Any) -> str:
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value['max']:g} by {value['table']}"
 
 
+def _size_lines(facts: ArmFacts) -> list[str]:
+    """A line a network; those that differ in a choice alone that costs nothing are one."""
+    sized = any(path.startswith(("student.", "data.")) for path in facts.arm.front)
+    sizes = facts.sizes if sized else [replace(size, choice=None) for size in facts.sizes]
+    return list(dict.fromkeys(_size_line(facts, size) for size in sizes))
+
+
 def _size_line(facts: ArmFacts, size: NetworkSize) -> str:
     front = facts.arm.front
-    what = size.network if not front else f"{front[0]} {size.choice}" if len(front) == 1 else str(size.choice)
+    what = size.network if size.choice is None else f"{front[0]} {size.choice}" if len(front) == 1 else str(size.choice)
     verdict = "ok" if size.breaks is None else f"breaks the limit: {size.breaks}; pruned without training"
     return _line("", f"{what:<24}  {size.params_m:6.2f} M  {size.gflops:7.3g} GFLOP  {verdict}")
 
@@ -218,7 +225,7 @@ def _control_lines(control: ArmFacts, kd: ArmFacts, word: str) -> list[str]:
     printed = [_line(word, f"{arm.name}  {counts}{front}{extra}")]
     printed += [_line("", f"  without {name}") for name in _grouped(arm.dropped)]
     if control.sizes != kd.sizes:
-        printed += [f"  {_size_line(control, size)}" for size in control.sizes]
+        printed += [f"  {line}" for line in _size_lines(control)]
     return printed
 
 

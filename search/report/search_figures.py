@@ -1,6 +1,6 @@
 """The figures of one search, and of several studies side by side, from the document alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ BARS = 10
 
 def draw_search_figures(search: Search) -> list[Drawn]:
     """All figures for which there are numbers."""
-    figures: list[Drawn | None] = [_front(search, name) for name in SIZES]
+    figures: list[Drawn | None] = [_families(search), *(_front(search, name) for name in SIZES)]
     figures += [_expected(search), _importance(search), _rungs(search), _pruned(search), _cost(search), _shares(search)]
     return [figure for figure in figures if figure is not None]
 
@@ -55,44 +55,67 @@ def _front(search: Search, measure: str) -> Drawn | None:
     points = [(size, dot) for size, dot in known if size is not None and size > 0]
     if not points:
         return None
-    arms = _names(search)
+    groups = {arm: [(x, dot.score) for x, dot in points if dot.arm == arm] for arm in _names(search)}
+    scale, data, outside = _against_size(search, groups, label)
+    alt = f"Scatter of validation {scale.title} against {title}, one dot a trial, with each arm's front as a line"
+    note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size. "
+    note += f"{_at_threshold(search)}{outside}"
+    return Drawn(f"front-{measure}", f"{scale.title} against {title}", alt, data, note)
+
+
+def _families(search: Search) -> Drawn | None:
+    """The trials of the main search by the network that they train, where it was dealt over several."""
+    label, title, of = SIZES["params"]
+    main = [dot for dot in search.dots if dot.arm == search.arms[0].name and dot.family is not None]
+    points = [(size, dot) for dot in main if (size := of(dot)) is not None and size > 0]
+    if not points:
+        return None
+    names = [line.name for line in search.families]
+    groups = {name: [(size, dot.score) for size, dot in points if dot.family == name] for name in names}
+    scale, data, outside = _against_size(search, groups, label)
+    alt = f"Scatter of validation {scale.title} against {title}, one dot a trial, one colour a network"
+    note = (
+        f"Dots are trials of {search.arms[0].name} trained to their end; a line joins the best that a network reaches "
+        f"up to a size. {_at_threshold(search)}{outside}"
+    )
+    return Drawn("families", f"{scale.title} against {title}, by network", alt, data, note)
+
+
+def _against_size(
+    search: Search, groups: Mapping[str, Sequence[tuple[float, float]]], label: str
+) -> tuple[Scale, bytes, str]:
+    """(scale, SVG, what is said of trials far off) of (size, score) by group, each with its front as a line."""
     teacher = None if search.teacher is None else search.teacher.score
     scale = Scale(search.metric, search.maximize, teacher)
-    low, high = span([dot.score for _, dot in points], scale)
+    every = [point for points in groups.values() for point in points]
+    low, high = span([score for _, score in every], scale)
     with canvas(4.0) as figure:
         axes = figure.subplots()
-        for arm in arms:
-            of_arm = sorted(((x, dot.score) for x, dot in points if dot.arm == arm), key=lambda p: p[0])
-            if of_arm:
-                _arm_front(axes, of_arm, arm, arms, scale, (low, high))
+        for name, points in groups.items():
+            if points:
+                _group_front(axes, sorted(points, key=lambda p: p[0]), name, list(groups), scale, (low, high))
         _teacher_lines(axes, search)
         axes.set_ylim(low, high)
-        size_axis(axes, sorted({size for size, _ in points}))
+        size_axis(axes, sorted({size for size, _ in every}))
         quiet(axes)
         named_axes(axes, label, f"validation {scale.title}, unconfirmed")
         legend_below(figure, axes)
         data = svg(figure)
-    alt = f"Scatter of validation {scale.title} against {title}, one dot a trial, with each arm's front as a line"
-    note = "Dots are trials trained to their end; a line joins the best that an arm reaches up to a size. "
-    note += _at_threshold(search)
-    hidden = "Trials far off are drawn at the axis as open triangles."
-    outside = any(not low <= dot.score <= high for _, dot in points)
-    return Drawn(
-        f"front-{measure}", f"{scale.title} against {title}", alt, data, f"{note} {hidden}" if outside else note
-    )
+    hidden = " Trials far off are drawn at the axis as open triangles."
+    return scale, data, hidden if any(not low <= score <= high for _, score in every) else ""
 
 
-def _arm_front(
+def _group_front(
     axes: Axes,
     points: Sequence[tuple[float, float]],
-    arm: str,
-    arms: Sequence[str],
+    name: str,
+    names: Sequence[str],
     scale: Scale,
     shown_part: tuple[float, float],
 ) -> None:
     low, high = shown_part
-    colour, marker = style_of(arms, arm)
-    shift = 1.012 ** (2 * list(arms).index(arm) - len(arms) + 1)  # arms share their sizes: side by side, all are seen
+    colour, marker = style_of(names, name)
+    shift = 1.012 ** (2 * list(names).index(name) - len(names) + 1)  # of one size side by side, so that all are seen
     moved = [(x * shift, y) for x, y in points]
     inside = [(x, y) for x, y in moved if low <= y <= high]
     axes.plot(*columns_of(inside), marker, color=colour, ms=4, alpha=0.4, mec="none")
@@ -101,7 +124,7 @@ def _arm_front(
         axes.plot(*columns_of(outside), "v" if scale.maximize else "^", mfc="none", mec=colour, ms=5, clip_on=False)
     front = _best_up_to(moved, maximize=scale.maximize)
     axes.step(*columns_of(front), where="post", color=colour, lw=1.7)
-    axes.plot(*columns_of(front), marker, color=colour, mfc=PAPER, mew=1.6, ms=7, label=printable(arm))
+    axes.plot(*columns_of(front), marker, color=colour, mfc=PAPER, mew=1.6, ms=7, label=printable(name))
 
 
 def _best_up_to(points: Sequence[tuple[float, float]], *, maximize: bool) -> list[tuple[float, float]]:

@@ -6,6 +6,7 @@ from search.answer.document import ConfirmedPart, Scores
 from search.answer.score_arrays import describe_thresholds
 from search.report.content.document import Arm, Fact, Report, Search, Study
 from search.report.content.text import searched_title
+from search.report.group_tables import family_table, method_table
 from search.report.table_formats import CLAIM, Cell, Column, Table
 from search.study.class_scores import SHOWN_SCORES
 
@@ -20,6 +21,8 @@ def tables(study: Study) -> list[Table]:
     every += [
         _arms(search),
         _searched_classes(search),
+        family_table(search),
+        method_table(search, study.confirmed),
         _front(search),
         _at_equal_budget(search),
         _settings(search),

@@ -193,6 +193,8 @@ NOTES = {
     "arm's space, and so do parameters that can no longer matter.",
     "confirm": "Each winner is trained once on each seed, and so are the controls: of every arm the best and, for each "
     "winner, the best with no more parameters; the best winner without its KD terms; and `[run]` as it is, without KD. "
+    'With `along = "method"` the best of each method is compared with the best of `"none"` that has no more parameters '
+    "(`gain[METHOD]`, corrected over the methods by Holm), so `top` is at least the number of methods. "
     "Runs of one seed start alike and see the same batches. Another `[confirm]` after the test rows were seen is a "
     "second opening, which the report tells.",
     "names": "What the tables of the program hold. Adding one is one file and one line: see CONTRIBUTING.md.",

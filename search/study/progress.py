@@ -339,7 +339,7 @@ def _front(rows: SearchSnapshot) -> list[FrontLine]:
             scores[arm].append(lease.known_score)
         known = [sizes[lease.trial_id] for _, lease in pairs if lease.trial_id in sizes]
         best = {arm: pick(each) for arm, each in scores.items()}
-        lines.append(FrontLine(choice, known[-1] if known else None, len(pairs), best))
+        lines.append(FrontLine(choice, known[-1] if len(set(known)) == 1 else None, len(pairs), best))
     if len(rows.front) > 1:  # `unet, 8` before `unet, 16`
         return sorted(lines, key=lambda line: _in_steps(str(line.choice or "")))
     return sorted(lines, key=lambda line: (line.choice is None, str(type(line.choice)), line.choice))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from search.answer.build import GAIN, answer, chosen_or_best, claim
+from search.answer.build import GAIN, answer, chosen_or_best, claim, methods_claims
 from search.answer.comparisons import TEST
 from search.answer.document import ConfirmedPart, Verdict
 from search.answer.power import powerless_search
@@ -63,7 +63,7 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
     part = _answered(opened, name, time_of) if begun else None
     margin = None if part is None else part.margin
     searched = search_part(rows, opened.searches.closed, time_of, margin=margin)
-    verdict: Verdict = "not_shown" if control_of(searched) is not None else "not estimable"
+    verdict: Verdict = "not_shown" if control_of(searched) is not None or searched.methods else "not estimable"
     if part is None:
         headline, answer = unconfirmed(searched)
     else:
@@ -158,7 +158,7 @@ def side(study: Study) -> Side:
 
 
 def _confirmed_side(search: Search, part: ConfirmedPart) -> dict[str, Any]:
-    gain = claim(part, GAIN)
+    gain = claim(part, GAIN) or next(iter(methods_claims(part)), None)
     networks = {network.name: network for network in part.networks}
     teacher = next((network.test for network in part.networks if network.role == "teacher"), None)
     fields: dict[str, Any] = {"teacher": teacher, "part": TEST}

@@ -21,6 +21,9 @@ class Dot(Frozen):
     trial: int
     score: float
     choice: Scalar | None = Field(description="of the front's parameter")
+    family: str | None = Field(
+        default=None, exclude_if=left_out, description="of a front along several parameters: the choice of the first"
+    )
     params_m: float | None = Field(description="millions of parameters of the student")
     gflops: float | None
     latency_ms: float | None = Field(description="of one image on the machine it was measured on")
@@ -132,6 +135,31 @@ class FrontLine(Frozen):
     best: dict[str, float] = Field(description="by arm")
 
 
+class Family(Frozen):
+    """One network of a search that was dealt over several, with what it is dealt over beside it, such as its widths."""
+
+    name: str
+    choices: int = Field(description="that were trained to their end")
+    complete: int
+    best: dict[str, float] = Field(description="by arm")
+    choice: Scalar | None = Field(description="of the best trial of the main search")
+    trial: int | None
+    params_m: float | None
+    gflops: float | None
+
+
+class Method(Frozen):
+    """One way of distilling, or none, of a search that was dealt over them."""
+
+    name: str
+    trials: int = Field(description="that finished or were pruned")
+    complete: int
+    best: float | None = Field(description="on validation, unconfirmed")
+    trial: int | None
+    params_m: float | None
+    terms: tuple[Share, ...] = Field(description="its own, over its trials that were trained to their end")
+
+
 class Teacher(Frozen):
     """What students are compared with."""
 
@@ -178,6 +206,12 @@ class Search(Frozen):
     data: tuple[Fact, ...]
     limits: tuple[Fact, ...]
     space: tuple[Fact, ...]
+    families: tuple[Family, ...] = Field(
+        default=(), exclude_if=left_out, description="by the first of a front's several parameters, the best first"
+    )
+    methods: tuple[Method, ...] = Field(
+        default=(), exclude_if=left_out, description="where the search was dealt over methods and none, the best first"
+    )
     classes: tuple[ForegroundClass, ...] = Field(
         default=(), exclude_if=left_out, description="foreground classes, or regions, where there are several"
     )

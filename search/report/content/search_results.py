@@ -23,6 +23,7 @@ from search.report.content.document import (
     Search,
     Teacher,
 )
+from search.report.content.groups import families_of, methods_of
 from search.report.content.statistics import (
     Times,
     cost_of,
@@ -73,6 +74,8 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         arms=arms,
         equal=_equal(rows),
         front=_front(rows, dots),
+        families=tuple(families_of(rows, dots)),
+        methods=tuple(methods_of(rows, dots)),
         dots=tuple(dots),
         failures=tuple((f.arm, f.trial, f.failure, f.message) for f in progress.failures),
         seconds_an_epoch=spent / epochs if epochs else None,
@@ -106,6 +109,7 @@ def dots_of(rows: SearchSnapshot, time_of: Times) -> list[Dot]:
                         trial=lease.number,
                         score=lease.known_score,
                         choice=_scalar(rows.choice(lease)),
+                        family=rows.family(lease),
                         params_m=sizes.get(lease.trial_id),
                         gflops=None if flops is None else float(flops),
                         latency_ms=time_of(json.loads(lease.known_run)),
@@ -256,7 +260,10 @@ def _front(rows: SearchSnapshot, dots: Sequence[Dot]) -> tuple[FrontLine, ...]:
         by_arm: dict[str, float] = {}
         for dot in members:
             by_arm[dot.arm] = pick(by_arm.get(dot.arm, dot.score), dot.score)
+        sizes = {dot.params_m for dot in members if dot.params_m is not None}
         known = next((d for d in members if d.params_m is not None), members[0])
+        if len(sizes) > 1:  # a front that is not along sizes has none of its own
+            known = known.model_copy(update={"params_m": None, "gflops": None})
         lines.append(
             FrontLine(
                 choice=members[0].choice,

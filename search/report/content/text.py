@@ -2,9 +2,9 @@
 
 import shlex
 
-from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation, verdict_lines
+from search.answer.build import GAIN, TERM, chosen_or_best, claim, distillation, methods_claims, verdict_lines
 from search.answer.comparisons import unit_text
-from search.answer.document import Comparison, ConfirmedPart, Network, Verdict
+from search.answer.document import Comparison, ConfirmedPart, Network, Verdict, method_of
 from search.answer.score_arrays import describe_thresholds
 from search.answer.uncertainty import FEW_SEEDS
 from search.report.content.document import Arm, Search
@@ -13,6 +13,8 @@ from trainer.errors import counted
 from trainer.evaluation.score_names import unit_of
 
 Four = tuple[str, str, str, str]
+MOST_METHODS = 3
+"""Ways of distilling whose gains stand in the answer, the search's best first; the table has all."""
 
 
 def unconfirmed(search: Search) -> tuple[str, Four]:
@@ -120,6 +122,8 @@ def _why(search: Search) -> str:
     main, control = search.arms[0], control_of(search)
     if not main.taught:
         return f"{NO_QUESTION}{_others(search)}."
+    if search.methods:
+        return f"Whether distillation was the reason is not shown: {_methods_so_far(search)}."
     if control is None:
         return (
             "Whether distillation was the reason is not estimable: no arm searched without it; one is searched with "
@@ -131,6 +135,19 @@ def _why(search: Search) -> str:
         f"Whether distillation was the reason is not shown: the best without it ({control.name}, trial "
         f"{control.best.trial}) has {shown(control.best.score, 'score')}, and both are the best of many on the same "
         "validation images, each with a single seed."
+    )
+
+
+def _methods_so_far(search: Search) -> str:
+    """The best method beside none, on validation."""
+    scored = {line.name: line.best for line in search.methods if line.best is not None}
+    none = scored.pop("none", None)
+    best = next(iter(scored), None)
+    if best is None or none is None:
+        return "nothing to compare yet"
+    return (
+        f"the best method is {best} with {shown(scored[best], 'score')}, and none of them has {shown(none, 'score')}; "
+        "both are the best of several on the same validation images, each with a single seed"
     )
 
 
@@ -201,6 +218,7 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
         sentences.append(
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
+    sentences += _dead_terms(search)
     sentences += _threshold_sentences(search, part)
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
@@ -212,6 +230,16 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
             "both empty has Dice 1."
         )
     return tuple(sentences)
+
+
+def _dead_terms(search: Search) -> list[str]:
+    """Which terms of the search never moved the gradient."""
+    dead = {share.term: share.trials for arm in search.arms for share in arm.shares if share.dead == share.trials}
+    return [
+        f"The term {term} never moved the gradient: its share was below 1 % at the end of each of the "
+        f"{counted(trials, 'trial')} that had it."
+        for term, trials in dead.items()
+    ]
 
 
 def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str]:
@@ -311,7 +339,9 @@ def _confirmed_why(search: Search, part: ConfirmedPart, verdict: Verdict) -> str
         "not estimable": "Whether distillation was the reason is not estimable",
     }[verdict]
     gain, term = claim(part, GAIN), claim(part, TERM)
-    parts = []
+    parts = [
+        f"{method_of(each.name)}: {_with_interval(each)}" for each in methods_claims(part) if each.estimate is not None
+    ][:MOST_METHODS]
     if gain is not None:
         parts.append(f"over the best search without it {_with_interval(gain)}")
     if term is not None:
@@ -355,7 +385,8 @@ def _confirmed_sure(search: Search, part: ConfirmedPart) -> str:
     single = f"; every image of {', '.join(alone)} is a group of its own and taken as independent" if alone else ""
     verdicts = "; ".join(verdict_lines([*made, *part.class_claims]))
     single_ones = "regions" if search.regions else "classes"
-    classes = f", single {single_ones} among themselves" if part.class_claims else ""
+    classes = ", methods among themselves" if methods_claims(part) else ""
+    classes += f", single {single_ones} among themselves" if part.class_claims else ""
     confidence = shown(first.confidence, "percent")
     return (
         f"{verdicts[:1].upper()}{verdicts[1:]}. The intervals hold {confidence} and vary {sizes}, paired; what is "

@@ -53,7 +53,13 @@ class TestShippedStudies:
         assert spec.arm("no-kd").base.student == spec.run.student
         assert spec.run.student.width == max(widths)
 
-    @pytest.mark.parametrize("name", ["polyp-kd", "demo"])
+    def test_the_study_of_families_has_equal_shares_of_every_network_and_width(self):
+        spec = load(find("polyp-families"))
+        assert [len(arm.points) for arm in spec.arms] == [9, 9]
+        assert all(arm.trials % 9 == 0 for arm in spec.arms)
+        assert spec.confirm.top == 9
+
+    @pytest.mark.parametrize("name", ["polyp-kd", "demo", "polyp-families", "polyp-kd-methods"])
     def test_probe_runs_show_every_choice_and_both_ends(self, name):
         spec = load(find(name))
         for arm in spec.arms:
