@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from search.storage.leases import LeaseDetails
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
-from trainer.data.classes import LabelClass
+from trainer.data.classes import LabelClass, overlaps
 from trainer.data.classes import foreground_of as foreground_data
 
 SHOWN_SCORES = ("dice", "iou", "precision", "recall")
@@ -18,13 +18,19 @@ def foreground_of(rows: SearchSnapshot) -> tuple[LabelClass, ...]:
 
     Known from the first run that a worker began, so that nobody needs the data.
     """
-    run = next((lease.run for lease in rows.every if lease.run is not None), None)
-    return () if run is None else several(RunConfig.model_validate_json(run))
+    run = _begun(rows)
+    return () if run is None else several(run)
 
 
 def has_regions(rows: SearchSnapshot) -> bool:
-    """Whether a search's data has regions, which overlap, in place of classes."""
-    return bool(json.loads(rows.search.spec)["run"].get("data", {}).get("regions"))
+    """Whether a search's data has regions, which overlap, in place of classes; known as `foreground_of` is."""
+    run = _begun(rows)
+    return run is not None and overlaps(run.data)
+
+
+def _begun(rows: SearchSnapshot) -> RunConfig | None:
+    run = next((lease.run for lease in rows.every if lease.run is not None), None)
+    return None if run is None else RunConfig.model_validate_json(run)
 
 
 def several(run: RunConfig) -> tuple[LabelClass, ...]:

@@ -65,11 +65,13 @@ def overlay(image: Pixels, labels: Pixels, classes: Sequence[LabelClass]) -> Pix
 
 
 def _overlapping(image: Pixels, masks: NDArray[np.bool_], regions: Sequence[LabelClass]) -> Pixels:
-    """Regions that may overlap in their colours; masks (regions, H, W)."""
+    """Regions that may overlap in their colours; masks (regions, H, W). A pixel has the colour of the smallest that it
+    is in, as the legend shows it, and not a mixture."""
     order = sorted(range(len(masks)), key=lambda at: -int(masks[at].sum()))
-    for at in order:
-        image = tinted(image, masks[at], regions[at].colour, 0.5)
     out = image.copy()
+    for at in order:
+        where = masks[at]
+        out[where] = tinted(image, where, regions[at].colour, 0.65)[where]
     for at in order:
         out[_edge(masks[at])] = regions[at].colour
     return out

@@ -220,3 +220,19 @@ class TestGrid:
             shown = (box[3] - box[1], box[2] - box[0])
             assert max(shown) == CELL
             assert shown[0] / shown[1] == pytest.approx(height / width, rel=0.05)
+
+
+def test_regions_that_overlap_are_all_seen():
+    """The inner one lies above the outer one, and where two merely overlap the edge of each goes through the other."""
+    regions = [LabelClass("outer", (0, 158, 115)), LabelClass("inner", (230, 159, 0)), LabelClass("aside", (200, 0, 0))]
+    masks = np.zeros((3, 40, 40), np.uint8)
+    masks[0, 5:35, 5:35], masks[1, 12:20, 12:20], masks[2, 25:39, 20:39] = 1, 1, 1
+    seen = overlay(np.full((40, 40, 3), 255, np.uint8), masks, regions)
+    tints = {at: tuple(seen[place]) for at, place in enumerate(((8, 8), (16, 16), (37, 37)))}
+    assert len(set(tints.values())) == 3
+    for at, colour in tints.items():
+        assert colour == tuple(np.round(0.35 * 255 + 0.65 * np.array(regions[at].colour)).astype(int))
+    assert tuple(seen[34, 25]) == regions[0].colour, "the edge of the outer one inside the one aside"
+    assert tuple(seen[25, 25]) == regions[2].colour
+    wrong = marked(np.full((40, 40, 3), 255, np.uint8), masks, np.zeros_like(masks), regions)
+    assert {(255, 255, 255), (28, 30, 34)} <= {tuple(pixel) for pixel in wrong[6:34, 6:34].reshape(-1, 3)}
