@@ -158,8 +158,49 @@ def test_a_class_that_a_part_lacks_is_named(tmp_path: Path, run: Run, part: str)
 
 
 @pytest.mark.parametrize(
+    ("save", "regions"),
+    [(by_number, "whole=1+2,core=2"), (by_file, "spleen,liver")],
+    ids=["by value", "a file each"],
+)
+def test_regions_become_a_study_whose_losses_take_them(
+    tmp_path: Path, run: Run, save: Callable[..., None], regions: str
+) -> None:
+    drawn(tmp_path / "own", save)
+    code, out, err = run("init", "own", "--regions", regions, "--size", "32")
+    assert (code, err) == (0, "")
+    text = Path("studies/own.toml").read_text()
+    by_value = "regions = { whole = [1, 2], core = 2 }"
+    assert (by_value if "=" in regions else "regions = { spleen = {  }, liver = {  } }") in text
+    spec = load(Path("studies/own.toml"))
+    assert isinstance(spec.run.data, PictureData)
+    assert set(spec.run.losses.terms()) == {"bce-dice", "kl"}
+    data = open_data(spec.run.data, cache=tmp_path / "cache")
+    assert (data.classes, data.regions is not None) == (2, True)
+    assert f"pixels: {data.class_names[0]} " in out
+    code, out, _ = run("check", "splits/own.csv", "--root", "own")
+    assert code == 0, out
+    assert "pixels: " in out
+
+
+def test_a_region_that_no_training_mask_has_is_an_error(tmp_path: Path, run: Run) -> None:
+    drawn(tmp_path / "own", by_number)
+    code, _, err = run("init", "own", "--regions", "whole=1+2,core=3")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "no mask of train holds core: nothing of it is learned" in err
+    assert "leave it out of the regions" in err
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--regions", "whole=1,core"), "--regions 'whole=1,core': 'core' has no value and 'whole' has one"),
+        (("--regions", "whole=1+x"), "--regions whole = 'x': expected a number from 0 to 255"),
+        (("--regions", "my core=1"), "'my core' is no name of a region"),
+        (
+            ("--regions", "a=spleen", "--classes", "background=0,liver=1"),
+            "data.regions.a = 'spleen': expected a number",
+        ),
+        (("--regions", "a=1", "--labels", "0: background, 1: object"), "both say what masks hold"),
         (("--classes", "liver=1"), "1 named; expected the ground and 1 to 253 more"),
         (("--classes", "background=0,liver"), "'liver' has no value and 'background' has one"),
         (("--classes", "background=0,background=1"), "two are named 'background'"),

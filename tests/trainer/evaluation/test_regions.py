@@ -6,17 +6,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from losses.config import Ce, LossTerms
 from models.normalisation import Normalisation
 from models.output import Output, Segmenter
+from trainer import dry_run
 from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
 from trainer.data.dataset import Opening
 from trainer.data.splits.split import Row, write_split
 from trainer.distributed.ranks import Ranks
+from trainer.engine.class_counts import class_pixels
 from trainer.engine.fit import fit
 from trainer.evaluation.metrics import validate
 from trainer.evaluation.overlap import dice, iou, pixel_counts
 from trainer.evaluation.per_image import Place, measured
+from trainer.evaluation.score_names import parse
 from trainer.evaluation.threshold import GRID, chosen_threshold, kept_threshold
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "test")
@@ -134,3 +138,30 @@ def test_final_measures_have_every_score_by_region_and_the_union_as_foreground(d
     assert result.columns["polyps"][0] == 1.0
     pixels = sum(bin_[0] for bin_ in result.calibration)
     assert pixels == sum((truth_of(data, at, "test") != 255).sum() for at in range(3)), "each pixel once a region"
+
+
+def test_a_loss_of_labels_is_refused_before_anything_is_read(run):
+    with pytest.raises(ValueError, match=r"^losses\.ce: compares one label a voxel, .*; use bce-dice or dice$"):
+        dry_run.check(run.model_copy(update={"losses": LossTerms(ce=Ce())}))
+    assert dry_run.check(run).live_terms == ("bce-dice",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dice.cor", r"'dice\.cor': no region is called 'cor'; known: core, whole; nearest: core"),
+        (
+            "pixel_accuracy",
+            r"'pixel_accuracy': is of one label a pixel, and the data has regions that overlap; use dice",
+        ),
+    ],
+)
+def test_scores_that_regions_have_not_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        parse(name, ["core", "whole"], regions=True)
+
+
+def test_pixels_are_counted_once_for_each_region_they_are_in(data):
+    whole, core = class_pixels(data, "validation")
+    truth = np.concatenate([truth_of(data, index).reshape(2, -1) for index in range(6)], 1)
+    assert [whole, core] == (truth == 1).sum(1).tolist()

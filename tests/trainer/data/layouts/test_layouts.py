@@ -337,10 +337,19 @@ def test_a_raw_folder_of_nnunet_names_its_classes(tmp_path: Path) -> None:
     assert Counter(pair.part for pair in taken(root).pairs) == {"train": 6, "test": 2}
 
 
+def test_values_that_names_share_are_regions_of_nnunet(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    root = card(grown(tmp_path, NNUNET), labels=labels)
+    regions = {"whole-tumour": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    settings = settings_of([DataFolder(root, recognised(root))])
+    assert settings == {"name": "pictures", "regions": regions, "channels": 1, "ignore": 4}
+    assert list(settings["regions"]) == list(regions)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"labels": {"background": 0, "tumour": [1, 2]}}, "labels.tumour = [1, 2]: expected one whole number; regions"),
+        ({"labels": {"background": 0, "tumour": ["1"]}}, "labels.tumour = ['1']: expected a whole number, or a list"),
         ({"labels": {"heart": 1, "lung": 2}}, "expected 0 for the background"),
         ({"labels": {}}, "labels = {}: expected names"),
         ({"file_ending": ".nii.gz"}, "file_ending = '.nii.gz': volumes are the layout nnunet"),
