@@ -8,7 +8,7 @@ import io
 import shlex
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,10 +255,7 @@ def segment(
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; give one that holds pictures")
-    files, left = listed_pictures(images, slices)
-    if not files:
-        unread = f"; found: {'; '.join(left)}" if left else ""
-        raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}{unread}")
+    files, left, unopened = _listed(images, slices)
     writable(output / "masks" / files[0].name)
     names = _names(files)
     labels = (TWO_CLASSES[0], *classes) if regions else classes
@@ -269,12 +266,12 @@ def segment(
     done = seen = 0
     bad: list[DataError] = []
     for start in range(0, len(files), BATCH):
-        batch = list(_readable(files[start : start + BATCH], read, bad))
+        batch = list(_readable(files[start : start + BATCH], read, bad, unopened))
         predicted = masks([image for _, image in batch]) if batch else []
         for (file, image), mask in zip(batch, predicted, strict=True):
-            for place, picture in mask_pictures(mask, classes, order):
-                _save(output / "masks" / place / names[file], picture)
-            _save(output / "overlays" / names[file], Image.fromarray(overlay(as_rgb(image), mask, classes)))
+            pictures = {f"masks/{place}": picture for place, picture in mask_pictures(mask, classes, order)}
+            pictures["overlays"] = Image.fromarray(overlay(as_rgb(image), mask, classes))
+            _save_all({output / place / names[file]: picture for place, picture in pictures.items()})
         done += len(batch)
         seen = min(start + BATCH, len(files))
         counting(seen, len(files))
@@ -290,6 +287,27 @@ def segment(
     if done:
         print(f"next: look through {output / 'overlays'}, where each mask lies over its picture")
     return NOT_ALL if failed else 0
+
+
+def _listed(
+    images: Path, slices: Callable[[Path], Sequence[Path]]
+) -> tuple[Sequence[Path], Sequence[str], Mapping[Path, DataError]]:
+    """The pictures and slices of a folder, what is left out of it, and the files that cannot be opened, which are among
+    the pictures. Raises UserError where there is none."""
+    unopened: dict[Path, DataError] = {}
+
+    def inner(path: Path) -> Sequence[Path]:
+        try:
+            return slices(path)
+        except DataError as error:
+            unopened[path] = error
+            return [path]
+
+    files, left = listed_pictures(images, inner)
+    if not files:
+        unread = f"; found: {'; '.join(left)}" if left else ""
+        raise UserError(f"{images}: holds no picture; known kinds: {', '.join(sorted(SUFFIXES))}{unread}")
+    return files, left, unopened
 
 
 def mask_pictures(
@@ -330,9 +348,13 @@ def _write_classes(path: Path, classes: Sequence[LabelClass]) -> None:
         raise UserError(f"{path}: cannot be written ({refusal_text(error)}); choose another place") from error
 
 
-def _readable(files: Sequence[Path], read: Read, bad: list[DataError]) -> Iterator[tuple[Path, Picture]]:
+def _readable(
+    files: Sequence[Path], read: Read, bad: list[DataError], unopened: Mapping[Path, DataError]
+) -> Iterator[tuple[Path, Picture]]:
     for file in files:
         try:
+            if file in unopened:
+                raise unopened[file]
             yield file, read(file)
         except DataError as error:
             bad.append(error)
@@ -351,6 +373,11 @@ def _numbered(file: Path) -> str | None:
     if place is None or place.number is None:
         return None
     return f"{place.file.name}-{place.number:04}.png"
+
+
+def _save_all(pictures: Mapping[Path, Image.Image]) -> None:
+    for path, picture in pictures.items():
+        _save(path, picture)
 
 
 def _save(path: Path, picture: Image.Image) -> None:

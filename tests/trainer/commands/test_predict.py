@@ -72,3 +72,18 @@ def test_slices_are_read_where_the_data_has_them(name: str, tmp_path: Path) -> N
     assert sorted(path.name for path in (out / "masks").iterdir()) == names
     with pytest.raises(UserError, match=r"holds no picture; .*1 \.\w+ file"):
         segment(folder, out, bright, classes=TWO_CLASSES, read=read, by="x")
+
+
+def test_a_damaged_volume_is_named_and_the_others_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("h5py")
+    pytest.importorskip("nibabel")
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = written(folder, "case.h5")
+    (folder / "broken.h5").write_bytes(b"x" * 50)
+    (folder / "broken.nii.gz").write_bytes(b"y" * 50)
+    read = Reading(None, ("ground", "liver"), 1, 16, (0.0, 1.0)).image
+    assert segment(folder, out, bright, classes=TWO_CLASSES, read=read, slices=slices_of, by="x") == 2
+    assert sorted(path.name for path in (out / "masks").iterdir()) == names
+    shown = capsys.readouterr()
+    assert [name for name in ("broken.h5", "broken.nii.gz") if name in shown.err] == ["broken.h5", "broken.nii.gz"]
+    assert "2 of 5 pictures could not be read" in shown.out
