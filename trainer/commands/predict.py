@@ -270,7 +270,7 @@ def segment(
         predicted = masks([image for _, image in batch]) if batch else []
         for (file, image), mask in zip(batch, predicted, strict=True):
             pictures = {f"masks/{place}": picture for place, picture in mask_pictures(mask, classes, order)}
-            pictures["overlays"] = Image.fromarray(overlay(as_rgb(image), mask, classes))
+            pictures["overlays"] = Image.fromarray(overlay(as_rgb(image), mask, classes, order))
             _save_all({output / place / names[file]: picture for place, picture in pictures.items()})
         done += len(batch)
         seen = min(start + BATCH, len(files))

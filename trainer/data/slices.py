@@ -13,8 +13,9 @@ import threading
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
@@ -108,6 +109,16 @@ def spacing_of(path: Path) -> tuple[float, float, float] | None:
     across, down, between = _nifti_header(place.file).zooms
     known = all(0 < length < math.inf for length in (across, down, between))
     return (between, down, across) if known else None
+
+
+def gaps_in(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of slices between which others are missing, by the last number of their names; none where names have no
+    numbers, or two the same."""
+    ends = [re.findall(r"\d+", PurePath(name).stem if "#" not in name else name) for name in names]
+    numbers = sorted(int(known[-1]) for known in ends if known)
+    if len(numbers) < len(names) or len(set(numbers)) < len(numbers):
+        return []
+    return [(one, other) for one, other in pairwise(numbers) if other - one > 1]
 
 
 def forget_volumes() -> None:

@@ -122,13 +122,14 @@ def _row(data: DataSet, classes: Sequence[LabelClass], index: int, predicted: Ma
         return np.stack([sized(one) for one in mask]) if several else sized(mask[0])
 
     image, truth = sized(as_rgb(picture)), each(truth if data.regions is None else data.regions.masks(truth))
+    order = None if data.regions is None else data.regions.order
     cells = [
         Cell(image, data.samples("validation")[index].name),
-        Cell(overlay(image, truth, classes), f"foreground {share:.1%}" if share else "empty"),
+        Cell(overlay(image, truth, classes, order), f"foreground {share:.1%}" if share else "empty"),
     ]
     for name, masks_of in predicted.items():
         mask = each(masks_of[index])
-        shown = marked(image, mask, truth, classes) if several else compared(image, mask, truth)
+        shown = marked(image, mask, truth, classes, order) if several else compared(image, mask, truth)
         cells.append(Cell(shown, dice[name]))
     return cells
 

@@ -51,12 +51,12 @@ def tinted(image: Pixels, where: NDArray[np.bool_], colour: Colour, strength: fl
     return out.round().astype(np.uint8)
 
 
-def overlay(image: Pixels, labels: Pixels, classes: Sequence[LabelClass]) -> Pixels:
+def overlay(image: Pixels, labels: Pixels, classes: Sequence[LabelClass], order: Sequence[int] | None = None) -> Pixels:
     """Every label but 0 and 255 tinted in its class's colour, of more than two classes more strongly, so that each can
-    be told from the others. Image (H, W, 3), labels (H, W); or masks of regions (regions, H, W), of which the larger
-    lie below the smaller, and all edges above all tints."""
+    be told from the others. Image (H, W, 3), labels (H, W); or masks of regions (regions, H, W), which lie above one
+    another in `order`, else the smaller above the larger, with all edges above all tints."""
     if labels.ndim == 3:
-        return _overlapping(image, labels == 1, classes)
+        return _overlapping(image, labels == 1, classes, order)
     strength = 0.45 if len(classes) == 2 else 0.65
     for label in np.unique(labels):
         if label not in (0, IGNORE):
@@ -64,10 +64,13 @@ def overlay(image: Pixels, labels: Pixels, classes: Sequence[LabelClass]) -> Pix
     return image
 
 
-def _overlapping(image: Pixels, masks: NDArray[np.bool_], regions: Sequence[LabelClass]) -> Pixels:
-    """Regions that may overlap in their colours; masks (regions, H, W). A pixel has the colour of the smallest that it
+def _overlapping(
+    image: Pixels, masks: NDArray[np.bool_], regions: Sequence[LabelClass], order: Sequence[int] | None
+) -> Pixels:
+    """Regions that may overlap in their colours; masks (regions, H, W). A pixel has the colour of the uppermost that it
     is in, as the legend shows it, and not a mixture."""
-    order = sorted(range(len(masks)), key=lambda at: -int(masks[at].sum()))
+    if order is None:
+        order = sorted(range(len(masks)), key=lambda at: -int(masks[at].sum()))
     out = image.copy()
     for at in order:
         where = masks[at]
@@ -88,11 +91,17 @@ def compared(image: Pixels, predicted: Pixels, truth: Pixels) -> Pixels:
     return image
 
 
-def marked(image: Pixels, predicted: Pixels, truth: Pixels, classes: Sequence[LabelClass]) -> Pixels:
+def marked(
+    image: Pixels,
+    predicted: Pixels,
+    truth: Pixels,
+    classes: Sequence[LabelClass],
+    order: Sequence[int] | None = None,
+) -> Pixels:
     """The predicted classes in their colours, with white and dark stripes in a white edge where they are wrong; ignored
-    pixels stay as they are. Image (H, W, 3), labels (H, W), or masks of regions (regions, H, W)."""
+    pixels stay as they are. Image (H, W, 3), labels (H, W) or masks of regions (regions, H, W); order as of `overlay`."""
     valid = truth != IGNORE
-    out = overlay(image, np.where(valid, predicted, 0).astype(np.uint8), classes).copy()
+    out = overlay(image, np.where(valid, predicted, 0).astype(np.uint8), classes, order).copy()
     wrong = valid & (predicted != truth)
     wrong = wrong.any(axis=0) if wrong.ndim == 3 else wrong
     rows, columns = np.indices(wrong.shape)

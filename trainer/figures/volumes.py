@@ -145,8 +145,9 @@ def _cells(data: VolumeCases, image: Pixels, shown: Mapping[str, Pixels], captio
     classes = objects if data.regions is not None and several else (TWO_CLASSES[0], *objects)
     plain = {name: plane if plane.ndim == 2 or several else plane[0] for name, plane in shown.items()}
     truth = plain["truth"]
-    cells = [Cell(image, ""), Cell(overlay(image, truth, classes), "")]
+    order = None if data.regions is None else data.regions.order
+    cells = [Cell(image, ""), Cell(overlay(image, truth, classes, order), "")]
     for name, text in captions.items():
         mask = plain[name]
-        cells.append(Cell(marked(image, mask, truth, classes) if several else compared(image, mask, truth), text))
+        cells.append(Cell(marked(image, mask, truth, classes, order) if several else compared(image, mask, truth), text))
     return cells

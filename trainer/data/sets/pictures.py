@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from loguru import logger
+
 from trainer.config import DataConfig, PictureData, PolypData, VolumeData
 from trainer.data.cache import Decoded, Pair, decoded
 from trainer.data.classes import channels_of, classes_of
@@ -22,7 +24,7 @@ from trainer.data.masks import regions_of
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import ImageHashes
 from trainer.data.reading import OUTLINES, PLAIN, Reading, content_hash, given_coding, named_coding, reading_of
-from trainer.data.slices import forget_volumes, order_of, slice_place, spacing_of
+from trainer.data.slices import forget_volumes, gaps_in, order_of, slice_place, spacing_of
 from trainer.data.splits.folders import pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
@@ -99,6 +101,7 @@ class SplitPictures:
         self._samples: dict[Part, tuple[Sample, ...]] = {
             part: tuple(sample for sample, row in named if row.part == part) for part in PARTS
         }
+        _say_gaps([sample for part in ("validation", "test") for sample in self._samples[part]])
         self._hashes = self._hash_files()
         self.content_hash = _content(self._contents(*PARTS))
         self._all_rows = [row for part in PARTS for row in self._rows[part]]
@@ -235,6 +238,21 @@ class SplitPictures:
             for part in parts
             for sample, row in zip(self._samples[part], self._rows[part], strict=True)
         ]
+
+
+def _say_gaps(scored: Sequence[Sample]) -> None:
+    """Warn of volumes that are scored as one and lack slices: what lies on either side is taken for neighbours."""
+    volumes: dict[str, list[str]] = {}
+    for sample in scored:
+        volumes.setdefault(sample.case, []).append(sample.image)
+    gaps = {case: gap for case, names in volumes.items() if len(names) > 1 and (gap := gaps_in(names))}
+    if gaps:
+        case, ((before, after), *_) = next(iter(gaps.items()))
+        logger.warning(
+            "{} of {} volumes that are scored lack slices between others ({}: none between {} and {}); distances take "
+            "what is there for neighbours: add rows for the missing slices",
+            len(gaps), len(volumes), case, before, after,
+        )  # fmt: skip
 
 
 def _spaced(taken: Sequence[Sample], root: Path) -> list[Sample]:

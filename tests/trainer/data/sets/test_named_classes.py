@@ -162,3 +162,22 @@ def test_sixteen_bits_are_kept(tmp_path):
     image_, _ = data.fitted("train", 0)
     assert image_.dtype == np.uint16
     assert np.array_equal(data.native("train", 0)[0][..., 0], deep[0])
+
+
+@pytest.mark.parametrize(("numbers", "warned"), [((8, 9, 10), False), ((8, 9, 12), True)])
+def test_a_scored_volume_without_some_of_its_slices_is_named(tmp_path, log, numbers, warned):
+    names = [f"v_{number}" for number in (1, 2, 4, *numbers)]
+    rows = []
+    for at, name in enumerate(names):
+        part = "train" if at < 3 else "validation"
+        for folder, pixels in (("images", image(at)), ("masks", labels(at))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+        rows.append(Row("S", f"images/{name}.png", f"masks/{name}.png", part, part, f"volume of {part}"))
+    write_split(tmp_path / "split.csv", rows)
+    open_data(settings(tmp_path), cache=tmp_path / "cache")
+    said = [line for line in log if "lack slices" in line]
+    assert len(said) == warned, "volumes that train may have gaps"
+    if warned:
+        assert "1 of 1 volumes that are scored lack slices" in said[0]
+        assert "S/volume of validation: none between 9 and 12" in said[0]
