@@ -99,7 +99,8 @@ def marked(
     order: Sequence[int] | None = None,
 ) -> Pixels:
     """The predicted classes in their colours, with white and dark stripes in a white edge where they are wrong; ignored
-    pixels stay as they are. Image (H, W, 3), labels (H, W) or masks of regions (regions, H, W); order as of `overlay`."""
+    pixels stay as they are. Image (H, W, 3), labels (H, W), or masks of regions (regions, H, W) with an order as for
+    `overlay`."""
     valid = truth != IGNORE
     out = overlay(image, np.where(valid, predicted, 0).astype(np.uint8), classes, order).copy()
     wrong = valid & (predicted != truth)
