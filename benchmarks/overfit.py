@@ -41,6 +41,7 @@ IMAGES, EVERY, GOAL = 8, 10, 0.9
 RATES, GENTLE = (3e-3, 1e-3), (1e-3, 3e-4)
 """Learning rates that are tried, of plain networks and of those with transformers."""
 TRANSFORMERS = ("transunet", "uctransnet", "missformer", "swin-", "hiformer-", "cascade-")
+TAILS = ("small-tail-attention", "small-tail-wide", "small-tail-residual")
 WIDER: Mapping[str, Mapping[str, Any]] = {
     **{name: {"width": 8} for name, each in STRUCTURES.items() if each.options.get("width") == 4},
     "transunet": {"width": 16, "layers": 2},
@@ -51,8 +52,14 @@ WIDER: Mapping[str, Mapping[str, Any]] = {
     "hiformer-b": {"width": 24},
     "hiformer-l": {"width": 24},
     "cascade-transunet": {"width": 16, "layers": 2},
+    **{name: {"width": 32} for name in TAILS},
 }
 """Options over those of `benchmarks.structures`, where those are too small to learn much."""
+LONGER: Mapping[str, int] = {
+    **dict.fromkeys(TAILS, 6),
+    "missformer": 3,
+}
+"""How many times the steps are given to those that go on slowly but go on."""
 
 
 class Pictures(NamedTuple):
@@ -126,7 +133,7 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     begun, tries = time.process_time(), []
     for rate in GENTLE if name.startswith(TRANSFORMERS) else RATES:
         built = network(student(name, **options), size)
-        taken, score, masks = train(built, given, rate, steps)
+        taken, score, masks = train(built, given, rate, LONGER.get(name, 1) * steps)
         tries.append({"rate": rate, "steps": taken, "dice": round(score, 4)})
         if score > GOAL:
             break
