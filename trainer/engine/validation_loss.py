@@ -9,7 +9,8 @@ from losses.term import Loss, Term
 from models.output import whole
 from trainer.config import RunConfig
 from trainer.data.dataset import DataSet
-from trainer.data.stream import Batch, BatchImages, ScoredBatch, scored
+from trainer.data.streams.batches import Batch, BatchImages
+from trainer.data.streams.scored import ScoredBatch, scored
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
 from trainer.engine.student import Draws, Student

@@ -149,5 +149,6 @@ def _cells(data: VolumeCases, image: Pixels, shown: Mapping[str, Pixels], captio
     cells = [Cell(image, ""), Cell(overlay(image, truth, classes, order), "")]
     for name, text in captions.items():
         mask = plain[name]
-        cells.append(Cell(marked(image, mask, truth, classes, order) if several else compared(image, mask, truth), text))
+        tinted = marked(image, mask, truth, classes, order) if several else compared(image, mask, truth)
+        cells.append(Cell(tinted, text))
     return cells
