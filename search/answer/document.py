@@ -136,9 +136,9 @@ class Scores(Frozen):
     )
     ece: float | None = Field(description="expected calibration error of the chosen class; for the whole part alone")
     polyps: int | None
-    missed: float | None = Field(description="share of polyps none of whose pixels was predicted")
-    negatives: int | None = Field(description="images without a polyp")
-    false_positives: float | None = Field(description="predicted areas an image without a polyp")
+    missed: float | None = Field(description="share of objects none of whose pixels was predicted")
+    negatives: int | None = Field(description="images without an object")
+    false_positives: float | None = Field(description="predicted areas an image without an object")
 
 
 class ClassScores(Frozen):

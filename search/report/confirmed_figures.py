@@ -211,11 +211,11 @@ def _strata(part: ConfirmedPart, by: str) -> Drawn | None:
         named_axes(axes, "Dice", "")
         legend_below(figure, axes)
         data = svg(figure)
-    size = "By size of the foreground" if part.class_scores else "By size of the polyp"
+    size = "By size of the foreground" if part.class_scores else "By size of the object"
     title = "By source, and on sources that nothing has seen" if by == "source" else size
     own = _own(part, ", each seed at its own threshold")
     note = f"Means with intervals{own}; without an interval there are too few groups for one."
-    alt = f"Dice of the compared networks {'by source' if by == 'source' else 'by polyp size'}"
+    alt = f"Dice of the compared networks {'by source' if by == 'source' else 'by size'}"
     return Drawn(f"by-{by}", title, alt, data, note)
 
 

@@ -290,7 +290,7 @@ def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:
         _scores(part, "all", "Scores on whole parts"),
         _confirmed_classes(search, part),
         _scores(part, "source", "By source"),
-        _scores(part, "size", f"By size of the {'foreground' if search.classes else 'polyp'}"),
+        _scores(part, "size", f"By size of the {'foreground' if search.classes else 'object'}"),
         _reliability(part),
         _openings(part),
         Table(
@@ -438,7 +438,7 @@ def _scores(part: ConfirmedPart, by: str, title: str) -> Table:
         Column(f"HD95 ({part.length_unit})", "short", f"HD95 of what was found ({part.length_unit})"),
         Column("images left out of it", "short"),
         Column(f"HD95, a miss as the diagonal ({part.length_unit})", "short"),
-        Column("polyps", "count", "connected objects" if part.class_scores else None),
+        Column("polyps", "count", "connected objects" if part.class_scores else "objects"),
         Column("missed", "percent"),
         Column("false areas a negative", "short"),
         Column("Brier", "score"),
