@@ -192,6 +192,9 @@ def _kind(entry: Mapping[str, Any]) -> str:
     if values:
         return ", ".join(f'`"{value}"`' for value in values)
     if entry.get("type") == "array":
+        if "prefixItems" in entry:
+            kinds = list(dict.fromkeys(map(_kind, entry["prefixItems"])))
+            return f"{len(entry['prefixItems'])} {' or '.join(f'{kind}s' for kind in kinds)}"
         inside = entry.get("items", {})
         if "anyOf" in inside:
             kinds = ["pair" if one.get("type") == "array" else _kind(one) for one in inside["anyOf"]]
@@ -223,6 +226,13 @@ def _range(entry: Mapping[str, Any]) -> str:
     for one in entry.get("anyOf", ()):
         if text := _range(one):
             return text
+    if "prefixItems" in entry:  # its length stands in the type
+        each = _range(entry["prefixItems"][0])
+        return each and f"each {each}"
+    return ", ".join(_bounds(entry))
+
+
+def _bounds(entry: Mapping[str, Any]) -> list[str]:
     whole = entry.get("type") == "integer"
     bounds: list[str] = []
     if "exclusiveMinimum" in entry:
@@ -241,7 +251,7 @@ def _range(entry: Mapping[str, Any]) -> str:
     inside = entry.get("items", {})
     if inside.get("type") in ("integer", "number") and (each := _range(inside)):
         bounds.append(f"each {each}")
-    return ", ".join(bounds)
+    return bounds
 
 
 def _figure(bound: float) -> str:

@@ -140,9 +140,7 @@ def locked(path: Path, what: Path) -> Iterator[None]:
         except Timeout:
             if time.monotonic() - logged_at >= LOG_SECONDS:
                 logged_at = time.monotonic()
-                logger.info(
-                    "another process decodes the pictures into {}; waiting for {:.0f} s", what, logged_at - start
-                )
+                logger.info("another process makes {}; waiting for {:.0f} s", what, logged_at - start)
             time.sleep(ASK_SECONDS)
     try:
         yield

@@ -326,7 +326,7 @@ def test_waiting_for_another_process_is_said(tmp_path: Path, repository: Path, m
     data = opened(tmp_path, tmp_path / "cache")
     logger.remove(handler)
     holder.communicate()
-    assert "another process decodes the pictures into" in lines[0]
+    assert "another process makes" in lines[0]
     assert 0.3 < time.monotonic() - begin < 20
     assert data.fitted("train", 0)[0].shape == (32, 32, 3)
 
