@@ -17,7 +17,7 @@ from PIL import Image
 
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
-from trainer.config import PictureData
+from trainer.config import PictureData, VolumeData
 from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered
 from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
 from trainer.data.file_check import summarised
@@ -118,6 +118,13 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
 
     config = made.run.data
     precision = args.precision or made.run.precision
+    if isinstance(config, VolumeData):
+        from trainer.commands.predict_volumes import check_threshold, predict_volumes
+
+        threshold = check_threshold(args.threshold, made, config)
+        return predict_volumes(
+            made, config, args.images, args.output, threshold=threshold, precision=precision, where=where
+        )
     regions = regions_of(config)
     thresholds = by_threshold(made.classes, regions=regions is not None)
     if args.threshold is not None and not thresholds:

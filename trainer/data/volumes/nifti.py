@@ -97,6 +97,15 @@ def opened(path: Path) -> Stored:
     return Stored(path, proxy, shape, Grid.of(shape[:3], matrix))
 
 
+def stored_file(path: Path) -> tuple[Any, Any]:
+    """nibabel, and a file as it opens it. Raises DataError."""
+    nibabel = _nibabel(path)
+    try:
+        return nibabel, nibabel.load(path)
+    except (*_BROKEN, nibabel.filebasedimages.ImageFileError) as error:
+        raise _damaged(path, error) from error
+
+
 def _stored_lengths(path: Path) -> tuple[float, float, float]:
     """The lengths of voxels as the header has them; 1 where it is no header that is known here, which nibabel says.
 
