@@ -33,15 +33,18 @@ def validation_loss(student: Student, resources: SharedResources, ranks: Ranks) 
     batches = -(-len(data.samples("validation")) // size)
     sums = torch.zeros(batches, len(weights), 2, dtype=torch.float64, device=ranks.device)
     network, training = student.eval_network, student.eval_network.training
-    draws = Draws(ranks.device, derive(run.seed, "validation loss", student.epoch))
     network.eval()
     student.losses.eval()
     try:
-        with torch.no_grad(), draws.swapped_in():
+        with torch.no_grad():
             for batch in scored(data, "validation", rank=ranks.rank, world=ranks.world, batch_size=size):
                 ranks.watchdog.beat()
                 images = BatchImages(batch.images.to(ranks.device))
-                terms = _terms(student, resources, images, _target(data, batch, ranks.device))
+                target = _target(data, batch, ranks.device)
+                # Of each batch its own, since which batches a rank has depends on the world.
+                draws = Draws(ranks.device, derive(run.seed, "validation loss", student.epoch, batch.start))
+                with draws.swapped_in():
+                    terms = _terms(student, resources, images, target)
                 sums[batch.start // size] = torch.stack([torch.stack([t.total, t.count]).double() for t in terms])
     finally:
         network.train(training)

@@ -20,6 +20,7 @@ from trainer.failures import local_failure
 from trainer.distributed.ranks import Ranks, RanksLost
 from trainer.reports import EpochReport, Resume, Stopped
 from trainer.engine.student import Student
+from trainer.engine.validation_loss import validation_loss
 
 out = Path({out!r})
 ranks = Ranks.join(2, stall={stall}, grace=60, device="cpu")
@@ -124,6 +125,12 @@ cohort = cohort_of(make(method="kl", losses={"ce": {}, "kl": {}}, teacher=teache
 found["views"] = {"told": told(cohort), "weights": weights(cohort, 0)}
 found["forwards"] = cohort.counters.teacher_forwards
 
+plateau = {"schedule": {"name": "plateau", "by": "loss"}}
+cohort = cohort_of(make(method="kl", losses={"ce": {}, "kl": {}, "selfreg": {}}, teacher=teacher, optim=plateau))
+found["by loss"] = {"told": told(cohort), "weights": weights(cohort, 0)}
+student = cohort._members[0].trained
+found["losses"] = [validation_loss(student, cohort._resources, where) for where in (ranks, Ranks("cpu"))]
+
 cohort = cohort_of(make(epochs=9), B)
 cohort.epoch()
 if ranks.rank == 1:
@@ -181,7 +188,7 @@ def scenes(tmp_path_factory, fork) -> list[dict]:
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("scene", ["whole", "backward", "update", "validation", "resumed", "views"])
+@pytest.mark.parametrize("scene", ["whole", "backward", "update", "validation", "resumed", "views", "by loss"])
 def test_both_ranks_end_with_equal_weights_and_reports(scenes, scene):
     assert same(scenes[0][scene], scenes[1][scene])
 
@@ -192,6 +199,11 @@ def test_the_ranks_train_each_its_share_of_one_batch(scenes):
     assert torch.equal(gradients[2], scenes[1]["gradients"][2])
     assert gradients[1].abs().max() > 1e-3
     torch.testing.assert_close(gradients[2], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_on_validation_is_the_same_on_any_number_of_ranks(scenes):
+    """Of a term that draws, too: each batch has its own draws, whichever rank it is on."""
+    assert scenes[0]["losses"][0] == scenes[0]["losses"][1] == scenes[1]["losses"][0] == scenes[1]["losses"][1] > 0
 
 
 def test_ranks_share_the_making_of_views(scenes):
