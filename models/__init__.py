@@ -170,6 +170,20 @@ def parameters(network: "Segmenter") -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def live_parameters(
+    config: NetworkConfig | NetworkTeacher, *, in_channels: int, classes: int, size: int | Sequence[int], dims: int = 2
+) -> int:
+    """How many of them a pass in training uses: some published networks have parameters that nothing ever reads, which
+    are no part of what they cost. Counted on the meta device."""
+    import torch
+
+    from models.counting import parameters_in_use
+
+    with torch.device("meta"):
+        network = build(config, in_channels=in_channels, classes=classes, size=size, dims=dims)
+        return parameters_in_use(network, torch.empty(2, in_channels, *sides(size, dims)))
+
+
 def flops(
     config: NetworkConfig | NetworkTeacher,
     *,

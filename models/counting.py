@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -70,3 +71,29 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         if formula is not None:
             self.total += formula(*args, **given, out_val=out)
         return out
+
+
+class _Read(Flops):  # type: ignore[no-untyped-call]  # as above
+    """Remembers which tensors operations were given, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        for each in (*args, *(kwargs or {}).values()):
+            self.given |= {id(one) for one in (each if isinstance(each, list | tuple) else [each])}
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def parameters_in_use(network: nn.Module, images: torch.Tensor) -> int:
+    """Parameters that some operation of a pass over images is given, network and images on the meta device."""
+    with torch.no_grad(), _Read() as read:
+        network(images)
+    return sum(parameter.numel() for parameter in network.parameters() if id(parameter) in read.given)

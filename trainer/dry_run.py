@@ -25,7 +25,9 @@ class Facts:
     """What is known of a run before anything is trained."""
 
     params: int
-    """Parameters of the student."""
+    """Parameters of the student that training uses."""
+    stored_params: int
+    """All of its parameters, as files hold them."""
     flops: int
     """Floating-point operations of the student's forward pass over one image of data.size; 2 for each multiply-add."""
     teacher_params: int | None
@@ -74,11 +76,15 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
             )
         taps |= loss.teacher_taps()
     refuse_taps(run, taps)
-    flops = partial(models.flops, in_channels=channels, classes=classes, size=size_of(run.data), dims=dims_of(run.data))
+    flops, live = (
+        partial(count, in_channels=channels, classes=classes, size=size_of(run.data), dims=dims_of(run.data))
+        for count in (models.flops, models.live_parameters)
+    )
     return Facts(
-        params=models.parameters(student),
+        params=live(run.student),
+        stored_params=models.parameters(student),
         flops=flops(run.student),
-        teacher_params=None if teacher is None else models.parameters(teacher),
+        teacher_params=live(taught) if isinstance(taught, NetworkTeacher) else None,
         teacher_flops=flops(taught) if isinstance(taught, NetworkTeacher) else None,
         live_terms=tuple(run.live_terms()),
     )

@@ -226,7 +226,9 @@ def preflight(spec: StudySpec, cache: Path | None, *, timing: bool = False) -> P
         time=time,
         notes=[*_notes(spec), *_stored_logits(spec, data)],
         problems=problems,
-        disk=disk_forecast(spec, [max(size.params_m for size in each.sizes) for each in arms]),
+        disk=disk_forecast(
+            spec, [max(cost.facts.stored_params for cost in built if cost.arm == each.arm.name) / 1e6 for each in arms]
+        ),
     )
 
 

@@ -31,7 +31,7 @@ class Cost:
 
     @property
     def params_m(self) -> float:
-        """Parameters of the student, millions."""
+        """Parameters of the student that training uses, millions."""
         return self.facts.params / 1e6
 
     @property

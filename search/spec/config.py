@@ -102,7 +102,7 @@ class Limits(Frozen):
     """What a student may cost; checked on the meta device before anything is trained."""
 
     params_m: float | None = Field(
-        default=None, gt=0.0, le=1e9, allow_inf_nan=False, description="millions of parameters"
+        default=None, gt=0.0, le=1e9, allow_inf_nan=False, description="millions of parameters that training uses"
     )
     gflops: float | None = Field(default=None, gt=0.0, le=1e9, allow_inf_nan=False, description="GFLOP of one image")
     latency_ms: Latency | None = Field(default=None, description="time of one image on the target, as measured there")

@@ -21,6 +21,7 @@ from models.config import (
     names_for,
     network_config,
 )
+from models.costs import costs
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODER = "tu-mobilenetv3_small_050"
@@ -298,6 +299,15 @@ def test_counting_the_flops_of_a_unet_loads_no_compiler():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("config", [SMALL[n] for n in ("unet", "unetplusplus", "missformer")])
+def test_parameters_in_use_are_those_that_gradients_reach(config):
+    """Two ways to count: what operations of a pass are given, and what a backward pass finds."""
+    known = costs(config, in_channels=3, classes=2, sizes=[SIDE])
+    assert known.dead > 0 or config.name != "missformer"
+    live = models.live_parameters(config, in_channels=3, classes=2, size=SIDE)
+    assert live == models.parameters(known.network) - known.dead
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(0, 2), (3, 1)])

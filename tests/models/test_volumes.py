@@ -59,6 +59,8 @@ def count(network, kind):
 def test_parameters_equal_the_reference_to_the_digit(name, counts):
     given = [models.parameters(on_meta(name, *each)) for each in ((1, 14), (1, 17), (4, 3))]
     assert (*given, costs(network_config(name), in_channels=1, classes=14, sizes=[32], dims=3).dead) == counts
+    live = models.live_parameters(network_config(name), in_channels=1, classes=14, size=32, dims=3)
+    assert live == counts[0] - counts[3]
 
 
 def test_a_unet_of_volumes_has_the_layers_of_that_of_images_with_one_side_more_to_each_kernel():

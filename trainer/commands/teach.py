@@ -259,6 +259,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     import models
     from trainer import checkpoint
     from trainer.checkpoint import ready
+    from trainer.data.classes import size_of
     from trainer.evaluation.calibration import Calibration
     from trainer.evaluation.metrics import validate
 
@@ -281,7 +282,13 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
         "calibration": error,
         "calibration_positive": positive,
         "entropy": entropy,
-        "params": models.parameters(network),
+        "params": models.live_parameters(
+            made.run.student,
+            in_channels=data.channels,
+            classes=made.classes,
+            size=size_of(made.run.data),
+            dims=network.dims,
+        ),
     }
     checkpoint.export(output, made.file.tensors, metadata)
     shutil.rmtree(work)

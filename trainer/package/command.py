@@ -197,7 +197,7 @@ def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -
     return PackageFacts(
         title=f"{describe_run(made.run)}: segmentation of {_kind(made.run)}",
         run=made.run,
-        params=models.parameters(made.network),
+        params=models.live_parameters(made.run.student, **size),
         gflops=models.flops(made.run.student, **size) / 1e9,
         sha256=made.file.sha256,
         epoch=int(made.file.word("epoch") or 0),
