@@ -35,6 +35,11 @@ class Pictures(Frozen):
     fit: Literal["letterbox", "stretch"] = Field(
         default="letterbox", description="letterbox keeps the sides' ratio and pads; stretch fills the square"
     )
+    padding: Literal["ignored", "background"] = Field(
+        default="ignored",
+        exclude_if=lambda padding: padding == "ignored",  # runs of before, and their hashes, have no such key
+        description="what a letterbox adds: ignored by losses, or learned as background; it is never scored",
+    )
     augment: str = Field(default="standard", description="a named preset of changes to the training images")
     views: PositiveInt | None = Field(
         default=None,

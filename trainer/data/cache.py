@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from loguru import logger
 
 from trainer.atomic_files import private_folder, sync_folder, write_text
-from trainer.config import DataConfig
+from trainer.config import PictureData, PolypData
 from trainer.data.classes import bits_of, channels_of
 from trainer.data.dataset import Picture, Pixels, Placement
 from trainer.data.file_check import Progress, threads
@@ -53,7 +53,7 @@ class Decoded:
     images: Picture
     """(n, size, size, channels)."""
     masks: Pixels
-    """(n, size, size) labels, 255 around a letterboxed picture."""
+    """(n, size, size) labels, around a letterboxed picture 255, or 0 where the padding is background."""
     native: tuple[Pixels, ...]
     """n masks (height, width)."""
     placements: tuple[Placement, ...]
@@ -61,12 +61,13 @@ class Decoded:
     """Whether this process decoded it just now."""
 
 
+Settings = PolypData | PictureData
 Pair = tuple[Path, Path, Reading]
 """An image, its mask, and how both are read."""
 
 
 def decoded(
-    folder: Path, content: str, pairs: Sequence[Pair], config: DataConfig, progress: Progress | None = None
+    folder: Path, content: str, pairs: Sequence[Pair], config: Settings, progress: Progress | None = None
 ) -> Decoded:
     """The decoded part, built where the folder does not hold it yet.
 
@@ -76,7 +77,8 @@ def decoded(
     # Pictures of two plain classes have the names that they always had.
     keys = [reading.key or str(BLACK_AND_WHITE) for *_, reading in pairs]
     named = "\x1f".join(keys) if any(reading.key for *_, reading in pairs) else ""
-    text = f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}" + (named and f"\x1f{named}")
+    padded = "" if config.padding == "ignored" else f" on {config.padding}"
+    text = f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}{padded}" + (named and f"\x1f{named}")
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     place_of = folder / key
     cached = _open(place_of, len(pairs), config)
@@ -148,7 +150,7 @@ def locked(path: Path, what: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(place_of: Path, pairs: Sequence[Pair], config: DataConfig, progress: Progress | None) -> None:
+def _build(place_of: Path, pairs: Sequence[Pair], config: Settings, progress: Progress | None) -> None:
     start = time.monotonic()
     for left_over in place_of.parent.glob(f".{place_of.name}.*.tmp"):  # of builders that died; this one holds the lock
         shutil.rmtree(left_over)
@@ -167,7 +169,7 @@ def _build(place_of: Path, pairs: Sequence[Pair], config: DataConfig, progress: 
     logger.info("decoded {} pictures into {} in {:.1f} s", len(pairs), place_of, time.monotonic() - start)
 
 
-def _write(folder: Path, pairs: Sequence[Pair], config: DataConfig, progress: Progress | None) -> None:
+def _write(folder: Path, pairs: Sequence[Pair], config: Settings, progress: Progress | None) -> None:
     """Decode all pairs, a few at once, in order; memory stays bounded."""
 
     def one(pair: Pair) -> tuple[Picture, Pixels, Pixels, Placement]:
@@ -175,7 +177,8 @@ def _write(folder: Path, pairs: Sequence[Pair], config: DataConfig, progress: Pr
         image, mask = reading.pair(path, mask_path)
         height, width = mask.shape
         placement = place(height, width, config.size, config.fit)
-        return fit_image(image, placement, config.size), fit_mask(mask, placement, config.size), mask, placement
+        fitted = fit_mask(mask, placement, config.size, config.padding)
+        return fit_image(image, placement, config.size), fitted, mask, placement
 
     placements: list[Placement] = []
     with (
@@ -201,7 +204,7 @@ def _write(folder: Path, pairs: Sequence[Pair], config: DataConfig, progress: Pr
     sync_folder(folder)
 
 
-def _open(folder: Path, count: int, config: DataConfig) -> Decoded | None:
+def _open(folder: Path, count: int, config: Settings) -> Decoded | None:
     """The arrays, or None where they are not there or not whole."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -224,18 +227,18 @@ def _open(folder: Path, count: int, config: DataConfig) -> Decoded | None:
     )
 
 
-def _bytes(placements: Sequence[Placement], config: DataConfig) -> dict[str, int]:
+def _bytes(placements: Sequence[Placement], config: Settings) -> dict[str, int]:
     area = config.size * config.size
     native = sum(p.height * p.width for p in placements)
     pixel = channels_of(config) * np.dtype(_depth(config)).itemsize
     return {_images(config): len(placements) * area * pixel, "masks.u8": len(placements) * area, "native.u8": native}
 
 
-def _depth(config: DataConfig) -> Depth:
+def _depth(config: Settings) -> Depth:
     return np.uint16 if bits_of(config) > 8 else np.uint8
 
 
-def _images(config: DataConfig) -> str:
+def _images(config: Settings) -> str:
     return "images.u16" if _depth(config) is np.uint16 else "images.u8"
 
 

@@ -1,9 +1,10 @@
 """How a native picture lies in the square that a network sees; one geometry for train, validation and test.
 
 `letterbox` keeps the aspect: the longer side becomes `size`, the picture is centred, the rest is black in the image and
-255 (ignored) in the mask, so that no loss teaches anything about pixels that were never photographed. `stretch` fills
-the square. Pixel centres are half-integers, as in torch's `interpolate(align_corners=False)`. The way back of a
-prediction: cut [top : top + inner_height, left : left + inner_width] and resize that to height x width.
+255 (ignored) in the mask, so that no loss teaches anything about pixels that were never photographed, unless the
+settings say that it is background. `stretch` fills the square. Pixel centres are half-integers, as in torch's
+`interpolate(align_corners=False)`. The way back of a prediction: cut [top : top + inner_height, left : left +
+inner_width] and resize that to height x width.
 """
 
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import numpy as np
 from trainer.data.dataset import Picture, Pixels, Placement
 
 IGNORED = 255
+Padding = Literal["ignored", "background"]
 
 
 def place(height: int, width: int, size: int, fit: Literal["letterbox", "stretch"]) -> Placement:
@@ -35,9 +37,9 @@ def fit_image(image: Picture, placement: Placement, size: int) -> Picture:
     return out
 
 
-def fit_mask(mask: Pixels, placement: Placement, size: int) -> Pixels:
-    """(H, W) labels to (size, size): the nearest label, 255 around."""
-    out = np.full((size, size), IGNORED, np.uint8)
+def fit_mask(mask: Pixels, placement: Placement, size: int, padding: Padding = "ignored") -> Pixels:
+    """(H, W) labels to (size, size): the nearest label, around it 255, or 0 where the padding is background."""
+    out = np.full((size, size), IGNORED if padding == "ignored" else 0, np.uint8)
     out[_inside(placement)] = _resized(mask, placement, cv2.INTER_NEAREST_EXACT)
     return out
 

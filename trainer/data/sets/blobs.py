@@ -75,6 +75,7 @@ class Blobs:
     def __init__(self, config: BlobsData) -> None:
         self.config: DataConfig = config
         self._seed, self._loose = config.seed, config.loose
+        self._size, self._padding = config.size, config.padding
         counts: dict[Part, int] = {"train": config.train, "validation": config.validation, "test": config.test}
         self._samples = {part: tuple(_sample(part, index) for index in range(count)) for part, count in counts.items()}
         drawn = f"{STYLE}\x1f{config.seed}\x1f{config.size}\x1f" + "\x1f".join(
@@ -116,7 +117,8 @@ class Blobs:
         if known is None:
             image, mask = self._draw(part, index)
             where = self._place(mask)
-            known = fit_image(image, where, self.config.size), fit_mask(mask, where, self.config.size)
+            size = self._size
+            known = fit_image(image, where, size), fit_mask(mask, where, size, self._padding)
             _freeze(known)
             with self._drawing:
                 self._fitted[part, index] = known

@@ -185,7 +185,7 @@ class SplitPictures:
 
     def _decode(self, part: Part, progress: Progress | None) -> Decoded:
         pairs = [self._files(row) for row in self._rows[part]]
-        made = decoded(self._cache, _content(self._contents(part)), pairs, self.config, progress)
+        made = decoded(self._cache, _content(self._contents(part)), pairs, self._settings, progress)
         self.decoded += len(pairs) if made.fresh else 0
         forget_volumes()
         return made

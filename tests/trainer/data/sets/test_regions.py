@@ -112,6 +112,22 @@ def test_a_batch_has_one_mask_a_region_whose_padding_is_ignored_in_all(tmp_path)
     assert (enhancing == 1).any()
 
 
+@pytest.mark.parametrize(
+    "more", [{"regions": NESTED}, {"classes": [{"name": f"c{v}", "value": v} for v in (0, 1, 2, 4)]}]
+)
+def test_padding_is_background_where_the_settings_say_so(tmp_path, more):
+    root = make(tmp_path)
+    usual, other = (opened(root, ignore=9, **more, **padding) for padding in ({}, {"padding": "background"}))
+    one, two = usual.fitted("train", 0)[1], other.fitted("train", 0)[1]
+    around = one[:2]
+    assert (around == 255).all()
+    assert (two[:2] == 0).all()
+    assert (two == 255).any(), "what the mask ignores stays ignored"
+    inside = slice(3, 29)
+    assert (one[inside] == two[inside]).all()
+    assert "padding" not in usual.config.model_dump()
+
+
 def test_runs_keep_regions_as_a_list_in_their_order(tmp_path):
     config = settings(tmp_path, regions=NESTED)
     assert [known.name for known in classes_of(config)] == list(NESTED)
