@@ -19,11 +19,12 @@ from trainer.cli.progress import Counting
 from trainer.commands.data import add_near_duplicates, split_settings
 from trainer.commands.data_flags import Stated, add_mask_arguments, prepared, sets_in, stated
 from trainer.commands.data_lines import record_of, report_drawn, write_drawn
-from trainer.config import VolumeData
+from trainer.config import PictureData, VolumeData
 from trainer.data import DataError
-from trainer.data.classes import channels_of, classes_of
+from trainer.data.classes import channels_of, classes_of, overlaps
 from trainer.data.file_check import CheckedPair
 from trainer.data.layouts import DataFolder
+from trainer.data.reading import images_of
 from trainer.data.splits.draw import DrawnSplit, Kind, Wish, check_rows, codings_for, draw_split, kind_of, reading_for
 from trainer.data.splits.mask_codings import mask_lines, refuse_absent_classes, refuse_empty_parts
 from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
@@ -306,9 +307,14 @@ def _brought(args: argparse.Namespace, root: Path, taken: Taken, size: int) -> "
         return None
     from trainer.teacher.inspection import inspect  # with torch, which nothing else here needs
 
-    pictures = [root / row.image for row in taken.rows if row.part == "validation"]
+    # Of cells, only their masks say which part of a picture the network sees.
+    cells = isinstance(taken.kind, PictureData) and taken.kind.reader is not None
+    pictures = [root / row.image for row in taken.rows if row.part == "validation" and not cells]
     channels, classes = _form(taken.kind)
-    return inspect(args.teacher, channels=channels, classes=classes, pictures=pictures, size=size)
+    read, regions = images_of(taken.kind).image, overlaps(taken.kind)
+    return inspect(
+        args.teacher, channels=channels, classes=classes, pictures=pictures, size=size, read=read, regions=regions
+    )
 
 
 def _form(kind: Kind) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import json
 import math
 import textwrap
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,7 @@ from models.config import ExportedTeacher
 from models.normalisation import normalisation_for, pretrained_input
 from trainer import checkpoint
 from trainer.cli.printable import printable
+from trainer.data.dataset import Picture
 from trainer.data.files import read_image
 from trainer.data.letterbox import fit_image, place
 from trainer.data.streams.batches import normalise
@@ -54,6 +55,30 @@ _REASONS = {
 _WIDTHS = ((8, 16, 24), (8, 12, 16), (4, 8, 12), (4, 6, 8), (2, 4, 6))
 """Widths of the students that a study tries, the usual ones first."""
 _SCORED = "`search validate` scores the teacher on the validation pictures"
+
+
+Read = Callable[[Path], Picture]
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """What an ONNX network is tried on."""
+
+    channels: int
+    classes: int
+    pictures: Sequence[Path]
+    size: int
+    read: Read
+    regions: bool
+
+    def images(self) -> Tensor:
+        """Pictures as networks get them: (n, channels, size, size). Raises DataError."""
+        squares = []
+        for path in self.pictures[:PICTURES]:
+            pixels = self.read(path)
+            height, width = pixels.shape[:2]
+            squares.append(fit_image(pixels, place(height, width, self.size, "letterbox"), self.size))
+        return normalise(torch.from_numpy(np.stack(squares)), normalisation_for(self.channels))
 
 
 @dataclass(frozen=True)
@@ -125,12 +150,15 @@ def inspect(
     pictures: Sequence[Path] = (),
     size: int = 352,
     seconds: float = SECONDS,
+    read: Read = read_image,
+    regions: bool = False,
 ) -> Inspection:
     """Look into a teacher's file, for pictures of so many channels and masks of so many classes.
 
     pictures: a few of the data; the network of an ONNX file is run on them. size: the side of the network's input, for
     networks that take any, and for encoders that are made for one. seconds: after so long no further network is
-    compared with a state dict. Raises CheckpointError in one line.
+    compared with a state dict. read: how a picture's file becomes (H, W, channels). regions: whether the classes are
+    regions, which overlap. Raises CheckpointError in one line.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the file in it: {', '.join(ENDINGS)}")
@@ -140,7 +168,7 @@ def inspect(
     if ending not in ENDINGS:
         raise CheckpointError(f"{path}: unknown ending {received(ending)}{nearest(ending, ENDINGS)}; {ANY_NETWORK}")
     if ending == ".onnx":
-        return _onnx(path, channels, classes, pictures, size)
+        return _onnx(path, _Examples(channels, classes, pictures, size, read, regions))
     if ending == ".pt2":
         return _program(path)
     own = _own(path, channels, classes) if ending == ".safetensors" else None
@@ -348,14 +376,14 @@ class _Output:
         return self.shape[-1] * self.shape[-2]
 
 
-def _onnx(path: Path, channels: int, classes: int, pictures: Sequence[Path], size: int) -> Inspection:
+def _onnx(path: Path, data: _Examples) -> Inspection:
     exported.content(path)
     graph = import_module("onnx").load(str(path), load_external_data=False).graph
     names = [str(entry.name) for entry in graph.output]
     outputs, refused = [], []
     for name in names:
         try:
-            outputs.append(_output(path, name, channels, classes, pictures, size))
+            outputs.append(_output(path, name, data))
         except CheckpointError as error:
             refused.append(error)
     if not outputs:
@@ -365,32 +393,25 @@ def _onnx(path: Path, channels: int, classes: int, pictures: Sequence[Path], siz
     best = max(outputs, key=lambda output: output.sides)
     settings = {"name": "onnx", "output": best.kind, **({"take": best.name} if len(names) > 1 else {})}
     count = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type in (1, 10, 11, 16))
-    return Inspection("an ONNX network", settings, _notes(best, names, len(pictures), size), count or None)
+    return Inspection("an ONNX network", settings, _notes(best, names, len(data.pictures), data.size), count or None)
 
 
-def _output(path: Path, name: str, channels: int, classes: int, pictures: Sequence[Path], size: int) -> _Output:
-    """Run the network for one of its outputs. Raises CheckpointError."""
+def _output(path: Path, name: str, data: _Examples) -> _Output:
+    """Run the network for one of its outputs. Raises CheckpointError, DataError for a picture that cannot be read."""
+    channels, size = data.channels, data.size
     program = open_onnx(path, name, channels=channels, device=torch.device("cpu"))
     config = ExportedTeacher(name="onnx", checkpoint=str(path), output="logits", take=name)
-    network = Exported(program, config, normalisation_for(channels), classes=classes, where=str(path)).eval()
-    images = _images(pictures, size) if pictures else torch.zeros(1, channels, size, size)
+    ours = normalisation_for(channels)
+    network = Exported(program, config, ours, classes=data.classes, where=str(path), regions=data.regions).eval()
+    images = data.images() if data.pictures else torch.zeros(1, channels, size, size)
     kind = "logits" if network.probe(images) is None else "probabilities"
     one = functional.interpolate(images[:1], size=program.size or (size, size))
     with torch.no_grad():
         shape = tuple(program.call(one.repeat(program.least, 1, 1, 1)).shape)
         logits = network(images).logits
-    values = logits[:, 1:] if len(shape) == 3 or shape[1] == 1 else logits
+    single = not data.regions and (len(shape) == 3 or shape[1] == 1)
+    values = logits[:, 1:] if single else logits
     return _Output(name, kind, shape, float(values.min()), float(values.max()), program.size)
-
-
-def _images(pictures: Sequence[Path], size: int) -> Tensor:
-    """Pictures as networks get them: (n, 3, size, size)."""
-    squares = []
-    for path in pictures[:PICTURES]:
-        pixels = read_image(path)
-        height, width = pixels.shape[:2]
-        squares.append(fit_image(pixels, place(height, width, size, "letterbox"), size))
-    return normalise(torch.from_numpy(np.stack(squares)))
 
 
 def _notes(best: _Output, names: Sequence[str], pictures: int, size: int) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from models.torchvision_guard import make_importable
 from search.__main__ import main
 from search.spec.load import load
 from trainer.cli.entry import guard
+from trainer.data.reading import Reading
 from trainer.data.sets.blobs import draw
+from trainer.teacher.inspection import inspect
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -102,3 +104,45 @@ def test_what_is_no_teacher_is_one_line_and_nothing_is_written(run: Run) -> None
         assert part in err
     assert not Path("studies").exists()
     assert not Path("splits").exists()
+
+
+def write_network(channels: int, outputs: int, last: str) -> Path:
+    """A convolution of one pixel, as ONNX."""
+    weight = numpy_helper.from_array(np.full((outputs, channels, 1, 1), 0.3, np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"]), helper.make_node(last, ["y"], ["z"])]
+    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, "h", "w"])
+    exits = [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", outputs, "h", "w"])]
+    graph = helper.make_graph(nodes, "g", [entry], exits, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "their.onnx")
+    return Path("their.onnx")
+
+
+def test_a_network_of_regions_gives_a_sigmoid_each(run: Run) -> None:
+    """Their sums say nothing, where those of classes would have to be 1."""
+    for path in Path("mine/masks").iterdir():
+        mask = np.zeros((64, 64), np.uint8)
+        mask[8:40, 8:40], mask[16:30, 16:30] = 100, 255
+        with Image.open(path.parent.parent / "images" / path.name) as image:
+            Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST).save(path)
+    write_network(3, 3, "Sigmoid")
+    regions = "whole=100+255,core=255,rim=100"
+    code, out, err = run("init", "mine", "--teacher", "their.onnx", "--regions", regions)
+    assert (code, err) == (0, ""), out
+    assert "returns 3 channels from" in out
+    assert "of these pictures: taken as probabilities" in out
+
+
+@pytest.mark.parametrize(("channels", "name"), [(1, "slice.npz"), (4, "four.png")])
+def test_a_network_is_tried_on_pictures_as_the_data_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 50, channels)).astype(np.uint8)
+    if channels == 1:
+        np.savez(name, image=pixels[..., 0] / 255, label=pixels[..., 0] > 99)
+    else:
+        Image.fromarray(pixels).save(name)
+    read = Reading(None, ("ground", "object"), channels, 8, None).image
+    network = write_network(channels, 2, "Identity")
+    seen = inspect(network, channels=channels, classes=2, pictures=[Path(name)], size=64, read=read)
+    assert any("on 1 of these pictures: taken as logits" in remark for remark in seen.remarks)
