@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-import models
 from benchmarks.cells import Cells
 from benchmarks.method_costs import STUDENTS
 from benchmarks.network_matrix import METHODS, terms
@@ -14,13 +13,14 @@ from benchmarks.structures import STRUCTURES, pairs
 from benchmarks.upsampling import alternation, paired
 from losses import LOSSES
 from losses.config import LossTerms
+from models.config import names_for
 from models.output import Tap
 
 
 def test_every_network_and_every_method_is_in_the_tables():
     widths = {"ducknet-17", "ducknet-34"}
-    assert set(STRUCTURES) == set(models.MODELS) - widths
-    assert set(NAMES) == set(models.MODELS) - {"ducknet"}
+    assert set(STRUCTURES) == set(names_for(2)) - widths
+    assert set(NAMES) == set(names_for(2)) - {"ducknet"}
     assert set(TRAINED_AT) <= set(NAMES)
     assert set(WIDER) <= set(STRUCTURES)
     assert set(STUDENTS) <= set(STRUCTURES)
