@@ -257,6 +257,7 @@ def main() -> int:
         for classes in () if args.table else args.classes:
             for learner in args.students:
                 resources = SharedResources(Ranks("cpu"), folder / "cache")
+                Side(run_of(folder, "kl", learner, classes), resources).step()  # what a process takes once
                 for method in ("kl", *(name for name in args.methods if name != "kl"), AGAIN):
                     if {"method": method, "student": learner, "classes": classes} not in cells:
                         line = measure(folder, resources, method.partition(",")[0], learner, classes)

@@ -148,11 +148,17 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
     }
 
 
+def in_order(cells: Cells) -> list[dict[str, Any]]:
+    """The lines, networks as `benchmarks.structures` lists them."""
+    places = list(STRUCTURES)
+    return sorted(cells.lines(), key=lambda line: places.index(line["network"]))
+
+
 def table(cells: Cells) -> Iterator[str]:
     """A row a network, in Markdown."""
     yield "| network | options | side | parameters | rate | steps | Dice of the eight | CPU s |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    lines = cells.lines()
+    lines = in_order(cells)
     for line in lines:
         options = ", ".join(f"{key} {value}" for key, value in line["options"].items())
         last = line["tries"][-1]
@@ -170,7 +176,7 @@ def sheet(cells: Cells, folder: Path) -> Image.Image:
     """Images, truths and the predictions of each network, a row each, in two columns."""
     given = pictures(folder, TILE)
     rows: list[tuple[str, NDArray[np.uint8]]] = [("images", given.images), ("truth", _white(given.masks))]
-    for line in cells.lines():
+    for line in in_order(cells):
         bits = np.frombuffer(zlib.decompress(base64.b64decode(line["masks"])), np.uint8)
         masks = np.unpackbits(bits).reshape(IMAGES, line["size"], line["size"]).astype(bool)
         rows.append((f"{line['network']}  {line['tries'][-1]['dice']:.3f}", _white(masks)))
