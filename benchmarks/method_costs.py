@@ -6,10 +6,10 @@
 
 Eight equal students learn from one pass of a U-Net on a ResNet-18 a batch, as in a search; drawn pictures of 96 pixels
 with ellipses of 1 or 8 classes on ground, batches of 4, one thread. A step is that of all eight with the teacher's
-pass. Its time is the median of three, in CPU seconds, after two that are not timed (the first measures shares of
-gradients, the second is the first with memories that hold something); soft labels are measured before and after the
-others, and a ratio is to the mean of those. Memory is what the process takes from before the students are built to its
-peak. Every loss of the steps must be finite.
+pass, in CPU seconds. After two that are not timed (the first measures shares of gradients, the second is the first with
+memories that hold something) steps of the method and of soft labels are taken by turns, three of each: neighbours on
+the machine slow both alike. Times are medians, a ratio is the median of the three ratios. Memory is what the process
+takes from before the students are built to its peak in those two steps. Every loss must be finite.
 """
 
 import argparse
@@ -53,8 +53,6 @@ TEACHER = teacher_config("smp-unet", encoder="resnet18")
 CLASSES = (2, 9)
 BESIDE, SIZE, BATCH, PICTURES = 8, 96, 4, 8
 WARM, TIMED = 2, 3
-AGAIN = "kl, again"
-"""A line of soft labels that are measured after the other methods."""
 LIMIT = 1.35
 """Times soft labels; above it there is a reason to be given."""
 
@@ -154,25 +152,28 @@ class Side:
         return self.students[0].end_epoch()
 
 
-def timed(run: RunConfig, resources: SharedResources) -> tuple[float, float, dict[str, float]]:
-    """Median CPU seconds of a step, megabytes at the peak, the terms."""
-    side = Side(run, resources)
-    for _ in range(WARM):
-        side.step()
-    seconds = statistics.median(side.step() for _ in range(TIMED))
-    return seconds, side.peak.megabytes(), side.values()
-
-
-def measure(folder: Path, resources: SharedResources, method: str, learner: str, classes: int) -> dict[str, Any]:
-    """A line of the raw file."""
+def measure(
+    soft_labels: Side, folder: Path, resources: SharedResources, method: str, learner: str, classes: int
+) -> dict[str, Any]:
+    """A line of the raw file. soft_labels: warm students that are stepped by turns with those of the method."""
     line: dict[str, Any] = {"method": method, "student": learner, "classes": classes}
     try:
-        seconds, megabytes, values = timed(run_of(folder, method, learner, classes), resources)
+        side = Side(run_of(folder, method, learner, classes), resources)
+        for _ in range(WARM):
+            side.step()
+        megabytes = side.peak.megabytes()
+        pairs_of_steps = [(side.step(), soft_labels.step()) for _ in range(TIMED)]
     except (RuntimeError, ValueError) as error:
         return {**line, "result": str(error).splitlines()[0]}
+    values = side.values()
     finite = all(np.isfinite(value) for value in values.values())
-    result = "ok" if finite else f"not finite: {values}"
-    return {**line, "result": result, "ms": round(1e3 * seconds, 1), "mb": round(megabytes, 1)}
+    return {
+        **line,
+        "result": "ok" if finite else f"not finite: {values}",
+        "ms": round(1e3 * statistics.median(mine for mine, _ in pairs_of_steps), 1),
+        "over_kl": round(statistics.median(mine / beside for mine, beside in pairs_of_steps), 3),
+        "mb": round(megabytes, 1),
+    }
 
 
 def prepared(folder: Path, classes: int) -> None:
@@ -199,38 +200,29 @@ def table(cells: Cells) -> Iterator[str]:
     """A row a method: its step over that of soft labels, by student and classes, and megabytes, in Markdown."""
     places = [(learner, classes) for classes in CLASSES for learner in STUDENTS]
     heads = [f"{learner}, {classes}" for learner, classes in places]
-    beside = {place: _soft_labels(cells, *place) for place in places}
-    for what, unit in (("ms", "times soft labels"), ("mb", "MB")):
+    for what, unit in (("over_kl", "times soft labels"), ("mb", "MB")):
         yield f"| {unit} | {' | '.join(heads)} |"
         yield f"| --- | {' | '.join('---:' for _ in heads)} |"
         for method in METHODS:
             found = {(line["student"], line["classes"]): line for line in cells.lines(method=method)}
-            shown = [_cell(found.get(place), what, beside[place]) for place in places]
+            shown = [_cell(found.get(place), what) for place in places]
             if any(shown):
                 yield f"| {'ce alone' if method == 'none' else method} | {' | '.join(shown)} |"
         yield ""
-    every = [line for line in cells.lines() if line["method"] != AGAIN]
+    every = cells.lines()
     wrong = [line for line in every if line["result"] != "ok"]
     yield f"{len(every) - len(wrong)} of {len(every)} cells train."
     yield from (f"- {line['method']}, {line['student']}, {line['classes']}: {line['result']}" for line in wrong)
 
 
-def _soft_labels(cells: Cells, learner: str, classes: int) -> float:
-    """Mean milliseconds of their steps; not a number where there is none."""
-    taken = [cells.lines(method=name, student=learner, classes=classes) for name in ("kl", AGAIN)]
-    times = [line["ms"] for lines in taken for line in lines]
-    return statistics.mean(times) if times else float("nan")
-
-
-def _cell(line: Mapping[str, Any] | None, what: str, soft_labels: float) -> str:
+def _cell(line: Mapping[str, Any] | None, what: str) -> str:
     if line is None:
         return ""
     if line["result"] != "ok":
         return "no"
     if what == "mb":
         return f"{line['mb']:.0f}"
-    ratio = line["ms"] / soft_labels
-    return f"**{ratio:.2f}**" if ratio > LIMIT else f"{ratio:.2f}"
+    return f"**{line['over_kl']:.2f}**" if line["over_kl"] > LIMIT else f"{line['over_kl']:.2f}"
 
 
 def main() -> int:
@@ -256,12 +248,18 @@ def main() -> int:
             return 0
         for classes in () if args.table else args.classes:
             for learner in args.students:
-                resources = SharedResources(Ranks("cpu"), folder / "cache")
-                Side(run_of(folder, "kl", learner, classes), resources).step()  # what a process takes once
-                for method in ("kl", *(name for name in args.methods if name != "kl"), AGAIN):
-                    if {"method": method, "student": learner, "classes": classes} not in cells:
-                        line = measure(folder, resources, method.partition(",")[0], learner, classes)
-                        cells.add(**{**line, "method": method})
+                todo = [
+                    method
+                    for method in args.methods
+                    if {"method": method, "student": learner, "classes": classes} not in cells
+                ]
+                if todo:
+                    resources = SharedResources(Ranks("cpu"), folder / "cache")
+                    soft_labels = Side(run_of(folder, "kl", learner, classes), resources)
+                    for _ in range(WARM):
+                        soft_labels.step()
+                for method in todo:
+                    cells.add(**measure(soft_labels, folder, resources, method, learner, classes))
     print("\n".join(table(cells)))
     return 0
 

@@ -1,7 +1,7 @@
 """Whether each network can learn at all: eight real polyp images by heart, on a CPU.
 
     OMP_NUM_THREADS=1 nice -n 19 python -m benchmarks.overfit --data FOLDER    # goes on after what is done
-    python -m benchmarks.overfit --data FOLDER --table --sheet benchmarks/overfit.png
+    python -m benchmarks.overfit --data FOLDER --table --sheet $HOME/overfit.png
 
 FOLDER holds `Kvasir-SEG/train/{images,masks}`; its first eight pictures by name, squeezed to the network's size, are
 one batch, without augmentation. Cross-entropy and Dice of the logits, and of the heads where there are any, AdamW;
@@ -36,7 +36,7 @@ from trainer.cli.entry import guard
 from trainer.data.streams.batches import normalise
 from trainer.errors import UserError
 
-RAW, SHEET = HERE / "overfit_raw.jsonl", HERE / "overfit.png"
+RAW = HERE / "overfit_raw.jsonl"
 IMAGES, EVERY, GOAL = 8, 10, 0.9
 RATES, GENTLE = (3e-3, 1e-3), (1e-3, 3e-4)
 """Learning rates that are tried, of plain networks and of those with transformers."""
@@ -52,11 +52,11 @@ WIDER: Mapping[str, Mapping[str, Any]] = {
     "hiformer-b": {"width": 24},
     "hiformer-l": {"width": 24},
     "cascade-transunet": {"width": 16, "layers": 2},
-    **{name: {"width": 32} for name in TAILS},
+    **{name: {"width": 16} for name in TAILS},
 }
 """Options over those of `benchmarks.structures`, where those are too small to learn much."""
 LONGER: Mapping[str, int] = {
-    **dict.fromkeys(TAILS, 6),
+    **dict.fromkeys(TAILS, 4),
     "missformer": 3,
 }
 """How many times the steps are given to those that go on slowly but go on."""
