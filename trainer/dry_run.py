@@ -93,7 +93,8 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
 def refuse_large_batch(run: RunConfig, images: int) -> None:
     """Raise ValueError in one line that begins with the field where a batch is larger than the training part."""
     if run.batch_size > images:
-        raise ValueError(f"batch_size = {run.batch_size}: more than the {images} training images; {images} fit at most")
+        unit = "patches of an epoch" if dims_of(run.data) == 3 else "images"
+        raise ValueError(f"batch_size = {run.batch_size}: more than the {images} training {unit}; {images} fit at most")
 
 
 def refuse_absent_weights(run: RunConfig) -> None:

@@ -14,6 +14,7 @@ from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floa
 from search.spec.load import StudySpec
 from trainer.config import BlobsData, DataConfig, RunConfig
 from trainer.data import DataError, DataSet
+from trainer.data.classes import dims_of
 from trainer.data.dataset import Part
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def powerless(config: DataConfig, seeds: int) -> str | None:
     groups cannot be counted here."""
     known = counted_test_groups(config)
     if known is not None and known[1] < LEAST_GROUPS:
-        return f"{known[0]} test images in {known[1]} groups: at least {LEAST_GROUPS} groups are needed for an interval"
+        unit = "cases" if dims_of(config) == 3 else "images"
+        return f"{known[0]} test {unit} in {known[1]} groups: at least {LEAST_GROUPS} groups are needed for an interval"
     if seeds < LEAST_SEEDS:
         return f"{seeds} seed: at least {LEAST_SEEDS} are needed for an interval"
     return None
@@ -181,6 +183,8 @@ class DetectableGains:
     """Where trainings are long; None where none can be shown."""
     gain_of_short: float | None
     """Where they are short: what seeds differ by is not known before."""
+    unit: str = "image"
+    """What is scored: an image or a case."""
 
 
 def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
@@ -203,12 +207,13 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
         power=POWER,
         gain=smallest_gain(groups, seeds, LONG, claims=claims),
         gain_of_short=smallest_gain(groups, seeds, SHORT, claims=claims),
+        unit="case" if dims_of(spec.run.data) == 3 else "image",
     )
 
 
 def describe_gains(gains: DetectableGains) -> tuple[str, ...]:
     """Short lines: what a confirmation can show with these test images and seeds, and how much it trains."""
-    sizes = f"{gains.images} test images in {gains.groups} groups, {gains.seeds} seeds"
+    sizes = f"{gains.images} test {gains.unit}s in {gains.groups} groups, {gains.seeds} seeds"
     size = describe_size(ConfirmationSize(gains.trainings, gains.epochs))
     if gains.gain is None or gains.gain_of_short is None:
         return (

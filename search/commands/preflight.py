@@ -20,7 +20,7 @@ from search.spec.space import Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.config_paths import flatten
 from trainer.data import DataError, DataSet, open_data, stream_key
-from trainer.data.classes import classes_of, overlaps
+from trainer.data.classes import classes_of, dims_of, overlaps
 from trainer.data.dataset import Part, examples_an_epoch, foreground_names
 from trainer.engine.class_counts import class_pixels, label_pixels
 from trainer.errors import UserError, counted, one_line
@@ -52,6 +52,8 @@ class DataFacts:
     """The foreground classes that no pixel of a part has; test rows stay closed."""
     regions: bool = False
     """Whether the classes are regions, which share pixels."""
+    volumes: bool = False
+    """Whether what is counted are cases of voxels."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         parts={part: len(hashes[part]) for part in PARTS},
         twice=len(everything) - len(set(everything)),
         near_duplicates=data.near_duplicates,
+        volumes=dims_of(spec.run.data) == 3,
         **_classes(data),
     )
     from search.confirm.data_checks import unseen_sources  # with Optuna, which a look at a study file does not need
@@ -260,7 +263,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         problems.append(f"{spec.source}: {error}")
     if hashes["train"]:
         try:
-            refuse_large_batches(spec, len(hashes["train"]))
+            refuse_large_batches(spec, examples_an_epoch(data))
         except UserError as error:
             problems.append(one_line(error))
     if not hashes["train"] or not hashes["validation"]:

@@ -147,11 +147,16 @@ def _data_lines(facts: Preflight) -> list[str]:
     printed = []
     if data is not None:
         parts = " / ".join(f"{part} {count}" for part, count in data.parts.items())
-        twice = f"{data.twice} images twice" if data.twice else "no image twice"
+        unit = "case" if data.volumes else "image"
+        twice = f"{_count(data.twice, unit)} twice" if data.twice else f"no {unit} twice"
         near = data.near_duplicates
-        alike = f"{_count(near, 'near-identical pair')} accepted" if near else "no near-identical pictures"
+        alike = (
+            f"{_count(near, 'near-identical pair')} accepted"
+            if near
+            else f"no near-identical {'volumes' if data.volumes else 'pictures'}"
+        )
         checked = f"no group and {alike} in two parts, {twice}; content {data.content[:8]}"
-        printed.append(_line("data", f"{data.name}  {data.images} images  {parts}; {checked}"))
+        printed.append(_line("data", f"{data.name}  {_count(data.images, unit)}  {parts}; {checked}"))
         printed += _class_lines(data)
     if teacher is not None:
         sure = {
@@ -169,13 +174,14 @@ def _data_lines(facts: Preflight) -> list[str]:
 
 
 def _class_lines(data: DataFacts) -> list[str]:
-    """The classes with their shares of the training pixels, and those that a part lacks."""
+    """The classes with their shares of the training pixels or voxels, and those that a part lacks."""
     if not data.classes:
         return []
     shares = ", ".join(f"{name} {_percent(share)}" for name, share in data.classes.items())
     gone = [f"no {', no '.join(names)} in {part}" for part, names in data.absent.items()]
     kind = "regions" if data.regions else "classes"
-    return [_line("", "; ".join([f"{kind}, of the training pixels: {shares}", *gone]))]
+    places = "voxels" if data.volumes else "pixels"
+    return [_line("", "; ".join([f"{kind}, of the training {places}: {shares}", *gone]))]
 
 
 def _percent(share: float) -> str:

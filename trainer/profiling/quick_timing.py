@@ -19,12 +19,15 @@ from torch.nn import functional as F
 import models
 from models.config import NetworkConfig, NetworkTeacher
 from models.output import Segmenter
-from trainer.config import RunConfig
+from trainer.config import RunConfig, VolumeData
 from trainer.data.classes import channels_of, classes_of, dims_of, input_sides, size_of
 from trainer.data.dataset import DataSet, examples_an_epoch
+from trainer.data.sets.volumes import VolumeCases
 from trainer.data.streams.stream import Stream
+from trainer.data.volumes.windows import count_windows
 from trainer.errors import UserError, received
 from trainer.evaluation.metrics import autocast
+from trainer.evaluation.native_slices import window_of
 
 SMALLEST_BATCH = 2
 """Batch normalisation needs more than one value a channel."""
@@ -41,6 +44,7 @@ class QuickTimings:
     steps: int
     """Batches of an epoch."""
     validation_images: int
+    """Pictures of validation; of volumes the windows that cover its cases."""
     data: float
     """Seconds of a batch of pictures by itself: decoding, augmenting."""
     teacher: float
@@ -48,7 +52,7 @@ class QuickTimings:
     student: tuple[float, float]
     """Seconds of a step of training over a batch."""
     scored: tuple[float, float]
-    """Seconds of one picture of validation."""
+    """Seconds of one picture, or window, of validation."""
 
     def epoch_seconds(self, slots: int) -> tuple[float, float]:
         """Wall time of one epoch of one student among `slots` that share teacher and data."""
@@ -115,16 +119,26 @@ def _measured(
     runs = (smallest,) if smallest.student == largest.student else (smallest, largest)
     networks = [(run, _network(run.student, run, device)) for run in runs]
     student = [_training(network, run, device, part) for run, network in networks]
-    scored = [_forward(network, run, 1, device, part / 2) for run, network in networks]
+    together = window_of(data.config).batch if isinstance(data.config, VolumeData) else 1
+    scored = [_forward(network, run, together, device, part / 2) / together for run, network in networks]
     return QuickTimings(
         device=describe(device),
         steps=steps,
-        validation_images=len(data.samples("validation")),
+        validation_images=_passes(data),
         data=_data(data, largest, part),
         teacher=teacher,
         student=(student[0], student[-1]),
         scored=(scored[0], scored[-1]),
     )
+
+
+def _passes(data: DataSet) -> int:
+    """Pictures of a validation, or windows of a patch that slide over its volumes."""
+    if not isinstance(data, VolumeCases):
+        return len(data.samples("validation"))
+    window = window_of(data.settings)
+    shapes = [case.way.shape for case in data.cases("validation")]
+    return sum(count_windows(shape, window.size, window.overlap, window.tiling) for shape in shapes)
 
 
 def describe(device: torch.device) -> str:

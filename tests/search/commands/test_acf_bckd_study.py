@@ -51,6 +51,7 @@ def test_the_study_is_valid_on_a_tree_like_btcv_and_both_methods_train(tmp_path,
     changes = {
         "run.data.split": str(split),
         "run.data.patch": [16, 16, 16],
+        "run.batch_size": 8,  # more than there are cases, and half of the patches of an epoch
         "run.epochs": 2,
         "run.validate.from": 1,
         "run.validate.every": 1,
@@ -66,7 +67,12 @@ def test_the_study_is_valid_on_a_tree_like_btcv_and_both_methods_train(tmp_path,
         pass
     flags = [*(f"--set={each}" for each in sets), "--name=drawn", "--cache", str(tmp_path), "--no-timing"]
     assert main(["validate", "acf-bckd-btcv", *flags]) == 0
-    assert "\nok " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "\nok " in shown
+    assert "volumes  6 cases  train 4 / validation 2 / test 0" in shown
+    assert "no case twice" in shown
+    assert "of the training voxels: background" in shown
+    assert "0 test cases in 0 groups" in shown
     cohort = Cohort(Ranks("cpu"), slots=2, cache=tmp_path)
     for key, method in enumerate((ACF, "none")):
         cohort.admit(key, spec.run.model_copy(update={"method": method}))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from trainer.cli.rank_variables import rank_variable
+from trainer.data.classes import dims_of
 from trainer.data.dataset import DataSet, Pixels
 from trainer.data.streams.batches import Batch
 from trainer.data.streams.examples import Array, examples_of
@@ -91,8 +92,9 @@ class Stream:
         self._examples = examples_of(data)
         self._count = self._examples.count
         if self._count < batch_size:
+            unit = "patches an epoch" if dims_of(data.config) == 3 else "images"
             raise DataError(
-                f"batch_size = {batch_size}: the training part has only {self._count} images; expected at least a batch"
+                f"batch_size = {batch_size}: the training part has only {self._count} {unit}; expected at least a batch"
             )
         if world > batch_size:
             raise ValueError(f"batch_size = {batch_size}: smaller than the {world} ranks that share it")

@@ -32,6 +32,13 @@ def starts(length: int, window: int, overlap: float, tiling: Tiling) -> list[int
     return [round(at * (length - window) / (count - 1)) for at in range(count)]
 
 
+def count_windows(shape: tuple[int, ...], window: Size, overlap: float, tiling: Tiling) -> int:
+    """Windows over a volume of this shape; one that is smaller is padded."""
+    return math.prod(
+        len(starts(max(length, side), side, overlap, tiling)) for length, side in zip(shape, window, strict=True)
+    )
+
+
 def constant(size: Size) -> NDArray[np.float32]:
     """1 for every voxel of a window."""
     return np.ones(size, np.float32)
