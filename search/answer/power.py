@@ -14,7 +14,7 @@ from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floa
 from search.spec.load import StudySpec
 from trainer.config import BlobsData, DataConfig, RunConfig
 from trainer.data import DataError, DataSet
-from trainer.data.classes import dims_of
+from trainer.data.classes import unit_of
 from trainer.data.dataset import Part
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ def powerless(config: DataConfig, seeds: int) -> str | None:
     groups cannot be counted here."""
     known = counted_test_groups(config)
     if known is not None and known[1] < LEAST_GROUPS:
-        unit = "cases" if dims_of(config) == 3 else "images"
-        return f"{known[0]} test {unit} in {known[1]} groups: at least {LEAST_GROUPS} groups are needed for an interval"
+        unit = unit_of(config)
+        return (
+            f"{known[0]} test {unit}s in {known[1]} groups: at least {LEAST_GROUPS} groups are needed for an interval"
+        )
     if seeds < LEAST_SEEDS:
         return f"{seeds} seed: at least {LEAST_SEEDS} are needed for an interval"
     return None
@@ -207,7 +209,7 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
         power=POWER,
         gain=smallest_gain(groups, seeds, LONG, claims=claims),
         gain_of_short=smallest_gain(groups, seeds, SHORT, claims=claims),
-        unit="case" if dims_of(spec.run.data) == 3 else "image",
+        unit=unit_of(spec.run.data),
     )
 
 

@@ -17,6 +17,7 @@ from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
+from trainer.data.classes import input_text, unit_of
 from trainer.data.dataset import examples_an_epoch
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, counted, one_line, received
@@ -121,10 +122,9 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     progress = Progress(run.epochs)
     resume = Resume(state) if state else None
     if ranks.leads:
-        size, images = run.data.size, examples_an_epoch(data)
         logger.info(
-            "training {}, {} of {} images at {} x {}; the next line comes after an epoch",
-            run.student.name, counted(run.epochs, "epoch"), images, size, size,
+            "training {}, {} of {} {}; the next line comes after an epoch",
+            run.student.name, counted(run.epochs, "epoch"), examples_an_epoch(data), input_text(run.data),
         )  # fmt: skip
     best = work / "best.safetensors"
     with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
@@ -264,7 +264,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     from trainer.evaluation.metrics import validate
 
     if ranks.leads:
-        logger.info("measuring its best epoch on the validation and training images")
+        logger.info("measuring its best epoch on the validation and training {}s", unit_of(run.data))
     # The lead wrote it: the others must not look before.
     best = ranks.broadcast(work / "best.safetensors")
     made = ready(best, device=ranks.device)
@@ -317,6 +317,7 @@ def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
     bad = ", ".join(
         f"{count} {how} {part}" for counts_of, how in counts for part, count in (counts_of or {}).items() if count
     )
-    images = f"trained on {len(file.word('train_images'))} images, {bad or 'none of them validation or test'}"
+    known = counted(len(file.word("train_images")), unit_of(data.config))
+    images = f"trained on {known}, {bad or 'none of them validation or test'}"
     size = f"{file.word('params') / 1e6:.2f} M"
     return first, f"{output}  {size}  sha256 {file.sha256[:8]}...  {images}"

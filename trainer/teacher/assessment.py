@@ -11,7 +11,7 @@ import torch
 
 from models.output import Segmenter
 from trainer.checkpoint import Weights
-from trainer.config import PictureData, PolypData, RunConfig
+from trainer.config import PictureData, PolypData, RunConfig, VolumeData
 from trainer.data.dataset import DataSet, Part, cases_of
 from trainer.data.perceptual_hash import alike as alike_pairs
 from trainer.data.splits.near_duplicates import unpacked
@@ -211,9 +211,12 @@ def _longer(run: RunConfig, teacher: OpenedTeacher | None) -> str:
 
 
 def _recorded(file: Weights, run: RunConfig, data: DataSet) -> Judgement | None:
-    """What the file says of validation, where that was taken on the same images at the same size and fit."""
+    """What the file says of validation, where that was taken on the same images as now: pictures at the same size and
+    fit, volumes by the same windows."""
     settings = (file.word("run") or {}).get("data", {})
-    same = (settings.get("size"), settings.get("fit")) == (run.data.size, run.data.fit)
+    names = ("patch", "overlap", "weights") if isinstance(run.data, VolumeData) else ("size", "fit")
+    own = run.data.model_dump(mode="json", include=set(names))
+    same = all(settings.get(name) == own[name] for name in names)
     dice = (file.word("scores") or {}).get("dice")
     if dice is None or not same or file.word("data") != data.content_hash:
         return None

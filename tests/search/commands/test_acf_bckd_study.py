@@ -9,12 +9,14 @@ import pytest
 from search.__main__ import main
 from search.spec.load import find, load
 from trainer.__main__ import main as trainer_main
+from trainer.data import open_data
 from trainer.data.layouts.btcv import ORGANS
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
 from trainer.engine.fit import fit
 from trainer.reports import EpochReport
 from trainer.run_file import RunFile
+from trainer.teacher import assessment
 
 nibabel = pytest.importorskip("nibabel")
 ACF = "acfd+boundary-hard+boundary-soft"
@@ -73,6 +75,9 @@ def test_the_study_is_valid_on_a_tree_like_btcv_and_both_methods_train(tmp_path,
     assert "no case twice" in shown
     assert "of the training voxels: background" in shown
     assert "0 test cases in 0 groups" in shown
+    known, other = spec.run, spec.run.model_copy(update={"data": spec.run.data.model_copy(update={"overlap": 0.25})})
+    data = open_data(known.data, cache=tmp_path)
+    assert [assessment.floor(run, data).measured for run in (known, other)] == [False, True], "windows decide"
     cohort = Cohort(Ranks("cpu"), slots=2, cache=tmp_path)
     for key, method in enumerate((ACF, "none")):
         cohort.admit(key, spec.run.model_copy(update={"method": method}))
