@@ -51,6 +51,11 @@ COMMANDS = {
         "trials, pace, workers and failures of a search",
         "status polyp-kd --watch",
     ),
+    "metrics": (
+        "search.dashboard.metrics",
+        "all searches of a database as Prometheus text",
+        "metrics --port 9108",
+    ),
     "note": (
         "search.dashboard.note",
         "write where a search stands into its studies' notes now",

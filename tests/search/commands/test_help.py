@@ -58,6 +58,7 @@ ELSEWHERE = {
     "trainer profile": "test_limits.py measures a run",
     "trainer data prepare": "test_data_prepare.py prepares volumes",
     "trainer data fetch": "test_fetch.py fetches from a server on this machine",
+    "metrics": "test_metrics.py asks it as Prometheus does",
     "profile": "test_limits.py measures a study",
     "search/worker.py": "test_readme.py runs it",
     "work": "test_work.py runs it, and stops it",
