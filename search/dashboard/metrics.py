@@ -8,7 +8,7 @@ import argparse
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import waitress
 from loguru import logger
 
+from search.dashboard.server import LOOPBACK, host_name
 from search.storage.database import Database, open_storage
 from search.storage.errors import look_again, patient
 from search.storage.schema import HELD
@@ -76,6 +77,8 @@ def main(args: argparse.Namespace) -> int:
         print(client.generate_latest(registry).decode(), end="")
         return 0
     application = client.make_wsgi_app(registry)
+    if args.host in LOOPBACK:
+        application = local(application)
     try:
         server = waitress.create_server(application, host=args.host, port=args.port, threads=THREADS, ident=None)
     except OSError as error:
@@ -87,6 +90,18 @@ def main(args: argparse.Namespace) -> int:
     logger.info("http://{}:{}/metrics  {}", args.host, listening[0][1], opened.label)
     server.run()
     return 0
+
+
+def local(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """The application for who asks this machine by its own name: a web page whose name leads here is refused."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if host_name(str(environ.get("HTTP_HOST", ""))) in LOOPBACK:
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"not served under this name\n"]
+
+    return answer
 
 
 def prometheus() -> ModuleType:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -131,6 +132,9 @@ def test_it_listens_to_this_machine_alone_and_ends_when_it_is_told(url: str, lau
         with urllib.request.urlopen(match[0], timeout=20) as answer:  # noqa: S310 - an address of this machine
             assert answer.headers["Content-Type"].startswith("text/plain")
             assert b'kd_search_ended{study="seen"} 1.0' in answer.read()
+        strange = urllib.request.Request(match[0], headers={"Host": "evil.example:9108"})  # noqa: S310
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(strange, timeout=20)  # noqa: S310
     finally:
         served.send_signal(15)
     assert served.wait() == 0
