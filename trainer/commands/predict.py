@@ -17,6 +17,7 @@ from PIL import Image
 
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
+from trainer.commands.predict_volumes import packed_reader, predict_volumes, trained_reader
 from trainer.config import PictureData, VolumeData
 from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered
 from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
@@ -29,8 +30,10 @@ from trainer.distributed.launch import device, writable
 from trainer.errors import DataError, UserError, on_stderr, one_line, refusal_text
 from trainer.figures.cases import chosen, drawn, predicted_labels
 from trainer.figures.grid import legend, overlay
-from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS, open_package, with_threshold
+from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS
 from trainer.package.inference import labels as thresholded
+from trainer.package.opened import open_package, with_threshold
+from trainer.package.volumes import PackedVolumes
 from trainer.run_file import Entry, read
 
 if TYPE_CHECKING:
@@ -71,6 +74,8 @@ def _package(args: Namespace) -> int:
     packed = open_package(args.weights, device=args.device)
     if args.threshold is not None:
         packed = with_threshold(packed, args.threshold)
+    if isinstance(packed, PackedVolumes):
+        return predict_volumes(packed_reader(packed, str(args.weights)), args.images, args.output)
     p = packed.preprocessing
     return segment(
         args.images,
@@ -119,12 +124,8 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
     config = made.run.data
     precision = args.precision or made.run.precision
     if isinstance(config, VolumeData):
-        from trainer.commands.predict_volumes import check_threshold, predict_volumes
-
-        threshold = check_threshold(args.threshold, made, config)
-        return predict_volumes(
-            made, config, args.images, args.output, threshold=threshold, precision=precision, where=where
-        )
+        reader = trained_reader(made, config, threshold=args.threshold, precision=precision, where=where)
+        return predict_volumes(reader, args.images, args.output)
     regions = regions_of(config)
     thresholds = by_threshold(made.classes, regions=regions is not None)
     if args.threshold is not None and not thresholds:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,17 +12,22 @@ from numpy.typing import NDArray
 
 from trainer.cli.progress import Counting
 from trainer.config import VolumeData
-from trainer.data.classes import ground
+from trainer.data.classes import classes_of, ground
 from trainer.data.dataset import Pixels, by_threshold
-from trainer.data.file_check import summarised
-from trainer.data.masks import Coding, is_grey, regions_of
+from trainer.data.file_check import Progress, summarised
+from trainer.data.masks import regions_of
 from trainer.data.volumes.case import PreparedCase
-from trainer.data.volumes.nifti import SUFFIXES, is_nifti, stored_file
+from trainer.data.volumes.geometry import Scores
+from trainer.data.volumes.nifti import SUFFIXES, Channels, is_nifti, stored_file
 from trainer.data.volumes.prepare import coding_for, made_case
-from trainer.data.volumes.recipes import recipe_of
+from trainer.data.volumes.recipes import Recipe, recipe_of
 from trainer.distributed.launch import writable
 from trainer.errors import DataError, UserError, counted, on_stderr, one_line
+from trainer.evaluation.native_slices import native_slices, window_of
+from trainer.evaluation.sliding_window import counted_windows
+from trainer.package.inference import DEFAULT_THRESHOLD
 from trainer.package.inference import labels as thresholded
+from trainer.package.volumes import PackedVolumes
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
     from trainer.config import Precision
 
 NOT_ALL = 2
-_GREY = 0x010101
 
 
 class CaseImages(NamedTuple):
@@ -41,16 +46,65 @@ class CaseImages(NamedTuple):
     files: tuple[Path, ...]
 
 
-def predict_volumes(
-    made: "Ready",
-    config: VolumeData,
-    folder: Path,
-    output: Path,
-    *,
-    threshold: float | None,
-    precision: "Precision",
-    where: "torch.device",
-) -> int:
+@dataclass(frozen=True)
+class CaseReader:
+    """What makes logits of a case, and how its files are read and written."""
+
+    by: str
+    """Where the network comes from, for messages."""
+    recipe: Recipe
+    channels: Channels
+    classes: Sequence[str]
+    """The names of the network's outputs."""
+    values: Sequence[int] | None
+    """What label files hold of each class; None: the classes are regions, with a file of 0 and 1 each."""
+    threshold: float | None
+    """None: a voxel is of its likeliest class."""
+    slices: Callable[[PreparedCase, Progress], Iterator[tuple[int, Scores]]]
+    """Logits (classes, A, B) of each slice along the last axis of a case's files, with its number."""
+
+
+def packed_reader(packed: PackedVolumes, by: str) -> CaseReader:
+    """The network of a package; without torch."""
+    p = packed.preprocessing
+    return CaseReader(by, p.recipe, p.channels, p.classes, p.values, p.threshold, packed.slices)
+
+
+def trained_reader(
+    made: "Ready", config: VolumeData, *, threshold: float | None, precision: "Precision", where: "torch.device"
+) -> CaseReader:
+    """The trained weights themselves. Raises UserError for a threshold where there are more than two classes."""
+    from trainer.evaluation.metrics import predictor
+
+    several = regions_of(config) is not None
+    thresholded = by_threshold(made.classes, regions=several)
+    if threshold is not None and not thresholded:
+        raise UserError(f"--threshold {threshold:g}: {made.path} has {made.classes} classes; leave it out")
+    network: Callable[[Tensor], Tensor] = predictor(made.network, where, precision)
+
+    def slices(case: PreparedCase, progress: Progress) -> Iterator[tuple[int, Scores]]:
+        import torch
+
+        window = window_of(config)
+        predict = counted_windows(network, window.count(case.way.shape), progress)
+        image = case.normaliser.of_case(case.image)
+        with torch.no_grad():
+            for depth, logits in native_slices(image, case.way, window, predict, where, ground=ground(several)):
+                yield depth, logits.cpu().numpy()
+
+    coding = coding_for(config)
+    return CaseReader(
+        by=str(made.path),
+        recipe=recipe_of(config),
+        channels=config.channels,
+        classes=[known.name for known in classes_of(config)],
+        values=None if several else coding.values,
+        threshold=(threshold or DEFAULT_THRESHOLD) if thresholded else None,
+        slices=slices,
+    )
+
+
+def predict_volumes(reader: CaseReader, folder: Path, output: Path) -> int:
     """Write a label file for each case of a folder, with the affine and the shape of its image; 0, or NOT_ALL.
 
     Files hold the values that the classes have in the data's own label files, the first where a class has several. Of
@@ -59,29 +113,27 @@ def predict_volumes(
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds volumes ({', '.join(SUFFIXES)})")
-    cases, left = cases_in(folder, config.channels)
+    cases, left = cases_in(folder, reader.channels)
     if not cases:
         raise UserError(
             f"{folder}: holds no volume; known kinds: {', '.join(SUFFIXES)}" + (f"; found: {left[0]}" if left else "")
         )
     writable(output / f"{cases[0].name}.nii.gz")
-    recipe, coding = recipe_of(config), coding_for(config)
-    counting, bad = Counting("segmenting"), list[DataError]()
+    bad = list[DataError]()
     for number, case in enumerate(cases, 1):
         try:
-            ready = made_case(case.name, case.files, None, recipe, coding, config.channels)
+            ready = made_case(case.name, case.files, reader.recipe, reader.channels)
         except DataError as error:
             bad.append(error)
             continue
-        mask = _labels(made, config, ready, threshold=threshold, precision=precision, where=where)
-        for name, values in _files(case.name, mask, coding, config):
+        mask = labels_of_case(reader, ready, Counting(f"segmenting {case.name} ({number} of {len(cases)}), window"))
+        for name, values in _files(case.name, mask, reader):
             write_labels(output / name, values, case.files[0])
-        counting(number, len(cases))
     for line in (*summarised(bad), *(f"left out  {line}" for line in left)):
         on_stderr(f"error: {one_line(line)}" if not line.startswith("left out") else line)
     done = len(cases) - len(bad)
     failed = f"; {len(bad)} of {counted(len(cases), 'case')} could not be read" if bad else ""
-    print(f"{output}  {counted(done, 'label file')} on the grids of the images, by {made.path}{failed}")
+    print(f"{output}  {counted(done, 'label file')} on the grids of the images, by {reader.by}{failed}")
     return NOT_ALL if bad else 0
 
 
@@ -111,43 +163,23 @@ def cases_in(folder: Path, channels: int | Sequence[str]) -> tuple[list[CaseImag
     return whole, left
 
 
-def _labels(
-    made: "Ready",
-    config: VolumeData,
-    case: PreparedCase,
-    *,
-    threshold: float | None,
-    precision: "Precision",
-    where: "torch.device",
-) -> Pixels:
+def labels_of_case(reader: CaseReader, case: PreparedCase, progress: Progress) -> Pixels:
     """Labels (A, B, slices) on the grid of a case's files; of regions a mask each before these axes."""
-    import torch
-
-    from trainer.evaluation.metrics import predictor
-    from trainer.evaluation.native_slices import native_slices, window_of
-
-    several = regions_of(config) is not None
-    predict: Callable[[Tensor], Tensor] = predictor(made.network, where, precision)
-    image = case.normaliser.of_case(case.image)
+    several = reader.values is None
     native = case.way.native.shape
-    out = np.zeros((made.classes, *native) if several else native, np.uint8)
-    with torch.no_grad():
-        slices = native_slices(image, case.way, window_of(config), predict, where, ground=ground(several))
-        for depth, logits in slices:
-            out[..., depth] = thresholded(logits.cpu().numpy(), threshold, regions=several)
+    out = np.zeros((len(reader.classes), *native) if several else native, np.uint8)
+    for depth, logits in reader.slices(case, progress):
+        out[..., depth] = thresholded(logits, reader.threshold, regions=several)
     return out
 
 
-def _files(name: str, mask: Pixels, coding: Coding, config: VolumeData) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _files(name: str, mask: Pixels, reader: CaseReader) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """What is written of a case: names and values."""
-    if mask.ndim == 4:
-        for region, values in zip(config.regions, mask, strict=True):
-            yield f"{name}_{region.name}.nii.gz", values
-        return
-    values = np.zeros(256, np.uint8)
-    for value, label in reversed(coding.labels):
-        values[label] = value // _GREY if is_grey(value) else label
-    yield f"{name}.nii.gz", values[mask]
+    if reader.values is None:
+        for region, values in zip(reader.classes, mask, strict=True):
+            yield f"{name}_{region}.nii.gz", values
+    else:
+        yield f"{name}.nii.gz", np.array(reader.values, np.uint8)[mask]
 
 
 def write_labels(path: Path, values: NDArray[np.uint8], image: Path) -> None:
@@ -164,13 +196,6 @@ def write_labels(path: Path, values: NDArray[np.uint8], image: Path) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def check_threshold(threshold: float | None, made: "Ready", config: VolumeData) -> float | None:
-    """The threshold to use: none where a voxel is of its likeliest class. Raises UserError."""
-    if threshold is not None and not by_threshold(made.classes, regions=regions_of(config) is not None):
-        raise UserError(f"--threshold {threshold:g}: {made.path} has {made.classes} classes; leave it out")
-    return threshold
 
 
 def _stem(path: Path) -> str:

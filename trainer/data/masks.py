@@ -84,6 +84,12 @@ class Coding:
         """The grey levels that have a label, ascending."""
         return np.array([value // _GREY for value, _ in self.labels if is_grey(value)], np.int64)
 
+    @property
+    def values(self) -> tuple[int, ...]:
+        """What files of grey values hold of labels 0, 1, ...: the lowest of each, or the label itself."""
+        lowest = {label: value // _GREY for value, label in reversed(self.labels) if is_grey(value)}
+        return tuple(lowest.get(label, label) for label in range(len(self.names)))
+
     def nearest_greys(self) -> NDArray[np.int64]:
         """The named grey level nearest to each of 0 to 255, the lower of two."""
         distance = np.abs(np.arange(256)[:, None] - self.greys[None, :])

@@ -4,7 +4,7 @@ A volume is scored as its slices are: the same counts, thresholds and surfaces s
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from trainer.distributed.ranks import Ranks
 
+Plane = TypeVar("Plane")
+"""Logits of a plane of the prepared grid: a tensor, or an array."""
 SURELY_NOT = -30.0
 """The logit of a class where the prepared grid does not reach: what was cropped away is ground."""
 
@@ -80,28 +82,56 @@ def native_slices(
     """
     import torch
 
-    depth, places = grid.positions(2)
-    start, stop = reached(places, grid.shape[depth])
-    low, high, share = neighbours(places[start:stop], grid.shape[depth])
+    depth = grid.positions(2)[0]
     across = [at for at in range(3) if at != depth]
     ways = [_way(grid, native, device) for native in (0, 1)]
     swapped = grid.positions(0)[0] != across[0]
     volume = torch.from_numpy(np.array(image, np.float32))
-    waiting = sorted(range(stop - start), key=lambda at: (int(low[at]), float(share[at])))
-    kept: dict[int, Tensor] = {}
+    pieces = window.planes(volume, predict, device, axis=depth)
     classes = 0
-    for first, planes in window.planes(volume, predict, device, axis=depth):
-        classes = len(planes)
-        kept |= {first + at: plane for at, plane in enumerate(planes.unbind(1))}
+
+    def planes() -> "Iterator[tuple[int, Tensor]]":
+        nonlocal classes
+        for first, piece in pieces:
+            classes = len(piece)
+            # Copies, so that a plane that is kept does not keep its whole piece.
+            yield from ((first + at, plane.clone()) for at, plane in enumerate(piece.unbind(1)))
+
+    for number, plane in between_planes(planes(), grid, torch.lerp):
+        yield number, _on_native(plane.transpose(1, 2) if swapped else plane, ways, ground)
+    empty = _beyond(classes, ground, [way.side for way in ways], device)
+    for number in unreached_slices(grid):
+        yield number, empty
+
+
+def between_planes(
+    planes: Iterator[tuple[int, Plane]], grid: NativeGrid, mixed: Callable[[Plane, Plane, float], Plane]
+) -> Iterator[tuple[int, Plane]]:
+    """The plane of each native slice that the prepared grid reaches, with the slice's number, as soon as both prepared
+    planes beside it are there.
+
+    planes: all those of the prepared grid in their order, with their numbers. mixed: of the plane below, that above and
+    the share of the latter, their linear mean.
+    """
+    depth, places = grid.positions(2)
+    start, stop = reached(places, grid.shape[depth])
+    low, high, share = neighbours(places[start:stop], grid.shape[depth])
+    waiting = sorted(range(stop - start), key=lambda at: (int(low[at]), float(share[at])))
+    kept: dict[int, Plane] = {}
+    for number, plane in planes:
+        kept[number] = plane
         while waiting and int(high[waiting[0]]) in kept:
             at = waiting.pop(0)
-            plane = torch.lerp(kept[int(low[at])], kept[int(high[at])], float(share[at]))
-            yield start + at, _on_native(plane.transpose(1, 2) if swapped else plane, ways, ground)
-        needed = int(low[waiting[0]]) if waiting else first + planes.shape[1]
-        kept = {at: plane.clone() for at, plane in kept.items() if at >= needed}
-    empty = _beyond(classes, ground, [way.side for way in ways], device)
-    for number in (*range(start), *range(stop, grid.native.shape[2])):
-        yield number, empty
+            yield start + at, mixed(kept[int(low[at])], kept[int(high[at])], float(share[at]))
+        needed = int(low[waiting[0]]) if waiting else number + 1
+        kept = {at: plane for at, plane in kept.items() if at >= needed}
+
+
+def unreached_slices(grid: NativeGrid) -> list[int]:
+    """The numbers of the native slices that the prepared grid does not reach."""
+    depth, places = grid.positions(2)
+    start, stop = reached(places, grid.shape[depth])
+    return [*range(start), *range(stop, grid.native.shape[2])]
 
 
 def _way(grid: NativeGrid, native: int, device: "torch.device") -> _Way:

@@ -4,16 +4,25 @@ Planes along the first axis are handed on as soon as no further window reaches t
 volume never lie in memory.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from trainer.data.volumes.windows import WEIGHTS, Size, Tiling, Weights, padding, starts
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+class _Stack(Protocol):
+    def __len__(self) -> int: ...
+
+
+Windows = TypeVar("Windows", bound=_Stack)
+"""Windows behind one another, or their logits: a tensor, or an array."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,11 @@ class SlidingWindow:
     tiling: Tiling = "clamped"
     batch: int = 4
     """Windows that go through the network together; it changes no value beyond rounding."""
+
+    def count(self, shape: Sequence[int]) -> int:
+        """How many windows cover a volume of three sides."""
+        sides = zip(shape, self.size, strict=True)
+        return prod(len(starts(max(side, own), own, self.overlap, self.tiling)) for side, own in sides)
 
     def planes(
         self, volume: "Tensor", predict: "Callable[[Tensor], Tensor]", device: "torch.device", *, axis: int = 0
@@ -74,6 +88,22 @@ class SlidingWindow:
                 yield first + begin - low, (sums[:, begin:end] / total[begin:end])[(slice(None), slice(None), *kept)]
             _advance(sums, done, axis=1)
             _advance(total, done, axis=0)
+
+
+def counted_windows(
+    predict: Callable[[Windows], Windows], total: int, progress: Callable[[int, int], None]
+) -> Callable[[Windows], Windows]:
+    """A network that says after each of its calls how many windows of how many it has seen."""
+    done = 0
+
+    def call(windows: Windows) -> Windows:
+        nonlocal done
+        logits = predict(windows)
+        done += len(windows)
+        progress(done, total)
+        return logits
+
+    return call
 
 
 def _padded(volume: "Tensor", around: list[tuple[int, int]]) -> "Tensor":

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from trainer.cli.progress import Counting, counted_items
-from trainer.config import PictureData, RunConfig
-from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, hexadecimal, numbered
+from trainer.config import PictureData, RunConfig, VolumeData
+from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, dims_of, hexadecimal, numbered, size_of
 from trainer.data.dataset import Picture, by_threshold
 from trainer.data.masks import regions_of
+from trainer.data.volumes.prepare import made_case
 from trainer.errors import UserError, refusal_text
 from trainer.package.inference import (
     CARD,
@@ -35,14 +36,20 @@ from trainer.package.inference import (
 )
 from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, describe_run
 from trainer.package.onnx_runtime import Session, need
+from trainer.package.volumes import PackedVolumes, VolumePreprocessing, volume_preprocessing
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Ready
     from trainer.data import DataSet
+    from trainer.data.sets.volumes import VolumeCases
+    from trainer.data.volumes.case import PreparedCase
     from trainer.package.parity import Parity
+    from trainer.package.volume_parity import VolumeParity
 
 MOST_PICTURES = 64
 """Validation pictures on which a package is compared with torch, spread evenly over all."""
+MOST_CASES = 8
+"""The same of volumes."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def package(wish: Wish) -> list[str]:
     made = ready(wish.weights, device=torch.device("cpu"))
     run = wish.data or made.run
     refuse_other_data(made, run.data)
-    data = open_data(run.data, cache=wish.cache, progress=Counting("decoding pictures"))
+    data = open_data(run.data, cache=wish.cache, progress=Counting(_preparing(run)))
     beside = wish.folder.with_name(f".{wish.folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True)
@@ -123,7 +130,11 @@ def _refuse(wish: Wish) -> None:
         raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
 
 
-def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
+def _preparing(run: RunConfig) -> str:
+    return "preparing cases" if isinstance(run.data, VolumeData) else "decoding pictures"
+
+
+def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity | VolumeParity":
     from trainer.package.onnx_export import export
 
     shutil.copyfile(wish.weights, folder / WEIGHTS)
@@ -131,20 +142,25 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity":
     p = _preprocessing(wish, made, data.channels)
     _write(folder / PREPROCESSING, document(p.model_dump(mode="json")))
     logger.info("{}: writing the ONNX file", wish.folder)
-    export(made.network, folder / NETWORK, channels=data.channels, size=p.size)
-    parity = _compared(folder, made, data, p)
+    export(made.network, folder / NETWORK, channels=data.channels, size=size_of(made.run.data))
+    if isinstance(p, Preprocessing):
+        parity: Parity | VolumeParity = _compared(folder, made, data, p)
+    else:
+        parity = _compared_volumes(folder, made, data, p)
     _write(folder / PARITY, document(parity.facts()))
     _write(folder / CARD, card(_facts(made, data, p, parity), wish.confirmation))
     _write(folder / SUMS, sums(folder, FILES))
     return parity
 
 
-def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing:
+def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing | VolumePreprocessing:
     trained = made.run.data
     regions = regions_of(trained)
     thresholded = by_threshold(made.classes, regions=regions is not None)
     if not thresholded and wish.threshold is not None:
         raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
+    if isinstance(trained, VolumeData):
+        return volume_preprocessing(trained, threshold=wish.threshold, threshold_from=wish.threshold_from)
     classes = numbered(classes_of(trained), made.classes)
     colours = tuple(hexadecimal(known.colour) for known in classes)
     plain = colours == tuple(hexadecimal(known.colour) for known in TWO_CLASSES)
@@ -190,15 +206,46 @@ def _pictures(data: "DataSet", few: int) -> Iterator[Picture]:
         yield data.native("validation", number * count // few)[0]
 
 
-def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -> PackageFacts:
+def _compared_volumes(folder: Path, made: "Ready", data: "DataSet", p: VolumePreprocessing) -> "VolumeParity":
+    from trainer.data.sets.volumes import VolumeCases
+    from trainer.package.volume_parity import compare_volumes
+
+    trained = made.run.data
+    if not isinstance(data, VolumeCases) or not isinstance(trained, VolumeData):
+        raise TypeError(f"{data.config.name}: is no data set of volumes")
+    session = Session(folder / NETWORK)
+    few = min(len(data.cases("validation")), MOST_CASES)
+    return compare_volumes(
+        made.network,
+        PackedVolumes(p, session),
+        trained,
+        counted_items("comparing with torch", _cases(data, few, p), few),
+        threads=session.threads,
+        onnxruntime=session.version,
+    )
+
+
+def _cases(data: "VolumeCases", few: int, p: VolumePreprocessing) -> "Iterator[tuple[PreparedCase, PreparedCase]]":
+    """Validation cases as they were prepared for training, and as the package prepares them."""
+    cases = data.cases("validation")
+    for number in range(few):
+        at = number * len(cases) // few
+        yield cases[at], made_case(cases[at].name, data.image_files("validation", at), p.recipe, p.channels)
+
+
+def _facts(
+    made: "Ready", data: "DataSet", p: Preprocessing | VolumePreprocessing, parity: "Parity | VolumeParity"
+) -> PackageFacts:
     import models
 
-    size = {"in_channels": data.channels, "classes": made.classes, "size": p.size}
+    kind, sides, dims = made.run.student, size_of(made.run.data), dims_of(made.run.data)
+    params = models.live_parameters(kind, in_channels=data.channels, classes=made.classes, size=sides, dims=dims)
+    operations = models.flops(kind, in_channels=data.channels, classes=made.classes, size=sides, dims=dims)
     return PackageFacts(
         title=f"{describe_run(made.run)}: segmentation of {_kind(made.run)}",
         run=made.run,
-        params=models.live_parameters(made.run.student, **size),
-        gflops=models.flops(made.run.student, **size) / 1e9,
+        params=params,
+        gflops=operations / 1e9,
         sha256=made.file.sha256,
         epoch=int(made.file.word("epoch") or 0),
         scores=made.file.word("scores") or {},
@@ -209,16 +256,16 @@ def _facts(made: "Ready", data: "DataSet", p: Preprocessing, parity: "Parity") -
 
 
 def _kind(run: RunConfig) -> str:
+    if isinstance(run.data, VolumeData):
+        return "volumes"
     return "pictures" if isinstance(run.data, PictureData) else f"{run.data.name} pictures"
 
 
-def _summary(wish: Wish, parity: "Parity") -> list[str]:
+def _summary(wish: Wish, parity: "Parity | VolumeParity") -> list[str]:
     known = "confirmed" if wish.confirmation else "unconfirmed: its scores are of validation images"
     return [
         f"{wish.folder}  {' '.join((*FILES, SUMS))}",
-        f"onnxruntime differs from torch by at most {parity.probability:.2g} in a probability (refused above "
-        f"{parity.bound:g}), in {parity.differing_pixels} of {parity.pixels:,} pixels "
-        f"of {parity.images} {parity.where}",
+        parity.sentence(),
         known,
     ]
 

@@ -4,14 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from models.config import Frozen
 from models.config.network import absent
@@ -20,8 +20,8 @@ from trainer.data.classes import LabelClass, numbered, palette_colour, rgb
 from trainer.data.dataset import Picture, Pixels, Placement
 from trainer.data.letterbox import fit_image, place
 from trainer.data.reading import Reading
-from trainer.errors import UserError, explain
-from trainer.package.onnx_runtime import Floats, Network, Session
+from trainer.errors import UserError
+from trainer.package.onnx_runtime import Floats, Network
 
 WEIGHTS, NETWORK, PREPROCESSING, RUN = "weights.safetensors", "network.onnx", "preprocessing.json", "run.json"
 PARITY, CARD, SUMS = "parity.json", "model_card.md", "SHA256SUMS"
@@ -167,14 +167,6 @@ class Packed:
         return [labels(logits, p.threshold, regions=p.regions) for logits in self.logits(images)]
 
 
-def with_threshold(packed: Packed, threshold: float) -> Packed:
-    """The same with another threshold. Raises UserError where there are more than two classes."""
-    p = packed.preprocessing
-    if p.threshold is None:
-        raise UserError(f"--threshold {threshold:g}: the package has {len(p.classes)} classes; leave it out")
-    return replace(packed, preprocessing=p.model_copy(update={"threshold": threshold, "threshold_from": "given"}))
-
-
 def normalised(images: Picture, p: Preprocessing) -> Floats:
     """(N, S, S, C) to (N, C, S, S) float32: over 255 (of 16 bits 65535), less the mean, over the deviation."""
     top = 2**p.bits - 1
@@ -205,26 +197,6 @@ def labels(logits: NDArray[np.float32], threshold: float | None, *, regions: boo
         # The difference of two logits is the logit of the probability; a comparison with 0 is exact.
         mask = (logits[1] - logits[0] > math.log(threshold / (1 - threshold))).astype(np.uint8)
     return mask
-
-
-def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed:
-    """The package in a folder, its sums checked. Raises UserError where it is none, or is not as it was written."""
-    check_sums(folder)
-    path = folder / PREPROCESSING
-    try:
-        preprocessing = Preprocessing.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(explain(error, str(path), model=Preprocessing)) from error
-    session = Session(folder / NETWORK, device=device, threads=threads)
-    expected = (preprocessing.channel_count, preprocessing.size)
-    if session.shape != expected:
-        raise UserError(f"{folder}: the network takes {session.shape}, {PREPROCESSING} says {expected}")
-    if session.classes not in (None, len(preprocessing.classes)):
-        raise UserError(
-            f"{folder}: the network gives {session.classes} classes, {PREPROCESSING} names "
-            f"{len(preprocessing.classes)}; the package is not as `trainer package` writes it"
-        )
-    return Packed(preprocessing, session)
 
 
 def check_sums(folder: Path) -> None:

@@ -12,21 +12,25 @@ from trainer.config import RunConfig
 from trainer.data.classes import hexadecimal
 from trainer.errors import counted
 from trainer.package.inference import CARD, NETWORK, PARITY, PREPROCESSING, RUN, SUMS, WEIGHTS, Preprocessing
+from trainer.package.volumes import VolumePreprocessing
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSet, Part
     from trainer.package.parity import Parity
+    from trainer.package.volume_parity import VolumeParity
 from collections.abc import Iterable
 
 PARTS: tuple["Part", ...] = ("train", "validation", "test")
 LIMITS = """\
 - Not a medical device. It is a research artefact, validated for no clinical decision, and no authority has seen it.
-- It marks what looks like the {objects} of its training images. Other cameras, hospitals, preparations and picture
-  sizes are unknown to it until it is measured there; an empty mask is no proof that nothing is there.
+- It marks what looks like the {objects} of its training images. Other {others}
+  are unknown to it until it is measured there; an empty mask is no proof that nothing is there.
 {threshold}- Terms of the training images may bind what was trained on them; see above.
 - Where the data names no patients, its images are taken as independent; scores are then too sure of themselves."""
 
 
+OF_PICTURES = "cameras, hospitals, preparations and picture sizes"
+OF_SCANS = "scanners, protocols, hospitals and parts of the body"
 THRESHOLD = "- The threshold was fixed on images like those it was trained on; elsewhere it may be wrong.\n"
 BY_CLASS = ("dice", "iou", "precision", "recall")
 """Scores that a card has of each class."""
@@ -76,8 +80,8 @@ class PackageFacts:
     """On validation at that epoch."""
     data: Mapping[str, object]
     """As `data_facts` gives it."""
-    preprocessing: Preprocessing
-    parity: "Parity"
+    preprocessing: Preprocessing | VolumePreprocessing
+    parity: "Parity | VolumeParity"
 
 
 def data_facts(data: "DataSet") -> dict[str, object]:
@@ -117,9 +121,11 @@ def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
 
 
 def _what(facts: PackageFacts) -> str:
+    volumes = isinstance(facts.preprocessing, VolumePreprocessing)
     return (
-        f"Segments pictures into {_listed(facts.preprocessing.classes)}: {describe_run(facts.run)}, "
-        f"{facts.params:,} parameters, {facts.gflops:.3g} GFLOP a picture. "
+        f"Segments {'volumes' if volumes else 'pictures'} into {_listed(facts.preprocessing.classes)}: "
+        f"{describe_run(facts.run)}, {facts.params:,} parameters, "
+        f"{facts.gflops:.3g} GFLOP a {'patch' if volumes else 'picture'}. "
         f"Weights of epoch {facts.epoch}, sha256 `{facts.sha256}`."
     )
 
@@ -164,10 +170,13 @@ def _value(score: float | None) -> str:
     return "not known" if score is None else f"{score:.4f}"
 
 
-def _limits(p: Preprocessing) -> str:
+def _limits(p: Preprocessing | VolumePreprocessing) -> str:
     two = p.threshold is not None
     objects = "regions" if p.regions else "foreground" if two else "classes"
-    return LIMITS.format(objects=objects, threshold=THRESHOLD if two else "")
+    volumes = isinstance(p, VolumePreprocessing)
+    return LIMITS.format(
+        objects=objects, threshold=THRESHOLD if two else "", others=OF_SCANS if volumes else OF_PICTURES
+    )
 
 
 def _unconfirmed(facts: PackageFacts) -> str:
@@ -240,14 +249,29 @@ def _contract(facts: PackageFacts) -> str:
         )
     elif p.threshold is not None:
         threshold = f"A pixel is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
+    if isinstance(p, VolumePreprocessing):
+        return f"{_volumes(p)} {threshold.replace('pixel', 'voxel')}\n\n{parity.described()}"
     channels = p.channels if isinstance(p.channels, str) else ", ".join(p.channels)
     deep = f" with {p.bits} bits" if p.bits > 8 else ""
     return (
         f"`{NETWORK}` takes {channels}{deep} at {p.size} x {p.size} ({p.fit}), normalised as `{PREPROCESSING}` says, "
         f"and computes in float32. {threshold}\n\n"
-        f"Against torch {parity.torch} with onnxruntime {parity.onnxruntime} on {parity.images} {parity.where}: "
-        f"largest difference of a probability {parity.probability:.2g} (bound {parity.bound:g}), "
-        f"{parity.differing_pixels} of {parity.pixels:,} pixels differ."
+        f"{parity.described()}"
+    )
+
+
+def _volumes(p: VolumePreprocessing) -> str:
+    """What a package for volumes takes and does."""
+    channels = counted(p.channels, "channel") if isinstance(p.channels, int) else ", ".join(p.channels)
+    spacing = "each case's own spacing" if p.spacing is None else " x ".join(f"{each:g}" for each in p.spacing) + " mm"
+    window = "" if p.window is None else f", intensities {p.window[0]:g} to {p.window[1]:g} brought to 0 to 1"
+    crop = "" if p.crop is None else f", cut to voxels that are {p.crop}"
+    return (
+        f"`{NETWORK}` takes patches of {' x '.join(map(str, p.patch))} voxels ({channels}) and computes in float32; "
+        f"`{PREPROCESSING}` has all steps. A NIfTI file is turned to {p.orientation}, brought to "
+        f"{spacing}{window}{crop}, z-score {p.zscore}; patches overlap by {p.overlap:g} with {p.weights} weights, "
+        "and logits go back to the file's own grid before labels are chosen. "
+        "A label file has the shape and the affine of its image."
     )
 
 

@@ -27,15 +27,16 @@ class _Logits(nn.Module):
         return logits
 
 
-def export(network: Segmenter, path: Path, *, channels: int, size: int) -> None:
+def export(network: Segmenter, path: Path, *, channels: int, size: int | tuple[int, int, int]) -> None:
     """Write a network in evaluation mode on the CPU in float32: `images` (N, channels, size, size) to `logits` (N,
-    classes, size, size), N free.
+    classes, size, size), N free; of volumes the patch's sides x, y, z in the place of size x size.
 
     torch.export captures the graph (`dynamo=True`; the TorchScript exporter is deprecated since torch 2.9). What it
     notes of the source's lines is left out: it names places of this machine. Raises UserError without the extra.
     """
     onnx, _ = need("onnx", "onnxscript")
-    example = torch.zeros(IMAGES, channels, size, size)
+    sides = (size, size) if isinstance(size, int) else size
+    example = torch.zeros(IMAGES, channels, *sides)
     with warnings.catch_warnings():
         # What torch's exporter and its libraries say of each other's interfaces.
         warnings.simplefilter("ignore", FutureWarning)

@@ -14,7 +14,8 @@ from trainer.errors import UserError, one_line, received
 Floats = NDArray[np.float32]
 
 INPUT, OUTPUT = "images", "logits"
-"""The names in the network file: float32 (N, channels, size, size) to float32 (N, classes, size, size), any N."""
+"""The names in the network file: float32 (N, channels, size, size) to float32 (N, classes, size, size), any N; of
+volumes with three sides."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device -> onnxruntime's name for what computes there."""
 ERRORS = 3
@@ -49,9 +50,9 @@ class Session:
         except Exception as error:  # its exceptions share no class of their own
             raise UserError(f"{path}: onnxruntime cannot load it: {one_line(error)[:200]}") from error
         self.shape = self._shape(path)
-        """Channels and side of the input."""
+        """Channels and sides of the input: two equal ones, or the three of a patch."""
         given = self._session.get_outputs()[0].shape
-        self.classes = given[1] if len(given) == 4 and isinstance(given[1], int) else None
+        self.classes = given[1] if len(given) == 1 + len(self.shape) and isinstance(given[1], int) else None
         """Channels of the output; None where the file leaves them open."""
 
     @staticmethod
@@ -59,21 +60,22 @@ class Session:
         """The module. Raises UserError where it is not installed."""
         return need("onnxruntime")[0]
 
-    def _shape(self, path: Path) -> tuple[int, int]:
-        """(channels, size) of the input. Raises UserError for another kind of network."""
+    def _shape(self, path: Path) -> tuple[int, ...]:
+        """(channels, size, size) or (channels, x, y, z) of the input. Raises UserError for another kind of network."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         names = [each.name for each in (*inputs, *outputs)]
         shape = inputs[0].shape if inputs else []
-        square = len(shape) == 4 and all(isinstance(side, int) for side in shape[1:]) and shape[2] == shape[3]
-        if names != [INPUT, OUTPUT] or not square:
+        fixed = all(isinstance(side, int) for side in shape[1:])
+        known = len(shape) == 5 or (len(shape) == 4 and shape[2] == shape[3])
+        if names != [INPUT, OUTPUT] or not (fixed and known):
             raise UserError(
                 f"{path}: takes and gives {received(names)} with an input of shape {shape}; expected {INPUT} "
-                f"(N, channels, size, size) and {OUTPUT}, as `trainer package` writes it"
+                f"(N, channels, size, size) or (N, channels, x, y, z) and {OUTPUT}, as `trainer package` writes it"
             )
-        return int(shape[1]), int(shape[2])
+        return tuple(int(side) for side in shape[1:])
 
     def __call__(self, images: Floats) -> Floats:
-        """Normalised images (N, channels, size, size) to logits (N, classes, size, size)."""
+        """Normalised images (N, channels, *sides) to logits (N, classes, *sides)."""
         logits: Floats = self._session.run([OUTPUT], {INPUT: images})[0]
         return logits
 

@@ -44,6 +44,21 @@ class Parity:
         """As `parity.json` has it."""
         return {name: value for name, value in asdict(self).items() if value != {}}
 
+    def sentence(self) -> str:
+        """What came out, for the command."""
+        return (
+            f"onnxruntime differs from torch by at most {self.probability:.2g} in a probability (refused above "
+            f"{self.bound:g}), in {self.differing_pixels} of {self.pixels:,} pixels of {self.images} {self.where}"
+        )
+
+    def described(self) -> str:
+        """The same for the card."""
+        return (
+            f"Against torch {self.torch} with onnxruntime {self.onnxruntime} on {self.images} {self.where}: largest "
+            f"difference of a probability {self.probability:.2g} (bound {self.bound:g}), {self.differing_pixels} of "
+            f"{self.pixels:,} pixels differ."
+        )
+
 
 def compare(
     network: Segmenter, packed: Packed, pictures: Iterable[Picture], *, where: str, threads: int, onnxruntime: str
@@ -57,7 +72,7 @@ def compare(
     largest = np.zeros(len(p.classes))
     for picture in pictures:
         truth, packed_logits = _torch(network, picture, p), packed.logits([picture])[0]
-        gaps = np.abs(_probabilities(truth, p) - _probabilities(packed_logits, p)).max((1, 2))
+        gaps = _gaps(truth, packed_logits, p)
         # Compared so that a value that is no number is a difference, too.
         if not gaps.max() <= BOUND:
             raise UserError(
@@ -85,6 +100,13 @@ def compare(
     )
 
 
+def _gaps(ours: NDArray[np.float32], theirs: NDArray[np.float32], p: Preprocessing) -> NDArray[np.float64]:
+    """The largest difference of each class's probability."""
+    both = (probabilities(each, regions=p.regions) for each in (ours, theirs))
+    gaps: NDArray[np.float64] = np.abs(next(both) - next(both)).max((1, 2))
+    return gaps
+
+
 def _torch(network: Segmenter, picture: Picture, p: Preprocessing) -> NDArray[np.float32]:
     """Logits (classes, H, W) as `trainer predict` computes them."""
     at = place(picture.shape[0], picture.shape[1], p.size, p.fit)
@@ -95,9 +117,9 @@ def _torch(network: Segmenter, picture: Picture, p: Preprocessing) -> NDArray[np
     return out
 
 
-def _probabilities(logits: NDArray[np.float32], p: Preprocessing) -> NDArray[np.float64]:
+def probabilities(logits: NDArray[np.float32], *, regions: bool) -> NDArray[np.float64]:
     """Softmax over the first axis; of regions the sigmoid of each."""
-    if p.regions:
+    if regions:
         return expit(logits.astype(np.float64))  # type: ignore[no-any-return]  # scipy has no types
     powers = np.exp(logits.astype(np.float64) - logits.max(0))
     out: NDArray[np.float64] = powers / powers.sum(0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.config import RunConfig
+from trainer.config import RunConfig, VolumeData
 from trainer.distributed.launch import device as checked_device
 from trainer.distributed.launch import writable
 from trainer.errors import UserError
@@ -38,6 +38,7 @@ WARM = 5
 LEAST = 30
 """Timed passes at least."""
 SEED = 1
+OF_VOLUMES = "is a network for volumes, and networks for pictures alone are profiled so far"
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def target(run: RunConfig, runtime: str) -> Target:
 
 
 def _of(run: RunConfig, runtime: str, file: Path | None, size: int | None) -> Target:
+    if isinstance(run.data, VolumeData):
+        raise UserError(f"run.student.name = {run.student.name!r}: {OF_VOLUMES}")
     return Target(run.student.name, options_of(run.student), size or run.data.size, runtime, run, file)
 
 
@@ -210,7 +213,9 @@ def _onnxruntime(target: Target, way: Way) -> Row:
     Session.runtime()  # its own code is no memory of the network's
     peak = Peak()
     session = Session(path, device=way.device, threads=way.threads)
-    channels, size = session.shape
+    if len(session.shape) != 3:
+        raise UserError(f"{path}: {OF_VOLUMES}")
+    channels, size, _ = session.shape
     if target.size not in (0, size):
         raise UserError(f"--size {target.size}: {path} takes {size} x {size}; leave it out")
     images = _images(way.batch, channels, size)

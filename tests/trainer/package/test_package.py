@@ -33,10 +33,11 @@ from trainer.data.sets.blobs import draw
 from trainer.errors import UserError
 from trainer.package import inference, parity
 from trainer.package.command import Wish, package
-from trainer.package.inference import FILES, SUMS, labels, open_package
+from trainer.package.inference import FILES, SUMS, labels
 from trainer.package.model_card import Confirmation, Score
 from trainer.package.onnx_export import export
 from trainer.package.onnx_runtime import Session
+from trainer.package.opened import open_package
 from trainer.run_file import read
 
 RUN = {
@@ -290,7 +291,7 @@ class TestPredict:
                 "names 3; the package",
             ),
             ({"size": 200_000}, "size"),
-            ({"size": 64}, "the network takes (3, 32)"),
+            ({"size": 64}, "the network takes (3, 32, 32)"),
             (None, "preprocessing.json: "),
         ],
     )
@@ -408,7 +409,7 @@ class TestNetworks:
 def assert_equal_outputs(network: torch.nn.Module, file: Path) -> None:
     """What an ONNX file says of one picture, and of three, is what the network says."""
     session = Session(file, threads=1)
-    assert session.shape == (3, 32)
+    assert session.shape == (3, 32, 32)
     for count in (1, 3):
         images = torch.randn(count, 3, 32, 32)
         with torch.no_grad():

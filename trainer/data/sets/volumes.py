@@ -108,6 +108,11 @@ class VolumeCases:
         require_opening(part, opening)
         return _shown(self._files[part][number].images, self.settings)
 
+    def image_files(self, part: Part, number: int, opening: Opening | None = None) -> tuple[Path, ...]:
+        """The files of a case's image: one, or one a channel."""
+        require_opening(part, opening)
+        return self._files[part][number].images
+
     def case_name(self, part: Part, number: int) -> str:
         """The name of a case."""
         return self._files[part][number].name

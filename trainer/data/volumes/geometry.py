@@ -218,7 +218,7 @@ def native_slices(scores: NDArray[Any], way: NativeGrid) -> Iterator[tuple[Place
     if any(stop <= start for start, stop in reach):
         return
     rows, columns, slices = (
-        _Blend.of(where[slice(*own)], way.shape[at]) for (at, where), own in zip(places, reach, strict=True)
+        Blend.of(where[slice(*own)], way.shape[at]) for (at, where), own in zip(places, reach, strict=True)
     )
     turned = scores.transpose([0, *(1 + at for at, _ in places)])
     out = np.empty((len(scores), len(rows.low), len(columns.low)), np.float32)
@@ -269,7 +269,7 @@ def labels_back(labels: Labels, way: NativeGrid, *, outside: int = 0) -> Labels:
     return back
 
 
-class _Blend(NamedTuple):
+class Blend(NamedTuple):
     """For each place on an axis the neighbours below and above, and the share of the one above."""
 
     low: Places
@@ -277,7 +277,7 @@ class _Blend(NamedTuple):
     share: Scores
 
     @classmethod
-    def of(cls, places: Floats, side: int) -> "_Blend":
+    def of(cls, places: Floats, side: int) -> "Blend":
         low, high, share = neighbours(places, side)
         return cls(low, high, share.astype(np.float32))
 

@@ -159,19 +159,24 @@ def key_of(case: CaseFiles, recipe: Recipe, coding: Coding, channels: Channels) 
 
 
 def made_case(
-    name: str, images: Sequence[Path], label: Path | None, recipe: Recipe, coding: Coding, channels: Channels
+    name: str,
+    images: Sequence[Path],
+    recipe: Recipe,
+    channels: Channels,
+    labelled: tuple[Path, Coding] | None = None,
 ) -> PreparedCase:
-    """A case in memory. label: None for an image alone, whose labels then are all ignored. Raises DataError."""
+    """A case in memory. labelled: the label file, and what its values mean; None for an image alone, whose labels then
+    are all ignored. Raises DataError."""
     where = str(images[0])
     arrays, first = read_image(images, channels)
     way = NativeGrid.unchanged(first.grid).turned(recipe.orientation)
     if recipe.spacing is not None:
         way = way.respaced(recipe.spacing, recipe.grid)
     nominal = recipe.spacing or way.spacing
-    if label is None:
+    if labelled is None:
         native = np.full(first.grid.shape, IGNORED, np.uint8)
     else:
-        native, stored = read_labels(label, coding)
+        native, stored = read_labels(*labelled)
         refuse_other_grid(first, stored)
     image = np.empty((len(arrays), *way.shape), np.float32)
     for at in range(len(arrays)):
@@ -180,7 +185,7 @@ def made_case(
     labels = nearest_labels(native, way)
     box = foreground_box(image, recipe, where)
     kept = cut(labels, box)
-    remarks = _remarks(native, labels, kept, coding) if label is not None else ()
+    remarks = () if labelled is None else _remarks(native, labels, kept, labelled[1])
     image, way = np.ascontiguousarray(cut(image, box)), way.cut(*box)
     normaliser = normalised(image, recipe, where)
     ready = _stored_as(image, recipe.storage, where)
@@ -189,7 +194,7 @@ def made_case(
         image=ready,
         label=np.ascontiguousarray(kept),
         native_label=native,
-        foreground=class_offsets(kept, len(coding.names)),
+        foreground=() if labelled is None else class_offsets(kept, len(labelled[1].names)),
         way=way,
         nominal=nominal,
         normaliser=normaliser,
@@ -233,7 +238,7 @@ def _kept(
         with locked(place.parent / f".{place.name}.lock", place):
             known = open_case(place, files.name, sums=sums)
             if known is None:
-                case = made_case(files.name, files.images, files.label, recipe, coding, channels)
+                case = made_case(files.name, files.images, recipe, channels, (files.label, coding))
                 more = {"recipe": recipe.stated(), "coding": str(coding), "files": files.digests, "version": VERSION}
                 _write(place, case, more)
                 known = open_case(place, files.name)

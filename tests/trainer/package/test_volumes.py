@@ -1,0 +1,250 @@
+"""A package for volumes runs without torch, and gives the labels of its weights on the grids of the files."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from tests.trainer.volume_files import REGIONS, drawn_cases, run, volume, write
+from trainer import checkpoint
+from trainer.__main__ import main
+from trainer.cli.entry import guard
+from trainer.data.volumes.geometry import Grid, NativeGrid
+from trainer.evaluation.native_slices import native_slices
+from trainer.evaluation.sliding_window import SlidingWindow
+from trainer.package import inference
+from trainer.package.volume_slices import slices_of_case
+
+nibabel = pytest.importorskip("nibabel")
+VALUED = [{"name": "ground", "value": 0}, {"name": "ball", "value": [1, 4]}, {"name": "core", "value": 2}]
+RECIPE = {"recipe": "none", "spacing": [1.2, 1.2, 2.5], "window": [-1, 4], "crop": "positive", "zscore": "volume"}
+MM = (0.7, 0.7, 5.0)
+
+
+def oblique(mm=MM):
+    """An affine of these spacings, turned by 20 degrees around x and by 30 around z, with x and y swapped."""
+    a, b = np.deg2rad(20), np.deg2rad(30)
+    around_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    around_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    swapped = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = around_z @ around_x @ swapped @ np.diag(mm)
+    affine[:3, 3] = (31, -17.5, 8)
+    return affine
+
+
+def weights(path: Path, settings) -> None:
+    """Weights as `trainer fit -o` writes them, drawn so that masks have all labels."""
+    from trainer.data.classes import classes_of
+
+    classes = len(classes_of(settings.data))
+    torch.manual_seed(3)
+    network = models.build(settings.student, in_channels=1, classes=classes, size=settings.data.patch, dims=3)
+    for tensor in network.parameters():
+        if tensor.ndim > 1:
+            tensor.data.normal_(0, (2 / tensor[0].numel()) ** 0.5)
+    words = {
+        "network": settings.student.model_dump(mode="json", exclude={"checkpoint"}),
+        "channels": 1,
+        "classes": classes,
+        "data": _content(settings, path.parent),
+        "train_images": [],
+        "scores": {"dice": 0.25},
+        "epoch": 1,
+        "run": settings.model_dump(mode="json"),
+    }
+    checkpoint.export(path, network.state_dict(), words)
+
+
+def _content(settings, folder):
+    from trainer.data import open_data
+
+    return open_data(settings.data, cache=folder / "cache").content_hash
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with weights of classes and of regions, their packages, and two new cases, one of which is damaged."""
+    folder = tmp_path_factory.mktemp("volumes")
+    split = drawn_cases(folder / "data", train=1, validation=2, test=1)
+    data = RECIPE | {"classes": VALUED}
+    weights(folder / "classes.safetensors", run(split.parent, split, data=data))
+    regions = {"classes": [], "regions": REGIONS, "recipe": "msd", "weights": "gaussian"}
+    settings = run(split.parent, split, data=regions, losses={"bce-dice": {}})
+    weights(folder / "regions.safetensors", settings)
+    write(folder / "new/a.nii.gz", volume(60, (31, 26, 9))[0], oblique())
+    for name in ("classes", "regions"):
+        words = ("package", folder / f"{name}.safetensors", folder / name, "--cache", folder / "cache")
+        assert guard(lambda words=words: main(list(map(str, words)))) == 0
+    return folder
+
+
+@pytest.fixture
+def trainer(capsys):
+    def trainer(*words):
+        capsys.readouterr()
+        code = guard(lambda: main(list(map(str, words))))
+        return code, *capsys.readouterr()
+
+    return trainer
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / max((one.sum() + other.sum()), 1)
+
+
+class TestPackage:
+    def test_preprocessing_names_every_step_and_files_are_checked(self, place):
+        p = json.loads((place / "classes" / inference.PREPROCESSING).read_text())
+        assert p["schema"] == 4
+        assert (p["orientation"], p["spacing"], p["window"]) == ("RAS", [1.2, 1.2, 2.5], [-1, 4])
+        assert (p["crop"], p["zscore"], p["patch"], p["overlap"]) == ("positive", "volume", [16, 16, 8], 0.5)
+        assert (p["classes"], p["values"], p["threshold"]) == (["ground", "ball", "core"], [0, 1, 2], None)
+        assert sorted(f.name for f in (place / "classes").iterdir()) == sorted((*inference.FILES, inference.SUMS))
+        p = json.loads((place / "regions" / inference.PREPROCESSING).read_text())
+        assert (p["regions"], p["classes"], p["threshold"], p["weights"]) == (True, ["whole", "core"], 0.5, "gaussian")
+        assert "values" not in p
+
+    def test_parity_is_of_dice_and_voxels_and_the_card_says_it(self, place):
+        parity = json.loads((place / "classes" / inference.PARITY).read_text())
+        assert parity["cases"] == 2
+        assert parity["voxels"] == 2 * 18 * 16 * 12
+        assert parity["dice"] >= 0.999
+        assert set(parity["dice_by_class"]) == {"ball", "core"}
+        assert parity["differing_voxels"] <= parity["voxels"] / 10_000
+        card = (place / "classes" / inference.CARD).read_text()
+        for words in ("Segments volumes into", "patches of 16 x 16 x 8 voxels", "Dice between both", "Other scanners"):
+            assert words in card
+
+    def test_an_old_reader_is_not_given_a_package_that_it_cannot_read(self, place, tmp_path, trainer):
+        """A schema beyond the known ones is named."""
+        copy = changed(place / "classes", tmp_path, {"schema": 5})
+        code, _, error = trainer("predict", copy, place / "new", "-o", tmp_path / "out")
+        assert code == 2
+        assert "schema" in error
+        assert len(error.splitlines()) == 1
+
+
+def changed(package, folder, changes):
+    """A copy of a package that says other things of itself, with sums that fit."""
+    copy = folder / "changed"
+    shutil.copytree(package, copy)
+    path = copy / inference.PREPROCESSING
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (copy / inference.SUMS).write_text(inference.sums(copy, inference.FILES))
+    return copy
+
+
+class TestPredict:
+    @pytest.mark.parametrize(("kind", "names"), [("classes", ["a"]), ("regions", ["a_core", "a_whole"])])
+    def test_an_oblique_case_gets_the_labels_of_torch_on_its_own_grid(self, place, tmp_path, trainer, kind, names):
+        code, out, _ = trainer("predict", place / kind, place / "new", "-o", tmp_path / "package")
+        assert code == 0
+        assert "label file" in out
+        assert trainer("predict", place / f"{kind}.safetensors", place / "new", "-o", tmp_path / "torch")[0] == 0
+        for folder in ("package", "torch"):
+            assert sorted(f.name for f in (tmp_path / folder).iterdir()) == [f"{name}.nii.gz" for name in names]
+        image = nibabel.load(place / "new/a.nii.gz")
+        for name in names:
+            made, wanted = (nibabel.load(tmp_path / by / f"{name}.nii.gz") for by in ("package", "torch"))
+            np.testing.assert_allclose(made.affine, image.affine)
+            assert made.shape == image.shape
+            ours, theirs = (np.asarray(file.dataobj) for file in (made, wanted))
+            assert len(np.unique(ours)) > 1
+            assert all(dice(ours == label, theirs == label) > 0.999 for label in np.unique(theirs))
+
+    def test_neither_torch_nor_monai_is_imported(self, place, tmp_path):
+        code = (
+            "import sys; from trainer.__main__ import main\n"
+            f"main(['predict', {str(place / 'classes')!r}, {str(place / 'new')!r}, '-o', {str(tmp_path / 'out')!r}])\n"
+            "assert not {'torch', 'monai'} & set(sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "out/a.nii.gz").is_file()
+
+    def test_a_damaged_case_is_named_and_the_others_are_done(self, place, tmp_path, trainer):
+        shutil.copytree(place / "new", tmp_path / "new")
+        (tmp_path / "new/b.nii.gz").write_bytes((place / "new/a.nii.gz").read_bytes()[:200])
+        code, out, error = trainer("predict", place / "classes", tmp_path / "new", "-o", tmp_path / "out")
+        assert code == 2
+        assert "1 label file on the grids" in out
+        assert "b.nii.gz" in error
+        assert len(error.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("kind", "words", "text"),
+        [
+            ("classes", ("--threshold", "0.4"), "--threshold 0.4: the package has 3 classes; leave it out"),
+            ("classes", ("--precision", "bf16"), "--precision bf16: a package says itself how it computes"),
+            ("regions", ("--threshold", "1"), "--threshold 1: a probability between 0 and 1"),
+        ],
+    )
+    def test_a_wrong_flag_is_one_line(self, place, tmp_path, trainer, kind, words, text):
+        code, _, error = trainer("predict", place / kind, place / "new", "-o", tmp_path / "out", *words)
+        assert code == 2
+        assert text in error
+        assert len(error.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("changes", "text"),
+        [
+            ({"patch": [8, 16, 16]}, "the network takes (1, 16, 16, 8)"),
+            ({"channels": 2}, "the network takes (1, 16, 16, 8)"),
+            ({"overlap": 1.0}, "overlap"),
+            ({"spacing": [1, 0, 1]}, "spacing"),
+            ({"window": [3, 3]}, "window"),
+            ({"values": [0, 1]}, "values"),
+            ({"classes": ["ground", "../ball", "core"]}, "classes"),
+            ({"colours": ["#000000"]}, "colours"),
+            ({"threshold": 0.5}, "threshold"),
+        ],
+    )
+    def test_what_a_foreign_package_says_is_checked_before_a_case_is_read(
+        self, place, tmp_path, trainer, changes, text
+    ):
+        copy = changed(place / "classes", tmp_path, changes)
+        code, _, error = trainer("predict", copy, place / "new", "-o", tmp_path / "out")
+        assert code == 2
+        assert text in error
+        assert len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_without_volumes_is_one_line(self, place, tmp_path, trainer):
+        (tmp_path / "empty").mkdir()
+        for folder, text in ((tmp_path / "empty", "holds no volume"), (tmp_path / "none", "no such folder")):
+            code, _, error = trainer("predict", place / "classes", folder, "-o", tmp_path / "out")
+            assert code == 2
+            assert text in error
+            assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("size", [(8, 6, 4), (24, 24, 24)])
+@pytest.mark.parametrize(("weighting", "tiling"), [("constant", "clamped"), ("gaussian", "spread")])
+@pytest.mark.parametrize("toward", ["RAS", "stored"])
+def test_slices_of_numpy_are_those_of_torch(size, weighting, tiling, toward):
+    """Also where a window is larger than the case, and where a crop leaves native slices out."""
+    way = NativeGrid.unchanged(Grid.of((13, 11, 9), oblique((1, 1, 2)))).turned(toward)
+    way = way.respaced((0.8, 1.1, 1.7), "first-centre").cut((1, 2, 2), (12, 7, 6))
+    image = np.random.default_rng(5).normal(size=(2, *way.shape)).astype(np.float32)
+
+    def predict(windows):
+        """Three classes that depend on the place in the window, too."""
+        ramp = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None, None]
+        return np.stack([windows[:, 0], windows[:, 1] * ramp, windows.sum(1) + ramp], axis=1)
+
+    def predict_tensor(windows):
+        return torch.from_numpy(predict(windows.numpy()))
+
+    window = SlidingWindow(size, 0.5, weighting, tiling)
+    wanted = native_slices(image, way, window, predict_tensor, torch.device("cpu"))
+    made = slices_of_case(image, way, window, predict, ground=1)
+    for (number, ours), (depth, theirs) in zip(made, wanted, strict=True):
+        assert number == depth
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)

@@ -1,0 +1,68 @@
+"""A package in a folder, opened: of pictures or of volumes, its sums checked, and all that it says of itself."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trainer.errors import UserError, explain
+from trainer.package.inference import NETWORK, PREPROCESSING, Packed, Preprocessing, check_sums
+from trainer.package.onnx_runtime import Session
+from trainer.package.volumes import PackedVolumes, VolumePreprocessing
+
+OF_PICTURES = 3
+"""The last schema that is of pictures."""
+
+
+def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed | PackedVolumes:
+    """The package in a folder, its sums checked. Raises UserError where it is none, or is not as it was written."""
+    check_sums(folder)
+    path = folder / PREPROCESSING
+    text = path.read_bytes()
+    model = VolumePreprocessing if _schema(text) > OF_PICTURES else Preprocessing
+    try:
+        preprocessing = model.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(explain(error, str(path), model=model)) from error
+    session = Session(folder / NETWORK, device=device, threads=threads)
+    if isinstance(preprocessing, VolumePreprocessing):
+        _refuse_other(folder, session, preprocessing, (preprocessing.channel_count, *preprocessing.patch))
+        return PackedVolumes(preprocessing, session)
+    side = preprocessing.size
+    _refuse_other(folder, session, preprocessing, (preprocessing.channel_count, side, side))
+    return Packed(preprocessing, session)
+
+
+def _schema(text: bytes) -> int:
+    """The number that a document gives as its schema; 0 where it gives none."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return 0
+    schema = document.get("schema") if isinstance(document, dict) else None
+    return schema if isinstance(schema, int) else 0
+
+
+def _refuse_other(
+    folder: Path, session: Session, preprocessing: Preprocessing | VolumePreprocessing, expected: tuple[int, ...]
+) -> None:
+    """Raise UserError where network and preprocessing do not fit."""
+    if session.shape != expected:
+        raise UserError(f"{folder}: the network takes {session.shape}, {PREPROCESSING} says {expected}")
+    if session.classes not in (None, len(preprocessing.classes)):
+        raise UserError(
+            f"{folder}: the network gives {session.classes} classes, {PREPROCESSING} names "
+            f"{len(preprocessing.classes)}; the package is not as `trainer package` writes it"
+        )
+
+
+def with_threshold(packed: Packed | PackedVolumes, threshold: float) -> Packed | PackedVolumes:
+    """The same with another threshold. Raises UserError where there are more than two classes."""
+    if packed.preprocessing.threshold is None:
+        count = len(packed.preprocessing.classes)
+        raise UserError(f"--threshold {threshold:g}: the package has {count} classes; leave it out")
+    change = {"threshold": threshold, "threshold_from": "given"}
+    if isinstance(packed, PackedVolumes):
+        return replace(packed, preprocessing=packed.preprocessing.model_copy(update=change))
+    return replace(packed, preprocessing=packed.preprocessing.model_copy(update=change))
