@@ -1,0 +1,177 @@
+"""The study files of the studies that this program grew from: complete, and run as their heads say."""
+
+import csv
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from search import __main__ as search_main
+from search.spec.config import MAIN
+from search.spec.load import StudySpec, load, probe_runs
+from tests.studies.trees import TREES
+from trainer import __main__ as trainer_main
+from trainer.dry_run import check
+from trainer.engine.fit import fit
+from trainer.run_file import RunFile
+
+FOLDER = Path(__file__).parents[2] / "studies"
+KINDS = ("unet-variants", "acf-bckd", "skin-lesion", "polyp-hpo", "selfreg")
+FILES = sorted(path.stem for kind in KINDS for path in FOLDER.glob(f"{kind}-*.toml"))
+PARTS = ("Data: ", "Cost: ", "What differs from the ", "The same as there: ")
+
+
+def head(name: str) -> str:
+    """The comment at the beginning of a file, without its signs."""
+    text = (FOLDER / f"{name}.toml").read_text().partition("\n[")[0]
+    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in text.splitlines())
+
+
+def typed(name: str) -> list[list[str]]:
+    """The commands of a file's head, split as a shell does."""
+    return [shlex.split(line, comments=True)[2:] for line in head(name).splitlines() if line.startswith("  python -m ")]
+
+
+def test_there_is_a_file_for_each_study_and_its_data() -> None:
+    assert len(FILES) >= 12
+    assert {"unet-variants-isic2018", "skin-lesion-isic2016", "polyp-hpo-etis", "selfreg-synapse"} <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_resolves_and_all_of_its_networks_and_losses_are_built(name: str) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    for label, run in probe_runs(load(FOLDER / f"{name}.toml")):
+        key = (label.partition(":")[0], run.method, run.student.model_dump_json())
+        if key not in seen:
+            seen.add(key)
+            facts = check(run)
+            assert facts.live_terms, label
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "acf-bckd-btcv"])
+def test_the_head_names_the_data_the_cost_every_difference_and_three_commands_that_run_it(name: str) -> None:
+    text, commands, spec = head(name), typed(name), load(FOLDER / f"{name}.toml")
+    assert all(f"\n{part}" in text for part in PARTS)
+    data = spec.run.data.model_dump()
+    split, second, work = commands[:3]
+    assert split[:3] == ["trainer", "data", "split"]
+    assert split[3:8] == [data["root"], "--root", data["root"], "-o", data["split"]]
+    assert second in (["trainer", "teach", f"studies/{name}.toml"], ["search", "validate", name])
+    assert work == ["search", "work", name]
+    for program, *arguments in commands:
+        parser = trainer_main.parser() if program == "trainer" else search_main.parser([arguments[0]])
+        parser.parse_args(arguments)
+    forecast = re.search(r"`search validate (\S+)`\s+forecasts", re.sub(r"\n", " ", text))
+    assert forecast is not None
+    assert forecast[1] == name
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if len(typed(name)) > 3 and not name.startswith("acf-bckd-btcv")]
+)
+def test_further_pairs_of_a_head_are_studies_whose_teacher_is_taught_to_the_same_file(name: str) -> None:
+    commands = typed(name)[3:]
+    assert len(commands) % 2 == 0
+    for teach, work in zip(commands[::2], commands[1::2], strict=True):
+        given = trainer_main.parser().parse_args(teach[1:])
+        wanted = search_main.parser(["work"]).parse_args(work[1:])
+        spec = load(FOLDER / f"{name}.toml", wanted.set, name=wanted.name)
+        assert spec.run.teacher is not None
+        taught = dict(text.split("=", 1) for text in given.set)
+        searched = dict(text.removeprefix("run.").split("=", 1) for text in wanted.set)
+        shared = taught.keys() & searched.keys()
+        assert {"teacher.name", "teacher.checkpoint"} <= shared
+        assert {key: taught[key] for key in shared} == {key: searched[key] for key in shared}
+        check(spec.run)
+
+
+@pytest.mark.parametrize("name", ["acf-bckd-word", "acf-bckd-brats21"])
+def test_the_file_of_the_second_teacher_differs_in_the_teacher_and_its_pairs_alone(name: str) -> None:
+    first, second = (
+        re.sub(r"(?m)^#.*\n|^(name|width|checkpoint) .*\n", "", (FOLDER / f"{name}{end}.toml").read_text())
+        for end in ("", "-t2")
+    )
+    assert first != second
+    assert first.replace("acf-bckd-t1", "acf-bckd-t2") == second
+
+
+@pytest.mark.parametrize("file", sorted((FOLDER / "published").glob("*.csv")), ids=lambda path: path.stem)
+def test_published_numbers_have_a_source_and_blanks_a_reason(file: Path) -> None:
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert rows
+    for row in rows:
+        assert row["source"]
+        assert (row["value"] == "") == (row["blank"] != ""), row
+        if row["value"]:
+            assert 0 <= float(row["value"]) <= 100
+    keys = [
+        tuple(row[key] for key in ("data", "part", "method", "teacher", "student", "pretrained", "metric"))
+        for row in rows
+    ]
+    assert len(keys) == len(set(keys))
+
+
+def drawn(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data of a study in its real layout, and its split as the first command of the head draws it."""
+    variable, draw = TREES[name.rpartition("-")[2]]
+    draw(folder / "data")
+    monkeypatch.setenv(variable, str(folder / "data"))
+    monkeypatch.chdir(folder)
+    (folder / "splits").mkdir()
+    arguments = [word.replace(f"${variable}", str(folder / "data")) for word in typed(name)[0]]
+    if "--fractions" in arguments:
+        arguments[arguments.index("--fractions") + 1] = "0.5,0.25,0.25"
+    assert trainer_main.main(arguments[1:]) == 0
+    return folder
+
+
+SMALL = {
+    "unet-variants-segpc2021": {
+        "run.data.size": 32,
+        "run.batch_size": 4,
+        "run.epochs": 2,
+        "run.teacher.width": 4,
+        "run.teacher.min_dice": 0.0,
+        "pruner.warmup_epochs": 1,
+    },
+    "acf-bckd-brats21": {
+        "run.data.patch": [32, 32, 32],
+        "run.batch_size": 2,
+        "run.epochs": 2,
+        "run.validate.from": 2,
+        "run.teacher.width": 4,
+        "run.teacher.min_dice": 0.0,
+        "run.student.width": 4,
+        "pruner.warmup_epochs": 1,
+    },
+}
+"""Study -> what a test changes of it."""
+
+
+def small(name: str) -> tuple[list[str], StudySpec]:
+    sets = [f"{path}={json.dumps(value)}" for path, value in SMALL[name].items()]
+    return sets, load(FOLDER / f"{name}.toml", sets, name="small")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_study_is_taught_valid_and_trained_on_a_drawn_tree(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn(name, tmp_path, monkeypatch)
+    sets, spec = small(name)
+    assert spec.run.teacher is not None
+    teach = {**spec.teach, "epochs": 1, "validate": {"from": 1, "every": 1}}
+    recipe = RunFile(spec.source, spec.run, teach=teach).teacher_run()
+    for _ in fit(recipe, cache=tmp_path / "cache", export=Path(str(spec.run.teacher.checkpoint))):
+        pass
+    flags = [f"--set={text}" for text in sets]
+    arguments = ["validate", str(FOLDER / f"{name}.toml"), "--name=small", *flags, "--cache", str(tmp_path / "cache")]
+    assert search_main.main([*arguments, "--no-timing"]) == 0, capsys.readouterr().out
+    assert "\nok " in capsys.readouterr().out
+    run = next(run for label, run in probe_runs(spec) if label.startswith(f"{MAIN}:") and run.methods())
+    done = list(fit(run, cache=tmp_path / "cache"))
+    assert done[-1].epoch == 2
