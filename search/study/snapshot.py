@@ -73,7 +73,8 @@ class SearchSnapshot:
         """The ways of distilling that a study deals its trials over, beside none; empty where it does not."""
         if "method" not in self.front:
             return ()
-        choices = self.record["space"]["method"]["choices"]
+        ranges = [kept for name, kept in self.record["space"].items() if name.partition("[")[0] == "method"]
+        choices = dict.fromkeys(choice for kept in ranges for choice in kept["choices"])
         return tuple(choice for choice in choices if choice != NO_METHOD) if NO_METHOD in choices else ()
 
     @property

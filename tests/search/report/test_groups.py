@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from search.report.page import drawn, page
 from search.report.tables import tables
 from search.study.adapter import StudyAdapter
 from search.study.progress import progress_of
-from search.study.snapshot import read
+from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import Share
 from tests.search.confirm.conftest import STUDY as PLAIN
 from tests.search.confirm.conftest import plan_for, train
@@ -73,6 +74,12 @@ def test_a_confirmation_takes_the_best_of_each_pair(searched: Any) -> None:
     plan = plan_for(searched(FAMILIES))
     winners = [c.run["student"] for c in plan.configurations if c.role == "winner"]
     assert {(s["name"], s["width"]) for s in winners} == {("unet", 2), ("unet", 4), ("resunet", 8)}
+
+
+def test_methods_that_each_network_lists_for_itself_are_all_methods_of_a_study() -> None:
+    space = {"student.name": {}, "method[0]": {"choices": ["none", "kl"]}, "method[1]": {"choices": ["none", "cwd"]}}
+    front = ("student.name", "method")
+    assert SearchSnapshot.methods.fget(SimpleNamespace(front=front, record={"space": space})) == ("kl", "cwd")  # type: ignore[attr-defined]
 
 
 def test_a_study_along_methods_confirms_each_beside_none_and_ranks_them(searched: Any) -> None:
