@@ -144,12 +144,16 @@ def _square(config: NetworkConfig | NetworkTeacher, lengths: tuple[int, ...]) ->
 
 
 def _check_patch(config: NetworkConfig | NetworkTeacher, network: "Segmenter", lengths: tuple[int, ...]) -> None:
-    """Raises ValueError where a patch is not divisible, or leaves nothing to normalise at the bottom."""
+    """Raises ValueError where a patch is not divisible, too short, or leaves nothing to normalise at the bottom."""
     shape, stride = " x ".join(map(str, lengths)), network.stride
     if any(length % stride for length in lengths):
         near = " x ".join(str(max(round(length / stride), 1) * stride) for length in lengths)
         raise ValueError(
             f"data.patch = {shape}: the {_role(config)} {config.name} takes multiples of {stride}; try {near}"
+        )
+    if any(length < network.least for length in lengths):
+        raise ValueError(
+            f"data.patch = {shape}: the {_role(config)} {config.name} takes {network.least} along each axis at least"
         )
     if network.alone and all(length == stride for length in lengths):
         raise ValueError(

@@ -21,14 +21,16 @@ class LcovNet(Segmenter):
     and adds to that the first result times a calibration: a sigmoid of a 1 x 1 x 1 convolution of the map at half its
     size. So **the last axis has to be the one through the slices**. Convolutions are without bias, followed by batch
     normalisation and ReLU6. The published code has biases, dropout of 0.2 and other widths (32 to 256, the last two
-    equal), which ACF-BCKD left out. Patches are multiples of 16. 815,984 parameters at width 16 for 1 channel and 14
-    classes, of which 3,136 stand in the heads of the coarser levels: they train with `deep_supervision` alone.
+    equal), which ACF-BCKD left out. Patches are multiples of 16, 32 at least. 815,984
+    parameters at width 16 for 1 channel and 14 classes, of which 3,136 stand in the heads of the coarser levels: they
+    train with `deep_supervision` alone.
 
     Taps: `enc1`..`enc4`, `mid`, `dec4`..`dec1` (a level's block).
     """
 
     dims = 3
     stride = 2 ** (LEVELS - 1)
+    least = 4 * 2 ** (LEVELS - 2)  # the last map that is averaged, in windows of 4
 
     def __init__(self, *, width: int, in_channels: int, classes: int, deep_supervision: bool = False) -> None:
         super().__init__()

@@ -77,6 +77,8 @@ class Segmenter(nn.Module):
     where that was measured to be faster."""
     alone: bool = False
     """Whether each patch's deepest map is normalised alone: it needs two voxels then."""
+    least: int = 1
+    """The shortest side of a patch; torch's average pooling refuses maps smaller than its window, padded or not."""
     stride: int
     taps: Taps
     deep_heads: int = 0

@@ -239,6 +239,13 @@ def test_flops_are_those_of_torch_for_a_patch_of_any_sides():
             r"data.patch = 96 x 44 x 96: the student segresnet takes multiples of 8; try 96 x ",
         ),
         ("tiny-unet-3d", 3, 8, "data.patch = 8 x 8 x 8: the student tiny-unet-3d makes one voxel of it, .* take 16 "),
+        (
+            "lcovnet",
+            3,
+            (32, 32, 16),
+            "data.patch = 32 x 32 x 16: the student lcovnet takes 32 along each axis at least$",
+        ),
+        ("espnetv2-3d", 3, 16, "data.patch = 16 x 16 x 16: the student espnetv2-3d takes 32 along each axis at least$"),
         ("tiny-unet-3d", 3, (96, 96), r"size = \(96, 96\): expected 3 lengths of 1 at least, or one for all$"),
     ],
 )
