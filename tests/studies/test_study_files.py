@@ -13,6 +13,7 @@ from search.spec.config import MAIN
 from search.spec.load import StudySpec, load, probe_runs
 from tests.studies.trees import TREES
 from trainer import __main__ as trainer_main
+from trainer.config import VolumeData
 from trainer.dry_run import check
 from trainer.engine.fit import fit
 from trainer.run_file import RunFile
@@ -20,6 +21,7 @@ from trainer.run_file import RunFile
 FOLDER = Path(__file__).parents[2] / "studies"
 KINDS = ("unet-variants", "acf-bckd", "skin-lesion", "polyp-hpo", "selfreg")
 FILES = sorted(path.stem for kind in KINDS for path in FOLDER.glob(f"{kind}-*.toml"))
+POLYPS = [name for name in FILES if name.startswith("polyp-hpo-")]
 PARTS = ("Data: ", "Cost: ", "What differs from the ", "The same as there: ")
 
 
@@ -39,12 +41,12 @@ def test_there_is_a_file_for_each_study_and_its_data() -> None:
     assert {"unet-variants-isic2018", "skin-lesion-isic2016", "polyp-hpo-etis", "selfreg-synapse"} <= set(FILES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name not in POLYPS[1:]])
 def test_a_file_resolves_and_all_of_its_networks_and_losses_are_built(name: str) -> None:
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for label, run in probe_runs(load(FOLDER / f"{name}.toml")):
-        key = (label.partition(":")[0], run.method, run.student.model_dump_json())
-        if key not in seen:
+        key = (run.method, run.student.model_dump_json())
+        if key not in seen and (run.methods() or not name.endswith("-t2")):
             seen.add(key)
             facts = check(run)
             assert facts.live_terms, label
@@ -88,6 +90,16 @@ def test_further_pairs_of_a_head_are_studies_whose_teacher_is_taught_to_the_same
         check(spec.run)
 
 
+def test_the_files_of_polyps_search_the_same() -> None:
+    first, *others = (load(FOLDER / f"{name}.toml") for name in POLYPS)
+    for other in others:
+        assert other.main.space == first.main.space
+        for table in ("losses", "student", "optim", "epochs", "batch_size", "precision", "validate"):
+            assert getattr(other.run, table) == getattr(first.run, table)
+        assert (other.budget, other.pruner, other.confirm) == (first.budget, first.pruner, first.confirm)
+        assert len(other.main.enqueue) == len(first.main.enqueue)
+
+
 @pytest.mark.parametrize("name", ["acf-bckd-word", "acf-bckd-brats21"])
 def test_the_file_of_the_second_teacher_differs_in_the_teacher_and_its_pairs_alone(name: str) -> None:
     first, second = (
@@ -129,15 +141,17 @@ def drawn(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+PICTURES = {
+    "run.data.size": 32,
+    "run.batch_size": 4,
+    "run.epochs": 2,
+    "run.teacher.width": 4,
+    "run.teacher.min_dice": 0.0,
+    "pruner.warmup_epochs": 1,
+}
 SMALL = {
-    "unet-variants-segpc2021": {
-        "run.data.size": 32,
-        "run.batch_size": 4,
-        "run.epochs": 2,
-        "run.teacher.width": 4,
-        "run.teacher.min_dice": 0.0,
-        "pruner.warmup_epochs": 1,
-    },
+    "unet-variants-isic2018": PICTURES,
+    "unet-variants-segpc2021": PICTURES,
     "acf-bckd-brats21": {
         "run.data.patch": [32, 32, 32],
         "run.batch_size": 2,
@@ -168,10 +182,11 @@ def test_a_study_is_taught_valid_and_trained_on_a_drawn_tree(
     recipe = RunFile(spec.source, spec.run, teach=teach).teacher_run()
     for _ in fit(recipe, cache=tmp_path / "cache", export=Path(str(spec.run.teacher.checkpoint))):
         pass
-    flags = [f"--set={text}" for text in sets]
-    arguments = ["validate", str(FOLDER / f"{name}.toml"), "--name=small", *flags, "--cache", str(tmp_path / "cache")]
-    assert search_main.main([*arguments, "--no-timing"]) == 0, capsys.readouterr().out
-    assert "\nok " in capsys.readouterr().out
+    if not isinstance(spec.run.data, VolumeData):  # of these `validate` builds many networks
+        flags = [f"--set={text}" for text in sets]
+        arguments = ["validate", str(FOLDER / f"{name}.toml"), "--name=small", *flags, "--no-timing"]
+        assert search_main.main([*arguments, "--cache", str(tmp_path / "cache")]) == 0, capsys.readouterr().out
+        assert "\nok " in capsys.readouterr().out
     run = next(run for label, run in probe_runs(spec) if label.startswith(f"{MAIN}:") and run.methods())
     done = list(fit(run, cache=tmp_path / "cache"))
     assert done[-1].epoch == 2
