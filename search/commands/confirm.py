@@ -20,6 +20,7 @@ from search.commands import work
 from search.confirm.data_checks import checked, unseen_sources
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
+from search.report.content.words import of_volumes
 from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
@@ -34,6 +35,7 @@ from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
 from trainer.config import RunConfig
+from trainer.data.classes import dims_of, unit_of
 from trainer.distributed.supervisor import refuse_bad_numbers, supervise
 from trainer.errors import UserError
 
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     if why is not None and not args.anyway:
         raise UserError(
             f"study {study!r}: a confirmation could show nothing, and would open the test rows for it: {why}; take "
-            f"more test images or seeds, or train its {plan.trials} networks all the same with --anyway"
+            f"more test {unit_of(data)}s or seeds, or train its {plan.trials} networks all the same with --anyway"
         )
     if not known:
         _create(opened, url, plan, args.cache)
@@ -96,7 +98,8 @@ def main(args: argparse.Namespace) -> int:
         code = supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
     if code == 0:
         with patient("confirm"):
-            print("\n".join(outcome(confirmed(opened, study))))
+            lines = outcome(confirmed(opened, study))
+            print("\n".join(map(of_volumes, lines) if dims_of(data) == 3 else lines))
     work.say_how_to_go_on(code)
     return code
 

@@ -35,7 +35,7 @@ def draw_confirmed_figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
         _near(part),
         _strata(part, "source"),
         _strata(part, "size"),
-        _reliability(part),
+        _reliability(search, part),
     ]
     return [figure for figure in figures if figure is not None]
 
@@ -85,7 +85,7 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
             axes.set_ylim(*_possible(*axes.get_ylim()))
         quiet(axes)
         unit = unit_of(search.metric.partition(".")[0], spacing=part.length_unit == "mm")
-        named_axes(axes, label, f"test {title_of(search)}" + (f" ({unit})" if unit else ""))
+        named_axes(axes, search.spoken(label), f"test {title_of(search)}" + (f" ({unit})" if unit else ""))
         legend_below(figure, axes)
         data = svg(figure)
     note = (
@@ -242,7 +242,7 @@ def _stratum_rows(
             axes.plot([row.dice], [up], marker, color=colour, mfc=PAPER, mew=1.4, ms=6, clip_on=False)
 
 
-def _reliability(part: ConfirmedPart) -> Drawn | None:
+def _reliability(search: Search, part: ConfirmedPart) -> Drawn | None:
     """The reliability of the foreground; that of the chosen class where that alone was kept."""
     networks = {network.name: network for network in compared_networks(part)}
     measured = [r for r in part.reliability if r.part == "test" and r.network in networks and r.bins]
@@ -263,8 +263,8 @@ def _reliability(part: ConfirmedPart) -> Drawn | None:
         share_axis(lower, [share for _, bins in curves for _, _, share in bins])
         quiet(upper)
         quiet(lower)
-        named_axes(upper, "", f"share that is {of}" if positive else "share of pixels right")
-        named_axes(lower, f"probability of the {of}", "share of pixels")
+        named_axes(upper, "", f"share that is {of}" if positive else search.spoken("share of pixels right"))
+        named_axes(lower, f"probability of the {of}", search.spoken("share of pixels"))
         legend_below(figure, upper)
         data = svg(figure)
     note = (

@@ -98,7 +98,7 @@ def _against_size(
         axes.set_ylim(low, high)
         size_axis(axes, sorted({size for size, _ in every}))
         quiet(axes)
-        named_axes(axes, label, f"validation {scale.title}, unconfirmed")
+        named_axes(axes, search.spoken(label), f"validation {scale.title}, unconfirmed")
         legend_below(figure, axes)
         data = svg(figure)
     hidden = " Trials far off are drawn at the axis as open triangles."

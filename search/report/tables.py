@@ -37,7 +37,7 @@ def tables(study: Study) -> list[Table]:
         _facts("space", "What the search varied", search.space),
         _facts("limits", "Limits of the student", search.limits),
     ]
-    return [table for table in every if table.rows]
+    return [table.spoken(search.spoken) for table in every if table.rows]
 
 
 def across(report: Report) -> list[Table]:

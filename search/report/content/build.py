@@ -68,18 +68,19 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         headline, answer = unconfirmed(searched)
     else:
         headline, answer, verdict = confirmed_text(searched, part)
+    which, why, sure, cost = map(searched.spoken, answer)
     network = _drawn_network(opened, rows, searched, None if part is None else (begun[-1], part))
     drawn, without = pictures(rows, network, wanted)
     return Study(
         name=name,
         identity=rows.search.identity,
-        headline=headline,
-        answer=answer,
-        following=next_step(name, searched, part, powerless_search(rows)),
+        headline=searched.spoken(headline),
+        answer=(which, why, sure, cost),
+        following=searched.spoken(next_step(name, searched, part, powerless_search(rows))),
         verdict=verdict,
         search=searched,
         confirmed=part,
-        limits=limits(searched, part, begun=len(begun)),
+        limits=tuple(map(searched.spoken, limits(searched, part, begun=len(begun)))),
         pictures=drawn,
         without_pictures=without,
         commands=commands(name, part),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from models.config import Frozen
 from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart, left_out
+from search.report.content.words import of_volumes
 from search.study.trial_attributes import Share
 
 Scalar = bool | int | float | str
@@ -218,6 +219,14 @@ class Search(Frozen):
     regions: bool = Field(
         default=False, exclude_if=left_out, description="whether those are regions, which overlap and have a threshold"
     )
+
+    volumes: bool = Field(
+        default=False, exclude_if=left_out, description="whether data are volumes, so that what is scored are cases"
+    )
+
+    def spoken(self, text: str) -> str:
+        """What is said of images in the words that this study's data have."""
+        return of_volumes(text) if self.volumes else text
 
     @property
     def kind(self) -> str:

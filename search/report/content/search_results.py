@@ -85,6 +85,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         space=_space(rows.record.get("space", {})),
         classes=tuple(ForegroundClass(name=c.name, colour=hexadecimal(c)) for c in foreground_of(rows)),
         regions=progress.regions,
+        volumes=base.get("data", {}).get("name") == "volumes",
     )
 
 
