@@ -19,7 +19,7 @@ from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
 from trainer.commands.predict_volumes import packed_reader, predict_volumes, trained_reader
 from trainer.config import PictureData, VolumeData
-from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered
+from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered, unit_of
 from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
 from trainer.data.file_check import summarised
 from trainer.data.files import SUFFIXES, listed_pictures
@@ -27,7 +27,7 @@ from trainer.data.masks import regions_of
 from trainer.data.reading import as_rgb, images_of
 from trainer.data.slices import slice_place, slices_of
 from trainer.distributed.launch import device, writable
-from trainer.errors import DataError, UserError, on_stderr, one_line, refusal_text
+from trainer.errors import DataError, UserError, counted, on_stderr, one_line, refusal_text
 from trainer.figures.cases import chosen, drawn, predicted_labels
 from trainer.figures.grid import legend, overlay
 from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS
@@ -165,6 +165,8 @@ def _logits(network: "Segmenter", fitted: Picture, where: "torch.device", precis
 
 def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     from trainer.data import open_data
+    from trainer.data.sets.volumes import VolumeCases
+    from trainer.figures.volumes import worst_volumes
     from trainer.teacher import assessment
 
     writable(args.output)
@@ -176,11 +178,18 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
         networks = {"teacher": assessment.load(run, data, device=where), **networks}
     by_network = {name: _masks(network, data, where, precision) for name, network in networks.items()}
     dice = by_network["student"][0].images["dice"]
-    worst, median = chosen(dice)
+    cases = by_network["student"][0].cases.get("dice")
+    worst, median = chosen(dice if cases is None else cases)
     means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in by_network.items())
-    title = f"{made.path.name}: mean Dice on {len(dice)} validation images: {means}"
-    masks = {name: kept for name, (_, kept) in by_network.items()}
-    drawn(title, data, (worst, median), masks).save(args.output, format="PNG")
+    of = counted(len(dice if cases is None else cases), f"validation {unit_of(run.data)}")
+    title = f"{made.path.name}: mean Dice on {of}: {means}"
+    if isinstance(data, VolumeCases):
+        each = len(worst)
+        picture = worst_volumes(title, data, dice, networks, each=each, device=where, precision=precision)
+    else:
+        masks = {name: kept for name, (_, kept) in by_network.items()}
+        picture = drawn(title, data, (worst, median), masks)
+    picture.save(args.output, format="PNG")
     columns = ", ".join(["image", "truth", *by_network])
     print(f"{args.output}  {len(worst)} worst, {len(median)} median: {columns}")
     if "teacher" not in by_network:
