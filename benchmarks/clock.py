@@ -68,7 +68,7 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _peak() -> int:
+def peak() -> int:
     """The most memory in MB that this process had; what getrusage says begins with that of the process it came from."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0)
@@ -99,7 +99,7 @@ class Account:
             "trial": whole._asdict(),
             "epoch": self._steady()._asdict(),
             "counts": self.counts,
-            "facts": {**self.facts, "peak_mb": _peak()},
+            "facts": {**self.facts, "peak_mb": peak()},
         }
         path.write_text(json.dumps(document))
 

@@ -33,6 +33,7 @@ from search.study.adapter import Claim, StudyAdapter
 from search.study.create import open_search
 from trainer.config import Replay, RunConfig
 from trainer.data import augment, open_data
+from trainer.data.classes import dims_of
 from trainer.distributed.ranks import Ranks
 from trainer.engine.cohort import Cohort
 from trainer.reports import EpochReport, Failure, Resume, Saved
@@ -118,9 +119,10 @@ def search_once(spec: StudySpec, cache: Path, work: Path, slots: int) -> Account
     students.account, students.told, students.built = account, [], []
     asked = asks(search)
     students.pictures = len(open_data(spec.run.data, cache=cache).samples("validation"))
-    augment.build(spec.run.data.augment)  # imports albumentations
-    make_importable()
-    import_module("segmentation_models_pytorch")
+    if dims_of(spec.run.data) == 2:
+        augment.build(spec.run.data.augment)  # imports albumentations
+        make_importable()
+        import_module("segmentation_models_pytorch")
     settings = WorkerSettings(this_owner(0), slots, work / "runs", 1, {"ranks": 1}, breach=lambda _: None)
     account.begin()
     end = run_group(ranks, students, DatabaseThread(search, settings))

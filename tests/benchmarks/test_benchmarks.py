@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import volumes, volumes_work
 from benchmarks.against import OTHER, THIS, Version, differing, paired, ratio, table, timed_lines, turns, versions
 from benchmarks.clock import Account, Seconds, interval
 from benchmarks.table import tables, within_blocks
 from benchmarks.time_to_answer import Cost, Simulation, Way
 from benchmarks.worlds import WIDTH, Formula, widths_of
+from trainer.data.volumes.windows import count_windows
 from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,3 +219,25 @@ def test_a_version_is_measured_against_a_checkout_of_another(tmp_path):
     assert float(lines["| plain TPE + median, one at a time"].split(" | ")[1]) > 0
     assert lines["| ours, 8, never pruned"] == "| ours, 8, never pruned | - | - |"
     assert "recorded, ours, 8, never pruned: no such arm; the other: " in done.stdout
+
+
+def test_the_ceiling_of_volumes_is_what_passes_alone_allow():
+    """A teacher's pass of 3 s, a student's of 1 s, and 4 s of windows in an epoch of four steps: 5 s a step alone."""
+    passes = {"teacher": 3.0, "student": 1.0, "validation": 4.0}
+    tops = [volumes.ceiling(passes, volumes.Arm(name)) for name in ("ours-1", "ours-6", "ours-6-views")]
+    assert tops == [1.0, 2.0, 2.5]
+    seconds = {"plain": 10.0, "ours-8": 5.0, "ours-8-views": 2.0}
+    rows = [
+        {"block": 1, "patch": 32, "arm": name, "facts": {"peak_mb": 1}}
+        | {key: {"cpu": cpu} for key in ("trial", "epoch")}
+        for name, cpu in seconds.items()
+    ]
+    text = volumes.table([*rows, {"block": 1, "patch": 32, "arm": "passes", "passes": passes}])
+    assert "at least 2.6: missed (2.00)" in text
+    assert "at least 3.7: met (5.00)" in text
+
+
+def test_the_windows_of_volumes_are_those_of_the_product():
+    for patch in (16, 32, 48, 96):
+        product = count_windows(volumes_work.SHAPE, (patch,) * 3, volumes_work.OVERLAP, "clamped")
+        assert volumes_work.windows_of(patch) == product * volumes_work.VALIDATION

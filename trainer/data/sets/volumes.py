@@ -188,10 +188,11 @@ def _say_small(cases: Sequence[PreparedCase], config: VolumeData) -> None:
     small = [case for case in cases if any(a < b for a, b in zip(case.way.shape, config.patch, strict=True))]
     if small:
         logger.warning(
-            "{} of {} to train on are smaller than a patch of {} voxels along an axis, such as {} of {}; what is "
+            "{} of {} to train on {} smaller than a patch of {} voxels along an axis, such as {} of {}; what is "
             "beyond them is 0 and ignored",
             len(small),
             counted(len(cases), "case"),
+            "is" if len(small) == 1 else "are",
             " x ".join(map(str, config.patch)),
             small[0].name,
             " x ".join(map(str, small[0].way.shape)),
