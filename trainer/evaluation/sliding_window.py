@@ -24,6 +24,9 @@ class _Stack(Protocol):
 Windows = TypeVar("Windows", bound=_Stack)
 """Windows behind one another, or their logits: a tensor, or an array."""
 
+PIECE = 8
+"""Planes that are handed on together, so that beside the sums no second copy of a window's depth lies in memory."""
+
 
 @dataclass(frozen=True)
 class SlidingWindow:
@@ -84,8 +87,9 @@ class SlidingWindow:
                 raise RuntimeError("a volume has one window at least")
             done = following - first
             begin, end = max(low - first, 0), min(high - first, done)
-            if begin < end:
-                yield first + begin - low, (sums[:, begin:end] / total[begin:end])[(slice(None), slice(None), *kept)]
+            for at in range(begin, end, PIECE):
+                to = min(at + PIECE, end)
+                yield first + at - low, (sums[:, at:to] / total[at:to])[(slice(None), slice(None), *kept)]
             _advance(sums, done, axis=1)
             _advance(total, done, axis=0)
 
