@@ -54,6 +54,7 @@ def answer(confirmed: Confirmed, latency: Callable[[Configuration], float | None
         margin=confirmed.choose.margin,
         margin_metric=near[0].unit.partition(",")[0] if near else confirmed.choose.metric,
         length_unit=next((each.length_unit for each in confirmed.findings), "px"),
+        scored=next((each.scored for each in confirmed.findings), "image"),
         confidence=confirmed.choose.confidence,
         openings=tuple(_opening(each) for each in confirmed.openings),
         missing=confirmed.missing,

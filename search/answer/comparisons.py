@@ -25,6 +25,8 @@ from search.spec.config import MAIN
 from trainer.evaluation.score_names import SCORE_KINDS, unit_of
 
 TEST = "test"
+MEAN = "mean over images"
+"""Of a claim whose scores are of images; `of_cases` says what else they may be of."""
 Grids = dict[tuple[str, str], ScoreArray]
 
 FAMILY = ("gain", "kd_term_effect", "tuning_gain")
@@ -193,7 +195,12 @@ def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) 
     claim = made(pair, part, estimate, seeds, metric=metric, confidence=confidence)
     if unit := unit_of_metric(metric, minuend.one.length_unit):
         claim = claim.model_copy(update={"unit": claim.unit.replace(metric, f"{metric} ({unit})", 1)})
-    return _at_thresholds(claim, minuend, subtrahend)
+    return _at_thresholds(of_cases(claim, minuend), minuend, subtrahend)
+
+
+def of_cases(claim: Comparison, minuend: ScoreArray) -> Comparison:
+    """The claim with the word for what its mean is over."""
+    return claim.model_copy(update={"unit": claim.unit.replace(MEAN, f"mean over {minuend.one.scored}s")})
 
 
 def _at_thresholds(claim: Comparison, minuend: ScoreArray, subtrahend: ScoreArray) -> Comparison:
@@ -219,7 +226,7 @@ def made(
     return Comparison(
         name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
         estimate=None if estimate is None else estimate.value, low=low, high=high, confidence=confidence, p=p,
-        p_holm=None, unit=f"{metric}, mean over images", images=0 if estimate is None else estimate.images,
+        p_holm=None, unit=f"{metric}, {MEAN}", images=0 if estimate is None else estimate.images,
         groups=0 if estimate is None else estimate.groups, seeds=seeds, margin=margin, verdict="not estimable",
         reason="no seed that both were trained with" if estimate is None else estimate.reason, words=pair.what,
         lower_is_better=lower_is_better(metric),
@@ -331,7 +338,7 @@ def non_inferiority(
             estimate, seeds = difference(grid, behind, metric)
             two_sided = 2 * choose.confidence - 1
             claim = made(pair, part, estimate, seeds, metric=metric, confidence=two_sided, margin=choose.margin)
-            claims.append((each, _at_thresholds(claim, grid, behind)))
+            claims.append((each, _at_thresholds(of_cases(claim, grid), grid, behind)))
     known = [i for i, (_, claim) in enumerate(claims) if claim.p is not None]
     for i, p in zip(known, holm([claims[i][1].p or 0.0 for i in known]), strict=True):
         claims[i] = claims[i][0], _near(claims[i][1], p, choose.confidence)

@@ -1,6 +1,7 @@
 """What training again on fresh seeds showed, as values of report.json.
 
-Scores are means over images, then over seeds, unless a name says otherwise. None: not known or not estimable.
+Scores are means over images (or cases, where `scored` says so), then over seeds, unless a name says otherwise.
+None: not known or not estimable.
 """
 
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.config import Frozen
+from search.planning.part_sizes import Scored
 
 SEARCH_THRESHOLD = 0.5
 """Probability from which a pixel is foreground in validation scores of a search: the class of the greatest logit."""
@@ -248,6 +250,9 @@ class ConfirmedPart(Frozen):
     )
     length_unit: str = Field(
         default="px", exclude_if=lambda unit: unit == "px", description="of every distance in the tables: px or mm"
+    )
+    scored: Scored = Field(
+        default="image", exclude_if=lambda scored: scored == "image", description="what every count of images counts"
     )
     confidence: float
     openings: tuple[Opening, ...]

@@ -11,11 +11,10 @@ import numpy as np
 
 from search.answer.document import Needed, Smallest, claim_title
 from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
+from search.planning.part_sizes import Scored, counted_groups, scored_as
 from search.spec.load import StudySpec
-from trainer.config import BlobsData, DataConfig, RunConfig
-from trainer.data import DataError, DataSet
-from trainer.data.classes import unit_of
-from trainer.data.dataset import Part
+from trainer.config import DataConfig, RunConfig
+from trainer.data import DataSet
 
 if TYPE_CHECKING:
     from search.answer.comparisons import Grids
@@ -90,26 +89,8 @@ def measured(values: Floats, groups: tuple[str, ...]) -> Noise:
 
 
 def counted_test_groups(config: DataConfig) -> tuple[int, int] | None:
-    """How many images and groups the test part has, as `counted_groups` counts them."""
+    """How many cases and groups the test part has, as `counted_groups` counts them."""
     return counted_groups(config, "test")
-
-
-def counted_groups(config: DataConfig, part: Part) -> tuple[int, int] | None:
-    """How many images and groups a part has: counted in the split file, no picture is opened. None where file or data
-    root cannot be reached from here."""
-    from trainer.data.sets.pictures import data_root
-    from trainer.data.splits.split import read_split
-    from trainer.repository import expand
-
-    if isinstance(config, BlobsData):
-        images = getattr(config, part)
-        return images, images
-    try:
-        rows = read_split(expand(config.split, "data.split"), data_root(config))
-    except DataError:
-        return None
-    groups = [row.group_key for row in rows if row.part == part]
-    return len(groups), len(set(groups))
 
 
 def powerless(config: DataConfig, seeds: int) -> str | None:
@@ -117,10 +98,8 @@ def powerless(config: DataConfig, seeds: int) -> str | None:
     groups cannot be counted here."""
     known = counted_test_groups(config)
     if known is not None and known[1] < LEAST_GROUPS:
-        unit = unit_of(config)
-        return (
-            f"{known[0]} test {unit}s in {known[1]} groups: at least {LEAST_GROUPS} groups are needed for an interval"
-        )
+        sizes = f"{known[0]} test {scored_as(config)}s in {known[1]} groups"
+        return f"{sizes}: at least {LEAST_GROUPS} groups are needed for an interval"
     if seeds < LEAST_SEEDS:
         return f"{seeds} seed: at least {LEAST_SEEDS} are needed for an interval"
     return None
@@ -173,7 +152,7 @@ class DetectableGains:
     prints."""
 
     images: int
-    """Images of the test part."""
+    """Images of the test part, or cases where those are scored."""
     groups: int
     """Groups that these images are of, such as patients."""
     seeds: int
@@ -185,8 +164,8 @@ class DetectableGains:
     """Where trainings are long; None where none can be shown."""
     gain_of_short: float | None
     """Where they are short: what seeds differ by is not known before."""
-    unit: str = "image"
-    """What is scored: an image or a case."""
+    unit: Scored = "image"
+    """What `images` counts."""
 
 
 def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
@@ -201,7 +180,7 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
     guessed = round(images * len(set(known)) / len(known)) if known else 0
     groups = guessed if counted is None else counted[1]
     return DetectableGains(
-        images=images,
+        images=images if counted is None else counted[0],
         groups=groups,
         seeds=seeds,
         trainings=most_trainings(spec),
@@ -209,7 +188,7 @@ def detectable_gains(spec: StudySpec, data: DataSet) -> DetectableGains:
         power=POWER,
         gain=smallest_gain(groups, seeds, LONG, claims=claims),
         gain_of_short=smallest_gain(groups, seeds, SHORT, claims=claims),
-        unit=unit_of(spec.run.data),
+        unit=scored_as(spec.run.data),
     )
 
 
@@ -268,16 +247,16 @@ def needed(confirmed: "Confirmed", grids: "Grids", metric: str, confidence: floa
         rows = [Smallest(seeds=s, groups=g, gain=gain) for s, g, gain in gains if gain is not None]
         return Needed(
             claim=pair.name, seed=noise.seed, group=noise.group, both=noise.both, power=POWER, claims=claims,
-            smallest=tuple(rows), words=_describe_smallest(claim_title(pair.name), rows),
+            smallest=tuple(rows), words=_describe_smallest(claim_title(pair.name), rows, one.one.scored),
         )  # fmt: skip
     return None
 
 
-def _describe_smallest(claim: str, rows: list[Smallest]) -> str:
+def _describe_smallest(claim: str, rows: list[Smallest], scored: Scored) -> str:
     here, seeds, images, both = rows
     return (
-        f'At the noise that "{claim}" had here, {here.seeds} seeds and {here.groups} groups of test images show a true '
-        f"difference of {here.gain:.3f} or more with a probability of {POWER:.0%}; {seeds.seeds} seeds one of "
+        f'At the noise that "{claim}" had here, {here.seeds} seeds and {here.groups} groups of test {scored}s show a '
+        f"true difference of {here.gain:.3f} or more with a probability of {POWER:.0%}; {seeds.seeds} seeds one of "
         f"{seeds.gain:.3f}, {images.groups} groups one of {images.gain:.3f}, both one of {both.gain:.3f}. What is "
         "smaller can be there and not be shown."
     )

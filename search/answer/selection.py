@@ -92,17 +92,24 @@ def _scores(
     title, scores = metric.capitalize(), list[Score]()
     for part in dict.fromkeys(each.part for each in per_image):
         there = [each for each in per_image if each.part == part and each.images]
-        label = f"{title} of these weights, mean over images"
+        over = f"mean over {there[0].scored}s" if there else ""
+        label = f"{title} of these weights, {over}"
         own = [each for each in there if each.seed == seed]
         scores += [
-            Score(part, len(each.images), f"{label}, at {describe_thresholds([each.threshold])}", _mean(each, metric))
+            Score(
+                part,
+                len(each.images),
+                f"{label}, at {describe_thresholds([each.threshold])}",
+                _mean(each, metric),
+                scored=each.scored,
+            )
             for each in own
         ]
         if len(there) > 1:
             mean = statistics.fmean(_mean(each, metric) for each in there)
             at = describe_thresholds(each.threshold for each in there)
-            label = f"{title}, mean over images and {len(there)} seeds, at {at}"
-            scores.append(Score(part, len(there[0].images), label, mean, chosen.intervals.get(part)))
+            label = f"{title}, {over} and {len(there)} seeds, at {at}"
+            scores.append(Score(part, len(there[0].images), label, mean, chosen.intervals.get(part), there[0].scored))
     return scores
 
 

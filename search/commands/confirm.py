@@ -21,6 +21,7 @@ from search.confirm.data_checks import checked, unseen_sources
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
 from search.report.content.words import of_volumes
+from search.planning.part_sizes import scored_as
 from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
@@ -80,9 +81,10 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join([*plan_lines(plan), *([] if why is None else [f"nothing can be shown: {why}"])]))
         return 0
     if why is not None and not args.anyway:
+        things = scored_as(data)
         raise UserError(
             f"study {study!r}: a confirmation could show nothing, and would open the test rows for it: {why}; take "
-            f"more test {unit_of(data)}s or seeds, or train its {plan.trials} networks all the same with --anyway"
+            f"more test {things}s or seeds, or train its {plan.trials} networks all the same with --anyway"
         )
     if not known:
         _create(opened, url, plan, args.cache)
@@ -229,7 +231,7 @@ def outcome(result: Confirmed) -> list[str]:
         part = answer(result)
         claims = [claim for claim in part.claims if claim.part == TEST]
         judged = [*claims, *part.class_claims]
-        text += [f"differences of test {metric}, with intervals over images and seeds, p corrected (Holm):"]
+        text += [f"differences of test {metric}, with intervals over {part.scored}s and seeds, p corrected (Holm):"]
         text += [f"  {claim_line(each)}" for each in judged]
         text += verdict_lines(judged)
     text.append(f"more: python -m search report {result.study}")

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from search.answer.power import describe_confirmation
+from search.planning.part_sizes import counted_groups, scored_as
 from search.spec.draft import Draft, drafted
 from search.spec.load import load
 from trainer.atomic_files import write_output
@@ -355,17 +356,19 @@ def _say(draft: Draft, places: Places, checked: Sequence[CheckedPair], *, sized:
         print(f"{places.teacher}  {draft.brought.title}" + (f", {count / 1e6:.3g} M parameters" if count else ""))
         for remark in draft.brought.remarks:
             print(f"  {remark}")
-    few = {part: draft.counts[part] for part in ("validation", "test") if draft.counts[part] < COARSE}
+    spec = load(places.study)
+    sizes = {part: counted_groups(spec.run.data, part) for part in ("validation", "test")}
+    few = {part: size[0] for part, size in sizes.items() if size is not None and size[0] < COARSE}
     if few:
         counts = " and ".join(f"{count} {part}" for part, count in few.items())
         print(
-            f"warning: {counts} images: scores over so few are coarse, and small differences between students are "
-            "chance; for an answer more pictures are needed"
+            f"warning: {counts} {scored_as(spec.run.data)}s: scores over so few are coarse, and small "
+            "differences between students are chance; for an answer more are needed"
         )
     if not GPU.exists() and not sized:
         anew, flags = " and ".join(map(str, places.written)), SHORT if draft.patch is None else SHORT_VOLUMES
         print(f"no GPU is seen here: for a first try that is short on a CPU, delete {anew} and repeat with {flags}")
-    print(f"after the search: {describe_confirmation(load(places.study))}")
+    print(f"after the search: {describe_confirmation(spec)}")
     print("next:")
     for command in draft.next_commands():
         print(f"  {command}")

@@ -11,6 +11,7 @@ from search.answer.power import DetectableGains, compared_methods, detectable_ga
 from search.planning.disk import DiskForecast, disk_forecast
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs, refuse_large_batches
+from search.planning.part_sizes import counted_groups, scored_as
 from search.planning.time_forecast import TimeForecast, time_forecast
 from search.spec.arms import Arm
 from search.spec.config import MedianConfig
@@ -40,6 +41,7 @@ class DataFacts:
     content: str
     """Their hash."""
     images: int
+    """Files with masks: pictures, slices, or volumes."""
     parts: Mapping[Part, int]
     """How many images each part has."""
     twice: int
@@ -54,6 +56,8 @@ class DataFacts:
     """Whether the classes are regions, which share pixels."""
     volumes: bool = False
     """Whether what is counted are cases of voxels."""
+    cases: int | None = None
+    """Where volumes, or the slices of one together, are scored: how many there are."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
         near_duplicates=data.near_duplicates,
         volumes=dims_of(spec.run.data) == 3,
         **_classes(data),
+        cases=_cases(data),
     )
     from search.confirm.data_checks import unseen_sources  # with Optuna, which a look at a study file does not need
 
@@ -269,6 +274,14 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
     return data, facts
+
+
+def _cases(data: DataSet) -> int | None:
+    """How many cases all parts have; None where an image is one."""
+    if scored_as(data.config) == "image":
+        return None
+    counts = [counted_groups(data.config, part) for part in PARTS]
+    return sum(each[0] for each in counts if each is not None)
 
 
 def _classes(data: DataSet) -> dict[str, Any]:

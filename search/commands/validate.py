@@ -147,7 +147,8 @@ def _data_lines(facts: Preflight) -> list[str]:
     printed = []
     if data is not None:
         parts = " / ".join(f"{part} {count}" for part, count in data.parts.items())
-        unit = "case" if data.volumes else "image"
+        unit = "image" if data.cases is None or data.cases < data.images else "case"
+        of = f" of {_count(data.cases, 'case')}" if data.cases is not None and unit == "image" else ""
         twice = f"{_count(data.twice, unit)} twice" if data.twice else f"no {unit} twice"
         near = data.near_duplicates
         alike = (
@@ -156,7 +157,7 @@ def _data_lines(facts: Preflight) -> list[str]:
             else f"no near-identical {'volumes' if data.volumes else 'pictures'}"
         )
         checked = f"no group and {alike} in two parts, {twice}; content {data.content[:8]}"
-        printed.append(_line("data", f"{data.name}  {_count(data.images, unit)}  {parts}; {checked}"))
+        printed.append(_line("data", f"{data.name}  {_count(data.images, unit)}{of}  {parts}; {checked}"))
         printed += _class_lines(data)
     if teacher is not None:
         sure = {

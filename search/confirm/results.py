@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.confirm.configurations import Configuration
 from search.confirm.plan import Plan, confirmations, plan_of
 from search.planning.network_costs import teacher_size
+from search.planning.part_sizes import Scored, scored_as
 from search.spec.config import Choose
 from search.storage.database import Database
 from search.storage.evidence import TEACHER, Evidence, OpeningRecord
@@ -25,6 +26,8 @@ class PerImageScores(PerImageResult):
     configuration: str
     seed: int | None
     """None: the teacher."""
+    scored: Scored = "image"
+    """What each of `images` is."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,12 @@ def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
     if teacher is not None and TEACHER not in measured:
         missing.append("teacher: not examined yet")
     scores += [_as_findings("teacher", None, each) for each in measured.get(TEACHER, ())]
+    scored = scored_as(RunConfig.model_validate(plan.configurations[0].run).data)
     return Confirmed(
         study=study,
         objective=plan.objective.metric,
         configurations=configurations,
-        findings=tuple(scores),
+        findings=tuple(replace(each, scored=scored) for each in scores),
         budgets={arm.name: (_ended(search, arm.name), arm.trials) for arm in search.arms},
         choose=plan.table.choose,
         openings=evidence.openings(study),

@@ -27,9 +27,9 @@ READING = """\
 **How to read this**
 
 - A **trial** is one student network, trained with one choice of settings; its score is that of its best epoch on the
-  validation images. The search asks how small a student may be and still score well.
-- **Unconfirmed**: the best of many trials on few images looks better than it is. Only training again with other seeds,
-  and a test on images that the search never saw, confirm a score. A difference between arms is *not shown* before.
+  validation part. The search asks how small a student may be and still score well.
+- **Unconfirmed**: the best of many trials on little data looks better than it is. Only training again with other seeds,
+  and a test on data that the search never saw, confirm a score. A difference between arms is *not shown* before.
 - An **arm** is a search of its own within this one, with a budget of its own; a control arm searches without
   distillation, so that distillation is compared with tuning and not with defaults.
 - **Complete**: trained to its last epoch. **Pruned**: ended early, since trials like it were better at the same epoch.
@@ -42,8 +42,8 @@ SEEDS = """\
 **How to read this**
 
 - Here networks that a search found are **trained again**: each **arm** is one of them, each **trial** is its training
-  with a seed that the search did not use. Scores of trials are those of validation images.
-- After its last epoch each is scored once on **test** images, which chose nothing. What is confirmed is the mean of
+  with a seed that the search did not use. Scores of trials are those of validation.
+- After its last epoch each is scored once on the **test** part, which chose nothing. What is confirmed is the mean of
   these over seeds, and a difference with an interval that keeps clear of zero; a single seed confirms nothing.
 - *kd-1* is the winner of the search, *no-kd-1* that of its arm without distillation, *kd-1-without* the winner with its
   distillation term off, *defaults* the network before any tuning."""

@@ -89,7 +89,7 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
         legend_below(figure, axes)
         data = svg(figure)
     note = (
-        f"Mean over test images and fresh seeds{_own(part, ', each seed at its own threshold')}; "
+        f"Mean over test {part.scored}s and fresh seeds{_own(part, ', each seed at its own threshold')}; "
         "bars are intervals of the mean, small "
         "dots single seeds."
         f"{' The ring is the network to ship.' if part.chosen is not None else ''}"
@@ -268,7 +268,7 @@ def _reliability(search: Search, part: ConfirmedPart) -> Drawn | None:
         legend_below(figure, upper)
         data = svg(figure)
     note = (
-        f"Above: pixels of the test images by the probability of the {of}, and how many of them are of it; on the "
-        "dashed line a network is as sure as it is right, below it too sure. Below: how many pixels have each one."
+        f"Above: pixels of the test {part.scored}s by the probability of the {of}, and how many of them are of it; on "
+        "the dashed line a network is as sure as it is right, below it too sure. Below: how many pixels have each one."
     )
     return Drawn("reliability", f"Calibration of the {of}", "Reliability diagram of the compared networks", data, note)

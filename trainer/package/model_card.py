@@ -48,6 +48,8 @@ class Score:
     value: float
     interval: tuple[float, float, float] | None = None
     """Low, high, confidence."""
+    scored: str = "image"
+    """What `images` counts: image, or case where a volume or all slices of one are scored together."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,8 @@ def _confirmed(confirmation: Confirmation) -> str:
 
 
 def _table(scores: Sequence[Score]) -> str:
-    rows = ["| part | images | score | value | interval |", "| --- | --- | --- | --- | --- |"]
+    things = next((each.scored for each in scores), "image")
+    rows = [f"| part | {things}s | score | value | interval |", "| --- | --- | --- | --- | --- |"]
     for each in scores:
         interval = "not known"
         if each.interval is not None:

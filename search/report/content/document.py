@@ -10,6 +10,7 @@ from pydantic import Field
 from models.config import Frozen
 from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart, left_out
 from search.report.content.words import of_volumes
+from search.planning.part_sizes import Scored
 from search.study.trial_attributes import Share
 
 Scalar = bool | int | float | str
@@ -190,6 +191,9 @@ class Search(Frozen):
     maximize: bool
     threshold: float = Field(default=SEARCH_THRESHOLD, description="of every score of the search")
     images: int | None = Field(default=None, description="of validation, which every score is of; None: not known here")
+    scored: Scored = Field(
+        default="image", exclude_if=lambda scored: scored == "image", description="what `images` counts"
+    )
     epochs: int
     along: str | None
     state: Literal["ended", "running", "waits for workers"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from search.answer.power import counted_groups, data_of_search
+from search.answer.power import data_of_search
+from search.planning.part_sizes import counted_groups, scored_as
 from search.report.content.document import (
     Arm,
     Best,
@@ -60,9 +61,11 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
     arms = tuple(_arm(rows, arm, progress.arms[arm.name], dots) for arm in rows.arms)
     spent = sum(sum(json.loads(lease.seconds or "{}").values()) for lease in rows.every)
     epochs = sum(lease.epoch for lease in rows.every)
+    data = data_of_search(rows)
     return Search(
         metric=rows.metric,
         images=_validation_images(rows),
+        scored="image" if data is None else scored_as(data),
         maximize=rows.maximize,
         epochs=int(base["epochs"]),
         along=rows.along,
@@ -279,7 +282,22 @@ def _front(rows: SearchSnapshot, dots: Sequence[Dot]) -> tuple[FrontLine, ...]:
 
 def _facts(table: Mapping[str, Any], skip: Sequence[str] = ()) -> tuple[Fact, ...]:
     flat = {path: value for path, value in flatten(table).items() if path not in skip and value is not None}
-    return tuple(Fact(name=path, value=_scalar(value)) for path, value in sorted(flat.items()))
+    return tuple(Fact(name=path, value=readable(value)) for path, value in sorted(flat.items()))
+
+
+def readable(value: Any) -> Any:
+    """A setting as a person reads it: named things as `liver 1, #ff0000; spleen 2`, other lists with commas."""
+    if isinstance(value, Mapping):
+        named = [str(value["name"])] if "name" in value else []
+        others = {key: each for key, each in value.items() if key != "name" and each not in (None, [], {})}
+        known = {"value": "", "colour": "", "classes": "of "} if named else {}
+        texts = [f"{known.get(key, f'{key} ')}{readable(each)}" for key, each in others.items()]
+        first = [" ".join([*named, *texts[:1]])] if named else texts[:1]
+        return ", ".join([*first, *texts[1:]])
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        apart = "; " if any(isinstance(each, Mapping) for each in value) else ", "
+        return apart.join(str(readable(each)) for each in value)
+    return _scalar(value)
 
 
 def _space(space: Mapping[str, Any]) -> tuple[Fact, ...]:

@@ -20,7 +20,7 @@ MOST_METHODS = 3
 def unconfirmed(search: Search) -> tuple[str, Four]:
     """(headline, which network to ship, whether distillation was the reason, how sure, what it costs)."""
     main = search.arms[0]
-    headline = "Unconfirmed: scores on the validation images that also chose the winner"
+    headline = f"Unconfirmed: scores on the validation {search.scored}s that also chose the winner"
     if search.simulated:
         headline = "Simulated and unconfirmed: nothing was trained, every score is a formula's"
     if main.best is None:
@@ -55,7 +55,7 @@ def next_step(name: str, search: Search, part: ConfirmedPart | None, powerless: 
             f"A confirmation could show nothing: {powerless}. "
             f"The candidate as it is, unconfirmed: python -m search export {word} --top 1 -o best.json"
         )
-    return f"Confirm or refute it on fresh seeds and test images: python -m search confirm {word}"
+    return f"Confirm or refute it on fresh seeds and test {search.scored}s: python -m search confirm {word}"
 
 
 def title_of(search: Search) -> str:
@@ -111,7 +111,7 @@ def _which(search: Search, main: Arm) -> str:
 
 
 def _on(search: Search) -> str:
-    return "" if search.images is None else f", on {counted(search.images, 'image')}"
+    return "" if search.images is None else f", on {counted(search.images, search.scored)}"
 
 
 def _against(score: float) -> str:
@@ -134,7 +134,7 @@ def _why(search: Search) -> str:
     return (
         f"Whether distillation was the reason is not shown: the best without it ({control.name}, trial "
         f"{control.best.trial}) has {shown(control.best.score, 'score')}, and both are the best of many on the same "
-        "validation images, each with a single seed."
+        f"validation {search.scored}s, each with a single seed."
     )
 
 
@@ -147,7 +147,7 @@ def _methods_so_far(search: Search) -> str:
         return "nothing to compare yet"
     return (
         f"the best method is {best} with {shown(scored[best], 'score')}, and none of them has {shown(none, 'score')}; "
-        "both are the best of several on the same validation images, each with a single seed"
+        f"both are the best of several on the same validation {search.scored}s, each with a single seed"
     )
 
 
@@ -204,11 +204,12 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
         sentences.append("This search was simulated: its scores come from a formula and say nothing of any network.")
     if part is None:
         sentences.append(
-            "All scores are of validation images that also chose epochs and trials; no test image has been read. They "
-            "are higher than what new images will give, and by how much is not known before confirmation."
+            f"All scores are of validation {search.scored}s that also chose epochs and trials; no test {search.scored} "
+            f"has been read. They are higher than what new {search.scored}s will give, and by how much is not known "
+            "before confirmation."
         )
         if begun:
-            sentences.append("A confirmation was begun, and no network of it has been scored on test images yet.")
+            sentences.append("A confirmation was begun, and no network of it has been scored on test yet.")
         sentences.append("Every trial has one seed: what a second seed would give is not known.")
     short = [arm.name for arm in search.arms if arm.complete + arm.pruned < arm.of]
     if short:
@@ -226,8 +227,8 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
     )
     if search.metric == "dice":
         sentences.append(
-            "Dice is taken per image at native size and averaged over images; an image whose truth and prediction are "
-            "both empty has Dice 1."
+            f"Dice is taken per {search.scored} at native size and averaged over {search.scored}s; where truth and "
+            "prediction are both empty it is 1."
         )
     return tuple(sentences)
 
@@ -260,7 +261,7 @@ def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str
 def confirmed_text(search: Search, part: ConfirmedPart) -> tuple[str, Four, Verdict]:
     """(headline, the four sentences, verdict on distillation)."""
     verdict = distillation(part)
-    headline = "Confirmed: trained again on fresh seeds and scored on test images that chose nothing"
+    headline = f"Confirmed: trained again on fresh seeds and scored on test {part.scored}s that chose nothing"
     if part.missing:
         headline = "Being confirmed: some of the trainings on fresh seeds are missing, numbers may change"
     if search.simulated:
@@ -310,9 +311,9 @@ def _network(network: Network) -> str:
 
 
 def _of(part: ConfirmedPart, network: Network) -> str:
-    """How many test images and seeds the score is of."""
+    """How many test images (or cases) and seeds the score is of."""
     whole = next((s for s in part.scores if (s.network, s.part, s.by) == (network.name, "test", "all")), None)
-    return "" if whole is None else f", on {counted(whole.images, 'image')} with {counted(whole.seeds, 'seed')}"
+    return "" if whole is None else f", on {counted(whole.images, part.scored)} with {counted(whole.seeds, 'seed')}"
 
 
 def _interval(network: Network) -> str:
@@ -375,14 +376,15 @@ def _confirmed_sure(search: Search, part: ConfirmedPart) -> str:
         return f"No comparison could be made{gone}."
     whole = [c for c in made if c.low is not None]
     first = next(iter([*whole, *made]))
-    sizes = f"{first.groups} groups of {first.images} images and {first.seeds} seeds"
+    sizes = f"{first.groups} groups of {first.images} {part.scored}s and {first.seeds} seeds"
     few = f"; fewer than {FEW_SEEDS} seeds make every interval unsure" if first.seeds < FEW_SEEDS else ""
     if not whole:
         return f"Nobody can say: an interval is not estimable of {sizes}, since {first.reason or 'they are few'}{gone}."
     alone = sorted(
         {s.part for s in part.scores if s.by == "all" and s.part != "validation" and s.groups == s.images > 0}
     )
-    single = f"; every image of {', '.join(alone)} is a group of its own and taken as independent" if alone else ""
+    each = f"every {part.scored} of {', '.join(alone)}"
+    single = f"; {each} is a group of its own and taken as independent" if alone else ""
     verdicts = "; ".join(verdict_lines([*made, *part.class_claims]))
     single_ones = "regions" if search.regions else "classes"
     classes = ", methods among themselves" if methods_claims(part) else ""
@@ -403,5 +405,6 @@ def _confirmed_cost(search: Search, part: ConfirmedPart) -> str:
         image = f"it takes {shown(network.gflops, 'short')} GFLOP{time} an image"
     cost = " and ".join(filter(None, [image, hours])) or "what it costs is not known"
     unseen = sorted({s.part for s in part.scores if s.part not in ("validation", "test")})
-    beyond = f"data like the test images and {', '.join(unseen)}" if unseen else "data like the test images"
+    beyond = f"data like the test {part.scored}s"
+    beyond += f" and {', '.join(unseen)}" if unseen else ""
     return f"{cost[:1].upper()}{cost[1:]}; the numbers speak of {beyond}, and of nothing else."

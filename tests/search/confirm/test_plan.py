@@ -16,6 +16,7 @@ from search.commands import confirm
 from search.commands.status import lines, look
 from search.confirm.data_checks import checked
 from search.confirm.plan import Plan, confirmations, plan_of
+from search.planning.part_sizes import scored_as
 from search.spec.file import is_confirmation
 from search.storage.evidence import Evidence
 from search.study.adapter import StudyAdapter
@@ -134,6 +135,19 @@ def test_test_groups_are_counted_in_the_split_file(pictures: Path) -> None:
     file.write_text(file.read_text().replace("4.png,,test", "4.png,p,test").replace("5.png,,test", "5.png,p,test"))
     assert counted_test_groups(config) == (3, 2)
     assert counted_test_groups(config.model_copy(update={"split": str(pictures / "none.csv")})) is None
+
+
+def test_slices_of_one_volume_are_one_case(pictures: Path) -> None:
+    """Scores are over volumes where a split file names them, and counts of a part are of these."""
+    config = PolypData.model_validate(split(pictures, "train", "validation", "test", "test", "test"))
+    assert scored_as(config) == "image"
+    file = Path(config.split)
+    header, *rows = file.read_text().splitlines()
+    cases = ["", "", "v1", "v1", "v2"]
+    file.write_text("\n".join([f"{header},case", *(f"{row},{case}" for row, case in zip(rows, cases, strict=True))]))
+    assert counted_test_groups(config) == (2, 2)
+    assert scored_as(config) == "case"
+    assert powerless(config, 3) == "2 test cases in 2 groups: at least 10 groups are needed for an interval"
 
 
 def test_seeds_and_top_are_flags_and_a_plan_with_an_unknown_source_is_none(

@@ -231,9 +231,9 @@ def examined(run: RunConfig) -> tuple[PerImageResult, ...]:
     found = [
         measured(facts, run.seed, part, plateau(run), images) for part, images in (("validation", 24), ("test", 40))
     ]
+    own = ("configuration", "seed", "scored")
     return tuple(
-        PerImageResult(**{name: value for name, value in vars(each).items() if name not in ("configuration", "seed")})
-        for each in found
+        PerImageResult(**{name: value for name, value in vars(each).items() if name not in own}) for each in found
     )
 
 

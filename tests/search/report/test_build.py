@@ -28,6 +28,7 @@ from search.dashboard.note import write
 from search.report import command
 from search.report.content.build import report, side
 from search.report.content.document import Report
+from search.report.content.search_results import readable
 from search.report.content.statistics import curve, edges_of, expected_best, importance_of, importance_unknown, rungs_of
 from search.report.page import page
 from search.spec.config import Confirm, Dashboard
@@ -284,3 +285,21 @@ def test_a_search_that_runs_is_written_again_until_it_ends(
     last = (out / "report.html").read_text()
     assert 'http-equiv="refresh"' not in last
     assert "has been trained to its end yet" not in last
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        (
+            [{"name": "ground", "value": 0}, {"name": "liver", "value": 1, "colour": "#ff0000"}],
+            "ground 0; liver 1, #ff0000",
+        ),
+        ([{"name": "whole", "value": [1, "2-3"], "colour": None}], "whole 1, 2-3"),
+        ([{"name": "core", "value": None}], "core"),
+        ([80, 80.5, 40], "80, 80.5, 40"),
+        ("letterbox", "letterbox"),
+        (0.5, 0.5),
+    ],
+)
+def test_settings_of_data_are_readable(setting: Any, text: str) -> None:
+    assert readable(setting) == text

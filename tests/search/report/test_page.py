@@ -60,7 +60,7 @@ def test_every_number_of_a_confirmed_page_is_in_its_json(gained: Report, read_pa
     assert page(Report.model_validate_json(text_of(gained))) == shown_page
     reader = read_page(shown_page)
     titles = {"Confirmed Dice against parameters", "Confirmed Dice against latency", "Comparisons", "Less the teacher"}
-    titles |= {"By size of the polyp", "Calibration of the foreground", "Openings of the test rows"}
+    titles |= {"By size of the object", "Calibration of the foreground", "Openings of the test rows"}
     assert titles <= {text.strip() for text in reader.text}
 
 

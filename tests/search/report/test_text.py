@@ -30,6 +30,24 @@ def test_a_confirmed_gain_is_shown_with_its_interval(gained: Report) -> None:
     assert "unconfirmed" not in " ".join(study.answer).lower()
 
 
+def test_scores_of_volumes_are_said_to_be_of_cases(
+    made: Report, synthetic: Make, confirmed_study: Make, read_page: Make
+) -> None:
+    found = synthetic(0.02)
+    found = replace(found, findings=tuple(replace(each, scored="case") for each in found.findings))
+    of_cases = confirmed_study(made, found)
+    study = of_cases.studies[0]
+    assert ", on 80 cases with 5 seeds, " in study.answer[0]
+    assert "groups of 80 cases and 5 seeds" in study.answer[2]
+    assert study.confirmed is not None
+    assert study.confirmed.claims[0].unit == "dice, mean over cases"
+    of_validation = study.search.model_copy(update={"scored": "case"})
+    shown = of_cases.model_copy(update={"studies": (study.model_copy(update={"search": of_validation}),)})
+    words = " ".join(read_page(page(shown)).text)
+    assert "test cases" in words
+    assert not re.findall(r"[^.;]*(?<!an )\bimages?\b[^.;]*", words)
+
+
 def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:
     without = confirmed_study(made, synthetic(0.0)).studies[0]
     assert without.verdict == "not_shown"
