@@ -22,7 +22,7 @@ from trainer.commands.data_flags import Stated, add_mask_arguments, prepared, se
 from trainer.commands.data_lines import record_of, report_drawn, write_drawn
 from trainer.config import PictureData, VolumeData
 from trainer.data import DataError
-from trainer.data.classes import channels_of, classes_of, overlaps
+from trainer.data.classes import channels_of, classes_of, foreground_of, overlaps
 from trainer.data.file_check import CheckedPair
 from trainer.data.layouts import DataFolder
 from trainer.data.reading import images_of
@@ -276,6 +276,7 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         data=taken.settings,
         accept=args.near_duplicates == "accept",
         brought=brought,
+        foreground=len(foreground_of(taken.kind)),
         **_students(brought, taken.kind),
         **volumes,
     )

@@ -1,6 +1,7 @@
 """The text of a new study file: complete, and beside each value stands its reason."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,15 @@ class Draft:
     """Of volumes, the sides of a patch in voxels; None: pictures."""
     spacing: tuple[float, float, float] | None = None
     """Of volumes whose spacings differ and whose recipe keeps them: what all are brought to, millimetres."""
+
+    foreground: int = 1
+    """How many classes (without the ground) or regions the mean Dice is over."""
+
+    @property
+    def floor(self) -> float:
+        """The mean validation Dice below which a teacher is taken to have learned nothing. Half of a single object's
+        Dice; that of several is less, by the root of their number, since rare and small ones are learned late."""
+        return max(0.05, round(20 * 0.5 / math.sqrt(self.foreground)) / 20)
 
     @property
     def first(self) -> int:
@@ -93,9 +103,15 @@ def drafted(draft: Draft) -> str:
         middle=draft.widths[1],
         widths=list(draft.widths),
         millions=f"{small:.2g}, {middle:.2g} and {large:.2g}",
+        floor=draft.floor,
+        floor_reason=RAISE if draft.foreground == 1 else _MANY.format(draft.foreground),
         validate=validate,
         worker=worker,
     )
+
+
+RAISE = "raise it once you know yours"
+_MANY = f"of a mean over {{}}, rare ones are learned late; {RAISE}"
 
 
 def _quoted(text: str) -> str:
@@ -204,7 +220,7 @@ split   = {split}   # which {thing} trains, validates and tests; from the folder
 [run.teacher]                # {origin}
 {network}
 checkpoint = {teacher}   # its file, where every worker finds it
-min_dice   = 0.5             # validation Dice below which the search is refused; raise it once you know yours
+min_dice   = {floor:<4}            # validation Dice below which the search is refused; {floor_reason}
 
 [run.student]
 {student}

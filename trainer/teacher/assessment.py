@@ -12,7 +12,7 @@ import torch
 from models.output import Segmenter
 from trainer.checkpoint import Weights
 from trainer.config import PictureData, PolypData, RunConfig, VolumeData
-from trainer.data.dataset import DataSet, Part, cases_of
+from trainer.data.dataset import DataSet, Part, cases_of, foreground_names
 from trainer.data.perceptual_hash import alike as alike_pairs
 from trainer.data.splits.near_duplicates import unpacked
 from trainer.distributed.ranks import Ranks
@@ -192,11 +192,19 @@ def floor(
     least = run.teacher.min_dice if run.teacher else 0.0
     if known.dice < least:
         how = "measured" if known.measured else "recorded"
+        several = len(foreground_names(data))
         raise CheckpointError(
             f"teacher.min_dice = {least:g}: {known.name} has validation Dice {known.dice:.4f} ({how}); "
-            f"{_longer(run, teacher)}, or lower min_dice"
+            f"{_remedy(several, _longer(run, teacher))}"
         )
     return known
+
+
+def _remedy(several: int, longer: str) -> str:
+    """What to do about a teacher below the floor. several: how many classes or regions its Dice is the mean of."""
+    if several == 1:
+        return f"{longer}, or lower min_dice"
+    return f"lower min_dice (the mean over {several}, of which rare and small ones are learned late), or {longer}"
 
 
 def _longer(run: RunConfig, teacher: OpenedTeacher | None) -> str:

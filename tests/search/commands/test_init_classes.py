@@ -94,6 +94,7 @@ def test_named_classes_become_a_study(tmp_path: Path, run: Run, save: Callable[.
     assert "own: images and masks by the names of their folders; no known data set" in out
     assert "pixels: background 8" in out
     text = Path("studies/own.toml").read_text()
+    assert "\nmin_dice   = 0.35            # validation Dice below which the search is refused; of a mean" in text
     assert '\nname    = "pictures"         # pictures with masks of named classes' in text
     assert '\n    { name = "spleen"' in text
     assert open_data(data, cache=tmp_path / "cache").classes == 3

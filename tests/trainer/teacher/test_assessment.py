@@ -188,6 +188,16 @@ class TestFloor:
         assert "0.7700 (recorded)" in text
         assert assessment.floor(with_teacher(run, min_dice=0.77), data).dice == 0.77
 
+    def test_a_mean_over_several_classes_may_be_lower(
+        self, run: RunConfig, data: DataSet, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made()
+        monkeypatch.setattr(data, "class_names", ("background", *"abcdefgh"))
+        text = message(lambda: assessment.floor(with_teacher(run, min_dice=0.8), data))
+        assert (
+            "(recorded); lower min_dice (the mean over 8, of which rare and small ones are learned late), or " in text
+        )
+
     @pytest.mark.parametrize(
         ("factor", "said"),
         [(math.inf, "numbers that are not finite"), (math.nan, "not finite"), (0.0, "every weight is 0")],

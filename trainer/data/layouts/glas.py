@@ -3,18 +3,25 @@
 train_<1 to 85>.bmp, testA_<1 to 60>.bmp, testB_<1 to 20>.bmp, each with ..._anno.bmp beside it, and Grade.csv
 
 Annotations hold the number of the gland, 0 where there is none: every number is a gland. Both tests are test.
+Grade.csv names the patient of each picture. The published parts share patients, so that with them a patient is a group
+within a part alone; where only one part is there, nothing of it is given and a patient is a group as any.
 {Train,Test}_Folder/{img,labelcol}/*.png is UCTransNet's form. All of this is from memory.
 """
 
+import csv
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.data.dataset import Part
 from trainer.data.layouts.layout import Layout, always, between, left_in, paired, pictures_in, together, two_folders
 from trainer.data.splits.folders import Pair, Survey
+from trainer.errors import counted
 
 PARTS: dict[str, Part] = {"train": "train", "testA": "test", "testB": "test"}
+ALL: tuple[Part, Part] = ("train", "test")
 ENDING = "_anno"
+GRADES = "Grade.csv"
 FOLDERS: dict[str, Part] = {"Train_Folder": "train", "Test_Folder": "test"}
 _NAME = re.compile(rf"({'|'.join(PARTS)})_\d+")
 
@@ -43,8 +50,43 @@ def pairs_in(root: Path) -> Survey:
     both = paired(root, images, masks)
     parts = {name: PARTS[name.rpartition("_")[0]] for name, _, _ in both}
     alone = len(set(parts.values())) == 1
-    pairs = [Pair(image, mask, None if alone else parts[name]) for name, image, mask in both]
-    return Survey(pairs, left_in(root, files), validates=alone)
+    patients = _patients(root / GRADES)
+    groups = {name: patients.get(name, "") if alone else _within(parts[name], patients.get(name)) for name in parts}
+    pairs = [Pair(image, mask, None if alone else parts[name], groups[name]) for name, image, mask in both]
+    notes = _notes(parts, patients) if patients else []
+    return Survey(pairs, left_in(root, [*files, *([root / GRADES] if patients else [])]), validates=alone, notes=notes)
+
+
+def _within(part: Part, patient: str | None) -> str:
+    return "" if patient is None else f"{part}-{patient}"
+
+
+def _notes(parts: Mapping[str, Part], patients: Mapping[str, str]) -> list[str]:
+    """How the patients are used, in a line."""
+    by_part = {part: {patients[name] for name in parts if parts[name] == part and name in patients} for part in ALL}
+    unknown = sum(name not in patients for name in parts)
+    lacking = f"; {counted(unknown, 'picture')} not in it" if unknown else ""
+    if not all(by_part.values()):
+        return [f"patients of {GRADES} are the groups{lacking}"]
+    both = len(by_part["train"] & by_part["test"])
+    return [
+        f"patients of {GRADES} are groups within train and within test, as published {counted(both, 'patient')} of "
+        f"{len(set().union(*by_part.values()))} in both{lacking}"
+    ]
+
+
+def _patients(path: Path) -> dict[str, str]:
+    """The patient of each picture; empty where there is no such file, or one without these columns."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if not {"name", "patient id"} <= set(header):
+        return {}
+    name, patient = header.index("name"), header.index("patient id")
+    known = (row for row in rows[1:] if len(row) > max(name, patient))
+    return {row[name].removesuffix(".bmp"): row[patient] for row in known if row[name] and row[patient]}
 
 
 def _repacked(root: Path) -> list[str]:

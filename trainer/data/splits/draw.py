@@ -173,6 +173,7 @@ def _rows(
     left = []
     for folder, survey in sources:
         left += [f"left out  {folder.name}/{line}" for line in survey.left]
+        left += [f"{folder.name}: {line}" for line in survey.notes]
         if not survey.pairs:
             raise DataError(f"{folder}: holds no pairs of image and mask")
         lacking = validate and not survey.validates

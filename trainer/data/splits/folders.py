@@ -80,6 +80,8 @@ class Survey(NamedTuple):
     """A line a cause, with a count and names."""
     validates: bool = True
     """False: the data set has training and test pictures and none to validate, so that some of the first are drawn."""
+    notes: Sequence[str] = ()
+    """What else of it is worth a line."""
 
 
 class Pattern(NamedTuple):
