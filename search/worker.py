@@ -195,7 +195,8 @@ def main() -> int:
         logger.warning("{}", warning)
     try:
         end = work(args, spec, ranks, live_line)
-        logger.info("{} ends: {}", spec.name, end.text)
+        groups = ranks.world // size
+        logger.info("{}{} ends: {}", spec.name, f": group {ranks.group} of {groups}" if groups > 1 else "", end.text)
         ranks.leave()
     except RanksLost as lost:
         logger.error("{}; this process ends, torchrun may restart it (--max-restarts)", lost)

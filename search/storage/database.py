@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 import optuna
 import sqlalchemy as sa
+from loguru import logger
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
@@ -113,6 +114,12 @@ def _engine_arguments(dialect: str) -> dict[str, Any]:
     return {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True, "connect_args": arguments}
 
 
+def _bounded(url: sa.URL) -> sa.Engine:
+    """An engine for a look at what is there, whose calls end as those of every other one."""
+    arguments = _engine_arguments(url.get_backend_name())["connect_args"]
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
+
+
 def creation_lock(url: str) -> contextlib.AbstractContextManager[None]:
     """The lock under which studies are created."""
     return one_at_a_time(_with_driver(url), label_of(url))
@@ -130,7 +137,7 @@ def _check_before(url: sa.URL, label: str, studies: Sequence[str]) -> None:
     """Before anything is created: tables of another version, and studies of somebody else, are left as they are."""
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = _bounded(url)
     with engine.connect() as connection:
         version = own_version(connection)
         if version is not None and version != schema.VERSION:
@@ -191,7 +198,7 @@ class OptunaTables:
 def _check_present(url: sa.URL, label: str) -> None:
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise UserError(f"storage: {label}: no such file; give --storage or OPTUNA_STORAGE as the workers had it")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = _bounded(url)
     present = sa.inspect(engine).has_table(schema.searches.name)
     engine.dispose()
     if not present:
@@ -216,6 +223,8 @@ GRACE_SECONDS = 2.0
 """How much later than the server the client gives up: a server that still answers has the better message."""
 CONNECT_SECONDS = 12.0
 """The limit for a server that accepts a connection and then does not answer."""
+QUIET_SECONDS = 4.0
+"""How long nothing is said of such a server."""
 _LIMIT = re.compile(r"statement_timeout=(\d+)s")
 
 
@@ -229,8 +238,10 @@ def _wait(connection: Any) -> None:
     connection."""
     limit = _LIMIT.search(connection.dsn)
     seconds = None if limit is None else int(limit[1]) + GRACE_SECONDS
-    if seconds is None and connection.status == extensions.STATUS_SETUP:
+    quiet = None
+    if connection.status == extensions.STATUS_SETUP:
         seconds = CONNECT_SECONDS  # libpq's own connect_timeout does not count when we wait ourselves
+        quiet = time.monotonic() + QUIET_SECONDS
     end = None if seconds is None else time.monotonic() + seconds
     while True:
         state = connection.poll()
@@ -241,7 +252,11 @@ def _wait(connection: Any) -> None:
             raise OperationalError(f"no answer within {seconds:g} s")
         waiting = select.poll()
         waiting.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
-        waiting.poll(None if left is None else left * 1000)
+        until = [moment for moment in (end, quiet) if moment is not None]
+        waiting.poll(max(0.0, min(until) - time.monotonic()) * 1000 if until else None)
+        if quiet is not None and time.monotonic() >= quiet:
+            quiet = None
+            logger.info("the database accepts a connection and does not answer; waits up to {:g} s", seconds)
 
 
 CREATION_SECONDS = 120

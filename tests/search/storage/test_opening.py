@@ -1,7 +1,9 @@
 """How a database is opened: by many at once, by a URL that shows no password, and what a user hears of a bad one."""
 
 import os
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,19 @@ def test_an_sqlite_file_that_was_removed_or_replaced_is_a_database_that_is_away(
     aside.rename(file)
     with engine.begin() as connection:
         assert connection.execute(sa.select(searches)).all()
+
+
+def test_a_server_that_accepts_and_never_answers_is_named_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a stopped postmaster, whose kernel still takes connections."""
+    monkeypatch.setattr(database, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(database, "QUIET_SECONDS", 0.2)
+    said: list[str] = []
+    sink = logger.add(said.append, format="{message}")
+    try:
+        with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+            url = f"postgresql://user:{SECRET}@127.0.0.1:{silent.getsockname()[1]}/db"
+            with pytest.raises(UserError, match="does not answer: no answer within 1 s"):
+                open_storage(url, create=False)
+    finally:
+        logger.remove(sink)
+    assert said == ["the database accepts a connection and does not answer; waits up to 1 s\n"]
