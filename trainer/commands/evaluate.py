@@ -18,7 +18,7 @@ from trainer.config import RunConfig
 from trainer.data.dataset import by_threshold, foreground_names
 from trainer.distributed.launch import device, writable
 from trainer.errors import UserError
-from trainer.package.inference import DEFAULT_THRESHOLD
+from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS
 from trainer.run_file import read
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def main(args: Namespace) -> int:
 
     for path in (args.per_image, args.json):
         writable(path)
+    if args.weights.is_dir():
+        args.weights /= WEIGHTS  # of a package
     ranks = Ranks(device(args.device))
     made = ready(args.weights, device=ranks.device)
     run = run_of(args, made)

@@ -1,5 +1,6 @@
 """`python -m trainer package`: a folder with all that is needed to use a trained network elsewhere, checked."""
 
+import glob
 import os
 import shutil
 from argparse import Namespace
@@ -126,6 +127,8 @@ def refuse_existing(folder: Path) -> None:
 
 def _refuse(wish: Wish) -> None:
     refuse_existing(wish.folder)
+    for rest in sorted(wish.folder.parent.glob(f".{glob.escape(wish.folder.name)}.*.part")):
+        logger.warning("{}: half a package, of a command that was killed or still runs; it may be removed", rest)
     if wish.threshold is not None and not 0 < wish.threshold < 1:
         raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
 

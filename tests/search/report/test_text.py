@@ -8,7 +8,7 @@ from typing import Any
 from search.answer.summary import ConfirmedResult, NetworkScore, score_text
 from search.report.content.build import side
 from search.report.content.document import Report
-from search.report.content.text import next_step
+from search.report.content.text import limits, next_step, unconfirmed
 from search.report.page import page
 
 Make = Callable[..., Any]
@@ -41,11 +41,11 @@ def test_scores_of_volumes_are_said_to_be_of_cases(
     assert "groups of 80 cases and 5 seeds" in study.answer[2]
     assert study.confirmed is not None
     assert study.confirmed.claims[0].unit == "dice, mean over cases"
+    assert {"test cases", "Confirmed: fresh seeds, test cases"} & set(read_page(page(of_cases)).text)
     of_validation = study.search.model_copy(update={"scored": "case"})
-    shown = of_cases.model_copy(update={"studies": (study.model_copy(update={"search": of_validation}),)})
-    words = " ".join(read_page(page(shown)).text)
-    assert "test cases" in words
-    assert not re.findall(r"[^.;]*\bimages\b[^.;]*", words)
+    texts = [*limits(of_validation, None, begun=0), *map(str, unconfirmed(of_validation))]
+    assert "validation cases" in " ".join(texts)
+    assert "images" not in " ".join([*texts, *study.answer])
 
 
 def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:

@@ -162,6 +162,17 @@ class TestFolder:
         assert "ship: is there already" in capsys.readouterr().err
         assert (inside / "ship" / SUMS).read_bytes() == before
 
+    def test_what_a_killed_command_left_is_named(self, inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rest = inside / ".later.17.part"
+        rest.mkdir()
+        assert trainer("package", "pictures/0.png", "later") == 2
+        rest.rmdir()
+        assert capsys.readouterr().err.count(".later.17.part: half a package") == 1
+
+    def test_its_weights_are_evaluated_by_its_folder(self, inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert trainer("evaluate", "ship", "--cache", "cache", "--no-second-opinion") == 0
+        assert "ship/weights.safetensors" in capsys.readouterr().out
+
     @pytest.mark.parametrize(
         ("words", "said"),
         [
