@@ -20,8 +20,8 @@ from search.commands import work
 from search.confirm.data_checks import checked, unseen_sources
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
-from search.report.content.words import of_volumes
 from search.planning.part_sizes import scored_as
+from search.report.content.words import of_volumes
 from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
@@ -36,7 +36,7 @@ from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
 from trainer.config import RunConfig
-from trainer.data.classes import dims_of, unit_of
+from trainer.data.classes import dims_of
 from trainer.distributed.supervisor import refuse_bad_numbers, supervise
 from trainer.errors import UserError
 

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from models.config import Frozen
 from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart, left_out
-from search.report.content.words import of_volumes
 from search.planning.part_sizes import Scored
+from search.report.content.words import of_volumes
 from search.study.trial_attributes import Share
 
 Scalar = bool | int | float | str
