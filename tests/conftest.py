@@ -352,6 +352,7 @@ def _play(script: str, logs: tuple[Path, Path], cwd: Path, variables: dict[str, 
     code = 1
     try:
         gc.freeze()  # the parent's objects are not the child's to close
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup would hand on that it is ignored
         for number, log in enumerate(logs, start=1):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))

@@ -21,7 +21,7 @@ from search.spec.space import Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.config_paths import flatten
 from trainer.data import DataError, DataSet, open_data, stream_key
-from trainer.data.classes import classes_of, dims_of, overlaps
+from trainer.data.classes import classes_of, dims_of, opening_work, overlaps
 from trainer.data.dataset import Part, examples_an_epoch, foreground_names
 from trainer.engine.class_counts import class_pixels, label_pixels
 from trainer.errors import UserError, counted, one_line
@@ -242,7 +242,7 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     if cache is None:
         return None, None
     try:
-        data = open_data(spec.run.data, cache=cache, progress=Counting("decoding pictures"))
+        data = open_data(spec.run.data, cache=cache, progress=Counting(opening_work(spec.run.data)))
     except DataError as error:
         text = one_line(error)
         problems.append(f"{spec.source}: {'run.' if text.startswith('data.') else 'run.data: '}{text}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainer.cli.progress import Counting, counted_calls
 from trainer.config import RunConfig
+from trainer.data.classes import opening_work
 from trainer.data.dataset import by_threshold, foreground_names
 from trainer.distributed.launch import device, writable
 from trainer.errors import UserError
@@ -55,7 +56,7 @@ def main(args: Namespace) -> int:
     made = ready(args.weights, device=ranks.device)
     run = run_of(args, made)
     part: Part = "test" if args.open_test else "validation"
-    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
+    data = open_data(run.data, cache=args.cache, progress=Counting(opening_work(run.data)))
     opening = None
     if args.open_test:
         folder = args.openings or args.weights.parent
@@ -274,9 +275,9 @@ def _print(document: dict[str, Any], scores: "Scores") -> None:
     at = document["threshold"]
     above = "each region" if "regions" in document else "foreground"
     rule = "each pixel of its likeliest class" if at is None else f"{above} above threshold {at:g}"
-    what = "cases" if "cases" in document else "images"
+    what, thing = ("cases", "slices") if "cases" in document else ("images", "images")
     of = f" of {document['cases']} cases" if "cases" in document else ""
-    print(f"{document['weights']}  {document['part']}: {document['images']} images{of} at native size, {rule}")
+    print(f"{document['weights']}  {document['part']}: {document['images']} {thing}{of} at native size, {rule}")
     for name, mean in scores.means.items():
         if "." in name:
             continue
@@ -295,9 +296,8 @@ def _print(document: dict[str, Any], scores: "Scores") -> None:
         says = "agrees" if gap < AGREED else "DIFFERS"
         kind = "region" if "regions" in document else "class"
         each = f", each {kind} where truth and prediction have it" if by_name else ""
-        print(
-            f"torchmetrics {says}: by at most {gap:.1g} ({images} images compared{each}, {rest} with an empty mask not)"
-        )
+        compared = f"{images} {thing} compared{each}, {rest} with an empty mask not"
+        print(f"torchmetrics {says}: by at most {gap:.1g} ({compared})")
 
 
 def class_table(

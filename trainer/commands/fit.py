@@ -14,6 +14,7 @@ from loguru import logger
 
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
+from trainer.data.classes import opening_work
 from trainer.distributed.launch import Outcome, launch, say_beginning, writable
 from trainer.distributed.temporary import swept_folder
 from trainer.engine.changed_numbers import touched
@@ -53,7 +54,7 @@ def _run(args: Namespace, file: RunFile, ranks: "Ranks") -> Outcome:
     except ValueError as error:
         raise UserError(f"{file.path}: run.{one_line(error)}") from error
     # Decoded once, with progress, before the cohort opens it again.
-    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    data = open_data(run.data, cache=args.cache, progress=Counting(opening_work(run.data)) if ranks.leads else None)
     try:
         refuse_large_batch(run, examples_an_epoch(data))
         refuse_absent_weights(run)

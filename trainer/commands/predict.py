@@ -19,7 +19,7 @@ from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
 from trainer.commands.predict_volumes import packed_reader, predict_volumes, trained_reader
 from trainer.config import PictureData, VolumeData
-from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered, unit_of
+from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered, opening_work, unit_of
 from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
 from trainer.data.file_check import summarised
 from trainer.data.files import SUFFIXES, listed_pictures
@@ -171,7 +171,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
 
     writable(args.output)
     run = run_of(args, made)
-    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures"))
+    data = open_data(run.data, cache=args.cache, progress=Counting(opening_work(run.data)))
     precision = args.precision or run.precision
     networks = {"student": made.network}
     if run.teacher is not None and _here(run.teacher):

@@ -17,7 +17,7 @@ from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
-from trainer.data.classes import input_text, unit_of
+from trainer.data.classes import input_text, opening_work, unit_of
 from trainer.data.dataset import examples_an_epoch
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, counted, one_line, received
@@ -89,7 +89,7 @@ def _judge(args: Namespace, run: RunConfig, ranks: "Ranks") -> Outcome:
     from trainer.data import open_data
     from trainer.teacher.assessment import facts
 
-    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    data = open_data(run.data, cache=args.cache, progress=Counting(opening_work(run.data)) if ranks.leads else None)
     known = facts(run, data, ranks=ranks, whole=True)
     if not ranks.leads:
         return Outcome(())
@@ -107,7 +107,7 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
 
     output = _output(args, study)
     refuse_untrainable(args.file, run, ranks=ranks.world)
-    data = open_data(run.data, cache=args.cache, progress=Counting("decoding pictures") if ranks.leads else None)
+    data = open_data(run.data, cache=args.cache, progress=Counting(opening_work(run.data)) if ranks.leads else None)
     refuse_untrainable(args.file, run, ranks=ranks.world, images=examples_an_epoch(data))
     work = _work_folder(output)
     run = ranks.broadcast(run if args.again else as_begun(run, data.content_hash, output, work))

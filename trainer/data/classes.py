@@ -87,6 +87,11 @@ def input_sides(config: DataConfig) -> tuple[int, ...]:
     return config.patch if isinstance(config, VolumeData) else (config.size, config.size)
 
 
+def opening_work(config: DataConfig) -> str:
+    """What takes long where a data set is opened for the first time, for a line of progress."""
+    return "preparing cases" if isinstance(config, VolumeData) else "decoding pictures"
+
+
 def bits_of(config: DataConfig) -> int:
     """Bits of a channel as pictures are kept: 8 or 16."""
     return config.bits if isinstance(config, PictureData) else 8

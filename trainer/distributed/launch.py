@@ -55,7 +55,7 @@ class Outcome:
 def say_beginning(args: Namespace, what: str) -> None:
     """What a command that is going to train does, before torch is imported; once for all of its ranks."""
     if args.outcome is None and os.environ.get("RANK", "0") == "0":
-        logger.info("{}; decoded pictures in {}", what, args.cache.absolute())
+        logger.info("{}; prepared data in {}", what, args.cache.absolute())
 
 
 def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, threads: int | None) -> int:

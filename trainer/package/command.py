@@ -13,7 +13,7 @@ from loguru import logger
 
 from trainer.cli.progress import Counting, counted_items
 from trainer.config import PictureData, RunConfig, VolumeData
-from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, dims_of, hexadecimal, numbered, size_of
+from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, dims_of, hexadecimal, numbered, opening_work, size_of
 from trainer.data.dataset import Picture, by_threshold
 from trainer.data.masks import regions_of
 from trainer.data.volumes.prepare import made_case
@@ -103,7 +103,7 @@ def package(wish: Wish) -> list[str]:
     made = ready(wish.weights, device=torch.device("cpu"))
     run = wish.data or made.run
     refuse_other_data(made, run.data)
-    data = open_data(run.data, cache=wish.cache, progress=Counting(_preparing(run)))
+    data = open_data(run.data, cache=wish.cache, progress=Counting(opening_work(run.data)))
     beside = wish.folder.with_name(f".{wish.folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True)
@@ -131,10 +131,6 @@ def _refuse(wish: Wish) -> None:
         logger.warning("{}: half a package, of a command that was killed or still runs; it may be removed", rest)
     if wish.threshold is not None and not 0 < wish.threshold < 1:
         raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
-
-
-def _preparing(run: RunConfig) -> str:
-    return "preparing cases" if isinstance(run.data, VolumeData) else "decoding pictures"
 
 
 def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity | VolumeParity":

@@ -16,6 +16,7 @@ from search.study.snapshot import SearchSnapshot
 from trainer.cli.entry import MISTAKES
 from trainer.cli.progress import Counting, counted_calls
 from trainer.config import Precision, RunConfig
+from trainer.data.classes import opening_work
 from trainer.errors import one_line
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = ready(Path(network.weights), device=device)
-    data = open_data(made.run.data, cache=cache, progress=Counting("decoding pictures"))
+    data = open_data(made.run.data, cache=cache, progress=Counting(opening_work(made.run.data)))
     dice, masks = _examined(made.network, data, made.run.precision, device)
     if isinstance(data, VolumeCases):
         return _worst_volumes(network, made, data, dice, device)

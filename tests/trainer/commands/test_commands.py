@@ -170,7 +170,7 @@ class TestTeach:
         self, taught: "subprocess.CompletedProcess[str]", place: Path
     ) -> None:
         first = taught.stderr.splitlines()[0]
-        assert first.endswith(f"{place}/small.toml: the teacher of this study; decoded pictures in {place}/cache")
+        assert first.endswith(f"{place}/small.toml: the teacher of this study; prepared data in {place}/cache")
 
     @pytest.mark.slow
     def test_killed_it_goes_on_from_its_last_epoch_to_the_same_weights(
