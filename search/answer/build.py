@@ -164,11 +164,17 @@ def verdict_lines(claims: Iterable[Comparison]) -> list[str]:
 
     Comparisons with the teacher's margin are left out: they are of each network, and choose the one to ship.
     """
-    titles: dict[str, list[str]] = {"shown": [], "not_shown": [], "worse": [], "not estimable": []}
-    for each in claims:
-        if each.part == TEST and each.margin is None:
-            titles[each.verdict].append(claim_title(each.name) + (f" ({each.label} alone)" if each.label else ""))
-    return [f"{verdict.replace('_', ' ')}: {', '.join(names)}" for verdict, names in titles.items() if names]
+    asked = [each for each in claims if each.part == TEST and each.margin is None]
+    lines = []
+    for verdict in ("shown", "not_shown", "worse", "not estimable"):
+        own = [each for each in asked if each.verdict == verdict]
+        names = [claim_title(each.name) for each in own if not each.label]
+        for name in dict.fromkeys(each.name for each in own if each.label):
+            labels = ", ".join(each.label or "" for each in own if each.label and each.name == name)
+            names.append(f"{claim_title(name)} of {labels} alone")
+        if names:
+            lines.append(f"{verdict.replace('_', ' ')}: {', '.join(names)}")
+    return lines
 
 
 def claim(part: ConfirmedPart, name: str) -> Comparison | None:
