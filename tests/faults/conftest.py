@@ -129,7 +129,9 @@ class Proxy:
         data = source.recv(65536)
         while data and self._mode == "hang":
             self.swallowed += len(data)
-            while self._mode == "hang" and not self._closed:
+            while self._mode == "hang":
+                if self._closed:
+                    return False
                 time.sleep(0.02)
         if not data:
             return False
