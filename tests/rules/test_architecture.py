@@ -15,6 +15,7 @@ ROOMS = ("search", "trainer", "losses", "models")
 
 PACKAGES = (
     "search.__main__",
+    "search.api",
     "search.commands",
     "search.report",
     "search.report.content",
@@ -72,6 +73,7 @@ ONE_FILE_A_KIND = ("losses", "models", "search/samplers", "trainer/data/layouts"
 
 CONFINED = {
     "optuna": (
+        "search/api/",  # reads trials
         "search/commands/close.py",  # ends trials that no worker holds
         "search/dashboard/",
         "search/pruners.py",
