@@ -25,8 +25,6 @@ from search.spec.config import MAIN
 from trainer.evaluation.score_names import SCORE_KINDS, unit_of
 
 TEST = "test"
-MEAN = "mean over images"
-"""Of a claim whose scores are of images; `of_cases` says what else they may be of."""
 Grids = dict[tuple[str, str], ScoreArray]
 
 FAMILY = ("gain", "kd_term_effect", "tuning_gain")
@@ -192,15 +190,11 @@ def _claim(grids: Grids, pair: Pair, part: str, metric: str, confidence: float) 
     if minuend is None or subtrahend is None:
         return None
     estimate, seeds = difference(minuend, subtrahend, metric)
-    claim = made(pair, part, estimate, seeds, metric=metric, confidence=confidence)
-    if unit := unit_of_metric(metric, minuend.one.length_unit):
-        claim = claim.model_copy(update={"unit": claim.unit.replace(metric, f"{metric} ({unit})", 1)})
-    return _at_thresholds(of_cases(claim, minuend), minuend, subtrahend)
-
-
-def of_cases(claim: Comparison, minuend: ScoreArray) -> Comparison:
-    """The claim with the word for what its mean is over."""
-    return claim.model_copy(update={"unit": claim.unit.replace(MEAN, f"mean over {minuend.one.scored}s")})
+    length = unit_of_metric(metric, minuend.one.length_unit)
+    unit = f"{metric} ({length})" if length else metric
+    what = f"{unit}, mean over {minuend.one.scored}s"
+    claim = made(pair, part, estimate, seeds, metric=metric, unit=what, confidence=confidence)
+    return _at_thresholds(claim, minuend, subtrahend)
 
 
 def _at_thresholds(claim: Comparison, minuend: ScoreArray, subtrahend: ScoreArray) -> Comparison:
@@ -216,17 +210,19 @@ def made(
     seeds: int,
     *,
     metric: str,
+    unit: str,
     confidence: float,
     margin: float | None = None,
 ) -> Comparison:
-    """A claim without its verdict. With a margin its p is one-sided, of a difference of at most -margin."""
+    """A claim without its verdict. unit: of the estimate, with what it is a mean over. With a margin its p is
+    one-sided, of a difference of at most -margin."""
     interval = None if estimate is None else estimate.interval(confidence)
     p = None if estimate is None else estimate.two_sided() if margin is None else estimate.above(-margin)
     low, high = interval or (None, None)
     return Comparison(
         name=pair.name, part=part, minuend=pair.minuend.name, subtrahend=pair.subtrahend.name,
         estimate=None if estimate is None else estimate.value, low=low, high=high, confidence=confidence, p=p,
-        p_holm=None, unit=f"{metric}, {MEAN}", images=0 if estimate is None else estimate.images,
+        p_holm=None, unit=unit, images=0 if estimate is None else estimate.images,
         groups=0 if estimate is None else estimate.groups, seeds=seeds, margin=margin, verdict="not estimable",
         reason="no seed that both were trained with" if estimate is None else estimate.reason, words=pair.what,
         lower_is_better=lower_is_better(metric),
@@ -337,8 +333,11 @@ def non_inferiority(
             pair = Pair("not_below_teacher", each, teacher, f"at most {choose.margin:g} below the teacher")
             estimate, seeds = difference(grid, behind, metric)
             two_sided = 2 * choose.confidence - 1
-            claim = made(pair, part, estimate, seeds, metric=metric, confidence=two_sided, margin=choose.margin)
-            claims.append((each, _at_thresholds(of_cases(claim, grid), grid, behind)))
+            claim = made(
+                pair, part, estimate, seeds, metric=metric, unit=f"{metric}, mean over {grid.one.scored}s",
+                confidence=two_sided, margin=choose.margin,
+            )  # fmt: skip
+            claims.append((each, _at_thresholds(claim, grid, behind)))
     known = [i for i, (_, claim) in enumerate(claims) if claim.p is not None]
     for i, p in zip(known, holm([claims[i][1].p or 0.0 for i in known]), strict=True):
         claims[i] = claims[i][0], _near(claims[i][1], p, choose.confidence)

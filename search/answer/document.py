@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.config import Frozen
-from search.planning.part_sizes import Scored
+from trainer.data.splits.part_sizes import Scored
 
 SEARCH_THRESHOLD = 0.5
 """Probability from which a pixel is foreground in validation scores of a search: the class of the greatest logit."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from search.answer.document import Needed, Smallest, claim_title
 from search.answer.uncertainty import FEW_SEEDS, LEAST_GROUPS, LEAST_SEEDS, Floats
-from search.planning.part_sizes import Scored, counted_groups, scored_as
 from search.spec.load import StudySpec
 from trainer.config import DataConfig, RunConfig
 from trainer.data import DataSet
+from trainer.data.splits.part_sizes import Scored, counted_groups, scored_as
 
 if TYPE_CHECKING:
     from search.answer.comparisons import Grids

@@ -59,16 +59,18 @@ def describe_thresholds(thresholds: Iterable[float | None]) -> str:
 
 RULES = {
     "gain": f"{SEARCH_THRESHOLD:g}, or another one that gains on validation more than the gain's standard error",
-    "likeliest": "none, since each pixel has the likeliest of its classes",
+    "likeliest": "none, since each {element} has the likeliest of its classes",
     "best": f"the best one on validation, as an earlier version took it, though {SEARCH_THRESHOLD:g} may be no worse",
 }
-"""How a seed got its threshold, by `PerImageResult.threshold_rule`."""
+"""How a seed got its threshold, by `PerImageResult.threshold_rule`; element: pixel or voxel."""
 
 
 def describe_rule(confirmed: Confirmed) -> str:
     """How each seed of a confirmation got its threshold."""
     rules = dict.fromkeys(each.threshold_rule for each in confirmed.findings)
-    return "; of some seeds ".join(text for rule, text in RULES.items() if rule in rules)
+    return "; of some seeds ".join(
+        text.format(element=confirmed.nouns.element) for rule, text in RULES.items() if rule in rules
+    )
 
 
 def score_arrays(confirmed: Confirmed) -> dict[tuple[str, str], ScoreArray]:

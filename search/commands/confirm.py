@@ -20,8 +20,6 @@ from search.commands import work
 from search.confirm.data_checks import checked, unseen_sources
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
-from search.planning.part_sizes import scored_as
-from search.report.content.words import of_volumes
 from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
@@ -36,7 +34,7 @@ from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
 from trainer.config import RunConfig
-from trainer.data.classes import dims_of
+from trainer.data.splits.part_sizes import scored_as
 from trainer.distributed.supervisor import refuse_bad_numbers, supervise
 from trainer.errors import UserError
 
@@ -100,8 +98,7 @@ def main(args: argparse.Namespace) -> int:
         code = supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
     if code == 0:
         with patient("confirm"):
-            lines = outcome(confirmed(opened, study))
-            print("\n".join(map(of_volumes, lines) if dims_of(data) == 3 else lines))
+            print("\n".join(outcome(confirmed(opened, study))))
     work.say_how_to_go_on(code)
     return code
 

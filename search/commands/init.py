@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from search.answer.power import describe_confirmation
-from search.planning.part_sizes import counted_groups, scored_as
 from search.spec.draft import Draft, drafted
 from search.spec.load import load
 from trainer.atomic_files import write_output
@@ -28,6 +27,7 @@ from trainer.data.layouts import DataFolder
 from trainer.data.reading import images_of
 from trainer.data.splits.draw import DrawnSplit, Kind, Wish, check_rows, codings_for, draw_split, kind_of, reading_for
 from trainer.data.splits.mask_codings import mask_lines, refuse_absent_classes, refuse_empty_parts
+from trainer.data.splits.part_sizes import counted_groups, scored_as
 from trainer.data.splits.split import IMAGE_FORMS, PARTS, Row, read_split
 from trainer.data.volumes.recipes import recipe_of
 from trainer.errors import UserError, counted

@@ -11,7 +11,6 @@ from search.answer.power import DetectableGains, compared_methods, detectable_ga
 from search.planning.disk import DiskForecast, disk_forecast
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs, refuse_large_batches
-from search.planning.part_sizes import counted_groups, scored_as
 from search.planning.time_forecast import TimeForecast, time_forecast
 from search.spec.arms import Arm
 from search.spec.config import MedianConfig
@@ -23,6 +22,7 @@ from trainer.config_paths import flatten
 from trainer.data import DataError, DataSet, open_data, stream_key
 from trainer.data.classes import classes_of, dims_of, opening_work, overlaps
 from trainer.data.dataset import Part, examples_an_epoch, foreground_names
+from trainer.data.splits.part_sizes import counted_groups, scored_as
 from trainer.engine.class_counts import class_pixels, label_pixels
 from trainer.errors import UserError, counted, one_line
 from trainer.run_file import RunFile

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from search.confirm.configurations import Configuration
 from search.confirm.plan import Plan, confirmations, plan_of
 from search.planning.network_costs import teacher_size
-from search.planning.part_sizes import Scored, scored_as
 from search.spec.config import Choose
 from search.storage.database import Database
 from search.storage.evidence import TEACHER, Evidence, OpeningRecord
@@ -15,6 +14,7 @@ from search.storage.leases import LeaseDetails
 from search.storage.schema import FINISHED
 from search.study.snapshot import SearchSnapshot, read
 from trainer.config import RunConfig
+from trainer.data.splits.part_sizes import IMAGES, Nouns, Scored, nouns_of
 from trainer.errors import UserError
 from trainer.reports import PerImageResult
 
@@ -47,6 +47,8 @@ class Confirmed:
     """What was to be confirmed and is not there, in words."""
     methods: tuple[str, ...] = ()
     """The ways of distilling that the search dealt its trials over, beside none; each is a claim of its own."""
+    nouns: Nouns = IMAGES
+    """What sentences call the things of the data."""
 
 
 def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
@@ -67,17 +69,18 @@ def confirmed(opened: Database, study: str, *, sized: bool = True) -> Confirmed:
     if teacher is not None and TEACHER not in measured:
         missing.append("teacher: not examined yet")
     scores += [_as_findings("teacher", None, each) for each in measured.get(TEACHER, ())]
-    scored = scored_as(RunConfig.model_validate(plan.configurations[0].run).data)
+    nouns = nouns_of(RunConfig.model_validate(plan.configurations[0].run).data)
     return Confirmed(
         study=study,
         objective=plan.objective.metric,
         configurations=configurations,
-        findings=tuple(replace(each, scored=scored) for each in scores),
+        findings=tuple(replace(each, scored=nouns.scored) for each in scores),
         budgets={arm.name: (_ended(search, arm.name), arm.trials) for arm in search.arms},
         choose=plan.table.choose,
         openings=evidence.openings(study),
         missing=tuple(missing),
         methods=plan.methods,
+        nouns=nouns,
     )
 
 

@@ -21,10 +21,10 @@ ROLES = {"winner": 0, "control": 1, "ablation": 2, "defaults": 3, "teacher": 4}
 """Role -> place among the colours and markers."""
 MEASURES: dict[str, tuple[str, str, Callable[[Network], float | None]]] = {
     "params": ("parameters (millions)", "parameters", lambda n: n.params_m),
-    "gflops": ("GFLOP of one image", "floating-point operations", lambda n: n.gflops),
-    "latency": ("latency of one image (ms)", "latency", lambda n: n.latency_ms),
+    "gflops": ("GFLOP of one {input}", "floating-point operations", lambda n: n.gflops),
+    "latency": ("latency of one {input} (ms)", "latency", lambda n: n.latency_ms),
 }
-"""Measures of cost -> (label, words, of a network)."""
+"""Measures of cost -> (label with its place for what a network takes, title, of a network)."""
 
 
 def draw_confirmed_figures(search: Search, part: ConfirmedPart) -> list[Drawn]:
@@ -85,7 +85,9 @@ def _size(search: Search, part: ConfirmedPart, measure: str) -> Drawn | None:
             axes.set_ylim(*_possible(*axes.get_ylim()))
         quiet(axes)
         unit = unit_of(search.metric.partition(".")[0], spacing=part.length_unit == "mm")
-        named_axes(axes, search.spoken(label), f"test {title_of(search)}" + (f" ({unit})" if unit else ""))
+        named_axes(
+            axes, label.format(input=search.nouns.input), f"test {title_of(search)}" + (f" ({unit})" if unit else "")
+        )
         legend_below(figure, axes)
         data = svg(figure)
     note = (
@@ -250,7 +252,7 @@ def _reliability(search: Search, part: ConfirmedPart) -> Drawn | None:
     curves = [(r.network, r.positive_bins if positive else r.bins) for r in measured]
     if not curves:
         return None
-    of = "foreground" if positive else "chosen class"
+    of, elements = "foreground" if positive else "chosen class", f"{search.nouns.element}s"
     with canvas(4.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.1]})
         least = 0.0 if positive else 0.5
@@ -263,12 +265,13 @@ def _reliability(search: Search, part: ConfirmedPart) -> Drawn | None:
         share_axis(lower, [share for _, bins in curves for _, _, share in bins])
         quiet(upper)
         quiet(lower)
-        named_axes(upper, "", f"share that is {of}" if positive else search.spoken("share of pixels right"))
-        named_axes(lower, f"probability of the {of}", search.spoken("share of pixels"))
+        named_axes(upper, "", f"share that is {of}" if positive else f"share of {elements} right")
+        named_axes(lower, f"probability of the {of}", f"share of {elements}")
         legend_below(figure, upper)
         data = svg(figure)
     note = (
-        f"Above: pixels of the test {part.scored}s by the probability of the {of}, and how many of them are of it; on "
-        "the dashed line a network is as sure as it is right, below it too sure. Below: how many pixels have each one."
+        f"Above: {elements} of the test {part.scored}s by the probability of the {of}, and how many of them are of it; "
+        "on the dashed line a network is as sure as it is right, below it too sure. Below: how many "
+        f"{elements} have each one."
     )
     return Drawn("reliability", f"Calibration of the {of}", "Reliability diagram of the compared networks", data, note)

@@ -1,7 +1,7 @@
 """The page: a pure function of the report's document. What users wrote is escaped, and no script is in it."""
 
 import base64
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,8 +71,7 @@ def drawn(study: Study) -> list[Drawn]:
     """All figures of a study."""
     figures = [] if study.confirmed is None else confirmed_figures.draw_confirmed_figures(study.search, study.confirmed)
     figures += search_figures.draw_search_figures(study.search)
-    words = study.search.spoken
-    return [replace(each, title=words(each.title), alt=words(each.alt), note=words(each.note)) for each in figures]
+    return figures
 
 
 @lru_cache(1)

@@ -24,10 +24,10 @@ from search.report.svg import (
 
 SIZES: dict[str, tuple[str, str, Callable[[Dot], float | None]]] = {
     "params": ("parameters of the student (millions)", "parameters", lambda dot: dot.params_m),
-    "gflops": ("GFLOP of one image", "floating-point operations", lambda dot: dot.gflops),
-    "latency": ("latency of one image (ms)", "latency", lambda dot: dot.latency_ms),
+    "gflops": ("GFLOP of one {input}", "floating-point operations", lambda dot: dot.gflops),
+    "latency": ("latency of one {input} (ms)", "latency", lambda dot: dot.latency_ms),
 }
-"""Measures of cost -> (label, words, of a dot)."""
+"""Measures of cost -> (label with its place for what a network takes, title, of a dot)."""
 BARS = 10
 """Settings whose importance is drawn at most."""
 
@@ -41,7 +41,7 @@ def draw_search_figures(search: Search) -> list[Drawn]:
 
 def _at_threshold(search: Search) -> str:
     if search.likeliest:
-        return "Each pixel counts for its likeliest class."
+        return f"Each {search.nouns.element} counts for its likeliest class."
     return f"All scores are at threshold {search.threshold:g}."
 
 
@@ -98,7 +98,7 @@ def _against_size(
         axes.set_ylim(low, high)
         size_axis(axes, sorted({size for size, _ in every}))
         quiet(axes)
-        named_axes(axes, search.spoken(label), f"validation {scale.title}, unconfirmed")
+        named_axes(axes, label.format(input=search.nouns.input), f"validation {scale.title}, unconfirmed")
         legend_below(figure, axes)
         data = svg(figure)
     hidden = " Trials far off are drawn at the axis as open triangles."

@@ -4,7 +4,7 @@ LaTeX has `booktabs` rules and nothing that LaTeX would run.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from search.answer.document import claim_title
@@ -38,15 +38,6 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     colours: Mapping[str, str] = field(default_factory=dict)
     """By class, as #rrggbb: rows that a class heads have its colour beside its name."""
-
-    def spoken(self, words: Callable[[str], str]) -> "Table":
-        """With `words` of its headings; scripts read the names that they always had."""
-        columns = tuple(
-            replace(each, read_as=None if heading == each.title else heading)
-            for each in self.columns
-            for heading in [words(each.read_as or each.title)]
-        )
-        return replace(self, title=words(self.title), columns=columns)
 
     def for_readers(self) -> "Table":
         """With plain words for names, and without the columns in which nothing stands; a script's tables keep the names

@@ -37,7 +37,7 @@ def tables(study: Study) -> list[Table]:
         _facts("space", "What the search varied", search.space),
         _facts("limits", "Limits of the student", search.limits),
     ]
-    return [table.spoken(search.spoken) for table in every if table.rows]
+    return [table for table in every if table.rows]
 
 
 def across(report: Report) -> list[Table]:
@@ -291,7 +291,7 @@ def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:
         _confirmed_classes(search, part),
         _scores(part, "source", "By source"),
         _scores(part, "size", f"By size of the {'foreground' if search.classes else 'object'}"),
-        _reliability(part),
+        _reliability(part, search.nouns.element),
         _openings(part),
         Table(
             "missing", "What was to be confirmed and is not there", (Column("what"),), tuple((m,) for m in part.missing)
@@ -473,14 +473,14 @@ def _score_row(s: Scores, by: str) -> tuple[str | int | float | None, ...]:
     )
 
 
-def _reliability(part: ConfirmedPart) -> Table:
+def _reliability(part: ConfirmedPart, element: str) -> Table:
     columns = (
         Column("on"),
         Column("network"),
         Column("of"),
         Column("probability", "short"),
         Column("right", "percent"),
-        Column("of the pixels", "percent"),
+        Column("of the pixels", "percent", f"of the {element}s"),
     )
     rows = tuple(
         (r.part, r.network, of, *each)
@@ -488,7 +488,7 @@ def _reliability(part: ConfirmedPart) -> Table:
         for of, bins in (("the foreground", r.positive_bins), ("the chosen class", r.bins))
         for each in bins
     )
-    return Table("reliability", "Calibration: share of pixels right by confidence", columns, rows)
+    return Table("reliability", f"Calibration: share of {element}s right by confidence", columns, rows)
 
 
 def _openings(part: ConfirmedPart) -> Table:

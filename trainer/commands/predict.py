@@ -19,13 +19,14 @@ from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
 from trainer.commands.predict_volumes import packed_reader, predict_volumes, trained_reader
 from trainer.config import PictureData, VolumeData
-from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered, opening_work, unit_of
+from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered, opening_work
 from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
 from trainer.data.file_check import summarised
 from trainer.data.files import SUFFIXES, listed_pictures
 from trainer.data.masks import regions_of
 from trainer.data.reading import as_rgb, images_of
 from trainer.data.slices import slice_place, slices_of
+from trainer.data.splits.part_sizes import scored_as
 from trainer.distributed.launch import device, writable
 from trainer.errors import DataError, UserError, counted, on_stderr, one_line, refusal_text
 from trainer.figures.cases import chosen, drawn, predicted_labels
@@ -181,7 +182,7 @@ def _grid(args: Namespace, made: "Ready", where: "torch.device") -> int:
     cases = by_network["student"][0].cases.get("dice")
     worst, median = chosen(dice if cases is None else cases)
     means = ", ".join(f"{name} {scores.means['dice']:.3f}" for name, (scores, _) in by_network.items())
-    of = counted(len(dice if cases is None else cases), f"validation {unit_of(run.data)}")
+    of = counted(len(dice if cases is None else cases), f"validation {scored_as(run.data)}")
     title = f"{made.path.name}: mean Dice on {of}: {means}"
     if isinstance(data, VolumeCases):
         each = len(worst)

@@ -17,8 +17,9 @@ from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import RunConfig
-from trainer.data.classes import input_text, opening_work, unit_of
+from trainer.data.classes import input_text, opening_work
 from trainer.data.dataset import examples_an_epoch
+from trainer.data.splits.part_sizes import nouns_of, scored_as
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, counted, one_line, received
 from trainer.loggers import Loggers, check_loggers
@@ -264,7 +265,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     from trainer.evaluation.metrics import validate
 
     if ranks.leads:
-        logger.info("measuring its best epoch on the validation and training {}s", unit_of(run.data))
+        logger.info("measuring its best epoch on the validation and training {}s", scored_as(run.data))
     # The lead wrote it: the others must not look before.
     best = ranks.broadcast(work / "best.safetensors")
     made = ready(best, device=ranks.device)
@@ -317,7 +318,7 @@ def _summary(output: Path, file: "Weights", data: "DataSet") -> tuple[str, ...]:
     bad = ", ".join(
         f"{count} {how} {part}" for counts_of, how in counts for part, count in (counts_of or {}).items() if count
     )
-    known = counted(len(file.word("train_images")), unit_of(data.config))
+    known = counted(len(file.word("train_images")), nouns_of(data.config).row)
     images = f"trained on {known}, {bad or 'none of them validation or test'}"
     size = f"{file.word('params') / 1e6:.2f} M"
     return first, f"{output}  {size}  sha256 {file.sha256[:8]}...  {images}"

@@ -66,11 +66,6 @@ def dims_of(config: DataConfig) -> Literal[2, 3]:
     return 3 if isinstance(config, VolumeData) else 2
 
 
-def unit_of(config: DataConfig) -> Literal["image", "case"]:
-    """What of a data set is counted and scored as one."""
-    return "case" if dims_of(config) == 3 else "image"
-
-
 def input_text(config: DataConfig) -> str:
     """What a network takes of a data set, in words: images at 352 x 352, or patches of 96 x 96 x 96."""
     sides = " x ".join(map(str, input_sides(config)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainer.config import RunConfig
 from trainer.data.classes import hexadecimal
+from trainer.data.splits.part_sizes import Nouns, Scored, nouns_of
 from trainer.errors import counted
 from trainer.package.inference import CARD, NETWORK, PARITY, PREPROCESSING, RUN, SUMS, WEIGHTS, Preprocessing
 from trainer.package.volumes import VolumePreprocessing
@@ -23,15 +24,15 @@ from collections.abc import Iterable
 PARTS: tuple["Part", ...] = ("train", "validation", "test")
 LIMITS = """\
 - Not a medical device. It is a research artefact, validated for no clinical decision, and no authority has seen it.
-- It marks what looks like the {objects} of its training images. Other {others}
+- It marks what looks like the {objects} of its training {rows}. Other {others}
   are unknown to it until it is measured there; an empty mask is no proof that nothing is there.
-{threshold}- Terms of the training images may bind what was trained on them; see above.
-- Where the data names no patients, its images are taken as independent; scores are then too sure of themselves."""
+{threshold}- Terms of the training {rows} may bind what was trained on them; see above.
+- Where the data names no patients, its {rows} are taken as independent; scores are then too sure of themselves."""
 
 
 OF_PICTURES = "cameras, hospitals, preparations and picture sizes"
 OF_SCANS = "scanners, protocols, hospitals and parts of the body"
-THRESHOLD = "- The threshold was fixed on images like those it was trained on; elsewhere it may be wrong.\n"
+THRESHOLD = "- The threshold was fixed on {rows} like those it was trained on; elsewhere it may be wrong.\n"
 BY_CLASS = ("dice", "iou", "precision", "recall")
 """Scores that a card has of each class."""
 
@@ -48,7 +49,7 @@ class Score:
     value: float
     interval: tuple[float, float, float] | None = None
     """Low, high, confidence."""
-    scored: str = "image"
+    scored: Scored = "image"
     """What `images` counts: image, or case where a volume or all slices of one are scored together."""
 
 
@@ -102,20 +103,21 @@ def data_facts(data: "DataSet") -> dict[str, object]:
 
 def card(facts: PackageFacts, confirmation: Confirmation | None) -> str:
     """The whole card, Markdown."""
+    nouns = nouns_of(facts.run.data)
     blocks = [
         f"# {facts.title}",
         _what(facts),
         "## Scores",
-        _confirmed(confirmation) if confirmation else _unconfirmed(facts),
-        *_classes(facts),
+        _confirmed(confirmation) if confirmation else _unconfirmed(facts, nouns),
+        *_classes(facts, nouns),
         "## Data and its terms",
-        _data(facts),
+        _data(facts, nouns),
         "## How it was trained",
         _training(facts.run),
         "## Input and output",
-        _contract(facts),
+        _contract(facts, nouns),
         "## Limits of use",
-        _limits(facts.preprocessing),
+        _limits(facts.preprocessing, nouns),
         "## Files",
         _files(),
     ]
@@ -144,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _classes(facts: PackageFacts) -> list[str]:
+def _classes(facts: PackageFacts, nouns: Nouns) -> list[str]:
     """The labels with names, colours and validation scores; nothing where there are two, or one region."""
     classes, regions = facts.preprocessing.label_classes, facts.preprocessing.regions
     if len(classes) == (1 if regions else 2):
@@ -162,8 +164,8 @@ def _classes(facts: PackageFacts) -> list[str]:
     rows.append(f"| | {'mean' if regions else f'mean without {classes[0].name}'} | | {' | '.join(means)} |")
     how = "each region by itself, since regions overlap" if regions else "each class against all others"
     note = (
-        f"Scores are those of the validation images at epoch {facts.epoch}, which also chose the epoch: means over "
-        f"images (of slices: over volumes) of {how}."
+        f"Scores are those of the validation {nouns.scored}s at epoch {facts.epoch}, which also chose the epoch: means "
+        f"over {nouns.scored}s of {how}."
     )
     return ["## Regions" if regions else "## Classes", "\n".join(rows), note]
 
@@ -172,20 +174,24 @@ def _value(score: float | None) -> str:
     return "not known" if score is None else f"{score:.4f}"
 
 
-def _limits(p: Preprocessing | VolumePreprocessing) -> str:
+def _limits(p: Preprocessing | VolumePreprocessing, nouns: Nouns) -> str:
     two = p.threshold is not None
     objects = "regions" if p.regions else "foreground" if two else "classes"
     volumes = isinstance(p, VolumePreprocessing)
+    rows = f"{nouns.row}s"
     return LIMITS.format(
-        objects=objects, threshold=THRESHOLD if two else "", others=OF_SCANS if volumes else OF_PICTURES
+        objects=objects,
+        threshold=THRESHOLD.format(rows=rows) if two else "",
+        others=OF_SCANS if volumes else OF_PICTURES,
+        rows=rows,
     )
 
 
-def _unconfirmed(facts: PackageFacts) -> str:
+def _unconfirmed(facts: PackageFacts, nouns: Nouns) -> str:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in sorted(facts.scores.items()) if "." not in name)
     return (
-        "**Unconfirmed.** These are scores on the validation images that also chose the epoch, and perhaps the "
-        f"configuration, so they are likely to be too high: {scores}.\n\nNo test image was used."
+        f"**Unconfirmed.** These are scores on the validation {nouns.scored}s that also chose the epoch, and perhaps "
+        f"the configuration, so they are likely to be too high: {scores}.\n\nNo test {nouns.row} was used."
     )
 
 
@@ -200,8 +206,8 @@ def _confirmed(confirmation: Confirmation) -> str:
 
 
 def _table(scores: Sequence[Score]) -> str:
-    things = next((each.scored for each in scores), "image")
-    rows = [f"| part | {things}s | score | value | interval |", "| --- | --- | --- | --- | --- |"]
+    things = f"{next((each.scored for each in scores), 'image')}s"
+    rows = [f"| part | {things} | score | value | interval |", "| --- | --- | --- | --- | --- |"]
     for each in scores:
         interval = "not known"
         if each.interval is not None:
@@ -213,12 +219,12 @@ def _table(scores: Sequence[Score]) -> str:
     return "\n".join(rows)
 
 
-def _data(facts: PackageFacts) -> str:
+def _data(facts: PackageFacts, nouns: Nouns) -> str:
     parts, known = facts.data["parts"], facts.data["terms"]
     lines = [f"Content hash of the split: `{facts.data['content']}`.", ""]
     if isinstance(known, Mapping):
         lines += [f"- {source}: {terms}" for source, terms in known.items()]
-    lines += ["", "| part | images | sha256 over the sorted hashes of its images |", "| --- | --- | --- |"]
+    lines += ["", f"| part | {nouns.row}s | sha256 over the sorted hashes of its {nouns.row}s |", "| --- | --- | --- |"]
     if isinstance(parts, Mapping):
         lines += [f"| {part} | {each['images']} | `{each['sha256']}` |" for part, each in parts.items()]
     return "\n".join(lines)
@@ -237,23 +243,25 @@ def _training(run: RunConfig) -> str:
     )
 
 
-def _contract(facts: PackageFacts) -> str:
+def _contract(facts: PackageFacts, nouns: Nouns) -> str:
     p, parity = facts.preprocessing, facts.parity
     origin = {
-        "default": "the default; it was not chosen on images",
+        "default": f"the default; it was not chosen on {nouns.scored}s",
         "given": "given by hand",
-        "validation": "chosen on validation images",
+        "validation": f"chosen on validation {nouns.scored}s",
     }
-    threshold = "The likeliest class of each pixel counts."
+    threshold = f"The likeliest class of each {nouns.element} counts."
     if p.regions and p.threshold is not None:
         threshold = (
-            f"Its outputs are of regions, which overlap: a pixel is in each whose sigmoid is above {p.threshold:g} "
-            f"({origin[p.threshold_from]})."
+            f"Its outputs are of regions, which overlap: a {nouns.element} is in each whose sigmoid is above "
+            f"{p.threshold:g} ({origin[p.threshold_from]})."
         )
     elif p.threshold is not None:
-        threshold = f"A pixel is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
+        threshold = (
+            f"A {nouns.element} is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
+        )
     if isinstance(p, VolumePreprocessing):
-        return f"{_volumes(p)} {threshold.replace('pixel', 'voxel')}\n\n{parity.described()}"
+        return f"{_volumes(p)} {threshold}\n\n{parity.described()}"
     channels = p.channels if isinstance(p.channels, str) else ", ".join(p.channels)
     deep = f" with {p.bits} bits" if p.bits > 8 else ""
     return (

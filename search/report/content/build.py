@@ -65,22 +65,21 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
     searched = search_part(rows, opened.searches.closed, time_of, margin=margin)
     verdict: Verdict = "not_shown" if control_of(searched) is not None or searched.methods else "not estimable"
     if part is None:
-        headline, answer = unconfirmed(searched)
+        headline, four = unconfirmed(searched)
     else:
-        headline, answer, verdict = confirmed_text(searched, part)
-    which, why, sure, cost = map(searched.spoken, answer)
+        headline, four, verdict = confirmed_text(searched, part)
     network = _drawn_network(opened, rows, searched, None if part is None else (begun[-1], part))
     drawn, without = pictures(rows, network, wanted)
     return Study(
         name=name,
         identity=rows.search.identity,
-        headline=searched.spoken(headline),
-        answer=(which, why, sure, cost),
-        following=searched.spoken(next_step(name, searched, part, powerless_search(rows))),
+        headline=headline,
+        answer=four,
+        following=next_step(name, searched, part, powerless_search(rows)),
         verdict=verdict,
         search=searched,
         confirmed=part,
-        limits=tuple(map(searched.spoken, limits(searched, part, begun=len(begun)))),
+        limits=limits(searched, part, begun=len(begun)),
         pictures=drawn,
         without_pictures=without,
         commands=commands(name, part),

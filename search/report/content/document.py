@@ -9,9 +9,8 @@ from pydantic import Field
 
 from models.config import Frozen
 from search.answer.document import SEARCH_THRESHOLD, ConfirmedPart, left_out
-from search.planning.part_sizes import Scored
-from search.report.content.words import of_volumes
 from search.study.trial_attributes import Share
+from trainer.data.splits.part_sizes import Nouns, Scored, nouns_for
 
 Scalar = bool | int | float | str
 
@@ -228,9 +227,10 @@ class Search(Frozen):
         default=False, exclude_if=left_out, description="whether data are volumes, so that what is scored are cases"
     )
 
-    def spoken(self, text: str) -> str:
-        """What is said of images in the words that this study's data have."""
-        return of_volumes(text) if self.volumes else text
+    @property
+    def nouns(self) -> Nouns:
+        """What sentences call the things of this study's data."""
+        return nouns_for(self.scored, volumes=self.volumes)
 
     @property
     def kind(self) -> str:

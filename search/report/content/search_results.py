@@ -8,7 +8,6 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from search.answer.power import data_of_search
-from search.planning.part_sizes import counted_groups, scored_as
 from search.report.content.document import (
     Arm,
     Best,
@@ -45,6 +44,7 @@ from search.study.snapshot import SearchSnapshot
 from search.study.trial_attributes import shares_of
 from trainer.config import RunConfig
 from trainer.config_paths import flatten
+from trainer.data.splits.part_sizes import counted_groups, scored_as
 
 GFLOPS, PERCENT = "model.gflops", "model.percent_of_teacher"
 """Attributes of trials that hold the GFLOP of one image, and the parameters in percent of the teacher's."""

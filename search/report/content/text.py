@@ -75,10 +75,10 @@ def searched_title(search: Search) -> str:
 
 
 def _at(search: Search) -> str:
-    """How a pixel of a score of the search got its class."""
-    return (
-        "each pixel of its likeliest class" if search.likeliest else f"at threshold {shown(search.threshold, 'plain')}"
-    )
+    """How a pixel (or voxel) of a score of the search got its class."""
+    if search.likeliest:
+        return f"each {search.nouns.element} of its likeliest class"
+    return f"at threshold {shown(search.threshold, 'plain')}"
 
 
 NO_QUESTION = "Whether distillation helps was not asked: the main search trains without a teacher"
@@ -182,8 +182,9 @@ def _device_time(search: Search) -> str:
 
 def _cost(search: Search) -> str:
     flops = search.arms[0].best.gflops if search.arms[0].best is not None else None
-    image = "The" if flops is None else f"The candidate takes {shown(flops, 'short')} GFLOP an image; the"
-    return f"{image} search took {_device_time(search)} for {_finished(search)} finished trials."
+    passes = "" if flops is None else f"The candidate takes {shown(flops, 'short')} GFLOP {search.nouns.an_input}; "
+    took = f"search took {_device_time(search)} for {_finished(search)} finished trials."
+    return f"{passes}the {took}" if passes else f"The {took}"
 
 
 def _finished(search: Search) -> int:
@@ -248,8 +249,8 @@ def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str
     names = ", ".join(known.name for known in search.classes)
     if search.likeliest:
         return [
-            f"A score without a class's name is the mean over {names}; each pixel counts for its likeliest class, and "
-            "there is no threshold."
+            f"A score without a class's name is the mean over {names}; each {search.nouns.element} counts for its "
+            "likeliest class, and there is no threshold."
         ]
     at = shown(search.threshold, "plain")
     own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
@@ -285,9 +286,8 @@ def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
     network = next((n for n in part.networks if n.name == part.chosen), None)
     if network is not None:
         return (
-            f"Ship {network.name}: {_network(network)}, test {title} {_interval(network)}{_of(part, network)}, the "
-            f"smallest that is shown "
-            f"not to lie more than {margin} below the teacher."
+            f"Ship {network.name}: {_network(network)}, test {title} {_interval(search, network)}{_of(part, network)}, "
+            f"the smallest that is shown not to lie more than {margin} below the teacher."
         )
     best = chosen_or_best(part)
     if best is None:
@@ -299,7 +299,7 @@ def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
         near = "The teacher has no test score to be compared with"
     else:
         near = f"No network is shown to lie within {within} of the teacher"
-    score = f"test {title} {_interval(best)}{_of(part, best)}"
+    score = f"test {title} {_interval(search, best)}{_of(part, best)}"
     return f"{near}; what the search found best is {best.name}: {_network(best)}, {score}."
 
 
@@ -316,12 +316,12 @@ def _of(part: ConfirmedPart, network: Network) -> str:
     return "" if whole is None else f", on {counted(whole.images, part.scored)} with {counted(whole.seeds, 'seed')}"
 
 
-def _interval(network: Network) -> str:
+def _interval(search: Search, network: Network) -> str:
     """The test score with its interval and thresholds."""
     if network.test is None:
         return "not known"
     at = describe_thresholds(threshold for _, threshold in network.thresholds)
-    at = f"at {at}" if network.thresholds else "(each pixel of its likeliest class)"
+    at = f"at {at}" if network.thresholds else f"(each {search.nouns.element} of its likeliest class)"
     text = f"{shown(network.test, 'score')} {at}"
     if network.low is None or network.high is None:
         return text
@@ -399,11 +399,11 @@ def _confirmed_sure(search: Search, part: ConfirmedPart) -> str:
 def _confirmed_cost(search: Search, part: ConfirmedPart) -> str:
     network = chosen_or_best(part)
     hours = f"the search took {shown(search.cost.hours, 'hours')} of device time" if search.cost.hours > 0 else ""
-    image = ""
+    passes = ""
     if network is not None:
         time = "" if network.latency_ms is None else f" and {shown(network.latency_ms, 'short')} ms"
-        image = f"it takes {shown(network.gflops, 'short')} GFLOP{time} an image"
-    cost = " and ".join(filter(None, [image, hours])) or "what it costs is not known"
+        passes = f"it takes {shown(network.gflops, 'short')} GFLOP{time} {search.nouns.an_input}"
+    cost = " and ".join(filter(None, [passes, hours])) or "what it costs is not known"
     unseen = sorted({s.part for s in part.scores if s.part not in ("validation", "test")})
     beyond = f"data like the test {part.scored}s"
     beyond += f" and {', '.join(unseen)}" if unseen else ""

@@ -17,6 +17,7 @@ from trainer.cli.entry import MISTAKES
 from trainer.cli.progress import Counting, counted_calls
 from trainer.config import Precision, RunConfig
 from trainer.data.classes import opening_work
+from trainer.data.splits.part_sizes import nouns_of
 from trainer.errors import one_line
 
 if TYPE_CHECKING:
@@ -92,13 +93,15 @@ def _worst(network: DrawnNetwork, cache: Path) -> Picture:
         return _worst_volumes(network, made, data, dice, device)
     worst, _ = chosen(dice, WORST)
     networks = {**_taught(made.run, data, worst, device), "student": {index: masks[index] for index in worst}}
-    picture = drawn(f"the {len(worst)} worst of {len(dice)} validation images", data, (worst, []), networks)
+    row = nouns_of(made.run.data).row
+    a_row = f"{'a' if row == 'slice' else 'an'} {row}"
+    picture = drawn(f"the {len(worst)} worst of {len(dice)} validation {row}s", data, (worst, []), networks)
     two = len(foreground_names(data)) == 1
     at = f", at threshold {SEARCH_THRESHOLD:g}" if two or data.regions else ""
     colours = "right, extra, missed pixels are tinted" if two else "classes in their colours, wrong pixels striped"
     return Picture(
-        title=f"Validation images on which {network.name} does worst{at}",
-        alt=f"A row an image, worst first: image, truth, {', '.join(networks)}; {colours}",
+        title=f"Validation {row}s on which {network.name} does worst{at}",
+        alt=f"A row {a_row}, worst first: image, truth, {', '.join(networks)}; {colours}",
         mimetype="image/jpeg",
         base64=_jpeg(picture),
     )

@@ -16,13 +16,13 @@ from search.commands import confirm
 from search.commands.status import lines, look
 from search.confirm.data_checks import checked
 from search.confirm.plan import Plan, confirmations, plan_of
-from search.planning.part_sizes import scored_as
 from search.spec.file import is_confirmation
 from search.storage.evidence import Evidence
 from search.study.adapter import StudyAdapter
 from search.study.snapshot import read
 from trainer.config import BlobsData, PolypData, RunConfig
 from trainer.data.sets.blobs import draw
+from trainer.data.splits.part_sizes import scored_as
 from trainer.distributed.ranks import Ranks
 from trainer.engine.resources import SharedResources
 from trainer.errors import UserError

@@ -121,6 +121,8 @@ class TestPackage:
         card = (place / "classes" / inference.CARD).read_text()
         for words in ("Segments volumes into", "patches of 16 x 16 x 8 voxels", "Dice between both", "Other scanners"):
             assert words in card
+        for words in ("validation cases that also chose", "| part | cases |", "likeliest class of each voxel counts"):
+            assert words in card
 
     def test_an_old_reader_is_not_given_a_package_that_it_cannot_read(self, place, tmp_path, trainer):
         """A schema beyond the known ones is named."""

@@ -28,7 +28,7 @@ from trainer.data.slices import forget_volumes, gaps_in, order_of, slice_place, 
 from trainer.data.splits.folders import pattern_from
 from trainer.data.splits.mask_codings import Codings, codings_of, given_codings, kept_values, refuse_empty_parts
 from trainer.data.splits.near_duplicates import kept_looks, refuse_crossing, twins
-from trainer.data.splits.split import PARTS, Row, read_groups, read_split, samples
+from trainer.data.splits.split import PARTS, Row, data_root, read_groups, read_split, samples
 from trainer.errors import DataError, nearest
 from trainer.repository import REPOSITORY, expand
 
@@ -67,14 +67,6 @@ def split_file(config: PolypData | PictureData | VolumeData) -> Path:
 def _way_to(split: Path) -> str:
     """How to get to a split file that is not here: it may lie beside the program, as its studies do."""
     return f"cd {REPOSITORY}" if (REPOSITORY / split).is_file() else "cd to the folder where the study was made"
-
-
-def data_root(config: PolypData | PictureData | VolumeData) -> Path:
-    """The folder that all paths start from. Raises DataError."""
-    root = expand(config.root, "data.root")
-    if not root.is_dir():
-        raise DataError(f"data.root = {config.root!r}: no such folder {root}")
-    return root
 
 
 class SplitPictures:

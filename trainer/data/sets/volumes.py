@@ -20,8 +20,8 @@ from trainer.data.file_check import Progress
 from trainer.data.masks import regions_of
 from trainer.data.openings import require_opening
 from trainer.data.perceptual_hash import sketch
-from trainer.data.sets.pictures import data_root, split_file
-from trainer.data.splits.split import PARTS, Row, read_split, samples
+from trainer.data.sets.pictures import split_file
+from trainer.data.splits.split import PARTS, Row, data_root, read_split, samples
 from trainer.data.volumes.case import PreparedCase
 from trainer.data.volumes.nifti import read_image
 from trainer.data.volumes.prepare import CaseFiles, case_files, coding_for, prepare_cases

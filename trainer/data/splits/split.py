@@ -16,10 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from trainer.atomic_files import write_text
+from trainer.config import PictureData, PolypData, VolumeData
 from trainer.data.dataset import Part, Sample
 from trainer.data.files import CHANNEL, CLASS, inside, some
 from trainer.data.slices import file_of, holds_both
 from trainer.errors import DataError, nearest
+from trainer.repository import expand
 from trainer.seeds import derive
 
 COLUMNS = ("source", "image", "mask", "group", "split")
@@ -44,6 +46,14 @@ class Row:
     def group_key(self) -> str:
         """The group across sources; the volume of a slice, else the picture itself, where no group is known."""
         return f"{self.source}/{self.group or self.case or self.image}"
+
+
+def data_root(config: PolypData | PictureData | VolumeData) -> Path:
+    """The folder that all paths start from. Raises DataError."""
+    root = expand(config.root, "data.root")
+    if not root.is_dir():
+        raise DataError(f"data.root = {config.root!r}: no such folder {root}")
+    return root
 
 
 def read_split(path: Path, root: Path, *, cells: bool = False) -> list[Row]:
