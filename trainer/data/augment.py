@@ -25,11 +25,6 @@ Augment = Callable[[Picture, Pixels, int], tuple[Picture, Pixels]]
 """(image (S, S, C), mask (S, S), seed) to the same shapes."""
 
 
-def known_presets() -> tuple[str, ...]:
-    """The names that `data.augment` may take."""
-    return tuple(PRESETS)
-
-
 def check_preset(name: str) -> None:
     """Raise DataError where no preset has this name."""
     if name not in PRESETS:

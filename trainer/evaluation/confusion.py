@@ -85,12 +85,6 @@ def region_confusion(predicted: "Tensor", truth: "Tensor", *, ignore: int = IGNO
     return flat[:, 1].reshape(*truth.shape[:2], 4)
 
 
-def row_confusion(predicted: "Tensor", truth: "Tensor", classes: int, *, ignore: int = IGNORE) -> "Tensor":
-    """Counts (N, rows, classes, 4) int64 of each row, the first axis of space, for `overlap.dice_of_rows`."""
-    flat = confusion(predicted.flatten(0, 1), truth.flatten(0, 1), classes, ignore=ignore)
-    return flat.view(*truth.shape[:2], classes, 4)
-
-
 def _smallest(values: int) -> "torch.dtype":
     """The narrowest kind of integer that holds 0..values-1: the pass is bound by memory."""
     import torch

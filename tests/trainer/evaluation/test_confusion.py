@@ -14,7 +14,6 @@ from trainer.evaluation.confusion import (
     labels,
     region_confusion,
     region_masks,
-    row_confusion,
 )
 
 
@@ -86,13 +85,6 @@ def test_regions_may_overlap_and_ignore_each_for_itself():
     volumes, masks = batch(2, (2, 3, 4, 5, 6))
     expected = torch.stack([sums(volumes[:, region], masks[:, region], 2)[:, 1] for region in range(3)], dim=1)
     assert torch.equal(region_confusion(volumes, masks), expected)
-
-
-def test_rows_are_counted_each_for_itself():
-    predicted, truth = batch(3, (2, 4, 9))
-    counted = row_confusion(predicted, truth, 3)
-    assert counted.shape == (2, 4, 3, 4)
-    assert torch.equal(counted.sum(1), confusion(predicted, truth, 3))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.mask_pairs import Pair, every
 from models.torchvision_guard import make_importable
-from trainer.evaluation.confusion import confusion, region_confusion, row_confusion
+from trainer.evaluation.confusion import confusion, region_confusion
 from trainer.evaluation.overlap import (
     BASIC,
     OF_ALL,
@@ -193,10 +193,10 @@ def test_the_dice_of_rows_is_low_where_an_object_has_few_rows():
     predicted[0, 10:30, 11:31] = 1
     dice = case_scores(pixel_counts(confusion(predicted, truth, 2).numpy()).of(FOREGROUND), ["cell"])["dice"]
     assert dice.tolist() == [0.95]
-    rows = dice_of_rows(pixel_counts(row_confusion(predicted, truth, 2).numpy()))
+    rows = dice_of_rows(pixel_counts(confusion(predicted[0], truth[0], 2)[None].numpy()))
     assert rows.shape == (1, 2)
     assert rows[0, 1] == pytest.approx(0.38)
-    nothing = row_confusion(0 * truth, 0 * truth, 2).numpy()
+    nothing = confusion(0 * truth[0], 0 * truth[0], 2)[None].numpy()
     assert dice_of_rows(pixel_counts(nothing))[0, 1] == 0.0
 
 

@@ -45,7 +45,7 @@ class PreparedCase:
     """By label but the first, of regions by what lies in the same ones: the flat offsets of its voxels in `label`,
     ascending."""
     way: NativeGrid
-    """The prepared grid in the native one: what `labels_on_native` takes."""
+    """The prepared grid in the native one: what `trainer.evaluation.native_slices` takes."""
     nominal: Triple
     """Millimetres that the recipe asked for; `way.spacing` has the true ones."""
     normaliser: Normaliser

@@ -14,7 +14,7 @@ whatever the volume's extent and whichever way its file runs. What is within 1e-
 spacings are not exact.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
@@ -29,12 +29,9 @@ Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.uint8]
 Places = NDArray[np.int64]
 Scores = NDArray[np.float32]
-Place = tuple[slice, slice, int]
 Rule = Literal["first-centre", "edge-to-edge"]
 Toward = Literal["RAS", "LPS", "stored"]
 
-SLICES = 4
-"""Prepared slices that are laid side by side at once, for native slices that lie between them."""
 _HALF = 0.5 + 1e-9
 _EDGE = 0.5 + 1e-6
 """How far, in voxels, a grid reaches beyond its outermost centres."""
@@ -205,68 +202,6 @@ def nearest_labels(labels: Labels, way: NativeGrid) -> Labels:
         for axis, count in zip(way.axes, way.shape, strict=True)
     ]
     return np.ascontiguousarray(labels.transpose([axis.native for axis in way.axes])[np.ix_(*taken)])
-
-
-def native_slices(scores: NDArray[Any], way: NativeGrid) -> Iterator[tuple[Place, Scores]]:
-    """Scores (C, X, Y, Z) of a prepared grid on the native grid, interpolated linearly in float32, slice by slice along
-    the last native axis: where in the native grid a slice lies, and its scores (C, A, B); the next ones overwrite them.
-
-    Native voxels that the prepared grid does not reach are in no slice.
-    """
-    places = [way.positions(native) for native in range(3)]
-    reach = [reached(where, way.shape[at]) for at, where in places]
-    if any(stop <= start for start, stop in reach):
-        return
-    rows, columns, slices = (
-        Blend.of(where[slice(*own)], way.shape[at]) for (at, where), own in zip(places, reach, strict=True)
-    )
-    turned = scores.transpose([0, *(1 + at for at, _ in places)])
-    out = np.empty((len(scores), len(rows.low), len(columns.low)), np.float32)
-    first = last = 0
-    for number, (low, high, share) in enumerate(zip(slices.low, slices.high, slices.share, strict=True)):
-        if not first <= min(low, high) <= max(low, high) < last:
-            first = max(0, min(low, high) - (0 if way.axes[places[2][0]].scale > 0 else SLICES))
-            last = min(way.shape[places[2][0]], max(low, high) + 1 + SLICES)
-            near = np.ascontiguousarray(np.moveaxis(turned[..., first:last], 3, 1), np.float32)
-        for label in range(len(scores)):
-            plane = near[label, low - first]
-            if share:
-                plane = plane + (near[label, high - first] - plane) * share
-            rows.along_rows(columns.along_columns(plane), out[label])
-        yield (slice(*reach[0]), slice(*reach[1]), reach[2][0] + number), out
-
-
-def labels_on_native(scores: NDArray[Any], way: NativeGrid, *, outside: int = 0) -> Labels:
-    """The labels (native shape) with the highest of the scores (C, X, Y, Z) on the native grid, slice by slice, so
-    that the scores on the native grid are never whole in memory. Of equal scores the first label wins.
-
-    outside: the label of native voxels that the prepared grid does not reach.
-    """
-    labels = np.full(way.native.shape, outside, np.uint8)
-    for where, scored in native_slices(scores, way):
-        labels[where] = highest(scored)
-    return labels
-
-
-def highest(scores: NDArray[Any]) -> Labels:
-    """The number of the highest score along the first axis; of equal ones the first."""
-    best = scores[0].copy()
-    labels = np.zeros(best.shape, np.uint8)
-    for label in range(1, len(scores)):
-        better = scores[label] > best
-        np.copyto(best, scores[label], where=better)
-        labels[better] = label
-    return labels
-
-
-def labels_back(labels: Labels, way: NativeGrid, *, outside: int = 0) -> Labels:
-    """Prepared labels (X, Y, Z) on the native grid: of the nearest voxel, exact halves going up."""
-    places = [way.positions(native) for native in range(3)]
-    reach = [reached(where, way.shape[at]) for at, where in places]
-    taken = [_nearest(where[slice(*own)], way.shape[at]) for (at, where), own in zip(places, reach, strict=True)]
-    back = np.full(way.native.shape, outside, np.uint8)
-    back[tuple(slice(*own) for own in reach)] = labels.transpose([at for at, _ in places])[np.ix_(*taken)]
-    return back
 
 
 class Blend(NamedTuple):

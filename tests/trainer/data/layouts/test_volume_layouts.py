@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.trainer.native_grids import labels_back
 from trainer.config import VolumeData
 from trainer.data.classes import channels_of
 from trainer.data.layouts import DataFolder, recognised, settings_of, surveyed
 from trainer.data.splits.draw import Wish, check_rows, draw_split, kind_of, reading_for
 from trainer.data.splits.folders import Survey
 from trainer.data.splits.split import read_split, samples, write_split
-from trainer.data.volumes.geometry import labels_back
 from trainer.data.volumes.prepare import case_files, coding_for, prepare_cases
 from trainer.errors import DataError
 

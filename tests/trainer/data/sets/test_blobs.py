@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trainer.config import BlobsData
 from trainer.data import DataError, DataSet, open_data, record_opening
-from trainer.data.augment import build, known_presets
+from trainer.data.augment import PRESETS, build
 from trainer.data.dataset import Opening
 from trainer.data.letterbox import IGNORED, fit_image, fit_mask, place
 
@@ -212,7 +212,7 @@ def test_tiny_objects_survive_in_the_image_when_shrunk() -> None:
 # Augmentation
 
 
-@pytest.mark.parametrize("name", known_presets())
+@pytest.mark.parametrize("name", PRESETS)
 def test_augmentation_is_drawn_from_its_seed_alone(name: str) -> None:
     """Same seed, same 8-bit pixels, in another instance, after other samples, whatever the global state."""
     image, mask = blobs().fitted("train", 0)
@@ -228,7 +228,7 @@ def test_augmentation_is_drawn_from_its_seed_alone(name: str) -> None:
     assert wished[1].shape == mask.shape
 
 
-@pytest.mark.parametrize("name", known_presets())
+@pytest.mark.parametrize("name", PRESETS)
 def test_augmented_masks_hold_only_labels_and_move_with_their_image(name: str) -> None:
     """0, 1 and 255; the red square of the image stays under the label."""
     image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
@@ -270,8 +270,8 @@ def test_presets_are_checked_without_heavy_imports_and_nothing_phones_home(repos
     """The names, and pictures as they are, need neither torch nor albumentations; none asks for a newer version."""
     code = (
         "import os, sys\n"
-        "from trainer.data.augment import build, known_presets\n"
-        "assert 'standard' in known_presets()\n"
+        "from trainer.data.augment import PRESETS, build\n"
+        "assert 'standard' in PRESETS\n"
         "build('none')\n"
         "assert not {'torch', 'albumentations'} & set(sys.modules)\n"
         "import cv2\n"

@@ -1,6 +1,5 @@
 """Where voxels go: other orders and directions of axes, other spacings, and the way back to the file's own grid."""
 
-import tracemalloc
 from fractions import Fraction
 from itertools import permutations, product
 
@@ -8,12 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from tests.trainer.native_grids import labels_back, reached
 from trainer.data.volumes.geometry import (
     Grid,
     NativeGrid,
     directions,
-    labels_back,
-    labels_on_native,
     linear,
     nearest_labels,
     respaced_axis,
@@ -162,10 +160,6 @@ def test_images_and_grids_are_those_of_monai(spacing):
     assert np.abs(theirs.numpy()[0] - linear(volume[0], ours)).max() < 1e-5
 
 
-def soft(labels: np.ndarray, classes: int) -> np.ndarray:
-    return np.stack([labels == label for label in range(classes)]).astype(np.float32)
-
-
 def test_labels_come_back_exactly_where_the_spacing_is_kept():
     rng = np.random.default_rng(6)
     for axes, signs in (((2, 0, 1), (1, -1, -1)), ((1, 0, 2), (-1, 1, 1))):
@@ -173,60 +167,8 @@ def test_labels_come_back_exactly_where_the_spacing_is_kept():
         way = NativeGrid.unchanged(grid(axes=axes, signs=signs)).turned("RAS")
         prepared = nearest_labels(labels, way)
         assert np.array_equal(labels_back(prepared, way), labels)
-        assert np.array_equal(labels_on_native(soft(prepared, 4), way), labels)
         inner = way.cut((1, -2, 1), (3, 12, 2))
-        inside = labels_back(np.ones(inner.shape, np.uint8), inner, outside=0)
+        inside = reached(inner)
         assert 0 < inside.sum() < labels.size
         part = nearest_labels(labels, inner)
         assert np.array_equal(labels_back(part, inner), labels * inside)
-
-
-@pytest.mark.parametrize("rule", ["first-centre", "edge-to-edge"])
-def test_resampled_labels_come_back_nearly(rule):
-    side = 64
-    labels = np.zeros((side, side, side), np.uint8)
-    x, y, z = np.ogrid[:side, :side, :side]
-    labels[(x - 30) ** 2 + (y - 28) ** 2 + (z - 33) ** 2 < 26**2] = 1
-    labels[(x - 30) ** 2 + (y - 20) ** 2 + (z - 30) ** 2 < 16**2] = 2
-    native = Grid.of(labels.shape, np.diag([-0.8, 0.8, 1.0, 1.0]))
-    way = NativeGrid.unchanged(native).turned("RAS").respaced((0.7, 0.7, 0.9), rule)
-    back = labels_on_native(soft(nearest_labels(labels, way), 3), way)
-    for label in (1, 2):
-        both = 2 * ((back == label) & (labels == label)).sum()
-        assert both / ((back == label).sum() + (labels == label).sum()) > 0.99
-
-
-def test_scores_come_back_as_scipy_interpolates_them_and_nothing_is_known_beyond_a_crop():
-    rng = np.random.default_rng(7)
-    native = grid((23, 20, 9), (0.8, 1.1, 3.0), axes=(1, 0, 2), signs=(-1, -1, 1))
-    way = (
-        NativeGrid.unchanged(native)
-        .turned("RAS")
-        .respaced((1.5, 1.5, 2.0), "first-centre")
-        .cut((-1, 2, 1), (10, 9, 12))
-    )
-    scores = rng.normal(size=(4, *way.shape)).astype(np.float32)
-    places = [way.positions(at) for at in range(3)]
-    mesh = np.meshgrid(*(np.clip(where, 0, way.shape[at] - 1) for at, where in places), indexing="ij")
-    prepared = [mesh[[at for at, _ in places].index(axis)] for axis in range(3)]
-    expected = np.stack([ndimage.map_coordinates(own.astype(np.float64), prepared, order=1) for own in scores])
-    reach = np.ix_(*((where >= -0.5) & (where <= way.shape[at] - 0.5) for at, where in places))
-    inside = np.zeros(native.shape, bool)
-    inside[reach] = True
-    got = labels_on_native(scores, way, outside=9)
-    assert np.array_equal(got[inside], expected.argmax(axis=0)[inside])
-    assert (got[~inside] == 9).all()
-    assert 0 < inside.mean() < 1
-
-
-def test_scores_on_the_native_grid_are_never_whole_in_memory():
-    native = Grid.of((128, 128, 64), np.diag([-0.8, -0.8, 3.0, 1.0]))
-    way = NativeGrid.unchanged(native).turned("RAS").respaced((1.5, 1.5, 2.0), "first-centre")
-    scores = np.random.default_rng(8).random((14, *way.shape), np.float32)
-    tracemalloc.start()
-    labels = labels_on_native(scores, way)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    whole = 14 * labels.size * 4
-    assert peak < whole / 10
-    assert set(np.unique(labels)) == set(range(14))

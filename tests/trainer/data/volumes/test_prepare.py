@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.trainer.native_grids import labels_back, native_scores
 from trainer.config import VolumeData
 from trainer.data.volumes import prepare
 from trainer.data.volumes.case import PreparedCase
-from trainer.data.volumes.geometry import labels_back, labels_on_native
 from trainer.data.volumes.prepare import PreparedCases, case_files, coding_for, prepare_cases
 from trainer.data.volumes.recipes import recipe_of
 from trainer.errors import DataError
@@ -384,7 +384,7 @@ def test_real_cases_are_prepared_and_their_labels_come_back(tmp_path, real_data,
         same = float((back == case.native_label)[case.native_label > 0].mean())
         assert same == 1.0 if which != "abdomen" else same > 0.99
         soft = np.stack([case.label == label for label in range(len(config.classes))]).astype(np.float32)
-        scored = labels_on_native(soft, case.way)
+        scored = native_scores(soft, case.way).argmax(axis=0)
         both = 2 * ((scored > 0) & (case.native_label > 0)).sum()
         assert both / ((scored > 0).sum() + (case.native_label > 0).sum()) > 0.99
         assert sum(map(len, case.foreground)) == int((case.label > 0).sum())
