@@ -6,11 +6,11 @@ volume never lie in memory.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
-from math import prod
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from trainer.data.volumes.windows import WEIGHTS, Size, Tiling, Weights, padding, starts
+import numpy as np
+
+from trainer.data.volumes.windows import Size, Sweep, Tiling, Weights, count_windows, sweep
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +43,11 @@ class SlidingWindow:
 
     def count(self, shape: Sequence[int]) -> int:
         """How many windows cover a volume of three sides."""
-        sides = zip(shape, self.size, strict=True)
-        return prod(len(starts(max(side, own), own, self.overlap, self.tiling)) for side, own in sides)
+        return count_windows(shape, self.size, self.overlap, self.tiling)
+
+    def sweep(self, shape: Sequence[int], axis: int) -> Sweep:
+        """How the windows go over a volume of three sides along one of its axes."""
+        return sweep(shape, self.size, self.overlap, self.weights, self.tiling, axis=axis)
 
     def planes(
         self, volume: "Tensor", predict: "Callable[[Tensor], Tensor]", device: "torch.device", *, axis: int = 0
@@ -58,40 +61,29 @@ class SlidingWindow:
         """
         import torch
 
-        order = [axis, *(other for other in range(3) if other != axis)]
-        around = [padding(tuple(volume.shape[1:]), self.size)[at] for at in order]
-        turned = _padded(volume.permute(0, *(1 + at for at in order)), around)
-        sides = tuple(self.size[at] for at in order)
-        weights = torch.from_numpy(WEIGHTS[self.weights](self.size)).to(device).permute(order)
-        length, *across = turned.shape[1:]
-        firsts, rows, columns = (
-            starts(side, window, self.overlap, self.tiling)
-            for side, window in zip(turned.shape[1:], sides, strict=True)
-        )
-        kept = tuple(slice(before, side - behind) for side, (before, behind) in zip(across, around[1:], strict=True))
-        low, high = around[0][0], length - around[0][1]
+        way = self.sweep(volume.shape[1:], axis)
+        turned = _padded(volume.permute(0, *(1 + at for at in way.order)), way.around)
+        weights = torch.from_numpy(np.ascontiguousarray(way.weights)).to(device)
         sums: Tensor | None = None
-        total = torch.zeros(sides[0], *across, device=device)
-        back = [1 + order.index(at) for at in range(3)]
-        for first, following in zip(firsts, [*firsts[1:], length], strict=True):
-            for places in _batches(list(product(rows, columns)), self.batch):
-                windows = _windows(turned, first, places, sides).permute(0, 1, *(1 + at for at in back))
-                logits = predict(windows.contiguous().to(device)).float().permute(0, 1, *(2 + at for at in order))
+        total = torch.zeros(way.window[0], *way.padded[1:], device=device)
+        for layer in way.layers:
+            for places in _batches(way.places, self.batch):
+                windows = _windows(turned, layer.first, places, way).permute(0, 1, *(2 + at for at in way.back))
+                logits = predict(windows.contiguous().to(device)).float().permute(0, 1, *(2 + at for at in way.order))
                 if sums is None:
                     sums = torch.zeros(logits.shape[1], *total.shape, device=device)
-                for (row, column), one in zip(places, logits, strict=True):
-                    part = (slice(None), slice(row, row + sides[1]), slice(column, column + sides[2]))
+                for place, one in zip(places, logits, strict=True):
+                    part = (slice(None), *way.part(*place))
                     sums[(slice(None), *part)] += one * weights
                     total[part] += weights
             if sums is None:
                 raise RuntimeError("a volume has one window at least")
-            done = following - first
-            begin, end = max(low - first, 0), min(high - first, done)
-            for at in range(begin, end, PIECE):
-                to = min(at + PIECE, end)
-                yield first + at - low, (sums[:, at:to] / total[at:to])[(slice(None), slice(None), *kept)]
-            _advance(sums, done, axis=1)
-            _advance(total, done, axis=0)
+            for at in range(layer.begin, layer.end, PIECE):
+                to = min(at + PIECE, layer.end)
+                piece = sums[:, at:to] / total[at:to]
+                yield layer.number + at - layer.begin, piece[(slice(None), slice(None), *way.kept)]
+            _advance(sums, layer.advance, axis=1)
+            _advance(total, layer.advance, axis=0)
 
 
 def counted_windows(
@@ -110,7 +102,7 @@ def counted_windows(
     return call
 
 
-def _padded(volume: "Tensor", around: list[tuple[int, int]]) -> "Tensor":
+def _padded(volume: "Tensor", around: Sequence[tuple[int, int]]) -> "Tensor":
     from torch.nn import functional
 
     if not any(before or behind for before, behind in around):
@@ -118,14 +110,14 @@ def _padded(volume: "Tensor", around: list[tuple[int, int]]) -> "Tensor":
     return functional.pad(volume, [end for pair in reversed(around) for end in pair])
 
 
-def _windows(volume: "Tensor", first: int, places: list[tuple[int, int]], sides: tuple[int, ...]) -> "Tensor":
+def _windows(volume: "Tensor", first: int, places: Sequence[tuple[int, int]], way: Sweep) -> "Tensor":
     import torch
 
-    x, y, z = sides
-    return torch.stack([volume[:, first : first + x, r : r + y, c : c + z] for r, c in places])
+    depth = slice(first, first + way.window[0])
+    return torch.stack([volume[(slice(None), depth, *way.part(*place))] for place in places])
 
 
-def _batches(places: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
+def _batches(places: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
     for start in range(0, len(places), size):
         yield places[start : start + size]
 

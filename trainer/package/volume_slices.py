@@ -4,14 +4,12 @@ The same windows, weights and places as `trainer.evaluation.sliding_window` and 
 """
 
 from collections.abc import Callable, Iterator
-from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.volumes.geometry import Blend, NativeGrid, reached
-from trainer.data.volumes.windows import WEIGHTS, padding, starts
 from trainer.evaluation.native_slices import SURELY_NOT, between_planes, unreached_slices
 from trainer.evaluation.sliding_window import SlidingWindow
 from trainer.package.onnx_runtime import Floats
@@ -43,38 +41,29 @@ def planes(image: NDArray[Any], window: SlidingWindow, predict: Predict, *, axis
 
     An image that is smaller than a window is surrounded by zeros, the odd plane behind.
     """
-    order = [axis, *(other for other in range(3) if other != axis)]
-    back = [order.index(at) for at in range(3)]
-    around = [padding(image.shape[1:], window.size)[at] for at in order]
-    turned = np.pad(image.transpose(0, *(1 + at for at in order)), [(0, 0), *around])
-    depth, *across = (window.size[at] for at in order)
-    weights = WEIGHTS[window.weights](window.size).transpose(order)
-    firsts, rows, columns = (
-        starts(side, window.size[at], window.overlap, window.tiling)
-        for side, at in zip(turned.shape[1:], order, strict=True)
-    )
-    (low, _), *beside = around
-    kept = tuple(slice(before, side - behind) for side, (before, behind) in zip(turned.shape[2:], beside, strict=True))
-    last = low + image.shape[1 + axis]
+    way = window.sweep(image.shape[1:], axis)
+    turned = np.pad(image.transpose(0, *(1 + at for at in way.order)), [(0, 0), *way.around])
+    depth = way.window[0]
     total = np.zeros((depth, *turned.shape[2:]), np.float32)
     sums: Floats | None = None
-    for first, following in zip(firsts, [*firsts[1:], turned.shape[1]], strict=True):
-        for row, column in product(rows, columns):
-            part = (slice(row, row + across[0]), slice(column, column + across[1]))
-            one = turned[(slice(None), slice(first, first + depth), *part)].transpose(0, *(1 + at for at in back))
+    for layer in way.layers:
+        for place in way.places:
+            part = way.part(*place)
+            one = turned[(slice(None), slice(layer.first, layer.first + depth), *part)]
+            one = one.transpose(0, *(1 + at for at in way.back))
             logits = predict(np.ascontiguousarray(one, np.float32)[None])[0]
             if sums is None:
                 sums = np.zeros((depth, len(logits), *turned.shape[2:]), np.float32)
             sums[(slice(None), slice(None), *part)] += (
-                logits.transpose(0, *(1 + at for at in order)) * weights
+                logits.transpose(0, *(1 + at for at in way.order)) * way.weights
             ).swapaxes(0, 1)
-            total[(slice(None), *part)] += weights
+            total[(slice(None), *part)] += way.weights
         if sums is None:
             raise RuntimeError("a volume has one window at least")
-        for plane in range(max(low - first, 0), min(last - first, following - first)):
-            yield first + plane - low, (sums[plane] / total[plane])[(slice(None), *kept)]
-        _advance(sums, following - first)
-        _advance(total, following - first)
+        for plane in range(layer.begin, layer.end):
+            yield layer.number + plane - layer.begin, (sums[plane] / total[plane])[(slice(None), *way.kept)]
+        _advance(sums, layer.advance)
+        _advance(total, layer.advance)
 
 
 def _advance(sums: Floats, count: int) -> None:

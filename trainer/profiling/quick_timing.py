@@ -24,7 +24,6 @@ from trainer.data.classes import channels_of, classes_of, dims_of, input_sides, 
 from trainer.data.dataset import DataSet, examples_an_epoch
 from trainer.data.sets.volumes import VolumeCases
 from trainer.data.streams.stream import Stream
-from trainer.data.volumes.windows import count_windows
 from trainer.errors import UserError, received
 from trainer.evaluation.metrics import autocast
 from trainer.evaluation.native_slices import window_of
@@ -138,7 +137,7 @@ def _passes(data: DataSet) -> int:
         return len(data.samples("validation"))
     window = window_of(data.settings)
     shapes = [case.way.shape for case in data.cases("validation")]
-    return sum(count_windows(shape, window.size, window.overlap, window.tiling) for shape in shapes)
+    return sum(window.count(shape) for shape in shapes)
 
 
 def describe(device: torch.device) -> str:
