@@ -24,6 +24,7 @@ from torch.nn import functional
 
 import models
 from benchmarks.clock import now
+from benchmarks.workloads import searched
 from models.config import network_config
 from models.output import Segmenter
 from search.spec.load import StudySpec, load
@@ -114,24 +115,7 @@ checkpoint = "{teacher_file(folder)}"
 [run.student]
 name  = "{STUDENT[0]}"
 width = {STUDENT[1]}
-[run.losses]
-ce   = {{ weight = 1.0 }}
-dice = {{ weight = 1.0 }}
-kl   = {{ weight = 1.0, temperature = 4.0 }}
-[run.optim]
-name     = "adamw"
-schedule = {{ name = "one-cycle", warmup_epochs = 1 }}
-[space]
-"losses.kl.temperature" = {{ low = 1.0, high = 8.0, log = true }}
-"losses.kl.weight"      = {{ low = 0.1, high = 10.0, log = true }}
-"optim.lr"              = {{ low = 1e-4, high = 1e-2, log = true }}
-[sampler]
-name = "tpe"
-seed = {seed}
-[budget]
-trials    = {trials}
-in_flight = {trials}
-"""
+{searched(trials, seed)}"""
     )
     return load(path)
 

@@ -101,6 +101,29 @@ def teacher_file(folder: Path, encoder: str) -> Path:
     return path
 
 
+def searched(trials: int, seed: int) -> str:
+    """What every workload trains with and searches: the last tables of its study file."""
+    return f"""\
+[run.losses]
+ce   = {{ weight = 1.0 }}
+dice = {{ weight = 1.0 }}
+kl   = {{ weight = 1.0, temperature = 4.0 }}
+[run.optim]
+name     = "adamw"
+schedule = {{ name = "one-cycle", warmup_epochs = 1 }}
+[space]
+"losses.kl.temperature" = {{ low = 1.0, high = 8.0, log = true }}
+"losses.kl.weight"      = {{ low = 0.1, high = 10.0, log = true }}
+"optim.lr"              = {{ low = 1e-4, high = 1e-2, log = true }}
+[sampler]
+name = "tpe"
+seed = {seed}
+[budget]
+trials    = {trials}
+in_flight = {trials}
+"""
+
+
 def study(
     folder: Path,
     workload: Workload,
@@ -135,23 +158,6 @@ checkpoint = "{teacher_file(folder, workload.encoder)}"
 [run.student]
 name  = "unet"
 width = {workload.width}
-[run.losses]
-ce   = {{ weight = 1.0 }}
-dice = {{ weight = 1.0 }}
-kl   = {{ weight = 1.0, temperature = 4.0 }}
-[run.optim]
-name     = "adamw"
-schedule = {{ name = "one-cycle", warmup_epochs = 1 }}
-[space]
-"losses.kl.temperature" = {{ low = 1.0, high = 8.0, log = true }}
-"losses.kl.weight"      = {{ low = 0.1, high = 10.0, log = true }}
-"optim.lr"              = {{ low = 1e-4, high = 1e-2, log = true }}
-[sampler]
-name = "tpe"
-seed = {seed}
-[budget]
-trials    = {trials}
-in_flight = {trials}
-"""
+{searched(trials, seed)}"""
     )
     return load(path, list(more), name=f"{workload.name}-{precision}")

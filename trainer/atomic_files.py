@@ -1,8 +1,10 @@
-"""Files that are whole or not there, also after a power cut."""
+"""Files and folders that are whole or not there, also after a power cut."""
 
 import contextlib
+import glob
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -89,6 +91,28 @@ def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
             error.filename = str(path)  # a write that fails names no file
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """A folder to be filled beside its place and renamed at the end, where it takes the place of one that is there;
+    removed where anything was raised. What killed processes left of it is removed first, so that its lock must be held.
+
+    Raises OSError.
+    """
+    for left_over in place.parent.glob(f".{glob.escape(place.name)}.*.tmp"):
+        shutil.rmtree(left_over)
+    beside = place.parent / f".{place.name}.{os.getpid()}.tmp"
+    beside.mkdir()
+    try:
+        yield beside
+        if place.exists():
+            shutil.rmtree(place)
+        beside.rename(place)
+        sync_folder(place.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def _write(path: Path, text: str, *, private: bool = False) -> None:

@@ -5,18 +5,16 @@ other's. So an age is the time since this process last saw the beat of a trial r
 """
 
 import argparse
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-import waitress
 from loguru import logger
 
-from search.dashboard.server import LOOPBACK, host_name
+from search.dashboard.server import LOOPBACK, host_name, listening, port_of
 from search.storage.database import Database, open_storage
 from search.storage.errors import look_again, patient
 from search.storage.schema import HELD
@@ -79,15 +77,8 @@ def main(args: argparse.Namespace) -> int:
     application = client.make_wsgi_app(registry)
     if args.host in LOOPBACK:
         application = local(application)
-    try:
-        server = waitress.create_server(application, host=args.host, port=args.port, threads=THREADS, ident=None)
-    except OSError as error:
-        raise UserError(
-            f"--host {args.host} --port {args.port}: cannot listen: {error.strerror}; --port 0 takes any free port"
-        ) from None
-    signal.signal(signal.SIGTERM, _leave)
-    listening = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
-    logger.info("http://{}:{}/metrics  {}", args.host, listening[0][1], opened.label)
+    server = listening(application, args, THREADS)
+    logger.info("http://{}:{}/metrics  {}", args.host, port_of(server), opened.label)
     server.run()
     return 0
 
@@ -111,10 +102,6 @@ def prometheus() -> ModuleType:
     except ImportError:
         raise UserError('metrics: prometheus_client is not installed; pip install -e ".[metrics]"') from None
     return prometheus_client
-
-
-def _leave(_number: int, _frame: object) -> NoReturn:
-    raise SystemExit(0)
 
 
 @dataclass

@@ -153,21 +153,31 @@ def main(args: argparse.Namespace) -> int:
     with patient("dashboard"):
         opened = open_storage(storage_url(args.storage), create=False)
     application = Guarded(Unmixed(opened, lambda storage: wsgi(storage, artifact_store=files)), args.edits, hosts)
+    server = listening(application, args, THREADS)
+    if args.host not in LOOPBACK:
+        logger.warning("no password is asked for on {}: put deploy/nginx in front", args.host)
+        logger.info("answers to the names {}; --allow-host adds one", ", ".join(sorted(hosts)))
+    logger.info("http://{}:{}/  {}", args.host, port_of(server), opened.label)
+    server.run()
+    return 0
+
+
+def listening(application: Application, args: argparse.Namespace, threads: int) -> Any:
+    """A server on --host and --port, which TERM ends with exit code 0. Raises UserError where it cannot listen."""
     try:
-        server = waitress.create_server(application, host=args.host, port=args.port, threads=THREADS, ident=None)
+        server = waitress.create_server(application, host=args.host, port=args.port, threads=threads, ident=None)
     except OSError as error:
         raise UserError(
             f"--host {args.host} --port {args.port}: cannot listen: {error.strerror}; --port 0 takes any free port"
         ) from None
     signal.signal(signal.SIGTERM, _leave)
-    if args.host not in LOOPBACK:
-        logger.warning("no password is asked for on {}: put deploy/nginx in front", args.host)
-        logger.info("answers to the names {}; --allow-host adds one", ", ".join(sorted(hosts)))
-    # A name such as localhost may stand for two sockets, and then the server lists them.
-    listening = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
-    logger.info("http://{}:{}/  {}", args.host, listening[0][1], opened.label)
-    server.run()
-    return 0
+    return server
+
+
+def port_of(server: Any) -> int:
+    """The port that a server listens on. A name such as localhost may stand for two sockets, which it then lists."""
+    sockets = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
+    return int(sockets[0][1])
 
 
 def _hosts(host: str, more: Sequence[str]) -> set[str]:

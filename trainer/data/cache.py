@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from loguru import logger
 
-from trainer.atomic_files import private_folder, sync_folder, write_text
+from trainer.atomic_files import private_folder, sync_folder, whole_folder, write_text
 from trainer.config import PictureData, PolypData
 from trainer.data.classes import bits_of, channels_of
 from trainer.data.dataset import Picture, Pixels, Placement
@@ -152,20 +151,10 @@ def locked(path: Path, what: Path) -> Iterator[None]:
 
 def _build(place_of: Path, pairs: Sequence[Pair], config: Settings, progress: Progress | None) -> None:
     start = time.monotonic()
-    for left_over in place_of.parent.glob(f".{place_of.name}.*.tmp"):  # of builders that died; this one holds the lock
-        shutil.rmtree(left_over)
-    beside = place_of.parent / f".{place_of.name}.{os.getpid()}.tmp"
-    beside.mkdir()
-    try:
+    with whole_folder(place_of) as beside:
         _write(beside, pairs, config, progress)
         if place_of.exists():
             logger.warning("{} is damaged; its pictures were decoded again", place_of)
-            shutil.rmtree(place_of)
-        beside.rename(place_of)
-        sync_folder(place_of.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     logger.info("decoded {} pictures into {} in {:.1f} s", len(pairs), place_of, time.monotonic() - start)
 
 

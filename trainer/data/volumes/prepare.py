@@ -8,7 +8,6 @@ files have not the sizes that its card says is named and made again.
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from trainer.atomic_files import private_folder, sync_folder
+from trainer.atomic_files import private_folder, whole_folder
 from trainer.config import VolumeData
 from trainer.data.cache import locked
 from trainer.data.downloads.disk_space import KEPT_FREE, readable, require_room
@@ -254,21 +253,10 @@ def _kept(
 
 def _write(place: Path, case: PreparedCase, more: Mapping[str, Any]) -> None:
     """Beside its place, then renamed. Raises OSError, DataError where there is no room."""
-    for left_over in place.parent.glob(f".{place.name}.*.tmp"):  # of processes that died; this one holds the lock
-        shutil.rmtree(left_over)
     size = sum(array.nbytes for array in (case.image, case.label, case.native_label, *case.foreground))
     require_room(place.parent, size, f"the prepared case {case.name}")
-    beside = place.parent / f".{place.name}.{os.getpid()}.tmp"
-    beside.mkdir()
-    try:
+    with whole_folder(place) as beside:
         write_case(beside, case, more)
-        if place.exists():
-            shutil.rmtree(place)
-        beside.rename(place)
-        sync_folder(place.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def _make_room(folder: Path, files: Sequence[CaseFiles], recipe: Recipe, channels: Channels) -> None:
