@@ -195,8 +195,8 @@ def main() -> int:
         logger.warning("{}", warning)
     try:
         end = work(args, spec, ranks, live_line)
-        groups = ranks.world // size
-        logger.info("{}{} ends: {}", spec.name, f": group {ranks.group} of {groups}" if groups > 1 else "", end.text)
+        group = f": group {ranks.group} of {ranks.groups}" if ranks.groups > 1 else ""
+        logger.info("{}{} ends: {}", spec.name, group, end.text)
         ranks.leave()
     except RanksLost as lost:
         logger.error("{}; this process ends, torchrun may restart it (--max-restarts)", lost)

@@ -6,6 +6,7 @@ prepared into the same value. Data and teacher are opened once here, and every l
 
 import argparse
 import functools
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from trainer.data.dataset import examples_an_epoch
 from trainer.engine.changed_numbers import REVISION
 from trainer.errors import UserError, refusal_text
 from trainer.profiling.slots import AUTO
+from trainer.reports import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,10 +75,15 @@ def work(args: argparse.Namespace, spec: StudySpec, ranks: "Ranks", live_line: L
     args: the worker's flags. live_line: shows the newest epochs. Raises UserError, DataError, CheckpointError,
     RanksLost.
     """
-    inputs = prepare(args, spec, ranks)
+    place = label_of(storage_url(args.storage))
+    try:
+        inputs = prepare(args, spec, ranks)
+    except Stopped:  # while a teacher was scored
+        with suppress(AskedToStopError):
+            connect(ranks, None, place=place, patience=args.database_wait)  # where other groups learn of it
+        return ASKED_TO_STOP
     known_costs = functools.cache(partial(_costs, spec, ranks.world))  # once, however often the database is tried
     begin = partial(_database_thread, args, spec, inputs, known_costs) if ranks.leads else None
-    place = label_of(storage_url(args.storage))
     try:
         database = connect(ranks, begin, place=place, patience=args.database_wait)
     except AskedToStopError:

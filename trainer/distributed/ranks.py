@@ -22,12 +22,14 @@ from trainer.cli.rank_variables import given_variables, place_in_world, rank_var
 from trainer.distributed.stores import Meeting, meet
 from trainer.distributed.supervisor import say_once
 from trainer.distributed.watchdog import Watchdog
+from trainer.reports import Stopped
 
 T = TypeVar("T")
 W = TypeVar("W")
 Reducer = Callable[[Tensor], Tensor]
 """A tensor of this rank to the sum over the ranks."""
 
+_STOPPED = "asked to stop while images were scored"
 _POLL_SECONDS = 2e-3
 _SPIN_SECONDS = 0.1
 """Time for which a wait keeps its core: on virtual machines a core that sleeps is slower for a while after each short
@@ -94,6 +96,8 @@ class Ranks:
         self._tensors: dist.ProcessGroup | None = None
         self._meeting: Meeting | None = None
         self._reducer: Reducer | None = None
+        self._agreement: _Agreement | None = None
+        """Of the `attempt` that is under way."""
 
     @classmethod
     def join(
@@ -151,6 +155,23 @@ class Ranks:
     def ask_to_stop(self) -> None:
         """Wish that all ranks of the group stop; safe in a signal handler. It travels with the next step's flag."""
         self._wish[0] = True
+
+    def pause_point(self) -> None:
+        """A sign of life between two pieces of work that another process can do again, such as two scored images.
+
+        Raises Stopped where this rank was asked to stop and may leave: alone, or inside `attempt` before the first sum,
+        where all ranks agree on it.
+        """
+        self.watchdog.beat()
+        if self._wish[0] and (self.world == 1 or (self._agreement is not None and not self._agreement.reached)):
+            raise Stopped(_STOPPED)
+
+    def all_gather_unless_stopped(self, value: T) -> list[T]:
+        """Every rank's value as `all_gather` has it. Raises Stopped on all ranks where one wishes to stop."""
+        answers = self.all_gather((value, self._wish[0]))
+        if any(asked for _, asked in answers):
+            raise Stopped(_STOPPED)
+        return [each for each, _ in answers]
 
     def broadcast(self, value: T) -> T:
         """The lead's value on every rank; other ranks' values are not looked at."""
@@ -213,12 +234,12 @@ class Ranks:
 
     def attempt(self, work: Callable[["Ranks"], T], describe: Callable[[Exception], W]) -> T | W:
         """Do what may fail on this rank alone; every rank calls it. Returns the result, or the description of the first
-        failure.
+        failure; where a rank was stopped at a `pause_point`, all raise Stopped.
 
         Before their first sum inside `work` the ranks agree that all have come to it, so no rank waits there for one
         that failed before. What `work` does beyond that must not fail on some ranks only.
         """
-        agreement = _Agreement(self)
+        agreement = self._agreement = _Agreement(self)
 
         def agreed_sum(tensor: Tensor) -> Tensor:
             agreement.reach()
@@ -229,13 +250,22 @@ class Ranks:
                 result = work(self)
             agreement.reach()
         except _ElsewhereError as error:
-            failure: W = error.args[0]
-            return failure
+            failure: W | Stopped = error.args[0]
+            return self._unless_stopped(failure)
         except Exception as error:
             if agreement.reached:
                 raise
-            return next(failure for failure in self.all_gather(describe(error)) if failure is not None)
+            own = error if isinstance(error, Stopped) else describe(error)
+            return self._unless_stopped(next(each for each in self.all_gather(own) if each is not None))
+        finally:
+            self._agreement = None
         return result
+
+    @staticmethod
+    def _unless_stopped(failure: W | Stopped) -> W:
+        if isinstance(failure, Stopped):
+            raise failure
+        return failure
 
     def to_host(self, tensor: Tensor) -> ToHost:
         """Start to bring a small tensor to the host."""

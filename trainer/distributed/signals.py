@@ -6,6 +6,7 @@ A worker whose parent was killed ends by itself: nobody is left to start its ran
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,33 +20,89 @@ ASKED = (
 )
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals of schedulers and terminals that ask for a stop, beside Ctrl-C's INT."""
+LEAD_SPEAKS_SECONDS = 0.3
+"""How long another rank leaves it to the lead to answer a signal."""
 PARENT_CHECK_SECONDS = 1.0
 """Time between two looks at who the parent is."""
+_TAKEN: list[socket.socket] = []
+"""What holds the name of a turn until the process ends."""
 
 
 def obey_signals(ask: Callable[[], None], answer: str = ASKED, *, also_interrupt: bool = True) -> None:
     """The first signal asks for a stop at the next step; a later one, if it is no echo, ends the process at once.
 
-    answer: what the lead says to the first one, at once. also_interrupt: whether Ctrl-C asks, too; else it raises
-    KeyboardInterrupt as before. A hang-up that whoever started this ignores, as nohup does, stays ignored.
+    answer: what is said to the first one, at once, by one rank for all: the lead where it was asked, too.
+    also_interrupt: whether Ctrl-C asks, too; else it raises KeyboardInterrupt as before. A hang-up that whoever started
+    this ignores, as nohup does, stays ignored.
     """
     asked: list[float] = []
+    speak = _speaker(answer)
 
     def obey(number: int, _frame: object) -> None:
         if not asked:
             asked.append(time.monotonic())
             ask()
-            if os.environ.get("RANK", "0") == "0":  # one speaks for all
-                # Written past the logger: the signal may have come while that holds its lock. Where the terminal hung
-                # up, or whoever read this was killed, nobody is to be told.
-                with contextlib.suppress(OSError):
-                    os.write(2, f"{time.strftime('%H:%M:%S')} {answer}\n".encode())
+            speak()
         elif time.monotonic() - asked[0] > SAME_STOP_SECONDS:
             os._exit(128 + number)
 
     for number in (*ASKING, *((signal.SIGINT,) if also_interrupt else ())):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, obey)
+
+
+def _speaker(answer: str) -> Callable[[], None]:
+    """What answers a signal on this rank; safe in a handler.
+
+    Another rank than 0 waits a moment, and is silent where a sibling has spoken: who stops a torchrun asks all of them.
+    """
+    rank, turn = os.environ.get("RANK", "0"), _Turn()
+    if rank == "0":
+
+        def speak() -> None:
+            turn.take()
+            _say(answer)
+
+        return speak
+    asked, asks = os.pipe()  # a lock could be held where the signal comes
+
+    def wait() -> None:
+        os.read(asked, 1)
+        time.sleep(LEAD_SPEAKS_SECONDS)
+        if turn.take():
+            _say(f"rank {rank}: {answer}")
+
+    threading.Thread(target=wait, name="answer", daemon=True).start()
+
+    def ask() -> None:
+        os.write(asks, b"x")
+
+    return ask
+
+
+class _Turn:
+    """Which of the ranks that one process started answers: a name in the kernel, which goes with whoever has it."""
+
+    def __init__(self) -> None:
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._name = f"\0kd-asked-{os.getuid()}-{os.getppid()}-{start}"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def take(self) -> bool:
+        """Whether this rank is the first."""
+        try:
+            self._socket.bind(self._name)
+        except OSError:
+            return False
+        _TAKEN.append(self._socket)
+        return True
+
+
+def _say(line: str) -> None:
+    """Past the logger: the signal may have come while that holds its lock. Where the terminal hung up, or whoever read
+    this was killed, nobody is to be told."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{time.strftime('%H:%M:%S')} {line}\n".encode())
 
 
 @contextlib.contextmanager

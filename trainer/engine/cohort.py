@@ -115,7 +115,11 @@ class Cohort:
         del self._members[key]
 
     def epoch(self) -> dict[int, EpochReport | Failure]:
-        """Train every member that has epochs left for one. Members that failed are gone afterwards. Raises Stopped."""
+        """Train every member that has epochs left for one. Members that failed are gone afterwards.
+
+        Raises Stopped, also between two images that are scored: then the epoch is trained again from the checkpoint
+        before, to the same bits.
+        """
         with self._ranks.watchdog.watching():
             return self._epoch()
 

@@ -38,7 +38,7 @@ def validation_loss(student: Student, resources: SharedResources, ranks: Ranks) 
     try:
         with torch.no_grad():
             for batch in scored(data, "validation", rank=ranks.rank, world=ranks.world, batch_size=size):
-                ranks.watchdog.beat()
+                ranks.pause_point()
                 images = BatchImages(batch.images.to(ranks.device))
                 target = _target(data, batch, ranks.device)
                 # Of each batch its own, since which batches a rank has depends on the world.

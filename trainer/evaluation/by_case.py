@@ -85,7 +85,10 @@ class CaseRows:
         self._kept[index] = _Slice(label.cpu().numpy().astype(np.uint8), _squared_errors(odds.cpu().numpy(), truth))
 
     def rows(self, ranks: "Ranks") -> list[Row]:
-        """One row a case, the same on every rank; every rank calls it. A case may have its slices on any rank."""
+        """One row a case, the same on every rank; every rank calls it. A case may have its slices on any rank.
+
+        Raises Stopped on all ranks where one wishes to stop.
+        """
         kept = self._kept
         if self._whole:
             own = sorted(kept)
@@ -94,9 +97,11 @@ class CaseRows:
             own = list(range(ranks.rank, len(self._stacks), ranks.world))
         rows = {}
         for case in own:
+            ranks.pause_point()
+            if ranks.stop_asked:
+                break
             rows[case] = self._row(case, [kept[index] for index in self._stacks[case]])
-            ranks.watchdog.beat()
-        every = {case: row for of_rank in ranks.all_gather(rows) for case, row in of_rank.items()}
+        every = {case: row for of_rank in ranks.all_gather_unless_stopped(rows) for case, row in of_rank.items()}
         return [every[case] for case in range(len(self._stacks))]
 
     def _row(self, case: int, slices: Sequence[_Slice]) -> Row:

@@ -166,7 +166,7 @@ def validate(
     training = network.training
     network.eval()
     size = min(batch_size, -(-total // _SHARES))
-    predict = predictor(network, ranks.device, precision, ranks.watchdog.beat)
+    predict = predictor(network, ranks.device, precision, ranks.pause_point)
     try:
         with torch.no_grad():
             if volumes:

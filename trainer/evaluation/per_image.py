@@ -93,7 +93,10 @@ class _Failed(Exception):
 def evaluate_per_image(
     network: "Segmenter", run: RunConfig, data: DataSet, examination: FinalEvaluation, ranks: "Ranks"
 ) -> "tuple[PerImageResult, ...] | LocalFailure":
-    """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault."""
+    """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault.
+
+    Raises Stopped on all of them where one was asked to stop, between two images.
+    """
     from trainer.failures import LocalFailure, local_failure
 
     def attempt(work: "Callable[[Ranks], T]") -> T:
@@ -164,9 +167,9 @@ def _by_image(
 
         def settle(most: int) -> None:
             while len(waiting) > most:
+                ranks.pause_point()
                 index, row = waiting.popleft()
                 rows[index] = row.result()
-                ranks.watchdog.beat()
 
         def hear(index: int, logits: "Tensor") -> None:
             calibration.hear(index, logits)
@@ -175,10 +178,14 @@ def _by_image(
             waiting.append((index, pool.submit(image_columns, odds, truth, threshold)))
             settle(_AHEAD)
 
-        see(keep=hear)
-        settle(0)
+        try:
+            see(keep=hear)
+            settle(0)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     every: dict[int, Row] = {}
-    for of_rank in ranks.all_gather(rows):
+    for of_rank in ranks.all_gather_unless_stopped(rows):
         every |= of_rank
     return [every[index] for index in range(len(every))]
 

@@ -140,7 +140,21 @@ try:
     found["stopped"] = None
 except Stopped:
     found["stopped"] = cohort.counters.student_steps
+ranks._wish[0] = False
 
+cohort = cohort_of(A)
+scored = []
+def asked_meanwhile(network, _):
+    if not network.training:
+        scored.append(None)
+        if ranks.rank == 1:
+            ranks.ask_to_stop()
+cohort._members[0].trained.eval_network.register_forward_pre_hook(asked_meanwhile)
+try:
+    cohort.epoch()
+    found["stopped while scoring"] = None
+except Stopped:
+    found["stopped while scoring"] = len(scored)
 ranks._wish[0] = False
 gradients = {}
 for where in (ranks, Ranks("cpu")):
@@ -249,6 +263,11 @@ def test_a_checkpoint_that_one_rank_cannot_read_fails_that_member_on_both(scenes
 def test_a_wish_of_one_rank_stops_both_at_the_same_step(scenes):
     assert scenes[0]["stopped"] == scenes[1]["stopped"]
     assert 8 < scenes[0]["stopped"] < 16
+
+
+def test_a_wish_to_stop_between_two_images_on_one_rank_stops_both(scenes):
+    """It leaves after its first batch of three; the other one learns of it before the sum that both come to."""
+    assert [scene["stopped while scoring"] for scene in scenes] == [3, 1]
 
 
 DEATH = """

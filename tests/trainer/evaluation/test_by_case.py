@@ -221,20 +221,18 @@ def test_slices_of_the_own_split_were_compared_as_volumes_and_are_no_teachers_le
         assert (counts["validation"] > 0) == bool(expected)
 
 
-class Side:
+class Side(Ranks):
     """One of two ranks that are threads of this process."""
 
-    world = 2
-
     def __init__(self, rank: int, meeting: Barrier, table: dict[int, object]) -> None:
-        self.rank, self._meeting, self._table = rank, meeting, table
-        self.watchdog = Ranks("cpu").watchdog
+        super().__init__("cpu")
+        self.world, self.rank, self._turns, self._table = 2, rank, meeting, table
 
     def all_gather(self, value):
         self._table[self.rank] = value
-        self._meeting.wait()
+        self._turns.wait()
         both = [self._table[0], self._table[1]]
-        self._meeting.wait()
+        self._turns.wait()
         return both
 
 
