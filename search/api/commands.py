@@ -119,7 +119,8 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
 
 def _judge(what: str, code: int, tail: str) -> None:
     if code == USERS_MISTAKE:
-        raise UserError(tail.splitlines()[-1] if tail else f"{what} ended with code {code}")
+        last = tail.splitlines()[-1] if tail else f"{what} ended with code {code}"
+        raise UserError(last.removeprefix("error: "))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code != 0:

@@ -20,6 +20,7 @@ from search.report.tables import tables
 from search.spec.file import find
 from search.spec.load import StudySpec, load
 from search.storage.database import Database, open_storage
+from search.storage.lookup import stored
 from search.storage.url import storage_url
 from search.study.progress import SearchProgress, read_progress
 from search.study.snapshot import SearchSnapshot, read
@@ -89,7 +90,8 @@ class Study:
 
     def teach(self, *, line: Line | None = print) -> None:
         """Train the teacher of the file's [teach] table, where it is not there yet."""
-        run_command("trainer", ["teach", str(self._file), *self._sets(), "--cache", str(self.cache)], line)
+        of_teacher = [each for each in self._sets() if each.startswith(("--set=run.", "--set=teach."))]
+        run_command("trainer", ["teach", str(self._file), *of_teacher, "--cache", str(self.cache)], line)
 
     def work(self, *, ranks: int | str = "auto", slots: int | str | None = None, line: Line | None = print) -> None:
         """Work on the search until nothing is left. Interrupted, it saves its trials and can be called again.
@@ -101,6 +103,12 @@ class Study:
     def start(self, *, ranks: int | str = "auto", slots: int | str | None = None, log: Path | None = None) -> Job:
         """A worker beside the caller, as `work`; any number of them share the search."""
         return Job("search", self._work(ranks, slots), log)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the database has the search: a worker that starts takes a few seconds to put it there."""
+        there = stored(self.storage, self.name)
+        return there is not None and there.record is not None
 
     def progress(self) -> SearchProgress:
         """Trials by state, the best, pace and ETA."""
@@ -159,17 +167,21 @@ class Study:
         return study
 
     def tables(self) -> "Mapping[str, pd.DataFrame]":
-        """Every table of the report by its name, such as `arms`, `front`; once confirmed also `networks` and `claims`."""
+        """Every table of the report by name: `arms`, `front` and more; once confirmed also `networks` and `claims`."""
         return {table.name: frames.table_frame(table) for table in tables(self.findings())}
 
     def export(self, top: int = 5) -> dict[str, Any]:
         """The best configurations, as `search export` writes them."""
         return exported(self._database, self.name, top)
 
-    def package(self, folder: str | Path, *, line: Line | None = print) -> None:
-        """Pack the confirmed student into a folder that is not there yet."""
+    def package(self, folder: str | Path, *, configuration: str | None = None, line: Line | None = print) -> None:
+        """Pack the confirmed student into a folder that is not there yet.
+
+        configuration: this one, such as "kd-1", whatever the rule of [confirm] says.
+        """
         arguments = ["export", self.name, "--storage", self.storage, "--cache", str(self.cache)]
-        run_command("search", [*arguments, "--confirmed", "--package", str(folder)], line)
+        chosen = [] if configuration is None else ["--configuration", configuration]
+        run_command("search", [*arguments, "--confirmed", "--package", str(folder), *chosen], line)
 
     def grid(self, picture: str | Path, *, line: Line | None = print) -> None:
         """Write a PNG of validation cases beside their truth and what the best configuration says of them, worst and
@@ -205,6 +217,7 @@ class Study:
         return [f"--set={each}" for each in self.overrides]
 
 
-def predict(package: str | Path, images: str | Path, masks: str | Path, *, line: Line | None = print) -> None:
-    """Write a mask for each picture, or volume, of a folder by a packed student. masks: a folder."""
-    run_command("trainer", ["predict", str(package), str(images), "-o", str(masks)], line)
+def predict(package: str | Path, images: str | Path, folder: str | Path, *, line: Line | None = print) -> None:
+    """Segment the pictures, or volumes, of a folder by a packed student: writes `folder`/masks, and of pictures
+    `folder`/overlays."""
+    run_command("trainer", ["predict", str(package), str(images), "-o", str(folder)], line)

@@ -37,6 +37,7 @@ def study(tmp_path_factory, small_study) -> Study:
     job = loaded.start(ranks=1, slots=3, log=folder / "log")
     job.wait(120)
     assert not job.running
+    assert loaded.begun
     return loaded
 
 
