@@ -30,7 +30,7 @@ from trainer.data.dataset import Picture, Pixels, Placement
 from trainer.data.file_check import Progress, threads
 from trainer.data.letterbox import fit_image, fit_mask, place
 from trainer.data.masks import BLACK_AND_WHITE
-from trainer.data.reading import Reading
+from trainer.data.reading import OUTLINES, Reading
 from trainer.errors import DataError
 
 FORMAT = 1
@@ -78,6 +78,7 @@ def decoded(
     named = "\x1f".join(keys) if any(reading.key for *_, reading in pairs) else ""
     padded = "" if config.padding == "ignored" else f" on {config.padding}"
     text = f"{FORMAT}\x1f{content}\x1f{config.size}\x1f{config.fit}{padded}" + (named and f"\x1f{named}")
+    text += "\x1fholes" if any(mask.suffix.lower() == OUTLINES for _, mask, _ in pairs) else ""  # once were filled
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     place_of = folder / key
     cached = _open(place_of, len(pairs), config)

@@ -32,6 +32,9 @@ CLASS = "{class}"
 CHANNEL = "{channel}"
 """In the path of a volume's image: the name of each channel stands in its place, in a file of its own."""
 
+NEGATIVE = "NegativeROA"
+"""The attribute of a polygon in an ImageScope file that makes a hole of it."""
+
 _ORIENTATION = 0x0112
 _FARTHEST = 1e6
 """Pixels; a vertex beyond is none."""
@@ -138,29 +141,49 @@ def read_mask_picture(path: Path, *, indices: bool = False) -> MaskPicture:
 def read_outlines(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """(H, W) true inside of any polygon of an Aperio ImageScope file, whose vertices have X and Y in pixels.
 
-    Every `Region` is a polygon; those of fewer than three vertices have no inside. Raises DataError.
+    Every `Region` is a polygon; those of fewer than three vertices have no inside. One with `NegativeROA="1"` is a
+    hole: its pixels, outline included, are taken out of the polygons of its `Annotation` that are no smaller than it.
+    Smaller ones (a nucleus in another's hole) stay, and so do polygons of other annotations. Raises DataError.
     """
     try:
         text = path.read_bytes()
         if b"<!ENTITY" in text or b"<!DOCTYPE" in text:
             raise BadFile(path, "declares entities or a document type, which outlines do not need")
-        regions = ElementTree.fromstring(text).iter("Region")  # noqa: S314  # entities were refused above
-        polygons = [np.array([_point(vertex) for vertex in region.iter("Vertex")]) for region in regions]
+        file = ElementTree.fromstring(text)  # noqa: S314  # entities were refused above
+        layers = [_polygons(layer, path) for layer in list(file.iter("Annotation")) or [file]]
     except OSError as error:
         raise BadFile(path, "cannot be read", str(error.strerror or error)) from error
     except ElementTree.ParseError as error:
         raise BadFile(path, "damaged or no XML", str(error)) from error
     except (TypeError, ValueError) as error:
         raise BadFile(path, "a vertex has no numbers X and Y", str(error)) from error
-    inside = np.zeros(shape, np.uint8)
-    drawn = [np.rint(polygon).astype(np.int32) for polygon in polygons if len(polygon) >= 3]
-    if not drawn:
+    if not any(layers):
         raise BadFile(
             path, "holds no polygons; expected Annotation / Regions / Region / Vertices / Vertex with X and Y"
         )
-    for polygon in drawn:  # one by one: together, what lies in two of them would be outside
-        cv2.fillPoly(inside, [polygon], 1)
+    if all(hole for layer in layers for hole, _ in layer):
+        raise BadFile(path, 'holds holes alone: every polygon has NegativeROA="1", which takes away from others')
+    inside = np.zeros(shape, np.uint8)
+    for layer in layers:
+        drawn = np.zeros(shape, np.uint8)
+        # One by one: together, what lies in two of them would be outside. The sort is stable, holes last among equals.
+        for hole, polygon in sorted(layer, key=lambda each: (-cv2.contourArea(each[1]), each[0])):
+            cv2.fillPoly(drawn, [polygon], 0 if hole else 1)
+        inside |= drawn
     return inside > 0
+
+
+def _polygons(layer: "ElementTree.Element[str]", path: Path) -> list[tuple[bool, NDArray[np.int32]]]:
+    """Whether each polygon is a hole, and its vertices (n, 2) to the pixel. Raises DataError, TypeError, ValueError."""
+    polygons = []
+    for number, region in enumerate(layer.iter("Region"), 1):
+        negative = region.get(NEGATIVE, "0")
+        if negative not in ("0", "1"):
+            raise BadFile(path, f'region {number} has {NEGATIVE}="{negative}"; known: 0 (an object), 1 (a hole)')
+        points = np.array([_point(vertex) for vertex in region.iter("Vertex")])
+        if len(points) >= 3:
+            polygons.append((negative == "1", np.rint(points).astype(np.int32)))
+    return polygons
 
 
 def _point(vertex: "ElementTree.Element[str]") -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Slices of volumes, cells of SegPC and outlines as pictures: what is read, and what is refused in one line."""
+"""Slices of volumes and cells of SegPC as pictures: what is read, and what is refused in one line."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from trainer.config import PictureData
 from trainer.data import open_data
 from trainer.data.dataset import Opening
-from trainer.data.files import file_hash, read_outlines
+from trainer.data.files import file_hash
 from trainer.data.masks import coding_of_classes
 from trainer.data.reading import Reading, reading_of
 from trainer.data.sets import pictures
@@ -371,48 +371,6 @@ def test_cells_that_cannot_be_cut_are_one_line(tmp_path):
         PictureData.model_validate(config.model_dump() | {"channels": 3})
     with pytest.raises(DataError, match=r"image 'x/0.bmp' is already in line 2"):
         read_split(tmp_path / "d" / "split.csv", tmp_path / "d")
-
-
-# ---- outlines of MoNuSeg
-
-
-def outlines(*polygons: list[tuple[float, float]]) -> str:
-    regions = "".join(
-        "<Region><Vertices>" + "".join(f'<Vertex X="{x}" Y="{y}" Z="0" />' for x, y in polygon) + "</Vertices></Region>"
-        for polygon in polygons
-    )
-    return f'<Annotations MicronsPerPixel="0.25"><Annotation><Regions>{regions}</Regions></Annotation></Annotations>'
-
-
-def test_outlines_are_the_union_of_their_polygons(tmp_path):
-    squares = [[(2, 1), (8, 1), (8, 5), (2, 5)], [(6.2, 3.4), (12, 3), (12, 7), (6, 7)], [(0, 0), (1, 0)]]
-    (tmp_path / "a.xml").write_text(outlines(*squares))
-    expected = np.zeros((10, 14), bool)
-    expected[1:6, 2:9] = expected[3:8, 6:13] = True
-    assert np.array_equal(read_outlines(tmp_path / "a.xml", (10, 14)), expected)
-    Image.fromarray(np.zeros((10, 14, 3), np.uint8)).save(tmp_path / "a.png")
-    classes = [{"name": "ground", "value": 7}, {"name": "nucleus", "value": [1, 255]}]
-    read = reading(channels=3, bits=8, window=None, classes=classes)
-    assert np.array_equal(read.pair(tmp_path / "a.png", tmp_path / "a.xml")[1], expected)
-    with pytest.raises(DataError, match=r"data.classes have 9"):
-        reading(channels=3, bits=8).pair(tmp_path / "a.png", tmp_path / "a.xml")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (outlines(), "holds no polygons"),
-        (outlines([(1, 2), (3, 4)]), "holds no polygons"),
-        ("<Annotations><Region><Vertex X='1' /></Region></Annotations>", "a vertex has no numbers X and Y"),
-        (outlines([(1, 2), (3, 4), (float("inf"), 1)]), "a vertex has no numbers X and Y"),
-        ("<Annotations>", "damaged or no XML"),
-        ("<!DOCTYPE a [<!ENTITY b 'c'>]><a />", "declares entities"),
-    ],
-)
-def test_outlines_that_cannot_be_used_are_one_line(tmp_path, text, message):
-    (tmp_path / "a.xml").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_outlines(tmp_path / "a.xml", (10, 10))
 
 
 # ---- a real abdomen

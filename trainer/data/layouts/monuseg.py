@@ -3,9 +3,9 @@
 MoNuSeg 2018 Training Data/Tissue Images/TCGA-*.tif, Annotations/TCGA-*.xml
 one folder of 14 test pictures, TCGA-*.tif with TCGA-*.xml beside it
 
-30 pictures, later 37. A mask is the polygons of an XML file, one a nucleus; all nuclei are the object. The first 12
-letters of a name are the patient, which is the group. Names as public loaders have them; the test folder's own name
-(MoNuSegTestData) is from memory, and any folder that looks so is taken.
+30 pictures, later 37. A mask is the polygons of an XML file, one a nucleus; all nuclei are the object, without their
+holes (NegativeROA). The first 12 letters of a name are the patient, which is the group. Names as public loaders have
+them; the test folder's own name (MoNuSegTestData) is from memory, and any folder that looks so is taken.
 """
 
 from pathlib import Path
