@@ -107,6 +107,8 @@ def build(
         options |= dict.fromkeys(options.keys() & {*PRETRAINED})
     import torch
 
+    from models.initialisation import draw_weights
+
     module, _, attribute = MODELS[config.name].partition(":")
     kind: type[Segmenter] = getattr(import_module(module), attribute)
     lengths = None if size is None else sides(size, dims)
@@ -120,6 +122,7 @@ def build(
         raise OptionError(f"{_role(config)}.{error}") from error.__cause__
     if lengths is not None and dims == 3:
         _check_patch(config, network, lengths)
+    draw_weights(network, getattr(config, "initialisation", "torch"))
     network.name = config.name
     network.normalisation = expects(config, normalisation or normalisation_for(in_channels))
     if dims == 2 or network.voxels_last:

@@ -12,8 +12,8 @@ from models.normalisation import IMAGENET, Normalisation
 Channels = tuple[Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)], ...]
 """A number for each channel of an image."""
 
-NO_OPTIONS = frozenset({"name", "checkpoint", "normalisation", "mean", "std", "min_dice", "keys"})
-"""Fields that change nothing of how a network is built."""
+NO_OPTIONS = frozenset({"name", "checkpoint", "normalisation", "mean", "std", "min_dice", "keys", "initialisation"})
+"""Fields that change nothing of how a network is built; the last one says what its weights begin as."""
 
 
 PRETRAINED = ("weights", "cnn_weights")

@@ -41,7 +41,7 @@ class Teacher(Frozen):
 
     def placeless(self) -> dict[str, Any]:
         """The settings as JSON values, without those that change no logit: where files lie, and the floor."""
-        return self.model_dump(mode="json", exclude={"checkpoint", "min_dice", "trust"})
+        return self.model_dump(mode="json", exclude={"checkpoint", "min_dice", "trust", "initialisation"})
 
 
 class WeightsTeacher(Teacher):

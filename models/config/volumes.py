@@ -13,6 +13,13 @@ class VolumeNetwork(WideNetwork):
 
     DIMS = frozenset({3})
 
+    initialisation: Literal["torch", "he"] = Field(
+        default="torch",
+        exclude_if=lambda kind: kind == "torch",
+        description="how weights are drawn: as torch's layers do, or he, as ACF-BCKD has it: convolutions normal by "
+        "their outputs (Kaiming, gain of ReLU), biases 0",
+    )
+
 
 class ResidualUNet3dNetwork(VolumeNetwork):
     """The residual U-Net of Kerfoot et al. 2018 as MONAI's `UNet` has it, with two subunits a stage (width 64), and the

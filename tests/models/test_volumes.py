@@ -213,6 +213,33 @@ def test_the_coarser_heads_of_lcovnet_train_with_deep_supervision():
     assert models.parameters(network) == models.parameters(small("lcovnet"))
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "unet"])
+def test_he_draws_convolutions_by_their_outputs_and_nothing_else(name):
+    def drawn(**options: object) -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        config = network_config(name, **SMALL[name], **options)
+        return models.build(config, in_channels=1, classes=3, dims=3).state_dict()
+
+    plain, he = drawn(), drawn(initialisation="he")
+    torch.manual_seed(3)
+    network = models.build(network_config(name, **SMALL[name]), in_channels=1, classes=3, dims=3)
+    layers = {at: each for at, each in network.named_modules() if isinstance(each, nn.Conv3d | nn.ConvTranspose3d)}
+    for key, tensor in he.items():
+        layer = layers.get(key.rpartition(".")[0])
+        if layer is None:
+            assert torch.equal(tensor, plain[key])
+        elif key.endswith(".bias"):
+            assert not tensor.any()
+        elif tensor.numel() > 1000:  # torch's fan-out: of a transposed convolution its inputs
+            outputs = tensor.shape[0]
+            expected = (2 / (outputs * tensor[0, 0].numel())) ** 0.5
+            assert tensor.std().item() == pytest.approx(expected, rel=0.08)
+    assert layers
+    assert all(not torch.equal(he[f"{at}.weight"], plain[f"{at}.weight"]) for at in layers)
+    assert "initialisation" not in network_config(name).model_dump()
+    assert network_config(name, initialisation="he").model_dump()["initialisation"] == "he"
+
+
 def test_flops_are_those_of_torch_for_a_patch_of_any_sides():
     config, shape = network_config("tiny-unet-3d", width=4), (16, 32, 48)
     count = models.flops(config, in_channels=1, classes=3, size=shape, dims=3)

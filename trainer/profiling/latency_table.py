@@ -13,7 +13,9 @@ from trainer.atomic_files import write_text
 from trainer.errors import UserError, nearest, received
 from trainer.repository import expand
 
-_NOT_SHAPE = frozenset({"name", "checkpoint", "weights", "min_dice", "mean", "std", "deep_supervision"})
+_NOT_SHAPE = frozenset(
+    {"name", "checkpoint", "weights", "min_dice", "mean", "std", "deep_supervision", "initialisation"}
+)
 """Options of a network on which its speed does not depend."""
 
 

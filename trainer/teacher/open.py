@@ -40,7 +40,7 @@ PROBES = 4
 """Validation images that an exported network is tried on before anything is asked of it."""
 _TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 """How files end that `torch.save` writes."""
-_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys", "mean", "std"})
+_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys", "mean", "std", "initialisation"})
 """Options that say where a network's weights come from and how they were trained, not what the network is."""
 
 
