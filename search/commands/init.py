@@ -261,7 +261,7 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         batch *= 2
     steps = examples // batch
     epochs = args.epochs or min(max(-(-STEPS // steps // 10) * 10, EPOCHS[0]), EPOCHS[1])
-    brought = _brought(args, root, taken, size)
+    brought = _brought(args, root, taken, size, volumes.get("patch"))
     return Draft(
         name=places.name,
         root=str(root),
@@ -277,18 +277,12 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
         accept=args.near_duplicates == "accept",
         brought=brought,
         foreground=len(foreground_of(taken.kind)),
-        **_students(brought, taken.kind),
-        **volumes,
+        **(volumes | _students(brought, taken.kind)),
     )
 
 
 def _volumes(args: argparse.Namespace, kind: VolumeData, checked: Sequence[CheckedPair]) -> dict[str, Any]:
-    """Of a draft what volumes have in place of a size: patch, spacing where cases differ, and students.
-
-    Raises UserError.
-    """
-    if args.teacher is not None:
-        raise UserError(f"--teacher {args.teacher}: is looked at with pictures; name it in [run.teacher] of the study")
+    """Of a draft what volumes have in place of a size: patch, spacing where cases differ, and students."""
     recipe = recipe_of(kind)
     lengths = [entry.spacing for entry in checked if entry.spacing is not None]
     middle = [median(axis) for axis in zip(*lengths, strict=True)]
@@ -303,19 +297,29 @@ def _volumes(args: argparse.Namespace, kind: VolumeData, checked: Sequence[Check
     return {"patch": tuple(patch), "spacing": spacing, "widths": (16, 32, 48), "millions": (0.49, 1.96, 4.41)}
 
 
-def _brought(args: argparse.Namespace, root: Path, taken: Taken, size: int) -> "Inspection | None":
-    """What the file of a teacher is. Raises CheckpointError."""
+def _brought(
+    args: argparse.Namespace, root: Path, taken: Taken, size: int, patch: tuple[int, ...] | None
+) -> "Inspection | None":
+    """What the file of a teacher is. patch: of volumes. Raises CheckpointError."""
     if args.teacher is None:
         return None
     from trainer.teacher.inspection import inspect  # with torch, which nothing else here needs
 
     # Of cells, only their masks say which part of a picture the network sees.
     cells = isinstance(taken.kind, PictureData) and taken.kind.reader is not None
-    pictures = [root / row.image for row in taken.rows if row.part == "validation" and not cells]
+    shown = patch is None and not cells
+    pictures = [root / row.image for row in taken.rows if row.part == "validation" and shown]
     channels, classes = _form(taken.kind)
     read, regions = images_of(taken.kind).image, overlaps(taken.kind)
     return inspect(
-        args.teacher, channels=channels, classes=classes, pictures=pictures, size=size, read=read, regions=regions
+        args.teacher,
+        channels=channels,
+        classes=classes,
+        pictures=pictures,
+        size=size,
+        read=read,
+        regions=regions,
+        patch=patch,
     )
 
 
@@ -331,7 +335,8 @@ def _students(brought: "Inspection | None", kind: Kind) -> dict[str, Any]:
     from trainer.teacher.inspection import students_below
 
     channels, classes = _form(kind)
-    students = students_below(brought.parameters, channels=channels, classes=classes)
+    dims = 3 if isinstance(kind, VolumeData) else 2
+    students = students_below(brought.parameters, channels=channels, classes=classes, dims=dims)
     return {"widths": students.widths, "millions": students.millions, "limit": students.limit}
 
 

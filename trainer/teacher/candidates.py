@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.config import NetworkTeacher, teacher_config
+from models.config import NetworkTeacher, names_for, teacher_config
 from models.output import Segmenter
 from models.torchvision_guard import make_importable
 from trainer.cli.missing_packages import remedy
@@ -104,15 +104,23 @@ class Tries:
 
 
 def compare(
-    tensors: Mapping[str, Tensor], hint: str, *, channels: int, classes: int, seconds: float = SECONDS
+    tensors: Mapping[str, Tensor], hint: str, *, channels: int, classes: int, seconds: float = SECONDS, dims: int = 2
 ) -> Tries:
     """Compare a file's tensors with every network that may have them, the likeliest first.
 
-    hint: text that may name the encoder, such as the file's name. Raises CheckpointError where the file looks like one
-    of segmentation-models-pytorch and the package is missing.
+    hint: text that may name the encoder, such as the file's name. dims: axes of space; of networks for volumes all
+    names are tried, with their published widths and that of the file's first convolution. Raises CheckpointError where
+    the file looks like one of segmentation-models-pytorch and the package is missing.
     """
     theirs = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors.items()}
     tries = Tries(time.monotonic() + seconds)
+    if dims == 3:
+        for settings in _of_volumes(theirs):
+            with suppress(ValueError):  # a width that the network does not have
+                match = against(settings, theirs, channels=channels, classes=classes, dims=dims)
+                tries.tried += 1
+                tries.matches.append(match)
+        return tries
     for prefix, root in _prefixes(theirs):
         inside = {key[len(prefix) :]: tuple(tensor.shape) for key, tensor in theirs.items() if key.startswith(prefix)}
         for settings in _plain(inside, tries) if root == "encoders" else _of_package(inside, hint, tries):
@@ -129,12 +137,13 @@ def against(
     channels: int,
     classes: int,
     size: int | None = None,
+    dims: int = 2,
 ) -> Match:
     """A network beside tensors whose keys begin with a prefix. Raises ValueError where no such network can be built.
 
     size: the side of images, for encoders that are made for one; None: their own.
     """
-    network = on_meta(configured(settings), channels, classes, size)
+    network = on_meta(configured(settings), channels, classes, size, dims)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     inside = {key[len(prefix) :]: tuple(tensor.shape) for key, tensor in theirs.items() if key.startswith(prefix)}
     pairs = [*([(prefix, "")] if prefix else []), *_parts(inside, own)]
@@ -161,11 +170,19 @@ def configured(settings: Mapping[str, Any]) -> NetworkTeacher:
     return teacher_config(**settings)
 
 
-def on_meta(config: NetworkTeacher, channels: int, classes: int, size: int | None = None) -> Segmenter:
+def on_meta(config: NetworkTeacher, channels: int, classes: int, size: int | None = None, dims: int = 2) -> Segmenter:
     """The network without memory. Raises ValueError in one line where it cannot be built."""
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        return models.build(config, in_channels=channels, classes=classes, size=size)
+        return models.build(config, in_channels=channels, classes=classes, size=size, dims=dims)
+
+
+def _of_volumes(theirs: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+    """The networks for volumes, each as wide as published and as the file's first convolution."""
+    first = next((int(tensor.shape[0]) for tensor in theirs.values() if tensor.ndim == 5), None)
+    for name in names_for(3):
+        usual = configured({"name": name}).options()["width"]
+        yield from ({"name": name, "width": width} for width in dict.fromkeys((first, usual)) if width)
 
 
 def _prefixes(keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ brought to ours. ONNX runs through onnxruntime, which the extra `onnx` brings.
 import hashlib
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -36,19 +36,20 @@ class Program:
     """What a file offers once it is open."""
 
     call: Callable[[Tensor], Tensor]
-    """Images (n, C, H, W) float32 on the teacher's device, contiguous, to its output (n, k, h, w) or (n, h, w)."""
-    size: tuple[int, int] | None
-    """Height and width that it takes; None: any."""
+    """Images (n, C, *S) float32 on the teacher's device, contiguous, to its output (n, k, *s) or (n, *s)."""
+    size: tuple[int, ...] | None
+    """Height and width, or the three sides of patches, that it takes; None: any."""
     least: int
     most: int | None
     """Images in one call; None: any number."""
 
 
 class Exported(Segmenter):
-    """Images normalised as for our networks to logits (N, classes, S, S), whatever the program takes and returns.
+    """Images normalised as for our networks to logits (N, classes, *S), whatever the program takes and returns.
 
     The images get the program's own normalisation and, where its size is fixed, are resized to it; the output is
-    resized back (bilinear, half-pixel centres). One channel z becomes the logits (0, z), whose softmax is sigmoid(z)
+    resized back (linear, half-pixel centres). Patches of volumes are never resized, which would change their spacing:
+    another fixed size is refused. One channel z becomes the logits (0, z), whose softmax is sigmoid(z)
     exactly; probabilities become their logarithms, one channel p its logit. Of regions, each channel is the logit or
     the probability of one by itself. It always runs in the precision that it was
     exported in. Raises CheckpointError for an output that is not what the settings say.
@@ -65,42 +66,47 @@ class Exported(Segmenter):
         classes: int,
         where: str,
         regions: bool = False,
+        dims: int = 2,
     ) -> None:
-        """ours: how the images that it is given are normalised."""
+        """ours: how the images that it is given are normalised. dims: axes of space."""
         super().__init__()
+        self.dims = dims
         self.normalisation = ours
         self.taps = {}
         self._program, self._config, self._classes, self._where = program, config, classes, where
         self._regions = regions
-        scale, shift = _normalisation(config, ours, where)
+        scale, shift = _normalisation(config, ours, where, dims)
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.scale: Tensor
         self.shift: Tensor
 
     def forward(self, images: Tensor) -> Output:
-        """Normalised images (N, C, S, S) to logits; no taps."""
-        size = (int(images.shape[-2]), int(images.shape[-1]))
+        """Normalised images (N, C, *S) to logits; no taps."""
+        size = tuple(images.shape[2:])
         with torch.autocast(images.device.type, enabled=False):
             out = self._returned(images)
-            if tuple(out.shape[-2:]) != size:
-                out = functional.interpolate(out, size=size, mode="bilinear", align_corners=False)
+            if tuple(out.shape[2:]) != size:
+                mode = "bilinear" if self.dims == 2 else "trilinear"
+                out = functional.interpolate(out, size=size, mode=mode, align_corners=False)
             return Output(self._logits(out), {})
 
     def _returned(self, images: Tensor) -> Tensor:
-        """What the program says of normalised images: (N, 1 or classes, h, w) float32."""
+        """What the program says of normalised images: (N, 1 or classes, *s) float32."""
         x = images.float() * self.scale + self.shift
         x = x.flip(1) if self._config.colours == "bgr" else x
-        if self._program.size not in (None, tuple(x.shape[-2:])):
+        if self._program.size not in (None, tuple(x.shape[2:])):
+            if self.dims == 3:
+                raise CheckpointError(f"{self._where}: {fixed_patch(self._program.size, x.shape[2:])}")
             x = functional.interpolate(x, size=self._program.size, mode="bilinear", align_corners=False)
         out = torch.cat([self._called(part) for part in torch.split(x.contiguous(), self._program.most or len(x))])
-        return self._checked(out[:, None] if out.ndim == 3 else out)
+        return self._checked(out[:, None] if out.ndim == self.dims + 1 else out)
 
     def _called(self, images: Tensor) -> Tensor:
         """The program on one share, filled up with copies of its last image where the program takes more."""
         short = self._program.least - len(images)
         if short > 0:
-            images = torch.cat([images, images[-1:].expand(short, -1, -1, -1)])
+            images = torch.cat([images, images[-1:].expand(short, *images.shape[1:])])
         try:
             out = self._program.call(images)
         except torch.OutOfMemoryError:
@@ -109,17 +115,18 @@ class Exported(Segmenter):
             # Whatever runs the program has errors of its own, of many lines.
             reason = " ".join(str(error).split())[:160]
             raise CheckpointError(
-                f"{self._where}: does not take images {tuple(images.shape)}: {reason}; choose another data.size"
+                f"{self._where}: does not take images {tuple(images.shape)}: {reason}; choose another "
+                f"{'data.size' if self.dims == 2 else 'data.patch'}"
             ) from error
         return out[: len(out) - max(short, 0)].float()
 
     def _checked(self, out: Tensor) -> Tensor:
         either = self._classes == 2 and not self._regions
-        if out.ndim != 4 or out.shape[1] not in ((1, 2) if either else (self._classes,)):
+        if out.ndim != self.dims + 2 or out.shape[1] not in ((1, 2) if either else (self._classes,)):
             wished = "1 or 2 channels" if either else f"{self._classes} channels"
             raise CheckpointError(
-                f"{self._where}: returns {tuple(out.shape)}, expected images, {wished}, height and width; export the "
-                f"network with such an output, or name it with teacher.take"
+                f"{self._where}: returns {tuple(out.shape)}, expected {_EXPECTED[self.dims].format(wished)}; export "
+                f"the network with such an output, or name it with teacher.take"
             )
         return out
 
@@ -151,21 +158,42 @@ class Exported(Segmenter):
         return None
 
 
-def _normalisation(config: ExportedTeacher, ours: Normalisation, where: str) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C, 1, 1) from images normalised as for our networks to those that the program takes."""
+_EXPECTED = {2: "images, {}, height and width", 3: "patches, {}, and three sides"}
+
+
+def fixed_patch(takes: Sequence[int] | None, given: Sequence[int]) -> str:
+    """Why a network that takes patches of one size gets no others."""
+    own, other = (" x ".join(map(str, sides or ())) for sides in (takes, given))
+    return f"takes patches of {own} voxels alone, not {other}, and patches are not resized; set data.patch to {own}"
+
+
+def _normalisation(config: ExportedTeacher, ours: Normalisation, where: str, dims: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C, 1, ...) from images normalised as for our networks to those that the program takes."""
     byte = config.pixels == "0-255"
+    if dims == 3 and (byte or config.colours == "bgr"):
+        field = 'pixels = "0-255"' if byte else 'colours = "bgr"'
+        raise CheckpointError(
+            f"teacher.{field}: {where} is given patches of volumes, as data.recipe prepares them; leave it out"
+        )
     ours_mean, ours_std = torch.tensor(ours.mean), torch.tensor(ours.std)
     channels = len(ours.mean)
     if config.colours == "bgr" and channels != 3:
         raise CheckpointError(f'teacher.colours = "bgr": {where} is given {channels} channels, not 3; leave it out')
     black = torch.zeros(channels)
-    usual = normalisation_for(channels)
+    usual = normalisation_for(channels) if dims == 2 else as_prepared(channels)
     mean = _channels(config, "mean", black if byte else torch.tensor(usual.mean), where)
     std = _channels(config, "std", black + 1 if byte else torch.tensor(usual.std), where)
     top = 255.0 if byte else 1.0
     if not byte and torch.equal(mean, ours_mean) and torch.equal(std, ours_std):
-        return torch.ones(channels, 1, 1), torch.zeros(channels, 1, 1)
-    return (top * ours_std / std)[:, None, None], ((top * ours_mean - mean) / std)[:, None, None]
+        return torch.ones(channels, *[1] * dims), torch.zeros(channels, *[1] * dims)
+    both = top * ours_std / std, (top * ours_mean - mean) / std
+    scale, shift = (values.reshape(channels, *[1] * dims) for values in both)
+    return scale, shift
+
+
+def as_prepared(channels: int) -> Normalisation:
+    """How patches of volumes come: their preparation normalised them."""
+    return Normalisation((0.0,) * channels, (1.0,) * channels)
 
 
 def _channels(config: ExportedTeacher, name: Literal["mean", "std"], other: Tensor, where: str) -> Tensor:
@@ -180,7 +208,7 @@ def _channels(config: ExportedTeacher, name: Literal["mean", "std"], other: Tens
     return values.flip(0) if config.colours == "bgr" else values
 
 
-def open_export(path: Path, take: str | None, *, channels: int, device: torch.device) -> Program:
+def open_export(path: Path, take: str | None, *, channels: int, device: torch.device, dims: int = 2) -> Program:
     """The program of a file on the device. Raises CheckpointError.
 
     The file is trusted: torch unpickles objects in it without a limit, and evaluates its expressions of sizes as Python
@@ -198,16 +226,21 @@ def open_export(path: Path, take: str | None, *, channels: int, device: torch.de
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    shape, kind = _input(program, path, channels)
+    shape, kind = _input(program, path, channels, dims)
     module = program.module()
     where = _number(take)
 
     def call(images: Tensor) -> Tensor:
         return _chosen(module(images.to(kind)), take, where, path)
 
-    height, width = (size if isinstance(size, int) else None for size in shape[2:])
     least, most = _range(program, shape[0])
-    return Program(call, None if height is None or width is None else (height, width), least, most)
+    return Program(call, _fixed(shape[2:]), least, most)
+
+
+def _fixed(sides: Sequence[object]) -> tuple[int, ...] | None:
+    """Sides that are all numbers; None where one of them may be any."""
+    known = tuple(side for side in sides if isinstance(side, int))
+    return known if len(known) == len(sides) else None
 
 
 @contextmanager
@@ -224,14 +257,19 @@ def _silent(*names: str) -> Iterator[None]:
             each.setLevel(level)
 
 
-def _input(program: Any, path: Path, channels: int) -> tuple[tuple[Any, ...], torch.dtype]:
+def _input(program: Any, path: Path, channels: int, dims: int) -> tuple[tuple[Any, ...], torch.dtype]:
     """Shape and type of the only input."""
     names = program.graph_signature.user_inputs
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    if len(values) != 1 or not isinstance(values[0], Tensor) or values[0].ndim != 4 or values[0].shape[1] != channels:
+    given = [(tuple(value.shape), value.dtype) for value in values if isinstance(value, Tensor)]
+    if len(values) != 1 or len(given) != 1 or len(given[0][0]) != dims + 2 or given[0][0][1] != channels:
         shapes = ", ".join(str(tuple(getattr(value, "shape", ()))) for value in values)
-        raise CheckpointError(f"{path}: takes {shapes or 'nothing'}; expected images (N, {channels}, H, W) alone")
-    return tuple(values[0].shape), values[0].dtype
+        raise CheckpointError(f"{path}: takes {shapes or 'nothing'}; expected {_wished(channels, dims)} alone")
+    return given[0]
+
+
+def _wished(channels: int, dims: int) -> str:
+    return f"images (N, {channels}, H, W)" if dims == 2 else f"patches (N, {channels}, X, Y, Z)"
 
 
 def _range(program: Any, size: Any) -> tuple[int, int | None]:
@@ -270,7 +308,7 @@ def _short(error: Exception) -> str:
 _KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def open_onnx(path: Path, take: str | None, *, channels: int, device: torch.device) -> Program:
+def open_onnx(path: Path, take: str | None, *, channels: int, device: torch.device, dims: int = 2) -> Program:
     """The network of a file, on the device where onnxruntime can reach it, else on the CPU. Raises CheckpointError."""
     runtime = _package("onnxruntime")
     options = runtime.SessionOptions()
@@ -288,9 +326,9 @@ def open_onnx(path: Path, take: str | None, *, channels: int, device: torch.devi
         raise CheckpointError(f"{path}: takes the inputs {names}; expected images alone")
     entry = session.get_inputs()[0]
     shape = [size if isinstance(size, int) else None for size in entry.shape]
-    if entry.type not in _KINDS or len(shape) != 4 or shape[1] not in (None, channels):
+    if entry.type not in _KINDS or len(shape) != dims + 2 or shape[1] not in (None, channels):
         raise CheckpointError(
-            f"{path}: input {entry.name} is {entry.type} {entry.shape}; expected float images (N, {channels}, H, W)"
+            f"{path}: input {entry.name} is {entry.type} {entry.shape}; expected float {_wished(channels, dims)}"
         )
     name = _output(session, take, path)
     kind = _KINDS[entry.type]
@@ -299,9 +337,7 @@ def open_onnx(path: Path, take: str | None, *, channels: int, device: torch.devi
         output: Any = session.run([name], {entry.name: images.cpu().numpy().astype(kind, copy=False)})[0]
         return torch.from_numpy(output).to(images.device)
 
-    height, width = shape[2:]
-    size = None if height is None or width is None else (height, width)
-    return Program(call, size, shape[0] or 1, shape[0])
+    return Program(call, _fixed(shape[2:]), shape[0] or 1, shape[0])
 
 
 def content(path: Path) -> str:

@@ -32,7 +32,7 @@ from trainer.data.streams.batches import normalise
 from trainer.errors import CheckpointError, nearest, one_line, received
 from trainer.teacher import exported, state_dict
 from trainer.teacher.candidates import SECONDS, Match, Tries, against, compare, configured, on_meta
-from trainer.teacher.exported import Exported, open_onnx
+from trainer.teacher.exported import Exported, as_prepared, fixed_patch, open_onnx
 
 TENSORS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 ENDINGS = (*TENSORS, ".onnx", ".pt2")
@@ -41,7 +41,7 @@ PICTURES = 4
 ANY_NETWORK = "export the network as ONNX (torch.onnx.export) and bring that file, which takes any network"
 _STATE_DICT = b"X\x0a\x00\x00\x00state_dict"
 """How the key of Lightning's table stands in a pickle."""
-_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys", "mean", "std"})
+_ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys", "mean", "std", "initialisation"})
 """Options in a file of ours that do not say what the network is, or that are read from the file."""
 _REASONS = {
     "name": "what the file is",
@@ -52,8 +52,11 @@ _REASONS = {
     "take": "which of its outputs",
 }
 """What stands beside a value in a study file."""
-_WIDTHS = ((8, 16, 24), (8, 12, 16), (4, 8, 12), (4, 6, 8), (2, 4, 6))
-"""Widths of the students that a study tries, the usual ones first."""
+_WIDTHS = {
+    2: ("unet", ((8, 16, 24), (8, 12, 16), (4, 8, 12), (4, 6, 8), (2, 4, 6))),
+    3: ("tiny-unet-3d", ((16, 32, 48), (8, 16, 24), (4, 8, 12), (2, 4, 6))),
+}
+"""By axes of space: the students that a study tries and their widths, the usual ones first."""
 _SCORED = "`search validate` scores the teacher on the validation pictures"
 
 
@@ -70,9 +73,20 @@ class _Examples:
     size: int
     read: Read
     regions: bool
+    patch: tuple[int, ...] | None
+
+    @property
+    def dims(self) -> int:
+        """Axes of space."""
+        return 2 if self.patch is None else 3
 
     def images(self) -> Tensor:
-        """Pictures as networks get them: (n, channels, size, size). Raises DataError."""
+        """Pictures as networks get them: (n, channels, size, size); of volumes, which were not prepared yet, a patch of
+        noise. Raises DataError."""
+        if self.patch is not None:
+            return torch.randn(1, self.channels, *self.patch, generator=torch.Generator().manual_seed(0))
+        if not self.pictures:
+            return torch.zeros(1, self.channels, self.size, self.size)
         squares = []
         for path in self.pictures[:PICTURES]:
             pixels = self.read(path)
@@ -112,7 +126,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Students:
-    """Plain U-Nets that are small beside a teacher."""
+    """Plain U-Nets, of volumes tiny ones, that are small beside a teacher."""
 
     widths: tuple[int, int, int]
     millions: tuple[float, float, float]
@@ -121,20 +135,20 @@ class Students:
     """Millions of parameters: a quarter of the teacher's, or the largest of them where that is more."""
 
 
-def students_below(parameters: int, *, channels: int, classes: int) -> Students:
+def students_below(parameters: int, *, channels: int, classes: int, dims: int = 2) -> Students:
     """Students for a teacher of so many parameters: the usual widths, or smaller ones below a small teacher."""
     quarter = parameters / 4e6
-    for widths in _WIDTHS:
-        first, middle, last = (_millions(width, channels, classes) for width in widths)
+    name, tried = _WIDTHS[dims]
+    for widths in tried:
+        first, middle, last = (
+            models.parameters(on_meta(configured({"name": name, "width": width}), channels, classes, dims=dims)) / 1e6
+            for width in widths
+        )
         if last <= 1.1 * quarter:
             break
     limit = max(quarter, last)
     step = 10 if limit >= 1 else 1000
     return Students(widths, (first, middle, last), math.ceil(limit * step) / step)
-
-
-def _millions(width: int, channels: int, classes: int) -> float:
-    return models.parameters(on_meta(configured({"name": "unet", "width": width}), channels, classes)) / 1e6
 
 
 def _toml(value: object) -> str:
@@ -152,13 +166,15 @@ def inspect(
     seconds: float = SECONDS,
     read: Read = read_image,
     regions: bool = False,
+    patch: tuple[int, ...] | None = None,
 ) -> Inspection:
-    """Look into a teacher's file, for pictures of so many channels and masks of so many classes.
+    """Look into a teacher's file, for pictures or volumes of so many channels and masks of so many classes.
 
     pictures: a few of the data; the network of an ONNX file is run on them. size: the side of the network's input, for
     networks that take any, and for encoders that are made for one. seconds: after so long no further network is
     compared with a state dict. read: how a picture's file becomes (H, W, channels). regions: whether the classes are
-    regions, which overlap. Raises CheckpointError in one line.
+    regions, which overlap. patch: of volumes, the sides of what a network sees; an ONNX network is tried on noise then.
+    Raises CheckpointError in one line.
     """
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the file in it: {', '.join(ENDINGS)}")
@@ -168,14 +184,15 @@ def inspect(
     if ending not in ENDINGS:
         raise CheckpointError(f"{path}: unknown ending {received(ending)}{nearest(ending, ENDINGS)}; {ANY_NETWORK}")
     if ending == ".onnx":
-        return _onnx(path, _Examples(channels, classes, pictures, size, read, regions))
+        return _onnx(path, _Examples(channels, classes, pictures, size, read, regions, patch))
     if ending == ".pt2":
         return _program(path)
-    own = _own(path, channels, classes) if ending == ".safetensors" else None
-    return own or _state_dict(path, channels, classes, size, seconds)
+    dims = 2 if patch is None else 3
+    own = _own(path, channels, classes, dims) if ending == ".safetensors" else None
+    return own or _state_dict(path, channels, classes, None if patch else size, seconds)
 
 
-def _own(path: Path, channels: int, classes: int) -> Inspection | None:
+def _own(path: Path, channels: int, classes: int, dims: int) -> Inspection | None:
     """A file of `trainer teach` or `trainer fit`, by its metadata; None where it says nothing of a network."""
     file = checkpoint.weights(path)
     try:
@@ -185,12 +202,12 @@ def _own(path: Path, channels: int, classes: int) -> Inspection | None:
         return None
     if not isinstance(network, Mapping) or "name" not in network:
         return None
-    for name, expected, what in (("classes", classes, "masks"), ("channels", channels, "pictures")):
+    for name, expected, what in (("classes", classes, "masks"), ("channels", channels, _THINGS[dims])):
         if known[name] not in (None, expected):
             raise CheckpointError(f"{path}: was trained for {known[name]} {name}; these {what} have {expected}")
     settings = {key: value for key, value in network.items() if key not in _ELSEWHERE and value is not None}
     try:
-        match = against(settings, file.tensors, channels=channels, classes=classes)
+        match = against(settings, file.tensors, channels=channels, classes=classes, dims=dims)
     except ValueError as error:
         raise CheckpointError(
             f"{path}: says it is {settings['name']}, which cannot be built: {one_line(error)}"
@@ -199,25 +216,30 @@ def _own(path: Path, channels: int, classes: int) -> Inspection | None:
         raise CheckpointError(f"{path}: says it is {match.title}, and does not fit it: {match.report.summary()}")
     seen = known["train_images"]
     remark = (
-        f"trained by this program on {len(seen)} pictures; where some of them validate or test here, "
+        f"trained by this program on {len(seen)} {_THINGS[dims]}; where some of them validate or test here, "
         "`search validate` refuses it: bring its split, too (--split FILE)"
         if seen
-        else "trained by this program; on which pictures it does not say"
+        else f"trained by this program; on which {_THINGS[dims]} it does not say"
     )
     return Inspection(f"a teacher of this program, {match.title}", settings, (remark,), match.parameters)
 
 
-def _state_dict(path: Path, channels: int, classes: int, size: int, seconds: float) -> Inspection:
-    """Another program's weights."""
+_THINGS = {2: "pictures", 3: "volumes"}
+"""What is looked at, by axes of space."""
+
+
+def _state_dict(path: Path, channels: int, classes: int, size: int | None, seconds: float) -> Inspection:
+    """Another program's weights. size: None for volumes."""
+    dims = 2 if size is not None else 3
     tensors = _tensors(path)
-    tries = compare(tensors, _hint(path), channels=channels, classes=classes, seconds=seconds)
+    tries = compare(tensors, _hint(path), channels=channels, classes=classes, seconds=seconds, dims=dims)
     fits = tries.fits
     if not fits:
         raise CheckpointError(f"{path}: {_misfit(tries, list(tensors), channels, classes)}")
     best = fits[0]
     plain = {key: value for key, value in best.settings.items() if key != "keys"}
     try:
-        sized = against(plain, tensors, best.prefix, channels=channels, classes=classes, size=size)
+        sized = against(plain, tensors, best.prefix, channels=channels, classes=classes, size=size, dims=dims)
     except ValueError as error:
         raise CheckpointError(f"{path}: a state dict of {best.title}; {one_line(error)}") from error
     if not sized.fits:
@@ -228,7 +250,7 @@ def _state_dict(path: Path, channels: int, classes: int, size: int, seconds: flo
     return Inspection(
         f"a state dict of {best.title}",
         _loadable(path, best, tensors),
-        _remarks(tries, best),
+        _remarks(tries, best, dims),
         best.parameters,
     )
 
@@ -325,7 +347,7 @@ def _loadable(path: Path, match: Match, tensors: Mapping[str, Tensor]) -> Mappin
     return {**match.settings, "keys": [["head.", "head."]]}
 
 
-def _remarks(tries: Tries, best: Match) -> tuple[str, ...]:
+def _remarks(tries: Tries, best: Match, dims: int) -> tuple[str, ...]:
     remarks = [f"{best.report.matched} keys fit; it was compared with {_tried(tries)}"]
     others = [match for match in tries.fits if match is not best]
     if others:
@@ -340,7 +362,13 @@ def _remarks(tries: Tries, best: Match) -> tuple[str, ...]:
     if best.beside:
         shown = ", ".join(best.beside[:3])
         remarks.append(f"{len(best.beside)} keys beside the network are left out: {shown}")
-    return (*remarks, _normalisation(best.settings.get("encoder")))
+    return (*remarks, _PREPARED if dims == 3 else _normalisation(best.settings.get("encoder")))
+
+
+_PREPARED = (
+    "how its volumes were prepared stands in no file: it gets patches as data.recipe makes them (orientation, spacing, "
+    f"window, z-score), which are to be its own. {_SCORED}"
+)
 
 
 def _normalisation(encoder: str | None) -> str:
@@ -365,15 +393,13 @@ class _Output:
     name: str
     kind: str
     """`logits` or `probabilities`."""
-    shape: tuple[int, ...]
+    channels: int
+    extent: int
+    """Pixels or voxels of its map."""
     low: float
     high: float
-    size: tuple[int, int] | None
+    size: tuple[int, ...] | None
     """That the network's input is fixed to."""
-
-    @property
-    def sides(self) -> int:
-        return self.shape[-1] * self.shape[-2]
 
 
 def _onnx(path: Path, data: _Examples) -> Inspection:
@@ -390,39 +416,46 @@ def _onnx(path: Path, data: _Examples) -> Inspection:
         if len(names) == 1:
             raise refused[0]
         raise CheckpointError(f"{path}: none of its outputs {', '.join(names)} will do; {refused[0]}") from refused[0]
-    best = max(outputs, key=lambda output: output.sides)
+    best = max(outputs, key=lambda output: output.extent)
     settings = {"name": "onnx", "output": best.kind, **({"take": best.name} if len(names) > 1 else {})}
     count = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if tensor.data_type in (1, 10, 11, 16))
-    return Inspection("an ONNX network", settings, _notes(best, names, len(data.pictures), data.size), count or None)
+    return Inspection("an ONNX network", settings, _notes(best, names, data), count or None)
 
 
 def _output(path: Path, name: str, data: _Examples) -> _Output:
     """Run the network for one of its outputs. Raises CheckpointError, DataError for a picture that cannot be read."""
-    channels, size = data.channels, data.size
-    program = open_onnx(path, name, channels=channels, device=torch.device("cpu"))
+    channels, dims = data.channels, data.dims
+    program = open_onnx(path, name, channels=channels, device=torch.device("cpu"), dims=dims)
+    if data.patch is not None and program.size not in (None, data.patch):
+        cube = f"give --size {program.size[0]}" if len({*program.size}) == 1 else "name it in [run.teacher] of a study"
+        raise CheckpointError(f"{path}: {fixed_patch(program.size, data.patch)} ({cube})")
     config = ExportedTeacher(name="onnx", checkpoint=str(path), output="logits", take=name)
-    ours = normalisation_for(channels)
-    network = Exported(program, config, ours, classes=data.classes, where=str(path), regions=data.regions).eval()
-    images = data.images() if data.pictures else torch.zeros(1, channels, size, size)
+    ours = normalisation_for(channels) if dims == 2 else as_prepared(channels)
+    where, regions = str(path), data.regions
+    network = Exported(program, config, ours, classes=data.classes, where=where, regions=regions, dims=dims).eval()
+    images = data.images()
     kind = "logits" if network.probe(images) is None else "probabilities"
-    one = functional.interpolate(images[:1], size=program.size or (size, size))
+    one = functional.interpolate(images[:1], size=program.size or tuple(images.shape[2:]))
     with torch.no_grad():
-        shape = tuple(program.call(one.repeat(program.least, 1, 1, 1)).shape)
+        shape = tuple(program.call(one.repeat(program.least, *[1] * (dims + 1))).shape)
         logits = network(images).logits
-    single = not data.regions and (len(shape) == 3 or shape[1] == 1)
-    values = logits[:, 1:] if single else logits
-    return _Output(name, kind, shape, float(values.min()), float(values.max()), program.size)
+    returned = 1 if len(shape) == dims + 1 else shape[1]
+    values = logits[:, 1:] if returned == 1 and not regions else logits
+    extent = math.prod(shape[-dims:])
+    return _Output(name, kind, returned, extent, float(values.min()), float(values.max()), program.size)
 
 
-def _notes(best: _Output, names: Sequence[str], pictures: int, size: int) -> tuple[str, ...]:
-    channels = 1 if len(best.shape) == 3 else best.shape[1]
+def _notes(best: _Output, names: Sequence[str], data: _Examples) -> tuple[str, ...]:
+    tried = f"{min(len(data.pictures), PICTURES)} of these pictures" if data.dims == 2 else "a patch of noise"
     notes = [
-        f"returns {channels} {'channel' if channels == 1 else 'channels'} from {best.low:.3g} to {best.high:.3g} on "
-        f"{min(pictures, PICTURES)} of these pictures: taken as {best.kind}"
+        f"returns {best.channels} {'channel' if best.channels == 1 else 'channels'} from {best.low:.3g} to "
+        f"{best.high:.3g} on {tried}: taken as {best.kind}"
     ]
     if len(names) > 1:
         notes.append(f"has the outputs {', '.join(names)}; the one with the largest maps is taken: {best.name}")
-    if best.size is not None and best.size != (size, size):
+    if data.dims == 3:
+        return (*notes, f"{_PREPARED}; mean and std beside it are taken from patches before they enter it")
+    if best.size is not None and best.size != (data.size, data.size):
         height, width = best.size
         notes.append(f"takes {height} x {width} pixels alone: pictures are resized to it, and its output back")
     notes.append(

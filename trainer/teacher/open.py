@@ -24,6 +24,7 @@ from trainer.config import RunConfig
 from trainer.data.classes import dims_of, normalisation_of, size_of
 from trainer.data.dataset import DataSet
 from trainer.data.streams.batches import normalise, renormalised
+from trainer.data.streams.examples import examples_of
 from trainer.errors import CheckpointError, received
 from trainer.repository import expand
 from trainer.teacher import exported, probability_maps, state_dict
@@ -37,7 +38,7 @@ TEACH = "python -m trainer teach STUDY.toml"
 AGAIN = f"{TEACH} --again"
 """The same where the file is there already: without the flag it is left as it is."""
 PROBES = 4
-"""Validation images that an exported network is tried on before anything is asked of it."""
+"""Images that an exported network is tried on before anything is asked of it."""
 _TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 """How files end that `torch.save` writes."""
 _ELSEWHERE = frozenset({"checkpoint", "min_dice", "weights", "keys", "mean", "std", "initialisation"})
@@ -207,23 +208,36 @@ def _exported(config: ExportedTeacher, data: DataSet, device: torch.device) -> O
             "a file whose maker you trust, or bring the network as ONNX or safetensors weights, which hold data alone"
         )
     opener = open_onnx if config.name == "onnx" else open_export
-    program = opener(path, config.take, channels=data.channels, device=device)
-    ours = normalisation_of(data.config)
+    dims = dims_of(data.config)
+    program = opener(path, config.take, channels=data.channels, device=device, dims=dims)
+    ours = normalisation_of(data.config) if dims == 2 else exported.as_prepared(data.channels)
     regions = data.regions is not None
-    network = Exported(program, config, ours, classes=data.classes, where=str(path), regions=regions)
+    network = Exported(program, config, ours, classes=data.classes, where=str(path), regions=regions, dims=dims)
     network = _still(network, device)
-    count = min(PROBES, len(data.samples("validation")))
     sha256 = content(config)
-    if not count:
+    images = _probes(data)
+    if not len(images):
         return OpenedTeacher(network, sha256, (None,))
-    images = np.stack([data.fitted("validation", index)[0] for index in range(count)])
-    doubt = network.probe(normalise(torch.from_numpy(images).to(device), network.normalisation))
+    doubt = network.probe(normalise(images.to(device), network.normalisation))
     if doubt is not None:
         logger.warning("{}", doubt)
     size = data.config.size
-    other = program.size if program.size != (size, size) else None
+    other = program.size if dims == 2 and program.size != (size, size) else None
     sizes = "" if other is None else f"{path}: images are resized from {size} x {size} to its {other[0]} x {other[1]}"
     return OpenedTeacher(network, sha256, (None,), tuple(filter(None, (doubt, sizes))))
+
+
+def _probes(data: DataSet) -> Tensor:
+    """A few images to try a network on, as batches have them: of validation, or patches of training volumes."""
+    if dims_of(data.config) == 2:
+        count = min(PROBES, len(data.samples("validation")))
+        pictures = [data.fitted("validation", index)[0] for index in range(count)]
+        return torch.from_numpy(np.stack(pictures)) if pictures else torch.empty(0)
+    examples = examples_of(data)
+    patches = np.zeros((min(PROBES, examples.count), *examples.image_shape), np.float32)
+    for index, patch in enumerate(patches):
+        examples.make(index, index, patch, np.zeros(examples.mask_shape, np.uint8))
+    return torch.from_numpy(patches)
 
 
 def _built(config: NetworkTeacher, data: DataSet) -> Segmenter:

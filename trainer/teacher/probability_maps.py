@@ -18,9 +18,11 @@ from torch import Tensor
 from models.output import Output, Segmenter
 from trainer.checkpoint import SHOWN
 from trainer.data import augment
+from trainer.data.classes import dims_of
 from trainer.data.dataset import DataSet, Part, Placement, Sample
 from trainer.errors import CheckpointError
 from trainer.seeds import derive
+from trainer.teacher.stored_logits import OF_PICTURES
 
 PARTS: tuple[Part, ...] = ("train", "validation")
 SUFFIXES = (".png", ".npy")
@@ -43,6 +45,8 @@ class Maps(Segmenter):
         super().__init__()
         self.taps = {}
         self._data = data
+        if dims_of(data.config) == 3:
+            raise CheckpointError(OF_PICTURES)
         if data.classes != 2 or data.regions is not None:
             objects = f"{data.classes}" if data.regions is None else "regions"
             raise CheckpointError(

@@ -30,7 +30,7 @@ from torch import Tensor
 from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
 from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import RunConfig
-from trainer.data.classes import input_sides
+from trainer.data.classes import dims_of, input_sides
 from trainer.data.dataset import DataSet, examples_an_epoch
 from trainer.errors import DataError, refusal_text
 
@@ -57,9 +57,17 @@ UNSTORED = (
 )
 
 
+OF_PICTURES = (
+    'teacher.name = "maps": stored maps are bent along with pictures, and no patch is cut out of one; for volumes '
+    'bring the network that made them (name = "onnx" or its weights)'
+)
+
+
 def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
     """Raise ValueError where a run reads taps of a teacher that has none, or with views, where they would take many
-    times the room; and for stored maps without views."""
+    times the room; and for stored maps without views, or of volumes."""
+    if run.methods() and isinstance(run.teacher, MapsTeacher) and dims_of(run.data) == 3:
+        raise ValueError(OF_PICTURES)
     if run.methods() and isinstance(run.teacher, MapsTeacher) and run.data.views is None:
         raise ValueError(UNSTORED)
     if taps and run.teacher is not None and not isinstance(run.teacher, NetworkTeacher):

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import models
+from models.config import network_config
 from search.__main__ import main
 from search.spec.load import load
 from trainer.cli.entry import guard
@@ -48,7 +51,7 @@ def test_a_study_of_volumes_is_drafted_and_loads(tmp_path, monkeypatch, capsys):
     assert "which volume trains" in text
 
 
-def test_a_patch_and_a_split_may_be_given_and_a_teacher_of_pictures_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_patch_a_split_and_a_teacher_may_be_given(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = decathlon(tmp_path / "Task99_Drawn", [2.0] * 6)
     assert guard(lambda: main(["init", str(root), "--name", "first", "--size", "32"])) == 0
@@ -60,5 +63,15 @@ def test_a_patch_and_a_split_may_be_given_and_a_teacher_of_pictures_is_refused(t
     assert isinstance(second, VolumeData)
     assert second.classes == first.classes
     capsys.readouterr()
-    assert guard(lambda: main(["init", str(root), "--name", "third", "--teacher", "t.pt"])) == 2
-    assert "--teacher t.pt: is looked at with pictures; name it in [run.teacher]" in capsys.readouterr().err
+    network = models.build(network_config("residual-unet-3d", width=16), in_channels=1, classes=3, dims=3)
+    torch.save(network.state_dict(), "t.pt")
+    third = ["init", str(root), "--name", "third", "--split", "splits/first.csv", "--size", "32", "--teacher"]
+    assert guard(lambda: main([*third, "u.pt"])) == 2
+    assert "u.pt: no such file" in capsys.readouterr().err
+    assert guard(lambda: main([*third, "t.pt"])) == 0
+    assert "t.pt  a state dict of residual-unet-3d width 16, 1.19 M parameters" in capsys.readouterr().out
+    run = load(Path("studies/third.toml")).run
+    assert (run.student.name, run.student.options()["width"]) == ("tiny-unet-3d", 8)
+    flags = ["--no-timing", "--set", "run.teacher.min_dice=0.0"]
+    assert guard(lambda: main(["validate", "third", *flags])) == 0, capsys.readouterr().err
+    assert "t.pt: 49 keys match" in (said := capsys.readouterr().out), said
