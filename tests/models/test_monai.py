@@ -1,4 +1,5 @@
-"""Networks for volumes against MONAI's of the same weights. MONAI takes seconds to import: it is, once, here."""
+"""Networks for volumes against MONAI's of the same weights, and the sliding window. MONAI takes seconds to import: it
+is, once, here."""
 
 import re
 import warnings
@@ -9,6 +10,7 @@ import torch
 
 import models
 from models.config import network_config
+from trainer.evaluation.sliding_window import SlidingWindow
 
 pytestmark = pytest.mark.skipif(find_spec("monai") is None, reason="MONAI is not installed")
 
@@ -102,3 +104,24 @@ def test_logits_and_gradients_are_those_of_monai_with_its_weights(nets, name, pa
     gradients = renamed({key: p.grad for key, p in judge.named_parameters()}, patterns)
     for key, p in network.named_parameters():
         torch.testing.assert_close(p.grad, gradients[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("weights", ["constant", "gaussian"])
+@pytest.mark.parametrize(
+    ("shape", "size", "overlap"), [((30, 21, 17), (16, 16, 8), 0.5), ((24, 9, 16), (16, 16, 16), 0.25)]
+)
+def test_the_sliding_window_is_monais(weights, shape, size, overlap):
+    from monai.inferers import sliding_window_inference
+
+    torch.manual_seed(1)
+    network = models.build(network_config("tiny-unet-3d", width=4), in_channels=2, classes=3, dims=3).eval()
+    volume = torch.randn(2, *shape)
+    window = SlidingWindow(size, overlap, weights)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pieces = window.planes(volume, lambda patches: network(patches).logits, torch.device("cpu"))
+        ours = torch.cat([piece for _, piece in pieces], dim=1)
+        theirs = sliding_window_inference(
+            volume[None], size, 4, lambda patches: network(patches).logits, overlap=overlap, mode=weights
+        )
+    torch.testing.assert_close(ours, theirs[0], atol=1e-5, rtol=0)
