@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.volume_growth --patch 16 --trials 8 --student 4 --teacher 8
 
 Two students side by side learn by logits, an epoch a trial of one step of four patches, validation included, with the
-worker's own loop, database and checkpoints. After each trial the resident memory of the process is read. Growth is
-the slope of a line through the trials after the first ten, by which time libraries and pools have what they take;
-it is to stay below 1 MB a trial.
+worker's own loop, database and checkpoints. Whenever no student is left the resident memory of the process is read.
+Growth is the slope of a line through what was read after the first ten trials, by which time libraries and pools have
+what they take; it is to stay below 1 MB a trial.
 """
 
 import argparse
@@ -38,13 +38,14 @@ def resident() -> float:
 class Watched(benchmarks.ours.Timed):
     """A cohort that notes the process's memory whenever a trial is over."""
 
-    after: list[float]
+    after: list[tuple[int, float]]
+    """(Students that still train, MB) after each trial."""
 
     def dismiss(self, key: int) -> None:
         """Forget a member, then look."""
         super().dismiss(key)
         gc.collect()
-        self.after.append(resident())
+        self.after.append((len(self._members), resident()))
 
 
 def spec_of(folder: Path, args: argparse.Namespace) -> StudySpec:
@@ -78,13 +79,14 @@ def main() -> int:
         began = now()
         benchmarks.ours.search_once(spec, folder / "cache", work, SLOTS)
         spent = now().since(began)
-    after = np.array(Watched.after)
-    tail = np.arange(min(FIRST, len(after) // 2), len(after))
-    slope, _ = np.polyfit(tail, after[tail], 1)
-    shown = ", ".join(f"{at + 1}: {after[at]:.0f}" for at in range(0, len(after), 10))
-    print(f"{STUDENT[0]} {args.student} under {TEACHER[0]} {args.teacher}, {args.patch}^3, {len(after)} trials")
-    print(f"resident MB after trial {shown}, {len(after)}: {after[-1]:.0f}; peak {peak()} MB; {spent.cpu:.0f} CPU s")
-    print(f"growth after trial {tail[0]}: {slope:+.3f} MB a trial; bound {BOUND_MB:g}")
+    alone = [(trial, memory) for trial, (left, memory) in enumerate(Watched.after, 1) if left == 0]
+    trials, after = (np.array(values, dtype=float) for values in zip(*alone, strict=True))
+    tail = trials > min(FIRST, len(Watched.after) // 2)
+    slope, _ = np.polyfit(trials[tail], after[tail], 1)
+    shown = ", ".join(f"{trial:.0f}: {memory:.0f}" for trial, memory in zip(trials, after, strict=True))
+    print(f"{STUDENT[0]} {args.student} under {TEACHER[0]} {args.teacher}, {args.patch}^3, {len(Watched.after)} trials")
+    print(f"resident MB after trial {shown}; peak {peak()} MB; {spent.cpu:.0f} CPU s")
+    print(f"growth after the first {FIRST} trials: {slope:+.3f} MB a trial; bound {BOUND_MB:g}")
     return int(slope >= BOUND_MB)
 
 

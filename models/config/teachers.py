@@ -166,10 +166,12 @@ class ExportedTeacher(Teacher):
         default="0-1", description="the values of black and white from which `mean` is taken"
     )
     mean: Channels | None = Field(
-        default=None, description="by channel, taken from its input; none: ImageNet's, or 0 where pixels are 0-255"
+        default=None,
+        description="by channel, taken from its input; none: ImageNet's, or 0 where pixels are 0-255 and of volumes",
     )
     std: Channels | None = Field(
-        default=None, description="by channel, what the rest is divided by; none: ImageNet's, or 1 where 0-255"
+        default=None,
+        description="by channel, what the rest is divided by; none: ImageNet's, or 1 where 0-255 and of volumes",
     )
     colours: Literal["rgb", "bgr"] = Field(default="rgb", description="the order of its input's channels")
 
@@ -181,7 +183,8 @@ class ExportedTeacher(Teacher):
 
 
 class MapsTeacher(Teacher):
-    """Stored probabilities of the foreground, a file an image of train and validation. It has no taps."""
+    """Stored probabilities of the foreground, a file an image of train and validation; of pictures alone. It has no
+    taps."""
 
     name: Literal["maps"]
     checkpoint: str | None = Field(

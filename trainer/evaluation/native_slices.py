@@ -34,7 +34,8 @@ class _Way(NamedTuple):
     """The first native voxel that the prepared grid reaches."""
     low: "Tensor"
     high: "Tensor"
-    share: "Tensor"
+    share: "Tensor | None"
+    """None: every place is a voxel's own, the one below."""
     side: int
     """Voxels of the native axis."""
 
@@ -111,18 +112,20 @@ def between_planes(
     planes beside it are there.
 
     planes: all those of the prepared grid in their order, with their numbers. mixed: of the plane below, that above and
-    the share of the latter, their linear mean.
+    the share of the latter, their linear mean; it is not asked where the share is 0.
     """
     depth, places = grid.positions(2)
     start, stop = reached(places, grid.shape[depth])
     low, high, share = neighbours(places[start:stop], grid.shape[depth])
+    high = np.where(share == 0, low, high)
     waiting = sorted(range(stop - start), key=lambda at: (int(low[at]), float(share[at])))
     kept: dict[int, Plane] = {}
     for number, plane in planes:
         kept[number] = plane
         while waiting and int(high[waiting[0]]) in kept:
             at = waiting.pop(0)
-            yield start + at, mixed(kept[int(low[at])], kept[int(high[at])], float(share[at]))
+            below, above = kept[int(low[at])], kept[int(high[at])]
+            yield start + at, below if share[at] == 0 else mixed(below, above, float(share[at]))
         needed = int(low[waiting[0]]) if waiting else number + 1
         kept = {at: plane for at, plane in kept.items() if at >= needed}
 
@@ -139,8 +142,9 @@ def _way(grid: NativeGrid, native: int, device: "torch.device") -> _Way:
 
     at, places = grid.positions(native)
     start, stop = reached(places, grid.shape[at])
-    low, high, share = (torch.from_numpy(each).to(device) for each in neighbours(places[start:stop], grid.shape[at]))
-    return _Way(start, low, high, share.float(), len(places))
+    own = neighbours(places[start:stop], grid.shape[at])
+    low, high, share = (torch.from_numpy(each).to(device) for each in own)
+    return _Way(start, low, high, share.float() if own[2].any() else None, len(places))
 
 
 def _on_native(plane: "Tensor", ways: list[_Way], ground: int) -> "Tensor":
@@ -155,7 +159,10 @@ def _on_native(plane: "Tensor", ways: list[_Way], ground: int) -> "Tensor":
 
 
 def _between(values: "Tensor", axis: int, way: _Way) -> "Tensor":
-    below, above = values.index_select(axis, way.low), values.index_select(axis, way.high)
+    below = values.index_select(axis, way.low)
+    if way.share is None:
+        return below
+    above = values.index_select(axis, way.high)
     return below.lerp(above, way.share.view([-1 if at == axis else 1 for at in range(values.ndim)]))
 
 
