@@ -1,11 +1,20 @@
 """Pruners by the name that a study file gives them, and their verdict on one trial."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.study import Study
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+)
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.samplers.front import FrontChoice, choice_of
@@ -17,7 +26,9 @@ from trainer.errors import counted, nearest
 class PrunerSettings:
     """A pruner by name. Epochs count from 1; nothing is pruned before epoch `warmup_epochs` + 1.
 
-    `startup` (median alone): trials of the same choice that must be COMPLETE before any is pruned.
+    `startup` (median, percentile): trials of the same choice that must be COMPLETE before any is pruned.
+    `percentile`: the share that goes on, in percent. `patience`, `min_delta` (patient): epochs without a score that is
+    better than those before by more than that. `lower`, `upper` (threshold): scores beyond them end a trial.
     `min_epochs`, `reduction` (halving, hyperband): the first rung and the factor from rung to rung; one trial in
     `reduction` passes a rung. The first rung is never inside the warmup.
     `epochs`: how long a trial is at most; hyperband spreads its brackets over it.
@@ -32,11 +43,16 @@ class PrunerSettings:
     reduction: int = 3
     min_epochs: int = 1
     exact: bool = True
+    percentile: float = 25.0
+    patience: int = 5
+    min_delta: float = 0.0
+    lower: float | None = None
+    upper: float | None = None
 
     def __post_init__(self) -> None:
         if self.name not in PRUNERS:
             raise ValueError(f"pruner.name: unknown {self.name!r}{nearest(self.name, PRUNERS)}")
-        least = {"epochs": 1, "startup": 0, "warmup_epochs": 0, "reduction": 2, "min_epochs": 1}
+        least = {"epochs": 1, "startup": 0, "warmup_epochs": 0, "reduction": 2, "min_epochs": 1, "patience": 1}
         for name, low in least.items():
             if (value := getattr(self, name)) < low:
                 raise ValueError(f"pruner.{name}: {value} is not at least {low}")
@@ -62,6 +78,42 @@ def _median(settings: PrunerSettings) -> BasePruner:
     return MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=settings.warmup_epochs + 1)
 
 
+def _percentile(settings: PrunerSettings) -> BasePruner:
+    return PercentilePruner(
+        settings.percentile, n_startup_trials=settings.startup, n_warmup_steps=settings.warmup_epochs + 1
+    )
+
+
+def _threshold(settings: PrunerSettings) -> BasePruner:
+    low = -math.inf if settings.lower is None else settings.lower
+    high = math.inf if settings.upper is None else settings.upper
+    return ThresholdPruner(lower=low, upper=high, n_warmup_steps=settings.warmup_epochs + 1)
+
+
+class Patience(BasePruner):
+    """Ends a trial whose best score of the last `patience` epochs is not better than its best before by more than
+    `min_delta`; NaN is no score. Optuna's PatientPruner ends what became worse by more than that: with it a network
+    that has collapsed, and has Dice 0 in each epoch, goes on to its end."""
+
+    def __init__(self, patience: int, min_delta: float, warmup_epochs: int) -> None:
+        self._patience, self._min_delta, self._warmup = patience, min_delta, warmup_epochs
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the trial stands still at its newest report."""
+        last = trial.last_step
+        if last is None or last <= max(self._warmup, self._patience):
+            return False
+        sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        scores = {step: sign * v for step, v in trial.intermediate_values.items() if not math.isnan(v)}
+        recent = max((v for step, v in scores.items() if step > last - self._patience), default=-math.inf)
+        before = max((v for step, v in scores.items() if step <= last - self._patience), default=-math.inf)
+        return recent <= before + self._min_delta
+
+
+def _patient(settings: PrunerSettings) -> BasePruner:
+    return Patience(settings.patience, settings.min_delta, settings.warmup_epochs)
+
+
 def _hyperband(settings: PrunerSettings) -> BasePruner:
     first, most = settings.first_rung(), settings.epochs
     if settings.exact:
@@ -82,8 +134,11 @@ def _none(settings: PrunerSettings) -> BasePruner:  # noqa: ARG001 - every build
 
 PRUNERS: dict[str, Callable[[PrunerSettings], BasePruner]] = {
     "median": _median,  # worse than the median of finished trials at this epoch (Golovin et al. 2017, section 3.2.1)
+    "percentile": _percentile,  # the same with another share than half
     "hyperband": _hyperband,  # halving in several brackets of differing patience (Li et al. 2018)
     "halving": _halving,  # asynchronous successive halving (Li et al. 2020)
+    "patient": _patient,  # no better for some epochs (Prechelt 1998)
+    "threshold": _threshold,  # beyond a bound
     "none": _none,
 }
 
@@ -95,6 +150,10 @@ def pruner(settings: PrunerSettings) -> BasePruner:
 
 VERDICT = "kd_search:verdict"
 """The system attribute of a trial that holds the last verdict at a rung: `{"step": 9, "prune": true}`."""
+
+
+RUNGS = "kd_search:rungs"
+"""The system attribute of a trial that holds the epoch of each rung that was noted: `{"completed_rung_0": 3}`."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +179,20 @@ def judge(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontC
     """Whether the trial, with its newest intermediate value stored, ends here; judged among trials of its own choice.
 
     `trial` must be read after the report. Nothing is written. At a rung, Optuna's halving and hyperband would note the
-    score and, asked again about the same report, take the rung for passed: here the verdict is noted with it. Do not
-    ask after the last epoch: a trial that has trained to its end is COMPLETE whatever its rank.
+    score and, asked again about the same report, take the rung for passed: here the verdict is noted with it. One that
+    ends the trial is noted of every pruner, as rivals may change what it would say a moment later. Do not ask after the
+    last epoch: a trial that has trained to its end is COMPLETE whatever its rank.
     """
     before = stored_verdict(trial)
     if before is not None:
         return Verdict(before)
     if front is not None:
         study = study_through(study, same_choice(choice_of(front, trial)))
-    if not isinstance(pruner, SuccessiveHalvingPruner | HyperbandPruner):
-        return Verdict(pruner.prune(study, trial))
     recorded, notes = study_recorded(study)
-    prune = pruner.prune(recorded, trial)
-    return Verdict(prune, {**notes, VERDICT: {"step": trial.last_step, "prune": prune}} if notes else notes)
+    prune = bool(pruner.prune(recorded, trial))  # some of Optuna's answer with numpy's
+    judged = {VERDICT: {"step": trial.last_step, "prune": prune}} if notes or prune else {}
+    rungs = {**trial.system_attrs.get(RUNGS, {}), **dict.fromkeys(notes, trial.last_step)}
+    return Verdict(prune, {**notes, **judged, **({RUNGS: rungs} if notes else {})})
 
 
 def should_prune(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontChoice | None = None) -> bool:

@@ -13,9 +13,9 @@ from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs, refuse_large_batches
 from search.planning.time_forecast import TimeForecast, time_forecast
 from search.spec.arms import Arm
-from search.spec.config import MedianConfig
 from search.spec.front import choice_shown, title
 from search.spec.load import StudySpec, identity, probe_runs
+from search.spec.proposals import pruner_notes, sampler_notes
 from search.spec.space import Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.config_paths import flatten
@@ -24,7 +24,7 @@ from trainer.data.classes import classes_of, dims_of, opening_work, overlaps
 from trainer.data.dataset import Part, examples_an_epoch, foreground_names
 from trainer.data.splits.part_sizes import counted_groups, scored_as
 from trainer.engine.class_counts import class_pixels, label_pixels
-from trainer.errors import UserError, counted, one_line
+from trainer.errors import UserError, one_line
 from trainer.run_file import RunFile
 
 if TYPE_CHECKING:
@@ -359,6 +359,7 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     """What is allowed and still may not be meant."""
     for arm in spec.arms:
         yield from _notes_of(arm)
+        yield from pruner_notes(arm, maximize=spec.objective.direction == "maximize")
     points = len(spec.main.points)
     if compared_methods(spec) and spec.confirm.top < points:
         along = title(spec.main.front)
@@ -388,8 +389,6 @@ def _notes_of(arm: Arm) -> Iterator[str]:
         unused = [m for m in methods if steps[1:] and steps[1] not in m.split("+")]
         if steps[0] == "losses" and steps[1] in NEEDS_TEACHER and unused and "method" not in dict(p.when):
             yield f"{arm.name}: {p.name} is drawn without effect where method is {' or '.join(unused)}; add when"
-    if isinstance(arm.pruner, MedianConfig) and arm.pruner.warmup(arm.epochs) >= arm.epochs:
-        epochs = counted(arm.epochs, "epoch")
-        yield f"{arm.name}: pruner.warmup_epochs = {arm.pruner.warmup_epochs}: nothing is pruned in {epochs}"
+    yield from sampler_notes(arm)
     if arm.trials < len(arm.points):
         yield f"{arm.name}: {arm.trials} trials for {len(arm.points)} choices of {title(arm.front)}: some get none"

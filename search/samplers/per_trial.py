@@ -1,6 +1,6 @@
 """A sampler made anew for every trial and seeded by its number, which sees trials within their choice of the front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -14,6 +14,8 @@ from trainer.seeds import derive
 
 OWN_AFTER = 10
 """Finished trials of a choice from which on they alone may guide the next trial of that choice."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The trials that count as finished, unless a sampler learns from COMPLETE ones alone."""
 
 
 class PerTrial(BaseSampler):
@@ -25,8 +27,8 @@ class PerTrial(BaseSampler):
     trial, so several trials may be asked for in any order.
 
     With a front, its parameters are dealt out (`choice_for`) and the inner sampler sees a view: in every second block
-    of k trials only the trials of the same choice, once `own_after` of them are finished, else all trials with their
-    values as quantiles within their choice.
+    of k trials only the trials of the same choice, once `own_after` of them are in a state of `learns_from`, else all
+    trials with their values as quantiles within their choice. `own_after` None: always all.
 
     The study must not carry a Hyperband pruner, with which Optuna hides most trials from any sampler.
     """
@@ -38,13 +40,15 @@ class PerTrial(BaseSampler):
         seed: int,
         study_purpose: tuple[str, ...] = (),
         front: FrontChoice | None = None,
-        own_after: int = OWN_AFTER,
+        own_after: int | None = OWN_AFTER,
+        learns_from: Collection[TrialState] = FINISHED,
     ) -> None:
         self._build = build
         self._seed = seed
         self._study_purpose = study_purpose
         self._front = front
         self._own_after = own_after
+        self._learns_from = learns_from
         self._begun: dict[int, tuple[BaseSampler, Study]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -95,13 +99,14 @@ class PerTrial(BaseSampler):
         return study_through(study, change, once=True)
 
     def _within(self, front: FrontChoice, trial: FrozenTrial) -> Change:
-        own_turn = trial.number // len(front.points) % 2 == 1
+        least = self._own_after
+        own_turn = least is not None and trial.number // len(front.points) % 2 == 1
         own_choice = same_choice(choice_of(front, trial))
         all_ranked = quantiles_within(*front.names)
 
         def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
             own = own_choice(trials) if own_turn else []
-            finished = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in own)
-            return own if own_turn and finished >= self._own_after else all_ranked(trials)
+            finished = sum(t.state in self._learns_from for t in own)
+            return own if least is not None and own_turn and finished >= least else all_ranked(trials)
 
         return change

@@ -6,6 +6,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from models.config import Frozen
+from search.spec.strategies import (
+    MOST_TRIALS,
+    CmaesConfig,
+    GpConfig,
+    GridConfig,
+    NoOptions,
+    Nsga2Config,
+    PatientConfig,
+    PercentileConfig,
+    QmcConfig,
+    ThresholdConfig,
+    WilcoxonConfig,
+)
 from trainer.config import LARGEST_SEED, MOST_EPOCHS
 from trainer.data.splits.folders import pattern_from
 from trainer.errors import DataError
@@ -17,7 +30,6 @@ SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", 
 MAIN = "kd"
 """The name of the main search among the arms."""
 
-MOST_TRIALS = 1_000_000
 MOST_DAYS = 36_500
 """The longest `wall`: a hundred years."""
 
@@ -123,10 +135,6 @@ class TpeConfig(Frozen):
     options: TpeOptions = Field(default=TpeOptions(), description="further arguments of the sampler")
 
 
-class NoOptions(Frozen):
-    """A sampler without options."""
-
-
 class RandomConfig(Frozen):
     """Independent draws."""
 
@@ -136,7 +144,10 @@ class RandomConfig(Frozen):
     options: NoOptions = Field(default=NoOptions(), description="it has none")
 
 
-SamplerConfig = Annotated[TpeConfig | RandomConfig, Field(discriminator="name")]
+SamplerConfig = Annotated[
+    TpeConfig | RandomConfig | GpConfig | CmaesConfig | Nsga2Config | QmcConfig | GridConfig,
+    Field(discriminator="name"),
+]
 
 
 class MedianConfig(Frozen):
@@ -194,7 +205,17 @@ class NoPruning(Frozen):
     name: Literal["none"]
 
 
-PrunerConfig = Annotated[MedianConfig | HalvingConfig | HyperbandConfig | NoPruning, Field(discriminator="name")]
+PrunerConfig = Annotated[
+    MedianConfig
+    | PercentileConfig
+    | HalvingConfig
+    | HyperbandConfig
+    | PatientConfig
+    | ThresholdConfig
+    | WilcoxonConfig
+    | NoPruning,
+    Field(discriminator="name"),
+]
 
 
 def seconds(text: str) -> float:

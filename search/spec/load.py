@@ -29,6 +29,7 @@ from search.spec.config import (
 from search.spec.file import find, read
 from search.spec.identity import arm_identity, difference, digest, document
 from search.spec.overrides import apply
+from search.spec.proposals import check_sampler
 from search.spec.space import Parameter, entries, parse
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
@@ -194,6 +195,7 @@ def _arms(tables: StudyTables, name: str, where: str, pretrained: Literal["encod
     arms = with_enqueued([main, *(control_arm(main, entry, where) for entry in tables.arms)], tables.enqueue, where)
     for arm in arms:
         check_pruner(arm)
+        check_sampler(arm)
         _check_both_ends(arm)
     return tuple(changed(arm, identity=arm_identity(arm)) for arm in arms)
 

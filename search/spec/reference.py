@@ -6,7 +6,9 @@ go stale.
 
 import ast
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -17,9 +19,19 @@ from losses.ranges import RANGES
 from models import MODELS
 from search.exit_codes import EXIT_CODES
 from search.pruners import PRUNERS
-from search.samplers import SAMPLERS
+from search.samplers import PLACES, SAMPLERS
 from search.spec.config import ArmEntry, StudyTables
-from search.spec.reference_examples import EXAMPLES, INTRODUCTION, NOTES, SPACE_KEYS
+from search.spec.load import load
+from search.spec.proposals import pruner_notes, sampler_notes
+from search.spec.reference_examples import (
+    ABLE_IN,
+    ABLE_SETTINGS,
+    ABLE_STUDY,
+    EXAMPLES,
+    INTRODUCTION,
+    NOTES,
+    SPACE_KEYS,
+)
 from trainer.cli.entry import guard
 from trainer.cli.parser import CommandLine
 from trainer.config import RunConfig
@@ -74,8 +86,8 @@ def _tables(path: str, models: Sequence[type[BaseModel]]) -> Iterator[str]:
     for model in models:
         names = get_args(model.model_fields["name"].annotation) if "name" in model.model_fields else ()
         if len(models) > 1:
-            which = " or ".join(f"`{name}`" for name in names)
-            yield f"**`{_title(path)}` with `name` = {which}.** {_first(model.__doc__)}"
+            which = f" with `name` = {' or '.join(f'`{name}`' for name in names)}" if names else ""
+            yield f"**`{_title(path)}`{which}.** {_first(model.__doc__)}"
         rows = list(_keys(model, names if len(models) > 1 else ()))
         if rows:
             yield _rows(HEADS, rows)
@@ -151,9 +163,41 @@ def _names() -> Iterator[str]:
     settings = dict(_named(variants(RunConfig.model_fields["data"].annotation)))
     yield from _listing("Data sets", ((name, settings[name]) for name in DATASETS))
     yield from _listing("Augmentation presets", ((name, _first(made.__doc__)) for name, made in PRESETS.items()))
-    for title, table, key in (("Samplers", SAMPLERS, "sampler"), ("Pruners", PRUNERS, "pruner")):
+    for title, table, key in (("Samplers", {**SAMPLERS, **PLACES}, "sampler"), ("Pruners", PRUNERS, "pruner")):
         described = dict(_named(variants(StudyTables.model_fields[key].annotation)))
         yield from _listing(title, ((name, described[name]) for name in table))
+    yield f'### <a id="able"></a>What each sampler and pruner can do\n\n{NOTES["able"]}'
+    yield _rows(("name", *ABLE_IN), _abilities("sampler", sorted({**SAMPLERS, **PLACES})))
+    yield _rows(("name", *ABLE_IN), _abilities("pruner", sorted({*PRUNERS, "wilcoxon"} - {"none"})))
+
+
+def _abilities(kind: str, names: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    for name in names:
+        yield f"`{name}`", *(ability(kind, name, feature) for feature in ABLE_IN)
+
+
+def able_study(kind: str, name: str, feature: str) -> str:
+    """The study in which a sampler or pruner, by `kind`, is tried with a feature of ABLE_IN."""
+    chosen = {"sampler": 'name = "random"', "pruner": 'name = "none"'}
+    chosen[kind] = f'name = "{name}"\n{ABLE_SETTINGS.get(name, "")}'
+    return ABLE_STUDY.replace("SAMPLER", chosen["sampler"]).replace("PRUNER", chosen["pruner"]) + ABLE_IN[feature]
+
+
+def ability(kind: str, name: str, feature: str) -> str:
+    """What reading such a study says: `works`, `refused: ...`, or `warned: ...` with what `validate` says of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "able.toml"
+        notes = {}
+        for each in (feature, "several workers") if ABLE_IN[feature] else (feature,):
+            path.write_text(able_study(kind, name, each))
+            try:
+                spec = load(path)
+            except UserError as error:
+                return f"refused: {str(error).rpartition(f'{kind}.name = {name!r}: ')[2].rpartition(f': {kind}: ')[2]}"
+            lines = [*sampler_notes(spec.main), *pruner_notes(spec.main, maximize=True)]
+            notes[each] = [note.partition(f"{kind} {name} ")[2] for note in lines]
+    more = [note for note in notes[feature] if note not in notes.get("several workers", notes[feature])]
+    return f"warned: {'; '.join(more)}" if more else "works"
 
 
 def _named(models: Iterable[type[BaseModel]]) -> Iterator[tuple[str, str]]:

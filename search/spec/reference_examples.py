@@ -197,6 +197,10 @@ NOTES = {
     "(`gain[METHOD]`, corrected over the methods by Holm), so `top` is at least the number of methods. "
     "Runs of one seed start alike and see the same batches. Another `[confirm]` after the test rows were seen is a "
     "second opening, which the report tells.",
+    "able": "Of a study that has what stands above a column. `works`: a test runs it. `refused`: `validate`, and every "
+    "other command, says so in one line. `warned`: it works, and `validate` says what is otherwise than one may think. "
+    "In any case `validate` warns where fewer trials are to be expected to complete than `gp`, `cmaes` or `nsga2` need "
+    "before they learn, since these learn nothing from pruned ones.",
     "names": "What the tables of the program hold. Adding one is one file and one line: see CONTRIBUTING.md.",
 }
 """By table: what a reader needs beside the meaning of its keys."""
@@ -209,3 +213,39 @@ SPACE_KEYS = (
     ("`when`", "table", "paths with a value, or a list of values, under which the parameter is live at all"),
 )
 """The keys of an entry of [space]; `search.spec.space` reads them."""
+
+ABLE_STUDY = """
+[objective]
+maximize = "dice"
+[run]
+method = "none"
+epochs = 4
+batch_size = 4
+data = { name = "blobs", size = 32, train = 8, validation = 4, augment = "none" }
+student = { name = "unet", width = 4 }
+losses = { ce = {} }
+optim = { lr = 1e-3 }
+[sampler]
+SAMPLER
+[pruner]
+PRUNER
+[budget]
+trials = 40
+[space]
+"student.width" = { choices = [4, 8] }
+"batch_size" = { low = 2, high = 8 }
+"optim.weight_decay" = { low = 0.0, high = 0.1, step = 0.01 }
+"""
+"""A study in which every sampler and pruner works."""
+
+ABLE_IN = {
+    "a front": '[front]\nalong = "student.width"\n',
+    "arms": '[[arms]]\nname = "wide"\nset = { "student.width" = 8 }\n',
+    "conditions": '"optim.clip" = { low = 1, high = 4, when = { "student.width" = 8 } }\n',
+    "several workers": "",
+    "trials that change hands": "",
+}
+"""What a study may have beside, by the head of its column; the last two are of workers and not of files."""
+
+ABLE_SETTINGS = {"threshold": "lower = 0.3\n", "patient": "patience = 1\n"}
+"""What a sampler or pruner needs beside its name."""

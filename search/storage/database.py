@@ -55,6 +55,10 @@ class Database:
     label: str
     """The URL without its password."""
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """A lock that one process at a time has, over all machines; tables and studies are made under it, too."""
+        return one_at_a_time(self.engine.url, self.label)
+
 
 def open_storage(url: str, *, create: bool = True, studies: Sequence[str] = ()) -> Database:
     """Open the tables of Optuna and our own.

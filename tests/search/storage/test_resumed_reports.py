@@ -123,6 +123,27 @@ def test_a_verdict_whose_end_was_lost_on_the_way_ends_the_trial_at_the_next_try(
     assert search.opened.storage.get_trial(trial_id).state.name == "PRUNED"
 
 
+def test_a_student_that_learns_nothing_is_judged_at_the_rung_that_it_trains_again(
+    search: StudyAdapter, tmp_path: Path
+) -> None:
+    """Its score is the same in each epoch, so the rung's note does not tell of which one it is; its epoch is kept."""
+    own = Worker(search, "me", tmp_path)
+    dead, *rivals = [own.begin() for _ in range(4)]
+    for epoch in (2, 4):
+        for trial_id, dice in zip(rivals, (0.80, 0.81, 0.82), strict=True):
+            if trial_id in own.members.held:
+                own.tell(trial_id, epoch, dice)
+    search.report(own.members.held[dead].lease, 1, 0.1, {})
+    search.report(own.members.held[dead].lease, 2, 0.1, {})
+    assert search.pruned(own.members.held[dead].lease)
+    (row,) = [row for row in search.leases.of_studies(list(search.arms)) if row.trial_id == dead]
+    taken = search.leases.acquire(row, Owner("other", "there"), resume_epoch=1, lost=True)
+    assert taken is not None
+    assert rungs(search, dead) == {}
+    search.report(taken, 2, 0.1, {})
+    assert [search.pruned(taken) for _ in range(2)] == [True, True]
+
+
 @pytest.mark.parametrize("resumed", [1, 2])
 def test_a_worker_that_takes_a_judged_trial_over_ends_it_unless_it_trains_the_rung_again(
     search: StudyAdapter, tmp_path: Path, resumed: int
