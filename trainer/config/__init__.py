@@ -4,7 +4,17 @@ from trainer.config.classes import MOST_CLASSES, MOST_FILES, ClassConfig, ClassV
 from trainer.config.optim import MOST_EPOCHS, Constant, Cosine, OneCycle, OptimConfig, Plateau, Poly, ScheduleConfig
 from trainer.config.pictures import LARGEST_SEED, BlobsData, CellReader, PictureData, Pictures, PolypData
 from trainer.config.run import DataConfig, Precision, Replay, RunConfig, ValidateConfig
-from trainer.config.volumes import GridRule, Orientation, PatchChanges, VolumeData, VolumeRecipe, ZScore
+from trainer.config.volumes import (
+    ChannelScheme,
+    GridRule,
+    Orientation,
+    PatchChanges,
+    Tiling,
+    VolumeData,
+    VolumeRecipe,
+    Weights,
+    ZScore,
+)
 
 __all__ = [
     "LARGEST_SEED",
@@ -13,6 +23,7 @@ __all__ = [
     "MOST_FILES",
     "BlobsData",
     "CellReader",
+    "ChannelScheme",
     "ClassConfig",
     "ClassValue",
     "Constant",
@@ -34,8 +45,10 @@ __all__ = [
     "Replay",
     "RunConfig",
     "ScheduleConfig",
+    "Tiling",
     "ValidateConfig",
     "VolumeData",
     "VolumeRecipe",
+    "Weights",
     "ZScore",
 ]

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveInt, StrictInt, field_validator, model_validator
 
 from models.config import Frozen
+from models.config.network import absent
 from trainer.config.classes import MOST_CLASSES, ClassConfig, ClassValue, Intensity, RegionConfig, listed_regions
 
-VolumeRecipe = Literal["btcv", "word", "brats21", "msd", "none"]
+VolumeRecipe = Literal["btcv", "word", "brats21", "msd", "nnunet", "none"]
 Orientation = Literal["RAS", "LPS", "stored"]
 ZScore = Literal["none", "volume", "nonzero", "nonzero-patch"]
 GridRule = Literal["first-centre", "edge-to-edge"]
@@ -19,6 +20,46 @@ MOST_CHANNELS = 64
 
 
 PatchChanges = Literal["none", "flips", "standard", "strong"]
+Tiling = Literal["clamped", "spread"]
+Weights = Literal["constant", "gaussian", "nnunet"]
+Scheme = Literal[
+    "CTNormalization",
+    "ZScoreNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+]
+"""nnU-Net's names."""
+
+
+class ChannelScheme(Frozen):
+    """How nnU-Net normalises a channel; its plans have these values."""
+
+    scheme: Scheme = Field(description="its name in normalization_schemes")
+    masked: bool = Field(
+        default=False, exclude_if=lambda masked: not masked, description="z-score: use_mask_for_norm of the plans"
+    )
+    low: Intensity | None = Field(
+        default=None, exclude_if=absent, description="CT: percentile_00_5 of the plans; below it is clipped"
+    )
+    high: Intensity | None = Field(default=None, exclude_if=absent, description="CT: percentile_99_5")
+    mean: Intensity | None = Field(default=None, exclude_if=absent, description="CT: of the foreground")
+    std: Intensity | None = Field(default=None, exclude_if=absent, description="CT: of the foreground, above 0")
+
+    @model_validator(mode="after")
+    def _has_its_values(self) -> Self:
+        given = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}
+        if self.scheme == "CTNormalization":
+            lacking = next((name for name, value in given.items() if value is None), None)
+            if lacking is not None:
+                raise ValueError(f"schemes: CTNormalization has no {lacking}; take it from the plans")
+            if not (self.low or 0.0) < (self.high or 0.0) or not (self.std or 0.0) > 0:
+                raise ValueError("schemes: CTNormalization: expected low below high, and std above 0")
+        elif any(value is not None for value in given.values()):
+            raise ValueError(f"schemes: {self.scheme} takes no low, high, mean or std; leave them out")
+        if self.masked and self.scheme != "ZScoreNormalization":
+            raise ValueError(f"schemes: {self.scheme} knows no mask; leave masked out")
+        return self
 
 
 class VolumeData(Frozen):
@@ -83,6 +124,11 @@ class VolumeData(Frozen):
     multiple: tuple[Side, Side, Side] | None = Field(
         default=None, description="sides that are padded up to multiples of these; none: recipe's"
     )
+    schemes: tuple[ChannelScheme, ...] = Field(
+        default=(),
+        exclude_if=lambda schemes: not schemes,
+        description='with recipe = "nnunet" alone: how each channel is normalised, as the plans of nnU-Net have it',
+    )
     storage: Literal["float32", "float16"] = Field(default="float32", description="of prepared images on the disk")
     patch: tuple[Side, Side, Side] = Field(default=(96, 96, 96), description="sides of a patch in voxels: x, y, z")
     patches: PositiveInt = Field(default=4, le=1000, description="patches of each case in an epoch")
@@ -104,8 +150,13 @@ class VolumeData(Frozen):
         "stored; none: new ones in every epoch",
     )
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0, description="share of a window that its neighbour covers, too")
-    weights: Literal["constant", "gaussian"] = Field(
-        default="constant", description="of the voxels of overlapping windows"
+    weights: Weights = Field(
+        default="constant", description="of the voxels of overlapping windows; nnunet: nnU-Net's own Gaussian"
+    )
+    tiling: Tiling = Field(
+        default="clamped",
+        exclude_if=lambda tiling: tiling == "clamped",
+        description="windows in steps of equal length, the last at the end (MONAI); or spread evenly (nnU-Net)",
     )
 
     @property
@@ -143,6 +194,23 @@ class VolumeData(Frozen):
         wrong = next((name for name in swapped if name not in names or swapped.count(name) > 1), None)
         if wrong is not None:
             raise ValueError(f"swap: {wrong!r} is no class, or is in two pairs; known: {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _nnunet_is_whole(self) -> Self:
+        if self.recipe != "nnunet":
+            if self.schemes:
+                raise ValueError(f'schemes: recipe = {self.recipe!r} takes none; set recipe = "nnunet"')
+            return self
+        fixed = ("orientation", "grid", "window", "zscore", "crop", "margin", "multiple")
+        given = next((name for name in fixed if getattr(self, name) is not None), None)
+        if given is not None:
+            raise ValueError(f'{given}: recipe = "nnunet" fixes it as nnU-Net does; leave it out')
+        if not isinstance(self.spacing, tuple):
+            raise ValueError('spacing: recipe = "nnunet" needs that of the plans, turned round to x, y, z')
+        count = self.channels if isinstance(self.channels, int) else len(self.channels)
+        if len(self.schemes) != count:
+            raise ValueError(f"schemes: {len(self.schemes)} for {count} channels; expected one a channel")
         return self
 
     @model_validator(mode="after")

@@ -63,7 +63,7 @@ def volume_slices(
 
 def window_of(config: VolumeData) -> SlidingWindow:
     """The sliding window that the settings of a data set name."""
-    return SlidingWindow(config.patch, config.overlap, config.weights)
+    return SlidingWindow(config.patch, config.overlap, config.weights, config.tiling)
 
 
 def native_slices(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from trainer.data.volumes.windows import Size, Sweep, Tiling, Weights, count_windows, sweep
+from trainer.config import Tiling, Weights
+from trainer.data.volumes.windows import Size, Sweep, count_windows, sweep
 
 if TYPE_CHECKING:
     import torch

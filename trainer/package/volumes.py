@@ -9,7 +9,7 @@ from pydantic import Field, StrictInt, model_validator
 from models.config import Frozen
 from models.config.network import absent
 from trainer.config import MOST_CLASSES, GridRule, Intensity, Orientation, VolumeData, ZScore
-from trainer.config.volumes import MOST_CHANNELS, Millimetres, Side
+from trainer.config.volumes import MOST_CHANNELS, ChannelScheme, Millimetres, Side, Tiling, Weights
 from trainer.data.classes import LabelClass, classes_of, ground, hexadecimal, rgb
 from trainer.data.dataset import by_threshold
 from trainer.data.volumes.case import PreparedCase
@@ -50,13 +50,16 @@ class VolumePreprocessing(Frozen):
         description="mean 0 and deviation 1 by channel over all voxels, or over those that are not 0; nonzero-patch: "
         "a whole case as nonzero"
     )
+    schemes: tuple[ChannelScheme, ...] = Field(
+        default=(),
+        exclude_if=lambda schemes: not schemes,
+        description="by channel how nnU-Net normalises it; where there are any, a case is prepared in nnU-Net's steps",
+    )
     storage: Literal["float32", "float16"] = Field(description="what prepared intensities are rounded to")
     patch: tuple[Side, Side, Side] = Field(description="sides of the network's input in voxels: x, y, z")
     overlap: float = Field(ge=0.0, lt=1.0, description="share of a window that the next one covers")
-    weights: Literal["constant", "gaussian"] = Field(description="of the voxels of windows that overlap")
-    tiling: Literal["clamped", "spread"] = Field(
-        description="windows in steps of equal length, the last at the end; or spread evenly"
-    )
+    weights: Weights = Field(description="of the voxels of windows that overlap")
+    tiling: Tiling = Field(description="windows in steps of equal length, the last at the end; or spread evenly")
     classes: tuple[FileName, ...] = Field(
         min_length=1, max_length=MOST_CLASSES, description="names of the outputs: the labels 0, 1, ..., or the regions"
     )
@@ -87,6 +90,8 @@ class VolumePreprocessing(Frozen):
             raise ValueError("values: expected one a class, and none of regions")
         if len(self.colours) != count:
             raise ValueError(f"colours: {len(self.colours)} of {count} classes; expected one a class")
+        if self.schemes and (self.orientation != "stored" or len(self.schemes) != self.channel_count):
+            raise ValueError('schemes: expected one a channel, and orientation = "stored"')
         if len(set(self.classes)) < count:
             raise ValueError("classes: one name stands twice")
         if self.window is not None and self.window[0] >= self.window[1]:

@@ -27,6 +27,7 @@ from trainer.data.file_check import in_threads, summarised, threads
 from trainer.data.files import BadFile, file_hash
 from trainer.data.letterbox import IGNORED
 from trainer.data.masks import Coding, coding_of_classes, regions_of_values
+from trainer.data.volumes import nnunet
 from trainer.data.volumes.case import FORMAT, PreparedCase, class_offsets, digest_of, open_case, write_case
 from trainer.data.volumes.geometry import Labels, NativeGrid, linear, nearest_labels
 from trainer.data.volumes.nifti import Channels, channel_files, opened, read_image, read_labels, refuse_other_grid
@@ -169,23 +170,14 @@ def made_case(
     where = str(images[0])
     arrays, first = read_image(images, channels)
     way = NativeGrid.unchanged(first.grid).turned(recipe.orientation)
-    if recipe.spacing is not None:
-        way = way.respaced(recipe.spacing, recipe.grid)
     nominal = recipe.spacing or way.spacing
     if labelled is None:
         native = np.full(first.grid.shape, IGNORED, np.uint8)
     else:
         native, stored = read_labels(*labelled)
         refuse_other_grid(first, stored)
-    image = np.empty((len(arrays), *way.shape), np.float32)
-    for at in range(len(arrays)):
-        image[at] = windowed(linear(arrays[at], way), recipe.window)
-        arrays[at] = image[at, :0]  # the memory of the native channel
-    labels = nearest_labels(native, way)
-    box = foreground_box(image, recipe, where)
-    kept = cut(labels, box)
-    remarks = () if labelled is None else _remarks(native, labels, kept, labelled[1])
-    image, way = np.ascontiguousarray(cut(image, box)), way.cut(*box)
+    image, kept, way, (before, after) = (_nnunet if recipe.schemes else _usual)(arrays, native, way, recipe, where)
+    remarks = () if labelled is None else _remarks(native, before, after, kept, labelled[1])
     normaliser = normalised(image, recipe, where)
     ready = _stored_as(image, recipe.storage, where)
     return PreparedCase(
@@ -202,14 +194,41 @@ def made_case(
     )
 
 
-def _remarks(native: Labels, labels: Labels, kept: Labels, coding: Coding) -> tuple[str, ...]:
+_Steps = tuple[NDArray[np.float32], Labels, NativeGrid, tuple[Labels, Labels]]
+"""Image (C, X, Y, Z) and labels of the prepared grid, that grid, and labels of one grid before and after a crop."""
+
+
+def _usual(arrays: list[NDArray[Any]], native: Labels, way: NativeGrid, recipe: Recipe, where: str) -> _Steps:
+    """Resampled, windowed, cropped; the native channels are let go one by one."""
+    if recipe.spacing is not None:
+        way = way.respaced(recipe.spacing, recipe.grid)
+    image = np.empty((len(arrays), *way.shape), np.float32)
+    for at in range(len(arrays)):
+        image[at] = windowed(linear(arrays[at], way), recipe.window)
+        arrays[at] = image[at, :0]  # the memory of the native channel
+    labels = nearest_labels(native, way)
+    box = foreground_box(image, recipe, where)
+    kept = cut(labels, box)
+    return np.ascontiguousarray(cut(image, box)), kept, way.cut(*box), (labels, kept)
+
+
+def _nnunet(arrays: list[NDArray[Any]], native: Labels, way: NativeGrid, recipe: Recipe, where: str) -> _Steps:
+    """In nnU-Net's steps."""
+    turned = native.transpose([axis.native for axis in way.axes])
+    image, prepared, box = nnunet.planned(
+        np.stack([np.asarray(each, np.float32) for each in arrays]), way, recipe, where
+    )
+    return image, nearest_labels(native, prepared), prepared, (turned, cut(turned, box))
+
+
+def _remarks(native: Labels, labels: Labels, cropped: Labels, kept: Labels, coding: Coding) -> tuple[str, ...]:
     """What of a case's labels is not there, or goes on the way."""
-    counts, before, after = (np.bincount(each.ravel(), minlength=256) for each in (native, labels, kept))
+    counts, before, after, last = (np.bincount(each.ravel(), minlength=256) for each in (native, labels, cropped, kept))
     names = coding.names
     if not counts[1 : len(names)].any():
         return ("holds no foreground: only the ground is learned from it",)
     remarks = []
-    lost = [name for label, name in enumerate(names) if label and counts[label] and not after[label]]
+    lost = [name for label, name in enumerate(names) if label and counts[label] and not last[label]]
     if lost:
         remarks.append(f"has no voxel of {', '.join(lost)} any more at the prepared spacing or in the crop")
     gone = int((before[1 : len(names)] - after[1 : len(names)]).sum())

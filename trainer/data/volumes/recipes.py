@@ -6,6 +6,8 @@ foreground and padded; z-score. The recipes:
 btcv, word  RAS, 1.5 x 1.5 x 2 mm, HU -175 to 250 become 0 to 1, cut to voxels above 0: as ACF-BCKD has it
 brats21     RAS, spacing kept, cut to voxels other than 0, padded to multiples of 96, z-score over voxels other than 0
 msd         RAS, spacing kept, z-score over all voxels
+nnunet      as nnU-Net prepares a case by its plans, `trainer.data.volumes.nnunet`: axes as stored, cut to voxels other
+            than 0, normalised by `schemes`, and only then resampled, with cubic splines
 none        RAS, nothing else
 
 Reference code of BraTS normalises after the random crop: each training patch by its own voxels, a whole volume where it
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import GridRule, Orientation, VolumeData, VolumeRecipe, ZScore
+from trainer.config import ChannelScheme, GridRule, Orientation, VolumeData, VolumeRecipe, ZScore
 from trainer.data.volumes.geometry import Shape, Triple
 from trainer.errors import DataError
 
@@ -44,10 +46,15 @@ class Recipe:
     margin: int = 0
     multiple: Shape = (1, 1, 1)
     storage: str = "float32"
+    schemes: tuple[ChannelScheme, ...] = ()
+    """By channel; where there are any, nnU-Net's steps take the place of the usual ones."""
 
     def stated(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        table = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        # Without schemes as it was before there were any: the names of prepared cases follow from it.
+        del table["schemes"]
+        return table | ({"schemes": [known.model_dump() for known in self.schemes]} if self.schemes else {})
 
 
 _CT = Recipe(spacing=(1.5, 1.5, 2.0), window=(-175.0, 250.0), crop="positive")
@@ -56,6 +63,7 @@ RECIPES: Mapping[VolumeRecipe, Recipe] = {
     "word": _CT,
     "brats21": Recipe(zscore="nonzero", crop="nonzero", multiple=(96, 96, 96)),
     "msd": Recipe(zscore="volume"),
+    "nnunet": Recipe(orientation="stored", grid="edge-to-edge", crop="nonzero"),
     "none": Recipe(),
 }
 _OTHERS = ((1, 2), (0, 2), (0, 1))

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Tiling = Literal["clamped", "spread"]
-Weights = Literal["constant", "gaussian"]
+from trainer.config import Tiling, Weights
+
 Size = tuple[int, int, int]
 
 _LEAST = 1e-3
@@ -54,7 +54,23 @@ def gaussian(size: Size) -> NDArray[np.float32]:
     return np.asarray(np.maximum(whole, _LEAST), np.float32)
 
 
-WEIGHTS: Mapping[Weights, Callable[[Size], NDArray[np.float32]]] = {"constant": constant, "gaussian": gaussian}
+def nnunet(size: Size) -> NDArray[np.float32]:
+    """nnU-Net's Gaussian: an eighth of the side as deviation around the voxel at half of it, cut off at four
+    deviations, in half precision, 10 in the middle, without a floor but the smallest of its values."""
+    bells = []
+    for side in size:
+        away, deviation = np.arange(side, dtype=np.float64) - side // 2, side / 8
+        bells.append(np.where(abs(away) <= int(4 * deviation + 0.5), np.exp(-0.5 * (away / deviation) ** 2), 0.0))
+    whole = (10 * bells[0][:, None, None] * bells[1][:, None] * bells[2]).astype(np.float16)
+    whole[whole == 0] = whole[whole > 0].min()
+    return whole.astype(np.float32)
+
+
+WEIGHTS: Mapping[Weights, Callable[[Size], NDArray[np.float32]]] = {
+    "constant": constant,
+    "gaussian": gaussian,
+    "nnunet": nnunet,
+}
 """What the voxels of a window weigh where windows overlap, by name."""
 
 
