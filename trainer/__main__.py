@@ -1,4 +1,5 @@
-"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, profile, models, data.
+"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, profile, models, data,
+teacher.
 
 What is heavy is imported inside the command.
 """
@@ -34,6 +35,7 @@ COMMANDS = {
     "profile": "trainer.profiling.command",
     "models": "trainer.commands.models",
     "data": "trainer.commands.data",
+    "teacher": "trainer.commands.teacher",
 }
 """Command -> the module whose `main(args)` returns the exit code."""
 
@@ -59,6 +61,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_profile(commands)
     _add_models(commands)
     _add_data(commands)
+    _add_teacher(commands)
     return top
 
 
@@ -273,6 +276,20 @@ def _add_data(commands: "Commands[CommandLine]") -> None:
         epilog="example:\n  python -m trainer data check splits/mine.csv --root $HOME/polyps",
     )
     add_arguments(data.add_subparsers(dest="data_command", required=True, metavar="COMMAND"))
+
+
+def _add_teacher(commands: "Commands[CommandLine]") -> None:
+    from trainer.commands.teacher import add_arguments
+
+    teacher = commands.add_parser(
+        "teacher",
+        help="convert a results folder of nnU-Net into a teacher",
+        description="Make a teacher of what another program trained.",
+        epilog="example:\n  python -m trainer teacher convert \\\n"
+        "      nnUNet_results/Dataset007_Pancreas/nnUNetTrainer__nnUNetPlans__3d_fullres -o teachers/pancreas",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(teacher.add_subparsers(dest="teacher_command", required=True, metavar="COMMAND"))
 
 
 def kd_train() -> int:

@@ -193,6 +193,19 @@ class MapsTeacher(Teacher):
     )
 
 
+class NnunetTeacher(Teacher):
+    """A results folder of nnU-Net v2, as `trainer teacher convert` writes it (the `nnunet` extra); several folds are
+    one teacher. It has no taps."""
+
+    name: Literal["nnunet"]
+    checkpoint: str | None = Field(default=None, description="the converted folder")
+    mirror: bool = Field(
+        default=False,
+        description="whether its logits are the mean over mirrored passes, which nnUNetv2_predict takes by default; "
+        "false: as with --disable_tta",
+    )
+
+
 NetworkTeacher = (
     UNetTeacher
     | AttentionUNetTeacher
@@ -239,4 +252,6 @@ class EnsembleTeacher(Teacher):
         return self
 
 
-TeacherConfig = Annotated[NetworkTeacher | ExportedTeacher | MapsTeacher | EnsembleTeacher, Field(discriminator="name")]
+TeacherConfig = Annotated[
+    NetworkTeacher | ExportedTeacher | MapsTeacher | NnunetTeacher | EnsembleTeacher, Field(discriminator="name")
+]

@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -48,6 +48,10 @@ SMALLEST_PATCH, LARGEST_PATCH = 32, 96
 """Sides of the patches that are chosen for volumes, in voxels."""
 MOST_PATCHES = 4
 """In the batch that is chosen."""
+STUDENT_STRIDE = 8
+"""Of the students that are chosen for volumes."""
+MEANING = ("name", "classes", "regions", "ignore", "channels", "swap")
+"""What settings say of files and labels, and not of how cases are prepared."""
 UNEVEN = 1.1
 """Ratio of the spacings of cases from which they are brought to one."""
 STEPS = 3000
@@ -99,7 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher",
         type=Path,
         metavar="FILE",
-        help="a teacher that you bring: weights (.safetensors, .pt, .ckpt), ONNX or a .pt2 (default: one is trained)",
+        help="a teacher that you bring: weights (.safetensors, .pt, .ckpt), ONNX, a .pt2, or a folder of `trainer "
+        "teacher convert` (default: one is trained)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the split's draw (default: %(default)s)")
 
@@ -118,7 +123,8 @@ def main(args: argparse.Namespace) -> int:
     root = Path(args.root).expanduser().absolute()
     places = _places(args, root)
     taken = _given(args, root) if args.split is not None else _drawn(args, root)
-    draft = _draft(args, root, places, taken)
+    under = _under_nnunet(args, taken)
+    draft = _draft(args, root, places, taken if under is None else under.taken, under)
     _write(draft, places, taken.drawn)
     for line in taken.lines:
         print(line)
@@ -142,6 +148,35 @@ class Taken:
     """The settings as a value."""
     lines: Sequence[str]
     """What is worth saying of a given split's masks, or of what folders were taken for."""
+
+
+@dataclass(frozen=True)
+class Under:
+    """A study of volumes under a converted teacher of nnU-Net, whose plans say how they are prepared."""
+
+    taken: Taken
+    teacher: "Inspection"
+    patch: tuple[int, int, int]
+
+
+def _under_nnunet(args: argparse.Namespace, taken: Taken) -> Under | None:
+    """What the plans of --teacher make of the data; None of pictures, and where no folder is brought. Raises
+    UserError, CheckpointError."""
+    if args.teacher is None or not isinstance(taken.kind, VolumeData) or not args.teacher.is_dir():
+        return None
+    if args.size is not None:
+        raise UserError(f"--size {args.size}: the plans of --teacher {args.teacher} fix the patch; leave it out")
+    from trainer.teacher.nnunet import described, inspection  # with torch, which nothing else here needs
+
+    x, y, z = described(args.teacher).patch_of(STUDENT_STRIDE)
+    meaning = {key: taken.settings[key] for key in MEANING if key in taken.settings}
+    settings = meaning | described(args.teacher).data_settings() | {"patch": [x, y, z]}
+    kind = kind_of(settings, str(args.teacher))
+    if not isinstance(kind, VolumeData):
+        raise TypeError(f"{kind.name}: is no data set of volumes")
+    teacher = inspection(args.teacher, kind, {row.image: row.part for row in taken.rows})
+    shown = {key: value for key, value in settings.items() if key != "patch"}
+    return Under(replace(taken, settings=shown, kind=kind), teacher, (x, y, z))
 
 
 def _given(args: argparse.Namespace, root: Path) -> Taken:
@@ -246,7 +281,7 @@ def _sets(root: Path, statement: Stated) -> list[DataFolder]:
         raise DataError(f"{error}; did you mean {root.parent}?" if meant else str(error)) from None
 
 
-def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -> Draft:
+def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken, under: Under | None) -> Draft:
     """The settings that follow from the pictures. Raises DataError where nothing can be learned from them."""
     counts = {part: sum(row.part == part for row in taken.rows) for part in PARTS}
     for part in ("train", "validation"):
@@ -254,14 +289,14 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
             raise DataError(f"{places.split}: no image in {part}; a search needs both train and validation")
     longer = median(max(entry.height, entry.width) for entry in taken.checked)
     size = args.size or min(LARGEST, max(2 * STRIDE, int(longer // STRIDE) * STRIDE))
-    volumes = _volumes(args, taken.kind, taken.checked) if isinstance(taken.kind, VolumeData) else {}
+    volumes = _volumes(args, taken, under) if isinstance(taken.kind, VolumeData) else {}
     examples = counts["train"] * (taken.kind.patches if isinstance(taken.kind, VolumeData) else 1)
     batch = 1
     while batch < (MOST_PATCHES if volumes else 16) and 2 * batch <= examples / 3:
         batch *= 2
     steps = examples // batch
     epochs = args.epochs or min(max(-(-STEPS // steps // 10) * 10, EPOCHS[0]), EPOCHS[1])
-    brought = _brought(args, root, taken, size, volumes.get("patch"))
+    brought = _brought(args, root, taken, size, volumes.get("patch")) if under is None else under.teacher
     return Draft(
         name=places.name,
         root=str(root),
@@ -281,9 +316,12 @@ def _draft(args: argparse.Namespace, root: Path, places: Places, taken: Taken) -
     )
 
 
-def _volumes(args: argparse.Namespace, kind: VolumeData, checked: Sequence[CheckedPair]) -> dict[str, Any]:
+def _volumes(args: argparse.Namespace, taken: Taken, under: Under | None) -> dict[str, Any]:
     """Of a draft what volumes have in place of a size: patch, spacing where cases differ, and students."""
-    recipe = recipe_of(kind)
+    students = {"widths": (16, 32, 48), "millions": (0.49, 1.96, 4.41)}
+    if under is not None or not isinstance(taken.kind, VolumeData):
+        return students | ({} if under is None else {"patch": under.patch})
+    recipe, checked = recipe_of(taken.kind), taken.checked
     lengths = [entry.spacing for entry in checked if entry.spacing is not None]
     middle = [median(axis) for axis in zip(*lengths, strict=True)]
     uneven = any(max(axis) > UNEVEN * min(axis) for axis in zip(*lengths, strict=True))
@@ -294,7 +332,7 @@ def _volumes(args: argparse.Namespace, kind: VolumeData, checked: Sequence[Check
             target = (spacing or recipe.spacing or middle)[at]
             voxels = median(side) * middle[at] / target
             patch[at] = min(LARGEST_PATCH, max(SMALLEST_PATCH, int(voxels // PATCH_STRIDE) * PATCH_STRIDE))
-    return {"patch": tuple(patch), "spacing": spacing, "widths": (16, 32, 48), "millions": (0.49, 1.96, 4.41)}
+    return students | {"patch": tuple(patch), "spacing": spacing}
 
 
 def _brought(

@@ -136,6 +136,11 @@ _REASONS = {
     "swap": "classes that change places where left and right are flipped",
     "bits": "of a channel as pictures are kept",
     "window": "intensities that become black and white",
+    "spacing": "mm along x, y, z, as in the plans",
+    "schemes": "how each channel is normalised, as in the plans",
+    "overlap": "share of a window that its neighbour covers, too",
+    "weights": "of the voxels of windows that overlap",
+    "tiling": "where windows lie",
     "reader": "a row is a cell, cut out around its nucleus",
     "near_duplicates": "near-identical pictures in two parts are known of",
 }

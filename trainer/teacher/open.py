@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
-from models.config import EnsembleTeacher, ExportedTeacher, MapsTeacher, NetworkTeacher, SmpTeacher, TeacherConfig
+from models.config import (
+    EnsembleTeacher,
+    ExportedTeacher,
+    MapsTeacher,
+    NetworkTeacher,
+    NnunetTeacher,
+    SmpTeacher,
+    TeacherConfig,
+)
 from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.checkpoint import Weights
@@ -27,7 +35,7 @@ from trainer.data.streams.batches import normalise, renormalised
 from trainer.data.streams.examples import examples_of
 from trainer.errors import CheckpointError, received
 from trainer.repository import expand
-from trainer.teacher import exported, probability_maps, state_dict
+from trainer.teacher import exported, nnunet, probability_maps, state_dict
 from trainer.teacher.exported import Exported, open_export, open_onnx
 from trainer.teacher.probability_maps import Maps
 
@@ -108,9 +116,10 @@ def refuse_absent(config: TeacherConfig | None) -> None:
             refuse_absent(member)
         return
     path = located(config)
-    there = path.is_dir() if isinstance(config, MapsTeacher) else path.is_file()
+    folder = isinstance(config, MapsTeacher | NnunetTeacher)
+    there = path.is_dir() if folder else path.is_file()
     if not there:
-        what = "folder" if isinstance(config, MapsTeacher) else "file"
+        what = "folder" if folder else "file"
         remedy = f"train it: {TEACH}" if config is not None and ours(config) else "give the path of one that exists"
         raise CheckpointError(f"teacher.checkpoint = {str(path)!r}: no such {what}; {remedy}")
 
@@ -123,6 +132,8 @@ def content(config: TeacherConfig) -> str:
     path = located(config)
     if isinstance(config, MapsTeacher):
         return probability_maps.maps_hash(path)
+    if isinstance(config, NnunetTeacher):
+        return nnunet.folder_hash(path)
     if isinstance(config, ExportedTeacher) and config.name == "onnx":
         return exported.content(path)
     return checkpoint.digest(path)
@@ -145,11 +156,15 @@ def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opene
         members = [_opened(member, data, device) for member in config.members]
         sha256 = _hash_of_members(member.sha256 for member in members)
         regions = data.regions is not None
-        network = _still(Ensemble([member.network for member in members], regions=regions), device)
+        ensemble = _still(Ensemble([member.network for member in members], regions=regions), device)
         files = tuple(file for member in members for file in member.files)
-        return OpenedTeacher(network, sha256, files, tuple(note for member in members for note in member.notes))
+        return OpenedTeacher(ensemble, sha256, files, tuple(note for member in members for note in member.notes))
     if isinstance(config, MapsTeacher):
         return OpenedTeacher(Maps(located(config), data).eval(), content(config), (None,))
+    if isinstance(config, NnunetTeacher):
+        network, notes = nnunet.teacher_from(config, located(config), data)
+        _refuse_ruins(network, located(config))
+        return OpenedTeacher(_still(network, device), content(config), (None,), notes)
     if isinstance(config, ExportedTeacher):
         return _exported(config, data, device)
     if isinstance(config, NetworkTeacher):

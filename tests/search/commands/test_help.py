@@ -57,6 +57,7 @@ ELSEWHERE = {
     "trainer package": "test_package.py makes one; an export to ONNX takes seconds",
     "trainer profile": "test_limits.py measures a run",
     "trainer data prepare": "test_data_prepare.py prepares volumes",
+    "trainer teacher convert": "test_nnunet.py converts a folder that nnunetv2 makes",
     "trainer data fetch": "test_fetch.py fetches from a server on this machine",
     "metrics": "test_metrics.py asks it as Prometheus does",
     "profile": "test_limits.py measures a study",
