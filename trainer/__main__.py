@@ -207,6 +207,8 @@ def _add_predict(commands: "Commands[CommandLine]") -> None:
 
 
 def _add_package(commands: "Commands[CommandLine]") -> None:
+    from trainer.package.precision import add_precision
+
     package = _command(
         commands,
         "package",
@@ -224,6 +226,7 @@ def _add_package(commands: "Commands[CommandLine]") -> None:
     package.add_argument(
         "--threshold", type=float, metavar="P", help="a pixel is foreground above this probability (default: 0.5)"
     )
+    add_precision(package)
     package.add_argument(
         "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: %(default)s)"
     )

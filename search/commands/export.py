@@ -29,6 +29,7 @@ from trainer.atomic_files import write_output
 from trainer.cli.progress import counted_items
 from trainer.config import RunConfig
 from trainer.errors import UserError
+from trainer.package.precision import add_precision
 
 SCHEMA = 1
 """The version of the exported form, which `search/commands/export.schema.json` describes."""
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confirmed", action="store_true", help="with --package: what `search confirm` showed")
     parser.add_argument("--package", type=Path, metavar="DIR", help="pack the chosen student; DIR must not be there")
     parser.add_argument("--configuration", metavar="NAME", help="pack this one, whatever the rule of [confirm] says")
+    add_precision(parser)
     parser.add_argument(
         "--cache", type=Path, default=Path("cache"), metavar="DIR", help="decoded pictures (default %(default)s)"
     )
@@ -61,7 +63,8 @@ def main(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top = {args.top}: at least 1")
     name = args.name or args.study
-    if args.package is not None or args.confirmed or args.configuration is not None:
+    packed = args.configuration is not None or args.precision != "fp32" or args.margin is not None
+    if args.package is not None or args.confirmed or packed:
         return _package(args, name)
     with patient("export"):
         opened = open_storage(storage_url(args.storage), create=False)
@@ -126,6 +129,8 @@ def _package(args: argparse.Namespace, name: str) -> int:
         threshold=what.threshold,
         threshold_from="default" if what.threshold is None else "validation",
         confirmation=what.confirmation,
+        precision=None if args.precision == "fp32" else args.precision,
+        margin=args.margin,
     )
     announce_look(f"packs a student of {name} into {args.package.absolute()}, from", storage_url(args.storage))
     for line in package(wish):

@@ -5,7 +5,7 @@ import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,20 @@ from loguru import logger
 
 from trainer.cli.progress import Counting, counted_items
 from trainer.config import PictureData, RunConfig, VolumeData
-from trainer.data.classes import TWO_CLASSES, bits_of, classes_of, dims_of, hexadecimal, numbered, opening_work, size_of
+from trainer.data.classes import (
+    TWO_CLASSES,
+    bits_of,
+    classes_of,
+    dims_of,
+    hexadecimal,
+    numbered,
+    opening_work,
+    size_of,
+    unit_of,
+)
 from trainer.data.dataset import Picture, by_threshold
 from trainer.data.masks import regions_of
+from trainer.data.splits.part_sizes import scored_as
 from trainer.data.volumes.prepare import made_case
 from trainer.errors import UserError, refusal_text
 from trainer.package.inference import (
@@ -33,10 +44,12 @@ from trainer.package.inference import (
     Preprocessing,
     Source,
     document,
+    labels,
     sums,
 )
 from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, describe_run
 from trainer.package.onnx_runtime import Session, need
+from trainer.package.precision import MARGIN, LowPrecision
 from trainer.package.volumes import PackedVolumes, VolumePreprocessing, volume_preprocessing
 
 if TYPE_CHECKING:
@@ -44,6 +57,8 @@ if TYPE_CHECKING:
     from trainer.data import DataSet
     from trainer.data.sets.volumes import VolumeCases
     from trainer.data.volumes.case import PreparedCase
+    from trainer.package.lower_precision import Judged, Lowered
+    from trainer.package.onnx_runtime import Floats
     from trainer.package.parity import Parity
     from trainer.package.volume_parity import VolumeParity
 
@@ -66,6 +81,10 @@ class Wish:
     data: RunConfig | None = None
     """A run whose data counts; None: that of the weights."""
     confirmation: Confirmation | None = None
+    precision: LowPrecision | None = None
+    """None: float32."""
+    margin: float | None = None
+    """Dice that a lower precision may lose; None: the usual."""
 
 
 def main(args: Namespace) -> int:
@@ -81,6 +100,8 @@ def main(args: Namespace) -> int:
         threshold=args.threshold,
         threshold_from="default" if args.threshold is None else "given",
         data=None if args.data is None else read(args.data, sets=args.set).run,
+        precision=None if args.precision == "fp32" else args.precision,
+        margin=args.margin,
     )
     for line in package(wish):
         print(line)
@@ -107,7 +128,7 @@ def package(wish: Wish) -> list[str]:
     beside = wish.folder.with_name(f".{wish.folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True)
-        parity = _fill(beside, wish, made, data)
+        lines = _fill(beside, wish, made, data)
         _settle(beside)
         # A folder that came meanwhile and holds anything is an error here.
         beside.rename(wish.folder)
@@ -116,7 +137,7 @@ def package(wish: Wish) -> list[str]:
         raise UserError(f"{wish.folder}: cannot be written ({why}); nothing was left there") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return _summary(wish, parity)
+    return [f"{wish.folder}  {' '.join((*FILES, SUMS))}", *lines]
 
 
 def refuse_existing(folder: Path) -> None:
@@ -131,9 +152,14 @@ def _refuse(wish: Wish) -> None:
         logger.warning("{}: half a package, of a command that was killed or still runs; it may be removed", rest)
     if wish.threshold is not None and not 0 < wish.threshold < 1:
         raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
+    if wish.margin is not None and wish.precision is None:
+        raise UserError(f"--margin {wish.margin:g}: has no effect without --precision int8 or fp16; leave it out")
+    if wish.margin is not None and not 0 <= wish.margin <= 1:
+        raise UserError(f"--margin {wish.margin:g}: Dice that may be lost, 0 to 1")
 
 
-def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity | VolumeParity":
+def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> list[str]:
+    """All files; what is to be said of them."""
     from trainer.package.onnx_export import export
 
     shutil.copyfile(wish.weights, folder / WEIGHTS)
@@ -146,10 +172,13 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> "Parity |
         parity: Parity | VolumeParity = _compared(folder, made, data, p)
     else:
         parity = _compared_volumes(folder, made, data, p)
-    _write(folder / PARITY, document(parity.facts()))
-    _write(folder / CARD, card(_facts(made, data, p, parity), wish.confirmation))
+    lowered = None if wish.precision is None else _lowered(folder, wish, wish.precision, data, p)
+    shipped = {"precision": "float32"} if lowered is None else lowered.facts()
+    _write(folder / PARITY, document({**parity.facts(), **({} if lowered is None else {"shipped": shipped})}))
+    _write(folder / CARD, card(replace(_facts(made, data, p, parity), lowered=lowered), wish.confirmation))
     _write(folder / SUMS, sums(folder, FILES))
-    return parity
+    known = "confirmed" if wish.confirmation else "unconfirmed: its scores are of validation images"
+    return [parity.sentence(), *([] if lowered is None else [lowered.sentence()]), known]
 
 
 def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing | VolumePreprocessing:
@@ -232,6 +261,80 @@ def _cases(data: "VolumeCases", few: int, p: VolumePreprocessing) -> "Iterator[t
         yield cases[at], made_case(cases[at].name, data.image_files("validation", at), p.recipe, p.channels)
 
 
+def _lowered(
+    folder: Path, wish: Wish, precision: LowPrecision, data: "DataSet", p: Preprocessing | VolumePreprocessing
+) -> "Lowered":
+    """Put a network of lower precision in the place of the file in float32. Raises UserError."""
+    from trainer.data.sets.volumes import VolumeCases
+    from trainer.package.lower_precision import INPUTS, Judged, lower, weighed
+
+    source, target = folder / NETWORK, folder / f".{NETWORK}.{precision}"
+    logger.info("{}: writing the network in {}", wish.folder, precision)
+    float32 = Session(source, threads=1)
+    judged = Judged(len(p.classes), data.regions)
+    few = INPUTS if precision == "int8" else 1
+    if isinstance(p, Preprocessing):
+        inputs = _inputs_of_pictures(data, p, float32, few)
+        network = lower(source, target, precision, inputs)
+        _judge_pictures(judged, data, Packed(p, float32), Packed(p, network))
+    else:
+        if not isinstance(data, VolumeCases):
+            raise TypeError(f"{data.config.name}: is no data set of volumes")
+        inputs = _inputs_of_volumes(data, p, float32, few)
+        network = lower(source, target, precision, inputs)
+        _judge_volumes(judged, data, PackedVolumes(p, float32), PackedVolumes(p, network))
+    unit, margin = scored_as(data.config), MARGIN if wish.margin is None else wish.margin
+    lowered = weighed(precision, unit, judged, (source, target), (float32, network), inputs, margin)
+    target.rename(source)
+    return lowered
+
+
+def _inputs_of_pictures(data: "DataSet", p: Preprocessing, network: Session, few: int) -> "list[Floats]":
+    """Training pictures, spread evenly, as the network gets them."""
+    from trainer.package.lower_precision import Recorder
+
+    recorder = Recorder(network)
+    count = len(data.samples("train"))
+    for number in range(min(few, count)):
+        Packed(p, recorder).logits([data.native("train", number * count // min(few, count))[0]])
+    return recorder.inputs
+
+
+def _inputs_of_volumes(data: "VolumeCases", p: VolumePreprocessing, network: Session, few: int) -> "list[Floats]":
+    """Windows of training cases, spread evenly."""
+    from trainer.package.lower_precision import Recorder
+
+    cases = data.cases("train")
+    taken = min(len(cases), MOST_CASES, few)
+    recorders = []
+    for number in range(taken):
+        at = number * len(cases) // taken
+        case = made_case(cases[at].name, data.image_files("train", at), p.recipe, p.channels)
+        recorders.append(Recorder(network, every=-(-p.sliding.count(case.way.shape) * taken // few)))
+        for _ in PackedVolumes(p, recorders[-1]).slices(case):
+            pass
+    return [each for recorder in recorders for each in recorder.inputs][:few]
+
+
+def _judge_pictures(judged: "Judged", data: "DataSet", float32: Packed, lower: Packed) -> None:
+    count = len(data.samples("validation"))
+    few = min(count, MOST_PICTURES)
+    for number in counted_items("scoring both", range(few), few):
+        picture, truth = data.native("validation", number * count // few)
+        judged.begin()
+        judged.add(float32.masks([picture])[0], lower.masks([picture])[0], truth)
+
+
+def _judge_volumes(judged: "Judged", data: "VolumeCases", float32: PackedVolumes, lower: PackedVolumes) -> None:
+    p, cases = float32.preprocessing, data.cases("validation")
+    few = min(len(cases), MOST_CASES)
+    for trained, prepared in counted_items("scoring both", _cases(data, few, p), few):
+        judged.begin()
+        for (depth, ours), (_, theirs) in zip(float32.slices(prepared), lower.slices(prepared), strict=True):
+            one, other = (labels(each, p.threshold, regions=p.regions) for each in (ours, theirs))
+            judged.add(one, other, trained.native_label[:, :, depth])
+
+
 def _facts(
     made: "Ready", data: "DataSet", p: Preprocessing | VolumePreprocessing, parity: "Parity | VolumeParity"
 ) -> PackageFacts:
@@ -258,15 +361,6 @@ def _kind(run: RunConfig) -> str:
     if isinstance(run.data, VolumeData):
         return "volumes"
     return "pictures" if isinstance(run.data, PictureData) else f"{run.data.name} pictures"
-
-
-def _summary(wish: Wish, parity: "Parity | VolumeParity") -> list[str]:
-    known = "confirmed" if wish.confirmation else "unconfirmed: its scores are of validation images"
-    return [
-        f"{wish.folder}  {' '.join((*FILES, SUMS))}",
-        parity.sentence(),
-        known,
-    ]
 
 
 def _write(path: Path, text: str) -> None:

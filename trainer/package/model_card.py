@@ -17,6 +17,7 @@ from trainer.package.volumes import VolumePreprocessing
 
 if TYPE_CHECKING:
     from trainer.data.dataset import DataSet, Part
+    from trainer.package.lower_precision import Lowered
     from trainer.package.parity import Parity
     from trainer.package.volume_parity import VolumeParity
 from collections.abc import Iterable
@@ -85,6 +86,8 @@ class PackageFacts:
     """As `data_facts` gives it."""
     preprocessing: Preprocessing | VolumePreprocessing
     parity: "Parity | VolumeParity"
+    lowered: "Lowered | None" = None
+    """None: shipped in float32."""
 
 
 def data_facts(data: "DataSet") -> dict[str, object]:
@@ -244,7 +247,7 @@ def _training(run: RunConfig) -> str:
 
 
 def _contract(facts: PackageFacts, nouns: Nouns) -> str:
-    p, parity = facts.preprocessing, facts.parity
+    p = facts.preprocessing
     origin = {
         "default": f"the default; it was not chosen on {nouns.scored}s",
         "given": "given by hand",
@@ -261,26 +264,41 @@ def _contract(facts: PackageFacts, nouns: Nouns) -> str:
             f"A {nouns.element} is {p.classes[1]} above probability {p.threshold:g} ({origin[p.threshold_from]})."
         )
     if isinstance(p, VolumePreprocessing):
-        return f"{_volumes(p)} {threshold}\n\n{parity.described()}"
+        return f"{_volumes(p, _computes(facts))} {threshold}\n\n{_held(facts)}"
     channels = p.channels if isinstance(p.channels, str) else ", ".join(p.channels)
     deep = f" with {p.bits} bits" if p.bits > 8 else ""
     return (
         f"`{NETWORK}` takes {channels}{deep} at {p.size} x {p.size} ({p.fit}), normalised as `{PREPROCESSING}` says, "
-        f"and computes in float32. {threshold}\n\n"
-        f"{parity.described()}"
+        f"and {_computes(facts)}. {threshold}\n\n"
+        f"{_held(facts)}"
     )
 
 
-def _volumes(p: VolumePreprocessing) -> str:
+def _computes(facts: PackageFacts) -> str:
+    if facts.lowered is None:
+        return "computes in float32"
+    return {"int8": "computes in int8 where onnxruntime can", "fp16": "is stored in float16"}[facts.lowered.precision]
+
+
+def _held(facts: PackageFacts) -> str:
+    """What a lower precision costs, and the network beside torch."""
+    return "\n\n".join([*([facts.lowered.described()] if facts.lowered else []), facts.parity.described()])
+
+
+def _volumes(p: VolumePreprocessing, computes: str) -> str:
     """What a package for volumes takes and does."""
     channels = counted(p.channels, "channel") if isinstance(p.channels, int) else ", ".join(p.channels)
     spacing = "each case's own spacing" if p.spacing is None else " x ".join(f"{each:g}" for each in p.spacing) + " mm"
     window = "" if p.window is None else f", intensities {p.window[0]:g} to {p.window[1]:g} brought to 0 to 1"
     crop = "" if p.crop is None else f", cut to voxels that are {p.crop}"
+    steps = f"turned to {p.orientation}, brought to {spacing}{window}{crop}, z-score {p.zscore}"
+    if p.schemes:
+        kinds = ", ".join(scheme.scheme for scheme in p.schemes)
+        steps = f"prepared as nnU-Net does it ({kinds}), its axes as stored, brought to {spacing}"
     return (
-        f"`{NETWORK}` takes patches of {' x '.join(map(str, p.patch))} voxels ({channels}) and computes in float32; "
-        f"`{PREPROCESSING}` has all steps. A NIfTI file is turned to {p.orientation}, brought to "
-        f"{spacing}{window}{crop}, z-score {p.zscore}; patches overlap by {p.overlap:g} with {p.weights} weights, "
+        f"`{NETWORK}` takes patches of {' x '.join(map(str, p.patch))} voxels ({channels}) and {computes}; "
+        f"`{PREPROCESSING}` has all steps. A NIfTI file is {steps}; "
+        f"patches overlap by {p.overlap:g} with {p.weights} weights, "
         "and logits go back to the file's own grid before labels are chosen. "
         "A label file has the shape and the affine of its image."
     )

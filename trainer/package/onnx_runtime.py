@@ -18,6 +18,8 @@ INPUT, OUTPUT = "images", "logits"
 volumes with three sides."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Device -> onnxruntime's name for what computes there."""
+KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""What a network takes: float16 where it was packed in fp16."""
 ERRORS = 3
 """onnxruntime's level below which it is silent: its warnings concern devices that nobody asked for."""
 
@@ -52,6 +54,7 @@ class Session:
         self.shape = self._shape(path)
         """Channels and sides of the input: two equal ones, or the three of a patch."""
         given = self._session.get_outputs()[0].shape
+        self._kind = KINDS[self._session.get_inputs()[0].type]
         self.classes = given[1] if len(given) == 1 + len(self.shape) and isinstance(given[1], int) else None
         """Channels of the output; None where the file leaves them open."""
 
@@ -64,6 +67,9 @@ class Session:
         """(channels, size, size) or (channels, x, y, z) of the input. Raises UserError for another kind of network."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         names = [each.name for each in (*inputs, *outputs)]
+        kinds = {each.type for each in (*inputs, *outputs)}
+        if not kinds <= KINDS.keys():
+            raise UserError(f"{path}: takes and gives {', '.join(sorted(kinds))}; expected float or float16")
         shape = inputs[0].shape if inputs else []
         fixed = all(isinstance(side, int) for side in shape[1:])
         known = len(shape) == 5 or (len(shape) == 4 and shape[2] == shape[3])
@@ -76,8 +82,8 @@ class Session:
 
     def __call__(self, images: Floats) -> Floats:
         """Normalised images (N, channels, *sides) to logits (N, classes, *sides)."""
-        logits: Floats = self._session.run([OUTPUT], {INPUT: images})[0]
-        return logits
+        logits: Floats = self._session.run([OUTPUT], {INPUT: images.astype(self._kind, copy=False)})[0]
+        return logits.astype(np.float32, copy=False)
 
 
 Network = Callable[[Floats], Floats]

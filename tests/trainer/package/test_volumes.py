@@ -100,6 +100,17 @@ def dice(one, other):
 
 
 class TestPackage:
+    def test_lower_precision_is_scored_over_cases_beside_float32(self, place, trainer):
+        words = ("--cache", place / "cache", "--precision", "int8", "--margin", "1")
+        code, printed, _ = trainer("package", place / "regions.safetensors", place / "int8", *words)
+        assert code == 0
+        assert "on 2 validation cases" in printed
+        shipped = json.loads((place / "int8" / inference.PARITY).read_text())["shipped"]
+        assert (shipped["precision"], shipped["unit"], shipped["cases"]) == ("int8", "case", 2)
+        assert shipped["calibrated_on"] > 1
+        assert shipped["bytes"] < shipped["bytes_float32"]
+        assert shipped["total"] == json.loads((place / "regions" / inference.PARITY).read_text())["voxels"]
+
     def test_preprocessing_names_every_step_and_files_are_checked(self, place):
         p = json.loads((place / "classes" / inference.PREPROCESSING).read_text())
         assert p["schema"] == 4
