@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from loguru import logger
 
@@ -22,11 +22,9 @@ from trainer.data.classes import (
     numbered,
     opening_work,
     size_of,
-    unit_of,
 )
 from trainer.data.dataset import Picture, by_threshold
 from trainer.data.masks import regions_of
-from trainer.data.splits.part_sizes import scored_as
 from trainer.data.volumes.prepare import made_case
 from trainer.errors import UserError, refusal_text
 from trainer.package.inference import (
@@ -283,7 +281,8 @@ def _lowered(
         inputs = _inputs_of_volumes(data, p, float32, few)
         network = lower(source, target, precision, inputs)
         _judge_volumes(judged, data, PackedVolumes(p, float32), PackedVolumes(p, network))
-    unit, margin = scored_as(data.config), MARGIN if wish.margin is None else wish.margin
+    unit: Literal["image", "case"] = "image" if isinstance(p, Preprocessing) else "case"
+    margin = MARGIN if wish.margin is None else wish.margin
     lowered = weighed(precision, unit, judged, (source, target), (float32, network), inputs, margin)
     target.rename(source)
     return lowered
