@@ -28,8 +28,8 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 made anew for every trial and draws from what it is shown (`PerTrial`)."""
 
 PLACES: dict[str, Callable[..., BaseSampler]] = {"qmc": qmc.by_number, "grid": grid.by_number}
-"""Name to by_number(seed, study_purpose, space, front, cells): samplers that know the whole space and give each trial the
-place of its number."""
+"""Name to by_number(seed, study_purpose, space, front, cells): samplers that know the whole space and give each trial
+the place of its number."""
 
 _FULL = (TrialState.COMPLETE,)
 LEARNS_FROM = {"gp": _FULL, "nsga2": _FULL}
