@@ -51,6 +51,11 @@ COMMANDS = {
         "trials, pace, workers and failures of a search",
         "status polyp-kd --watch",
     ),
+    "list": (
+        "search.admin.list",
+        "all searches of a database, with owner, state and pace",
+        "list",
+    ),
     "metrics": (
         "search.dashboard.metrics",
         "all searches of a database as Prometheus text",
@@ -87,9 +92,14 @@ COMMANDS = {
         "enqueue polyp-kd student.width=16 optim.lr=1e-3",
     ),
     "close": (
-        "search.commands.close",
+        "search.admin.close",
         "the study is over: nothing begins any more, for good",
         "close polyp-kd",
+    ),
+    "delete": (
+        "search.admin.delete",
+        "a study leaves the database with its files, for good; asks first",
+        "delete polyp-kd",
     ),
     "db": (
         "search.postgres.command",
@@ -97,7 +107,7 @@ COMMANDS = {
         "db start --dir $HOME/kd-database",
     ),
     "stop": (
-        "search.commands.stop",
+        "search.admin.stop",
         "let all workers end after their trials (--now: at once)",
         "stop polyp-kd --now --wait",
     ),

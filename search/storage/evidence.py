@@ -56,6 +56,11 @@ class Evidence:
         with self._engine.begin() as connection:
             put_findings(connection, self._dialect, rows_of(uuid, trial_id, [each.to_json() for each in measured]))
 
+    def forget(self, uuid: str) -> None:
+        """Delete the findings of a confirmation; who opened the test rows stays."""
+        with self._engine.begin() as connection:
+            connection.execute(findings.delete().where(findings.c.uuid == uuid))
+
     def has(self, uuid: str, trial_id: int) -> bool:
         """Whether there are findings of a network."""
         own = (findings.c.uuid == uuid) & (findings.c.trial_id == trial_id)

@@ -81,6 +81,14 @@ class Artifacts:
             raise
 
 
+def artifact_ids(storage: BaseStorage, study_id: int) -> list[str]:
+    """The ids of the files that a study and its trials own."""
+    attributes = [storage.get_study_system_attrs(study_id)]
+    attributes += [trial.system_attrs for trial in storage.get_all_trials(study_id, deepcopy=False)]
+    described = (value for each in attributes for key, value in each.items() if key.startswith(_PREFIX))
+    return [str(known["artifact_id"]) for value in described if (known := json.loads(value)) is not None]
+
+
 def _known(attributes: Mapping[str, Any], name: str) -> str | None:
     """The id of the file of a name among the system attributes of a trial or a study."""
     for key, value in attributes.items():

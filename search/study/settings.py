@@ -14,12 +14,15 @@ from search.spec.arms import Arm
 from search.spec.identity import difference, digest
 from search.spec.load import StudySpec
 from search.storage.searches import ArmRow
+from trainer.data.openings import who
 from trainer.errors import UserError
 
 _FILES = "files"
 """The key, beside the settings, of the list of files that were seen (as `_key` names them), the newest last."""
 _MARKED = "marked"
 """The key of a flag: all studies of this search carry the mark of `search.storage.ownership`."""
+_OWNER = "owner"
+"""The key of who began the search, as `account@host`; searches from before it have none."""
 _MOST = 500
 """Files that are remembered."""
 
@@ -34,8 +37,16 @@ def settings(spec: StudySpec) -> dict[str, Any]:
 def stored(spec: StudySpec, before: str | None) -> str:
     """The settings of a file as the database keeps them, after those that it kept before."""
     files = [] if before is None else [each for each in _files(before) if each != _key(spec)]
-    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:], _MARKED: True}
+    began = who() if before is None else owner(before)
+    owned = {} if began is None else {_OWNER: began}
+    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:], _MARKED: True, **owned}
     return json.dumps(kept, allow_nan=False, sort_keys=True)
+
+
+def owner(kept: str) -> str | None:
+    """Who began a search, as `account@host`, from the settings that the database keeps; None: not known."""
+    known = json.loads(kept).get(_OWNER)
+    return None if known is None else str(known)
 
 
 def superseded(spec: StudySpec, before: str) -> bool:
@@ -46,7 +57,7 @@ def superseded(spec: StudySpec, before: str) -> bool:
 def changes(spec: StudySpec, before: str) -> list[str]:
     """What of the settings differs between the database and a file, a line each: `budget.trials: 40 -> 80`."""
     kept = json.loads(before)
-    kept = {name: value for name, value in kept.items() if name not in (_FILES, _MARKED)}
+    kept = {name: value for name, value in kept.items() if name not in (_FILES, _MARKED, _OWNER)}
     return difference(kept, settings(spec))
 
 

@@ -17,6 +17,7 @@ PACKAGES = (
     "search.__main__",
     "search.api",
     "search.commands",
+    "search.admin",
     "search.report",
     "search.report.content",
     "search.dashboard",
@@ -74,7 +75,7 @@ ONE_FILE_A_KIND = ("losses", "models", "search/samplers", "trainer/data/layouts"
 CONFINED = {
     "optuna": (
         "search/api/",  # reads trials
-        "search/commands/close.py",  # ends trials that no worker holds
+        "search/admin/close.py",  # ends trials that no worker holds
         "search/dashboard/",
         "search/pruners.py",
         "search/report/content/",  # asks which settings decide

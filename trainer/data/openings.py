@@ -22,7 +22,7 @@ def record_opening(folder: Path, purpose: str) -> Opening:
     """
     if not purpose.strip():
         raise DataError("opening of the test rows: the purpose is empty; say what they are read for")
-    opening = Opening(who=_who(), when=datetime.now(UTC).isoformat(timespec="seconds"), purpose=purpose)
+    opening = Opening(who=who(), when=datetime.now(UTC).isoformat(timespec="seconds"), purpose=purpose)
     line = (json.dumps(asdict(opening), ensure_ascii=False) + "\n").encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,8 @@ def require_opening(part: Part, opening: Opening | None) -> None:
         )
 
 
-def _who() -> str:
+def who() -> str:
+    """Who runs this process: `account@host`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may run under a user id without a name

@@ -48,6 +48,7 @@ TESTS = Path(__file__).parents[2]
 
 ELSEWHERE = {
     "dashboard": "test_readme.py starts it and asks for its page, test_proxy.py too",
+    "delete": "test_list_and_delete.py deletes studies, with a question and without",
     "db": "postgres/test_server.py and test_backup.py start, stop, save and restore a server",
     "confirm": "confirm/test_results.py confirms a search that was trained",
     "note": "test_note.py writes notes with figures",
@@ -83,6 +84,7 @@ ORDER = (
     "search enqueue",
     "search stop",
     "search close",
+    "search list",
 )
 """In which the examples make sense one after the other."""
 

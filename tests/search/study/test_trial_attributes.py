@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from optuna_dashboard import wsgi
 from PIL import Image
 
-from search.commands.close import close
+from search.admin.close import close
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
 from search.execution.group import SingleProcess

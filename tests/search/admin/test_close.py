@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search.commands.close import WITHDRAWN, close
+from search.admin.close import WITHDRAWN, close
 from search.storage.database import open_storage
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
 from search.storage.searches import CLOSED

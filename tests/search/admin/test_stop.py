@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from search.commands import stop
+from search.admin import stop
 from search.storage.lookup import known_search
 from search.storage.statements import Owner
 from search.study.adapter import Claim, StudyAdapter

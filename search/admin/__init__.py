@@ -1,0 +1,1 @@
+"""What whoever looks after a database types: list, stop, close and delete studies."""
