@@ -144,6 +144,11 @@ Write = Callable[[Path], Saved]
 """Writes what was copied before, in any thread: beside, fsynced, renamed. Raises OSError where the disk refuses."""
 
 
+Pulse = Callable[[str, int, int], None]
+"""Hears on the lead how far a piece of an epoch is: what is done, such as `training step`, and how many of how many.
+The first call of a piece has none done."""
+
+
 class Stopped(Exception):
     """A wish to stop was agreed by all ranks in the middle of an epoch; the last whole epoch's checkpoints stand
     or are being written."""

@@ -15,6 +15,7 @@ from search.storage.errors import patient, repeated
 from search.storage.evidence import TEACHER, Evidence
 from search.storage.url import label_of, storage_url
 from search.study.create import Identity
+from trainer.cli.progress import InsideEpoch
 from trainer.config import DataConfig, PictureData, PolypData, RunConfig
 from trainer.data.dataset import DataSet, Opening, Part
 from trainer.data.splits.folders import PATTERN
@@ -144,9 +145,10 @@ def _examine_teacher(
     run, ranks = _taught(plan), resources.ranks
     if ranks.leads:
         logger.info("{}: the teacher is examined", plan.name)
+    pulse = InsideEpoch(lambda text: logger.info("{}", text), about=lambda: "the teacher") if ranks.leads else None
     with ranks.watchdog.watching():
         results = evaluate_per_image(
-            resources.opened_teacher(run).network, run, resources.data(run), examination, ranks
+            resources.opened_teacher(run).network, run, resources.data(run), examination, ranks, pulse
         )
     if isinstance(results, LocalFailure):
         # Such as stored maps, which say nothing of other images: the students' comparisons stand without it.

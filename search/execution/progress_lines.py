@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search.storage.leases import EpochCount
 from trainer.cli.durations import format_short_duration
+from trainer.evaluation.score_names import SCORE_KINDS
 from trainer.reports import EpochReport
 
 RATE_SECONDS = 120.0
@@ -72,6 +73,8 @@ class EpochLine:
         """epochs: of a trial, by its arm. show: takes the line, again after each report."""
         self._epochs, self._metric, self._show = epochs, metric, show
         self._reports: dict[str, EpochReport] = {}
+        self._best: tuple[float, str] | None = None
+        self._lower = SCORE_KINDS[metric.partition(".")[0]].direction == "minimize"
         self._round: set[str] = set()
         """Trials that reported since one of them reported twice: the others were pruned or are over."""
 
@@ -81,8 +84,19 @@ class EpochLine:
             self._reports = {name: each for name, each in self._reports.items() if name in self._round}
             self._round = set()
         self._round.add(trial)
+        if report.scores is not None:
+            score = report.scores[self._metric]
+            if self._best is None or (score < self._best[0] if self._lower else score > self._best[0]):
+                self._best = score, trial
         self._reports[trial] = report
         self._show(self._text())
+
+    def best(self) -> str:
+        """The best score that this worker saw, with its trial; empty before the first."""
+        if self._best is None:
+            return ""
+        arm, _, number = self._best[1].rpartition("-")
+        return f"(best here {self._metric} {self._best[0]:.3f} of {arm} #{number})"
 
     def _text(self) -> str:
         """Short enough for four trials in 80 columns: an arm is named once for the trials that follow each other."""

@@ -38,6 +38,7 @@ from search.study.trial_attributes import TeacherScore, attribute_builder
 from trainer import loggers
 from trainer.atomic_files import private_folder
 from trainer.cli.live_line import LiveLine
+from trainer.cli.progress import InsideEpoch
 from trainer.data.dataset import examples_an_epoch
 from trainer.engine.changed_numbers import REVISION
 from trainer.errors import UserError, refusal_text
@@ -188,6 +189,10 @@ def _train(
     from trainer.engine.cohort import Cohort
 
     ranks, slots = inputs.resources.ranks, inputs.slots.count
+    line = EpochLine({arm.name: arm.epochs for arm in spec.arms}, spec.objective.metric, live_line.show)
+    inside = InsideEpoch(
+        lambda text: logger.info("{}", text), show=live_line.show if live_line.shown else None, best=line.best
+    )
     students = Cohort(
         ranks,
         slots=slots,
@@ -195,13 +200,14 @@ def _train(
         monitor=spec.objective.metric,
         examination=inputs.examination,
         resources=inputs.resources,
+        pulse=inside if ranks.leads else None,
     )
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots)
-    line = EpochLine({arm.name: arm.epochs for arm in spec.arms}, spec.objective.metric, live_line.show)
     with loggers.Loggers(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
 
         def on_report(trial: str, report: "EpochReport") -> None:
+            inside.epoch_ended()
             log.tell(trial, report)
             line.add(trial, report)
 

@@ -13,6 +13,11 @@ class LiveLine:
         self._terminal = sys.stderr.isatty()
         self._text = ""
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a terminal that shows it."""
+        return self._terminal
+
     def show(self, text: str) -> None:
         """Write the line over, cut to the terminal's width: a line that wraps cannot be taken back."""
         if self._terminal:

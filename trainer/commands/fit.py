@@ -99,10 +99,10 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
     state = work / "state.pt"
     resume = Resume(state) if ranks.broadcast(state.is_file()) else None
     best = work / "best.safetensors"
-    progress = Progress(file.run.epochs, file.metric)
+    progress = Progress(file.run.epochs, file.metric, resumed=resume is not None)
     if ranks.leads and resume is None:
         name, epochs = file.run.student.name, file.run.epochs
-        logger.info("training {}, {} epochs; the next line comes after an epoch", name, epochs)
+        logger.info("training {}, {} epochs; the next line comes after an epoch, or in a longer one", name, epochs)
     # The joins belong to the recorded run; what `--set` changes is another one and starts at stream epoch 0.
     replay = file.entry.replay if file.entry and not file.changed else None
     training = fit(
@@ -114,6 +114,7 @@ def _train(args: Namespace, file: RunFile, ranks: "Ranks", folder: Path) -> tupl
         save=state if args.runs else None,
         monitor=file.metric,
         export=best,
+        pulse=progress.inside,
     )
     trial = f"fit-{file.entry.rank}" if file.entry else "fit"
     with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, file.path.stem) as log:

@@ -8,6 +8,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from loguru import logger
 
 from models.config import NetworkTeacher, SmpNetwork
 from trainer.cli.durations import format_short_duration
-from trainer.cli.progress import Counting, Progress
+from trainer.cli.progress import Counting, InsideEpoch, Progress
 from trainer.config import RunConfig
 from trainer.data.classes import input_text, opening_work
 from trainer.data.dataset import examples_an_epoch
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Weights
     from trainer.data.dataset import DataSet
     from trainer.distributed.ranks import Ranks
+    from trainer.reports import Pulse
 
 FORMAT = 1
 """Version of the metadata that a teacher's file has beside those of any export."""
@@ -120,21 +122,25 @@ def _teach(args: Namespace, run: RunConfig, study: RunConfig, ranks: "Ranks") ->
     with _recipe_of(args.file):
         refuse_absent_weights(run)
     state = _prepare(work, name, ranks, again=args.again)
-    progress = Progress(run.epochs)
+    progress = Progress(run.epochs, resumed=state is not None)
     resume = Resume(state) if state else None
     if ranks.leads:
         logger.info(
-            "training {}, {} of {} {}; the next line comes after an epoch",
+            "training {}, {} of {} {}; the next line comes after an epoch, or in a longer one",
             run.student.name, counted(run.epochs, "epoch"), examples_an_epoch(data), input_text(run.data),
         )  # fmt: skip
     best = work / "best.safetensors"
     with Loggers(args.mirror if ranks.leads else (), args.mirror_dir, args.file.stem) as log:
-        for report in fit(run, cache=args.cache, ranks=ranks, resume=resume, save=work / STATE, export=best):
+        training = fit(
+            run, cache=args.cache, ranks=ranks, resume=resume, save=work / STATE, export=best, pulse=progress.inside
+        )
+        for report in training:
             if ranks.leads:
                 progress.hear(report)
                 log.tell("teach", report)
     took = format_short_duration(time.monotonic() - progress.started) + (" since it was resumed" if resume else "")
-    outcome = _finish(work, output, run, name, data, ranks, took)
+    pulse = InsideEpoch(lambda line: logger.info("{}", line), about=lambda: "measuring") if ranks.leads else None
+    outcome = _finish(work, output, run, name, data, ranks, took, pulse)
     return Outcome((*outcome.lines, *_next(args, output, least))) if ranks.leads else outcome
 
 
@@ -255,7 +261,16 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet", ranks: "Ranks", took: str) -> Outcome:
+def _finish(
+    work: Path,
+    output: Path,
+    run: RunConfig,
+    name: str,
+    data: "DataSet",
+    ranks: "Ranks",
+    took: str,
+    pulse: "Pulse | None",
+) -> Outcome:
     """Measure the best epoch's weights on both parts and write the file with all that is known of them."""
     import models
     from trainer import checkpoint
@@ -263,6 +278,7 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     from trainer.data.classes import size_of
     from trainer.evaluation.calibration import Calibration
     from trainer.evaluation.metrics import validate
+    from trainer.evaluation.per_image import scored_units
 
     if ranks.leads:
         logger.info("measuring its best epoch on the validation and training {}s", scored_as(run.data))
@@ -271,8 +287,10 @@ def _finish(work: Path, output: Path, run: RunConfig, name: str, data: "DataSet"
     made = ready(best, device=ranks.device)
     network = made.network
     calibration = Calibration(data, "validation", ranks)
-    scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear).means
-    train = validate(network, data, "train", ranks=ranks, precision=run.precision).means
+    hears = partial(scored_units, pulse, config=run.data)
+    see = partial(validate, network, data, ranks=ranks, precision=run.precision)
+    scores = see("validation", keep=calibration.hear, progress=hears("validation")).means
+    train = see("train", progress=hears("training part")).means
     error, positive, entropy = calibration.error(), calibration.positive_error(), calibration.entropy()
     if not ranks.leads:
         return Outcome(())

@@ -20,12 +20,12 @@ from trainer.engine.timers import Stopwatch
 from trainer.engine.validation_loss import validation_loss
 from trainer.errors import nearest
 from trainer.evaluation.metrics import Scores, validate
-from trainer.evaluation.per_image import FinalEvaluation, evaluate_per_image
+from trainer.evaluation.per_image import FinalEvaluation, evaluate_per_image, scored_units
 from trainer.evaluation.score_names import SCORE_KINDS
 from trainer.failures import LocalFailure, local_failure
 from trainer.figures.cases import with_weights
 from trainer.figures.worst import worst_and_median
-from trainer.reports import EpochReport, Failure, PerImageResult, Resume, Saved, Write
+from trainer.reports import EpochReport, Failure, PerImageResult, Pulse, Resume, Saved, Write
 from trainer.teacher.stored_logits import refuse_taps
 
 CASES = 3
@@ -46,6 +46,7 @@ class Cohort:
     cache: the folder of decoded data. monitor: the score whose best epoch is exported.
     resources: data, streams and teachers that are open already; None: this cohort opens its own.
     counters: what was done with them so far.
+    pulse: hears how far an epoch is; given on the lead alone.
     examination: measure the best epoch's weights on these parts after a run's last epoch. Then runs are to be compared
     in pairs: each goes through its stream from epoch 0, whenever it joins, as if admitted with `follow`.
     """
@@ -59,13 +60,14 @@ class Cohort:
         monitor: str = "dice",
         examination: FinalEvaluation | None = None,
         resources: SharedResources | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         if monitor.partition(".")[0] not in SCORE_KINDS:
             raise ValueError(f"monitor = {monitor!r}: unknown score{nearest(monitor, SCORE_KINDS)}")
         self._resources = resources or SharedResources(ranks, cache)
         self.counters = self._resources.counters
         self._ranks, self._slots, self._monitor = ranks, slots, monitor
-        self._examination = examination
+        self._examination, self._pulse = examination, pulse
         self._members: dict[int, CohortMember] = {}
 
     def admit(self, key: int, run: RunConfig, resume: Resume | None = None, *, follow: Replay | None = None) -> None:
@@ -135,7 +137,9 @@ class Cohort:
                 groups.setdefault((stream_key(member.run), next_stream_epoch[member.key]), []).append(member)
         self._resources.drop_prefetch_except({name for name, _ in groups})
         for (_, position), members in groups.items():
-            results |= StreamEpoch(self._ranks, members, position, self._resources, watch, self.counters).run()
+            results |= StreamEpoch(
+                self._ranks, members, position, self._resources, watch, self.counters, self._pulse
+            ).run()
             self._prepare(members, position + 1)
         reports: dict[int, EpochReport] = {}
         for (_, position), members in groups.items():
@@ -220,7 +224,7 @@ class Cohort:
         with watch.part("examination", [member.key]):
             network = with_weights(member.trained.eval_network, best["weights"])
             return evaluate_per_image(
-                network, member.run, self._resources.data(member.run), self._examination, self._ranks
+                network, member.run, self._resources.data(member.run), self._examination, self._ranks, self._pulse
             )
 
     def _scored(self, member: CohortMember) -> tuple[Scores, float | None] | LocalFailure:
@@ -236,7 +240,13 @@ class Cohort:
         data = self._resources.data(member.run)
         precision, monitor = member.run.precision, self._monitor
         return validate(
-            member.trained.eval_network, data, "validation", ranks=ranks, precision=precision, monitor=monitor
+            member.trained.eval_network,
+            data,
+            "validation",
+            ranks=ranks,
+            precision=precision,
+            monitor=monitor,
+            progress=scored_units(self._pulse, "validation", member.run.data),
         )
 
     def replay(self, key: int) -> Replay:

@@ -18,7 +18,7 @@ from trainer.engine.resources import Counters, SharedResources, teacher_key
 from trainer.engine.student import StepFlags, Student
 from trainer.engine.timers import Stopwatch
 from trainer.failures import LocalFailure, not_finite
-from trainer.reports import Failure, FailureKind, Stopped
+from trainer.reports import Failure, FailureKind, Pulse, Stopped
 
 
 @dataclass
@@ -66,6 +66,8 @@ class StreamEpoch:
     resources: SharedResources
     watch: Stopwatch
     counters: Counters
+    pulse: Pulse | None = None
+    """Hears how many steps are done."""
     failures: dict[int, Failure] = field(default_factory=dict)
     _flags: deque[dict[int, ToHost]] = field(default_factory=deque)
 
@@ -79,16 +81,22 @@ class StreamEpoch:
         self._prepare()
         batches = stream.epoch(self.epoch)
         try:
-            for _ in range(stream.steps):
+            self._tell(0, stream.steps)
+            for step in range(stream.steps):
                 self._read_flags(behind=1)
                 if not self.members:
                     break
                 self._step(batches)
+                self._tell(step + 1, stream.steps)
             self._read_flags(behind=0)
             self._agree()
         finally:
             batches.close()
         return self.failures
+
+    def _tell(self, done: int, steps: int) -> None:
+        if self.pulse is not None:
+            self.pulse("training step", done, steps)
 
     def _step(self, batches: Iterator[Batch]) -> None:
         indices, images, target = self._fetch(batches)

@@ -141,18 +141,22 @@ def validate(
     opening: Opening | None = None,
     keep: Keep | None = None,
     monitor: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score a network on a part of the data: the ranks take batches in turn; counts are summed once over ranks.
 
     The network's mode is put back as it was. An image is in the same batch whatever the world size, so scores are equal
     bit for bit on ranks of one kind; another `batch_size`, the most images at once, may change the rounding of its
-    logits. `keep` sees the images of this rank only. monitor: a score that is wanted among the means. Raises DataError
-    where the part is empty or is opened without a record.
+    logits. `keep` sees the images of this rank only. monitor: a score that is wanted among the means. progress: hears
+    how many of this rank's images, or windows of volumes, went through the network. Raises DataError where the part is
+    empty or is opened without a record, Stopped at a `pause_point` of the ranks.
     """
     import torch
 
     from trainer.data.streams.scored import scored_order
     from trainer.errors import DataError
+    from trainer.evaluation.native_slices import window_count
+    from trainer.evaluation.sliding_window import counted_windows
 
     volumes = dims_of(data.config) == 3
     order = list(range(len(data.samples(part, opening)))) if volumes else scored_order(data, part, opening)
@@ -167,6 +171,10 @@ def validate(
     network.eval()
     size = min(batch_size, -(-total // _SHARES))
     predict = predictor(network, ranks.device, precision, ranks.pause_point)
+    if progress is not None:
+        units = window_count(data, part, ranks, opening) if volumes else _image_count(total, size, ranks)
+        progress(0, units)
+        predict = counted_windows(predict, units, progress)
     try:
         with torch.no_grad():
             if volumes:
@@ -183,6 +191,11 @@ def validate(
     if surfaces is not None and monitor is not None:
         scores.means[monitor] = surfaces.value(ranks)
     return scores
+
+
+def _image_count(total: int, size: int, ranks: "Ranks") -> int:
+    """How many of so many images this rank takes in batches of that size."""
+    return sum(min(size, total - first) for first in range(ranks.rank * size, total, ranks.world * size))
 
 
 def predictor(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from trainer.data.sets.volumes import VolumeCases
     from trainer.distributed.ranks import Ranks
 
 Plane = TypeVar("Plane")
@@ -48,17 +49,30 @@ def volume_slices(
     The ranks take cases in turn; a case is one rank's, whatever the world size, so scores are equal bit for bit.
     Raises TypeError for data that is no volumes.
     """
-    from trainer.data.sets.volumes import VolumeCases
-
-    if not isinstance(data, VolumeCases) or not isinstance(data.config, VolumeData):
-        raise TypeError(f"{data.config.name}: is no data set of volumes")
-    first, below, window = 0, ground(data.regions is not None), window_of(data.config)
-    for number, case in enumerate(data.cases(part, opening)):
+    volumes = _volumes(data)
+    first, below, window = 0, ground(data.regions is not None), window_of(volumes.settings)
+    for number, case in enumerate(volumes.cases(part, opening)):
         if number % ranks.world == ranks.rank:
             image = case.normaliser.of_case(case.image)
             for depth, logits in native_slices(image, case.way, window, predict, ranks.device, ground=below):
                 yield first + depth, logits
         first += case.way.native.shape[2]
+
+
+def _volumes(data: DataSet) -> "VolumeCases":
+    from trainer.data.sets.volumes import VolumeCases
+
+    if not isinstance(data, VolumeCases):
+        raise TypeError(f"{data.config.name}: is no data set of volumes")
+    return data
+
+
+def window_count(data: DataSet, part: Part, ranks: "Ranks", opening: Opening | None) -> int:
+    """How many windows `volume_slices` sends through the network on this rank. Raises TypeError as it does."""
+    volumes = _volumes(data)
+    window = window_of(volumes.settings)
+    cases = enumerate(volumes.cases(part, opening))
+    return sum(window.count(case.way.shape) for number, case in cases if number % ranks.world == ranks.rank)
 
 
 def window_of(config: VolumeData) -> SlidingWindow:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import DataConfig, Precision, RunConfig
+from trainer.data.classes import dims_of
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, by_threshold, cases_of
 from trainer.evaluation.by_case import CaseRows, Row, lesions
 from trainer.evaluation.confusion import IGNORE
@@ -27,7 +28,7 @@ from trainer.evaluation.metrics import SCORES, validate
 from trainer.evaluation.overlap import PixelCounts
 from trainer.evaluation.surface import diagonal, hd95, missed_as_diagonal, surface_distances
 from trainer.evaluation.threshold import chosen_threshold, log_odds, margin
-from trainer.reports import PerImageResult
+from trainer.reports import PerImageResult, Pulse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,12 +91,25 @@ class _Failed(Exception):
         self.fault = local_failure
 
 
+def scored_units(pulse: Pulse | None, what: str, config: DataConfig) -> Callable[[int, int], None] | None:
+    """What `validate` tells of its images, or of the windows of volumes; None where nobody hears it."""
+    if pulse is None:
+        return None
+    return partial(pulse, f"{what}, {'window' if dims_of(config) == 3 else 'image'}")
+
+
 def evaluate_per_image(
-    network: "Segmenter", run: RunConfig, data: DataSet, examination: FinalEvaluation, ranks: "Ranks"
+    network: "Segmenter",
+    run: RunConfig,
+    data: DataSet,
+    examination: FinalEvaluation,
+    ranks: "Ranks",
+    pulse: Pulse | None = None,
 ) -> "tuple[PerImageResult, ...] | LocalFailure":
     """Choose the threshold, then measure every part. Every rank calls it; all get the same, or the same fault.
 
-    Raises Stopped on all of them where one was asked to stop, between two images.
+    pulse: hears on the lead how many images are done. Raises Stopped on all of them where one was asked to stop,
+    between two images.
     """
     from trainer.failures import LocalFailure, local_failure
 
@@ -107,17 +121,26 @@ def evaluate_per_image(
 
     try:
         places = attempt(lambda _: examination.places(run.data, data))
-        choose = partial(chosen_threshold, network, data, precision=run.precision)
+        hears = partial(scored_units, pulse, config=run.data)
+        choose = partial(
+            chosen_threshold, network, data, precision=run.precision, progress=hears("choosing the threshold")
+        )
         chosen = by_threshold(data.classes, regions=data.regions is not None)
         threshold = attempt(lambda ranks: choose(ranks=ranks)) if chosen else None
         see = partial(measured, network, threshold=threshold, precision=run.precision)
-        return tuple([attempt(partial(see, place)) for place in places])
+        return tuple([attempt(partial(see, place, progress=hears(f"examining {place.name}"))) for place in places])
     except _Failed as failed:
         return failed.fault
 
 
 def measured(
-    network: "Segmenter", place: Place, ranks: "Ranks", *, threshold: float | None, precision: Precision
+    network: "Segmenter",
+    place: Place,
+    ranks: "Ranks",
+    *,
+    threshold: float | None,
+    precision: Precision,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PerImageResult:
     """Every column of a part: the ranks share its images. Every rank calls it; all get the same.
 
@@ -127,7 +150,7 @@ def measured(
 
     name, data, part, opening = place
     calibration = Calibration(data, part, ranks, opening)
-    see = partial(validate, network, data, part, ranks=ranks, precision=precision, opening=opening)
+    see = partial(validate, network, data, part, ranks=ranks, precision=precision, opening=opening, progress=progress)
     samples = data.samples(part, opening)
     if threshold is not None and data.regions is None and cases_of(samples) is None:
         rows, names = _by_image(place, calibration, see, ranks, threshold), None

@@ -5,6 +5,7 @@ one another would come apart.
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,14 @@ HALF = GRID.index(0.5)
 """Place of the threshold that stays where no other one is shown to gain."""
 
 
-def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", precision: Precision) -> float:
+def chosen_threshold(
+    network: "Segmenter",
+    data: DataSet,
+    *,
+    ranks: "Ranks",
+    precision: Precision,
+    progress: Callable[[int, int], None] | None = None,
+) -> float:
     """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images, slices of
     a volume together; of regions by the mean over them.
 
@@ -52,7 +60,7 @@ def chosen_threshold(network: "Segmenter", data: DataSet, *, ranks: "Ranks", pre
             above = torch.bucketize(own.contiguous(), edges) + bins * ((true > 0) & (true != IGNORE))
             counts[index, at] = torch.bincount(above[true != IGNORE], minlength=2 * bins).double()
 
-    validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear)
+    validate(network, data, "validation", ranks=ranks, precision=precision, keep=hear, progress=progress)
     histogram = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(total, objects, 2, bins)
     if cases is not None:
         histogram = summed(histogram, cases)

@@ -3,14 +3,16 @@
 How good it is on some data, and how well it knows that: Dice, calibration, and what it saw in its own training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from loguru import logger
 
 from models.output import Segmenter
 from trainer.checkpoint import Weights
+from trainer.cli.progress import InsideEpoch
 from trainer.config import PictureData, PolypData, RunConfig, VolumeData
 from trainer.data.dataset import DataSet, Part, cases_of, foreground_names
 from trainer.data.perceptual_hash import alike as alike_pairs
@@ -20,6 +22,7 @@ from trainer.errors import CheckpointError
 from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.confusion import confusion, labels
 from trainer.evaluation.metrics import Keep, score, validate
+from trainer.evaluation.per_image import scored_units
 from trainer.teacher.open import AGAIN, OpenedTeacher, called, opened, ours, wanted
 from trainer.teacher.probability_maps import Maps
 
@@ -44,7 +47,15 @@ def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Ju
     if isinstance(network, Maps):
         dice = stored_dice(network, data, "validation", keep=calibration.hear, ranks=ranks)
     else:
-        scores = validate(network, data, "validation", ranks=ranks, precision=run.precision, keep=calibration.hear)
+        scores = validate(
+            network,
+            data,
+            "validation",
+            ranks=ranks,
+            precision=run.precision,
+            keep=calibration.hear,
+            progress=_said(ranks, "validation", data),
+        )
         dice = scores.means["dice"]
     return Judgement(dice, calibration.error(), calibration.entropy(), calibration.positive_error())
 
@@ -53,7 +64,14 @@ def train_dice(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) 
     """Its Dice on the training images. Every rank calls it."""
     if isinstance(network, Maps):
         return stored_dice(network, data, "train", keep=None, ranks=ranks)
-    return validate(network, data, "train", ranks=ranks, precision=run.precision).means["dice"]
+    hears = _said(ranks, "training part", data)
+    return validate(network, data, "train", ranks=ranks, precision=run.precision, progress=hears).means["dice"]
+
+
+def _said(ranks: Ranks, what: str, data: DataSet) -> Callable[[int, int], None] | None:
+    """The lead says how far the teacher is, where that takes long."""
+    pulse = InsideEpoch(lambda line: logger.info("{}", line), about=lambda: "scoring the teacher")
+    return scored_units(pulse, what, data.config) if ranks.leads else None
 
 
 def stored_dice(network: Maps, data: DataSet, part: Part, *, keep: Keep | None, ranks: Ranks) -> float:
