@@ -93,6 +93,11 @@ def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def halves(place: Path) -> list[Path]:
+    """What killed commands left of a file or folder that is written beside its place, or running ones still write."""
+    return sorted(place.parent.glob(f".{glob.escape(place.name)}.*.part*"))
+
+
 @contextlib.contextmanager
 def whole_folder(place: Path) -> Iterator[Path]:
     """A folder to be filled beside its place and renamed at the end, where it takes the place of one that is there;

@@ -191,7 +191,9 @@ def _train(
     ranks, slots = inputs.resources.ranks, inputs.slots.count
     line = EpochLine({arm.name: arm.epochs for arm in spec.arms}, spec.objective.metric, live_line.show)
     inside = InsideEpoch(
-        lambda text: logger.info("{}", text), show=live_line.show if live_line.shown else None, best=line.best
+        lambda text: logger.info("{}", text),
+        show=live_line.show if live_line.shown else None,
+        best=line.best if spec.confirms is None else lambda: "",  # seeds of a confirmation are no rivals
     )
     students = Cohort(
         ranks,

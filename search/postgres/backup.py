@@ -22,6 +22,7 @@ from search.postgres.binaries import CLIENT, REMEDY, Binaries, usable
 from search.storage import schema
 from search.storage.database import OptunaTables, bare_engine, creation_lock
 from search.storage.url import label_of
+from trainer.atomic_files import halves
 from trainer.errors import SECRET_PARAMETERS, UserError, one_line, refusal_text
 
 COUNTED = ("studies", "trials")
@@ -57,6 +58,8 @@ def backup(url: str, target: Path, bin_folder: Path | None, *, force: bool = Fal
         raise UserError(f"storage: {label_of(url)}: no such file; give --storage or OPTUNA_STORAGE as the workers had")
     if not _holds(engine):
         raise UserError(f"storage: {label_of(url)} holds no study; there is nothing to back up")
+    for rest in halves(target):
+        logger.warning("{}: half a backup, of a command that was killed or still runs; it may be removed", rest)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))

@@ -1,6 +1,5 @@
 """`python -m trainer package`: a folder with all that is needed to use a trained network elsewhere, checked."""
 
-import glob
 import os
 import shutil
 from argparse import Namespace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from loguru import logger
 
+from trainer.atomic_files import halves
 from trainer.cli.progress import Counting, counted_items
 from trainer.config import PictureData, RunConfig, VolumeData
 from trainer.data.classes import (
@@ -146,7 +146,7 @@ def refuse_existing(folder: Path) -> None:
 
 def _refuse(wish: Wish) -> None:
     refuse_existing(wish.folder)
-    for rest in sorted(wish.folder.parent.glob(f".{glob.escape(wish.folder.name)}.*.part")):
+    for rest in halves(wish.folder):
         logger.warning("{}: half a package, of a command that was killed or still runs; it may be removed", rest)
     if wish.threshold is not None and not 0 < wish.threshold < 1:
         raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")

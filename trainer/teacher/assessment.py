@@ -54,7 +54,7 @@ def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Ju
             ranks=ranks,
             precision=run.precision,
             keep=calibration.hear,
-            progress=_said(ranks, "validation", data),
+            progress=_progress_lines(ranks, "validation", data),
         )
         dice = scores.means["dice"]
     return Judgement(dice, calibration.error(), calibration.entropy(), calibration.positive_error())
@@ -64,11 +64,11 @@ def train_dice(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) 
     """Its Dice on the training images. Every rank calls it."""
     if isinstance(network, Maps):
         return stored_dice(network, data, "train", keep=None, ranks=ranks)
-    hears = _said(ranks, "training part", data)
+    hears = _progress_lines(ranks, "training part", data)
     return validate(network, data, "train", ranks=ranks, precision=run.precision, progress=hears).means["dice"]
 
 
-def _said(ranks: Ranks, what: str, data: DataSet) -> Callable[[int, int], None] | None:
+def _progress_lines(ranks: Ranks, what: str, data: DataSet) -> Callable[[int, int], None] | None:
     """The lead says how far the teacher is, where that takes long."""
     pulse = InsideEpoch(lambda line: logger.info("{}", line), about=lambda: "scoring the teacher")
     return scored_units(pulse, what, data.config) if ranks.leads else None

@@ -88,7 +88,7 @@ def _trials_once_there(url: str) -> list[tuple[object, ...]]:
 
 
 def test_sqlite_is_copied_whole_while_somebody_has_it_open_and_put_back(
-    sqlite_url: str, study: Path, inside: Inside, one_line: OneLine
+    sqlite_url: str, study: Path, inside: Inside, one_line: OneLine, log: list[str]
 ) -> None:
     opened = open_storage(sqlite_url)
     spec = load(study)
@@ -100,9 +100,14 @@ def test_sqlite_is_copied_whole_while_somebody_has_it_open_and_put_back(
     assert "1 studies, 0 trials" in done.stdout
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(p.name for p in study.parent.glob("*one.backup*")) == ["one.backup"]
+    (file.parent / f".{file.name}.1.part").touch()  # of a killed one
     again = ("backup", "-o", str(file), "--storage", sqlite_url)
     assert one_line(inside(*again), "one.backup: exists", "--force")
     assert inside(*again, "--force").returncode == 0
+    assert [line for line in log if "half a backup" in line] == [
+        f"WARNING {file.parent}/.one.backup.1.part: half a backup, of a command that was killed or still runs; it may "
+        "be removed"
+    ]
     words = ("restore", str(file), "--storage", f"sqlite:///{target}")
     assert inside(*words).returncode == 0
     assert one_line(inside(*words), "holds 1 studies", "'kept'")
