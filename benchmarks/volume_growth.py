@@ -5,8 +5,9 @@
 
 Two students side by side learn by logits, an epoch a trial of one step of four patches, validation included, with the
 worker's own loop, database and checkpoints. Whenever no student is left the resident memory of the process is read.
-Growth is the slope of a line through what was read after the first ten trials, by which time libraries and pools have
-what they take; it is to stay below 1 MB a trial.
+Growth is the median slope between any two readings after the first ten trials, by which time libraries and pools have
+what they take; now and then a checkpoint is still being written when a reading is taken. It is to stay below 1 MB a
+trial.
 """
 
 import argparse
@@ -82,7 +83,9 @@ def main() -> int:
     alone = [(trial, memory) for trial, (left, memory) in enumerate(Watched.after, 1) if left == 0]
     trials, after = (np.array(values, dtype=float) for values in zip(*alone, strict=True))
     tail = trials > min(FIRST, len(Watched.after) // 2)
-    slope, _ = np.polyfit(trials[tail], after[tail], 1)
+    first, second = np.triu_indices(int(tail.sum()), 1)
+    x, y = trials[tail], after[tail]
+    slope = float(np.median((y[second] - y[first]) / (x[second] - x[first])))
     shown = ", ".join(f"{trial:.0f}: {memory:.0f}" for trial, memory in zip(trials, after, strict=True))
     print(f"{STUDENT[0]} {args.student} under {TEACHER[0]} {args.teacher}, {args.patch}^3, {len(Watched.after)} trials")
     print(f"resident MB after trial {shown}; peak {peak()} MB; {spent.cpu:.0f} CPU s")

@@ -33,7 +33,7 @@ class PerImageResult:
     """validation, test, or the name of a source that no split names."""
     threshold: float | None
     """Least probability of the foreground: 0.5, or one that was shown on validation to gain; None with more than two
-    classes, where a pixel has the likeliest."""
+    classes, where a pixel has the likeliest. Where regions have their own: the mean of these."""
     images: tuple[str, ...]
     """Paths below the data root; names where there are no files; of volumes their cases."""
     sources: tuple[str, ...]
@@ -46,18 +46,27 @@ class PerImageResult:
     calibration_positive: tuple[tuple[float, float, float], ...] = ()
     """By bin of the foreground's probability: pixels, sum of it, pixels that are foreground; nothing of what was
     measured before this was kept."""
-    threshold_rule: Literal["best", "gain", "likeliest"] = "best"
+    threshold_rule: Literal["best", "gain", "gain-by-region", "likeliest"] = "best"
     """How the threshold was chosen. best: of the best mean Dice on validation, as earlier versions did; gain: as
-    `trainer.evaluation.threshold.kept_threshold` does; likeliest: there is none."""
+    `trainer.evaluation.threshold.kept_threshold` does; gain-by-region: the same, of each region by itself; likeliest:
+    there is none."""
     length_unit: Literal["px", "mm"] = "px"
     """Of distances: millimetres where the data say how far slices and pixels lie apart."""
+    region_thresholds: tuple[float, ...] = ()
+    """By region, in their order, where they differ; else `threshold` is that of all."""
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Every threshold: one, one a region where they differ, or none."""
+        return self.region_thresholds or (() if self.threshold is None else (self.threshold,))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it: nan is null."""
         columns = {name: [None if math.isnan(v) else v for v in values] for name, values in self.columns.items()}
         document = {**vars(self), "columns": columns}
-        # What was measured in pixels is stored as it always was.
-        return {name: value for name, value in document.items() if (name, value) != ("length_unit", "px")}
+        # What was measured in pixels, or at one threshold, is stored as it always was.
+        usual = (("length_unit", "px"), ("region_thresholds", ()))
+        return {name: value for name, value in document.items() if (name, value) not in usual}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> "PerImageResult":
@@ -80,6 +89,7 @@ class PerImageResult:
             calibration_positive=positive,
             threshold_rule=values.get("threshold_rule", "best"),
             length_unit=values.get("length_unit", "px"),
+            region_thresholds=tuple(map(float, values.get("region_thresholds", ()))),
             **names,
         )
 

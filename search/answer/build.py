@@ -112,9 +112,10 @@ def _own_thresholds(each: Configuration, grids: Grids) -> tuple[tuple[int | None
 def _thresholds(shown: Sequence[ScoreArray]) -> Iterator[tuple[str, float]]:
     """By rule anew for each seed on validation; the mean of them."""
     for name in dict.fromkeys(grid.configuration for grid in shown):
-        values = {s: at for grid in shown if grid.configuration == name for s, at in grid.thresholds}
+        grids = [grid.thresholds for grid in shown if grid.configuration == name]
+        values = [at for _, at in max(grids, key=len)]
         if values:
-            yield name, round(sum(values.values()) / len(values), 6)
+            yield name, round(sum(values) / len(values), 6)
 
 
 def _choice(confirmed: Confirmed, near: Sequence[Comparison], chosen: Configuration | None) -> str:

@@ -92,7 +92,9 @@ class Network(Frozen):
         default=SEARCH_THRESHOLD, description="of that score, as of every score of a search"
     )
     thresholds: tuple[tuple[int | None, float], ...] = Field(
-        default=(), description="(seed, its own threshold), of its scores on validation, test and unseen sources"
+        default=(),
+        description="(seed, its own threshold), of its scores on validation, test and unseen sources; where regions "
+        "have their own, one each in their order",
     )
     validation: float | None = Field(description="on validation, with the fresh seeds")
     test: float | None
@@ -116,7 +118,9 @@ class Scores(Frozen):
     images: int
     groups: int
     seeds: int
-    thresholds: tuple[float, ...] = Field(default=(), description="of the seeds, each at its own")
+    thresholds: tuple[float, ...] = Field(
+        default=(), description="of the seeds, each at its own (of regions, at theirs)"
+    )
     dice: float | None
     low: float | None
     high: float | None
@@ -240,7 +244,9 @@ class ConfirmedPart(Frozen):
         default=(), exclude_if=left_out, description="by class, where there are several foreground classes"
     )
     reliability: tuple[Reliability, ...]
-    thresholds: tuple[tuple[str, float], ...] = Field(description="(network, mean of its seeds' thresholds)")
+    thresholds: tuple[tuple[str, float], ...] = Field(
+        description="(network, mean of its seeds' thresholds, and of its regions' where these have their own)"
+    )
     threshold_rule: str = Field(default="", description="how each seed got its threshold")
     chosen: str | None = Field(description="the network to ship; None where none is near enough to the teacher")
     choice: str = Field(description="how it was chosen")

@@ -30,9 +30,9 @@ class ScoreArray:
 
     @property
     def thresholds(self) -> tuple[tuple[int | None, float], ...]:
-        """(seed, its threshold), by seed; a teacher's single one with None. Nothing with more than two classes."""
-        every = ((seed, self.by_seed[seed].threshold) for seed in (self.seeds or (None,)))
-        return tuple((seed, threshold) for seed, threshold in every if threshold is not None)
+        """(seed, its threshold), by seed, one a region where these differ; a teacher's with None. Nothing with more
+        than two classes."""
+        return tuple((seed, at) for seed in (self.seeds or (None,)) for at in self.by_seed[seed].thresholds)
 
     def has(self, column: str) -> bool:
         """Whether every seed was measured with this column; those from before it was kept were not."""
@@ -47,10 +47,10 @@ class ScoreArray:
         return np.asarray([self.by_seed[seed].columns[column] for seed in chosen], dtype=np.float64)
 
 
-def describe_thresholds(thresholds: Iterable[float | None]) -> str:
+def describe_thresholds(thresholds: Iterable[float]) -> str:
     """`threshold 0.5`, or the least and the greatest where they differ: `thresholds 0.5 to 0.65`; `the likeliest class`
     where there is none, which is so with more than two classes."""
-    known = sorted({round(each, 6) for each in thresholds if each is not None})
+    known = sorted({round(each, 6) for each in thresholds})
     if not known:
         return "the likeliest class"
     low, *rest = known
@@ -59,6 +59,8 @@ def describe_thresholds(thresholds: Iterable[float | None]) -> str:
 
 RULES = {
     "gain": f"{SEARCH_THRESHOLD:g}, or another one that gains on validation more than the gain's standard error",
+    "gain-by-region": f"of each region by itself {SEARCH_THRESHOLD:g}, or another one that gains on validation more "
+    "than the gain's standard error",
     "likeliest": "none, since each {element} has the likeliest of its classes",
     "best": f"the best one on validation, as an earlier version took it, though {SEARCH_THRESHOLD:g} may be no worse",
 }

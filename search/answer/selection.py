@@ -41,8 +41,8 @@ class Shipped:
     """What is packed."""
 
     weights: Path
-    threshold: float | None
-    """None with more than two classes."""
+    thresholds: tuple[float, ...]
+    """One, or one a region where these differ; none with more than two classes."""
     confirmation: "Confirmation"
 
 
@@ -78,7 +78,7 @@ def with_evidence(confirmed: Confirmed, chosen: SelectedStudent, weights: Weight
     confirmation = Confirmation(
         confirmed.study, chosen.name, seed, why, tuple(_scores(confirmed, chosen, scores, seed)), chosen.claims
     )
-    return Shipped(file, middle.threshold, confirmation)
+    return Shipped(file, middle.thresholds, confirmation)
 
 
 def _scores(
@@ -99,7 +99,7 @@ def _scores(
             Score(
                 part,
                 len(each.images),
-                f"{label}, at {describe_thresholds([each.threshold])}",
+                f"{label}, at {describe_thresholds(each.thresholds)}",
                 _mean(each, metric),
                 scored=each.scored,
             )
@@ -107,7 +107,7 @@ def _scores(
         ]
         if len(there) > 1:
             mean = statistics.fmean(_mean(each, metric) for each in there)
-            at = describe_thresholds(each.threshold for each in there)
+            at = describe_thresholds(threshold for each in there for threshold in each.thresholds)
             label = f"{title}, {over} and {len(there)} seeds, at {at}"
             scores.append(Score(part, len(there[0].images), label, mean, chosen.intervals.get(part), there[0].scored))
     return scores

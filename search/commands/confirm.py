@@ -205,7 +205,7 @@ def _unseen(names: Sequence[str]) -> str:
     return f" and on {', '.join(names)}, which nothing has seen" if names else ""
 
 
-def _at(thresholds: Iterable[float | None]) -> str:
+def _at(thresholds: Iterable[float]) -> str:
     """The thresholds alone."""
     return describe_thresholds(thresholds).removeprefix("thresholds ").removeprefix("threshold ")
 
@@ -217,7 +217,7 @@ def outcome(result: Confirmed) -> list[str]:
     for each in result.configurations:
         there = [one for one in result.findings if one.configuration == each.name and one.part == TEST]
         means = [statistics.fmean(one.columns[metric]) for one in there]
-        at = _at(one.threshold for one in there) if there else ""
+        at = _at(threshold for one in there for threshold in one.thresholds) if there else ""
         spread = f"{statistics.stdev(means):>15.4f}" if len(means) > 1 else f"{'':>15}"
         mean = f"{statistics.fmean(means):>12.4f}" if means else f"{'':>12}"
         text.append(f"{each.name:<20}{each.params:>12,}{mean}{spread}{len(means):>7}  {at}".rstrip())

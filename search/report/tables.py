@@ -339,10 +339,13 @@ def _networks(search: Search, part: ConfirmedPart) -> Table:
 
 
 def _by_seed(thresholds: Sequence[tuple[int | None, float]]) -> str:
-    """`0.5`, where all seeds have one; else each with its seed: `11: 0.5, 12: 0.65`."""
+    """`0.5`, where all are one; else by seed, `11: 0.5, 12: 0.65`, and by region, `11: 0.5 / 0.4`."""
     if len({threshold for _, threshold in thresholds}) == 1:
         return f"{thresholds[0][1]:g}"
-    return ", ".join(f"{seed}: {threshold:g}" for seed, threshold in thresholds)
+    own: dict[int | None, list[str]] = {}
+    for seed, threshold in thresholds:
+        own.setdefault(seed, []).append(f"{threshold:g}")
+    return ", ".join(f"{seed}: {' / '.join(values)}" for seed, values in own.items())
 
 
 def _claims(part: ConfirmedPart) -> Table:

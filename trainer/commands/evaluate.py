@@ -115,7 +115,8 @@ def _case_rows(data: "DataSet", part: "Part", opening: "Opening | None") -> "Cas
 
     if data.classes == 2 and data.regions is None and cases_of(data.samples(part, opening)) is None:
         return None
-    return CaseRows(data, part, opening, threshold=_threshold(data))
+    threshold = _threshold(data)
+    return CaseRows(data, part, opening, thresholds=() if threshold is None else (threshold,))
 
 
 def _threshold(data: "DataSet") -> float | None:

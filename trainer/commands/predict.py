@@ -131,14 +131,14 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
     thresholds = by_threshold(made.classes, regions=regions is not None)
     if args.threshold is not None and not thresholds:
         raise UserError(f"--threshold {args.threshold:g}: {made.path} has {made.classes} classes; leave it out")
-    threshold = args.threshold if args.threshold is not None or not thresholds else DEFAULT_THRESHOLD
+    least = (args.threshold or DEFAULT_THRESHOLD,) if thresholds else ()
 
     def masks(images: Sequence[Picture]) -> list[Pixels]:
         places = [place(image.shape[0], image.shape[1], config.size, config.fit) for image in images]
         fitted = [fit_image(image, at, config.size) for image, at in zip(images, places, strict=True)]
         logits = _logits(made.network, np.stack(fitted), where, precision)
         natives = [native_logits(logits[row : row + 1], at)[0] for row, at in enumerate(places)]
-        return [thresholded(each.cpu().numpy(), threshold, regions=regions is not None) for each in natives]
+        return [thresholded(each.cpu().numpy(), least, regions=regions is not None) for each in natives]
 
     return segment(
         args.images,

@@ -58,8 +58,8 @@ class CaseReader:
     """The names of the network's outputs."""
     values: Sequence[int] | None
     """What label files hold of each class; None: the classes are regions, with a file of 0 and 1 each."""
-    threshold: float | None
-    """None: a voxel is of its likeliest class."""
+    thresholds: Sequence[float]
+    """One, or one a region; none: a voxel is of its likeliest class."""
     slices: Callable[[PreparedCase, Progress], Iterator[tuple[int, Scores]]]
     """Logits (classes, A, B) of each slice along the last axis of a case's files, with its number."""
 
@@ -67,7 +67,7 @@ class CaseReader:
 def packed_reader(packed: PackedVolumes, by: str) -> CaseReader:
     """The network of a package; without torch."""
     p = packed.preprocessing
-    return CaseReader(by, p.recipe, p.channels, p.classes, p.values, p.threshold, packed.slices)
+    return CaseReader(by, p.recipe, p.channels, p.classes, p.values, p.least, packed.slices)
 
 
 def trained_reader(
@@ -99,7 +99,7 @@ def trained_reader(
         channels=config.channels,
         classes=[known.name for known in classes_of(config)],
         values=None if several else coding.values,
-        threshold=(threshold or DEFAULT_THRESHOLD) if thresholded else None,
+        thresholds=(threshold or DEFAULT_THRESHOLD,) if thresholded else (),
         slices=slices,
     )
 
@@ -169,7 +169,7 @@ def labels_of_case(reader: CaseReader, case: PreparedCase, progress: Progress) -
     native = case.way.native.shape
     out = np.zeros((len(reader.classes), *native) if several else native, np.uint8)
     for depth, logits in reader.slices(case, progress):
-        out[..., depth] = thresholded(logits, reader.threshold, regions=several)
+        out[..., depth] = thresholded(logits, reader.thresholds, regions=several)
     return out
 
 

@@ -17,7 +17,7 @@ from trainer.errors import DataError
 from trainer.evaluation.confusion import IGNORE, confusion, labels, region_confusion
 from trainer.evaluation.overlap import case_scores, pixel_counts
 from trainer.evaluation.surface import region_surface_scores, surface_scores
-from trainer.evaluation.threshold import GRID, HALF, log_odds, margin
+from trainer.evaluation.threshold import GRID, HALF, least_odds, log_odds, margin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +44,13 @@ class _Slice(NamedTuple):
 class CaseRows:
     """Rows of scores, one a case. Its `keep` is that of `trainer.evaluation.metrics.validate`.
 
-    threshold: least probability of the foreground of two classes, or of a region; None: each pixel is of its likeliest
-    class. Raises DataError where the slices of a volume differ in size.
+    thresholds: least probability of the foreground of two classes, or of each region, or one for all of these; none:
+    each pixel is of its likeliest class, and regions have 0.5. Raises DataError where the slices of a volume differ in
+    size.
     """
 
-    def __init__(self, data: DataSet, part: Part, opening: Opening | None, *, threshold: float | None) -> None:
-        self._data, self._part, self._opening, self._threshold = data, part, opening, threshold
+    def __init__(self, data: DataSet, part: Part, opening: Opening | None, *, thresholds: Sequence[float] = ()) -> None:
+        self._data, self._part, self._opening, self._thresholds = data, part, opening, thresholds
         self._samples = data.samples(part, opening)
         numbers = cases_of(self._samples)
         self._stacks: list[list[int]] = []
@@ -78,9 +79,12 @@ class CaseRows:
         """Logits (classes, height, width) of an image at native size."""
         regions = self._data.regions is not None
         odds = margin(logits, regions=regions)
-        least = log_odds(DEFAULT if self._threshold is None else self._threshold)
-        likeliest = self._threshold is None and not regions
-        label = labels(logits[None])[0] if likeliest else (logits if regions else odds) > least
+        if not self._thresholds and not regions:
+            label = labels(logits[None])[0]
+        elif regions:
+            label = logits > least_odds(self._thresholds or (DEFAULT,), logits)
+        else:
+            label = odds > log_odds(self._thresholds[0])
         truth = self._data.native_mask(self._part, index, self._opening)
         self._kept[index] = _Slice(label.cpu().numpy().astype(np.uint8), _squared_errors(odds.cpu().numpy(), truth))
 

@@ -27,7 +27,7 @@ from trainer.evaluation.confusion import IGNORE
 from trainer.evaluation.metrics import SCORES, validate
 from trainer.evaluation.overlap import PixelCounts
 from trainer.evaluation.surface import diagonal, hd95, missed_as_diagonal, surface_distances
-from trainer.evaluation.threshold import chosen_threshold, log_odds, margin
+from trainer.evaluation.threshold import chosen_thresholds, log_odds, margin
 from trainer.reports import PerImageResult, Pulse
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ def evaluate_per_image(
         places = attempt(lambda _: examination.places(run.data, data))
         hears = partial(scored_units, pulse, config=run.data)
         choose = partial(
-            chosen_threshold, network, data, precision=run.precision, progress=hears("choosing the threshold")
+            chosen_thresholds, network, data, precision=run.precision, progress=hears("choosing the threshold")
         )
         chosen = by_threshold(data.classes, regions=data.regions is not None)
-        threshold = attempt(lambda ranks: choose(ranks=ranks)) if chosen else None
-        see = partial(measured, network, threshold=threshold, precision=run.precision)
+        thresholds = attempt(lambda ranks: choose(ranks=ranks)) if chosen else ()
+        see = partial(measured, network, thresholds=thresholds, precision=run.precision)
         return tuple([attempt(partial(see, place, progress=hears(f"examining {place.name}"))) for place in places])
     except _Failed as failed:
         return failed.fault
@@ -138,13 +138,13 @@ def measured(
     place: Place,
     ranks: "Ranks",
     *,
-    threshold: float | None,
+    thresholds: tuple[float, ...],
     precision: Precision,
     progress: Callable[[int, int], None] | None = None,
 ) -> PerImageResult:
     """Every column of a part: the ranks share its images. Every rank calls it; all get the same.
 
-    threshold: of the foreground's probability, or of each region's; None for more than two classes. Raises DataError.
+    thresholds: of the foreground's probability, or of each region's; none for more than two classes. Raises DataError.
     """
     from trainer.evaluation.calibration import Calibration
 
@@ -152,10 +152,10 @@ def measured(
     calibration = Calibration(data, part, ranks, opening)
     see = partial(validate, network, data, part, ranks=ranks, precision=precision, opening=opening, progress=progress)
     samples = data.samples(part, opening)
-    if threshold is not None and data.regions is None and cases_of(samples) is None:
-        rows, names = _by_image(place, calibration, see, ranks, threshold), None
+    if thresholds and data.regions is None and cases_of(samples) is None:
+        rows, names = _by_image(place, calibration, see, ranks, thresholds[0]), None
     else:
-        by_case = CaseRows(data, part, opening, threshold=threshold)
+        by_case = CaseRows(data, part, opening, thresholds=thresholds)
 
         def hear(index: int, logits: "Tensor") -> None:
             calibration.hear(index, logits)
@@ -165,15 +165,16 @@ def measured(
         rows, names, samples = by_case.rows(ranks), by_case.names, by_case.cases
     return PerImageResult(
         part=name,
-        threshold=threshold,
+        threshold=round(sum(thresholds) / len(thresholds), 6) if thresholds else None,
         images=tuple(names or [sample.image or sample.name for sample in samples]),
         sources=tuple(sample.source for sample in samples),
         groups=tuple(sample.group for sample in samples),
         columns={column: tuple(row[column] for row in rows) for column in (rows[0] if rows else COLUMNS)},
         calibration=calibration.table(),
         calibration_positive=calibration.positive_table(),
-        threshold_rule="gain" if threshold is not None else "likeliest",
+        threshold_rule="likeliest" if not thresholds else "gain" if data.regions is None else "gain-by-region",
         length_unit="mm" if names is not None and any(sample.spacing is not None for sample in samples) else "px",
+        region_thresholds=thresholds if len(set(thresholds)) > 1 else (),
     )
 
 

@@ -1,7 +1,6 @@
 """The probability above which a pixel is called foreground: 0.5, or one that validation shows to be better.
 
-Regions have one threshold together: one each would be as many choices from the same few images, and regions that lie in
-one another would come apart.
+Of regions each has its own, by the same rule: a region is a task of two classes, and its sigmoid errs by itself.
 """
 
 import math
@@ -18,6 +17,8 @@ from trainer.evaluation.metrics import summed, validate
 from trainer.evaluation.overlap import PixelCounts, dice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from models.output import Segmenter
@@ -29,16 +30,16 @@ HALF = GRID.index(0.5)
 """Place of the threshold that stays where no other one is shown to gain."""
 
 
-def chosen_threshold(
+def chosen_thresholds(
     network: "Segmenter",
     data: DataSet,
     *,
     ranks: "Ranks",
     precision: Precision,
     progress: Callable[[int, int], None] | None = None,
-) -> float:
+) -> tuple[float, ...]:
     """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images, slices of
-    a volume together; of regions by the mean over them.
+    a volume together; of regions one each, in their order.
 
     Every rank calls it; all get the same. Raises DataError for an empty part.
     """
@@ -68,7 +69,8 @@ def chosen_threshold(
     above = np.flip(np.cumsum(np.flip(histogram, axis=3), axis=3), axis=3)[..., 1:]
     fp, tp = above[:, :, 0], above[:, :, 1]
     fn = histogram[:, :, 1].sum(axis=2)[..., None] - tp
-    return kept_threshold(dice(PixelCounts(tp, fp, fn, np.zeros_like(tp))).mean(axis=1))
+    scores = dice(PixelCounts(tp, fp, fn, np.zeros_like(tp)))
+    return tuple(kept_threshold(scores[:, at]) for at in range(objects))
 
 
 def kept_threshold(scores: NDArray[np.float64]) -> float:
@@ -93,6 +95,14 @@ def margin(logits: "Tensor", *, regions: bool = False) -> "Tensor":
         return logits.amax(0)
     # With two classes it is exact, so that a threshold of 0.5 says what the greater logit says.
     return (logits[1] if len(logits) == 2 else logits[1:].logsumexp(0)) - logits[0]
+
+
+def least_odds(thresholds: "Sequence[float]", like: "Tensor") -> "Tensor":
+    """The logits of thresholds, one or one a region, on the device of logits (regions, height, width), and so shaped
+    that these compare with them."""
+    import torch
+
+    return torch.tensor([log_odds(each) for each in thresholds], device=like.device)[:, None, None]
 
 
 def log_odds(probability: float) -> float:

@@ -73,8 +73,8 @@ class Wish:
     weights: Path
     folder: Path
     cache: Path
-    threshold: float | None = None
-    """None: DEFAULT_THRESHOLD where there are two classes, or regions."""
+    thresholds: tuple[float, ...] = ()
+    """One, or one a region; none: DEFAULT_THRESHOLD where there are two classes, or regions."""
     threshold_from: Source = "default"
     data: RunConfig | None = None
     """A run whose data counts; None: that of the weights."""
@@ -95,7 +95,7 @@ def main(args: Namespace) -> int:
         weights=args.weights,
         folder=args.folder,
         cache=args.cache,
-        threshold=args.threshold,
+        thresholds=() if args.threshold is None else (args.threshold,),
         threshold_from="default" if args.threshold is None else "given",
         data=None if args.data is None else read(args.data, sets=args.set).run,
         precision=None if args.precision == "fp32" else args.precision,
@@ -148,8 +148,9 @@ def _refuse(wish: Wish) -> None:
     refuse_existing(wish.folder)
     for rest in halves(wish.folder):
         logger.warning("{}: half a package, of a command that was killed or still runs; it may be removed", rest)
-    if wish.threshold is not None and not 0 < wish.threshold < 1:
-        raise UserError(f"--threshold {wish.threshold:g}: a probability between 0 and 1, without both")
+    wrong = [each for each in wish.thresholds if not 0 < each < 1]
+    if wrong:
+        raise UserError(f"--threshold {wrong[0]:g}: a probability between 0 and 1, without both")
     if wish.margin is not None and wish.precision is None:
         raise UserError(f"--margin {wish.margin:g}: has no effect without --precision int8 or fp16; leave it out")
     if wish.margin is not None and not 0 <= wish.margin <= 1:
@@ -183,18 +184,19 @@ def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing | 
     trained = made.run.data
     regions = regions_of(trained)
     thresholded = by_threshold(made.classes, regions=regions is not None)
-    if not thresholded and wish.threshold is not None:
-        raise UserError(f"--threshold {wish.threshold:g}: {wish.weights} has {made.classes} classes; leave it out")
+    if not thresholded and wish.thresholds:
+        raise UserError(f"--threshold {wish.thresholds[0]:g}: {wish.weights} has {made.classes} classes; leave it out")
     if isinstance(trained, VolumeData):
-        return volume_preprocessing(trained, threshold=wish.threshold, threshold_from=wish.threshold_from)
+        return volume_preprocessing(trained, thresholds=wish.thresholds, threshold_from=wish.threshold_from)
     classes = numbered(classes_of(trained), made.classes)
     colours = tuple(hexadecimal(known.colour) for known in classes)
     plain = colours == tuple(hexadecimal(known.colour) for known in TWO_CLASSES)
     window = trained.window if isinstance(trained, PictureData) else None
     simple = plain and channels == 3 and bits_of(trained) == 8 and window is None
+    several = len(wish.thresholds) > 1
     order = None if regions is None or len(regions.names) == 1 else regions.order
     return Preprocessing(
-        schema=3 if regions else 1 if simple else 2,
+        schema=5 if several else 3 if regions else 1 if simple else 2,
         size=trained.size,
         fit=trained.fit,
         channels=CHANNELS[channels],
@@ -206,7 +208,8 @@ def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing | 
         colours=None if simple else colours,
         regions=regions is not None,
         painted=None if order is None or regions is None else tuple(regions.names[at] for at in order),
-        threshold=(wish.threshold or DEFAULT_THRESHOLD) if thresholded else None,
+        threshold=(wish.thresholds or (DEFAULT_THRESHOLD,))[0] if thresholded and not several else None,
+        thresholds=wish.thresholds if several else None,
         threshold_from=wish.threshold_from,
     )
 
@@ -330,7 +333,7 @@ def _judge_volumes(judged: "Judged", data: "VolumeCases", float32: PackedVolumes
     for trained, prepared in counted_items("scoring both", _cases(data, few, p), few):
         judged.begin()
         for (depth, ours), (_, theirs) in zip(float32.slices(prepared), lower.slices(prepared), strict=True):
-            one, other = (labels(each, p.threshold, regions=p.regions) for each in (ours, theirs))
+            one, other = (labels(each, p.least, regions=p.regions) for each in (ours, theirs))
             judged.add(one, other, trained.native_label[:, :, depth])
 
 

@@ -30,6 +30,7 @@ FILES = (WEIGHTS, NETWORK, PREPROCESSING, RUN, PARITY, CARD)
 
 DEFAULT_THRESHOLD = 0.5
 """Threshold for two classes where nobody chose another."""
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 LARGEST_SIDE = 16384
 """Pixels of a network's input that are believed: more is a mistake, and would take all memory."""
@@ -50,11 +51,13 @@ class Preprocessing(Frozen):
     """What happens to a picture before the network, and to logits after it.
 
     Schema 1 is of two classes without colours of their own, in RGB with 8 bits: whatever read it reads it still. Schema
-    3 is of regions, which overlap.
+    3 is of regions, which overlap, and 5 of regions whose thresholds differ.
     """
 
-    schema_: Literal[1, 2, 3] = Field(
-        default=1, alias="schema", description="1, or 2 where a key is needed that 1 has not; 3: regions"
+    schema_: Literal[1, 2, 3, 5] = Field(
+        default=1,
+        alias="schema",
+        description="1, or 2 where a key is needed that 1 has not; 3: regions; 5: regions with thresholds of their own",
     )
     size: int = Field(ge=1, le=LARGEST_SIDE, description="side of the network's input, pixels")
     fit: Literal["letterbox", "stretch"] = Field(description="how a picture is brought to size x size")
@@ -87,17 +90,21 @@ class Preprocessing(Frozen):
     threshold: float | None = Field(
         gt=0.0, lt=1.0, description="two classes: a pixel is foreground above this probability; more: the likeliest"
     )
+    thresholds: tuple[Share, ...] | None = Field(
+        default=None, exclude_if=absent, description="of each region, where they differ; `threshold` is null then"
+    )
     threshold_from: Source = Field(description="default 0.5, given by hand, or chosen on validation images")
 
     @model_validator(mode="after")
     def _threshold_fits(self) -> Self:
-        if self.regions != (self.schema_ == 3):
+        if self.regions != (self.schema_ in (3, 5)):
             raise ValueError(
                 f"schema = {self.schema_}: 3 is of regions, which this {'has' if self.regions else 'lacks'}"
             )
+        if (self.thresholds is not None) != (self.schema_ == 5):
+            raise ValueError(f"thresholds: of schema 5 alone, which is of regions with their own, not {self.schema_}")
         if self.regions:
-            if self.threshold is None:
-                raise ValueError("threshold: missing; regions have one")
+            check_thresholds(self.threshold, self.thresholds, len(self.classes))
         elif len(self.classes) < 2:
             raise ValueError(f"classes: {len(self.classes)} named; expected 2 or more, or regions = true")
         elif (self.threshold is None) != (len(self.classes) > 2):
@@ -120,6 +127,11 @@ class Preprocessing(Frozen):
         if self.colours is not None and len(self.colours) != len(self.classes):
             raise ValueError(f"colours: {len(self.colours)} of {len(self.classes)} classes; expected one a class")
         return self
+
+    @property
+    def least(self) -> tuple[float, ...]:
+        """Probabilities above which a pixel is in the object: one, one a region, or none."""
+        return self.thresholds or (() if self.threshold is None else (self.threshold,))
 
     @property
     def channel_count(self) -> int:
@@ -164,7 +176,7 @@ class Packed:
     def masks(self, images: Sequence[Picture]) -> list[Pixels]:
         """Pictures (H, W, channels) to labels (H, W), of regions to their masks (regions, H, W)."""
         p = self.preprocessing
-        return [labels(logits, p.threshold, regions=p.regions) for logits in self.logits(images)]
+        return [labels(logits, p.least, regions=p.regions) for logits in self.logits(images)]
 
 
 def normalised(images: Picture, p: Preprocessing) -> Floats:
@@ -185,15 +197,26 @@ def native(logits: Floats, at: Placement) -> Floats:
     return np.stack([cv2.resize(each, size, interpolation=cv2.INTER_LINEAR) for each in inner])
 
 
-def labels(logits: NDArray[np.float32], threshold: float | None, *, regions: bool = False) -> Pixels:
+def check_thresholds(threshold: float | None, thresholds: Sequence[float] | None, regions: int) -> None:
+    """Raise ValueError where regions have neither one threshold nor one each."""
+    if threshold is None and thresholds is None:
+        raise ValueError("threshold: missing; regions have one")
+    if thresholds is not None and (threshold is not None or len(thresholds) != regions):
+        raise ValueError(
+            f"thresholds = {list(thresholds)}: expected one for each of {regions} regions, and no threshold"
+        )
+
+
+def labels(logits: NDArray[np.float32], thresholds: Sequence[float], *, regions: bool = False) -> Pixels:
     """(classes, H, W) to labels (H, W): the likeliest; of two classes foreground where its probability is above the
-    threshold. Of regions to the mask of each, (regions, H, W), of what is above the threshold."""
+    threshold. Of regions to the mask of each, (regions, H, W), of what is above its threshold, or above that of all."""
     if regions:
-        least = 0.5 if threshold is None else threshold
-        return (logits > math.log(least / (1 - least))).astype(np.uint8)
-    if threshold is None:
+        least = np.array([math.log(each / (1 - each)) for each in thresholds or (DEFAULT_THRESHOLD,)], logits.dtype)
+        return (logits > least[:, None, None]).astype(np.uint8)
+    if not thresholds:
         mask: Pixels = logits.argmax(0).astype(np.uint8)
     else:
+        threshold = thresholds[0]
         # The difference of two logits is the logit of the probability; a comparison with 0 is exact.
         mask = (logits[1] - logits[0] > math.log(threshold / (1 - threshold))).astype(np.uint8)
     return mask

@@ -178,7 +178,7 @@ def _value(score: float | None) -> str:
 
 
 def _limits(p: Preprocessing | VolumePreprocessing, nouns: Nouns) -> str:
-    two = p.threshold is not None
+    two = bool(p.least)
     objects = "regions" if p.regions else "foreground" if two else "classes"
     volumes = isinstance(p, VolumePreprocessing)
     rows = f"{nouns.row}s"
@@ -254,10 +254,15 @@ def _contract(facts: PackageFacts, nouns: Nouns) -> str:
         "validation": f"chosen on validation {nouns.scored}s",
     }
     threshold = f"The likeliest class of each {nouns.element} counts."
-    if p.regions and p.threshold is not None:
+    if p.regions:
+        above = (
+            f"{p.threshold:g}"
+            if p.thresholds is None
+            else "its own: " + ", ".join(f"{name} {at:g}" for name, at in zip(p.classes, p.thresholds, strict=True))
+        )
         threshold = (
             f"Its outputs are of regions, which overlap: a {nouns.element} is in each whose sigmoid is above "
-            f"{p.threshold:g} ({origin[p.threshold_from]})."
+            f"{above} ({origin[p.threshold_from]})."
         )
     elif p.threshold is not None:
         threshold = (

@@ -11,8 +11,8 @@ from trainer.package.inference import NETWORK, PREPROCESSING, Packed, Preprocess
 from trainer.package.onnx_runtime import Session
 from trainer.package.volumes import PackedVolumes, VolumePreprocessing
 
-OF_PICTURES = 3
-"""The last schema that is of pictures."""
+OF_VOLUMES = (4, 6)
+"""Schemas that are of volumes; newer ones than those that are known are of either."""
 
 
 def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed | PackedVolumes:
@@ -20,7 +20,7 @@ def open_package(folder: Path, *, device: str | None = None, threads: int | None
     check_sums(folder)
     path = folder / PREPROCESSING
     text = path.read_bytes()
-    model = VolumePreprocessing if _schema(text) > OF_PICTURES else Preprocessing
+    model = VolumePreprocessing if _schema(text) in OF_VOLUMES else Preprocessing
     try:
         preprocessing = model.model_validate_json(text)
     except ValidationError as error:
@@ -59,10 +59,10 @@ def _refuse_other(
 
 def with_threshold(packed: Packed | PackedVolumes, threshold: float) -> Packed | PackedVolumes:
     """The same with another threshold. Raises UserError where there are more than two classes."""
-    if packed.preprocessing.threshold is None:
+    if not packed.preprocessing.least:
         count = len(packed.preprocessing.classes)
         raise UserError(f"--threshold {threshold:g}: the package has {count} classes; leave it out")
-    change = {"threshold": threshold, "threshold_from": "given"}
+    change: dict[str, object] = {"threshold": threshold, "threshold_from": "given", "thresholds": None}
     if isinstance(packed, PackedVolumes):
         return replace(packed, preprocessing=packed.preprocessing.model_copy(update=change))
     return replace(packed, preprocessing=packed.preprocessing.model_copy(update=change))

@@ -81,7 +81,7 @@ def compare(
                 "onnxruntime disagree"
             )
         largest, images, pixels = np.maximum(largest, gaps), images + 1, pixels + truth[0].size
-        ours, theirs = (labels(each, p.threshold, regions=p.regions) for each in (truth, packed_logits))
+        ours, theirs = (labels(each, p.least, regions=p.regions) for each in (truth, packed_logits))
         differing += int((ours != theirs).sum()) if not p.regions else int((ours != theirs).any(0).sum())
     several = len(p.classes) > (1 if p.regions else 2)
     if not images:

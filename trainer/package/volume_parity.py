@@ -101,7 +101,7 @@ def compare_volumes(
                     "onnxruntime disagree"
                 )
             largest = np.maximum(largest, gaps)
-            masks = [_by_class(labels(each, p.threshold, regions=p.regions), p) for each in (ours, theirs)]
+            masks = [_by_class(labels(each, p.least, regions=p.regions), p) for each in (ours, theirs)]
             sizes += [(masks[0] & masks[1]).sum((1, 2)), (masks[0].sum((1, 2)) + masks[1].sum((1, 2))) / 2]
             voxels, differing = voxels + masks[0][0].size, differing + int((masks[0] != masks[1]).any(0).sum())
         least = np.minimum(least, np.where(sizes[1] > 0, sizes[0] / np.maximum(sizes[1], 1), 1.0))

@@ -17,7 +17,7 @@ from trainer.data.volumes.prepare import coding_for
 from trainer.data.volumes.recipes import Recipe, recipe_of
 from trainer.evaluation.native_slices import window_of
 from trainer.evaluation.sliding_window import SlidingWindow, counted_windows
-from trainer.package.inference import DEFAULT_THRESHOLD, Colour, Source
+from trainer.package.inference import DEFAULT_THRESHOLD, Colour, Share, Source, check_thresholds
 from trainer.package.onnx_runtime import Floats, Network
 from trainer.package.volume_slices import slices_of_case
 
@@ -29,7 +29,11 @@ class VolumePreprocessing(Frozen):
     """What happens to a case before the network, and to logits after it: axes turned, resampled, window, cropped and
     padded, z-score; then the sliding window, and the way back to the grid of the case's files."""
 
-    schema_: Literal[4] = Field(default=4, alias="schema", description="4: volumes; 1 to 3 are of pictures")
+    schema_: Literal[4, 6] = Field(
+        default=4,
+        alias="schema",
+        description="4: volumes; 6: regions with thresholds of their own; others are of pictures",
+    )
     channels: tuple[FileName, ...] | Annotated[StrictInt, Field(ge=1, le=MOST_CHANNELS)] = Field(
         description="of an image: how many, or the names behind CASE_ in the names of its files, in the network's order"
     )
@@ -77,6 +81,9 @@ class VolumePreprocessing(Frozen):
         lt=1.0,
         description="two classes and regions: a voxel is in it above this probability; else the likeliest",
     )
+    thresholds: tuple[Share, ...] | None = Field(
+        default=None, exclude_if=absent, description="of each region, where they differ; `threshold` is null then"
+    )
     threshold_from: Source = Field(description="default 0.5, given by hand, or chosen on validation cases")
 
     @model_validator(mode="after")
@@ -84,7 +91,11 @@ class VolumePreprocessing(Frozen):
         count = len(self.classes)
         if not self.regions and count < 2:
             raise ValueError(f"classes: {count} named; expected 2 or more, or regions = true")
-        if (self.threshold is not None) != by_threshold(count, regions=self.regions):
+        if (self.thresholds is not None) != (self.schema_ == 6) or (self.thresholds and not self.regions):
+            raise ValueError(f"thresholds: of schema 6 alone, which is of regions with their own, not {self.schema_}")
+        if self.thresholds is not None:
+            check_thresholds(self.threshold, self.thresholds, count)
+        elif (self.threshold is not None) != by_threshold(count, regions=self.regions):
             raise ValueError(f"threshold = {self.threshold}: two classes and regions have one, others none")
         if (self.values is None) != self.regions or len(self.values or self.classes) != count:
             raise ValueError("values: expected one a class, and none of regions")
@@ -97,6 +108,11 @@ class VolumePreprocessing(Frozen):
         if self.window is not None and self.window[0] >= self.window[1]:
             raise ValueError(f"window = {list(self.window)}: expected the lower end first")
         return self
+
+    @property
+    def least(self) -> tuple[float, ...]:
+        """Probabilities above which a voxel is in the object: one, one a region, or none."""
+        return self.thresholds or (() if self.threshold is None else (self.threshold,))
 
     @property
     def channel_count(self) -> int:
@@ -139,11 +155,15 @@ class PackedVolumes:
         return slices_of_case(image, case.way, p.sliding, predict, ground=ground(p.regions))
 
 
-def volume_preprocessing(data: VolumeData, *, threshold: float | None, threshold_from: Source) -> VolumePreprocessing:
-    """What a package for volumes says. threshold: None for the default, where there is one."""
+def volume_preprocessing(
+    data: VolumeData, *, thresholds: tuple[float, ...], threshold_from: Source
+) -> VolumePreprocessing:
+    """What a package for volumes says. thresholds: one, or one a region; none for the default, where there is one."""
     recipe, window, classes = recipe_of(data), window_of(data), classes_of(data)
     thresholded = by_threshold(len(classes), regions=bool(data.regions))
+    several = len(thresholds) > 1
     return VolumePreprocessing(
+        schema=6 if several else 4,
         channels=data.channels,
         **{field.name: getattr(recipe, field.name) for field in fields(Recipe)},
         patch=window.size,
@@ -154,6 +174,7 @@ def volume_preprocessing(data: VolumeData, *, threshold: float | None, threshold
         colours=tuple(hexadecimal(known.colour) for known in classes),
         values=None if data.regions else coding_for(data).values,
         regions=bool(data.regions),
-        threshold=(threshold or DEFAULT_THRESHOLD) if thresholded else None,
+        threshold=(thresholds or (DEFAULT_THRESHOLD,))[0] if thresholded and not several else None,
+        thresholds=thresholds if several else None,
         threshold_from=threshold_from,
     )

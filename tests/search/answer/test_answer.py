@@ -19,6 +19,7 @@ from search.answer.power import LONG, Noise, measured, smallest_gain
 from search.answer.uncertainty import estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed, PerImageScores
+from search.report.tables import _by_seed
 from search.spec.config import Choose
 from search.spec.load import load
 
@@ -396,6 +397,22 @@ def test_every_score_says_its_thresholds_and_how_they_were_chosen(found):
     assert gain.thresholds == (tuple(by_seed.values()),) * 2
     assert "at thresholds 0.4 to 0.65" in gain.words
     assert {s.thresholds for s in part.scores if s.network == "kd-1"} == {tuple(by_seed.values())}
+
+
+def test_regions_may_have_a_threshold_each():
+    whole = confirmed()
+    own = {seed: (0.5, 0.3) if seed == SEEDS[0] else (0.5, 0.7) for seed in SEEDS}
+    ruled = tuple(
+        replace(f, threshold=0.5, region_thresholds=own.get(f.seed, ()), threshold_rule="gain-by-region")
+        for f in whole.findings
+    )
+    part = answer(replace(whole, findings=ruled))
+    assert part.threshold_rule.startswith("of each region by itself 0.5, or another one that gains on validation")
+    network = next(n for n in part.networks if n.name == "kd-1")
+    assert network.thresholds == tuple((seed, at) for seed in SEEDS for at in own[seed])
+    assert (dict(part.thresholds)["kd-1"], dict(part.thresholds)["teacher"]) == (0.56, 0.5)
+    assert "at thresholds 0.3 to 0.7" in claim(part, "gain").words
+    assert _by_seed(network.thresholds).startswith(f"{SEEDS[0]}: 0.5 / 0.3, {SEEDS[1]}: 0.5 / 0.7")
 
 
 def test_seeds_that_saw_other_images_are_refused():

@@ -102,7 +102,7 @@ def test_the_seed_with_the_median_validation_score_is_packed_with_its_own_thresh
     chosen = SelectedStudent("kd-1", "It is the smallest.", {"test": (0.6, 0.7, 0.95)}, ("gain: not shown.",))
     what = with_evidence(found, chosen, weights)
     assert what.weights == weights["kd-1", MEDIAN]
-    assert what.threshold == 0.35
+    assert what.thresholds == (0.35,)
     said = what.confirmation
     assert (said.study, said.configuration, said.seed, said.claims) == ("tiny", "kd-1", MEDIAN, chosen.claims)
     middle = f"seed {MEDIAN} has the median score on validation (0.7500)."
@@ -144,7 +144,7 @@ def test_the_command_hands_all_of_it_to_the_package(
     assert guard(lambda: search_main.main([*words, "--configuration", "kd-1"])) == 0
     (wish,) = wishes
     assert wish.weights == weights_of(done.opened, "tiny")["kd-1", MEDIAN]
-    assert (wish.folder, wish.threshold, wish.threshold_from) == (tmp_path / "ship", 0.35, "validation")
+    assert (wish.folder, wish.thresholds, wish.threshold_from) == (tmp_path / "ship", (0.35,), "validation")
     assert wish.confirmation is not None
     assert "chosen by hand, not by the rule of [confirm], which chooses none" in wish.confirmation.why
     assert any(

@@ -26,7 +26,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.evaluation.by_case import CaseRows, case_columns
 from trainer.evaluation.metrics import validate
 from trainer.evaluation.per_image import COLUMNS, Place, measured
-from trainer.evaluation.threshold import GRID, chosen_threshold, kept_threshold
+from trainer.evaluation.threshold import GRID, chosen_thresholds, kept_threshold
 from trainer.reports import PerImageResult
 from trainer.teacher import assessment
 
@@ -108,7 +108,7 @@ def predicted(data: DataSet, part="validation") -> dict[int, np.ndarray]:
 
 
 def test_a_volume_is_one_row_with_summed_counts_and_surfaces_of_the_stack(data: DataSet):
-    result = measured(Levels(), Place("test", data, "test", OPENING), Ranks("cpu"), threshold=None, precision="fp32")
+    result = measured(Levels(), Place("test", data, "test", OPENING), Ranks("cpu"), thresholds=(), precision="fp32")
     assert result.images == result.groups == ("S/case4", "S/case5")
     assert (result.threshold, result.threshold_rule) == (None, "likeliest")
     said = predicted(data, "test")
@@ -142,7 +142,7 @@ def test_the_mean_of_the_rows_is_the_score_of_validation(data: DataSet):
     ranks = Ranks("cpu")
     scores = validate(Levels(), data, "validation", ranks=ranks, precision="fp32")
     place = Place("validation", data, "validation", None)
-    result = measured(Levels(), place, ranks, threshold=None, precision="fp32")
+    result = measured(Levels(), place, ranks, thresholds=(), precision="fp32")
     for name in scores.cases:
         assert result.columns[name] == pytest.approx(tuple(scores.cases[name]), abs=1e-12)
         assert np.mean(result.columns[name]) == pytest.approx(scores.means[name], abs=1e-12)
@@ -192,17 +192,17 @@ def test_volumes_of_two_classes_have_bare_names_and_a_threshold_by_case(root: Pa
     )
     masks = [said > math.log(threshold / (1 - threshold)) for threshold in GRID]
     dice = [2 * (mask & truth).sum(axis=1) / (mask.sum(axis=1) + truth.sum(axis=1)) for mask in masks]
-    threshold = chosen_threshold(Levels(2), data, ranks=ranks, precision="fp32")
+    (threshold,) = chosen_thresholds(Levels(2), data, ranks=ranks, precision="fp32")
     assert threshold == kept_threshold(np.stack(dice, axis=1))
     place = Place("test", data, "test", OPENING)
-    result = measured(Levels(2), place, ranks, threshold=threshold, precision="fp32")
+    result = measured(Levels(2), place, ranks, thresholds=(threshold,), precision="fp32")
     assert result.images == ("S/case4", "S/case5")
     assert set(COLUMNS) <= set(result.columns)
     assert not any("." in name for name in result.columns)
 
 
 def test_the_table_of_evaluate_has_a_line_a_case(data: DataSet):
-    rows = CaseRows(data, "validation", None, threshold=None)
+    rows = CaseRows(data, "validation", None)
     validate(Levels(), data, "validation", ranks=Ranks("cpu"), precision="fp32", keep=rows.keep)
     head, *lines = per_case(rows, Ranks("cpu")).splitlines()
     assert head.startswith("name,source,group,dice,dice.liver,dice.spleen,iou,")
@@ -237,8 +237,8 @@ class Side(Ranks):
 
 
 def test_a_volume_may_have_its_slices_on_two_ranks(data: DataSet):
-    alone = CaseRows(data, "validation", None, threshold=None)
-    halves = [CaseRows(data, "validation", None, threshold=None) for _ in range(2)]
+    alone = CaseRows(data, "validation", None)
+    halves = [CaseRows(data, "validation", None) for _ in range(2)]
 
     def keep(index: int, logits: Tensor) -> None:
         alone.keep(index, logits)
@@ -262,7 +262,7 @@ def test_slices_of_different_sizes_are_no_volume(tmp_path: Path):
     write_split(tmp_path / "split.csv", rows)
     data = open_data(settings(tmp_path), cache=tmp_path / "cache")
     with pytest.raises(DataError, match=r"S/validation: slices .* differ in size \(S/1.npz is 9 x 8, S/2.npz 10 x 8"):
-        CaseRows(data, "validation", None, threshold=None)
+        CaseRows(data, "validation", None)
 
 
 @pytest.mark.skipif(find_spec("nibabel") is None, reason="nibabel is not installed (extra volumes)")
@@ -281,7 +281,7 @@ def test_the_spacing_of_a_nifti_file_reaches_its_scores(tmp_path: Path):
     data = open_data(settings(tmp_path), cache=tmp_path / "cache")
     assert data.samples("validation")[2].image == "c1.nii.gz#2"
     place = Place("validation", data, "validation", None)
-    result = measured(Levels(), place, Ranks("cpu"), threshold=None, precision="fp32")
+    result = measured(Levels(), place, Ranks("cpu"), thresholds=(), precision="fp32")
     name = "asd_missed_as_diagonal.liver"
     scores = validate(Levels(), data, "validation", ranks=Ranks("cpu"), precision="fp32", monitor=name)
     assert scores.means[name] == pytest.approx(result.columns[name][0])

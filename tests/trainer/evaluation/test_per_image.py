@@ -26,7 +26,7 @@ from trainer.evaluation.per_image import (
     image_columns,
     measured,
 )
-from trainer.evaluation.threshold import GRID, chosen_threshold, kept_threshold
+from trainer.evaluation.threshold import GRID, chosen_thresholds, kept_threshold
 from trainer.reports import EpochReport, PerImageResult
 
 OPENING = Opening("me@here", "2026-01-01T00:00:00+00:00", "a test")
@@ -119,7 +119,7 @@ def test_the_threshold_has_the_best_mean_dice_of_the_grid_where_that_is_shown_to
     best = max(GRID, key=lambda threshold: (round(dice[threshold].mean(), 12), -abs(threshold - 0.5)))
     gain = dice[best] - dice[0.5]
     shown = gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain))
-    chosen = chosen_threshold(network, data, ranks=ranks, precision="fp32")
+    (chosen,) = chosen_thresholds(network, data, ranks=ranks, precision="fp32")
     assert chosen == (best if shown else 0.5)
     assert shown == leaves
 
@@ -157,7 +157,7 @@ def test_of_thresholds_that_gain_alike_the_one_nearest_a_half_is_kept():
 
 def test_a_part_is_measured_image_by_image_as_validation_scores_it(data: DataSet):
     network, ranks = Bright(), Ranks("cpu")
-    found = measured(network, Place("test", data, "test", OPENING), ranks, threshold=0.5, precision="fp32")
+    found = measured(network, Place("test", data, "test", OPENING), ranks, thresholds=(0.5,), precision="fp32")
     scores = validate(network, data, "test", ranks=ranks, precision="fp32", opening=OPENING)
     for name in ("dice", "iou", "precision", "recall"):
         assert found.columns[name] == tuple(scores.images[name])
@@ -182,7 +182,7 @@ def test_a_part_is_measured_image_by_image_as_validation_scores_it(data: DataSet
 
 def test_test_rows_are_not_measured_without_an_opening(data: DataSet):
     with pytest.raises(DataError, match="test rows are closed"):
-        measured(Bright(), Place("test", data, "test", None), Ranks("cpu"), threshold=0.5, precision="fp32")
+        measured(Bright(), Place("test", data, "test", None), Ranks("cpu"), thresholds=(0.5,), precision="fp32")
 
 
 # ---- sources that no split names
@@ -205,7 +205,9 @@ def test_an_unseen_source_is_a_folder_below_the_root_and_is_read_with_an_opening
     assert {sample.source for sample in source.samples("test", OPENING)} == {"ETIS"}
     with pytest.raises(DataError, match="test rows are closed"):
         source.fitted("test", 0)
-    found = measured(Bright(), Place("ETIS", source, "test", OPENING), Ranks("cpu"), threshold=0.5, precision="fp32")
+    found = measured(
+        Bright(), Place("ETIS", source, "test", OPENING), Ranks("cpu"), thresholds=(0.5,), precision="fp32"
+    )
     assert (found.part, len(found.images)) == ("ETIS", 3)
     with pytest.raises(DataError, match=r"no such folder.*ETIS"):
         open_unseen(config, "ETIZ", cache=tmp_path / "cache")

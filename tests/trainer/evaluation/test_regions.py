@@ -1,4 +1,6 @@
-"""Regions are learned and scored each by itself: sigmoids, one threshold, no ground."""
+"""Regions are learned and scored each by itself: sigmoids, a threshold each, no ground."""
+
+import json
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from trainer.evaluation.metrics import validate
 from trainer.evaluation.overlap import dice, iou, pixel_counts
 from trainer.evaluation.per_image import Place, measured
 from trainer.evaluation.score_names import parse
-from trainer.evaluation.threshold import GRID, chosen_threshold, kept_threshold
+from trainer.evaluation.threshold import GRID, chosen_thresholds, kept_threshold
+from trainer.reports import PerImageResult
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "test")
 REGIONS = {"whole": [1, 2], "core": [2, 3]}
@@ -108,27 +111,39 @@ def test_scores_are_of_each_region_by_itself_and_their_mean_over_regions(data):
 def test_surfaces_of_a_region_are_an_objective_that_agrees_with_the_final_measures(data, monitor):
     scores = validate(Squares(), data, "validation", ranks=Ranks("cpu"), precision="fp32", monitor=monitor)
     place = Place("validation", data, "validation", None)
-    row = measured(Squares(), place, Ranks("cpu"), threshold=0.5, precision="fp32").columns
+    row = measured(Squares(), place, Ranks("cpu"), thresholds=(0.5,), precision="fp32").columns
     assert scores.means[monitor] == pytest.approx(float(np.nanmean(row[monitor])))
 
 
-def test_all_regions_have_one_threshold_by_their_mean_dice(data):
+def test_each_region_has_a_threshold_of_its_own_by_its_own_dice(data):
     kept = {}
     validate(Squares(), data, "validation", ranks=Ranks("cpu"), precision="fp32", keep=kept.__setitem__)
-    scores = np.empty((len(kept), len(GRID)))
+    scores = np.empty((2, len(kept), len(GRID)))
     for index, logits in kept.items():
         truth = truth_of(data, index)
         for at, threshold in enumerate(GRID):
             predicted = (torch.sigmoid(logits.double()) > threshold).numpy() & (truth != 255)
             tp, both = (predicted & (truth == 1)).sum((1, 2)), predicted.sum((1, 2)) + (truth == 1).sum((1, 2))
-            scores[index, at] = np.where(both, 2 * tp / np.maximum(both, 1), 1).mean()
-    chosen = chosen_threshold(Squares(), data, ranks=Ranks("cpu"), precision="fp32")
-    assert chosen == kept_threshold(scores)
-    assert chosen != 0.5
+            scores[:, index, at] = np.where(both, 2 * tp / np.maximum(both, 1), 1)
+    chosen = chosen_thresholds(Squares(), data, ranks=Ranks("cpu"), precision="fp32")
+    assert chosen == tuple(map(kept_threshold, scores))
+    assert min(chosen) > 0.5
+    place = Place("validation", data, "validation", None)
+    own = (GRID[12], GRID[6])
+    result = measured(Squares(), place, Ranks("cpu"), thresholds=own, precision="fp32")
+    for name, each, threshold in zip(REGIONS, scores, own, strict=True):
+        assert result.columns[f"dice.{name}"] == pytest.approx(each[:, GRID.index(threshold)].tolist(), abs=1e-6)
+    assert (result.thresholds, result.threshold_rule) == (own, "gain-by-region")
+    assert PerImageResult.from_json(json.loads(json.dumps(result.to_json()))).thresholds == own
+    alike = measured(Squares(), place, Ranks("cpu"), thresholds=(0.4, 0.4), precision="fp32")
+    assert (alike.threshold, alike.thresholds) == (0.4, (0.4,))
+    assert "region_thresholds" not in alike.to_json()
 
 
 def test_final_measures_have_every_score_by_region_and_the_union_as_foreground(data):
-    result = measured(Squares(), Place("test", data, "test", OPENING), Ranks("cpu"), threshold=0.5, precision="fp32")
+    result = measured(
+        Squares(), Place("test", data, "test", OPENING), Ranks("cpu"), thresholds=(0.5,), precision="fp32"
+    )
     assert {"dice.whole", "hd95.core", "surface_dice.core", "class_missed.whole", "brier", "polyps"} <= set(
         result.columns
     )

@@ -353,14 +353,14 @@ class TestPredict:
 
     def test_more_than_two_classes_take_the_likeliest(self) -> None:
         logits = np.array([[[0.0, 3.0]], [[1.0, 2.0]], [[0.5, 4.0]]], np.float32)
-        assert labels(logits, None).tolist() == [[1, 2]]
+        assert labels(logits, ()).tolist() == [[1, 2]]
 
     def test_a_threshold_is_a_probability(self) -> None:
         odds = np.array([[-0.1, 0.0, 0.1, 2.0]], np.float32)
         logits = np.stack([np.zeros_like(odds), odds])
-        assert labels(logits, 0.5).tolist() == [[0, 0, 1, 1]]
-        assert labels(logits, 0.85).tolist() == [[0, 0, 0, 1]]  # the probability of odds 2 is 0.88
-        assert labels(logits, 0.9).tolist() == [[0, 0, 0, 0]]
+        assert labels(logits, (0.5,)).tolist() == [[0, 0, 1, 1]]
+        assert labels(logits, (0.85,)).tolist() == [[0, 0, 0, 1]]  # the probability of odds 2 is 0.88
+        assert labels(logits, (0.9,)).tolist() == [[0, 0, 0, 0]]
 
 
 class TestNormalisation:

@@ -19,6 +19,7 @@ from trainer.data.volumes.geometry import Grid, NativeGrid
 from trainer.evaluation.native_slices import native_slices
 from trainer.evaluation.sliding_window import SlidingWindow
 from trainer.package import inference
+from trainer.package.command import Wish, package
 from trainer.package.volume_slices import slices_of_case
 
 nibabel = pytest.importorskip("nibabel")
@@ -121,6 +122,33 @@ class TestPackage:
         p = json.loads((place / "regions" / inference.PREPROCESSING).read_text())
         assert (p["regions"], p["classes"], p["threshold"], p["weights"]) == (True, ["whole", "core"], 0.5, "gaussian")
         assert "values" not in p
+
+    def test_regions_have_thresholds_of_their_own(self, place, tmp_path, trainer):
+        wish = Wish(
+            place / "regions.safetensors", tmp_path / "ship", place / "cache", (0.4, 0.6), threshold_from="validation"
+        )
+        assert package(wish)
+        p = json.loads((tmp_path / "ship" / inference.PREPROCESSING).read_text())
+        assert (p["schema"], p["threshold"], p["thresholds"]) == (6, None, [0.4, 0.6])
+        assert "is above its own: whole 0.4, core 0.6 (chosen on" in (tmp_path / "ship" / inference.CARD).read_text()
+        shutil.copy(place / "new" / "a.nii.gz", tmp_path)
+        code, _, _ = trainer("predict", tmp_path / "ship", tmp_path, "-o", tmp_path / "own")
+        assert code == 0
+        for name, threshold in (("whole", 0.4), ("core", 0.6)):
+            code, _, _ = trainer(
+                "predict", place / "regions.safetensors", tmp_path, "-o", tmp_path / name, "--threshold", threshold
+            )
+            assert code == 0
+            ours, theirs = (
+                np.asarray(nibabel.load(folder / f"a_{name}.nii.gz").dataobj)
+                for folder in (tmp_path / "own", tmp_path / name)
+            )
+            assert (ours != theirs).sum() <= ours.size / 10_000
+            assert 0 < ours.sum() < ours.size
+        code, _, _ = trainer("predict", tmp_path / "ship", tmp_path, "-o", tmp_path / "one", "--threshold", 0.6)
+        assert code == 0
+        one, core = (nibabel.load(tmp_path / folder / "a_core.nii.gz").get_fdata() for folder in ("one", "own"))
+        assert np.array_equal(one, core)
 
     def test_parity_is_of_dice_and_voxels_and_the_card_says_it(self, place):
         parity = json.loads((place / "classes" / inference.PARITY).read_text())
