@@ -23,6 +23,7 @@ from search.spec.identity import difference
 from search.spec.load import StudySpec, find, load, record
 from search.spec.space import shown
 from search.storage.url import add_storage
+from trainer.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,8 @@ def main(args: argparse.Namespace) -> int:
     spec = _as_begun(spec, args.storage)
     facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
     stored, problem = _stored(args.storage, facts)
-    facts = replace(facts, stored=stored, problems=[*facts.problems, *([] if problem is None else [problem])])
+    problems = [] if problem is None else [problem]
+    facts = replace(facts, stored=stored, problems=[*facts.problems, *problems, *_warm_start(args.storage, spec)])
     if args.json:
         print(json.dumps(facts.as_json(), indent=2))
     else:
@@ -99,6 +101,29 @@ def _stored(given: str | None, facts: Preflight) -> tuple[StoredStudy | None, st
     )
 
 
+def _warm_start(storage: str | None, spec: StudySpec) -> list[str]:
+    """Why the older study cannot inform this one; what it gives is logged."""
+    from search.storage.database import open_storage  # with Optuna, as above
+    from search.storage.url import storage_url
+    from search.study.warm_start import warm_trials
+
+    given = spec.warm_start
+    if given is None:
+        return []
+    opened = None
+    try:
+        if given.storage is None:
+            opened = open_storage(storage_url(storage), create=False)
+        warm_trials(opened, spec, given)
+    except UserError as error:
+        place = f"{spec.source}: warm_start"
+        return [str(error) if str(error).startswith(place) else f"{place}.from = {given.source!r}: {error}"]
+    finally:
+        if opened is not None:
+            opened.engine.dispose()
+    return []
+
+
 def preflight_lines(facts: Preflight) -> list[str]:
     """The same as lines for people."""
     spec, (kd, *controls) = facts.spec, facts.arms
@@ -110,6 +135,8 @@ def preflight_lines(facts: Preflight) -> list[str]:
     printed += [*_data_lines(facts), *_space_lines(facts, kd)]
     arm = kd.arm
     printed += [_line("sampler", _settings(arm.sampler)), _line("pruner", _settings(arm.pruner))]
+    if spec.warm_start is not None:
+        printed.append(_line("warm", f"from {spec.warm_start.source}, a trial of it counts {spec.warm_start.weight:g}"))
     printed.append(
         _line(
             "budget",

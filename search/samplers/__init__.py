@@ -11,11 +11,21 @@ from optuna.trial import TrialState
 
 from search.samplers import cmaes, gp, grid, nsga2, qmc, tpe, uniform
 from search.samplers.front import FrontChoice, Point, choice_for, choice_of
-from search.samplers.per_trial import FINISHED, OWN_AFTER, PerTrial
+from search.samplers.per_trial import FINISHED, OWN_AFTER, Older, PerTrial
 from search.samplers.storage_view import Scalar
 from trainer.errors import nearest
 
-__all__ = ["PLACES", "SAMPLERS", "FrontChoice", "Point", "SamplerSettings", "choice_for", "choice_of", "sampler"]
+__all__ = [
+    "PLACES",
+    "SAMPLERS",
+    "FrontChoice",
+    "Older",
+    "Point",
+    "SamplerSettings",
+    "choice_for",
+    "choice_of",
+    "sampler",
+]
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": tpe.build,
@@ -30,6 +40,9 @@ made anew for every trial and draws from what it is shown (`PerTrial`)."""
 PLACES: dict[str, Callable[..., BaseSampler]] = {"qmc": qmc.by_number, "grid": grid.by_number}
 """Name to by_number(seed, study_purpose, space, front, cells): samplers that know the whole space and give each trial
 the place of its number."""
+
+WARM: dict[str, Callable[..., BaseSampler]] = {"tpe": tpe.warm}
+"""Name to warm(seed, startup, weight, **options): samplers that weigh trials of another study against their own."""
 
 _FULL = (TrialState.COMPLETE,)
 LEARNS_FROM = {"gp": _FULL, "nsga2": _FULL}
@@ -75,27 +88,36 @@ def sampler(
     front: FrontChoice | None = None,
     space: Mapping[str, BaseDistribution] | None = None,
     cells: Sequence[Point] = (),
+    older: Older | None = None,
 ) -> BaseSampler:
     """The sampler of one arm's study. `study_purpose` sets its draws apart from those of arms with the same seed.
 
-    space: all parameters by name, and cells: every combination of them, for those in PLACES.
+    space: all parameters by name, and cells: every combination of them, for those in PLACES. older: trials of another
+    study that inform it, of a sampler in WARM.
     """
     if settings.name in PLACES:
         if space is None:
             raise ValueError(f"sampler.name: {settings.name!r} needs to know the space")
         return PLACES[settings.name](settings.seed, study_purpose, space, front, cells)
+    if older is not None and settings.name not in WARM:
+        raise ValueError(f"warm_start: sampler {settings.name!r} takes no trials of another study")
     return PerTrial(
-        partial(_build, settings),
+        partial(_build, settings) if older is None else partial(_build_warm, settings, older.weight),
         seed=settings.seed,
         study_purpose=study_purpose,
         front=front,
         own_after=settings.own_after,
         learns_from=LEARNS_FROM.get(settings.name, FINISHED),
+        older=older,
     )
 
 
 def _build(settings: SamplerSettings, seed: int) -> BaseSampler:
     return SAMPLERS[settings.name](seed, settings.startup, **settings.options)
+
+
+def _build_warm(settings: SamplerSettings, weight: float, seed: int) -> BaseSampler:
+    return WARM[settings.name](seed, settings.startup, weight, **settings.options)
 
 
 def _known(field_name: str, value: str, known: Mapping[str, object] | list[str]) -> None:

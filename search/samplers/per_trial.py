@@ -1,6 +1,7 @@
 """A sampler made anew for every trial and seeded by its number, which sees trials within their choice of the front."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -18,6 +19,16 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The trials that count as finished, unless a sampler learns from COMPLETE ones alone."""
 
 
+@dataclass(frozen=True)
+class Older:
+    """Finished trials of another study, in this one's parameters, which inform the sampler and nobody else."""
+
+    trials: tuple[FrozenTrial, ...]
+    """Numbered from below 0 up to -1; their values are quantiles, in the direction of this study."""
+    weight: float
+    """What each counts beside a trial of this study before there are any."""
+
+
 class PerTrial(BaseSampler):
     """Wraps the samplers that `build(seed)` makes; one instance a study.
 
@@ -29,6 +40,9 @@ class PerTrial(BaseSampler):
     With a front, its parameters are dealt out (`choice_for`) and the inner sampler sees a view: in every second block
     of k trials only the trials of the same choice, once `own_after` of them are in a state of `learns_from`, else all
     trials with their values as quantiles within their choice. `own_after` None: always all.
+
+    With `older` trials of another study, they stand before the own ones, whose values are then quantiles, too: scores
+    on other data are not to be compared, ranks are.
 
     The study must not carry a Hyperband pruner, with which Optuna hides most trials from any sampler.
     """
@@ -42,6 +56,7 @@ class PerTrial(BaseSampler):
         front: FrontChoice | None = None,
         own_after: int | None = OWN_AFTER,
         learns_from: Collection[TrialState] = FINISHED,
+        older: Older | None = None,
     ) -> None:
         self._build = build
         self._seed = seed
@@ -49,6 +64,7 @@ class PerTrial(BaseSampler):
         self._front = front
         self._own_after = own_after
         self._learns_from = learns_from
+        self._older = older
         self._begun: dict[int, tuple[BaseSampler, Study]] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -95,7 +111,10 @@ class PerTrial(BaseSampler):
         return self._build(derive(self._seed, *self._study_purpose, trial.number, *purpose) % 2**32)
 
     def _seen(self, study: Study, trial: FrozenTrial) -> Study:
-        change = everything if self._front is None else self._within(self._front, trial)
+        if self._front is not None:
+            change = self._within(self._front, trial)
+        else:
+            change = everything if self._older is None else self._behind(quantiles_within(), everything)
         return study_through(study, change, once=True)
 
     def _within(self, front: FrontChoice, trial: FrozenTrial) -> Change:
@@ -107,6 +126,17 @@ class PerTrial(BaseSampler):
         def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
             own = own_choice(trials) if own_turn else []
             finished = sum(t.state in self._learns_from for t in own)
-            return own if least is not None and own_turn and finished >= least else all_ranked(trials)
+            if least is None or not own_turn or finished < least:
+                return self._behind(all_ranked, everything)(trials)
+            return own if self._older is None else self._behind(quantiles_within(), own_choice)(own)
+
+        return change
+
+    def _behind(self, ranked: Change, which: Change) -> Change:
+        """The own trials, ranked, behind the older ones of the same kind."""
+
+        def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+            older = [] if self._older is None else which(list(self._older.trials))
+            return [*older, *ranked(trials)]
 
         return change

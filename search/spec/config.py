@@ -17,6 +17,7 @@ from search.spec.strategies import (
     PercentileConfig,
     QmcConfig,
     ThresholdConfig,
+    WarmStart,
     WilcoxonConfig,
 )
 from trainer.config import LARGEST_SEED, MOST_EPOCHS
@@ -376,6 +377,9 @@ class StudyTables(Frozen):
     )
     space: dict[str, Any] = Field(description="what the search varies: dotted paths into [run] with ranges or choices")
     sampler: SamplerConfig = Field(default=TpeConfig(name="tpe"), description="how new trials are proposed")
+    warm_start: WarmStart | None = Field(
+        default=None, description="an older study whose trials inform the sampler, and count nowhere else"
+    )
     pruner: PrunerConfig = Field(default=NoPruning(name="none"), description="how weak trials are ended early")
     budget: Budget = Field(description="what the search may use")
     enqueue: tuple[dict[str, Any], ...] = Field(

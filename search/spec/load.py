@@ -29,8 +29,9 @@ from search.spec.config import (
 from search.spec.file import find, read
 from search.spec.identity import arm_identity, difference, digest, document
 from search.spec.overrides import apply
-from search.spec.proposals import check_sampler
+from search.spec.proposals import check_sampler, check_warm_start
 from search.spec.space import Parameter, entries, parse
+from search.spec.strategies import WarmStart
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, nest
 from trainer.data.classes import foreground_of, overlaps
@@ -59,6 +60,7 @@ class StudySpec(Frozen):
     teach: dict[str, Any]
     """The nested values of [teach]."""
     sampler: SamplerConfig
+    warm_start: WarmStart | None = None
     pruner: PrunerConfig
     budget: Budget
     arms: tuple[InstanceOf[Arm], ...]
@@ -159,6 +161,8 @@ def _spec(
     except ValidationError as error:
         raise UserError(explain(error, where, model=StudyTables)) from None
     arms = _arms(tables, name, where, pretrained)
+    if tables.warm_start is not None:
+        check_warm_start(tables.warm_start, arms, name, where)
     teach = nest(tables.teach, f"{where}: teach.")
     run = arms[0].base
     _check_scores(tables, run, where)
@@ -176,6 +180,7 @@ def _spec(
         run=run,
         teach=teach,
         sampler=tables.sampler,
+        warm_start=tables.warm_start,
         pruner=tables.pruner,
         budget=tables.budget,
         arms=arms,

@@ -1,7 +1,7 @@
 """What a sampler can do with an arm's space and budget: what it refuses, what it is warned of, and a grid's cells."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from importlib.util import find_spec
 
@@ -16,6 +16,7 @@ from search.spec.strategies import (
     PatientConfig,
     PercentileConfig,
     ThresholdConfig,
+    WarmStart,
 )
 from trainer.errors import UserError, counted
 
@@ -30,6 +31,28 @@ def check_sampler(arm: Arm) -> None:
         _check_grid(arm, place)
     if isinstance(arm.sampler, CmaesConfig):
         _check_cmaes(arm, place)
+
+
+_UNWARMED = {
+    "random": "learns from no trial",
+    "qmc": "learns from no trial",
+    "grid": "learns from no trial",
+    "gp": "has no weights: an older trial would count as much as one of this study, and where a range differs it "
+    "leaves that parameter to chance",
+    "cmaes": "adapts to generations of its own draws, which trials of another study are not",
+    "nsga2": "would breed from older trials whose scores are not this study's",
+}
+"""By sampler, why it takes no trials of another study."""
+
+
+def check_warm_start(given: WarmStart, arms: Sequence[Arm], name: str, where: str) -> None:
+    """Raises UserError where a study would start from itself, or no sampler of it takes older trials."""
+    place = f"{where}: warm_start.from = {given.source!r}"
+    if given.source == name and given.storage is None:
+        raise UserError(f"{place}: is this study itself; name an older one")
+    if all(arm.sampler.name in _UNWARMED for arm in arms):
+        sampler = arms[0].sampler.name
+        raise UserError(f"{place}: sampler {sampler} {_UNWARMED[sampler]}; take sampler tpe, or remove [warm_start]")
 
 
 def cells(arm: Arm) -> list[dict[str, Scalar]]:

@@ -84,6 +84,29 @@ class GridConfig(Frozen):
     startup: ClassVar[int] = 0
 
 
+class WarmStart(Frozen):
+    """Trials of an older study inform the sampler."""
+
+    source: str = Field(
+        alias="from",
+        min_length=1,
+        max_length=128,
+        description="the name of the older study; its main search or the arm of the same name",
+    )
+    weight: float = Field(
+        default=0.3,
+        gt=0.0,
+        le=1.0,
+        description="what an older trial counts beside one of this study; it falls as this study's own trials come",
+    )
+    storage: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="the name of an environment variable that holds the URL of the older study's database; default: "
+        "this study's database",
+    )
+
+
 class PercentileConfig(Frozen):
     """Stop a trial whose best score so far is not among the best `percentile` percent of finished trials at the same
     epoch (Golovin et al. 2017, section 3.2.1)."""

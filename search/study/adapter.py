@@ -16,6 +16,7 @@ import optuna
 from loguru import logger
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
@@ -96,6 +97,12 @@ class StudyAdapter:
         self._pruner_of = {arm.name: self._pruner(arm) for arm in spec.arms}
 
     # ---- beginning
+
+    def warm_start(self, older: Mapping[str, samplers.Older]) -> None:
+        """Trials of another study, by arm, inform the samplers from now on."""
+        for arm in self.arms.values():
+            if arm.name in older:
+                self._study_of[arm.name].sampler = self._sampler(arm, older[arm.name])
 
     def enqueue_all(self, arm: Arm) -> None:
         """Put the study file's own trials into an arm's queue, once; call it under `creation_lock`."""
@@ -310,18 +317,22 @@ class StudyAdapter:
     # ---- inside
 
     def _load(self, arm: Arm) -> optuna.Study:
+        sampler = self._sampler(arm, None)
+        return optuna.load_study(
+            study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
+        )
+
+    def _sampler(self, arm: Arm, older: samplers.Older | None) -> BaseSampler:
         given = arm.sampler
         options = given.options.model_dump(exclude_defaults=True)
         settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
-        sampler = samplers.sampler(
+        return samplers.sampler(
             settings,
             study_purpose=(arm.name,),
             front=self._front_of[arm.name],
-            space={parameter.name: _distribution(parameter) for parameter in arm.space},
+            space=distributions(arm),
             cells=cells(arm) if given.name == "grid" else (),
-        )
-        return optuna.load_study(
-            study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
+            older=older,
         )
 
     def _pruner(self, arm: Arm) -> BasePruner:
@@ -377,6 +388,11 @@ def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
             parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
         )
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def distributions(arm: Arm) -> dict[str, BaseDistribution]:
+    """The ranges of an arm's parameters by name, as Optuna has them."""
+    return {parameter.name: _distribution(parameter) for parameter in arm.space}
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

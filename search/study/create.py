@@ -16,6 +16,7 @@ from search.storage.lookup import refuse_others, search_row
 from search.storage.searches import SearchRow
 from search.study.adapter import StudyAdapter, mark, study_id_of
 from search.study.settings import changes, stored, superseded
+from search.study.warm_start import warm_trials
 from trainer.errors import UserError
 
 
@@ -75,6 +76,8 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
         if search_row is None or not search_row.closed:
             for arm in spec.arms:
                 search.enqueue_all(arm)
+    if spec.warm_start is not None:  # outside of the lock, which the older study's database may need
+        search.warm_start(warm_trials(opened, spec, spec.warm_start))
     return search
 
 

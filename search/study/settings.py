@@ -31,7 +31,8 @@ def settings(spec: StudySpec) -> dict[str, Any]:
     """What may change while a study goes on."""
     names = ("sampler", "pruner", "budget", "confirm", "dashboard")
     arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
-    return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms}
+    warm = {} if spec.warm_start is None else {"warm_start": spec.warm_start.model_dump(mode="json")}
+    return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms, **warm}
 
 
 def stored(spec: StudySpec, before: str | None) -> str:
