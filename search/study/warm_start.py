@@ -44,7 +44,7 @@ def warm_trials(opened: Database | None, spec: StudySpec, given: WarmStart) -> d
             study = optuna.load_study(study_name=names[arm.name], storage=there.storage)
             trials = study.get_trials(deepcopy=True, states=(TrialState.COMPLETE, TrialState.PRUNED))
             try:
-                older[arm.name] = Older(_fitting(arm, trials, place), given.weight)
+                older[arm.name] = Older(fitting(arm, trials, place), given.weight)
             except UserError as error:
                 if arm.name == MAIN:
                     raise
@@ -94,7 +94,7 @@ def _check_objective(record: str, spec: StudySpec, place: str) -> None:
         )
 
 
-def _fitting(arm: Arm, trials: Sequence[FrozenTrial], place: str) -> tuple[FrozenTrial, ...]:
+def fitting(arm: Arm, trials: Sequence[FrozenTrial], place: str) -> tuple[FrozenTrial, ...]:
     """The trials with the parameters that both studies have, in the ranges of the new one; values become quantiles."""
     if not trials:
         raise UserError(f"{place}: none of its trials has finished; let it finish some, or remove [warm_start]")

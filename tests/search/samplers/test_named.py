@@ -106,6 +106,23 @@ def test_a_wanted_cell_is_not_tried_again_and_what_it_leaves_open_is_from_the_gr
     assert len({key(params) for params in asked}) == 6
 
 
+def test_the_same_seed_tries_the_cells_in_the_same_order_and_another_in_another() -> None:
+    space = {"a": CategoricalDistribution((1, 2)), "b": IntDistribution(1, 4)}
+    every = [{"a": a, "b": b} for a in (1, 2) for b in range(1, 5)]
+
+    def order(seed: int) -> list[dict[str, Any]]:
+        study = optuna.create_study(sampler=sampler(SamplerSettings("grid", seed=seed), space=space, cells=every))
+        for _ in every:
+            trial = study.ask()
+            trial.suggest_categorical("a", (1, 2))
+            trial.suggest_int("b", 1, 4)
+        return [trial.params for trial in study.trials]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert sorted(map(key, order(1))) == sorted(map(key, every))
+
+
 # The sequence
 
 
