@@ -81,6 +81,8 @@ def open_storage(url: str, *, create: bool = True, studies: Sequence[str] = ()) 
             rdb = RDBStorage(_template(parsed), engine_kwargs=_engine_arguments(dialect))
             if dialect == "sqlite":
                 lock_on_begin(rdb.engine, CALL_SECONDS)
+            else:
+                _limit_transactions(rdb.engine)
             _create_own_tables(rdb.engine)
     except sa.exc.SQLAlchemyError as error:
         raise _not_opened(label, error) from None
@@ -112,10 +114,36 @@ def _engine_arguments(dialect: str) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": CALL_SECONDS * 1000,
-        "options": f"-c statement_timeout={CALL_SECONDS}s -c lock_timeout={CALL_SECONDS}s "
-        f"-c idle_in_transaction_session_timeout={2 * CALL_SECONDS}s",
+        "options": " ".join(f"-c {name}={seconds}s" for name, seconds in _limits().items()),
     }
     return {"pool_size": 1, "max_overflow": 1, "pool_pre_ping": True, "connect_args": arguments}
+
+
+def _limits() -> dict[str, int]:
+    """PostgreSQL's settings that end a call, and their seconds."""
+    return {
+        "statement_timeout": CALL_SECONDS,
+        "lock_timeout": CALL_SECONDS,
+        "idle_in_transaction_session_timeout": 2 * CALL_SECONDS,
+    }
+
+
+def _limit_transactions(engine: sa.Engine) -> None:
+    """Set the limits in each transaction where those that a connection asks for at its start do not hold.
+
+    A pooler in transaction mode drops them: its connections to the server are everybody's. Elsewhere this costs one
+    question, and transactions have no statement more.
+    """
+    holds = sa.text("SELECT setting FROM pg_settings WHERE name = 'statement_timeout'")
+    with engine.connect() as connection:
+        if int(connection.execute(holds).scalar_one()) == CALL_SECONDS * 1000:
+            return
+    limits = "; ".join(f"SET LOCAL {name} = '{seconds}s'" for name, seconds in _limits().items())
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(limits)
+
+    sa.event.listen(engine, "begin", begin)
 
 
 def _bounded(url: sa.URL) -> sa.Engine:

@@ -89,6 +89,34 @@ def test_workers_share_a_study_through_a_pooler(pooler, tmp_path, repository):
     assert "0 left running or waiting" in done.stdout
 
 
+def test_a_blocked_statement_ends_through_a_pooler_and_leaves_its_connection_free(pooler, postgres_url, monkeypatch):
+    """What a connection asks for at its start is dropped by the pooler; the limit stands in each transaction."""
+    monkeypatch.setattr(database, "CALL_SECONDS", 1)
+    pooled = database.open_storage(pooler[0])
+    other = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+    update = sa.text("UPDATE kd_schema SET version = version")
+    with other.begin() as holder:
+        holder.execute(update)
+        with (
+            pytest.raises(sa.exc.OperationalError, match="due to (lock|statement) timeout"),
+            pooled.engine.begin() as own,
+        ):
+            own.execute(update)
+    with pooled.engine.begin() as own:
+        own.execute(update)
+    pooled.engine.dispose()
+
+
+def test_without_a_pooler_transactions_have_no_statement_more(postgres_url):
+    opened = database.open_storage(postgres_url)
+    statements = []
+    sa.event.listen(opened.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    with opened.engine.begin() as own:
+        own.execute(sa.text("SELECT 1"))
+    opened.engine.dispose()
+    assert statements == ["SELECT 1"]
+
+
 @pytest.mark.parametrize("pooler", ["extra_float_digits"], indirect=True, ids=["takes no options"])
 def test_a_pooler_that_is_not_set_up_is_a_mistake_and_not_waited_for(pooler):
     with pytest.raises(UserError, match="unsupported startup parameter: options") as refused:
