@@ -14,6 +14,8 @@ import numpy as np
 
 NAME = "Dataset901_Drawn"
 CASES = [f"case_{at}" for at in range(5)]
+THICK = "thick_0000.nii.gz"
+"""An image of slices that are more than three times as thick as wide, which is moved out of the folder."""
 
 
 def draw(raw: Path) -> None:
@@ -30,6 +32,8 @@ def draw(raw: Path) -> None:
         affine = np.diag([0.9, 1.0, 1.25 if at % 2 else 1.0, 1.0])
         nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), affine), raw / "imagesTr" / f"{name}_0000.nii.gz")
         nibabel.save(nibabel.Nifti1Image(labels, affine), raw / "labelsTr" / f"{name}.nii.gz")
+    thick = nibabel.Nifti1Image(image.astype(np.int16), np.diag([1.1, 0.9, 4.0, 1.0]))
+    nibabel.save(thick, raw / "imagesTr" / THICK)
     card = {
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, "organ": 1, "tumour": 2},
@@ -114,7 +118,7 @@ def predict(folder: Path, raw: Path, root: Path) -> None:
             use_mirroring=mirrored, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
         )
         predictor.initialize_from_trained_model_folder(str(folder), folds, "checkpoint_final.pth")
-        for case in ("case_0", "case_1")[: 1 if wish == "half" else 2]:
+        for case in ("case_0", "case_1", "thick")[: 1 if wish == "half" else 3]:
             image, properties = SimpleITKIO().read_images([str(raw / "imagesTr" / f"{case}_0000.nii.gz")])
             labels = predictor.predict_single_npy_array(image, properties, None, None, False)
             answers[f"{wish}-{case}"] = labels.transpose(2, 1, 0)
@@ -124,6 +128,7 @@ def predict(folder: Path, raw: Path, root: Path) -> None:
                 logits = predictor.network.eval()(patch)
             answers["patch"] = patch.numpy().transpose(0, 1, 4, 3, 2)
             answers["logits"] = logits.numpy().transpose(0, 1, 4, 3, 2)
+    (raw / "imagesTr" / THICK).rename(root / THICK)
     np.savez(root / "answers.npz", **answers)  # type: ignore[arg-type]
 
 

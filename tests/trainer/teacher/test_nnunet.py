@@ -69,7 +69,8 @@ def networks(made: Made, folds: int, *, mirrored: bool = False) -> nnunet.Nnunet
 def labels_of(network: nnunet.NnunetNetwork, made: Made, case: str) -> np.ndarray:
     """From file to labels, as a study under the teacher validates."""
     config = VolumeData.model_validate(data(nnunet.described(made.teacher)))
-    prepared = made_case(case, [made.raw / "imagesTr" / f"{case}_0000.nii.gz"], recipe_of(config), 1)
+    image = (made.root if case == "thick" else made.raw / "imagesTr") / f"{case}_0000.nii.gz"
+    prepared = made_case(case, [image], recipe_of(config), 1)
     labels = np.empty(prepared.way.native.shape, np.uint8)
     with torch.no_grad():
         slices = native_slices(prepared.image, prepared.way, window_of(config), lambda x: network(x).logits, CPU)
@@ -94,7 +95,7 @@ def test_logits_and_whole_cases_are_nnunets(made):
         ("single-both", networks(made, 2)),
         ("single-flips", networks(made, 1, mirrored=True)),
     ):
-        for case in ("case_0", "case_1"):
+        for case in ("case_0", "case_1", "thick"):
             assert np.array_equal(labels_of(network, made, case), made.answers[f"{wish}-{case}"]), (wish, case)
 
 
@@ -233,6 +234,21 @@ def test_a_folder_is_read_without_nnunetv2(results):
     assert description.data_settings()["schemes"] == [
         {"scheme": "CTNormalization", "low": -2.0, "high": 165.0, "mean": 60.0, "std": 33.0}
     ]
+
+
+def test_regions_keep_the_order_of_dataset_json(results):
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    (results / "dataset.json").write_text(json.dumps(DATASET | {"labels": labels, "regions_class_order": [1, 2, 3]}))
+    description = read(results).description
+    assert description.regions
+    assert description.classes == (("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,)))
+    settings = data(description) | {"classes": [], "regions": {"whole": "1-3", "core": [2, 3], "enhancing": 3}}
+    nnunet.refuse_other_data(description, Path("T"), VolumeData.model_validate(settings))
+    turned = settings | {"regions": {"core": [2, 3], "whole": "1-3", "enhancing": 3}}
+    with pytest.raises(
+        CheckpointError, match=r"data\.regions have the values 2\+3, 1\+2\+3, 3: the outputs of T are of"
+    ):
+        nnunet.refuse_other_data(description, Path("T"), VolumeData.model_validate(turned))
 
 
 class Runs:

@@ -15,7 +15,7 @@ spacings are not exact.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -95,6 +95,8 @@ class NativeGrid:
     shape: Shape
     """Of the prepared grid."""
     axes: tuple[Axis, Axis, Axis]
+    apart: int | None = field(default=None, repr=False)  # sums over cases are of what is shown
+    """A prepared axis along which the nearest plane counts on the way back, as nnU-Net has it; None: all are linear."""
 
     @classmethod
     def unchanged(cls, native: Grid) -> "NativeGrid":
@@ -149,8 +151,12 @@ class NativeGrid:
     def positions(self, native_axis: int) -> tuple[int, Floats]:
         """The prepared axis that runs along a native one, and where on it the native voxels lie."""
         at = next(at for at, axis in enumerate(self.axes) if axis.native == native_axis)
-        axis = self.axes[at]
-        return at, (np.arange(self.native.shape[native_axis]) - axis.offset) / axis.scale
+        axis, last = self.axes[at], self.shape[at] - 1
+        places = (np.arange(self.native.shape[native_axis]) - axis.offset) / axis.scale
+        if at != self.apart:
+            return at, places
+        inside = (places >= -_EDGE) & (places <= last + _EDGE)
+        return at, np.where(inside, np.clip(np.floor(places + _HALF), 0, last), places)
 
 
 def respaced_axis(side: int, before: float, after: float, rule: Rule) -> tuple[int, float, float]:

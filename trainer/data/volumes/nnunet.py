@@ -2,9 +2,11 @@
 than 0, normalised channel by channel, and only then resampled. numpy and scipy alone, as packages need it.
 
 The axes stay as they are stored, since nnU-Net turns none. Where the spacing along one axis is more than three times
-that along another, before or after, each plane across it is resampled by itself, and along it the nearest plane counts.
+that along another, before or after, each plane across it is resampled by itself, and along it the nearest plane counts,
+on the way back, too.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +49,8 @@ def planned(native: Image, way: NativeGrid, recipe: Recipe, where: str) -> Plann
     before = _stored_spacing(way)
     shape = _shape(kept.shape, before, recipe.spacing)
     image = resampled(image, shape, axis_apart(before, recipe.spacing))
-    return Planned(image, _respaced(kept, shape), box)
+    # Back from its own spacing to the file's, nnU-Net looks at its own first.
+    return Planned(image, replace(_respaced(kept, shape), apart=axis_apart(recipe.spacing, before)), box)
 
 
 def _normalise(channel: Image, scheme: ChannelScheme, inside: NDArray[np.bool_]) -> None:
@@ -85,7 +88,7 @@ def _respaced(way: NativeGrid, shape: Shape) -> NativeGrid:
     for axis, old, new in zip(way.axes, way.shape, shape, strict=True):
         step = old / new
         axes.append(Axis(axis.native, axis.scale * step, axis.offset + axis.scale * (step - 1) / 2))
-    return NativeGrid(way.native, shape, (axes[0], axes[1], axes[2]))
+    return replace(way, shape=shape, axes=(axes[0], axes[1], axes[2]))
 
 
 def axis_apart(before: Triple, after: Triple) -> int | None:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from trainer.config import VolumeData
-from trainer.data.volumes.prepare import case_files, prepare_cases
+from trainer.data.volumes.prepare import case_files, made_case, prepare_cases
 from trainer.data.volumes.recipes import recipe_of
 from trainer.data.volumes.windows import WEIGHTS
 from trainer.errors import DataError
@@ -82,6 +82,12 @@ def test_a_case_is_what_nnunetv2_2_8_1_makes_of_it(tmp_path, spacing, wanted, sh
     assert np.allclose(np.array(case.way.spacing) * shape, cut)
     assert np.allclose(case.grid.matrix[0, 3], 0.5 * spacing[0] + 0.5 * case.way.spacing[0])
     assert case.label.shape == shape
+    # Along an axis that is resampled by itself the nearest plane counts on the way back, too.
+    assert case.way.apart == (2 if spacing[2] == 5.0 else None)
+    assert bool((case.way.positions(2)[1] % 1 == 0).all()) == (spacing[2] == 5.0)
+    assert (
+        case.way == made_case("case", [tmp_path / f"case_{c}.nii" for c in config.channels], recipe_of(config), 2).way
+    )
     assert case.remarks == ("1 labelled voxel of 61 lie outside of the crop",)
 
 
