@@ -1,6 +1,7 @@
 """Random faults of all kinds at random times over the workers of one database, and what came of them.
 
     python -m benchmarks.faults --faults 500 --seed 1
+    python -m benchmarks.faults --faults 200 --seed 2 --pruner promote
 
 A PostgreSQL of its own, and a gate between it and each worker. Workers come back as under a service manager. Searches
 follow one another until enough faults have hit; the last one runs to its end without faults. Then the books are read:
@@ -201,6 +202,7 @@ class Campaign:
     def _words(self, name: str, runs: Path) -> list[str]:
         a = self.args
         sets = [f"budget.trials={a.trials}", "budget.max_failed=10000", "budget.in_flight=32", f"run.epochs={a.epochs}"]
+        sets += [] if a.pruner is None else [f"pruner.name={a.pruner}"]
         words = [w for text in sets for w in ("--set", text)]
         common = [*words, "--name", name, "--runs", str(runs), "--slots", str(a.slots), "--ttl", str(a.ttl)]
         if not a.real:
@@ -259,6 +261,7 @@ def main() -> int:
     parser.add_argument("--epoch-seconds", type=float, default=0.25, help="length of a simulated epoch")
     parser.add_argument("--every", type=float, default=2.0, help="mean seconds between faults")
     parser.add_argument("--ttl", type=float, default=2.0, help="time-to-live of a lease in seconds")
+    parser.add_argument("--pruner", help="the pruner of each search; default: the demo's")
     parser.add_argument("--real", action="store_true", help="torchruns of two ranks that train on drawn images")
     args = parser.parse_args()
     room = DISK[args.real]

@@ -17,6 +17,7 @@ from optuna.pruners import (
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
+from search.promotion import Promotion
 from search.samplers.front import FrontChoice, choice_of
 from search.samplers.storage_view import same_choice, study_recorded, study_through
 from trainer.errors import counted, nearest
@@ -29,8 +30,8 @@ class PrunerSettings:
     `startup` (median, percentile): trials of the same choice that must be COMPLETE before any is pruned.
     `percentile`: the share that goes on, in percent. `patience`, `min_delta` (patient): epochs without a score that is
     better than those before by more than that. `lower`, `upper` (threshold): scores beyond them end a trial.
-    `min_epochs`, `reduction` (halving, hyperband): the first rung and the factor from rung to rung; one trial in
-    `reduction` passes a rung. The first rung is never inside the warmup.
+    `min_epochs`, `reduction` (halving, hyperband, promote): the first rung and the factor from rung to rung; one trial
+    in `reduction` passes a rung. The first rung is never inside the warmup.
     `epochs`: how long a trial is at most; hyperband spreads its brackets over it.
     `exact` (hyperband): whether there are as many brackets as there are rungs; else as many as Optuna computes, which
     is one less where a logarithm in floating point falls short of a whole number (243 epochs with reduction 3).
@@ -56,7 +57,7 @@ class PrunerSettings:
         for name, low in least.items():
             if (value := getattr(self, name)) < low:
                 raise ValueError(f"pruner.{name}: {value} is not at least {low}")
-        if self.name in ("halving", "hyperband") and self.first_rung() > self.epochs:
+        if self.name in ("halving", "hyperband", "promote") and self.first_rung() > self.epochs:
             field = "min_epochs" if self.min_epochs > self.warmup_epochs else "warmup_epochs"
             value = getattr(self, field)
             raise ValueError(f"pruner.{field}: {value} leaves no rung within {counted(self.epochs, 'epoch')}; lower it")
@@ -132,11 +133,16 @@ def _none(settings: PrunerSettings) -> BasePruner:  # noqa: ARG001 - every build
     return NopPruner()
 
 
+def _promote(settings: PrunerSettings) -> BasePruner:
+    return Promotion(settings.epochs, settings.first_rung(), settings.reduction)
+
+
 PRUNERS: dict[str, Callable[[PrunerSettings], BasePruner]] = {
     "median": _median,  # worse than the median of finished trials at this epoch (Golovin et al. 2017, section 3.2.1)
     "percentile": _percentile,  # the same with another share than half
     "hyperband": _hyperband,  # halving in several brackets of differing patience (Li et al. 2018)
     "halving": _halving,  # asynchronous successive halving (Li et al. 2020)
+    "promote": _promote,  # the same with trials paused in place of ended (search/promotion.py)
     "patient": _patient,  # no better for some epochs (Prechelt 1998)
     "threshold": _threshold,  # beyond a bound
     "none": _none,

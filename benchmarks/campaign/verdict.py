@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from search.storage.schema import FINISHED, FREE, HELD, arms, attempts, leases
+from search.storage.schema import FINISHED, FREE, HELD, PAUSED, arms, attempts, leases
 
 OPEN = (HELD, FREE)
 
@@ -96,7 +96,7 @@ class Inspector:
         return max((int(name.removeprefix("epoch-")) for name in names), default=0)
 
     def healed(self, wound: Wound) -> bool:
-        """Whether every touched trial was finished, or trained beyond where it stood."""
+        """Whether every touched trial was finished, paused, or trained beyond where it stood."""
         if not wound.touched:
             return True
         query = sa.select(leases.c.trial_id, leases.c.state, leases.c.epoch).where(
@@ -104,7 +104,7 @@ class Inspector:
         )
         with self.engine.connect() as connection:
             rows = connection.execute(query).all()
-        return all(row.state == FINISHED or row.epoch > wound.touched[row.trial_id].epoch for row in rows)
+        return all(row.state in (FINISHED, PAUSED) or row.epoch > wound.touched[row.trial_id].epoch for row in rows)
 
     def epochs_lost(self, wounds: Sequence[Wound]) -> dict[str, list[int]]:
         """By kind of fault: for each touched trial that changed hands, the epochs that were trained again."""

@@ -4,16 +4,20 @@ import argparse
 import json
 import shlex
 from collections import Counter
+from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from search.execution.checkpoint_writer import remove
 from search.storage.database import Database, creation_lock, open_storage
 from search.storage.errors import patient
+from search.storage.leases import LeaseRow
 from search.storage.lookup import known_search
 from search.storage.schema import FREE, HELD, PAUSED
 from search.storage.statements import LeaseLost
 from search.storage.url import add_storage, storage_url
+from search.study.paused import end_paused
 from search.study.trial_attributes import failure
 
 WITHDRAWN = "withdrawn"
@@ -61,7 +65,7 @@ def close(opened: Database, url: str, search_id: int) -> dict[str, int]:
     # Nothing is admitted from here on: what waits or is paused can only become less.
     study_ids = [arm.study_id for arm in opened.searches.arms_of(search_id)]
     withdrawn = sum(_withdraw(opened, study_id) for study_id in study_ids)
-    pruned = sum(_prune(opened, row.trial_id) for row in opened.leases.of_studies(study_ids) if row.state == PAUSED)
+    pruned = sum(_prune(opened, row) for row in opened.leases.of_studies(study_ids) if row.state == PAUSED)
     states = Counter(row.state for row in opened.leases.of_studies(study_ids))
     return {"withdrawn": withdrawn, "pruned": pruned, "held": states[HELD], "free": states[FREE]}
 
@@ -71,31 +75,22 @@ def _withdraw(opened: Database, study_id: int) -> int:
     count = 0
     for trial in opened.storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,)):
         lease = {"study_id": study_id, "number": trial.number, "failure": WITHDRAWN, "message": WHY}
-        count += _end(opened, trial._trial_id, TrialState.FAIL, None, paused=False, lease=lease)
+        count += _end(opened, trial._trial_id, lease)
     return count
 
 
-def _prune(opened: Database, trial_id: int) -> int:
-    """A paused trial is pruned where it stands, with its newest score; 1 where it was still paused."""
-    trial = opened.storage.get_trial(trial_id)
-    last = trial.last_step
-    values = None if last is None else [trial.intermediate_values[last]]
-    return _end(opened, trial_id, TrialState.PRUNED, values, paused=True, lease={"checkpoint": None})
+def _prune(opened: Database, row: LeaseRow) -> int:
+    """A paused trial is pruned where it stands; 1 where it was still paused."""
+    if not end_paused(opened, row.trial_id):
+        return 0  # a worker took it before the close, or another close was quicker
+    remove(None if row.checkpoint is None else Path(row.checkpoint))
+    return 1
 
 
-def _end(
-    opened: Database,
-    trial_id: int,
-    state: TrialState,
-    values: list[float] | None,
-    *,
-    paused: bool,
-    lease: dict[str, object],
-) -> int:
+def _end(opened: Database, trial_id: int, lease: dict[str, object]) -> int:
     try:
-        attributes = {} if paused else failure(WITHDRAWN, WHY)
-        with opened.fence.withdraw(trial_id, paused=paused, lease=lease, attributes=attributes):
-            opened.storage.set_trial_state_values(trial_id, state, values)
+        with opened.fence.withdraw(trial_id, paused=False, lease=lease, attributes=failure(WITHDRAWN, WHY)):
+            opened.storage.set_trial_state_values(trial_id, TrialState.FAIL, None)
     except (LeaseLost, UpdateFinishedTrialError):
         return 0  # a worker took it before the close, or another close was quicker
     return 1

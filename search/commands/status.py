@@ -18,6 +18,7 @@ from search.answer.summary import ConfirmationSummary, confirmation, progress_te
 from search.planning import slots
 from search.storage.database import Database, open_storage
 from search.storage.errors import look_again, patient
+from search.storage.schema import PAUSED
 from search.storage.url import add_storage, storage_url
 from search.study import code_version
 from search.study.class_scores import shown_score
@@ -220,7 +221,13 @@ def pace_line(progress: SearchProgress) -> str:
 
 def running_line(trial: RunningTrial, metric: str) -> str:
     """One trial that is begun and not finished: `running kd #12 on gpu1: epoch 5 of 20, for 3 min, dice 0.8712`."""
-    where = f"on {trial.host}" if trial.host is not None else f"({trial.state}, waits for a worker)"
+    where = (
+        f"on {trial.host}"
+        if trial.host is not None
+        else "(paused)"
+        if trial.state == PAUSED
+        else f"({trial.state}, waits for a worker)"
+    )
     of = "" if trial.epochs is None else f" of {trial.epochs}"
     since = "" if trial.seconds is None else f", for {format_duration(trial.seconds)}"
     again = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
@@ -241,6 +248,7 @@ def _arms(progress: SearchProgress, best_of: str) -> list[str]:
     for name, arm in progress.arms.items():
         counts = (arm.complete, arm.pruned, arm.running, arm.waiting, arm.of)
         failed = ", ".join(f"{count} {kind}" for kind, count in arm.failed.items()) or "0"
+        failed += f"; {arm.paused} paused" if arm.paused else ""
         text.append(f"{name:<14}" + "".join(f"{count:>9}" for count in counts) + f"   {best[name]:<{width}}{failed}")
     return text
 

@@ -1,8 +1,10 @@
 """Checkpoints go to disk beside the training: copied between two epochs, written by threads during the next one.
 
-Files of a trial that nobody needs any more are removed here, too.
+Files of a trial that nobody needs any more are removed here, too, and those that are there are judged.
 """
 
+import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +14,9 @@ from pathlib import Path
 from loguru import logger
 
 from search.execution.messages import PICTURE, WEIGHTS
+from search.storage.leases import LeaseRow
 from trainer.errors import refusal_text
-from trainer.reports import Saved, Write
+from trainer.reports import Resume, Saved, Write
 
 WRITING_THREADS = 4
 """Checkpoints that are written at the same time."""
@@ -193,3 +196,34 @@ def remove_all(folder: Path, token: int) -> None:
         checkpoint = "epoch-" in path.name and not (own and path.name.startswith("."))  # that is still being written
         if checkpoint or PICTURE in path.name or (WEIGHTS in path.name and not own):
             remove(path)
+
+
+def on_hand(row: LeaseRow) -> int:
+    """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0.
+
+    A checkpoint of the last epoch, which no worker writes, has nothing to go on to: 0 as well.
+
+    A file that is here and cannot be read counts as whole: a disk with an error is no reason to begin anew. The worker
+    then fails to build the trial, gives it back, and rests; another host may be able to read the file.
+    """
+    if row.checkpoint is None or row.checkpoint_sha256 is None:
+        return 0
+    if row.run is not None and row.epoch >= json.loads(row.run)["epochs"]:
+        return 0
+    try:
+        with Path(row.checkpoint).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0  # another host's disk, or the file is gone: the trial starts again, visibly
+    except OSError as error:
+        logger.warning("disk: #{}: {} cannot be read ({})", row.number, row.checkpoint, error.strerror or error)
+        return row.epoch
+    return row.epoch if digest == row.checkpoint_sha256 else 0
+
+
+def resume_of(row: LeaseRow, epoch: int) -> Resume | None:
+    """Where a taken trial goes on, its checkpoint having been judged good for `epoch`; None: from the beginning."""
+    if epoch == 0 or row.checkpoint is None:
+        return None
+    replay = tuple((own, stream) for own, stream in json.loads(row.replay or "[]"))
+    return Resume(Path(row.checkpoint), replay)

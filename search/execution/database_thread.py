@@ -13,19 +13,21 @@ from pathlib import Path
 
 from loguru import logger
 
+from search.execution.checkpoint_writer import on_hand, remove
 from search.execution.disk_waits import REPEAT_SECONDS, Reserve, mark
 from search.execution.group import GroupEnd
-from search.execution.held_trials import LOST, HeldTrials, on_hand
+from search.execution.held_trials import LOST, HeldTrials
 from search.execution.messages import CheckpointWritten, Item, WorkerSettings
 from search.execution.note_process import NoteProcess
 from search.execution.progress_lines import ArmBudget, SearchRate
 from search.exit_codes import EndReason
 from search.storage import errors
 from search.storage.leases import LeaseRow, StaleLeases
-from search.storage.schema import HELD
+from search.storage.schema import HELD, PAUSED
 from search.storage.searches import Closed, ClosedKind, SearchClosed
 from search.storage.statements import Refused
 from search.study.adapter import StudyAdapter
+from search.study.paused import end_all_paused
 from trainer.errors import UserError
 
 CLOSING_SECONDS = 8.0
@@ -37,6 +39,8 @@ PROGRESS_SECONDS = 10.0
 """The least time between two lines of progress in the log."""
 SAME_PROGRESS_SECONDS = 60.0
 """The same where no trial began or ended in between."""
+ENDS_PAUSED = (ClosedKind.WALL, ClosedKind.GPU_HOURS, ClosedKind.CLOSED)
+"""Why a search admits nothing, where its paused trials will not go on; what a person stopped may go on later."""
 HURRY_SECONDS = 0.1
 """The time between looks whether somebody is in a hurry: a signal handler cannot notify."""
 
@@ -350,12 +354,16 @@ class DatabaseThread:
     def _end_if_over(self, closed: Closed | None, refused: Refused) -> None:
         """Nothing may begin now; this worker ends where that stays so."""
         # Trials in other hands may still fall free: this worker stays until all are finished.
-        if self.search.leases.of_studies(list(self.search.arms)):
+        rows = self.search.leases.of_studies(list(self.search.arms))
+        if any(row.state != PAUSED for row in rows):
             return
         # The last one in flight may have ended since the refusal: then there is room now.
-        if closed is None and not self._exhausted():
+        if closed is None and (not self._exhausted() or self.search.promising(rows)):
             return
         closed = closed or (refused.closed if isinstance(refused, SearchClosed) else None)
+        if closed is None or closed.kind in ENDS_PAUSED:
+            for row in end_all_paused(self.search.opened, self.search.arms, rows):
+                remove(None if row.checkpoint is None else Path(row.checkpoint))
         self.ended = GroupEnd(EndReason.NOTHING_LEFT, refused.reason) if closed is None else end_of(closed)
 
     def _exhausted(self) -> bool:

@@ -55,6 +55,8 @@ class Leader:
         self._unsaved_exports: dict[int, tuple[EpochReport, Future[Saved]]] = {}
         """Last epochs whose weights are not on disk; where the disk refused them, they are written again before each
         epoch."""
+        self._paused: list[int] = []
+        """Trials whose last checkpoint before a pause is being written; what the disk refuses is not tried again."""
         self._writer = CheckpointWriter()
         database_thread.disk_refusal = lambda: self._writer.refusal
         self._deadline: float | None = None
@@ -110,7 +112,10 @@ class Leader:
                 started.append(message)
             elif self._training.pop(message.key, None) is not None:
                 self._unsaved_exports.pop(message.key, None)
-                self._writer.forget(message.key)
+                if message.keep_checkpoint:
+                    self._paused.append(message.key)
+                else:
+                    self._writer.forget(message.key)
                 dismissed.append(message.key)
             else:
                 started = [start for start in started if start.key != message.key]
@@ -162,6 +167,7 @@ class Leader:
         going_on = [key for key, report in whole.items() if not report.final]
         if self._writer.finish(self._group.watchdog.beat, self._disk_deadline):
             going_on = []  # this group ends, and a thread still reads the memory that the copies would go to
+        self._forget_paused()
         with ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy") as pool:
             writes = dict(zip(going_on, pool.map(self._students.snapshot, going_on), strict=True))
         exports = {key: self._export(key) for key, report in whole.items() if report.final}
@@ -178,6 +184,13 @@ class Leader:
             else:
                 self._report_epoch(key, report, writes.get(key), overhead)
             self._group.watchdog.beat()
+
+    def _forget_paused(self) -> None:
+        """Give free what the disk refused of paused trials: they go on from the checkpoint before."""
+        for key in self._paused:
+            if key not in self._training:
+                self._writer.forget(key)
+        self._paused = []
 
     def _export(self, key: int) -> "Future[Saved]":
         return self._writer.start(partial(self._students.export, key), self._training[key].folder / WEIGHTS)

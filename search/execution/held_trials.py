@@ -4,7 +4,6 @@ A trial that changes hands goes on from the checkpoint that its lease names, as 
 no row names any more are deleted. At its end a trial brings its attributes and its picture for the dashboard.
 """
 
-import hashlib
 import json
 import math
 import queue
@@ -18,7 +17,7 @@ from typing import Any
 
 from loguru import logger
 
-from search.execution.checkpoint_writer import remove, remove_all
+from search.execution.checkpoint_writer import remove, remove_all, resume_of
 from search.execution.messages import (
     CheckpointWritten,
     DropTrial,
@@ -32,8 +31,8 @@ from search.execution.messages import (
 from search.planning import slots
 from search.storage import errors
 from search.storage.evidence import rows_of
-from search.storage.leases import LeaseHandle, LeaseRow
-from search.storage.schema import FINISHED, leases
+from search.storage.leases import LeaseHandle
+from search.storage.schema import FINISHED, PAUSED, leases
 from search.storage.statements import LeaseLost
 from search.study import code_version, trial_attributes
 from search.study.adapter import Claim, StudyAdapter
@@ -59,6 +58,8 @@ class Outcome(Enum):
 
     COMPLETE = auto()
     PRUNED = auto()
+    PAUSED = auto()
+    """Nobody holds it; its last checkpoint is still being written."""
     FAILED = auto()
     UNSTORABLE = auto()
     """The database will never take its report: it failed, and the leader still trains it."""
@@ -76,11 +77,14 @@ class Cleanup(Enum):
     """No row names a checkpoint of the trial any more, whoever wrote it."""
     DROP = auto()
     """The leader still trains the trial: send it a message."""
+    PARK = auto()
+    """The same, but its newest checkpoint is to be written."""
 
 
 CLEANUP: dict[Outcome, tuple[Cleanup, ...]] = {
     Outcome.COMPLETE: (Cleanup.REMOVE_FILES,),
     Outcome.PRUNED: (Cleanup.REMOVE_FILES, Cleanup.DROP),
+    Outcome.PAUSED: (Cleanup.PARK,),
     Outcome.FAILED: (Cleanup.REMOVE_FILES,),
     Outcome.UNSTORABLE: (Cleanup.REMOVE_FILES, Cleanup.DROP),
     Outcome.ENDED_BEFORE: (Cleanup.REMOVE_FILES, Cleanup.DROP),
@@ -99,6 +103,8 @@ class HeldTrials:
         self.settings = settings
         self.metric = search.spec.objective.metric
         self.held: dict[int, HeldTrial] = {}
+        self._paused: dict[int, HeldTrial] = {}
+        """Trials that this worker paused, and whose last checkpoint was not stored yet."""
         self.inbox: queue.SimpleQueue[StartTrial | DropTrial] = queue.SimpleQueue()
         self.resting_until = 0.0
         """When trials may begin again, on the monotonic clock: none begins for a while after a file could not be
@@ -130,6 +136,10 @@ class HeldTrials:
                     self.search.prune(lease, end_columns(trial), ending(trial, "pruned"), value=score)
                     logger.info("{} pruned, as it was judged before its worker ended", trial.label)
                     self._remove_files(lease, trial.checkpoint)
+                    return
+                if resume is not None and self.search.pauses(lease):
+                    self.search.leases.pause(lease, ending(trial, PAUSED))
+                    logger.info("{} paused where its worker ended", trial.label)
                     return
         except LeaseLost:
             return
@@ -199,6 +209,8 @@ class HeldTrials:
     def store(self, item: Item) -> None:
         """Write what happened to a trial; one that was lost leaves an orphan record."""
         trial = self.held.get(item.key)
+        if isinstance(item, CheckpointWritten) and self._is_last_of_paused(item):
+            return
         if trial is None or trial.lease.token != item.token:
             # Pruned or lost while its last epoch was trained, or while its checkpoint was written.
             self._discard(item)
@@ -223,6 +235,19 @@ class HeldTrials:
             remove(trial.checkpoint)  # the row names the new one now
         self.held[item.key] = replace(trial, checkpoint=item.saved.path)
 
+    def _is_last_of_paused(self, item: CheckpointWritten) -> bool:
+        """Store the checkpoint of a trial that was paused while it was being written; whether it was such a one."""
+        trial = self._paused.get(item.key)
+        if trial is None or trial.lease.token != item.token:
+            return False
+        if item.epoch == trial.epoch and self.search.leases.change_paused(trial.lease, checkpoint_columns(trial, item)):
+            remove(trial.checkpoint)
+        else:
+            self._discard(item)  # of an epoch before or after the pause, or somebody goes on with the trial
+        if item.epoch >= trial.epoch:
+            del self._paused[item.key]
+        return True
+
     def _store_epoch(self, trial: HeldTrial, item: EpochDone) -> None:
         report = item.report
         value = None if report.scores is None else report.scores[self.metric]
@@ -237,6 +262,10 @@ class HeldTrials:
             self.search.prune(trial.lease, end_columns(trial), ending(trial, "pruned"), value=value)
             logger.info("{} pruned at epoch {} ({} {:.4f})", trial.label, report.epoch, self.metric, value)
             self._end(trial, Outcome.PRUNED)
+        elif value is not None and self.search.pauses(trial.lease):
+            self.search.leases.pause(trial.lease, ending(trial, PAUSED))
+            logger.info("{} paused at epoch {} ({} {:.4f})", trial.label, report.epoch, self.metric, value)
+            self._end(trial, Outcome.PAUSED)
 
     def _with_epoch(self, trial: HeldTrial, item: EpochDone) -> HeldTrial:
         """The trial once this epoch is stored; a try that fails leaves the trial as it was."""
@@ -324,6 +353,9 @@ class HeldTrials:
             # The answer to an earlier try was lost on the way, not the write; a finished row names no checkpoint.
             self._end(trial, Outcome.ENDED_BEFORE)
             return
+        if row is not None and row.state == PAUSED and row.token == trial.lease.token:
+            self._end(trial, Outcome.PAUSED)
+            return
         epoch = item.report.epoch if isinstance(item, EpochDone) else item.failure.epoch
         record = dict(item.report.scores or {}) if isinstance(item, EpochDone) else {"failure": item.failure.kind.value}
         self.search.leases.orphan(trial.lease, epoch, record)
@@ -351,8 +383,10 @@ class HeldTrials:
         if Cleanup.REMOVE_FILES in cleanup:
             self._remove_files(trial.lease, trial.checkpoint)
         del self.held[trial.lease.trial_id]
-        if Cleanup.DROP in cleanup:
-            self.inbox.put(DropTrial(trial.lease.trial_id))
+        if Cleanup.PARK in cleanup:
+            self._paused[trial.lease.trial_id] = trial
+        if Cleanup.DROP in cleanup or Cleanup.PARK in cleanup:
+            self.inbox.put(DropTrial(trial.lease.trial_id, keep_checkpoint=Cleanup.PARK in cleanup))
 
     def _discard(self, item: Item) -> None:
         """Remove a file that no row names: one whose answer was lost may have been named after all."""
@@ -408,37 +442,6 @@ def upload(search: StudyAdapter, settings: WorkerSettings, trial: HeldTrial, pic
         reason = error.strerror or error
         logger.warning("{}: its picture cannot be kept in {} ({})", trial.label, artifacts.folder, reason)
     return replace(trial, picture_handled=True)
-
-
-def on_hand(row: LeaseRow) -> int:
-    """The epoch that this host can resume a lease from: its checkpoint's, where the file is here and whole, else 0.
-
-    A checkpoint of the last epoch, which no worker writes, has nothing to go on to: 0 as well.
-
-    A file that is here and cannot be read counts as whole: a disk with an error is no reason to begin anew. The worker
-    then fails to build the trial, gives it back, and rests; another host may be able to read the file.
-    """
-    if row.checkpoint is None or row.checkpoint_sha256 is None:
-        return 0
-    if row.run is not None and row.epoch >= json.loads(row.run)["epochs"]:
-        return 0
-    try:
-        with Path(row.checkpoint).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        return 0  # another host's disk, or the file is gone: the trial starts again, visibly
-    except OSError as error:
-        logger.warning("disk: #{}: {} cannot be read ({})", row.number, row.checkpoint, error.strerror or error)
-        return row.epoch
-    return row.epoch if digest == row.checkpoint_sha256 else 0
-
-
-def resume_of(row: LeaseRow, epoch: int) -> Resume | None:
-    """Where a taken trial goes on, its checkpoint having been judged good for `epoch`; None: from the beginning."""
-    if epoch == 0 or row.checkpoint is None:
-        return None
-    replay = tuple((own, stream) for own, stream in json.loads(row.replay or "[]"))
-    return Resume(Path(row.checkpoint), replay)
 
 
 def cost_columns(trial: HeldTrial) -> dict[str, Any]:

@@ -32,9 +32,11 @@ class StartTrial:
 
 @dataclass(frozen=True)
 class DropTrial:
-    """Forget this trial: it was pruned, or lost to another worker."""
+    """Forget this trial: it was pruned, paused, or lost to another worker."""
 
     key: int
+    keep_checkpoint: bool = False
+    """Whether its newest checkpoint is still to be written: it was paused."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.spec.arms import Arm
+from search.spec.config import PromoteConfig
 from search.spec.load import StudySpec
 
 _FLOAT = 4
@@ -29,7 +30,7 @@ class DiskForecast:
     kept_bytes: float
     """Those of the weights that stay."""
     running_bytes: float
-    """Those of the checkpoints of trials in flight."""
+    """Those of the checkpoints of trials in flight, and of paused ones."""
 
 
 def disk_forecast(spec: StudySpec, largest: Sequence[float]) -> DiskForecast:
@@ -44,7 +45,10 @@ def disk_forecast(spec: StudySpec, largest: Sequence[float]) -> DiskForecast:
         state = max(state_bytes(params, optimizer=name, ema=ema) for name in _optimizers(arm) for ema in _ema(arm))
         kept += arm.trials * weights_bytes(params)
         # The next epoch's file is written beside the last one.
-        running += min(arm.in_flight, arm.trials) * 2 * state
+        flying = min(arm.in_flight, arm.trials)
+        running += flying * 2 * state
+        if isinstance(arm.pruner, PromoteConfig):
+            running += (arm.trials - flying) * state  # all others may be paused at once
     return DiskForecast(kept, running)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.pruners import RUNGS, VERDICT
-from search.storage.schema import FINISHED, FREE, HELD, attempts, leases, orphans
+from search.storage.schema import FINISHED, FREE, HELD, PAUSED, attempts, leases, orphans
+from search.storage.searches import check_room
 from search.storage.statements import (
     NOTHING,
     Owner,
@@ -176,32 +177,53 @@ class Leases:
         In the same transaction the former attempt ends (as lost, where `lost`), and reports above `resume_epoch` go:
         the new holder trains those epochs again.
         """
-        trials = self._tables["trials"]
         with self.engine.begin() as connection:
-            state = connection.execute(
-                sa.select(trials.c.state).where(trials.c.trial_id == seen.trial_id).with_for_update()
-            ).scalar_one_or_none()
-            if state is None or state.name != "RUNNING":
-                self._close(connection, seen, "deleted" if state is None else "told")
-                return None
-            same = (
-                (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
-            )
-            if seen.state == HELD:
-                # A report of an epoch raises the heartbeat; a stored run is a sign of life, too.
-                same &= (leases.c.beat == seen.beat) & leases.c.run.is_not_distinct_from(seen.run)
-            token = seen.token + 1
-            changes: dict[str, Any] = dict(state=HELD, owner=owner.name, host=owner.host, token=token, beat=0)
-            if lost:
-                changes["lost"] = leases.c.lost + 1
-            if resume_epoch < seen.epoch:
-                changes |= dict(epoch=0, checkpoint=None, checkpoint_sha256=None, best_epoch=None, best_score=None)
-            if connection.execute(leases.update().where(same).values(**changes)).rowcount != 1:
-                return None
-            forget_above(connection, self._tables, seen.trial_id, resume_epoch)
-            if seen.state == HELD:
-                end_attempt(connection, self.dialect, seen.trial_id, seen.token, "lost" if lost else "restarted")
-            begin_attempt(connection, self.dialect, seen.trial_id, token, owner, resume_epoch + 1)
+            return self._acquire(connection, seen, owner, resume_epoch=resume_epoch, lost=lost)
+
+    def promote(
+        self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, search_id: int, notes: Values
+    ) -> LeaseHandle | None:
+        """Acquire a paused lease as it was read; None where another process was quicker.
+
+        In the same transaction the arm has to have room, and system attributes `notes` of the trial are written where
+        it goes on from its newest checkpoint. Raises Refused, also where the search is closed.
+        """
+        with self.engine.begin() as connection:
+            check_room(connection, self.dialect, seen.study_id, search_id)
+            held = self._acquire(connection, seen, owner, resume_epoch=resume_epoch, lost=False)
+            if held is not None and resume_epoch == seen.epoch:
+                put_notes(connection, self.dialect, seen.trial_id, notes)
+            return held
+
+    def _acquire(
+        self, connection: sa.Connection, seen: LeaseRow, owner: Owner, *, resume_epoch: int, lost: bool
+    ) -> LeaseHandle | None:
+        trials = self._tables["trials"]
+        state = connection.execute(
+            sa.select(trials.c.state).where(trials.c.trial_id == seen.trial_id).with_for_update()
+        ).scalar_one_or_none()
+        if state is None or state.name != "RUNNING":
+            self._close(connection, seen, "deleted" if state is None else "told")
+            return None
+        same = (leases.c.trial_id == seen.trial_id) & (leases.c.token == seen.token) & (leases.c.state == seen.state)
+        if seen.state == HELD:
+            # A report of an epoch raises the heartbeat; a stored run is a sign of life, too.
+            same &= (leases.c.beat == seen.beat) & leases.c.run.is_not_distinct_from(seen.run)
+        if seen.state == PAUSED:
+            # Its newest checkpoint may have come to disk since it was read.
+            same &= leases.c.epoch == seen.epoch
+        token = seen.token + 1
+        changes: dict[str, Any] = dict(state=HELD, owner=owner.name, host=owner.host, token=token, beat=0)
+        if lost:
+            changes["lost"] = leases.c.lost + 1
+        if resume_epoch < seen.epoch:
+            changes |= dict(epoch=0, checkpoint=None, checkpoint_sha256=None, best_epoch=None, best_score=None)
+        if connection.execute(leases.update().where(same).values(**changes)).rowcount != 1:
+            return None
+        forget_above(connection, self._tables, seen.trial_id, resume_epoch)
+        if seen.state == HELD:
+            end_attempt(connection, self.dialect, seen.trial_id, seen.token, "lost" if lost else "restarted")
+        begin_attempt(connection, self.dialect, seen.trial_id, token, owner, resume_epoch + 1)
         return LeaseHandle(seen.trial_id, seen.number, seen.study_id, token)
 
     def _close(self, connection: sa.Connection, seen: LeaseRow, why: str) -> None:
@@ -230,6 +252,19 @@ class Leases:
     def give_back(self, held: LeaseHandle, why: str = "preempted", attributes: Values = NOTHING) -> None:
         """Free a held trial for anybody, uncharged. Raises LeaseLost."""
         self.change(held, {"state": FREE, "owner": None}, ends=why, attributes=attributes)
+
+    def pause(self, held: LeaseHandle, attributes: Values = NOTHING) -> None:
+        """Pause a held trial: it keeps what it reported and its checkpoint, and nobody holds it. Raises LeaseLost."""
+        self.change(held, {"state": PAUSED, "owner": None}, ends=PAUSED, attributes=attributes)
+
+    def change_paused(self, paused: LeaseHandle, changes: Values) -> bool:
+        """Change the lease of a trial that this holder paused; whether it still is as it left it.
+
+        Its last checkpoint comes to disk after it was paused.
+        """
+        same = (leases.c.trial_id == paused.trial_id) & (leases.c.token == paused.token) & (leases.c.state == PAUSED)
+        with self.engine.begin() as connection:
+            return connection.execute(leases.update().where(same).values(**changes)).rowcount == 1
 
     def orphan(self, held: LeaseHandle, epoch: int, record: Mapping[str, Any]) -> None:
         """Store the report of a former holder on a trial that it lost."""

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.storage.ownership import is_present
-from search.storage.schema import HELD, arms, attempts, leases, searches
+from search.storage.schema import FREE, HELD, arms, attempts, leases, searches
 from search.storage.statements import Refused, forget_leases, now_of
 
 
@@ -172,6 +172,26 @@ def why_closed(connection: sa.Connection, search: SearchRow, now: float) -> Clos
         if used >= search.gpu_hours * 3600:
             return Closed(ClosedKind.GPU_HOURS, f"gpu_hours: {search.gpu_hours} are used")
     return None
+
+
+def check_room(connection: sa.Connection, dialect: str, study_id: int, search_id: int) -> None:
+    """Lock the row of an arm, as admissions do, and raise Refused where no paused trial of it may go on now.
+
+    That is where the search admits nothing (SearchClosed), or as many trials are in flight as may be.
+    """
+    of_arm = sa.select(arms).where(arms.c.study_id == study_id, arms.c.search_id == search_id)
+    row = connection.execute(of_arm.with_for_update()).one_or_none()
+    if row is None:
+        raise SearchClosed(Closed(ClosedKind.DELETED, DELETED))
+    search = connection.execute(sa.select(searches).where(searches.c.search_id == search_id)).one()
+    now = connection.execute(sa.select(now_of(dialect))).scalar_one()
+    reason = why_closed(connection, SearchRow.of(search), now)
+    if reason is not None:
+        raise SearchClosed(reason)
+    arm = ArmRow.of(row)
+    flies = (leases.c.study_id == study_id) & leases.c.state.in_([HELD, FREE])
+    if connection.execute(sa.select(sa.func.count()).where(flies)).scalar_one() >= arm.in_flight:
+        raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
 
 
 class Searches:

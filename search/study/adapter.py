@@ -20,8 +20,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
+from search.promotion import Promotion
 from search.spec.arms import Arm
-from search.spec.config import MedianConfig
+from search.spec.config import MedianConfig, PromoteConfig
 from search.spec.load import StudySpec
 from search.spec.proposals import cells
 from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
@@ -31,9 +32,10 @@ from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
 from search.storage.lookup import refuse_others
 from search.storage.ownership import BRACKETS, MARK
-from search.storage.schema import FINISHED, FREE, HELD
+from search.storage.schema import FINISHED, FREE, HELD, PAUSED
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, LeaseLost, Owner, Refused, Values, named
+from search.study.paused import paused_of, with_paused_as_pruned
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
 from trainer.errors import UserError
@@ -128,7 +130,8 @@ class StudyAdapter:
             raise UserError(f"enqueue: {refused.reason}; {remedy}") from None
 
     def claim(self, owner: Owner, on_hand: Callable[[LeaseRow], int], stale: Sequence[LeaseRow]) -> Claim:
-        """The next trial for this owner: a free or stale one, else a waiting or new one of the neediest arm.
+        """The next trial for this owner: free or stale, else paused and promising, else waiting or new, of the neediest
+        arm.
 
         on_hand: the epoch that this host can resume a lease from (0 where its checkpoint cannot be read).
         stale: leases that the caller's watch found abandoned. Raises Refused with the last arm's reason where nothing
@@ -142,12 +145,53 @@ class StudyAdapter:
             if held is not None:
                 return Claim(held, self.arms[row.study_id], row, lost, epoch)
         refused: Refused | None = None
+        try:
+            claim = self._promote(owner, on_hand, rows)
+        except Refused as reason:
+            claim, refused = None, reason
+        if claim is not None:
+            return claim
         for study_id in self._by_need(rows):
             try:
                 return self._ask(study_id, owner)
             except Refused as reason:
                 refused = reason
         raise refused or Refused("every arm has its trials", final=True)
+
+    def _promote(self, owner: Owner, on_hand: Callable[[LeaseRow], int], rows: Sequence[LeaseRow]) -> Claim | None:
+        """Go on with the most promising paused trial; None where none is worth it. Raises Refused."""
+        for row in self.promising(rows):
+            epoch = on_hand(row)
+            notes = {pruners.VERDICT: {"step": row.epoch, "prune": False}}
+            held = self.leases.promote(row, owner, resume_epoch=epoch, search_id=self.search_id, notes=notes)
+            if held is not None:
+                return Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
+        return None
+
+    def promising(self, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
+        """The paused ones of these leases that are worth more epochs, of each arm the best first."""
+        stands = paused_of(rows)
+        counts = self.counts() if stands else {}
+        worth: list[LeaseRow] = []
+        for study_id in sorted({row.study_id for row in stands.values()}):
+            worth += [stands[key] for key in self._promising_in(study_id, counts) if key in stands]
+        return worth
+
+    def _promising_in(self, study_id: int, counts: Mapping[str, Counts]) -> list[int]:
+        """The ids of an arm's running trials, held and paused, that stand at a rung and are worth more epochs."""
+        arm = with_budgets(self.arms, self.searches.arms_of(self.search_id))[study_id]
+        rule, front = self._pruner_of[arm.name], self._front_of[arm.name]
+        if not isinstance(rule, Promotion):
+            return []
+        trials = self._study_of[arm.name].get_trials(deepcopy=False)
+        own = counts[arm.name]
+        promising = rule.promising(
+            trials,
+            minimize=self.spec.objective.direction == "minimize",
+            choice_of=lambda trial: () if front is None else tuple(samplers.choice_of(front, trial).items()),
+            last=own.admitted >= arm.trials and not own.waiting,
+        )
+        return [trial._trial_id for trial in promising]
 
     def reacquire(
         self, owner: Owner, on_hand: Callable[[LeaseRow], int], known: Container[int] = ()
@@ -166,6 +210,8 @@ class StudyAdapter:
     def suggest(self, claim: Claim) -> dict[str, Scalar]:
         """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
         study = self._study_of[claim.arm.name]
+        if isinstance(self._pruner_of[claim.arm.name], Promotion):
+            study = with_paused_as_pruned(study, self.leases.of_studies([claim.held.study_id]))
         trial_id = claim.held.trial_id
         # The cell of a grid is chosen from what the others have: one worker at a time.
         alone = self.opened.alone() if claim.arm.sampler.name == "grid" else nullcontext()
@@ -198,7 +244,7 @@ class StudyAdapter:
         """Whether the trial, as reported so far, is pruned; a rung's verdict is stored before it is returned, so that
         it is the same whoever asks again. A pruner's bug prunes nothing. Raises LeaseLost."""
         arm = self.arms[held.study_id]
-        if arm.pruner.name == "none":
+        if arm.pruner.name in ("none", "promote"):
             return False
         try:
             with self.opened.fence.write(held.trial_id, held.token):
@@ -216,6 +262,31 @@ class StudyAdapter:
         if verdict.notes:
             self.leases.note(held, verdict.notes)
         return verdict.prune
+
+    def pauses(self, held: LeaseHandle) -> bool:
+        """Whether the trial, as reported so far, is to be paused; that it goes on from a rung is stored before it is
+        returned. A bug pauses nothing. Raises LeaseLost."""
+        arm = self.arms[held.study_id]
+        rule = self._pruner_of[arm.name]
+        if not isinstance(rule, Promotion):
+            return False
+        try:
+            with self.opened.fence.write(held.trial_id, held.token):
+                trial = self.opened.storage.get_trial(held.trial_id)
+            if rule.rung_of(trial) is None or pruners.stored_verdict(trial) is not None:
+                return False
+            if held.trial_id not in self._promising_in(held.study_id, self.counts()):
+                return True
+        except LeaseLost:
+            raise
+        except Exception as error:  # a bug must not stop trials: it is logged, the trial goes on
+            if errors.is_transient(error):
+                raise
+            text = traceback.format_exc()
+            logger.error("{} #{}: the pruner raised, the trial goes on:\n{}", arm.name, held.number, text)
+            return False
+        self.leases.note(held, {pruners.VERDICT: {"step": trial.last_step, "prune": False}})
+        return False
 
     def pruned_before(self, held: LeaseHandle) -> float | None:
         """The newest score of a trial that a stored verdict has ended, though its end was not stored; else None."""
@@ -358,7 +429,7 @@ class StudyAdapter:
 
     def _by_need(self, rows: Sequence[LeaseRow]) -> Iterator[int]:
         """Arms with room, the one that is furthest behind its share first."""
-        flying, counts = Counter(row.study_id for row in rows), self.counts()
+        flying, counts = Counter(row.study_id for row in rows if row.state != PAUSED), self.counts()
         arms = with_budgets(self.arms, self.searches.arms_of(self.search_id))
         ratio = {study_id: _budget_used(arm, counts[arm.name]) for study_id, arm in arms.items()}
         wanted = {study_id for study_id, arm in arms.items() if ratio[study_id] < 1 or counts[arm.name].waiting}
@@ -412,6 +483,9 @@ def _pruner_settings(arm: Arm, *, exact: bool) -> pruners.PrunerSettings:
     given = arm.pruner.model_dump()
     if isinstance(arm.pruner, MedianConfig | PercentileConfig):
         given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
+    if isinstance(arm.pruner, PromoteConfig):
+        given["min_epochs"] = arm.pruner.first_rung(arm.epochs)
+        del given["keep_paused"]
     return pruners.PrunerSettings(epochs=arm.epochs, exact=exact, **given)
 
 

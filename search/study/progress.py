@@ -10,7 +10,7 @@ from typing import Any
 from search.planning.slots import ForecastCheck, compared
 from search.storage.database import Database
 from search.storage.leases import LeaseDetails
-from search.storage.schema import FINISHED, HELD
+from search.storage.schema import FINISHED, HELD, PAUSED
 from search.storage.searches import ArmRow, Closed
 from search.study.class_scores import foreground_of, has_regions, hexadecimal, scores_by_class
 from search.study.code_version import versions
@@ -107,10 +107,14 @@ class ArmProgress:
     of: int
     """The budget of the arm."""
     best: BestTrial | None
+    paused: int = 0
+    """Trials that stand at a rung and may go on; they are not among the running ones."""
 
     def as_json(self) -> dict[str, Any]:
         """The form that `status --json` prints."""
-        return {**asdict(self), "best": None if self.best is None else self.best.as_json()}
+        document = {**asdict(self), "best": None if self.best is None else self.best.as_json()}
+        # Studies without pauses have the keys that they always had.
+        return {name: value for name, value in document.items() if name != "paused" or value}
 
     @property
     def finished(self) -> int:
@@ -291,32 +295,34 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
 def _arm(rows: SearchSnapshot, arm: ArmRow) -> ArmProgress:
     leases = rows.leases[arm.name]
     states = Counter(trial.state.name for trial in rows.trials[arm.name])
+    paused = sum(lease.state == PAUSED for lease in leases)
     pick = max if rows.maximize else min
     best = pick(filter(has_final_score, leases), key=lambda lease: lease.known_score, default=None)
     return ArmProgress(
         complete=states["COMPLETE"],
         pruned=states["PRUNED"],
-        running=states["RUNNING"],
+        running=states["RUNNING"] - paused,
         waiting=states["WAITING"],
         failed=dict(Counter(lease.failure for lease in leases if lease.failure is not None)),
         # A planned trial that failed is not made up for by another one, unless somebody queues it again.
         of=sum(states.values()) - states["FAIL"] if rows.record.get("confirm") else arm.trials,
         best=None if best is None else BestTrial(best.known_score, best.number, scores_by_class(best)),
+        paused=paused,
     )
 
 
 def _ended(arms: Mapping[str, ArmProgress], closed: str | None, *, idle: bool) -> bool:
     """Whether nothing more will come: every arm has its trials, or nothing is admitted and nobody trains."""
-    done = all(arm.finished >= arm.of and not arm.running for arm in arms.values())
+    done = all(arm.finished >= arm.of and not arm.running and not arm.paused for arm in arms.values())
     return idle and (done or closed is not None)
 
 
 def _pace(rows: SearchSnapshot, arms: Mapping[str, ArmProgress], closed: str | None) -> Pace:
     ended, good = rows.ended(), [lease for lease in rows.every if completed_or_pruned(lease)]
     if closed is None:
-        left = sum(max(arm.of - arm.finished, arm.running + arm.waiting) for arm in arms.values())
+        left = sum(max(arm.of - arm.finished, arm.running + arm.paused + arm.waiting) for arm in arms.values())
     else:
-        left = sum(arm.running for arm in arms.values())
+        left = sum(arm.running + arm.paused for arm in arms.values())
     held = sum(lease.state == HELD for lease in rows.every)
     under_way = [(attempt.began, attempt.ended) for attempt in rows.attempts]
     return pace_of([ended[r.trial_id] for r in good if r.trial_id in ended], under_way, rows.now, held=held, left=left)

@@ -32,6 +32,7 @@ PACKAGES = (
     "search.spec",
     "search.storage",
     "search.pruners",
+    "search.promotion",
     "search.samplers",
     "search.exit_codes",
     "trainer.__main__",
@@ -77,6 +78,7 @@ CONFINED = {
         "search/api/",  # reads trials
         "search/admin/close.py",  # ends trials that no worker holds
         "search/dashboard/",
+        "search/promotion.py",
         "search/pruners.py",
         "search/report/content/",  # asks which settings decide
         "search/samplers/",

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from search.execution.checkpoint_writer import on_hand
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
 from search.execution.group import SingleProcess
-from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.held_trials import HeldTrials
 from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.storage.statements import Owner

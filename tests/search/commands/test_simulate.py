@@ -127,6 +127,32 @@ def test_workers_that_are_killed_lose_nothing(
 
 
 @pytest.mark.slow
+def test_trials_that_are_paused_and_promoted_survive_killed_workers(
+    study: Path, environment: str, tmp_path: Path, module: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    """N trials, each begun once and with one curve; those that went on did so in whoever had a slot."""
+    rule = '[pruner]\nname = "promote"\nmin_epochs = 1\nreduction = 4\n'
+    study.write_text(study.read_text().replace(PRUNER, "\n" + rule))
+    # With this seed the first trial is the best of all, and it reaches its rung before it has rivals there.
+    flags = ["--workers", "2", "--slots", "2", "--epoch-seconds", "0.1", "--ttl", "2", "--set", "sampler.seed=10"]
+    done = module(*words(study, tmp_path, *flags, "--kills", "1", "--kill-every", "0.4", "--seed", "3"), timeout=200)
+    assert re.search(rf"^{TRIALS} trials in .* 1 killed, 0 left", done.stdout, re.MULTILINE), done.stdout
+    search = request.getfixturevalue("attached")
+    states = checked(search)
+    assert (states["FAIL"], states["COMPLETE"] + states["PRUNED"]) == (0, TRIALS)
+    assert states["COMPLETE"] >= 2
+    tries = search.leases.attempts_of(list(search.arms))
+    ends = Counter(attempt.why for attempt in tries)
+    assert ends["paused"] >= TRIALS / 3
+    paused = {attempt.trial_id for attempt in tries if attempt.why == "paused"}
+    promoted = [attempt for attempt in tries if attempt.trial_id in paused and attempt.why == "finished"]
+    assert promoted
+    assert all(attempt.token > 1 for attempt in promoted)
+    assert not list((tmp_path / "runs").rglob("epoch-*"))
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
     study: Path,
     environment: str,

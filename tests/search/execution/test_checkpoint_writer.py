@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from search.execution import epoch_loop as module
-from search.execution.checkpoint_writer import CheckpointWriter
+from search.execution.checkpoint_writer import CheckpointWriter, on_hand
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
 from search.execution.group import GroupEnd, SingleProcess
-from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.held_trials import HeldTrials
 from search.execution.messages import WorkerSettings
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.storage.statements import Owner

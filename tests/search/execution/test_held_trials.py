@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from search.commands.status import lines, look
-from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.checkpoint_writer import on_hand
+from search.execution.held_trials import HeldTrials
 from search.execution.messages import CheckpointWritten, EpochDone, StartTrial, TrialFailed
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.arms import Arm

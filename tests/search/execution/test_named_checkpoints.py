@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from search.execution.checkpoint_writer import on_hand
 from search.execution.database_thread import DatabaseThread
-from search.execution.held_trials import HeldTrials, on_hand
+from search.execution.held_trials import HeldTrials
 from search.execution.messages import CheckpointWritten, EpochDone, WorkerSettings
 from search.storage.statements import Owner
 from search.study.adapter import StudyAdapter

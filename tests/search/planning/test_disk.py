@@ -57,6 +57,10 @@ trials = 2
     assert facts.disk == found
     assert found.kept_bytes == pytest.approx(10 * 4 * wide + 2 * 4 * narrow)
     assert found.running_bytes == pytest.approx(3 * 2 * 16 * wide + 2 * 2 * 16 * narrow)
+    # Paused trials keep their checkpoints: all that are not in flight may be paused at once.
+    spec = load(tmp_path / "s.toml", ["pruner.name=promote"])
+    forecast = disk_forecast(spec, [wide / 1e6, narrow / 1e6])
+    assert forecast.running_bytes == pytest.approx((3 * 2 + 7) * 16 * wide + 2 * 2 * 16 * narrow)
 
 
 def test_sizes_are_in_words() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from search.execution.held_trials import on_hand
+from search.execution.checkpoint_writer import on_hand
 from search.spec.arms import Arm
 from search.spec.space import Scalar
 from search.storage.statements import Owner

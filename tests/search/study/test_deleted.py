@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 import pytest
 
+from search.execution.checkpoint_writer import on_hand
 from search.execution.database_thread import DatabaseThread
-from search.execution.held_trials import on_hand
 from search.execution.messages import CheckpointWritten, EpochDone
 from search.storage.schema import arms, attempts, leases, orphans, searches
 from search.storage.statements import LeaseLost, Owner, Refused

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.__main__ import main
-from search.execution.held_trials import on_hand
+from search.execution.checkpoint_writer import on_hand
 from search.spec.load import load
 from search.storage.database import bare_engine, open_storage
 from search.storage.lookup import search_row

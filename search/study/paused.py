@@ -1,0 +1,57 @@
+"""Paused trials from the outside: as samplers see them, and how they end where nobody goes on with them."""
+
+from collections.abc import Mapping, Sequence
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from search.samplers.storage_view import paused, study_through
+from search.spec.arms import Arm
+from search.spec.config import PromoteConfig
+from search.storage.database import Database
+from search.storage.leases import LeaseRow
+from search.storage.schema import PAUSED
+from search.storage.statements import LeaseLost
+
+
+def paused_of(rows: Sequence[LeaseRow]) -> dict[int, LeaseRow]:
+    """The paused ones of some leases, by trial id."""
+    return {row.trial_id: row for row in rows if row.state == PAUSED}
+
+
+def with_paused_as_pruned(study: Study, rows: Sequence[LeaseRow]) -> Study:
+    """The study as samplers see it: its paused trials are PRUNED, with the scores that they have so far."""
+    ids = paused_of(rows)
+    return study_through(study, paused(ids)) if ids else study
+
+
+def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[LeaseRow]) -> list[LeaseRow]:
+    """Tell paused trials PRUNED, but of arms that keep theirs; returns those that this process ended.
+
+    arms: by study id.
+    """
+    ends = []
+    for row in paused_of(rows).values():
+        settings = arms[row.study_id].pruner
+        keeps = isinstance(settings, PromoteConfig) and settings.keep_paused
+        if not keeps and end_paused(opened, row.trial_id):
+            ends.append(row)
+    return ends
+
+
+def end_paused(opened: Database, trial_id: int) -> bool:
+    """Tell a paused trial PRUNED where it stands, with its newest score; whether it was still paused.
+
+    Its checkpoint is left to the caller, who may remove the file: no row names it any more.
+    """
+    trial = opened.storage.get_trial(trial_id)
+    last = trial.last_step
+    values = None if last is None else [trial.intermediate_values[last]]
+    lease = {"checkpoint": None, **({} if last is None else {"epoch": last})}
+    try:
+        with opened.fence.withdraw(trial_id, paused=True, lease=lease):
+            opened.storage.set_trial_state_values(trial_id, TrialState.PRUNED, values)
+    except (LeaseLost, UpdateFinishedTrialError):
+        return False  # somebody goes on with it, or has ended it before
+    return True
