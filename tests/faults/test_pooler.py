@@ -98,7 +98,7 @@ def test_a_blocked_statement_ends_through_a_pooler_and_leaves_its_connection_fre
     with other.begin() as holder:
         holder.execute(update)
         with (
-            pytest.raises(sa.exc.OperationalError, match="due to (lock|statement) timeout"),
+            pytest.raises(sa.exc.OperationalError, match=r"due to (lock|statement) timeout"),
             pooled.engine.begin() as own,
         ):
             own.execute(update)
