@@ -23,7 +23,7 @@ SCRIPT = "kd-search"
 COMMANDS = {
     "init": (
         "search.commands.init",
-        "a commented study file for a folder of images and masks",
+        "write a commented study file for a folder of images and masks",
         "init $POLYP_ROOT/Kvasir-SEG --name mine",
     ),
     "validate": (
@@ -33,82 +33,82 @@ COMMANDS = {
     ),
     "simulate": (
         "search.commands.simulate",
-        "the whole service with curves in place of training",
+        "try the whole service with made-up learning curves; nothing is trained",
         "simulate demo --workers 4",
     ),
     "profile": (
         "search.commands.profile",
-        "time and memory of every student of a study, on this machine",
+        "measure time and memory of every student of a study on this machine",
         "profile demo -o latency.csv",
     ),
     "work": (
         "search.commands.work",
-        "a worker on this machine: trains trials until none is left",
+        "run a worker on this machine: it trains trials until none is left",
         "work polyp-kd --ranks 2 --slots 4",
     ),
     "status": (
         "search.commands.status",
-        "trials, pace, workers and failures of a search",
+        "show trials, pace, workers and failures of a search",
         "status polyp-kd --watch",
     ),
     "list": (
         "search.admin.list",
-        "all searches of a database, with owner, state and pace",
+        "list all searches of a database, with owner, state and pace",
         "list",
     ),
     "metrics": (
         "search.dashboard.metrics",
-        "all searches of a database as Prometheus text",
+        "serve the figures of all searches of a database to Prometheus",
         "metrics --port 9108",
     ),
     "note": (
         "search.dashboard.note",
-        "write where a search stands into its studies' notes now",
+        "bring the notes that the dashboard shows of a search up to date",
         "note polyp-kd --artifacts runs/artifacts",
     ),
     "report": (
         "search.report.command",
-        "what a search found, as one page, with JSON, CSV and LaTeX",
+        "write what a search found as one page, with JSON, CSV and LaTeX",
         "report polyp-kd -o report",
     ),
     "export": (
         "search.commands.export",
-        "the best configurations as JSON",
+        "write the best configurations as JSON, or pack a confirmed student",
         "export polyp-kd --top 6 -o best.json",
     ),
     "dashboard": (
         "search.dashboard.server",
-        "optuna-dashboard, with the database from the environment",
+        "watch searches in a browser, with optuna-dashboard",
         "dashboard --artifacts runs/artifacts",
     ),
     "confirm": (
         "search.commands.confirm",
-        "winners and controls on fresh seeds, and the one opening of the test rows",
+        "train winners and controls again on fresh seeds, and score them on the test images, once",
         "confirm polyp-kd",
     ),
     "enqueue": (
         "search.commands.enqueue",
-        "put a trial of your own into the queue",
+        "put a trial of your own in front of the queue",
         "enqueue polyp-kd student.width=16 optim.lr=1e-3",
     ),
     "close": (
         "search.admin.close",
-        "the study is over: nothing begins any more, for good",
+        "end a study for good: no trial begins any more",
         "close polyp-kd",
     ),
     "delete": (
         "search.admin.delete",
-        "a study leaves the database with its files, for good; asks first",
+        "delete a study from the database, and its files, for good; asks first",
         "delete polyp-kd",
     ),
     "db": (
         "search.postgres.command",
-        "a PostgreSQL of your own, backups, upgrades",
+        "start a PostgreSQL of your own; back up, restore or upgrade a database",
         "db start --dir $HOME/kd-database",
     ),
     "stop": (
         "search.admin.stop",
-        "let all workers end after their trials (--now: at once)",
+        "ask all workers to end after their running trials (--now: at once)",
         "stop polyp-kd --now --wait",
     ),
 }

@@ -83,26 +83,41 @@ def _add_speed(group: Flags) -> None:
         help="students side by side in a group of ranks (default 4); auto: from a few timed steps",
     )
     group.add_argument(
-        "--ranks-per-trial", type=int, metavar="N", help="default: as many as leave each 8 images of a batch"
+        "--ranks-per-trial",
+        type=int,
+        metavar="N",
+        help="ranks that train one trial together (default: as many as leave each of them 8 images of a batch)",
     )
 
 
 def _add_places(group: Flags, *, under_torchrun: bool) -> None:
     add_storage(group)
     group.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="checkpoints, shared by all hosts (default runs)"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of checkpoints, shared by all machines (default runs)",
     )
     group.add_argument(
-        "--cache", type=Path, default=Path("cache"), metavar="DIR", help="decoded data, one a host (default cache)"
+        "--cache",
+        type=Path,
+        default=Path("cache"),
+        metavar="DIR",
+        help="folder of decoded data, one on each machine (default cache)",
     )
     group.add_argument(
-        "--artifacts", type=Path, metavar="DIR", help="files that the dashboard shows (default: artifacts in --runs)"
+        "--artifacts",
+        type=Path,
+        metavar="DIR",
+        help="folder of files that the dashboard shows (default: artifacts in --runs)",
     )
     group.add_argument(
         "--spare",
         type=Path,
         metavar="DIR",
-        help="on another disk: what a worker that ends could not write to --runs (default: temporary folder or memory)",
+        help="folder on another disk, for what a worker that ends could not write to --runs (default: the temporary "
+        "folder, or memory)",
     )
     loggers.add_flags(group, under_torchrun=under_torchrun)
 
@@ -113,13 +128,21 @@ def _add_times(group: Flags) -> None:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="between two writings of the dashboard's notes (default 60; 0: never)",
+        help="time between two updates of the dashboard's notes (default 60; 0: never)",
     )
     group.add_argument(
-        "--ttl", type=float, default=60.0, metavar="SECONDS", help="without a heartbeat: others adopt (default 60)"
+        "--ttl",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="a worker without a heartbeat for so long counts as dead, and others go on with its trials (default 60)",
     )
     group.add_argument(
-        "--stall", type=float, default=300.0, metavar="SECONDS", help="one rank may keep others waiting (default 300)"
+        "--stall",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long one rank may keep the others waiting (default 300)",
     )
     add_wait(group)
 

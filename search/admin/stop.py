@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("study", help="a study's name or file")
     add_storage(parser)
-    parser.add_argument("--name", help="as the workers had it")
+    parser.add_argument("--name", help="the same as the workers were given")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--now", action="store_true", help="do not wait for running trials: give them back")
     how.add_argument("--undo", action="store_true", help="take the wish back: workers may be started again")

@@ -20,9 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("study", help="a study's name or file")
     add_storage(parser)
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as the workers had it")
-    parser.add_argument("--name", help="as the workers had it")
-    parser.add_argument("params", nargs="+", metavar="PARAMETER=VALUE", help="what is not given is sampled")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="the same as the workers were given"
+    )
+    parser.add_argument("--name", help="the same as the workers were given")
+    parser.add_argument(
+        "params", nargs="+", metavar="PARAMETER=VALUE", help="a value of the trial; what is not given is sampled"
+    )
     parser.add_argument("--arm", default=MAIN, help="the arm it belongs to (default: %(default)s, the main search)")
 
 

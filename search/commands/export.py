@@ -40,16 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="a study's name")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
-    parser.add_argument("--top", type=int, default=5, help="how many configurations (default 5)")
+    parser.add_argument("--top", type=int, default=5, help="how many configurations, the best first (default 5)")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
-    parser.add_argument("--json", action="store_true", help="with -o: what was written, as one JSON document")
+    parser.add_argument("--json", action="store_true", help="with -o: print what was written as one JSON document")
     parser.add_argument(
         "--format",
         choices=["full", "seed"],
         default="full",
         help="seed: params, value and three counts, the keys of optuna_results.json (default %(default)s)",
     )
-    parser.add_argument("--confirmed", action="store_true", help="with --package: what `search confirm` showed")
+    parser.add_argument(
+        "--confirmed", action="store_true", help="with --package: of the students that `search confirm` trained again"
+    )
     parser.add_argument("--package", type=Path, metavar="DIR", help="pack the chosen student; DIR must not be there")
     parser.add_argument("--configuration", metavar="NAME", help="pack this one, whatever the rule of [confirm] says")
     add_precision(parser)

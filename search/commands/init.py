@@ -87,15 +87,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=int,
-        help=f"side of the network's input; multiples of {STRIDE} suit all networks (default: fits)",
+        help=f"side of the network's input; multiples of {STRIDE} suit all networks (default: what fits the images)",
     )
     parser.add_argument(
-        "--epochs", type=int, help="of a run; first scored and first pruned epoch follow from it (default: fits)"
+        "--epochs",
+        type=int,
+        help="epochs of a run; from which epoch on it is scored and may be pruned follows from it (default: what fits "
+        "the data)",
     )
-    parser.add_argument("--trials", type=int, default=TRIALS, help="of each arm (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="trials of each arm (default: %(default)s)")
     parser.add_argument("--split", type=Path, metavar="FILE", help="a split file that exists (default: one is written)")
     parser.add_argument(
-        "--groups", type=Path, metavar="FILE", help=f"CSV image,group: the patient; image is {IMAGE_FORMS}"
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help=f"CSV image,group: the patient or sequence of each image; image is {IMAGE_FORMS}",
     )
     add_mask_arguments(parser)
     add_near_duplicates(parser)
@@ -106,7 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a teacher that you bring: weights (.safetensors, .pt, .ckpt), ONNX, a .pt2, or a folder of `trainer "
         "teacher convert` (default: one is trained)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of the split's draw (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="random seed of the split that is drawn (default: %(default)s)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -104,14 +104,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--shared", action="store_true", help="use what $OPTUNA_STORAGE or $OPTUNA_STORAGE_FILE names after all"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/simulated"), help="folder of the small checkpoints")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/simulated"),
+        help="folder of the small checkpoints (default: %(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=4, help="worker processes (default 4)")
     parser.add_argument("--slots", type=int, default=4, help="trials side by side in a worker (default 4)")
-    parser.add_argument("--epoch-seconds", type=float, default=0.0, help="how long an epoch takes")
     parser.add_argument(
-        "--ttl", type=float, default=10.0, help="seconds after which a dead worker's trials are adopted"
+        "--epoch-seconds", type=float, default=0.0, help="how long an epoch takes, in seconds (default: %(default)g)"
     )
-    parser.add_argument("--kills", type=int, default=0, help="kill -9 so many workers that hold trials, start new ones")
+    parser.add_argument(
+        "--ttl",
+        type=float,
+        default=10.0,
+        help="seconds after which others go on with a dead worker's trials (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--kills", type=int, default=0, help="kill so many workers that hold trials (kill -9), and start new ones"
+    )
     parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between kills")
     parser.add_argument(
         "--note-every",
@@ -120,10 +132,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="write the studies' notes that often, with figures in artifacts in --runs (default: never)",
     )
-    parser.add_argument("--fail-share", type=float, default=0.0, help="share of trials that fail")
+    parser.add_argument(
+        "--fail-share", type=float, default=0.0, help="share of the trials that fail, 0 to 1 (default: %(default)g)"
+    )
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
-    parser.add_argument("--seed", type=int, default=0, help="of the kills")
-    parser.add_argument("--json", action="store_true", help="the outcome as one JSON document")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kills")
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON document")
     parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # the process without which a worker ends
 

@@ -25,17 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ranks",
         default="auto",
         metavar="N|gpu|auto",
-        help="on this machine: a number; gpu: one a GPU; auto (default): the same, or one without a GPU",
+        help="processes on this machine: a number; gpu: one for each GPU; auto (default): the same, or one without GPU",
     )
     ranks.add_argument(
-        "--restarts", type=int, default=3, metavar="N", help="of ranks that died, as often at most (default 3)"
+        "--restarts", type=int, default=3, metavar="N", help="start ranks that died again, so often at most (default 3)"
     )
     ranks.add_argument(
         "--stop-seconds",
         type=int,
         default=100,
         metavar="SECONDS",
-        help="from a signal until ranks that did not end are killed (default 100)",
+        help="time from a signal until ranks that have not ended are killed (default 100)",
     )
     worker.add_flags(parser)
 

@@ -14,11 +14,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["fp32", "int8", "fp16"],
         default="fp32",
-        help="of the network file; lower ones are timed and scored beside fp32 (default: %(default)s)",
+        help="precision of the network file; lower ones are timed and scored beside fp32 (default: %(default)s)",
     )
     parser.add_argument(
         "--margin",
         type=float,
         metavar="DICE",
-        help=f"with it: what may be lost, else it is refused (default: {MARGIN:g})",
+        help=f"with --precision: how much Dice may be lost, else it is refused (default: {MARGIN:g})",
     )

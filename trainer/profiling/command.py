@@ -67,10 +67,16 @@ class Target:
 def add_measuring(command: argparse.ArgumentParser) -> None:
     """The flags that say how is measured."""
     command.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: %(default)s)")
-    command.add_argument("--threads", type=int, metavar="N", help="of one pass (default: the cores of this process)")
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads of one pass (default: the cores of this process)"
+    )
     command.add_argument("--device", help="cpu or cuda (default: cpu)")
     command.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="of timed passes at least (default: %(default)s)"
+        "--seconds",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="passes are timed for so many seconds at least (default: %(default)s)",
     )
     command.add_argument("-o", "--output", type=Path, metavar="TABLE", help="CSV to write, or to add rows to")
 
