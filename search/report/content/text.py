@@ -391,8 +391,9 @@ def _confirmed_sure(search: Search, part: ConfirmedPart) -> str:
     classes += f", single {single_ones} among themselves" if part.class_claims else ""
     confidence = shown(first.confidence, "percent")
     return (
-        f"{verdicts[:1].upper()}{verdicts[1:]}. The intervals hold {confidence} and vary {sizes}, paired; what is "
-        f"shown is corrected for the number of claims (Holm{classes}){single}{few}{gone}."
+        f"{verdicts[:1].upper()}{verdicts[1:]}. The intervals have a confidence of {confidence}, over {sizes}, paired "
+        f"by {part.scored} and seed; what is shown is corrected for the number of claims (Holm{classes})"
+        f"{single}{few}{gone}."
     )
 
 

@@ -101,7 +101,7 @@ def test_one_arm_with_distillation_says_what_is_missing_to_tell(
     assert study.verdict == "not_shown", "the same network without its KD term alone does not tell"
     assert "the gain is not estimable, no search without KD" in study.answer[1]
     assert "(kd-1 less kd-1-without), shown" in study.answer[1]
-    assert "vary 40 groups of 80 images" in study.answer[2]
+    assert "over 40 groups of 80 images and 5 seeds, paired by image and seed" in study.answer[2]
     assert side(study).with_kd is not None
 
 
