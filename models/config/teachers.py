@@ -51,10 +51,10 @@ class WeightsTeacher(Teacher):
         default=None,
         description="safetensors file that `trainer teach` writes, or another program's state dict (safetensors, .pt)",
     )
-    keys: tuple[tuple[str, str], ...] = Field(
+    keys: tuple[tuple[str, str], ...] | Literal["monai"] = Field(
         default=(),
         description="of another program's state dict: pairs [theirs, ours], in order; a key that begins with the first "
-        "begins with the second instead",
+        "begins with the second instead; monai: those of MONAI's UNet and SegResNet",
     )
 
 

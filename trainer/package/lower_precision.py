@@ -99,7 +99,7 @@ class Lowered:
         )
         things, of = ("voxels" if self.unit == "case" else "pixels"), counted(self.cases, f"validation {self.unit}")
         return (
-            f"Dice {self.dice:.4f} in place of {self.dice_float32:.4f} on {of}: {self.lost:.4f} lost{share}, refused "
+            f"Dice {self.dice:.4f} in place of {self.dice_float32:.4f} on {of}: {round(self.lost, 4) + 0.0:.4f} lost{share}, refused "
             f"above {self.margin:g}; {self.changed:,} of {self.total:,} {things} changed"
         )
 

@@ -37,6 +37,7 @@ from trainer.errors import CheckpointError, received
 from trainer.repository import expand
 from trainer.teacher import exported, nnunet, probability_maps, state_dict
 from trainer.teacher.exported import Exported, open_export, open_onnx
+from trainer.teacher.monai_keys import monai_pairs
 from trainer.teacher.probability_maps import Maps
 
 Kind = TypeVar("Kind", bound=Segmenter)
@@ -208,7 +209,8 @@ def _renamed(config: NetworkTeacher, data: DataSet, device: torch.device) -> Ope
     path = located(config)
     tensors, sha256 = state_dict.state_dict(path)
     network = _built(config, data)
-    report = state_dict.fit(network, tensors, config.keys)
+    pairs = monai_pairs(config) if config.keys == "monai" else config.keys
+    report = state_dict.fit(network, tensors, pairs)
     if not report.covered:
         raise CheckpointError(f"{path}: does not cover {config.name}: {report.summary()}; change teacher.keys")
     _refuse_ruins(network, path)
