@@ -41,8 +41,10 @@ class PerTrial(BaseSampler):
     of k trials only the trials of the same choice, once `own_after` of them are in a state of `learns_from`, else all
     trials with their values as quantiles within their choice. `own_after` None: always all.
 
-    With `older` trials of another study, they stand before the own ones, whose values are then quantiles, too: scores
-    on other data are not to be compared, ranks are.
+    With `older` trials of another study, they stand before the own ones in every first block, or without a front for
+    every trial of an even number; the own values are quantiles there, too, since scores on other data are not to be
+    compared and ranks are. The other half of the trials sees none of them, so that where the other study misleads, a
+    search of half the budget goes on beside it (`benchmarks/RESULTS.md`, an older study).
 
     The study must not carry a Hyperband pruner, with which Optuna hides most trials from any sampler.
     """
@@ -113,30 +115,28 @@ class PerTrial(BaseSampler):
     def _seen(self, study: Study, trial: FrozenTrial) -> Study:
         if self._front is not None:
             change = self._within(self._front, trial)
+        elif self._older is not None and trial.number % 2 == 0:
+            change = self._behind_older(quantiles_within())
         else:
-            change = everything if self._older is None else self._behind(quantiles_within(), everything)
+            change = everything
         return study_through(study, change, once=True)
 
     def _within(self, front: FrontChoice, trial: FrozenTrial) -> Change:
         least = self._own_after
-        own_turn = least is not None and trial.number // len(front.points) % 2 == 1
+        second_block = trial.number // len(front.points) % 2 == 1
         own_choice = same_choice(choice_of(front, trial))
         all_ranked = quantiles_within(*front.names)
 
         def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-            own = own_choice(trials) if own_turn else []
+            if not second_block:
+                return self._behind_older(all_ranked)(trials)
+            own = own_choice(trials)
             finished = sum(t.state in self._learns_from for t in own)
-            if least is None or not own_turn or finished < least:
-                return self._behind(all_ranked, everything)(trials)
-            return own if self._older is None else self._behind(quantiles_within(), own_choice)(own)
+            return own if least is not None and finished >= least else all_ranked(trials)
 
         return change
 
-    def _behind(self, ranked: Change, which: Change) -> Change:
-        """The own trials, ranked, behind the older ones of the same kind."""
-
-        def change(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-            older = [] if self._older is None else which(list(self._older.trials))
-            return [*older, *ranked(trials)]
-
-        return change
+    def _behind_older(self, ranked: Change) -> Change:
+        """The own trials, ranked, behind those of the other study if there are any."""
+        older = () if self._older is None else self._older.trials
+        return lambda trials: [*older, *ranked(trials)]

@@ -205,9 +205,9 @@ NOTES = {
     "warm_start": "With sampler `tpe` alone. Finished trials of the older study that lie in this one's ranges stand in "
     "the sampler's view, by the parameters that both have and by their ranks: scores of other data are not compared. "
     "Each counts `weight` of an own trial (a power prior, Ibrahim and Chen 2000), and `weight / (1 + n / startup)` "
-    "after n own ones. They count in no budget and stand in no result, export or dashboard. Each worker reads them as "
-    "it starts. An arm takes those of the arm of its name. The older study has the same `[objective]`; other samplers "
-    "refuse the table.",
+    "after n own ones; every second block of trials sees none of them, in case they mislead. They count in no budget "
+    "and stand in no result, export or dashboard. Each worker reads them as it starts. An arm takes those of the arm "
+    "of its name. The older study has the same `[objective]`; other samplers refuse the table.",
     "able": "Of a study that has what stands above a column. `works`: a test runs it. `refused`: `validate`, and every "
     "other command, says so in one line. `warned`: it works, and `validate` says what is otherwise than one may think. "
     "In any case `validate` warns where fewer trials are to be expected to complete than `gp`, `cmaes` or `nsga2` need "

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
 from search import __main__ as search_main
 from search.samplers import FrontChoice, Older, SamplerSettings, sampler, tpe
@@ -61,7 +61,7 @@ def test_older_trials_lead_to_the_good_region_at_once_and_count_nowhere(join: Jo
     assert "INFO new: 14 of 14 finished trials of older inform its sampler" in log
     # The same order on other data, where every score is lower.
     rates = grow(new, 8, height=0.4)
-    assert sum(abs(rate + 2.0) < 0.8 for rate in rates) >= 5
+    assert sum(abs(rate + 2.0) < 0.8 for rate in rates[::2]) >= 3, "the other half sees none of them"
     assert len(set(rates)) == 8
     counts = new.counts()["kd"]
     assert (counts.complete, counts.admitted) == (8, 8)
@@ -101,7 +101,7 @@ def test_an_older_study_of_another_database_is_named_by_a_variable(
     with pytest.raises(UserError, match="the variable OLDER_STORAGE is not set"):
         join("new", more=more)
     monkeypatch.setenv("OLDER_STORAGE", url)
-    assert sum(abs(rate + 2.0) < 0.8 for rate in grow(join("new", more=more), 6)) >= 4
+    assert sum(abs(rate + 2.0) < 0.8 for rate in grow(join("new", more=more), 7)[::2]) >= 3
 
 
 def test_trials_outside_of_the_new_ranges_and_parameters_that_it_lacks_are_left_out(join: Join, log: list[str]) -> None:
@@ -171,25 +171,26 @@ def older_trials(count: int, best: float) -> Older:
     return Older(tuple(trials), 0.3)
 
 
-def drawn(older: Older | None, own: int, best: float, front: FrontChoice | None = None) -> list[float]:
-    """What is drawn after so many own trials with their best at `best`."""
+def drawn(older: Older | None, trials: int, best: float, front: FrontChoice | None = None) -> list[float]:
+    """What is drawn in a study whose best is at `best`, and whose scores are far above those of the older one."""
     study = optuna.create_study(
         direction="maximize", sampler=sampler(SamplerSettings("tpe", seed=3), older=older, front=front)
     )
-    for number in range(own + 12):
+    for _ in range(trials):
         trial = study.ask()
         if front is not None:
             trial.suggest_categorical("w", (4, 8))
         x = trial.suggest_float("x", 0.0, 1.0)
-        study.tell(trial, 100.0 - abs(x - best)) if number < own else study.tell(trial, state=TrialState.FAIL)
-    return [trial.params["x"] for trial in study.trials[own:]]
+        study.tell(trial, 100.0 - abs(x - best))
+    return [trial.params["x"] for trial in study.trials]
 
 
-def test_a_wrong_older_study_is_outweighed_by_what_this_one_sees() -> None:
-    wrong = older_trials(20, best=0.9)
-    assert sum(x > 0.7 for x in drawn(wrong, 0, 0.2)) >= 5
-    later = drawn(wrong, 40, 0.2)
-    assert sum(abs(x - 0.2) < 0.2 for x in later) >= 8
+def test_a_wrong_older_study_leads_half_of_the_trials_astray_and_the_other_half_sees_none_of_it() -> None:
+    wrong, nothing = drawn(older_trials(20, best=0.9), 60, 0.2), drawn(None, 10, 0.2)
+    assert sum(x > 0.6 for x in wrong[:8:2]) >= 3
+    assert wrong[1:10:2] == nothing[1:10:2], "at random, as they would be anyway"
+    assert sum(abs(x - 0.2) < 0.2 for x in wrong[31::2]) >= 10
+    assert sum(abs(x - 0.2) < 0.2 for x in wrong[30::2]) > sum(abs(x - 0.2) < 0.2 for x in wrong[:30:2])
 
 
 def test_an_older_trial_counts_its_weight_and_less_with_every_own_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,11 +215,12 @@ def test_an_older_trial_counts_its_weight_and_less_with_every_own_one(monkeypatc
     assert seen == [[0.15] * 4 + [1.0] * 10]
 
 
-def test_along_a_front_older_trials_of_other_choices_are_not_seen_where_one_choice_is() -> None:
+def test_along_a_front_every_second_block_sees_older_trials() -> None:
     front = FrontChoice.along("w", (4, 8), seed=1)
-    values = drawn(older_trials(20, best=0.9), 44, 0.2, front)
-    assert all(0.0 <= x <= 1.0 for x in values)
-    assert sum(abs(x - 0.2) < 0.2 for x in values) >= 7
+    values, nothing = drawn(older_trials(20, best=0.9), 12, 0.2, front), drawn(None, 12, 0.2, front)
+    seen = [at // 2 % 2 == 0 for at in range(12)]
+    assert all(one == other for one, other, warm in zip(values[:8], nothing, seen[:8], strict=False) if not warm)
+    assert sum(x > 0.6 for x, warm in zip(values, seen, strict=True) if warm) >= 4
 
 
 @pytest.mark.parametrize(
