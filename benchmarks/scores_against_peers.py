@@ -5,12 +5,14 @@ In a venv of its own, since the product needs none of them:
     python3 -m venv peers
     peers/bin/pip install torch==2.13.0 numpy==2.4.6 scipy==1.17.1 monai==1.6.1 MedPy==0.5.2 torchmetrics==1.9.0
     peers/bin/python -m benchmarks.scores_against_peers
+    peers/bin/python -m benchmarks.scores_against_peers --labels Task04_Hippocampus/labelsTr   # with nibabel
 
 Prints, in Markdown, the largest difference by score and library over the cases in which truth and prediction both have
 and both lack the class (exit code 1 where it is beyond rounding), and what each gives where a mask is empty or full.
-With `--freeze` it writes what the libraries gave for a few pairs to tests/trainer/evaluation/peer_scores.json. Takes
-half a minute. Pixels that are ignored are in neither mask for surfaces; for overlap MONAI and MedPy get what is left
-without them.
+With `--labels` the pairs are real label files, each beside itself moved by a voxel with one in fifty labels wrong, in
+millimetres. With `--freeze` it writes what the libraries gave for a few pairs to
+tests/trainer/evaluation/peer_scores.json. Takes half a minute. Pixels that are ignored are in neither mask for
+surfaces; for overlap MONAI and MedPy get what is left without them.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import math
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.mask_pairs import IGNORED, Pair, degenerate, drawn, every
+from models.torchvision_guard import make_importable
 from trainer.evaluation.confusion import confusion
 from trainer.evaluation.overlap import BASIC, case_scores, pixel_counts
 from trainer.evaluation.surface import surface_scores
@@ -109,6 +112,7 @@ def _medpy(true: Mask, predicted: Mask, valid: Mask, spacing: tuple[float, ...] 
 
 
 def _torchmetrics(pair: Pair, label: int) -> Values:
+    make_importable()
     metrics = import_module("torchmetrics.functional.classification")
     truth, predicted = (torch.from_numpy(labels)[None].long() for labels in (pair.truth, pair.predicted))
     arguments: dict[str, Any] = {"num_classes": pair.classes, "average": "none", "ignore_index": IGNORED}
@@ -136,11 +140,25 @@ def ordinary(pair: Pair, label: int) -> bool:
     return all(mask.any() and not mask[valid].all() for mask in pair.masks(label))
 
 
-def compared() -> tuple[Mapping[tuple[str, str], tuple[int, float]], list[str]]:
+def labelled(folder: Path) -> Iterator[Pair]:
+    """Real label files (.nii, .nii.gz), each beside itself moved by a voxel along each axis, with some labels wrong."""
+    nibabel = import_module("nibabel")
+    for number, path in enumerate(sorted(folder.glob("*.nii*"))):
+        image = nibabel.load(path)
+        truth = np.asarray(image.dataobj).astype(np.uint8)
+        rng, classes = np.random.default_rng(number), int(truth.max()) + 1
+        predicted = np.roll(truth, (1, -1, 1), axis=(0, 1, 2))
+        wrong = rng.random(truth.shape) < 0.02
+        predicted[wrong] = rng.integers(0, classes, int(wrong.sum()))
+        spacing = tuple(float(length) for length in image.header.get_zooms()[:3])
+        yield Pair(path.name, truth, predicted, classes, spacing)
+
+
+def compared(pairs: Iterable[Pair]) -> tuple[Mapping[tuple[str, str], tuple[int, float]], list[str]]:
     """By score and library: classes compared and the largest difference; and a line for each beyond rounding."""
     sums: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     beyond = []
-    for pair in every():
+    for pair in pairs:
         own = ours(pair)
         for label in range(1, pair.classes):
             if not ordinary(pair, label):
@@ -204,14 +222,15 @@ def main() -> int:
     """See above."""
     parser = argparse.ArgumentParser(description="our scores beside MONAI's, MedPy's and torchmetrics'")
     parser.add_argument("--freeze", action="store_true", help=f"write {FROZEN.name} for the tests")
+    parser.add_argument("--labels", type=Path, help="a folder of label files in place of drawn pairs")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # MONAI and torchmetrics warn of each empty mask
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES), end="\n\n")
-    sums, beyond = compared()
+    sums, beyond = compared(every() if options.labels is None else labelled(options.labels))
     print("| score | library | classes compared | largest difference |\n|---|---|---|---|")
     for (name, library), (count, largest) in sorted(sums.items()):
         print(f"| `{name}` | {library} | {count} | {largest:.1e} |")
-    print("", *rules(), *beyond[:10], sep="\n")
+    print("", *(rules() if options.labels is None else ()), *beyond[:10], sep="\n")
     if options.freeze:
         FROZEN.write_text(json.dumps(frozen(), indent=1).replace("\n     ", " ") + "\n")
     return 1 if beyond else 0
