@@ -31,7 +31,7 @@ INPUTS = 64
 ROUNDS, MOST_ROUNDS = 9, 300
 TIMED = 1.0
 """Seconds that timings in turn take, within these bounds; the best of each network counts."""
-FASTER, MOSTLY = 0.95, 0.75
+FASTER, MOSTLY = 0.95, 0.5
 """The share of the time below which a network is called faster, and in what share of the rounds it has to be."""
 CONFIDENCE = 0.95
 RESAMPLED = 2000
@@ -98,9 +98,10 @@ class Lowered:
             "" if self.interval is None else f" ({CONFIDENCE:.0%}: {self.interval[0]:.4f} to {self.interval[1]:.4f})"
         )
         things, of = ("voxels" if self.unit == "case" else "pixels"), counted(self.cases, f"validation {self.unit}")
+        lost = round(self.lost, 4) + 0.0  # no -0
         return (
-            f"Dice {self.dice:.4f} in place of {self.dice_float32:.4f} on {of}: {round(self.lost, 4) + 0.0:.4f} lost{share}, refused "
-            f"above {self.margin:g}; {self.changed:,} of {self.total:,} {things} changed"
+            f"Dice {self.dice:.4f} in place of {self.dice_float32:.4f} on {of}: {lost:.4f} lost{share}, refused above "
+            f"{self.margin:g}; {self.changed:,} of {self.total:,} {things} changed"
         )
 
 
@@ -136,9 +137,9 @@ def lower(source: Path, target: Path, precision: LowPrecision, inputs: Sequence[
     try:
         return Session(target, threads=1)
     except UserError as error:
-        reason = str(error).partition(": onnxruntime cannot load it: ")[2] or str(error)
+        reason = str(error).partition(": onnxruntime cannot load it: ")[2].rpartition("Error: ")[2] or str(error)
         raise UserError(
-            f"--precision {precision}: onnxruntime cannot load this network in it ({one_line(reason)[-160:]}); no "
+            f"--precision {precision}: onnxruntime cannot load this network in it ({one_line(reason)[:160]}); no "
             "package was written; leave --precision out"
         ) from error
 
