@@ -147,6 +147,9 @@ def changed_hands(search: StudyAdapter) -> None:
 def judge(name: str, feature: str, joined: Join) -> None:
     own = joined(0)
     theirs = joined(1) if feature == "several workers" else own
+    if name == "promote":
+        pause_and_promote(own, theirs)
+        return
     if feature == "trials that change hands":
         judged_again(name, own)
         return
@@ -162,6 +165,26 @@ def judge(name: str, feature: str, joined: Join) -> None:
         else:
             assert any(group[3:]), "a hopeless one ends"
             assert not group[0], "the first has nobody to be worse than"
+
+
+def pause_and_promote(own: StudyAdapter, theirs: StudyAdapter) -> None:
+    """Trials are paused at the first rung, and the best of a choice goes on, whoever asks."""
+    paused, promoted = 0, []
+    for number in range(12):
+        search, owner = (theirs, OTHER) if number % 2 else (own, ME)
+        claim = search.claim(owner, lambda row: row.epoch, ())
+        if claim.seen is not None:
+            promoted.append(claim.held.number)
+            search.complete(claim.held, 0.9, {})
+            continue
+        search.suggest(claim)
+        search.commit(claim, "{}", "{}")
+        search.report(claim.held, 1, SCORES[number % 7], {"epoch": 1})
+        if search.pauses(claim.held):
+            paused += 1
+            search.leases.pause(claim.held)
+    assert paused >= 4
+    assert len(set(promoted)) == len(promoted) >= 1
 
 
 def judged_again(name: str, search: StudyAdapter) -> None:
