@@ -173,6 +173,8 @@ def of_search(rows: SearchSnapshot, progress: SearchProgress) -> Iterator[tuple[
         for state in ("complete", "pruned", "running", "waiting"):
             yield "kd_trials", (name, state), getattr(arm, state)
         yield "kd_trials", (name, "failed"), arm.failures
+        if arm.paused:
+            yield "kd_trials", (name, "paused"), arm.paused
         yield "kd_budget_trials", (name,), arm.of
         yield from (("kd_failed_trials", (name, kind), count) for kind, count in arm.failed.items())
         if arm.best is not None:

@@ -207,7 +207,7 @@ class PromoteConfig(Frozen):
 
     name: Literal["promote"]
     min_epochs: PositiveInt | None = Field(
-        default=None, le=MOST_EPOCHS, description="epochs up to the first rung; default: a tenth of the run's"
+        default=None, le=MOST_EPOCHS, description="epochs up to the first rung; default: a third of the run's"
     )
     reduction: int = Field(
         default=3, ge=2, le=MOST_EPOCHS, description="one in so many trials of a choice passes a rung"
@@ -217,8 +217,8 @@ class PromoteConfig(Frozen):
     )
 
     def first_rung(self, epochs: int) -> int:
-        """The epoch at which trials of runs of so many epochs are paused first."""
-        return max(epochs // 10, 1) if self.min_epochs is None else self.min_epochs
+        """The epoch at which trials of runs of so many epochs are paused first (`benchmarks/RESULTS.md`, pauses)."""
+        return max(round(epochs / 3), 1) if self.min_epochs is None else self.min_epochs
 
 
 class NoPruning(Frozen):

@@ -7,8 +7,24 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.promotion import Promotion, score_at
+from search.spec.config import PromoteConfig
+from search.spec.load import load
+from trainer.errors import UserError
 
 RULE = Promotion(epochs=20, first=2, reduction=3)
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(2, 1), (20, 7), (100, 33)])
+def test_the_first_rung_is_a_third_of_a_run_unless_it_is_named(epochs, first):
+    assert PromoteConfig(name="promote").first_rung(epochs) == first
+    assert PromoteConfig(name="promote", min_epochs=2).first_rung(epochs) == 2
+
+
+def test_a_first_rung_that_no_run_goes_beyond_is_refused(tmp_path, small_study):
+    path = tmp_path / "study.toml"
+    path.write_text(small_study(epochs=4, more='[pruner]\nname = "promote"\nmin_epochs = 4\n'))
+    with pytest.raises(UserError, match=r"pruner.min_epochs = 4: no trial can be paused within 4 epochs"):
+        load(path)
 
 
 def trial(number: int, *scores: float, state: TrialState = TrialState.RUNNING, width: int = 8) -> FrozenTrial:

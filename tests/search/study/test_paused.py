@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from search.commands.close import close
 
+from search.admin.close import close
 from search.commands.status import lines, look
 from search.execution.checkpoint_writer import on_hand
 from search.storage.schema import FINISHED, HELD, PAUSED
