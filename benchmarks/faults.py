@@ -202,6 +202,7 @@ class Campaign:
     def _words(self, name: str, runs: Path) -> list[str]:
         a = self.args
         sets = [f"budget.trials={a.trials}", "budget.max_failed=10000", "budget.in_flight=32", f"run.epochs={a.epochs}"]
+        sets += ["run.validate.from=1"]  # the count looks for gaps in curves
         sets += [] if a.pruner is None else [f"pruner.name={a.pruner}"]
         words = [w for text in sets for w in ("--set", text)]
         common = [*words, "--name", name, "--runs", str(runs), "--slots", str(a.slots), "--ttl", str(a.ttl)]
