@@ -254,7 +254,7 @@ def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str
         ]
     at = shown(search.threshold, "plain")
     own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
-    of = "each region's probability, one for all regions" if search.regions else "the foreground's probability"
+    of = "each region's probability" if search.regions else "the foreground's probability"
     mean = [f"A score without a region's name is the mean over {names}."] if search.regions and names else []
     return [*mean, f"Scores of the search, its teacher's too, are at threshold {at} of {of}.{own}"]
 
