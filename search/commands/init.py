@@ -24,6 +24,7 @@ from trainer.data import DataError
 from trainer.data.classes import channels_of, classes_of, foreground_of, overlaps
 from trainer.data.file_check import CheckedPair
 from trainer.data.layouts import DataFolder
+from trainer.data.layouts.volumes import MODALITY_ADVICE
 from trainer.data.reading import images_of
 from trainer.data.splits.draw import DrawnSplit, Kind, Wish, check_rows, codings_for, draw_split, kind_of, reading_for
 from trainer.data.splits.mask_codings import mask_lines, refuse_absent_classes, refuse_empty_parts
@@ -132,7 +133,8 @@ def main(args: argparse.Namespace) -> int:
     places = _places(args, root)
     taken = _given(args, root) if args.split is not None else _drawn(args, root)
     under = _under_nnunet(args, taken)
-    draft = _draft(args, root, places, taken if under is None else under.taken, under)
+    taken = taken if under is None else under.taken
+    draft = _draft(args, root, places, taken, under)
     _write(draft, places, taken.drawn)
     for line in taken.lines:
         print(line)
@@ -184,7 +186,9 @@ def _under_nnunet(args: argparse.Namespace, taken: Taken) -> Under | None:
         raise TypeError(f"{kind.name}: is no data set of volumes")
     teacher = inspection(args.teacher, kind, {row.image: row.part for row in taken.rows})
     shown = {key: value for key, value in settings.items() if key != "patch"}
-    return Under(replace(taken, settings=shown, kind=kind), teacher, (x, y, z))
+    # What a layout advises on spacing and window is decided by the plans.
+    lines = [line for line in taken.lines if MODALITY_ADVICE not in line]
+    return Under(replace(taken, settings=shown, kind=kind, lines=lines), teacher, (x, y, z))
 
 
 def _given(args: argparse.Namespace, root: Path) -> Taken:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def main(args: argparse.Namespace) -> int:
     print(f"  {'regions' if made.regions else 'classes'}: {outputs}; channels: {', '.join(made.channels)}")
     print(f"  mirrored in training: {'yes' if made.mirroring else 'no'}")
     print("next:")
-    print(f"  python -m search init RAW --teacher {output}   # RAW: the raw folder, nnUNet_raw/{made.dataset}")
+    print(
+        f"  python -m search init RAW --teacher {shlex.quote(str(output))}   # RAW: the raw folder, nnUNet_raw/{made.dataset}"
+    )
     return 0
 
 

@@ -125,7 +125,7 @@ def test_three_commands_lead_from_the_results_folder_to_students(made, tmp_path,
     assert install.startswith("pip install 'kd-search[nnunet")
     monkeypatch.setenv("PYTHONPATH", str(page.parents[1]))
     typed(convert)
-    typed(f"{init} --epochs 1 --trials 1")
+    assert "spacing is kept as stored" not in typed(f"{init} --epochs 1 --trials 1")
     study = Path("studies/pancreas.toml")
     text = study.read_text().replace("choices = [2, 4, 6]", "choices = [4]").replace("width = 32", "width = 4")
     text = text.replace("min_dice   = 0.35", "min_dice   = 0.0")
