@@ -66,9 +66,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"  {'regions' if made.regions else 'classes'}: {outputs}; channels: {', '.join(made.channels)}")
     print(f"  mirrored in training: {'yes' if made.mirroring else 'no'}")
     print("next:")
-    print(
-        f"  python -m search init RAW --teacher {shlex.quote(str(output))}   # RAW: the raw folder, nnUNet_raw/{made.dataset}"
-    )
+    print(f"  python -m search init RAW --teacher {shlex.quote(str(output))}   # RAW: nnUNet_raw/{made.dataset}")
     return 0
 
 
