@@ -23,8 +23,8 @@ import optuna
 from benchmarks.time_to_answer import WITHIN, Cost, Found, Simulation, Way
 from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
 from search import samplers
+from search.proposing.warm_start import fitting
 from search.spec.space import Scalar
-from search.study.warm_start import fitting
 from trainer.cli.entry import guard
 
 RATE = "optim.lr"

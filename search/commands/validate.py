@@ -103,9 +103,9 @@ def _stored(given: str | None, facts: Preflight) -> tuple[StoredStudy | None, st
 
 def _warm_start(storage: str | None, spec: StudySpec) -> list[str]:
     """Why the older study cannot inform this one; what it gives is logged."""
+    from search.proposing.warm_start import warm_trials
     from search.storage.database import open_storage  # with Optuna, as above
     from search.storage.url import storage_url
-    from search.study.warm_start import warm_trials
 
     given = spec.warm_start
     if given is None:

@@ -14,19 +14,16 @@ from typing import Any, Literal
 
 import optuna
 from loguru import logger
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, NopPruner
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
 from search.promotion import Promotion
+from search.proposing.builders import front_of, pruner_of, sampler_of
+from search.proposing.ranges import front_first, suggest
 from search.spec.arms import Arm
-from search.spec.config import MedianConfig, PromoteConfig
 from search.spec.load import StudySpec
-from search.spec.proposals import cells
-from search.spec.space import Choices, FloatRange, Parameter, Scalar, active, same
-from search.spec.strategies import PercentileConfig
+from search.spec.space import Scalar, active
 from search.storage import errors
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
@@ -94,7 +91,7 @@ class StudyAdapter:
         self.leases: Leases = opened.leases
         self.searches: Searches = opened.searches
         self.arms: dict[int, Arm] = {studies[arm.name]: arm for arm in spec.arms}
-        self._front_of = {arm.name: _front(arm) for arm in spec.arms}
+        self._front_of = {arm.name: front_of(arm) for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
         self._pruner_of = {arm.name: self._pruner(arm) for arm in spec.arms}
 
@@ -104,7 +101,7 @@ class StudyAdapter:
         """Trials of another study, by arm, inform the samplers from now on."""
         for arm in self.arms.values():
             if arm.name in older:
-                self._study_of[arm.name].sampler = self._sampler(arm, older[arm.name])
+                self._study_of[arm.name].sampler = sampler_of(arm, older[arm.name])
 
     def enqueue_all(self, arm: Arm) -> None:
         """Put the study file's own trials into an arm's queue, once; call it under `creation_lock`."""
@@ -219,9 +216,9 @@ class StudyAdapter:
             study.get_trials(deepcopy=False)  # Optuna's cache must know what a former holder suggested
             trial = Trial(study, trial_id)
             chosen: dict[str, Scalar] = {}
-            for parameter in _front_first(claim.arm):
+            for parameter in front_first(claim.arm):
                 if active(parameter, claim.arm.values(chosen)):
-                    chosen[parameter.name] = _suggest(trial, parameter)
+                    chosen[parameter.name] = suggest(trial, parameter)
         return chosen
 
     def commit(self, claim: Claim, run: str, environment: str, attributes: Values = NOTHING) -> None:
@@ -388,29 +385,15 @@ class StudyAdapter:
     # ---- inside
 
     def _load(self, arm: Arm) -> optuna.Study:
-        sampler = self._sampler(arm, None)
         return optuna.load_study(
-            study_name=arm.study_name, storage=self.opened.storage, sampler=sampler, pruner=NopPruner()
-        )
-
-    def _sampler(self, arm: Arm, older: samplers.Older | None) -> BaseSampler:
-        given = arm.sampler
-        options = given.options.model_dump(exclude_defaults=True)
-        settings = samplers.SamplerSettings(given.name, given.seed, given.startup, options)
-        return samplers.sampler(
-            settings,
-            study_purpose=(arm.name,),
-            front=self._front_of[arm.name],
-            space=distributions(arm),
-            cells=cells(arm) if given.name == "grid" else (),
-            older=older,
+            study_name=arm.study_name, storage=self.opened.storage, sampler=sampler_of(arm), pruner=NopPruner()
         )
 
     def _pruner(self, arm: Arm) -> BasePruner:
         exact = True
         if arm.pruner.name == "hyperband":
             exact = BRACKETS in self.opened.storage.get_study_system_attrs(self._study_of[arm.name]._study_id)
-        return pruners.pruner(_pruner_settings(arm, exact=exact))
+        return pruner_of(arm, exact=exact)
 
     def _ask(self, study_id: int, owner: Owner) -> Claim:
         arm = self.arms[study_id]
@@ -443,50 +426,6 @@ def _budget_used(arm: Arm, counts: Counts) -> float:
     Planned trials count once they have begun, so that planned arms go through their queues side by side.
     """
     return ((counts.begun + counts.failed) if arm.planned else counts.admitted) / arm.trials
-
-
-def _front_first(arm: Arm) -> list[Parameter]:
-    """The front's parameters are drawn first: the sampler's view of the other trials follows from it."""
-    return sorted(arm.space, key=lambda p: p.path not in arm.front)
-
-
-def _suggest(trial: Trial, parameter: Parameter) -> Scalar:
-    if isinstance(parameter, Choices):
-        chosen = trial.suggest_categorical(parameter.name, list(parameter.choices))
-        return next(choice for choice in parameter.choices if same(choice, chosen))
-    if isinstance(parameter, FloatRange):
-        return trial.suggest_float(
-            parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
-        )
-    return trial.suggest_int(parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-
-
-def distributions(arm: Arm) -> dict[str, BaseDistribution]:
-    """The ranges of an arm's parameters by name, as Optuna has them."""
-    return {parameter.name: _distribution(parameter) for parameter in arm.space}
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    """The range that `_suggest` draws from."""
-    if isinstance(parameter, Choices):
-        return CategoricalDistribution(parameter.choices)
-    if isinstance(parameter, FloatRange):
-        return FloatDistribution(parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-    return IntDistribution(parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-
-
-def _front(arm: Arm) -> samplers.FrontChoice | None:
-    return samplers.FrontChoice(arm.points, arm.sampler.seed) if arm.front else None
-
-
-def _pruner_settings(arm: Arm, *, exact: bool) -> pruners.PrunerSettings:
-    given = arm.pruner.model_dump()
-    if isinstance(arm.pruner, MedianConfig | PercentileConfig):
-        given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
-    if isinstance(arm.pruner, PromoteConfig):
-        given["min_epochs"] = arm.pruner.first_rung(arm.epochs)
-        del given["keep_paused"]
-    return pruners.PrunerSettings(epochs=arm.epochs, exact=exact, **given)
 
 
 def study_id_of(opened: Database, name: str, direction: Literal["maximize", "minimize"]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from loguru import logger
 
+from search.proposing.warm_start import warm_trials
 from search.spec.config import MAIN
 from search.spec.identity import difference
 from search.spec.load import StudySpec, record
@@ -16,7 +17,6 @@ from search.storage.lookup import refuse_others, search_row
 from search.storage.searches import SearchRow
 from search.study.adapter import StudyAdapter, mark, study_id_of
 from search.study.settings import changes, stored, superseded
-from search.study.warm_start import warm_trials
 from trainer.errors import UserError
 
 

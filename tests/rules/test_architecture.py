@@ -28,6 +28,7 @@ PACKAGES = (
     "search.answer",
     "search.confirm",
     "search.study",
+    "search.proposing",
     "search.planning",
     "search.spec",
     "search.storage",
@@ -79,6 +80,7 @@ CONFINED = {
         "search/admin/close.py",  # ends trials that no worker holds
         "search/dashboard/",
         "search/promotion.py",
+        "search/proposing/",
         "search/pruners.py",
         "search/report/content/",  # asks which settings decide
         "search/samplers/",

@@ -11,6 +11,7 @@ from loguru import logger
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.proposing.ranges import distributions
 from search.samplers import WARM, Older
 from search.samplers.storage_view import quantiles_within
 from search.spec.arms import Arm
@@ -19,7 +20,6 @@ from search.spec.load import StudySpec
 from search.spec.strategies import WarmStart
 from search.storage.database import Database, open_storage
 from search.storage.lookup import search_row
-from search.study.adapter import distributions
 from trainer.errors import UserError, counted
 
 

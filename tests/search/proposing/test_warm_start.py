@@ -11,11 +11,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import create_trial
 
 from search import __main__ as search_main
+from search.proposing.warm_start import fits
 from search.samplers import FrontChoice, Older, SamplerSettings, sampler, tpe
 from search.spec.load import identity, load
 from search.storage.statements import Owner
 from search.study.adapter import StudyAdapter
-from search.study.warm_start import fits
 from trainer.errors import UserError
 
 Join = Callable[..., StudyAdapter]
