@@ -101,7 +101,7 @@ def propose(name: str, feature: str, joined: Join) -> None:
         return
     flying = [begin(own), begin(theirs, OTHER)]
     seen = [params for _, params in flying]
-    for at in range(5 if feature != "arms" else 8):
+    for at in range(4 if feature != "arms" else 6):
         claim, params = flying.pop(0)
         search = theirs if claim.held.number % 2 else own
         finish(search, claim, 0.5 + params.get("optim.weight_decay", 0.0) + at / 1000)
@@ -154,7 +154,8 @@ def judge(name: str, feature: str, joined: Join) -> None:
         judged_again(name, own)
         return
     ended: dict[str, list[bool]] = defaultdict(list)
-    for at in range(10 if feature in ("a front", "arms") else 6):
+    each = 6 if name == "hyperband" else 4
+    for at in range(2 * each if feature in ("a front", "arms") else each):
         worker, owner = (theirs, OTHER) if at % 2 else (own, ME)
         claim, params = begin(worker, owner)
         group = claim.arm.name if feature == "arms" else str(params["student.width"]) if feature == "a front" else ""
