@@ -17,7 +17,7 @@ from search.storage.lookup import known_search
 from search.storage.schema import FREE, HELD, PAUSED
 from search.storage.statements import LeaseLost
 from search.storage.url import add_storage, storage_url
-from search.study.paused import end_paused
+from search.study.outcomes import end_paused
 from search.study.trial_attributes import failure
 
 WITHDRAWN = "withdrawn"

@@ -27,7 +27,7 @@ from search.storage.schema import HELD, PAUSED
 from search.storage.searches import Closed, ClosedKind, SearchClosed
 from search.storage.statements import Refused
 from search.study.adapter import StudyAdapter
-from search.study.paused import end_all_paused
+from search.study.outcomes import end_all_paused
 from trainer.errors import UserError
 
 CLOSING_SECONDS = 8.0

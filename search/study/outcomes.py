@@ -1,13 +1,24 @@
 """How a trial ended, read from its lease: the one place in which pages, exports and confirmations look it up.
 
 A pruned trial and a trial that was trained to its end are both finished without a failure. Weights tell them apart:
-they are written in the transaction that ends a trial after its last epoch, and at no other time.
+they are written in the transaction that ends a trial after its last epoch, and at no other time. A paused trial has not
+ended: samplers see it as pruned, and it is told so where nobody goes on with it.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
-from search.storage.leases import LeaseDetails
-from search.storage.schema import FINISHED
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from search.samplers.storage_view import paused, study_through
+from search.spec.arms import Arm
+from search.spec.config import PromoteConfig
+from search.storage.database import Database
+from search.storage.leases import LeaseDetails, LeaseRow
+from search.storage.schema import FINISHED, PAUSED
+from search.storage.statements import LeaseLost
 
 
 def completed_or_pruned(lease: LeaseDetails) -> bool:
@@ -28,3 +39,45 @@ def pruned(lease: LeaseDetails) -> bool:
 def has_final_score(lease: LeaseDetails) -> bool:
     """Whether a trial was trained to its end and has a finite score, so that it can be ranked against others."""
     return trained_to_end(lease) and lease.best_score is not None and math.isfinite(lease.best_score)
+
+
+def paused_of(rows: Sequence[LeaseRow]) -> dict[int, LeaseRow]:
+    """The paused ones of some leases, by trial id."""
+    return {row.trial_id: row for row in rows if row.state == PAUSED}
+
+
+def with_paused_as_pruned(study: Study, rows: Sequence[LeaseRow]) -> Study:
+    """The study as samplers see it: its paused trials are PRUNED, with the scores that they have so far."""
+    ids = paused_of(rows)
+    return study_through(study, paused(ids)) if ids else study
+
+
+def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[LeaseRow]) -> list[LeaseRow]:
+    """Tell paused trials PRUNED, but of arms that keep theirs; returns those that this process ended.
+
+    arms: by study id.
+    """
+    ends = []
+    for row in paused_of(rows).values():
+        settings = arms[row.study_id].pruner
+        keeps = isinstance(settings, PromoteConfig) and settings.keep_paused
+        if not keeps and end_paused(opened, row.trial_id):
+            ends.append(row)
+    return ends
+
+
+def end_paused(opened: Database, trial_id: int) -> bool:
+    """Tell a paused trial PRUNED where it stands, with its newest score; whether it was still paused.
+
+    Its checkpoint is left to the caller, who may remove the file: no row names it any more.
+    """
+    trial = opened.storage.get_trial(trial_id)
+    last = trial.last_step
+    values = None if last is None else [trial.intermediate_values[last]]
+    lease = {"checkpoint": None, **({} if last is None else {"epoch": last})}
+    try:
+        with opened.fence.withdraw(trial_id, paused=True, lease=lease):
+            opened.storage.set_trial_state_values(trial_id, TrialState.PRUNED, values)
+    except (LeaseLost, UpdateFinishedTrialError):
+        return False  # somebody goes on with it, or has ended it before
+    return True

@@ -13,7 +13,7 @@ from search.execution.checkpoint_writer import on_hand
 from search.storage.schema import FINISHED, HELD, PAUSED
 from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, StudyAdapter
-from search.study.paused import end_paused, with_paused_as_pruned
+from search.study.outcomes import end_paused, with_paused_as_pruned
 from search.study.progress import read_progress
 
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
