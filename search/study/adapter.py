@@ -32,7 +32,7 @@ from search.storage.ownership import BRACKETS, MARK
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import NOTHING, AlreadyQueuedError, LeaseLost, Owner, Refused, Values, named
-from search.study.paused import paused_of, with_paused_as_pruned
+from search.study.outcomes import paused_of, with_paused_as_pruned
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
 from trainer.errors import UserError

@@ -1,0 +1,384 @@
+"""How much sooner the answer comes where trials are paused at rungs and promoted, and what a model of curves adds.
+
+    python -m benchmarks.pausing
+    python -m benchmarks.pausing --calibration
+
+Nothing is trained: curves and clock are those of `benchmarks.time_to_answer`, and so are sampler and front, the
+product's own. Lines of the table: today's default (8 in flight, median); the product's `promote`; the same pauses with
+a model of curves (`benchmarks.curve_model`) that decides by the probability to be the best of its choice; and that
+model with slots that stay empty where a further trial would only slow down the promising, once so many trials of each
+width were begun. The last line knows all:
+configurations in random order are trained for one epoch each, and from then on it spends nothing on what will not be
+an answer. A seed without an answer counts the whole budget: the time of all trials to their ends, 8 side by side.
+"""
+
+import argparse
+import math
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, Trial
+
+from benchmarks.curve_model import RungModel, rungs_of
+from benchmarks.record_curves import drawn
+from benchmarks.time_to_answer import Cost, Found, Simulation, Way, _suggest
+from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
+from search import samplers
+from search.promotion import Promotion
+from search.samplers.storage_view import paused, storage_through
+from search.spec.space import Scalar
+from trainer.cli.entry import guard
+
+SLOTS = 8
+
+
+@dataclass
+class Member:
+    """A trial on its way."""
+
+    trial: Trial
+    width: Scalar
+    curve: Sequence[float]
+    epoch: int = 0
+    paused: bool = False
+
+    @property
+    def seen(self) -> list[float]:
+        """Its scores so far."""
+        return list(self.curve[: self.epoch])
+
+
+class Rule:
+    """Who trains: the paused trials that are worth it, the best first, and whether another trial is worth its slot."""
+
+    rungs: frozenset[int]
+
+    def fill(self, search: "Pausing", members: list[Member]) -> None:
+        """Add members to the free slots of a worker: paused ones by `search.resume`, new ones by `search.begin`."""
+        raise NotImplementedError
+
+
+class PromoteRule(Rule):
+    """The product's `[pruner] name = "promote"`."""
+
+    def __init__(self, epochs: int, first: int, reduction: int = 3) -> None:
+        self._rule = Promotion(epochs, first, reduction)
+        self.rungs = frozenset(self._rule.rungs)
+
+    def fill(self, search: "Pausing", members: list[Member]) -> None:
+        """See `Rule`."""
+        while len(members) < SLOTS:
+            trials: list[FrozenTrial] = search.storage.get_all_trials(search.study._study_id, deepcopy=False)
+            last = search.left == 0
+            order = self._rule.promising(trials, minimize=False, choice_of=lambda t: t.params[WIDTH], last=last)
+            waiting = [search.members[trial.number] for trial in order if search.members[trial.number].paused]
+            if waiting:
+                members.append(search.resume(waiting[0]))
+            elif search.left > 0:
+                members.append(search.begin())
+            else:
+                return
+
+
+class CurveRule(Rule):
+    """Slots go to the trials with the most probability to be the best of their choice, by what their epochs cost.
+
+    A new trial's own is that of a draw like those of its choice to be better than all of them, times `new`, and its
+    epochs are a share of a whole run: most are paused early. The first `start` trials of each choice come before all.
+    `alone`: a slot stays empty where this rate, with a further trial, would be below so many times the rate of those
+    that train without it; 0 fills every slot.
+    """
+
+    FLOOR = 0.03
+    """The probability below which nothing goes on."""
+    SHARE = 0.35
+    DRAWS = 200
+
+    def __init__(self, epochs: int, first: int, *, start: int = 10, new: float = 0.1, alone: float = 0.7) -> None:
+        rungs = rungs_of(epochs, first, 1.5)
+        self._model, self._epochs = RungModel(rungs), epochs
+        self.rungs = frozenset(rungs[:-1])
+        self._start, self._new, self._alone = start, new, alone
+        self._normal = np.random.default_rng(0).standard_normal((self.DRAWS, 1000))
+
+    def chances(self, search: "Pausing") -> tuple[dict[int, float], dict[Scalar, float]]:
+        """By trial, the probability to be the best of its choice; by choice, that of a new one to beat them all."""
+        rows = {number: self._model.row(member.seen) for number, member in search.members.items()}
+        numbers = [number for number, row in rows.items() if row]
+        best: dict[int, float] = {}
+        new: dict[Scalar, float] = {}
+        if not numbers:
+            return best, new
+        mean, deviation = self._model.ends([rows[number] for number in numbers])
+        for width in search.widths:
+            own = [i for i, number in enumerate(numbers) if search.members[number].width == width]
+            if len(own) < 2:
+                continue
+            m = np.append(mean[own], np.median(mean[own]))
+            spread = 1.4826 * float(np.median(np.abs(mean[own] - m[-1]))) if len(own) > 2 else 0.01
+            draws = m + np.append(deviation[own], max(spread, 1e-4)) * self._normal[:, : len(m)]
+            wins = np.bincount(draws[:, :-1].argmax(1), minlength=len(own)) / self.DRAWS
+            best |= {numbers[i]: float(win) for i, win in zip(own, wins, strict=True)}
+            new[width] = max(float((draws[:, -1] > draws[:, :-1].max(1)).mean()), 0.02)
+        return best, new
+
+    def fill(self, search: "Pausing", members: list[Member]) -> None:
+        """See `Rule`."""
+        if len(members) >= SLOTS:
+            return
+        best, new = self.chances(search)
+
+        def rate(member: Member) -> float:
+            return best.get(member.trial.number, 1.0) / (self._epochs - member.epoch)
+
+        gain = sum(map(rate, members))
+        cost = search.cost.once + sum(search.own(member.width) for member in members)
+        waiting = [m for m in search.members.values() if m.paused and best.get(m.trial.number, 0.0) >= self.FLOOR]
+        waiting.sort(key=lambda member: -rate(member) / search.own(member.width))
+        while len(members) < SLOTS:
+            offers: list[tuple[float, float, Member | None]] = [(rate(m), search.own(m.width), m) for m in waiting[:1]]
+            if search.left > 0:
+                width = search.next_width()
+                begun = sum(member.width == width for member in search.members.values())
+                worth = 1.0 if begun < self._start else self._new * new.get(width, 1.0) / (self._epochs * self.SHARE)
+                offers.append((worth, search.own(width), None))
+            if not offers:
+                return
+            more, own, member = max(offers, key=lambda offer: offer[0] / offer[1])
+            if members and more / own < self._alone * gain / cost:
+                return
+            members.append(search.begin() if member is None else search.resume(waiting.pop(0)))
+            gain, cost = gain + more, cost + own
+
+
+class Pausing:
+    """One search with pauses, by the clock of what epochs cost; one worker."""
+
+    def __init__(self, world: World, rule: Rule, cost: Cost, trials: int, seed: int, within: float) -> None:
+        self.world, self.rule, self.cost, self.left, self._within = world, rule, cost, trials, within
+        self.widths = list(widths_of(world.arm))
+        self._front = samplers.FrontChoice.along(WIDTH, tuple(self.widths), seed=seed)
+        settings = samplers.SamplerSettings("tpe", seed, world.arm.sampler.startup)
+        self._paused: set[int] = set()
+        self.storage = InMemoryStorage()
+        seen = storage_through(self.storage, paused(self._paused))
+        sampler = samplers.sampler(settings, front=self._front)
+        self.study = optuna.create_study(direction="maximize", storage=seen, sampler=sampler)
+        self.members: dict[int, Member] = {}
+        self.found = Found()
+        self._best = -math.inf
+
+    def run(self) -> Found:
+        """To the end of the budget."""
+        time, members = 0.0, list[Member]()
+        while True:
+            members = [member for member in members if not self._stops(member, time)]
+            self.rule.fill(self, members)
+            if not members:
+                break
+            for member in members:
+                member.epoch += 1
+            self.found.epochs += len(members)
+            time += self.cost.once + sum(self.own(member.width) for member in members)
+        self.found.ended, self.found.regret = time, self.world.best() - self._best
+        return self.found
+
+    def own(self, width: Scalar) -> float:
+        """What an epoch of a student costs beside the shared part."""
+        return self.cost.own(float(width), max(map(float, self.widths)))
+
+    def next_width(self) -> Scalar:
+        """The choice of the next new trial."""
+        return samplers.choice_for(self._front, len(self.members))[WIDTH]
+
+    def begin(self) -> Member:
+        """Admit a new trial."""
+        self.left -= 1
+        trial = self.study.ask()
+        params = {p.name: _suggest(trial, p) for p in sorted(self.world.arm.space, key=lambda p: p.path != WIDTH)}
+        self.members[trial.number] = member = Member(trial, params[WIDTH], self.world.curve(params))
+        return member
+
+    def resume(self, member: Member) -> Member:
+        """Go on with a paused trial."""
+        member.paused = False
+        self._paused.discard(member.trial._trial_id)
+        return member
+
+    def _stops(self, member: Member, time: float) -> bool:
+        """Report the epoch that is over now; whether the trial leaves its slot, finished or paused."""
+        member.trial.report(member.curve[member.epoch - 1], member.epoch)
+        if member.epoch == len(member.curve):
+            value = max(member.curve)
+            self.study.tell(member.trial, value)
+            self._best = max(self._best, value)
+            for key in {member.width, None}:
+                if value >= self.world.best(key) - self._within:
+                    self.found.answers.setdefault(key, time)
+            return True
+        if member.epoch in self.rule.rungs:
+            member.paused = True
+            self._paused.add(member.trial._trial_id)
+        return member.paused
+
+
+def all_knowing(world: World, cost: Cost, seed: int, within: float) -> Found:
+    """See the module's text; configurations are not limited in number."""
+    widths = list(widths_of(world.arm))
+    front = samplers.FrontChoice.along(WIDTH, tuple(widths), seed=seed)
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    open_, number, time, last = set(widths), 0, 0.0, world.arm.epochs
+    members: list[tuple[Scalar, int]] = []  # those that will be answers: width, epochs done
+    found = Found()
+    while len(found.answers) < len(widths):
+        fresh: list[tuple[Scalar, Sequence[float]]] = []
+        while open_ and len(members) + len(fresh) < SLOTS:
+            width = samplers.choice_for(front, number)[WIDTH]
+            number += 1
+            if width in open_:
+                fresh.append((width, world.curve(drawn(world.arm, draw, int(width)))))
+        training = [width for width, _ in members] + [width for width, _ in fresh]
+        time += cost.once + sum(cost.own(float(width), max(map(float, widths))) for width in training)
+        members = [(width, epoch + 1) for width, epoch in members]
+        for width, curve in fresh:
+            if width in open_ and max(curve) >= world.best(width) - within:
+                open_.remove(width)
+                members.append((width, 1))
+        for width in [width for width, epoch in members if epoch == last]:
+            found.answers[width] = time
+        members = [(width, epoch) for width, epoch in members if epoch < last]
+    return found
+
+
+def whole_budget(world: World, cost: Cost, trials: int) -> float:
+    """The time of all trials to their ends, side by side in full slots."""
+    widths = list(widths_of(world.arm))
+    mean = statistics.mean(cost.own(float(width), max(map(float, widths))) for width in widths)
+    return trials / SLOTS * world.arm.epochs * (cost.once + SLOTS * mean)
+
+
+def lines(world: World, cost: Cost, trials: int, within: float) -> dict[str, Callable[[int], Found]]:
+    """What is compared: label to a search by its seed; today's default first, all-knowing last."""
+    epochs = world.arm.epochs
+    tenth, third = max(epochs // 10, 1), round(epochs / 3)
+    median = {"name": "median", "startup": 5, "warmup_epochs": tenth}
+    today = Way("today", pruner=median)
+
+    def pausing(rule: Callable[[], Rule]) -> Callable[[int], Found]:
+        return lambda seed: Pausing(world, rule(), cost, trials, seed, within).run()
+
+    return {
+        "today: 8 in flight, median": lambda seed: Simulation(world, today, cost, trials, seed, within).run(),
+        f"promote, first rung {tenth}": pausing(lambda: PromoteRule(epochs, tenth)),
+        f"promote, first rung {third}": pausing(lambda: PromoteRule(epochs, third)),
+        f"curves, first rung {tenth}, all slots full": pausing(lambda: CurveRule(epochs, tenth, alone=0.0)),
+        f"curves, first rung {tenth}, the promising alone after 10": pausing(lambda: CurveRule(epochs, tenth)),
+        f"curves, first rung {third}, the promising alone after 10": pausing(lambda: CurveRule(epochs, third)),
+        f"curves, first rung {third}, the promising alone after 5": pausing(lambda: CurveRule(epochs, third, start=5)),
+        "all-knowing": lambda seed: all_knowing(world, cost, seed, within),
+    }
+
+
+def interval(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """The ratio of two medians over the same seeds, with a 95 % interval of 2,000 resamples of the seeds."""
+    draw = np.random.default_rng(0).integers(0, len(numerators), (2000, len(numerators)))
+    above, below = np.array(numerators), np.array(denominators)
+    ratios = np.median(above[draw], 1) / np.median(below[draw], 1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return f"{np.median(above) / np.median(below):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def compare(world: World, cost: Cost, trials: int, seeds: int, within: float, only: Sequence[str] = ()) -> None:
+    """Print one table: today's default, and of the others those whose label holds a text of `only`; none: all."""
+    budget = whole_budget(world, cost, trials)
+    print(
+        f"\n### {world.name}: {trials} trials of {world.arm.epochs} epochs, {seeds} seeds, whole budget {budget:.0f}\n"
+    )
+    print(
+        "| search | worst width: median (answered) | today's over this [95 %] | mean | all widths: median (answered) |"
+        " time spent | share of epochs | regret |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    first: list[float] = []
+    for label, search in lines(world, cost, trials, within).items():
+        if first and only and not any(text in label for text in only):
+            continue
+        every = [search(seed) for seed in range(seeds)]
+        answers = [max(each.answers.get(width, math.inf) for width in widths_of(world.arm)) for each in every]
+        worst = [min(time, budget) for time in answers]
+        first = first or worst
+        overall = [min(each.answers.get(None, math.inf), budget) for each in every]
+        cells = [label, f"{statistics.median(worst):.0f} ({sum(map(math.isfinite, answers))}/{seeds})"]
+        cells += [interval(first, worst), f"{statistics.mean(worst):.0f}"]
+        if label == "all-knowing":
+            cells += ["-"] * 4
+        else:
+            answered = sum(None in each.answers for each in every)
+            cells += [f"{statistics.median(overall):.0f} ({answered}/{seeds})"]
+            cells += [f"{statistics.median(each.ended for each in every):.0f}"]
+            cells += [f"{statistics.mean(each.epochs for each in every) / trials / world.arm.epochs:.0%}"]
+            cells += [f"{statistics.mean(each.regret for each in every):.4f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def calibration(world: World, seeds: Sequence[int], trials: int = 60, done: int = 10) -> None:
+    """Print how often a trial beat a rival of its choice, by the probability that the model gave to it.
+
+    Of each seed's random trials `done` are at their ends and the others at a rung; the model sees no more of these.
+    """
+    epochs = world.arm.epochs
+    model = RungModel(rungs_of(epochs, max(epochs // 10, 1), 1.5))
+    pairs: list[tuple[float, bool]] = []
+    for seed in seeds:
+        draw = random.Random(seed)  # noqa: S311 - no secret
+        widths = [int(width) for width in widths_of(world.arm)]
+        chosen = [widths[number % len(widths)] for number in range(trials)]
+        curves = [list(world.curve(drawn(world.arm, draw, width))) for width in chosen]
+        for rung in model.rungs[:-1]:
+            rows = [model.row(curve if number < done else curve[:rung]) for number, curve in enumerate(curves)]
+            mean, deviation = model.ends(rows)
+            for one in range(done, trials):
+                for other in range(done, one):
+                    if chosen[one] == chosen[other]:
+                        spread = math.hypot(deviation[one], deviation[other])
+                        chance = 0.5 * math.erfc(-(mean[one] - mean[other]) / spread / math.sqrt(2))
+                        pairs.append((chance, max(curves[one]) > max(curves[other])))
+    print(f"\n### {world.name}: P(beats a rival of its width), {len(seeds)} draws of {trials} trials\n")
+    print("| predicted | pairs | mean predicted | came true [95 %] |\n| --- | ---: | ---: | ---: |")
+    for low in np.arange(0.0, 1.0, 0.1):
+        inside = [(chance, won) for chance, won in pairs if low <= chance < low + 0.1 or (chance == 1.0 and low > 0.85)]
+        if inside:
+            share, count = statistics.mean(won for _, won in inside), len(inside)
+            half = 1.96 * math.sqrt(max(share * (1 - share), 1e-4) / count)
+            predicted = statistics.mean(chance for chance, _ in inside)
+            print(f"| {low:.1f} to {low + 0.1:.1f} | {count} | {predicted:.2f} | {share:.2f} ± {half:.2f} |")
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=15)
+    parser.add_argument("--within", type=float, default=0.005, help="of the best: what counts as an answer")
+    parser.add_argument("--worlds", nargs="+", choices=("recorded", "formula"), default=["recorded", "formula"])
+    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="of the lines, beside today's")
+    parser.add_argument("--calibration", action="store_true", help="of the model of curves, in place of the searches")
+    args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for name in args.worlds:
+        world: World = Recorded() if name == "recorded" else Formula()
+        if args.calibration:
+            calibration(world, range(200, 205))
+        else:
+            compare(world, Cost(), args.trials, args.seeds, args.within, args.only)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
