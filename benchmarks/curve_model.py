@@ -6,8 +6,8 @@ rungs that it has not reached, so it has a mean and a variance in closed form, a
 uncertain. A prior says that a score stays where it is (slope 1). Predicting the end from parts of curves by regression
 is that of Baker et al. (2017, Accelerating neural architecture search using performance prediction); deciding by the
 probability to beat the best, that of Domhan et al. (2015), whose power laws and other families were tried first: on
-the recorded curves, which stay flat through the warm-up of the learning rate and rise then, they erred by more in trials
-that were not kept. Nothing is drawn: the same scores give the same answer. Higher is better.
+the recorded curves, which stay flat through the warm-up of the learning rate and rise then, they erred by more in tries
+of which no table was kept. Nothing is drawn: the same scores give the same answer. Higher is better.
 """
 
 from dataclasses import dataclass
