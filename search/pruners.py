@@ -185,17 +185,19 @@ def judge(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontC
     """Whether the trial, with its newest intermediate value stored, ends here; judged among trials of its own choice.
 
     `trial` must be read after the report. Nothing is written. At a rung, Optuna's halving and hyperband would note the
-    score and, asked again about the same report, take the rung for passed: here the verdict is noted with it. One that
-    ends the trial is noted of every pruner, as rivals may change what it would say a moment later. Do not ask after the
-    last epoch: a trial that has trained to its end is COMPLETE whatever its rank.
+    score and, asked again about the same report, take the rung for passed: here the verdict is noted with it. Other
+    pruners keep nothing and may be asked again. Do not ask after the last epoch: a trial that has trained to its end is
+    COMPLETE whatever its rank.
     """
     before = stored_verdict(trial)
     if before is not None:
         return Verdict(before)
     if front is not None:
         study = study_through(study, same_choice(choice_of(front, trial)))
+    if not isinstance(pruner, SuccessiveHalvingPruner | HyperbandPruner):
+        return Verdict(bool(pruner.prune(study, trial)))  # some of Optuna's answer with numpy's
     recorded, notes = study_recorded(study)
-    prune = bool(pruner.prune(recorded, trial))  # some of Optuna's answer with numpy's
+    prune = pruner.prune(recorded, trial)
     judged = {VERDICT: {"step": trial.last_step, "prune": prune}} if notes or prune else {}
     rungs = {**trial.system_attrs.get(RUNGS, {}), **dict.fromkeys(notes, trial.last_step)}
     return Verdict(prune, {**notes, **judged, **({RUNGS: rungs} if notes else {})})
