@@ -54,7 +54,7 @@ COMMANDS = {
     "list": (
         "search.admin.list",
         "list all searches of a database, with owner, state and pace",
-        "list",
+        "list --json",
     ),
     "metrics": (
         "search.dashboard.metrics",

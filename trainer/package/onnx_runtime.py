@@ -50,7 +50,9 @@ class Session:
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=[self.provider])
         except Exception as error:  # its exceptions share no class of their own
-            raise UserError(f"{path}: onnxruntime cannot load it: {one_line(error)[:200]}") from error
+            # Its message repeats the path, which may be longer than what is wrong.
+            why = one_line(error).replace(str(path), path.name)[:200]
+            raise UserError(f"{path}: onnxruntime cannot load it: {why}") from error
         self.shape = self._shape(path)
         """Channels and sides of the input: two equal ones, or the three of a patch."""
         given = self._session.get_outputs()[0].shape
