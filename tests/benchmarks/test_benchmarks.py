@@ -210,7 +210,7 @@ def test_a_version_is_measured_against_a_checkout_of_another(tmp_path):
         shutil.copytree(ROOT / room, tmp_path / room)
     there = tmp_path / "benchmarks" / "time_to_answer.py"
     there.write_text(there.read_text().replace('"ours, 8, no pruner"', '"ours, 8, never pruned"'))
-    words = ["--against", str(tmp_path), "--blocks", "1", "--trials", "20", "--seeds", "1", "--worlds", "recorded"]
+    words = ["--against", str(tmp_path), "--blocks", "1", "--trials", "12", "--seeds", "1", "--worlds", "recorded"]
     command = [sys.executable, "-m", "benchmarks.time_to_answer", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -26,7 +26,7 @@ time.sleep(60)
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, small_study) -> Study:
-    """A search that a worker beside this process has ended."""
+    """A search that has ended: its curves are a formula's, all else is what a worker does."""
     folder = tmp_path_factory.mktemp("api")
     file = folder / "mine.toml"
     file.write_text(small_study(trials=3))
@@ -34,9 +34,11 @@ def study(tmp_path_factory, small_study) -> Study:
         file, storage=f"sqlite:///{folder}/s.db", runs=folder / "runs", cache=folder / "cache",
         overrides=["run.epochs=2"], name="other",
     )  # fmt: skip
-    job = loaded.start(ranks=1, slots=3, log=folder / "log")
-    job.wait(120)
-    assert not job.running
+    assert not loaded.begun
+    arguments = ["simulate", str(file), "--set=run.epochs=2", "--name=other", "--as-worker", "--slots=3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTUNA_STORAGE", loaded.storage)
+        Job("search", arguments, folder / "log").wait(120)
     assert loaded.begun
     return loaded
 
