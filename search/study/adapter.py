@@ -5,6 +5,7 @@ its resolved run, which makes it exist for training, `report` stores an epoch, `
 Every write carries the fencing token; `attributes` are attributes of the trial that are written with it.
 """
 
+import contextlib
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -243,19 +244,13 @@ class StudyAdapter:
         arm = self.arms[held.study_id]
         if arm.pruner.name in ("none", "promote"):
             return False
-        try:
+        verdict = pruners.Verdict(False)
+        with self._a_bug_ends_nothing(arm, held):
             with self.opened.fence.write(held.trial_id, held.token):
                 trial = self.opened.storage.get_trial(held.trial_id)
                 front = self._front_of[arm.name]
-                verdict = pruners.judge(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
-        except LeaseLost:
-            raise
-        except Exception as error:  # a bug must not end trials: it is logged, the trial goes on
-            if errors.is_transient(error):
-                raise
-            text = traceback.format_exc()
-            logger.error("{} #{}: the pruner raised, the trial goes on:\n{}", arm.name, held.number, text)
-            return False
+                judged = pruners.judge(self._pruner_of[arm.name], self._study_of[arm.name], trial, front=front)
+            verdict = judged
         if verdict.notes:
             self.leases.note(held, verdict.notes)
         return verdict.prune
@@ -267,23 +262,31 @@ class StudyAdapter:
         rule = self._pruner_of[arm.name]
         if not isinstance(rule, Promotion):
             return False
-        try:
+        step = None
+        with self._a_bug_ends_nothing(arm, held):
             with self.opened.fence.write(held.trial_id, held.token):
                 trial = self.opened.storage.get_trial(held.trial_id)
             if rule.rung_of(trial) is None or pruners.stored_verdict(trial) is not None:
                 return False
             if held.trial_id not in self._promising_in(held.study_id, self.counts()):
                 return True
+            step = trial.last_step
+        if step is not None:
+            self.leases.note(held, {pruners.VERDICT: {"step": step, "prune": False}})
+        return False
+
+    @contextlib.contextmanager
+    def _a_bug_ends_nothing(self, arm: Arm, held: LeaseHandle) -> Iterator[None]:
+        """What a rule raises is logged, and the trial goes on. Raises LeaseLost, and what may succeed later."""
+        try:
+            yield
         except LeaseLost:
             raise
-        except Exception as error:  # a bug must not stop trials: it is logged, the trial goes on
+        except Exception as error:
             if errors.is_transient(error):
                 raise
             text = traceback.format_exc()
             logger.error("{} #{}: the pruner raised, the trial goes on:\n{}", arm.name, held.number, text)
-            return False
-        self.leases.note(held, {pruners.VERDICT: {"step": trial.last_step, "prune": False}})
-        return False
 
     def pruned_before(self, held: LeaseHandle) -> float | None:
         """The newest score of a trial that a stored verdict has ended, though its end was not stored; else None."""
