@@ -6,9 +6,9 @@ from optuna.samplers import BaseSampler
 from search import pruners, samplers
 from search.proposing.ranges import distributions
 from search.spec.arms import Arm
-from search.spec.config import MedianConfig, PromoteConfig
+from search.spec.config import PromoteConfig
 from search.spec.proposals import cells
-from search.spec.strategies import PercentileConfig
+from search.spec.strategies import FinishedTrialsRule
 
 
 def front_of(arm: Arm) -> samplers.FrontChoice | None:
@@ -33,7 +33,7 @@ def sampler_of(arm: Arm, older: samplers.Older | None = None) -> BaseSampler:
 def pruner_of(arm: Arm, *, exact: bool) -> BasePruner:
     """The pruner of an arm; exact: whether hyperband has a bracket for each rung (`PrunerSettings`)."""
     given = arm.pruner.model_dump()
-    if isinstance(arm.pruner, MedianConfig | PercentileConfig):
+    if isinstance(arm.pruner, FinishedTrialsRule):
         given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
     if isinstance(arm.pruner, PromoteConfig):
         given["min_epochs"] = arm.pruner.first_rung(arm.epochs)

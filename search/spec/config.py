@@ -11,6 +11,7 @@ from search.spec.strategies import (
     CmaesConfig,
     GpConfig,
     GridConfig,
+    MedianConfig,
     NoOptions,
     Nsga2Config,
     PatientConfig,
@@ -149,26 +150,6 @@ SamplerConfig = Annotated[
     TpeConfig | RandomConfig | GpConfig | CmaesConfig | Nsga2Config | QmcConfig | GridConfig,
     Field(discriminator="name"),
 ]
-
-
-class MedianConfig(Frozen):
-    """Stop a trial that is worse than the median of finished trials at the same epoch."""
-
-    name: Literal["median"]
-    startup: NonNegativeInt = Field(
-        default=5,
-        le=MOST_TRIALS,
-        description="complete trials, of the same choice of [front] if there is one, before any is pruned",
-    )
-    warmup_epochs: NonNegativeInt | None = Field(
-        default=None,
-        le=MOST_EPOCHS,
-        description="epochs, from 1, in which no trial is pruned; default: a tenth of the run's",
-    )
-
-    def warmup(self, epochs: int) -> int:
-        """The epochs without verdicts of runs of so many epochs (`benchmarks/RESULTS.md`, time to an answer)."""
-        return epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
 
 
 class RungsConfig(Frozen):

@@ -6,11 +6,12 @@ from decimal import Decimal
 from importlib.util import find_spec
 
 from search.spec.arms import Arm
-from search.spec.config import MedianConfig, RungsConfig
+from search.spec.config import RungsConfig
 from search.spec.front import title
 from search.spec.space import Choices, FloatRange, IntRange, Parameter, Scalar, active
 from search.spec.strategies import (
     CmaesConfig,
+    FinishedTrialsRule,
     GpConfig,
     Nsga2Config,
     PatientConfig,
@@ -149,7 +150,7 @@ def expected_complete(arm: Arm) -> int:
             count = rungs(arm, pruner) + 1
             left = sum(float(pruner.reduction) ** -i for i in range(count)) / count
         return max(1, round(arm.trials * left))
-    if isinstance(pruner, MedianConfig | PercentileConfig) and pruner.warmup(arm.epochs) < arm.epochs - 1:
+    if isinstance(pruner, FinishedTrialsRule) and pruner.warmup(arm.epochs) < arm.epochs - 1:
         first = min(arm.trials, pruner.startup * max(1, len(arm.points)))
         share = pruner.percentile / 100 if isinstance(pruner, PercentileConfig) else 0.5
         return first + int((arm.trials - first) * share)
@@ -202,7 +203,7 @@ def _on_grid(arm: Arm, entry: object) -> bool:
 def pruner_notes(arm: Arm, *, maximize: bool) -> Iterator[str]:
     """What a pruner does with an arm that may not be meant, a line each."""
     pruner, epochs = arm.pruner, counted(arm.epochs, "epoch")
-    if isinstance(pruner, MedianConfig | PercentileConfig) and pruner.warmup(arm.epochs) >= arm.epochs:
+    if isinstance(pruner, FinishedTrialsRule) and pruner.warmup(arm.epochs) >= arm.epochs:
         yield f"{arm.name}: pruner.warmup_epochs = {pruner.warmup_epochs}: nothing is pruned in {epochs}"
     if isinstance(pruner, PatientConfig):
         if max(pruner.patience, pruner.warmup_epochs) + 1 >= arm.epochs:

@@ -107,14 +107,9 @@ class WarmStart(Frozen):
     )
 
 
-class PercentileConfig(Frozen):
-    """Stop a trial whose best score so far is not among the best `percentile` percent of finished trials at the same
-    epoch (Golovin et al. 2017, section 3.2.1)."""
+class FinishedTrialsRule(Frozen):
+    """What the pruners share that compare a trial with the finished ones at the same epoch."""
 
-    name: Literal["percentile"]
-    percentile: float = Field(
-        default=25.0, gt=0.0, lt=100.0, description="the share that goes on, in percent; the median's is 50"
-    )
     startup: NonNegativeInt = Field(
         default=5,
         le=MOST_TRIALS,
@@ -127,8 +122,24 @@ class PercentileConfig(Frozen):
     )
 
     def warmup(self, epochs: int) -> int:
-        """The epochs without verdicts of runs of so many epochs."""
+        """The epochs without verdicts of runs of so many epochs (`benchmarks/RESULTS.md`, time to an answer)."""
         return epochs // 10 if self.warmup_epochs is None else self.warmup_epochs
+
+
+class MedianConfig(FinishedTrialsRule):
+    """Stop a trial that is worse than the median of finished trials at the same epoch."""
+
+    name: Literal["median"]
+
+
+class PercentileConfig(FinishedTrialsRule):
+    """Stop a trial whose best score so far is not among the best `percentile` percent of finished trials at the same
+    epoch (Golovin et al. 2017, section 3.2.1)."""
+
+    name: Literal["percentile"]
+    percentile: float = Field(
+        default=25.0, gt=0.0, lt=100.0, description="the share that goes on, in percent; the median's is 50"
+    )
 
 
 _Warmup = Annotated[NonNegativeInt, Field(le=MOST_EPOCHS, description="epochs, from 1, in which no trial is pruned")]
