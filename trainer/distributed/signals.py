@@ -86,15 +86,17 @@ class _Turn:
     def __init__(self) -> None:
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._name = f"\0kd-asked-{os.getuid()}-{os.getppid()}-{start}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def take(self) -> bool:
         """Whether this rank is the first."""
+        # Made here and not before: most processes are never asked, and would leave it open.
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            self._socket.bind(self._name)
+            name.bind(self._name)
         except OSError:
+            name.close()
             return False
-        _TAKEN.append(self._socket)
+        _TAKEN.append(name)
         return True
 
 
