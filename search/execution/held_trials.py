@@ -161,10 +161,12 @@ class HeldTrials:
         except Exception as error:  # a bug before training ends this trial, with its traceback, not the worker
             if errors.is_transient(error):
                 raise
+            self.search.store_suggested(claim)
             self.search.fail(lease, "bug", traceback.format_exc())
             logger.error("{} #{} failed before training:\n{}", claim.arm.name, lease.number, traceback.format_exc())
             return None
         if breach is not None:
+            self.search.store_suggested(claim)
             self.search.attribute(lease, "limit", breach)
             self.search.prune(lease, {"message": breach}, attributes)
             return None

@@ -26,6 +26,7 @@ from search.storage.statements import (
     LeaseLost,
     Owner,
     Refused,
+    Suggested,
     Values,
     apply,
     begin_attempt,
@@ -34,6 +35,7 @@ from search.storage.statements import (
     now_of,
     put_attributes,
     put_findings,
+    put_suggested,
     refuse_twice,
 )
 
@@ -51,12 +53,19 @@ class _Write:
 
 
 @dataclass
-class _Admission:
+class Admission:
+    """Who begins a trial of which study."""
+
     study_id: int
     owner: Owner | None
     search_id: int
     once: str | None
     seen: list[Any] = field(default_factory=list)
+    numbers: dict[int, int] = field(default_factory=dict)
+
+    def number_of(self, trial_id: int) -> int:
+        """The number of a trial that was admitted here."""
+        return self.numbers[trial_id]
 
 
 @dataclass
@@ -82,7 +91,7 @@ class Fence:
         self._sessions = sessions
         self._gone = gone
         self._write: contextvars.ContextVar[_Write | None] = contextvars.ContextVar("write", default=None)
-        self._admission: contextvars.ContextVar[_Admission | None] = contextvars.ContextVar("admission", default=None)
+        self._admission: contextvars.ContextVar[Admission | None] = contextvars.ContextVar("admission", default=None)
         self._withdrawal: contextvars.ContextVar[_Withdrawal | None] = contextvars.ContextVar(
             "withdrawal", default=None
         )
@@ -118,13 +127,33 @@ class Fence:
             self._write.reset(previous)
 
     @contextmanager
-    def admit(self, study_id: int, owner: Owner | None, search_id: int, *, once: str | None = None) -> Iterator[None]:
+    def admit(
+        self, study_id: int, owner: Owner | None, search_id: int, *, once: str | None = None
+    ) -> Iterator[Admission]:
         """A trial created or popped inside is counted and leased, if to anybody. Raises Refused, AlreadyQueuedError."""
-        previous = self._admission.set(_Admission(study_id, owner, search_id, once))
+        admission = Admission(study_id, owner, search_id, once)
+        previous = self._admission.set(admission)
         try:
-            yield
+            yield admission
         finally:
             self._admission.reset(previous)
+
+    def store(self, trial_id: int, token: int, suggested: Suggested, changes: Values, attributes: Values) -> None:
+        """Store what was suggested for a held trial, the changes of its lease and user attributes, in one transaction.
+
+        Raises LeaseLost.
+        """
+        with (
+            self.write(trial_id, token, changes, attributes=attributes),
+            self._sessions.session_factory() as session,
+            session.begin(),
+        ):
+            table = self._trial.__table__
+            query = sa.select(table.c.state).where(table.c.trial_id == trial_id).with_for_update()
+            state = session.execute(query).scalar_one_or_none()
+            if state is None or state.name != "RUNNING":
+                raise LeaseLost(f"trial {trial_id}: somebody ended or deleted it")
+            put_suggested(session.connection(), self._dialect, trial_id, suggested)
 
     @contextmanager
     def withdraw(
@@ -212,46 +241,53 @@ class Fence:
             raise LeaseLost(f"trial {end.trial_id}: somebody took it meanwhile")
         put_attributes(session.connection(), self._dialect, end.trial_id, end.attributes)
 
-    def _count_and_lease(self, session: orm.Session, admission: _Admission, trial: Any) -> None:
+    def _count_and_lease(self, session: orm.Session, admission: Admission, trial: Any) -> None:
         of_study = sa.select(arms).where(arms.c.study_id == admission.study_id)
         row = session.execute(of_study.with_for_update()).one_or_none()
         if row is None or row.search_id != admission.search_id:  # an id that SQLite gave out again
             raise SearchClosed(Closed(ClosedKind.DELETED, DELETED))
         arm = ArmRow.of(row)
         refuse_twice(session.connection(), trial.trial_id, admission.once)
+        query = sa.select(searches, now_of(self._dialect).label("now")).where(searches.c.search_id == arm.search_id)
+        row = session.execute(query).one()
+        search, now = SearchRow.of(row), float(row.now)
         # This transaction has locked the arm's row, as closing a search does: nothing is admitted after a close.
-        if session.execute(sa.select(searches.c.closed).where(searches.c.search_id == arm.search_id)).scalar_one():
+        if search.closed:
             raise SearchClosed(Closed(ClosedKind.CLOSED, CLOSED))
+        admission.numbers[trial.trial_id] = trial.number
         table = self._trial.__table__
         of_arm = table.c.study_id == admission.study_id
         counted = sa.select(sa.func.count()).where(of_arm, table.c.state != type(trial.state).FAIL)
         if session.execute(counted).scalar_one() > arm.trials:
             raise Refused(f"arm {arm.name}: all {arm.trials} trials are taken")
-        if (owner := admission.owner) is None:
+        if admission.owner is None:
             return
-        self._check_search(session, arm.search_id)
+        self._check_search(session, search, now)
         flies = (leases.c.study_id == admission.study_id) & leases.c.state.in_([HELD, FREE])
         flying = sa.select(sa.func.count()).where(flies)
         if session.execute(flying).scalar_one() >= arm.in_flight:
             raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
-        lease = dict(study_id=admission.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
+        self._lease(session, admission.owner, trial)
+
+    def _lease(self, session: orm.Session, owner: Owner, trial: Any) -> None:
+        lease = dict(study_id=trial.study_id, number=trial.number, state=HELD, owner=owner.name, host=owner.host)
         fresh = dict(trial_id=trial.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)
         # SQLite gives out the ids of deleted rows again: what a deleted study left of this one must not be in the way.
-        other = (leases.c.study_id != admission.study_id) | (leases.c.number != trial.number)
-        forget_leases(session.connection(), (leases.c.trial_id == trial.trial_id) & other)
+        other = (leases.c.study_id != trial.study_id) | (leases.c.number != trial.number)
+        leftover = (leases.c.trial_id == trial.trial_id) & other
+        if session.execute(sa.select(leases.c.trial_id).where(leftover)).one_or_none() is not None:
+            forget_leases(session.connection(), leftover)
         inserted = session.connection().execute(insert_once(self._dialect, leases, **fresh, **lease))
         if inserted.rowcount != 1:
             raise Refused(f"trial {trial.trial_id} has a lease already")
         begin_attempt(session.connection(), self._dialect, trial.trial_id, 1, owner, 1)
 
-    def _check_search(self, session: orm.Session, search_id: int) -> None:
-        search = SearchRow.of(session.execute(sa.select(searches).where(searches.c.search_id == search_id)).one())
-        now = session.execute(sa.select(now_of(self._dialect))).scalar_one()
+    def _check_search(self, session: orm.Session, search: SearchRow, now: float) -> None:
         reason = why_closed(session.connection(), search, now)
         if reason is not None:
             raise SearchClosed(reason)
         if search.began is None:
-            started = searches.update().where(searches.c.search_id == search_id, searches.c.began.is_(None))
+            started = searches.update().where(searches.c.search_id == search.search_id, searches.c.began.is_(None))
             session.execute(started.values(began=now))
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from search.pruners import RUNGS, VERDICT
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED, attempts, leases, orphans
-from search.storage.searches import check_room
+from search.storage.searches import ArmRow, arms_within, check_room, states_within
 from search.storage.statements import (
     NOTHING,
     Owner,
@@ -143,6 +143,17 @@ def shortened(message: str, most: int = 4000) -> str:
     return message if len(message) <= most else f"{message[: most // 2]}\n...\n{message[-most // 2 :]}"
 
 
+@dataclass(frozen=True)
+class Standing:
+    """A search as one transaction sees it."""
+
+    rows: list[LeaseRow]
+    """Leases of trials that are not finished, by study and number."""
+    states: dict[tuple[int, str], int]
+    """Numbers of trials by study and Optuna's state."""
+    arms: list[ArmRow]
+
+
 class Leases:
     """Statements on the lease tables; `optuna_tables` are Optuna's tables by name."""
 
@@ -153,12 +164,17 @@ class Leases:
 
     def of_studies(self, study_ids: Sequence[int], *, finished: bool = False) -> list[LeaseRow]:
         """The leases of some studies, by study and number; finished ones on request."""
-        columns = [leases.c[name] for name in LeaseRow.__dataclass_fields__]
-        query = sa.select(*columns).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
-        if not finished:
-            query = query.where(leases.c.state != FINISHED)
         with self.engine.begin() as connection:
-            return [LeaseRow(*row) for row in connection.execute(query)]
+            return _rows_within(connection, study_ids, finished=finished)
+
+    def standing(self, search_id: int, study_ids: Sequence[int]) -> Standing:
+        """A search as it stands: the leases of trials that are not finished, its trials by state, its arms."""
+        with self.engine.begin() as connection:
+            return Standing(
+                _rows_within(connection, study_ids, finished=False),
+                states_within(connection, self._tables["trials"], study_ids),
+                arms_within(connection, search_id),
+            )
 
     def heartbeat(self, held: Sequence[LeaseHandle]) -> set[int]:
         """Raise the heartbeat of each lease; returns the trial ids of those that this process no longer holds."""
@@ -322,6 +338,14 @@ class Leases:
                 .order_by(attempts.c.trial_id, attempts.c.token)
             )
             return [AttemptRow.of(row) for row in connection.execute(query)]
+
+
+def _rows_within(connection: sa.Connection, study_ids: Sequence[int], *, finished: bool) -> list[LeaseRow]:
+    columns = [leases.c[name] for name in LeaseRow.__dataclass_fields__]
+    query = sa.select(*columns).where(leases.c.study_id.in_(study_ids)).order_by(leases.c.study_id, leases.c.number)
+    if not finished:
+        query = query.where(leases.c.state != FINISHED)
+    return [LeaseRow(*row) for row in connection.execute(query)]
 
 
 RUNG = "completed_rung_"

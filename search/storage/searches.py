@@ -40,8 +40,8 @@ class SearchRow:
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> "SearchRow":
-        """The typed form of a row with all columns."""
-        return cls(**row._asdict())
+        """The typed form of a row with all columns, and perhaps others."""
+        return cls(**{name: getattr(row, name) for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,19 @@ class SearchClosed(Refused):
         self.closed = closed
 
 
+def arms_within(connection: sa.Connection, search_id: int) -> list[ArmRow]:
+    """The arms of a search, the main one first."""
+    query = sa.select(arms).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
+    return [ArmRow.of(row) for row in connection.execute(query)]
+
+
+def states_within(connection: sa.Connection, trials: sa.Table, study_ids: Sequence[int]) -> dict[tuple[int, str], int]:
+    """How many trials of each study are in each of Optuna's states. trials: Optuna's table of them."""
+    query = sa.select(trials.c.study_id, trials.c.state, sa.func.count()).where(trials.c.study_id.in_(study_ids))
+    rows = connection.execute(query.group_by(trials.c.study_id, trials.c.state))
+    return {(study_id, state.name): count for study_id, state, count in rows}
+
+
 def why_closed(connection: sa.Connection, search: SearchRow, now: float) -> Closed | None:
     """Why nothing new is admitted to a search any more; None where something is."""
     if search.closed:
@@ -216,16 +229,12 @@ class Searches:
     def arms_of(self, search_id: int) -> list[ArmRow]:
         """The arms of a search, the main one first."""
         with self.engine.begin() as connection:
-            query = sa.select(arms).where(arms.c.search_id == search_id).order_by(arms.c.study_id)
-            return [ArmRow.of(row) for row in connection.execute(query)]
+            return arms_within(connection, search_id)
 
     def states(self, study_ids: Sequence[int]) -> dict[tuple[int, str], int]:
         """How many trials of each study are in each of Optuna's states."""
-        trials = self._tables["trials"]
-        query = sa.select(trials.c.study_id, trials.c.state, sa.func.count()).where(trials.c.study_id.in_(study_ids))
         with self.engine.begin() as connection:
-            rows = connection.execute(query.group_by(trials.c.study_id, trials.c.state))
-            return {(study_id, state.name): count for study_id, state, count in rows}
+            return states_within(connection, self._tables["trials"], study_ids)
 
     def closed(self, search_id: int) -> tuple[Closed | None, str | None]:
         """(why nothing new is admitted, the stop wish): None where there is none."""

@@ -60,6 +60,41 @@ def _put(connection: sa.Connection, dialect: str, table: sa.TableClause, trial_i
     )
 
 
+_PARAMETERS = sa.table(
+    "trial_params",
+    sa.column("trial_id"),
+    sa.column("param_name"),
+    sa.column("param_value"),
+    sa.column("distribution_json"),
+)
+"""Optuna's table of the parameters of trials."""
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """What was suggested for a trial and is not stored yet."""
+
+    params: Mapping[str, tuple[float, str]]
+    """By name: the value as Optuna stores it, and its distribution as Optuna's JSON."""
+    notes: Values
+    """System attributes that a sampler left."""
+
+
+NOTHING_SUGGESTED = Suggested({}, NOTHING)
+
+
+def put_suggested(connection: sa.Connection, dialect: str, trial_id: int, suggested: Suggested) -> None:
+    """Store what was suggested for a trial, as Optuna's own rows, in a statement a table. Raises LeaseLost where
+    somebody else has stored a suggestion."""
+    names = ("trial_id", "param_name", "param_value", "distribution_json")
+    rows = [dict(zip(names, (trial_id, name, *each), strict=True)) for name, each in suggested.params.items()]
+    if rows:
+        inserted = connection.execute(_insert(dialect)(_PARAMETERS).values(rows).on_conflict_do_nothing())
+        if inserted.rowcount != len(rows):
+            raise LeaseLost(f"trial {trial_id}: its next holder has suggested already")
+    put_notes(connection, dialect, trial_id, suggested.notes)
+
+
 def put_findings(connection: sa.Connection, dialect: str, rows: Sequence[Values]) -> None:
     """Keep rows of findings; what is known of a network and a part already stays."""
     for row in rows:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import optuna
 from loguru import logger
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -27,12 +28,22 @@ from search.spec.load import StudySpec
 from search.spec.space import Scalar, active
 from search.storage import errors
 from search.storage.database import Database
-from search.storage.leases import LeaseHandle, LeaseRow, Leases, shortened
+from search.storage.leases import LeaseHandle, LeaseRow, Leases, Standing, shortened
 from search.storage.lookup import refuse_others
 from search.storage.ownership import BRACKETS, MARK
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
-from search.storage.statements import NOTHING, AlreadyQueuedError, LeaseLost, Owner, Refused, Values, named
+from search.storage.statements import (
+    NOTHING,
+    NOTHING_SUGGESTED,
+    AlreadyQueuedError,
+    LeaseLost,
+    Owner,
+    Refused,
+    Values,
+    named,
+)
+from search.study.draft import Draft, begun, study_drafting
 from search.study.outcomes import paused_of, with_paused_as_pruned
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
@@ -76,6 +87,8 @@ class Claim:
     """Whether it was taken from a holder that vanished."""
     resume_epoch: int = 0
     """The epoch after which it goes on: as judged, once, when it was taken."""
+    present: Sequence[FrozenTrial] | None = None
+    """The trials of its study as they were read when this one was created, itself as it began included."""
 
 
 class StudyAdapter:
@@ -95,6 +108,10 @@ class StudyAdapter:
         self._front_of = {arm.name: front_of(arm) for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
         self._pruner_of = {arm.name: self._pruner(arm) for arm in spec.arms}
+        self._drafts: dict[int, Draft] = {}
+        """What was suggested and not stored yet, by trial id."""
+        self._ranges_of: dict[int, dict[str, BaseDistribution]] = {}
+        """The distributions of each study's parameters, as far as they were met."""
 
     # ---- beginning
 
@@ -135,7 +152,8 @@ class StudyAdapter:
         stale: leases that the caller's watch found abandoned. Raises Refused with the last arm's reason where nothing
         may begin.
         """
-        rows = self.leases.of_studies(list(self.arms))
+        standing = self.leases.standing(self.search_id, list(self.arms))
+        rows = standing.rows
         for row in [r for r in rows if r.state == FREE] + [r for r in rows if r in stale]:
             lost = row.state == HELD
             epoch = on_hand(row)
@@ -149,7 +167,7 @@ class StudyAdapter:
             claim, refused = None, reason
         if claim is not None:
             return claim
-        for study_id in self._by_need(rows):
+        for study_id in self._by_need(standing):
             try:
                 return self._ask(study_id, owner)
             except Refused as reason:
@@ -206,25 +224,52 @@ class StudyAdapter:
                     yield Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
 
     def suggest(self, claim: Claim) -> dict[str, Scalar]:
-        """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept."""
-        study = self._study_of[claim.arm.name]
-        if isinstance(self._pruner_of[claim.arm.name], Promotion):
-            study = with_paused_as_pruned(study, self.leases.of_studies([claim.held.study_id]))
-        trial_id = claim.held.trial_id
-        # The cell of a grid is chosen from what the others have: one worker at a time.
+        """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept.
+
+        They are stored by `commit`, or by `store_suggested`. Raises LeaseLost.
+        """
+        # The cell of a grid is chosen from what the others have: one worker at a time, until it is stored.
         alone = self.opened.alone() if claim.arm.sampler.name == "grid" else nullcontext()
-        with alone, self.opened.fence.write(trial_id, claim.held.token):
-            study.get_trials(deepcopy=False)  # Optuna's cache must know what a former holder suggested
-            trial = Trial(study, trial_id)
+        with alone:
+            draft = self._draft(claim)
+            study = study_drafting(self._study_of[claim.arm.name], draft)
+            if isinstance(self._pruner_of[claim.arm.name], Promotion):
+                study = with_paused_as_pruned(study, self.leases.of_studies([claim.held.study_id]))
+            trial = Trial(study, claim.held.trial_id)
             chosen: dict[str, Scalar] = {}
             for parameter in front_first(claim.arm):
                 if active(parameter, claim.arm.values(chosen)):
                     chosen[parameter.name] = suggest(trial, parameter)
+            self._drafts[claim.held.trial_id] = draft
+            if claim.arm.sampler.name == "grid":
+                self.store_suggested(claim)
         return chosen
 
+    def store_suggested(self, claim: Claim) -> None:
+        """Store what was suggested for a trial that ends before its run is stored. Raises LeaseLost."""
+        self._store(claim, {}, NOTHING)
+
     def commit(self, claim: Claim, run: str, environment: str, attributes: Values = NOTHING) -> None:
-        """Store the resolved run: from here on the trial exists for training. Raises LeaseLost."""
-        self.leases.change(claim.held, {"run": run, "environment": environment}, attributes=attributes)
+        """Store what was suggested and the resolved run: from then on the trial exists for training.
+
+        Raises LeaseLost.
+        """
+        self._store(claim, {"run": run, "environment": environment}, attributes)
+
+    def _draft(self, claim: Claim) -> Draft:
+        study_id, trial_id = claim.held.study_id, claim.held.trial_id
+        present = claim.present
+        if claim.arm.sampler.name == "grid" or present is None:
+            present = self.opened.storage.get_all_trials(study_id, deepcopy=False)
+        trial = next((each for each in present if each._trial_id == trial_id), None)
+        if trial is None:
+            raise LeaseLost(f"trial {trial_id}: somebody deleted it")
+        return Draft(self.opened.storage, trial, present, self._ranges_of.setdefault(study_id, {}))
+
+    def _store(self, claim: Claim, changes: Values, attributes: Values) -> None:
+        draft = self._drafts.pop(claim.held.trial_id, None)
+        suggested = NOTHING_SUGGESTED if draft is None else draft.suggested
+        self.opened.fence.store(claim.held.trial_id, claim.held.token, suggested, changes, attributes)
 
     # ---- training
 
@@ -348,7 +393,9 @@ class StudyAdapter:
 
     def counts(self) -> dict[str, Counts]:
         """Trials by arm and state."""
-        states = self.searches.states(list(self.arms))
+        return self._counts(self.searches.states(list(self.arms)))
+
+    def _counts(self, states: Mapping[tuple[int, str], int]) -> dict[str, Counts]:
         names = dict(complete="COMPLETE", pruned="PRUNED", failed="FAIL", running="RUNNING", waiting="WAITING")
         return {
             arm.name: Counts(**{field: states.get((study_id, state), 0) for field, state in names.items()})
@@ -402,21 +449,23 @@ class StudyAdapter:
         arm = self.arms[study_id]
         study = self._study_of[arm.name]
         try:
-            with self.opened.fence.admit(study_id, owner, self.search_id):
-                trial_id = study._pop_waiting_trial_id()
+            present = study.get_trials(deepcopy=False)
+            waits = any(trial.state == TrialState.WAITING for trial in present)
+            with self.opened.fence.admit(study_id, owner, self.search_id) as admission:
+                trial_id = study._pop_waiting_trial_id() if waits else None
                 if trial_id is None:
                     if arm.planned:
                         raise Refused(f"arm {arm.name}: every planned trial was begun")
                     trial_id = self.opened.storage.create_new_trial(study_id)
-            number = self.opened.storage.get_trial_number_from_id(trial_id)
         except KeyError:
             raise SearchClosed(Closed(ClosedKind.DELETED, DELETED)) from None
-        return Claim(LeaseHandle(trial_id, number, study_id, 1), arm, None)
+        held = LeaseHandle(trial_id, admission.number_of(trial_id), study_id, 1)
+        return Claim(held, arm, None, present=None if waits else [*present, begun(held)])
 
-    def _by_need(self, rows: Sequence[LeaseRow]) -> Iterator[int]:
+    def _by_need(self, standing: Standing) -> Iterator[int]:
         """Arms with room, the one that is furthest behind its share first."""
-        flying, counts = Counter(row.study_id for row in rows if row.state != PAUSED), self.counts()
-        arms = with_budgets(self.arms, self.searches.arms_of(self.search_id))
+        flying = Counter(row.study_id for row in standing.rows if row.state != PAUSED)
+        counts, arms = self._counts(standing.states), with_budgets(self.arms, standing.arms)
         ratio = {study_id: _budget_used(arm, counts[arm.name]) for study_id, arm in arms.items()}
         wanted = {study_id for study_id, arm in arms.items() if ratio[study_id] < 1 or counts[arm.name].waiting}
         room = [study_id for study_id in wanted if flying[study_id] < arms[study_id].in_flight]

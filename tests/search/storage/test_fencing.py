@@ -186,8 +186,11 @@ def test_suggestions_of_a_zombie_are_refused(join: Join) -> None:
     own, others = join(), join()
     claimed = claim(own)
     taken_by_other(others, claimed.held)
+    own.suggest(claimed)
     with pytest.raises(LeaseLost):
-        own.suggest(claimed)
+        own.store_suggested(claimed)
+    with pytest.raises(LeaseLost):
+        own.commit(claimed, "{}", "{}")
     assert others.trials(others.spec.main)[0].params == {}
 
 
