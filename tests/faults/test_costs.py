@@ -44,7 +44,7 @@ def test_a_group_of_ranks_takes_two_connections_at_most(
     ("pruner", "each"),
     [
         ("none", 6),  # a report 5, naming its checkpoint 1
-        ("median", 21),  # and a verdict 15
+        ("median", 19),  # and a verdict 13
     ],
 )
 def test_an_epoch_of_a_trial_costs_few_statements_however_long_the_trial(
