@@ -79,12 +79,12 @@ class QuickStorage(RDBStorage):
             rows = connection.execute(sa.select(trials).where(which).order_by(trials.c.trial_id)).all()
             if not rows and connection.execute(_study_of(study_id)).one_or_none() is None:
                 raise KeyError(optuna_models.NOT_FOUND_MSG)
-            found: list[FrozenTrial] = []
+            trials_read: list[FrozenTrial] = []
             for first in range(0, len(rows), AT_ONCE):
                 some = rows[first : first + AT_ONCE]
                 parts = _Parts(connection, [row.trial_id for row in some])
-                found += [self._frozen(row, parts) for row in some]
-            return found
+                trials_read += [self._frozen(row, parts) for row in some]
+            return trials_read
 
     def _frozen(self, row: Any, parts: "_Parts") -> FrozenTrial:
         params = [(intern(each.param_name), each) for each in parts.params[row.trial_id]]
@@ -165,13 +165,13 @@ class _Parts:
         self.intermediate_values = self._rows(optuna_models.TrialIntermediateValueModel)
 
     def _rows(self, model: type[Any]) -> Mapping[int, list[Any]]:
-        found: defaultdict[int, list[Any]] = defaultdict(list)
+        by_trial: defaultdict[int, list[Any]] = defaultdict(list)
         table = model.__table__
         (key,) = table.primary_key.columns
         query = sa.select(table).where(table.c.trial_id.in_(self._trial_ids)).order_by(key)
         for row in self._connection.execute(query):
-            found[row.trial_id].append(row)
-        return found
+            by_trial[row.trial_id].append(row)
+        return by_trial
 
 
 @dataclass(frozen=True)
