@@ -194,13 +194,23 @@ def _add_predict(commands: "Commands[CommandLine]") -> None:
         "validation cases: image, truth, teacher, student.",
         example="python -m trainer predict student.safetensors photographs/ -o masks/\n"
         "  python -m trainer predict ship/ photographs/ -o masks/\n"
+        "  python -m trainer predict ship/ series/ -o labels/ --as nifti\n"
         "  python -m trainer predict best.json --grid -o predictions.png",
     )
     _add_weights(predict, "a package, a weights file, or an export whose weights are still there")
-    predict.add_argument("images", nargs="?", type=Path, metavar="FOLDER", help="pictures to segment")
+    predict.add_argument("images", nargs="?", type=Path, metavar="FOLDER", help="pictures or volumes to segment")
     predict.add_argument("--grid", action="store_true", help="draw validation cases beside truth and teacher")
     predict.add_argument(
         "--threshold", type=float, metavar="P", help="foreground above it (default: that of the package, else 0.5)"
+    )
+    predict.add_argument(
+        "--as",
+        dest="form",
+        choices=["nifti", "dicom-seg"],
+        help="what is written of volumes (default: dicom-seg of DICOM series, nifti of NIfTI)",
+    )
+    predict.add_argument(
+        "--series", action="append", default=[], metavar="UID", help="the DICOM series to take; may be repeated"
     )
     predict.add_argument("--rank", type=int, metavar="N", help="which configuration of an export (default: 1)")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="folder, or the grid's PNG")

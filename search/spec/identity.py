@@ -70,6 +70,8 @@ def run_document(run: RunConfig) -> Table:
     table = run.model_dump(mode="json")
     if isinstance(run.teacher, ExportedTeacher):
         table["teacher"].pop("trust", None)  # absent, as in documents from before there was such a word
+    for known in (*table["data"].get("classes", ()), *table["data"].get("regions", ())):
+        known.pop("code", None)  # what DICOM calls a class changes no number, and may be added to a running study
     if isinstance(run.teacher, EnsembleTeacher):
         table["teacher"]["members"] = [member.placeless() for member in run.teacher.members]
     flat = flatten(table)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
-from trainer.commands.predict_volumes import packed_reader, predict_volumes, trained_reader
+from trainer.commands.predict_volumes import Wanted, packed_reader, predict_volumes, trained_reader
 from trainer.config import PictureData, VolumeData
 from trainer.data.classes import TWO_CLASSES, LabelClass, classes_of, hexadecimal, numbered, opening_work
 from trainer.data.dataset import DataSet, Picture, Pixels, by_threshold
@@ -53,6 +53,8 @@ def main(args: Namespace) -> int:
     DataError."""
     if args.grid == (args.images is not None):
         raise UserError("predict: give a folder of pictures or --grid, one of the two")
+    if args.grid:
+        _refuse_volume_flags(args, "a grid")
     if args.threshold is not None and not 0 < args.threshold < 1:
         raise UserError(f"--threshold {args.threshold:g}: a probability between 0 and 1, without both")
     if args.weights.is_dir() and not args.grid:
@@ -76,7 +78,8 @@ def _package(args: Namespace) -> int:
     if args.threshold is not None:
         packed = with_threshold(packed, args.threshold)
     if isinstance(packed, PackedVolumes):
-        return predict_volumes(packed_reader(packed, str(args.weights)), args.images, args.output)
+        return predict_volumes(packed_reader(packed, args.weights), args.images, args.output, _wanted(args))
+    _refuse_volume_flags(args, "a network for pictures")
     p = packed.preprocessing
     return segment(
         args.images,
@@ -89,6 +92,17 @@ def _package(args: Namespace) -> int:
         by=str(args.weights),
         slices=slices_of if p.schema_ > 1 else no_slices,
     )
+
+
+def _wanted(args: Namespace) -> Wanted:
+    return Wanted(args.form, args.series)
+
+
+def _refuse_volume_flags(args: Namespace, what: str) -> None:
+    """Raise UserError for a flag that is of volumes alone."""
+    for flag, value in (("--as", args.form), ("--series", next(iter(args.series), None))):
+        if value is not None:
+            raise UserError(f"{flag} {value}: is for volumes, and this is {what}; leave it out")
 
 
 def _weights(args: Namespace) -> Path:
@@ -126,7 +140,8 @@ def _network(args: Namespace, made: "Ready", where: "torch.device") -> int:
     precision = args.precision or made.run.precision
     if isinstance(config, VolumeData):
         reader = trained_reader(made, config, threshold=args.threshold, precision=precision, where=where)
-        return predict_volumes(reader, args.images, args.output)
+        return predict_volumes(reader, args.images, args.output, _wanted(args))
+    _refuse_volume_flags(args, "a network for pictures")
     regions = regions_of(config)
     thresholds = by_threshold(made.classes, regions=regions is not None)
     if args.threshold is not None and not thresholds:

@@ -1,11 +1,12 @@
-"""Masks for a folder of volumes: NIfTI files in, label files on the same grids out."""
+"""Masks for a folder of volumes: NIfTI files or DICOM series in, label files or DICOM SEG on the same grids out."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +16,20 @@ from trainer.config import VolumeData
 from trainer.data.classes import classes_of, ground
 from trainer.data.dataset import Pixels, by_threshold
 from trainer.data.file_check import Progress, summarised
+from trainer.data.files import file_hash, some
 from trainer.data.masks import regions_of
 from trainer.data.volumes.case import PreparedCase
-from trainer.data.volumes.geometry import Scores
-from trainer.data.volumes.nifti import SUFFIXES, Channels, is_nifti, stored_file
-from trainer.data.volumes.prepare import coding_for, made_case
+from trainer.data.volumes.dicom import Series, is_dicom, read_series, series_folders, series_in
+from trainer.data.volumes.dicom_seg import PRIVATE, Maker, Segment, need_writer, write_segmentation
+from trainer.data.volumes.geometry import Grid, Scores
+from trainer.data.volumes.nifti import SUFFIXES, Channels, is_nifti, new_file, stored_file
+from trainer.data.volumes.prepare import case_of, coding_for, made_case
 from trainer.data.volumes.recipes import Recipe, recipe_of
 from trainer.distributed.launch import writable
 from trainer.errors import DataError, UserError, counted, on_stderr, one_line
 from trainer.evaluation.native_slices import native_slices, window_of
 from trainer.evaluation.sliding_window import counted_windows
-from trainer.package.inference import DEFAULT_THRESHOLD
+from trainer.package.inference import DEFAULT_THRESHOLD, NETWORK
 from trainer.package.inference import labels as thresholded
 from trainer.package.volumes import PackedVolumes
 
@@ -43,7 +47,27 @@ class CaseImages(NamedTuple):
     """The files of a case that has no labels yet."""
 
     name: str
+    """Of its label file, behind the folders that a series lies in."""
     files: tuple[Path, ...]
+    """NIfTI files, or folders with a DICOM series each: one, or one a channel."""
+    series: bool = False
+
+
+Form = Literal["nifti", "dicom-seg"]
+NOTE = (
+    "note: the network takes axes as stored; of a series these are x along a picture's rows, y down its columns, z "
+    "along their normal; where another program made the training files (dcm2niix turns y round), convert the series so"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How cases are chosen, and what is written of them."""
+
+    form: Form | None = None
+    """None: DICOM SEG of series, label files of NIfTI."""
+    series: Sequence[str] = ()
+    """UIDs of the series that are cases; none: every folder is of one series."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +84,32 @@ class CaseReader:
     """What label files hold of each class; None: the classes are regions, with a file of 0 and 1 each."""
     thresholds: Sequence[float]
     """One, or one a region; none: a voxel is of its likeliest class."""
+    segments: Sequence[Segment]
+    """The classes without the ground, or the regions, as DICOM SEG has them."""
+    network: Path
+    """The file of the network, whose sha256 stands in DICOM SEG."""
     slices: Callable[[PreparedCase, Progress], Iterator[tuple[int, Scores]]]
     """Logits (classes, A, B) of each slice along the last axis of a case's files, with its number."""
 
 
-def packed_reader(packed: PackedVolumes, by: str) -> CaseReader:
-    """The network of a package; without torch."""
+def packed_reader(packed: PackedVolumes, folder: Path) -> CaseReader:
+    """The network of a package in a folder; without torch."""
     p = packed.preprocessing
-    return CaseReader(by, p.recipe, p.channels, p.classes, p.values, p.least, packed.slices)
+    segments = tuple(
+        Segment(known.name, known.colour, code)
+        for known, code in zip(p.label_classes, p.codes or (None,) * len(p.classes), strict=True)
+    )
+    return CaseReader(
+        by=str(folder),
+        recipe=p.recipe,
+        channels=p.channels,
+        classes=p.classes,
+        values=p.values,
+        thresholds=p.least,
+        segments=segments[ground(p.regions) :],
+        network=folder / NETWORK,
+        slices=packed.slices,
+    )
 
 
 def trained_reader(
@@ -100,55 +142,129 @@ def trained_reader(
         classes=[known.name for known in classes_of(config)],
         values=None if several else coding.values,
         thresholds=(threshold or DEFAULT_THRESHOLD,) if thresholded else (),
+        segments=segments_of(config),
+        network=made.path,
         slices=slices,
     )
 
 
-def predict_volumes(reader: CaseReader, folder: Path, output: Path) -> int:
-    """Write a label file for each case of a folder, with the affine and the shape of its image; 0, or NOT_ALL.
+def segments_of(config: VolumeData) -> tuple[Segment, ...]:
+    """The classes of a data set without its ground, or its regions, with the codes that it gives them."""
+    several = regions_of(config) is not None
+    entries = config.regions if several else config.classes
+    segments = tuple(
+        Segment(known.name, known.colour, entry.code) for known, entry in zip(classes_of(config), entries, strict=True)
+    )
+    return segments[ground(several) :]
 
-    Files hold the values that the classes have in the data's own label files, the first where a class has several. Of
-    regions there is a file of 0 and 1 each, CASE_REGION.nii.gz. A case that cannot be read is named, and the others are
-    done. Raises UserError where the folder holds no case or the output cannot be written.
+
+def predict_volumes(reader: CaseReader, folder: Path, output: Path, wanted: Wanted) -> int:
+    """Write the labels of each case of a folder on the grid of its image; 0, or NOT_ALL.
+
+    Label files hold the values that the classes have in the data's own label files, the first where one has several. Of
+    regions there is a file of 0 and 1 each, CASE_REGION.nii.gz; a DICOM SEG holds all of them. A case that cannot be
+    read is named, and the others are done. Raises UserError where the folder holds no case, what is wanted cannot be
+    made of its cases, or the output cannot be written.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one that holds volumes ({', '.join(SUFFIXES)})")
-    cases, left = cases_in(folder, reader.channels)
+        raise UserError(f"{folder}: no such folder; give one that holds volumes ({', '.join(SUFFIXES)}, DICOM series)")
+    cases, left = cases_in(folder, reader.channels, wanted.series)
     if not cases:
         raise UserError(
-            f"{folder}: holds no volume; known kinds: {', '.join(SUFFIXES)}" + (f"; found: {left[0]}" if left else "")
+            f"{folder}: holds no volume; known kinds: {', '.join(SUFFIXES)}, folders of a DICOM series"
+            + (f"; found: {left[0]}" if left else "")
         )
-    writable(output / f"{cases[0].name}.nii.gz")
-    bad = list[DataError]()
+    _refuse(folder, cases, wanted)
+    writable(output / f"{cases[0].name}.part")
+    if reader.recipe.orientation == "stored" and any(case.series for case in cases):
+        on_stderr(NOTE)
+    bad, done = list[DataError](), Counter[Form]()
     for number, case in enumerate(cases, 1):
         try:
-            ready = made_case(case.name, case.files, reader.recipe, reader.channels)
+            ready, series = _prepared(case, reader, wanted.series)
+            mask = labels_of_case(reader, ready, Counting(f"segmenting {case.name} ({number} of {len(cases)}), window"))
+            form = wanted.form or ("dicom-seg" if series else "nifti")
+            if series and form == "dicom-seg":
+                maker = Maker(version("kd-search"), file_hash(reader.network))
+                write_segmentation(output / f"{case.name}.dcm", mask, series, reader.segments, maker)
+            else:
+                for name, values in _files(case.name, mask, reader):
+                    write_labels(output / name, values, series.grid if series else case.files[0])
         except DataError as error:
             bad.append(error)
             continue
-        mask = labels_of_case(reader, ready, Counting(f"segmenting {case.name} ({number} of {len(cases)}), window"))
-        for name, values in _files(case.name, mask, reader):
-            write_labels(output / name, values, case.files[0])
-    for line in (*summarised(bad), *(f"left out  {line}" for line in left)):
-        on_stderr(f"error: {one_line(line)}" if not line.startswith("left out") else line)
-    done = len(cases) - len(bad)
-    failed = f"; {len(bad)} of {counted(len(cases), 'case')} could not be read" if bad else ""
-    print(f"{output}  {counted(done, 'label file')} on the grids of the images, by {reader.by}{failed}")
+        done[form] += 1
+    _report(reader, output, len(cases), done, bad, left)
     return NOT_ALL if bad else 0
 
 
-def cases_in(folder: Path, channels: int | Sequence[str]) -> tuple[list[CaseImages], list[str]]:
-    """The cases of a folder by name, and what was left out: with named channels the files CASE_CHANNEL or CASE-CHANNEL
-    of each, which have to be whole."""
+def _report(
+    reader: CaseReader, output: Path, cases: int, done: Counter[Form], bad: Sequence[DataError], left: Sequence[str]
+) -> None:
+    for line in (*summarised(bad), *(f"left out  {line}" for line in left)):
+        on_stderr(f"error: {one_line(line)}" if not line.startswith("left out") else line)
+    nouns: dict[Form, str] = {"nifti": "label file", "dicom-seg": "DICOM segmentation"}
+    counts = [counted(done[form], noun) for form, noun in nouns.items() if done[form] or (form == "nifti" and not done)]
+    failed = f"; {len(bad)} of {counted(cases, 'case')} could not be read" if bad else ""
+    print(f"{output}  {' and '.join(counts)} on the grids of the images, by {reader.by}{failed}")
+    nameless = [segment.name for segment in reader.segments if segment.code is None]
+    if done["dicom-seg"] and nameless:
+        print(f"without a code: {', '.join(nameless)}; they stand in the private scheme {PRIVATE}")
+
+
+def _refuse(folder: Path, cases: Sequence[CaseImages], wanted: Wanted) -> None:
+    """Raise UserError where cases cannot be written as it is wanted."""
+    files = [case.name for case in cases if not case.series]
+    if wanted.form == "dicom-seg" and files:
+        raise UserError(
+            f"--as dicom-seg: {files[0]} is no DICOM series, and a DICOM SEG refers to one; leave --as out, or give "
+            "the series"
+        )
+    if wanted.form != "nifti" and len(files) < len(cases):
+        need_writer()
+    double = next((name for name, count in Counter(case.name for case in cases).items() if count > 1), None)
+    if double is not None:
+        raise UserError(f"{folder}: {double} is there as a file and as a series; remove one, or rename it")
+
+
+def cases_in(folder: Path, channels: Channels, picked: Sequence[str] = ()) -> tuple[list[CaseImages], list[str]]:
+    """The cases of a folder by name, and what was left out: its NIfTI files, and it and the folders in it that hold
+    DICOM files; with named channels the files and folders CASE_CHANNEL or CASE-CHANNEL of each, which have to be whole.
+
+    picked: UIDs of series; only folders that have one of them count then. Raises UserError where none has one of these.
+    """
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_nifti(path.name))
-    others = Counter(path.suffix for path in folder.iterdir() if path.is_file() and not is_nifti(path.name))
+    folders = series_folders(folder)
+    others = Counter(
+        path.suffix
+        for path in folder.iterdir()
+        if path.is_file() and folder not in folders and not (is_nifti(path.name) or is_dicom(path))
+    )
     left = [f"{count} {suffix or 'nameless'} files, of a kind that is not read" for suffix, count in others.items()]
-    if isinstance(channels, int):
-        return [CaseImages(_stem(path), (path,)) for path in files], left
+    if picked:
+        folders = _with_series(folder, folders, picked)
+    named = [(_stem(path), path) for path in files]
+    beside = [(_place(path, folder), path) for path in folders]
+    cases = []
+    for entries, series in ((named, False), (beside, True)):
+        if isinstance(channels, int):
+            cases += [CaseImages(name, (path,), series) for name, path in entries]
+        else:
+            whole, lacking = _whole(entries, channels)
+            cases += [CaseImages(name, paths, series) for name, paths in whole]
+            left += lacking
+    return cases, left
+
+
+def _whole(
+    entries: Sequence[tuple[str, Path]], channels: Sequence[str]
+) -> tuple[list[tuple[str, tuple[Path, ...]]], list[str]]:
+    """Cases that have all channels, with their files or folders, and what belongs to none."""
     by_case: dict[str, dict[str, Path]] = {}
+    left = []
     behind = re.compile(rf"(.+)[_-]({'|'.join(map(re.escape, channels))})")
-    for path in files:
-        match = behind.fullmatch(_stem(path))
+    for name, path in entries:
+        match = behind.fullmatch(name)
         if match is None:
             left.append(f"{path.name}: has none of the channels {', '.join(channels)} in its name")
         else:
@@ -159,8 +275,26 @@ def cases_in(folder: Path, channels: int | Sequence[str]) -> tuple[list[CaseImag
         if lacking:
             left.append(f"{name}: lacks the channel {', '.join(lacking)}")
         else:
-            whole.append(CaseImages(name, tuple(own[channel] for channel in channels)))
+            whole.append((name, tuple(own[channel] for channel in channels)))
     return whole, left
+
+
+def _with_series(root: Path, folders: Sequence[Path], picked: Sequence[str]) -> list[Path]:
+    """The folders that hold one of the series. Raises UserError for a UID that none of them has."""
+    held = {folder: set(series_in(folder)) for folder in folders}
+    unknown = next((uid for uid in picked if not any(uid in uids for uids in held.values())), None)
+    if unknown is not None:
+        there = sorted(uid for uids in held.values() for uid in uids)
+        raise UserError(f"--series {unknown}: {root} holds no such series; it has {some(there) or 'none'}")
+    return [folder for folder, uids in held.items() if uids & set(picked)]
+
+
+def _prepared(case: CaseImages, reader: CaseReader, picked: Sequence[str]) -> tuple[PreparedCase, Series | None]:
+    """A case as the network takes it, and the series of its first channel where it is of DICOM. Raises DataError."""
+    if not case.series:
+        return made_case(case.name, case.files, reader.recipe, reader.channels), None
+    arrays, first = read_series(case.files, reader.channels, picked)
+    return case_of(case.name, arrays, first.grid, reader.recipe, str(first.folder)), first
 
 
 def labels_of_case(reader: CaseReader, case: PreparedCase, progress: Progress) -> Pixels:
@@ -182,9 +316,9 @@ def _files(name: str, mask: Pixels, reader: CaseReader) -> Iterator[tuple[str, N
         yield f"{name}.nii.gz", np.array(reader.values, np.uint8)[mask]
 
 
-def write_labels(path: Path, values: NDArray[np.uint8], image: Path) -> None:
-    """Write a label file with the shape, affine and units of an image's file. Raises UserError."""
-    nibabel, stored = stored_file(image)
+def write_labels(path: Path, values: NDArray[np.uint8], place: Path | Grid) -> None:
+    """Write a label file with the shape, affine and units of an image's file, or on a grid. Raises UserError."""
+    nibabel, stored = stored_file(place) if isinstance(place, Path) else new_file(place)
     header: Any = stored.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -196,6 +330,10 @@ def write_labels(path: Path, values: NDArray[np.uint8], image: Path) -> None:
         beside.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _place(path: Path, root: Path) -> str:
+    return root.resolve().name if path == root else path.relative_to(root).as_posix()
 
 
 def _stem(path: Path) -> str:

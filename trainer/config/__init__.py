@@ -1,6 +1,15 @@
 """One complete training run as a value, with everything that it names; free of torch."""
 
-from trainer.config.classes import MOST_CLASSES, MOST_FILES, ClassConfig, ClassValue, Intensity, RegionConfig
+from trainer.config.classes import (
+    MOST_CLASSES,
+    MOST_FILES,
+    ClassCode,
+    ClassConfig,
+    ClassValue,
+    Code,
+    Intensity,
+    RegionConfig,
+)
 from trainer.config.optim import MOST_EPOCHS, Constant, Cosine, OneCycle, OptimConfig, Plateau, Poly, ScheduleConfig
 from trainer.config.pictures import LARGEST_SEED, BlobsData, CellReader, PictureData, Pictures, PolypData
 from trainer.config.run import DataConfig, Precision, Replay, RunConfig, ValidateConfig
@@ -24,8 +33,10 @@ __all__ = [
     "BlobsData",
     "CellReader",
     "ChannelScheme",
+    "ClassCode",
     "ClassConfig",
     "ClassValue",
+    "Code",
     "Constant",
     "Cosine",
     "DataConfig",

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 from pydantic import Field, StrictInt
 
 from models.config import Frozen
+from models.config.network import absent
 
 MOST_CLASSES = 254
 """A mask keeps labels in 8 bits, of which 255 is what is ignored."""
 MOST_FILES = 7
 """Regions in files of their own: a label says in which of them a pixel is, and 255 is what is ignored."""
 
+_TEXT = r"^[^\x00-\x1f\x7f\\]{1,64}$"
+"""A DICOM text of one line, in which a backslash begins the next value."""
 
 Level = Annotated[StrictInt, Field(ge=0, le=255)]
 ClassValue = Level | str | tuple[Level | str, ...] | None
@@ -19,6 +22,28 @@ ClassValue = Level | str | tuple[Level | str, ...] | None
 
 
 Intensity = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+
+
+class Code(Frozen):
+    """A concept of a terminology, as DICOM names it (Part 3, 8.8)."""
+
+    scheme: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]{1,16}$",
+        description="the terminology: SCT is SNOMED CT, 99... one of your own",
+    )
+    value: str = Field(pattern=_TEXT, description="the concept's code there")
+    meaning: str = Field(pattern=_TEXT, description="the same for people")
+
+
+class ClassCode(Code):
+    """What a class is, and what kind of thing that is."""
+
+    category: Code | None = Field(
+        default=None,
+        exclude_if=absent,
+        description='what kind of thing it is; none: SCT 123037004 "Anatomical Structure"; a lesion has SCT 49755003 '
+        '"Morphologically Altered Structure"',
+    )
 
 
 class ClassConfig(Frozen):
@@ -38,6 +63,12 @@ class ClassConfig(Frozen):
         default=None,
         pattern=r"^#[0-9a-fA-F]{6}$",
         description="#rrggbb in pictures; none: the value's colour where it has one, else one of a fixed palette",
+    )
+    code: ClassCode | None = Field(
+        default=None,
+        exclude_if=absent,
+        description='of volumes, for DICOM SEG: { scheme = "SCT", value = "10200004", meaning = "Liver" }; none: the '
+        "name in a private scheme; no number depends on it, and it may be added later",
     )
 
 

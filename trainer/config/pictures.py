@@ -160,6 +160,13 @@ class PictureData(Pictures):
         return self
 
     @model_validator(mode="after")
+    def _codes_are_of_volumes(self) -> Self:
+        coded = next((known.name for known in (*self.classes, *self.regions) if known.code is not None), None)
+        if coded is not None:
+            raise ValueError(f"classes: {coded!r} has a code, which is for DICOM SEG of volumes; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _objects_are_named(self) -> Self:
         if not self.regions:
             if len(self.classes) < 2:

@@ -197,6 +197,19 @@ class VolumeData(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _codes_have_an_effect(self) -> Self:
+        idle = self.classes if self.regions else self.classes[:1]
+        coded = next((known.name for known in idle if known.code is not None), None)
+        if coded is not None:
+            what = (
+                "one beside regions, which have codes of their own"
+                if self.regions
+                else "the ground, which is no segment"
+            )
+            raise ValueError(f"classes: {coded!r} has a code and is {what}; leave the code out")
+        return self
+
+    @model_validator(mode="after")
     def _nnunet_is_whole(self) -> Self:
         if self.recipe != "nnunet":
             if self.schemes:

@@ -48,7 +48,7 @@ from trainer.package.inference import (
 from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, describe_run
 from trainer.package.onnx_runtime import Session, need
 from trainer.package.precision import MARGIN, LowPrecision
-from trainer.package.volumes import PackedVolumes, VolumePreprocessing, volume_preprocessing
+from trainer.package.volumes import PackedVolumes, VolumePreprocessing, codes_of, volume_preprocessing
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Ready
@@ -187,7 +187,9 @@ def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing | 
     if not thresholded and wish.thresholds:
         raise UserError(f"--threshold {wish.thresholds[0]:g}: {wish.weights} has {made.classes} classes; leave it out")
     if isinstance(trained, VolumeData):
-        return volume_preprocessing(trained, thresholds=wish.thresholds, threshold_from=wish.threshold_from)
+        return volume_preprocessing(
+            trained, thresholds=wish.thresholds, threshold_from=wish.threshold_from, codes=codes_of(wish.data, trained)
+        )
     classes = numbered(classes_of(trained), made.classes)
     colours = tuple(hexadecimal(known.colour) for known in classes)
     plain = colours == tuple(hexadecimal(known.colour) for known in TWO_CLASSES)

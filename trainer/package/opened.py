@@ -11,20 +11,14 @@ from trainer.package.inference import NETWORK, PREPROCESSING, Packed, Preprocess
 from trainer.package.onnx_runtime import Session
 from trainer.package.volumes import PackedVolumes, VolumePreprocessing
 
-OF_VOLUMES = (4, 6)
+OF_VOLUMES = (4, 6, 7)
 """Schemas that are of volumes; newer ones than those that are known are of either."""
 
 
 def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed | PackedVolumes:
     """The package in a folder, its sums checked. Raises UserError where it is none, or is not as it was written."""
     check_sums(folder)
-    path = folder / PREPROCESSING
-    text = path.read_bytes()
-    model = VolumePreprocessing if _schema(text) in OF_VOLUMES else Preprocessing
-    try:
-        preprocessing = model.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(explain(error, str(path), model=model)) from error
+    preprocessing = preprocessing_of(folder)
     session = Session(folder / NETWORK, device=device, threads=threads)
     if isinstance(preprocessing, VolumePreprocessing):
         _refuse_other(folder, session, preprocessing, (preprocessing.channel_count, *preprocessing.patch))
@@ -32,6 +26,17 @@ def open_package(folder: Path, *, device: str | None = None, threads: int | None
     side = preprocessing.size
     _refuse_other(folder, session, preprocessing, (preprocessing.channel_count, side, side))
     return Packed(preprocessing, session)
+
+
+def preprocessing_of(folder: Path) -> Preprocessing | VolumePreprocessing:
+    """What a package says of itself. Raises UserError."""
+    path = folder / PREPROCESSING
+    text = path.read_bytes()
+    model = VolumePreprocessing if _schema(text) in OF_VOLUMES else Preprocessing
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(explain(error, str(path), model=model)) from error
 
 
 def _schema(text: bytes) -> int:

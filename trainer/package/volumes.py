@@ -8,7 +8,7 @@ from pydantic import Field, StrictInt, model_validator
 
 from models.config import Frozen
 from models.config.network import absent
-from trainer.config import MOST_CLASSES, GridRule, Intensity, Orientation, VolumeData, ZScore
+from trainer.config import MOST_CLASSES, ClassCode, GridRule, Intensity, Orientation, RunConfig, VolumeData, ZScore
 from trainer.config.volumes import MOST_CHANNELS, ChannelScheme, Millimetres, Side, Tiling, Weights
 from trainer.data.classes import LabelClass, classes_of, ground, hexadecimal, rgb
 from trainer.data.dataset import by_threshold
@@ -29,10 +29,11 @@ class VolumePreprocessing(Frozen):
     """What happens to a case before the network, and to logits after it: axes turned, resampled, window, cropped and
     padded, z-score; then the sliding window, and the way back to the grid of the case's files."""
 
-    schema_: Literal[4, 6] = Field(
+    schema_: Literal[4, 6, 7] = Field(
         default=4,
         alias="schema",
-        description="4: volumes; 6: regions with thresholds of their own; others are of pictures",
+        description="4: volumes; 6: regions with thresholds of their own; 7: classes with codes, with or without "
+        "these; others are of pictures",
     )
     channels: tuple[FileName, ...] | Annotated[StrictInt, Field(ge=1, le=MOST_CHANNELS)] = Field(
         description="of an image: how many, or the names behind CASE_ in the names of its files, in the network's order"
@@ -68,6 +69,9 @@ class VolumePreprocessing(Frozen):
         min_length=1, max_length=MOST_CLASSES, description="names of the outputs: the labels 0, 1, ..., or the regions"
     )
     colours: tuple[Colour, ...] = Field(description="#rrggbb of each")
+    codes: tuple[ClassCode | None, ...] | None = Field(
+        default=None, exclude_if=absent, description="what DICOM SEG calls each; none: its name in a private scheme"
+    )
     values: tuple[Annotated[StrictInt, Field(ge=0, le=255)], ...] | None = Field(
         default=None,
         exclude_if=absent,
@@ -91,12 +95,6 @@ class VolumePreprocessing(Frozen):
         count = len(self.classes)
         if not self.regions and count < 2:
             raise ValueError(f"classes: {count} named; expected 2 or more, or regions = true")
-        if (self.thresholds is not None) != (self.schema_ == 6) or (self.thresholds and not self.regions):
-            raise ValueError(f"thresholds: of schema 6 alone, which is of regions with their own, not {self.schema_}")
-        if self.thresholds is not None:
-            check_thresholds(self.threshold, self.thresholds, count)
-        elif (self.threshold is not None) != by_threshold(count, regions=self.regions):
-            raise ValueError(f"threshold = {self.threshold}: two classes and regions have one, others none")
         if (self.values is None) != self.regions or len(self.values or self.classes) != count:
             raise ValueError("values: expected one a class, and none of regions")
         if len(self.colours) != count:
@@ -107,6 +105,26 @@ class VolumePreprocessing(Frozen):
             raise ValueError("classes: one name stands twice")
         if self.window is not None and self.window[0] >= self.window[1]:
             raise ValueError(f"window = {list(self.window)}: expected the lower end first")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_fit(self) -> Self:
+        if self.schema_ != 7 and (self.thresholds is not None) != (self.schema_ == 6):
+            raise ValueError(f"thresholds: of schema 6, which is of regions with their own, or 7, not {self.schema_}")
+        if self.thresholds is not None and not self.regions:
+            raise ValueError("thresholds: of regions alone")
+        if self.thresholds is not None:
+            check_thresholds(self.threshold, self.thresholds, len(self.classes))
+        elif (self.threshold is not None) != by_threshold(len(self.classes), regions=self.regions):
+            raise ValueError(f"threshold = {self.threshold}: two classes and regions have one, others none")
+        return self
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> Self:
+        if (self.codes is not None) != (self.schema_ == 7):
+            raise ValueError(f"codes: of schema 7 alone, which has them, not {self.schema_}")
+        if len(self.codes or self.classes) != len(self.classes):
+            raise ValueError(f"codes: {len(self.codes or ())} of {len(self.classes)} classes; null where one has none")
         return self
 
     @property
@@ -156,14 +174,19 @@ class PackedVolumes:
 
 
 def volume_preprocessing(
-    data: VolumeData, *, thresholds: tuple[float, ...], threshold_from: Source
+    data: VolumeData,
+    *,
+    thresholds: tuple[float, ...],
+    threshold_from: Source,
+    codes: tuple[ClassCode | None, ...] = (),
 ) -> VolumePreprocessing:
-    """What a package for volumes says. thresholds: one, or one a region; none for the default, where there is one."""
+    """What a package for volumes says. thresholds: one, or one a region; none for the default, where there is one.
+    codes: one a class or region, or none."""
     recipe, window, classes = recipe_of(data), window_of(data), classes_of(data)
     thresholded = by_threshold(len(classes), regions=bool(data.regions))
     several = len(thresholds) > 1
     return VolumePreprocessing(
-        schema=6 if several else 4,
+        schema=7 if any(codes) else 6 if several else 4,
         channels=data.channels,
         **{field.name: getattr(recipe, field.name) for field in fields(Recipe)},
         patch=window.size,
@@ -172,9 +195,17 @@ def volume_preprocessing(
         tiling=window.tiling,
         classes=tuple(known.name for known in classes),
         colours=tuple(hexadecimal(known.colour) for known in classes),
+        codes=codes if any(codes) else None,
         values=None if data.regions else coding_for(data).values,
         regions=bool(data.regions),
         threshold=(thresholds or (DEFAULT_THRESHOLD,))[0] if thresholded and not several else None,
         thresholds=thresholds if several else None,
         threshold_from=threshold_from,
     )
+
+
+def codes_of(run: RunConfig | None, trained: VolumeData) -> tuple[ClassCode | None, ...]:
+    """What DICOM calls each class or region: as a run says whose data counts, else as the training's own run does."""
+    data = trained if run is None or not isinstance(run.data, VolumeData) else run.data
+    by_name = {known.name: known.code for known in data.regions or data.classes}
+    return tuple(by_name.get(known.name) for known in classes_of(trained))

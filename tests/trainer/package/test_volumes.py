@@ -4,17 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import models
-from tests.trainer.volume_files import REGIONS, drawn_cases, run, volume, write
-from trainer import checkpoint
-from trainer.__main__ import main
-from trainer.cli.entry import guard
+from tests.trainer.package.drawn_packages import changed, oblique
 from trainer.data.volumes.geometry import Grid, NativeGrid
 from trainer.evaluation.native_slices import native_slices
 from trainer.evaluation.sliding_window import SlidingWindow
@@ -23,77 +18,6 @@ from trainer.package.command import Wish, package
 from trainer.package.volume_slices import slices_of_case
 
 nibabel = pytest.importorskip("nibabel")
-VALUED = [{"name": "ground", "value": 0}, {"name": "ball", "value": [1, 4]}, {"name": "core", "value": 2}]
-RECIPE = {"recipe": "none", "spacing": [1.2, 1.2, 2.5], "window": [-1, 4], "crop": "positive", "zscore": "volume"}
-MM = (0.7, 0.7, 5.0)
-
-
-def oblique(mm=MM):
-    """An affine of these spacings, turned by 20 degrees around x and by 30 around z, with x and y swapped."""
-    a, b = np.deg2rad(20), np.deg2rad(30)
-    around_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    around_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    swapped = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    affine = np.eye(4)
-    affine[:3, :3] = around_z @ around_x @ swapped @ np.diag(mm)
-    affine[:3, 3] = (31, -17.5, 8)
-    return affine
-
-
-def weights(path: Path, settings) -> None:
-    """Weights as `trainer fit -o` writes them, drawn so that masks have all labels."""
-    from trainer.data.classes import classes_of
-
-    classes = len(classes_of(settings.data))
-    torch.manual_seed(3)
-    network = models.build(settings.student, in_channels=1, classes=classes, size=settings.data.patch, dims=3)
-    for tensor in network.parameters():
-        if tensor.ndim > 1:
-            tensor.data.normal_(0, (2 / tensor[0].numel()) ** 0.5)
-    words = {
-        "network": settings.student.model_dump(mode="json", exclude={"checkpoint"}),
-        "channels": 1,
-        "classes": classes,
-        "data": _content(settings, path.parent),
-        "train_images": [],
-        "scores": {"dice": 0.25},
-        "epoch": 1,
-        "run": settings.model_dump(mode="json"),
-    }
-    checkpoint.export(path, network.state_dict(), words)
-
-
-def _content(settings, folder):
-    from trainer.data import open_data
-
-    return open_data(settings.data, cache=folder / "cache").content_hash
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with weights of classes and of regions, their packages, and two new cases, one of which is damaged."""
-    folder = tmp_path_factory.mktemp("volumes")
-    split = drawn_cases(folder / "data", train=1, validation=2, test=1)
-    data = RECIPE | {"classes": VALUED}
-    weights(folder / "classes.safetensors", run(split.parent, split, data=data))
-    regions = {"classes": [], "regions": REGIONS, "recipe": "msd", "weights": "gaussian"}
-    settings = run(split.parent, split, data=regions, losses={"bce-dice": {}})
-    weights(folder / "regions.safetensors", settings)
-    write(folder / "new/a.nii.gz", volume(60, (31, 26, 9))[0], oblique())
-    for name in ("classes", "regions"):
-        words = ("package", folder / f"{name}.safetensors", folder / name, "--cache", folder / "cache")
-        assert guard(lambda words=words: main(list(map(str, words)))) == 0
-    return folder
-
-
-@pytest.fixture
-def trainer(capsys):
-    def trainer(*words):
-        capsys.readouterr()
-        code = guard(lambda: main(list(map(str, words))))
-        return code, *capsys.readouterr()
-
-    return trainer
 
 
 def dice(one, other):
@@ -172,16 +96,6 @@ class TestPackage:
         assert len(error.splitlines()) == 1
 
 
-def changed(package, folder, changes):
-    """A copy of a package that says other things of itself, with sums that fit."""
-    copy = folder / "changed"
-    shutil.copytree(package, copy)
-    path = copy / inference.PREPROCESSING
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    (copy / inference.SUMS).write_text(inference.sums(copy, inference.FILES))
-    return copy
-
-
 class TestPredict:
     @pytest.mark.parametrize(("kind", "names"), [("classes", ["a"]), ("regions", ["a_core", "a_whole"])])
     def test_an_oblique_case_gets_the_labels_of_torch_on_its_own_grid(self, place, tmp_path, trainer, kind, names):
@@ -200,15 +114,19 @@ class TestPredict:
             assert len(np.unique(ours)) > 1
             assert all(dice(ours == label, theirs == label) > 0.999 for label in np.unique(theirs))
 
-    def test_neither_torch_nor_monai_is_imported(self, place, tmp_path):
+    def test_neither_torch_nor_monai_is_imported(self, place, series, tmp_path):
+        pytest.importorskip("highdicom")
+        shutil.copytree(place / "new", tmp_path / "new")
+        shutil.copytree(series / "p1/ct", tmp_path / "new/ct")
         code = (
             "import sys; from trainer.__main__ import main\n"
-            f"main(['predict', {str(place / 'classes')!r}, {str(place / 'new')!r}, '-o', {str(tmp_path / 'out')!r}])\n"
+            f"main(['predict', *{[str(place / 'classes'), str(tmp_path / 'new'), '-o', str(tmp_path / 'out')]!r}])\n"
             "assert not {'torch', 'monai'} & set(sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-        assert (tmp_path / "out/a.nii.gz").is_file()
+        assert "1 label file and 1 DICOM segmentation on the grids" in done.stdout
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "ct.dcm"]
 
     def test_a_damaged_case_is_named_and_the_others_are_done(self, place, tmp_path, trainer):
         shutil.copytree(place / "new", tmp_path / "new")

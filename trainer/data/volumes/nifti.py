@@ -106,6 +106,16 @@ def stored_file(path: Path) -> tuple[Any, Any]:
         raise _damaged(path, error) from error
 
 
+def new_file(grid: Grid) -> tuple[Any, Any]:
+    """nibabel, and an empty file on a grid, in millimetres of the scanner's axes."""
+    nibabel = _nibabel(Path("labels.nii.gz"))
+    file = nibabel.Nifti1Image(np.zeros(grid.shape, np.uint8), grid.matrix)
+    file.header.set_xyzt_units("mm")
+    for code in (file.set_qform, file.set_sform):
+        code(grid.matrix, code="scanner")
+    return nibabel, file
+
+
 def _stored_lengths(path: Path) -> tuple[float, float, float]:
     """The lengths of voxels as the header has them; 1 where it is no header that is known here, which nibabel says.
 

@@ -29,7 +29,7 @@ from trainer.data.letterbox import IGNORED
 from trainer.data.masks import Coding, coding_of_classes, regions_of_values
 from trainer.data.volumes import nnunet
 from trainer.data.volumes.case import FORMAT, PreparedCase, class_offsets, digest_of, open_case, write_case
-from trainer.data.volumes.geometry import Labels, NativeGrid, linear, nearest_labels
+from trainer.data.volumes.geometry import Grid, Labels, NativeGrid, linear, nearest_labels
 from trainer.data.volumes.nifti import Channels, channel_files, opened, read_image, read_labels, refuse_other_grid
 from trainer.data.volumes.recipes import Recipe, cut, foreground_box, normalised, recipe_of, windowed
 from trainer.errors import DataError, counted, on_stderr
@@ -167,15 +167,27 @@ def made_case(
 ) -> PreparedCase:
     """A case in memory. labelled: the label file, and what its values mean; None for an image alone, whose labels then
     are all ignored. Raises DataError."""
-    where = str(images[0])
     arrays, first = read_image(images, channels)
-    way = NativeGrid.unchanged(first.grid).turned(recipe.orientation)
-    nominal = recipe.spacing or way.spacing
     if labelled is None:
-        native = np.full(first.grid.shape, IGNORED, np.uint8)
-    else:
-        native, stored = read_labels(*labelled)
-        refuse_other_grid(first, stored)
+        return case_of(name, arrays, first.grid, recipe, str(images[0]))
+    native, stored = read_labels(*labelled)
+    refuse_other_grid(first, stored)
+    return case_of(name, arrays, first.grid, recipe, str(images[0]), (native, labelled[1]))
+
+
+def case_of(
+    name: str,
+    arrays: list[NDArray[Any]],
+    grid: Grid,
+    recipe: Recipe,
+    where: str,
+    labelled: tuple[Labels, Coding] | None = None,
+) -> PreparedCase:
+    """The same from arrays. arrays: (X, Y, Z) a channel, which are let go here; where: what messages name. Raises
+    DataError."""
+    way = NativeGrid.unchanged(grid).turned(recipe.orientation)
+    nominal = recipe.spacing or way.spacing
+    native = np.full(grid.shape, IGNORED, np.uint8) if labelled is None else labelled[0]
     image, kept, way, (before, after) = (_nnunet if recipe.schemes else _usual)(arrays, native, way, recipe, where)
     remarks = () if labelled is None else _remarks(native, before, after, kept, labelled[1])
     normaliser = normalised(image, recipe, where)
