@@ -1,4 +1,4 @@
-"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, profile, models, data,
+"""`python -m trainer COMMAND`: teach, fit, evaluate, predict, package, bundle, profile, models, data,
 teacher.
 
 What is heavy is imported inside the command.
@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "trainer.commands.evaluate",
     "predict": "trainer.commands.predict",
     "package": "trainer.package.command",
+    "bundle": "trainer.bundle.command",
     "profile": "trainer.profiling.command",
     "models": "trainer.commands.models",
     "data": "trainer.commands.data",
@@ -58,6 +59,7 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_package(commands)
+    _add_bundle(commands)
     _add_profile(commands)
     _add_models(commands)
     _add_data(commands)
@@ -240,6 +242,20 @@ def _add_package(commands: "Commands[CommandLine]") -> None:
     package.add_argument(
         "--cache", type=Path, default=CACHE, metavar="DIR", help="decoded pictures (default: %(default)s)"
     )
+
+
+def _add_bundle(commands: "Commands[CommandLine]") -> None:
+    from trainer.bundle.command import add_arguments
+
+    bundle = _command(
+        commands,
+        "bundle",
+        summary="write a package for volumes as a MONAI bundle",
+        description="Write configs, weights and docs as MONAI's programs read them, from a package for volumes whose "
+        "network and steps MONAI has, too. MONAI is not needed for it.",
+        example="python -m trainer bundle ship/ monai-bundle/",
+    )
+    add_arguments(bundle)
 
 
 def _add_profile(commands: "Commands[CommandLine]") -> None:

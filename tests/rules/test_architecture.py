@@ -38,6 +38,7 @@ PACKAGES = (
     "search.exit_codes",
     "trainer.__main__",
     "trainer.commands",
+    "trainer.bundle",
     "trainer.profiling",
     "trainer.engine",
     "trainer.dry_run",

@@ -16,13 +16,17 @@ BLOCKS = (1, 2, 2, 4)
 
 def monai_pairs(config: NetworkTeacher) -> tuple[Pair, ...]:
     """The pairs for a network of ours. Raises CheckpointError where MONAI has none of its form."""
-    pairs = _PAIRS.get(config.name)
-    if pairs is None:
+    if config.name not in _PAIRS:
         raise CheckpointError(
             f'teacher.keys = "monai": MONAI has no {config.name} with the same layers; known: {", ".join(_PAIRS)}; or '
             "write pairs [theirs, ours]"
         )
-    return tuple(pairs())
+    return pairs_of(config.name)
+
+
+def pairs_of(name: str) -> tuple[Pair, ...]:
+    """The pairs of a network by its name. Raises KeyError where MONAI has none of its form."""
+    return tuple(_PAIRS[name]())
 
 
 def _plain_unet() -> Iterator[Pair]:

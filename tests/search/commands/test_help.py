@@ -55,6 +55,7 @@ ELSEWHERE = {
     "trainer fit best.json": "test_readme.py trains an export again; an export of simulated trials cannot be",
     "trainer predict best.json": "test_readme.py draws the grid of a student that was trained",
     "trainer predict ship/": "test_package.py runs a package",
+    "trainer bundle": "test_bundle.py writes one and runs it in MONAI",
     "trainer package": "test_package.py makes one; an export to ONNX takes seconds",
     "trainer profile": "test_limits.py measures a run",
     "trainer data prepare": "test_data_prepare.py prepares volumes",
