@@ -47,6 +47,7 @@ from trainer.package.inference import (
 )
 from trainer.package.model_card import Confirmation, PackageFacts, card, data_facts, describe_run
 from trainer.package.onnx_runtime import Session, need
+from trainer.package.openvino_runtime import need_openvino
 from trainer.package.precision import MARGIN, LowPrecision
 from trainer.package.volumes import PackedVolumes, VolumePreprocessing, codes_of, volume_preprocessing
 
@@ -119,6 +120,8 @@ def package(wish: Wish) -> list[str]:
 
     _refuse(wish)
     need("onnx", "onnxscript", "onnxruntime")
+    if wish.precision == "bf16":
+        need_openvino()
     made = ready(wish.weights, device=torch.device("cpu"))
     run = wish.data or made.run
     refuse_other_data(made, run.data)
@@ -152,7 +155,7 @@ def _refuse(wish: Wish) -> None:
     if wrong:
         raise UserError(f"--threshold {wrong[0]:g}: a probability between 0 and 1, without both")
     if wish.margin is not None and wish.precision is None:
-        raise UserError(f"--margin {wish.margin:g}: has no effect without --precision int8 or fp16; leave it out")
+        raise UserError(f"--margin {wish.margin:g}: has no effect without --precision int8, fp16 or bf16; leave it out")
     if wish.margin is not None and not 0 <= wish.margin <= 1:
         raise UserError(f"--margin {wish.margin:g}: Dice that may be lost, 0 to 1")
 
@@ -171,13 +174,25 @@ def _fill(folder: Path, wish: Wish, made: "Ready", data: "DataSet") -> list[str]
         parity: Parity | VolumeParity = _compared(folder, made, data, p)
     else:
         parity = _compared_volumes(folder, made, data, p)
-    lowered = None if wish.precision is None else _lowered(folder, wish, wish.precision, data, p)
+    lowered = None
+    if wish.precision is not None:
+        lowered = _lowered(folder, wish, wish.precision, data, p)
+        p = computed_by(p, wish.precision)
+        _write(folder / PREPROCESSING, document(p.model_dump(mode="json")))
     shipped = {"precision": "float32"} if lowered is None else lowered.facts()
     _write(folder / PARITY, document({**parity.facts(), **({} if lowered is None else {"shipped": shipped})}))
     _write(folder / CARD, card(replace(_facts(made, data, p, parity), lowered=lowered), wish.confirmation))
     _write(folder / SUMS, sums(folder, FILES))
     known = "confirmed" if wish.confirmation else "unconfirmed: its scores are of validation images"
     return [parity.sentence(), *([] if lowered is None else [lowered.sentence()]), known]
+
+
+def computed_by(p: Preprocessing | VolumePreprocessing, precision: LowPrecision) -> Preprocessing | VolumePreprocessing:
+    """The same for a network that another engine than onnxruntime computes."""
+    if precision != "bf16":
+        return p
+    schema = 8 if isinstance(p, Preprocessing) else 9
+    return type(p).model_validate({**p.model_dump(mode="json"), "schema": schema, "computes": "openvino-bf16"})
 
 
 def _preprocessing(wish: Wish, made: "Ready", channels: int) -> Preprocessing | VolumePreprocessing:

@@ -30,6 +30,8 @@ FILES = (WEIGHTS, NETWORK, PREPROCESSING, RUN, PARITY, CARD)
 
 DEFAULT_THRESHOLD = 0.5
 """Threshold for two classes where nobody chose another."""
+Engine = Literal["openvino-bf16"] | None
+COMPUTES = "what runs the network: OpenVINO in bfloat16; none: onnxruntime, in what the file holds"
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 LARGEST_SIDE = 16384
@@ -54,10 +56,11 @@ class Preprocessing(Frozen):
     3 is of regions, which overlap, and 5 of regions whose thresholds differ.
     """
 
-    schema_: Literal[1, 2, 3, 5] = Field(
+    schema_: Literal[1, 2, 3, 5, 8] = Field(
         default=1,
         alias="schema",
-        description="1, or 2 where a key is needed that 1 has not; 3: regions; 5: regions with thresholds of their own",
+        description="1, or 2 where a key is needed that 1 has not; 3: regions; 5: regions with thresholds of their "
+        "own; 8: any of these, computed by another engine",
     )
     size: int = Field(ge=1, le=LARGEST_SIDE, description="side of the network's input, pixels")
     fit: Literal["letterbox", "stretch"] = Field(description="how a picture is brought to size x size")
@@ -94,14 +97,17 @@ class Preprocessing(Frozen):
         default=None, exclude_if=absent, description="of each region, where they differ; `threshold` is null then"
     )
     threshold_from: Source = Field(description="default 0.5, given by hand, or chosen on validation images")
+    computes: Engine = Field(default=None, exclude_if=absent, description=COMPUTES)
 
     @model_validator(mode="after")
     def _threshold_fits(self) -> Self:
-        if self.regions != (self.schema_ in (3, 5)):
+        if (self.computes is not None) != (self.schema_ == 8):
+            raise ValueError(f"computes: of schema 8 alone, which has it, not {self.schema_}")
+        if self.schema_ != 8 and self.regions != (self.schema_ in (3, 5)):
             raise ValueError(
                 f"schema = {self.schema_}: 3 is of regions, which this {'has' if self.regions else 'lacks'}"
             )
-        if (self.thresholds is not None) != (self.schema_ == 5):
+        if self.schema_ != 8 and (self.thresholds is not None) != (self.schema_ == 5):
             raise ValueError(f"thresholds: of schema 5 alone, which is of regions with their own, not {self.schema_}")
         if self.regions:
             check_thresholds(self.threshold, self.thresholds, len(self.classes))

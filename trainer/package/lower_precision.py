@@ -1,11 +1,12 @@
-"""A network file in int8 or float16 in the place of float32, and what that costs: bytes, seconds and Dice.
+"""A network in int8, float16 or bfloat16 in the place of float32, and what that costs: bytes, seconds and Dice.
 
 int8 is onnxruntime's static quantisation: weights and activations are rounded to 8 bits by ranges that were seen on
 training cases. float16 halves the file; where an engine has no float16 arithmetic, as onnxruntime on CPUs, it computes
-in float32 between casts.
+in float32 between casts. bfloat16 is a way to compute of OpenVINO: the file is the one in float32.
 """
 
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from trainer.errors import UserError, counted, one_line
 from trainer.evaluation.confusion import confusion, region_confusion
 from trainer.evaluation.metrics import score
 from trainer.package.onnx_runtime import INPUT, Floats, Network, Session, need
+from trainer.package.openvino_runtime import BFloat16Session
 from trainer.package.precision import LowPrecision
 
 INPUTS = 64
@@ -65,6 +67,8 @@ class Lowered:
     calibrated_on: int
     """Inputs of training cases; 0 of float16, which needs none."""
     onnxruntime: str
+    openvino: str | None = None
+    """The version of what computes bfloat16; None: onnxruntime computes."""
 
     @property
     def faster(self) -> bool:
@@ -83,11 +87,17 @@ class Lowered:
         """The same for the card."""
         ranges = f", ranges from {self.calibrated_on} inputs of training {self.unit}s" if self.calibrated_on else ""
         return (
-            f"Shipped in {self.precision}{ranges} (onnxruntime {self.onnxruntime}): {self._size()}. {self._loss()}. "
+            f"Shipped in {self.precision}{ranges} ({self._engine()}): {self._size()}. {self._loss()}. "
             "What is said of float32 below is of the network that it was made from."
         )
 
+    def _engine(self) -> str:
+        return f"onnxruntime {self.onnxruntime}" if self.openvino is None else f"OpenVINO {self.openvino}"
+
     def _size(self) -> str:
+        if self.openvino is not None:
+            times = f"{1e3 * self.seconds:.3g} ms in place of {1e3 * self.seconds_float32:.3g} of onnxruntime"
+            return f"{times} an input on one thread: {'faster' if self.faster else 'not faster'}"
         small = f"{self.bytes / 1e6:.3g} MB in place of {self.bytes_float32 / 1e6:.3g}"
         times = f"{1e3 * self.seconds:.3g} ms in place of {1e3 * self.seconds_float32:.3g}"
         verdict = "smaller and faster" if self.faster else "smaller, not faster"
@@ -122,9 +132,15 @@ class Recorder:
         return self._network(images)
 
 
-def lower(source: Path, target: Path, precision: LowPrecision, inputs: Sequence[Floats]) -> Session:
+def lower(source: Path, target: Path, precision: LowPrecision, inputs: Sequence[Floats]) -> Session | BFloat16Session:
     """Write a network file in a lower precision, and load it with one thread. Raises UserError where onnxruntime cannot
-    make or load it."""
+    make or load it, or the processor has no bfloat16."""
+    if precision == "bf16":
+        shutil.copyfile(source, target)
+        network = BFloat16Session(target, threads=1)
+        if not network.capable:
+            raise UserError("--precision bf16: this processor has no bfloat16; leave --precision out")
+        return network
     with _silent():
         try:
             if precision == "int8":
@@ -229,7 +245,7 @@ def interval_of(differences: NDArray[np.float64]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def timed(networks: Sequence[Session], example: Floats) -> NDArray[np.float64]:
+def timed(networks: Sequence[Network], example: Floats) -> NDArray[np.float64]:
     """Seconds for one input, taken in turn after a first pass: (rounds, networks)."""
     rounds: list[list[float]] = []
     spent = 0.0
@@ -251,7 +267,7 @@ def weighed(
     unit: Literal["image", "case"],
     judged: Judged,
     files: Sequence[Path],
-    networks: Sequence[Session],
+    networks: tuple[Session, Session | BFloat16Session],
     inputs: Sequence[Floats],
     margin: float,
 ) -> Lowered:
@@ -277,12 +293,17 @@ def weighed(
         seconds=after,
         faster_rounds=float((seconds[:, 1] < FASTER * seconds[:, 0]).mean()),
         calibrated_on=len(inputs) if precision == "int8" else 0,
-        onnxruntime=networks[1].version,
+        onnxruntime=networks[0].version,
+        openvino=networks[1].version if isinstance(networks[1], BFloat16Session) else None,
     )
     # Compared so that a value that is no number is a loss, too.
     if not lowered.lost <= margin:
         raise UserError(
             f"--precision {precision}: loses {lowered.lost:.4f} Dice, more than --margin {margin:g} "
             f"({lowered.sentence()}); no package was written; ship fp32, or allow more"
+        )
+    if precision == "bf16" and not lowered.faster:
+        raise UserError(
+            f"--precision bf16: brings nothing here ({lowered.sentence()}); no package was written; ship fp32"
         )
     return lowered

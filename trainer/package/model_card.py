@@ -282,7 +282,11 @@ def _contract(facts: PackageFacts, nouns: Nouns) -> str:
 def _computes(facts: PackageFacts) -> str:
     if facts.lowered is None:
         return "computes in float32"
-    return {"int8": "computes in int8 where onnxruntime can", "fp16": "is stored in float16"}[facts.lowered.precision]
+    return {
+        "int8": "computes in int8 where onnxruntime can",
+        "fp16": "is stored in float16",
+        "bf16": "computes in bfloat16 in OpenVINO",
+    }[facts.lowered.precision]
 
 
 def _held(facts: PackageFacts) -> str:

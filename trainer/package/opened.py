@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from trainer.errors import UserError, explain
 from trainer.package.inference import NETWORK, PREPROCESSING, Packed, Preprocessing, check_sums
 from trainer.package.onnx_runtime import Session
+from trainer.package.openvino_runtime import BFloat16Session
 from trainer.package.volumes import PackedVolumes, VolumePreprocessing
 
-OF_VOLUMES = (4, 6, 7)
+OF_VOLUMES = (4, 6, 7, 9)
 """Schemas that are of volumes; newer ones than those that are known are of either."""
 
 
@@ -19,13 +20,26 @@ def open_package(folder: Path, *, device: str | None = None, threads: int | None
     """The package in a folder, its sums checked. Raises UserError where it is none, or is not as it was written."""
     check_sums(folder)
     preprocessing = preprocessing_of(folder)
-    session = Session(folder / NETWORK, device=device, threads=threads)
+    session = _session(folder / NETWORK, preprocessing, device, threads)
     if isinstance(preprocessing, VolumePreprocessing):
         _refuse_other(folder, session, preprocessing, (preprocessing.channel_count, *preprocessing.patch))
         return PackedVolumes(preprocessing, session)
     side = preprocessing.size
     _refuse_other(folder, session, preprocessing, (preprocessing.channel_count, side, side))
     return Packed(preprocessing, session)
+
+
+def _session(
+    path: Path, preprocessing: Preprocessing | VolumePreprocessing, device: str | None, threads: int | None
+) -> Session | BFloat16Session:
+    """What computes the network. Raises UserError."""
+    if preprocessing.computes is None:
+        return Session(path, device=device, threads=threads)
+    if device not in (None, "cpu"):
+        raise UserError(f"--device {device}: the package computes in OpenVINO on the CPU; leave it out")
+    session = BFloat16Session(path, threads=threads)
+    session.note()
+    return session
 
 
 def preprocessing_of(folder: Path) -> Preprocessing | VolumePreprocessing:
@@ -50,7 +64,10 @@ def _schema(text: bytes) -> int:
 
 
 def _refuse_other(
-    folder: Path, session: Session, preprocessing: Preprocessing | VolumePreprocessing, expected: tuple[int, ...]
+    folder: Path,
+    session: Session | BFloat16Session,
+    preprocessing: Preprocessing | VolumePreprocessing,
+    expected: tuple[int, ...],
 ) -> None:
     """Raise UserError where network and preprocessing do not fit."""
     if session.shape != expected:

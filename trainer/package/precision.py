@@ -3,7 +3,7 @@
 import argparse
 from typing import Literal
 
-LowPrecision = Literal["int8", "fp16"]
+LowPrecision = Literal["int8", "fp16", "bf16"]
 MARGIN = 0.005
 """Dice that a package of lower precision may lose where nobody says otherwise."""
 
@@ -12,9 +12,10 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     """The flags that say in which precision a network is packed."""
     parser.add_argument(
         "--precision",
-        choices=["fp32", "int8", "fp16"],
+        choices=["fp32", "int8", "fp16", "bf16"],
         default="fp32",
-        help="precision of the network file; lower ones are timed and scored beside fp32 (default: %(default)s)",
+        help="precision of the network; lower ones are timed and scored beside fp32, and bf16 is OpenVINO's "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--margin",

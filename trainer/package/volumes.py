@@ -17,7 +17,7 @@ from trainer.data.volumes.prepare import coding_for
 from trainer.data.volumes.recipes import Recipe, recipe_of
 from trainer.evaluation.native_slices import window_of
 from trainer.evaluation.sliding_window import SlidingWindow, counted_windows
-from trainer.package.inference import DEFAULT_THRESHOLD, Colour, Share, Source, check_thresholds
+from trainer.package.inference import COMPUTES, DEFAULT_THRESHOLD, Colour, Engine, Share, Source, check_thresholds
 from trainer.package.onnx_runtime import Floats, Network
 from trainer.package.volume_slices import slices_of_case
 
@@ -29,11 +29,11 @@ class VolumePreprocessing(Frozen):
     """What happens to a case before the network, and to logits after it: axes turned, resampled, window, cropped and
     padded, z-score; then the sliding window, and the way back to the grid of the case's files."""
 
-    schema_: Literal[4, 6, 7] = Field(
+    schema_: Literal[4, 6, 7, 9] = Field(
         default=4,
         alias="schema",
         description="4: volumes; 6: regions with thresholds of their own; 7: classes with codes, with or without "
-        "these; others are of pictures",
+        "these; 9: any of these, computed by another engine; others are of pictures",
     )
     channels: tuple[FileName, ...] | Annotated[StrictInt, Field(ge=1, le=MOST_CHANNELS)] = Field(
         description="of an image: how many, or the names behind CASE_ in the names of its files, in the network's order"
@@ -89,6 +89,7 @@ class VolumePreprocessing(Frozen):
         default=None, exclude_if=absent, description="of each region, where they differ; `threshold` is null then"
     )
     threshold_from: Source = Field(description="default 0.5, given by hand, or chosen on validation cases")
+    computes: Engine = Field(default=None, exclude_if=absent, description=COMPUTES)
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
@@ -109,8 +110,8 @@ class VolumePreprocessing(Frozen):
 
     @model_validator(mode="after")
     def _thresholds_fit(self) -> Self:
-        if self.schema_ != 7 and (self.thresholds is not None) != (self.schema_ == 6):
-            raise ValueError(f"thresholds: of schema 6, which is of regions with their own, or 7, not {self.schema_}")
+        if self.schema_ not in (7, 9) and (self.thresholds is not None) != (self.schema_ == 6):
+            raise ValueError(f"thresholds: of schema 6, which is of regions with their own, 7 or 9, not {self.schema_}")
         if self.thresholds is not None and not self.regions:
             raise ValueError("thresholds: of regions alone")
         if self.thresholds is not None:
@@ -121,8 +122,10 @@ class VolumePreprocessing(Frozen):
 
     @model_validator(mode="after")
     def _codes_fit(self) -> Self:
-        if (self.codes is not None) != (self.schema_ == 7):
-            raise ValueError(f"codes: of schema 7 alone, which has them, not {self.schema_}")
+        if self.schema_ != 9 and (self.codes is not None) != (self.schema_ == 7):
+            raise ValueError(f"codes: of schema 7, which has them, or 9, not {self.schema_}")
+        if (self.computes is not None) != (self.schema_ == 9):
+            raise ValueError(f"computes: of schema 9 alone, which has it, not {self.schema_}")
         if len(self.codes or self.classes) != len(self.classes):
             raise ValueError(f"codes: {len(self.codes or ())} of {len(self.classes)} classes; null where one has none")
         return self

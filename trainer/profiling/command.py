@@ -21,6 +21,7 @@ from trainer.distributed.launch import device as checked_device
 from trainer.distributed.launch import writable
 from trainer.errors import UserError
 from trainer.package.inference import NETWORK, RUN, WEIGHTS, check_sums
+from trainer.package.opened import preprocessing_of
 from trainer.profiling.latency_table import Row, extend, options_of
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def _target(args: Namespace) -> Target:
     path: Path = args.file
     if path.is_dir():
         check_sums(path)
+        if preprocessing_of(path).computes is not None:
+            raise UserError(f"{path}: computes in OpenVINO, which is not timed here; its parity.json has its time")
         run = read(path / RUN).run
         chosen = args.runtime or "onnxruntime"
         return _of(run, chosen, path / (NETWORK if chosen == "onnxruntime" else WEIGHTS), args.size)

@@ -1,6 +1,8 @@
-"""Networks packed in int8 and float16: what is made, what it costs, and what is refused."""
+"""Networks packed in int8, float16 and bfloat16: what is made, what it costs, and what is refused."""
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,12 @@ from trainer import checkpoint
 from trainer.config import RunConfig
 from trainer.data import open_data
 from trainer.errors import UserError
-from trainer.package.lower_precision import Judged, Recorder, interval_of, lower
+from trainer.package import lower_precision, openvino_runtime
+from trainer.package.inference import Packed
+from trainer.package.lower_precision import Judged, Recorder, interval_of, lower, weighed
 from trainer.package.onnx_export import export
+from trainer.package.onnx_runtime import Session
+from trainer.package.opened import open_package
 
 RUN = {
     "epochs": 1,
@@ -88,6 +94,71 @@ def test_a_package_says_what_its_precision_costs(weights, precision, capsys):
     assert sorted(file.name for file in folder.iterdir()) == sorted(
         file.name for file in folder.iterdir() if not file.name.startswith(".")
     )
+
+
+def timed_as(seconds):
+    """What `timed` gives on a machine where the second network takes so many of the first one's seconds."""
+    return lambda networks, example: np.array([[1.0, seconds]] * 9)
+
+
+@pytest.fixture(scope="module")
+def bf16(weights: Path) -> Path:
+    """A package in bfloat16, on a processor that has it, where it is called faster whatever else runs."""
+    if importlib.util.find_spec("openvino") is None:  # not imported here: it would say so to its makers
+        pytest.skip("needs the extra openvino")
+    core = openvino_runtime.need_openvino().Core()
+    if openvino_runtime.BF16 not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lower_precision, "timed", timed_as(0.5))
+        assert trainer_main.main(packed(weights, "bf16", "--precision", "bf16", "--margin", "1")) == 0
+    return weights.parent / "bf16"
+
+
+def test_a_package_in_bfloat16_is_openvinos_and_differs_by_rounding(bf16):
+    shipped = json.loads((bf16 / "parity.json").read_text())["shipped"]
+    engine = openvino_runtime.need_openvino()
+    assert (shipped["precision"], shipped["openvino"]) == ("bf16", str(engine.__version__).partition("-")[0])
+    assert sys.modules["openvino_telemetry"] is None  # what would send a message when openvino is imported
+    card = (bf16 / "model_card.md").read_text()
+    assert "in place of 1e+03 of onnxruntime an input on one thread: faster" in card
+    assert "computes in bfloat16 in OpenVINO" in card
+    preprocessing = json.loads((bf16 / "preprocessing.json").read_text())
+    assert (preprocessing["schema"], preprocessing["computes"]) == (8, "openvino-bf16")
+    opened = open_package(bf16)
+    images = [np.full((32, 32, 3), value, np.uint8) for value in (10, 200)]
+    ours = np.stack(opened.logits(images))
+    theirs = np.stack(Packed(opened.preprocessing, Session(bf16 / "network.onnx")).logits(images))
+    assert 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+def test_what_does_not_fit_a_package_in_bfloat16_is_one_line(bf16):
+    with pytest.raises(UserError, match="computes in OpenVINO, which is not timed here"):
+        trainer_main.main(["profile", str(bf16)])
+    with pytest.raises(UserError, match="--device cuda: the package computes in OpenVINO on the CPU"):
+        open_package(bf16, device="cuda")
+
+
+def test_bfloat16_that_brings_nothing_is_refused(bf16, monkeypatch):
+    monkeypatch.setattr(lower_precision, "timed", timed_as(1.1))
+    judged = Judged(2, None)
+    for _ in range(2):
+        judged.begin()
+        judged.add(*np.eye(4, dtype=np.uint8)[None].repeat(3, 0))
+    file = bf16 / "network.onnx"
+    networks = Session(file, threads=1), openvino_runtime.BFloat16Session(file, threads=1)
+    with pytest.raises(UserError, match=r"--precision bf16: brings nothing here \(.*not faster"):
+        weighed("bf16", "image", judged, (file, file), networks, [np.zeros((1, 3, 32, 32), np.float32)], 0.005)
+
+
+def test_a_processor_without_bfloat16_is_named(bf16, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(openvino_runtime, "BF16", "of no processor")
+    with pytest.raises(UserError, match="--precision bf16: this processor has no bfloat16; leave --precision out"):
+        lower(bf16 / "network.onnx", tmp_path / "out.onnx", "bf16", [])
+    opened = open_package(bf16)
+    assert "has no bfloat16, and OpenVINO computes in float32" in capsys.readouterr().err
+    images = np.ones((1, 3, 32, 32), np.float32)
+    np.testing.assert_allclose(opened.network(images), Session(bf16 / "network.onnx")(images), atol=1e-5)
 
 
 def test_a_package_that_loses_more_than_the_margin_is_refused_and_leaves_nothing(weights, monkeypatch):
