@@ -166,6 +166,8 @@ def predict_volumes(reader: CaseReader, folder: Path, output: Path, wanted: Want
     read is named, and the others are done. Raises UserError where the folder holds no case, what is wanted cannot be
     made of its cases, or the output cannot be written.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; give its folder, which may hold several")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds volumes ({', '.join(SUFFIXES)}, DICOM series)")
     cases, left = cases_in(folder, reader.channels, wanted.series)

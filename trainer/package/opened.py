@@ -13,7 +13,8 @@ from trainer.package.openvino_runtime import BFloat16Session
 from trainer.package.volumes import PackedVolumes, VolumePreprocessing
 
 OF_VOLUMES = (4, 6, 7, 9)
-"""Schemas that are of volumes; newer ones than those that are known are of either."""
+"""Schemas that are of volumes."""
+NEWEST = 9
 
 
 def open_package(folder: Path, *, device: str | None = None, threads: int | None = None) -> Packed | PackedVolumes:
@@ -46,7 +47,10 @@ def preprocessing_of(folder: Path) -> Preprocessing | VolumePreprocessing:
     """What a package says of itself. Raises UserError."""
     path = folder / PREPROCESSING
     text = path.read_bytes()
-    model = VolumePreprocessing if _schema(text) in OF_VOLUMES else Preprocessing
+    schema = _schema(text)
+    if schema > NEWEST:
+        raise UserError(f"{path}: schema = {schema}: newer than this program knows (1 to {NEWEST}); update kd-search")
+    model = VolumePreprocessing if schema in OF_VOLUMES else Preprocessing
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -154,6 +154,7 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("changes", "text"),
         [
+            ({"schema": 12}, "schema = 12: newer than this program knows (1 to 9); update kd-search"),
             ({"patch": [8, 16, 16]}, "the network takes (1, 16, 16, 8)"),
             ({"channels": 2}, "the network takes (1, 16, 16, 8)"),
             ({"overlap": 1.0}, "overlap"),
@@ -177,7 +178,11 @@ class TestPredict:
 
     def test_a_folder_without_volumes_is_one_line(self, place, tmp_path, trainer):
         (tmp_path / "empty").mkdir()
-        for folder, text in ((tmp_path / "empty", "holds no volume"), (tmp_path / "none", "no such folder")):
+        for folder, text in (
+            (tmp_path / "empty", "holds no volume"),
+            (tmp_path / "none", "no such folder"),
+            (place / "new/a.nii.gz", "is a file; give its folder"),
+        ):
             code, _, error = trainer("predict", place / "classes", folder, "-o", tmp_path / "out")
             assert code == 2
             assert text in error

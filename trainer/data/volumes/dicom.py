@@ -121,7 +121,7 @@ def open_series(folder: Path, picked: Collection[str] = ()) -> Series:
     uid = _chosen(folder, series, picked)
     for path, header in series[uid]:
         _refuse_other_object(path, header)
-        _refuse_bad_place(path, header)
+        _refuse_bad_values(path, header)
     _refuse_differences(series[uid])
     ordered, grid = _placed(folder, series[uid])
     _refuse_unreadable(ordered)
@@ -171,7 +171,7 @@ def _headers(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, Header
     def read(path: Path) -> Header:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
-            for name in PLACE:  # a value that is no number is an error when it is first looked at
+            for name in (*PLACE, "RescaleSlope"):  # a value that is no number is an error when it is first looked at
                 header.get(name)
         except Exception as error:  # of a damaged file: whatever its bytes lead to
             raise _damaged(path, error) from error
@@ -201,12 +201,14 @@ def _refuse_other_object(path: Path, header: Header) -> None:
         raise BadFile(path, f"has no {lacking[0]} ({kind}): where its pixels lie in the patient is not known")
 
 
-def _refuse_bad_place(path: Path, header: Header) -> None:
-    """Raise BadFile where what says where an image lies cannot be used."""
+def _refuse_bad_values(path: Path, header: Header) -> None:
+    """Raise BadFile where what says where an image lies, and what its values mean, cannot be used."""
     spacing, turn = _numbers(header.PixelSpacing), _numbers(header.ImageOrientationPatient)
     place = _numbers(header.ImagePositionPatient)
     if [len(spacing), len(turn), len(place)] != [2, 6, 3] or not np.isfinite([*spacing, *turn, *place]).all():
         raise BadFile(path, "its spacing, orientation or position are no numbers, or not 2, 6 and 3 of them")
+    if header.get("RescaleSlope") == 0:
+        raise BadFile(path, "its rescale slope is 0: all its intensities would be one; copy the series again")
     if min(spacing) <= 0:
         raise BadFile(path, "the spacing is 0 along an axis; write the true one", f"PixelSpacing {_by(spacing)}")
     rows, columns = turn[:3], turn[3:]
@@ -372,4 +374,6 @@ def _pydicom(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> BadFile:
+    if type(error).__name__ == "InvalidDicomError":
+        return BadFile(path, "no DICOM file: DICM does not stand behind its first 128 bytes")
     return BadFile(path, "damaged or no DICOM file", " ".join(str(error).split())[:120] or type(error).__name__)

@@ -147,6 +147,7 @@ NORMAL = turned()[:3, 2] / MM[2] * (-1, -1, 1)
         (put(PixelSpacing=[2, 0]), "the spacing is 0 along an axis"),
         (put(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "not of two directions at right angles"),
         (put(SamplesPerPixel=3), "a colour picture (CT Image)"),
+        (put(only=1, RescaleSlope="0"), "its rescale slope is 0"),
         (put(RescaleSlope=float("1e300")), "no numbers (nan or inf)"),
         (in_frames, "CT Image with several frames in one file"),
         (as_report, "a DICOM object without an image (Basic Text SR); move it elsewhere"),
@@ -167,7 +168,7 @@ def test_other_files_beside_a_series_are_named(tmp_path):
     (tmp_path / "ct/notes.txt").write_text("of the scanner")
     assert "notes.txt: no DICOM file among those of a series; move it elsewhere" in refusal(tmp_path / "ct")
     (tmp_path / "ct/notes.txt").rename(tmp_path / "ct/more.dcm")
-    assert "more.dcm: damaged or no DICOM file" in refusal(tmp_path / "ct")
+    assert "more.dcm: no DICOM file: DICM does not stand" in refusal(tmp_path / "ct")
 
 
 def test_folders_of_series_are_seen_at_any_depth_and_files_by_what_they_begin_with(tmp_path):
