@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ import torch
 import models
 import trainer.__main__ as trainer_main
 from models.config import SegResNetNetwork
+from models.output import Segmenter
 from trainer import checkpoint
 from trainer.config import RunConfig
 from trainer.data import open_data
 from trainer.errors import UserError
-from trainer.package import lower_precision, openvino_runtime
+from trainer.package import lower_precision, onnx_export, openvino_runtime
 from trainer.package.inference import Packed
 from trainer.package.lower_precision import Judged, Recorder, interval_of, lower, weighed
 from trainer.package.onnx_export import export
@@ -52,6 +55,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     checkpoint.export(folder / "student.safetensors", network.state_dict(), words)
     return folder / "student.safetensors"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _written_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every package here is of the same weights, whose ONNX file takes seconds to write: the first one serves all."""
+    first = tmp_path_factory.mktemp("onnx") / "network.onnx"
+    written = onnx_export.export
+
+    def export(network: Segmenter, path: Path, **sides: int) -> None:
+        if not first.exists():
+            written(network, first, **sides)
+        shutil.copyfile(first, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "export", export)
+        yield
 
 
 def packed(weights: Path, name: str, *words: str) -> list[str]:
