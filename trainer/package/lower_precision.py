@@ -97,7 +97,8 @@ class Lowered:
     def _size(self) -> str:
         if self.openvino is not None:
             times = f"{1e3 * self.seconds:.3g} ms in place of {1e3 * self.seconds_float32:.3g} of onnxruntime"
-            return f"{times} an input on one thread: {'faster' if self.faster else 'not faster'}"
+            verdict = "faster" if self.faster else "not faster"
+            return f"{times} an input on one thread: {verdict}, with less in {self.faster_rounds:.0%} of the turns"
         small = f"{self.bytes / 1e6:.3g} MB in place of {self.bytes_float32 / 1e6:.3g}"
         times = f"{1e3 * self.seconds:.3g} ms in place of {1e3 * self.seconds_float32:.3g}"
         verdict = "smaller and faster" if self.faster else "smaller, not faster"
