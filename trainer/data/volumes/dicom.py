@@ -30,8 +30,8 @@ from trainer.errors import DataError, counted
 EXTRA = "pip install 'kd-search[dicom]'"
 SUFFIXES = (".dcm", ".ima")
 """Of files that claim to be DICOM; most have none, and are known by what they begin with."""
-DIRECTORY = "1.2.840.10008.1.3.10"
-"""What a DICOMDIR is: a list of files, and no image."""
+DIRECTORY = "DICOMDIR"
+"""The name of the file that lists what a disc holds."""
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 """What says where an image lies."""
 
@@ -179,9 +179,7 @@ def _headers(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, Header
 
     with _quiet():
         headers = in_threads(read, paths, name="header")
-    for path, header in zip(paths, headers, strict=True):
-        if header.file_meta.get("MediaStorageSOPClassUID") != DIRECTORY:
-            yield path, header
+    yield from zip(paths, headers, strict=True)
 
 
 def _refuse_other_object(path: Path, header: Header) -> None:
@@ -351,7 +349,9 @@ def _by(values: Sequence[float] | Floats) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """What a folder holds, without hidden files and what lists a disc."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [path for path in files if not path.name.startswith(".") and path.name.upper() != DIRECTORY]
 
 
 def _hidden(path: Path, root: Path) -> bool:

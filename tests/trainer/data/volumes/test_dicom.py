@@ -1,5 +1,9 @@
 """A DICOM series is the volume that its headers describe, or one line says why it is none."""
 
+import shutil
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,15 +51,39 @@ def test_a_series_is_ordered_by_place_and_scaled_by_slice(tmp_path):
     assert [int(path.name) + 1 for path in series.files] == [header.InstanceNumber for header in series.headers]
 
 
-def test_highdicom_has_the_same_voxels_at_the_same_places(tmp_path):
+REAL = Path(pydicom.__file__).parent / "data/test_files/dicomdirtests"
+"""Series of scanners that pydicom brings with it, cut to 16 x 16 pixels."""
+
+
+@pytest.mark.parametrize("name", ["drawn", "98892001/CT5N"])
+def test_highdicom_has_the_same_voxels_at_the_same_places(tmp_path, name):
     highdicom = pytest.importorskip("highdicom")
-    drawn(tmp_path / "ct")
-    (channel,), series = read_series([tmp_path / "ct"], 1)
-    volume = highdicom.get_volume_from_series([pydicom.dcmread(path) for path in series.files[::-1]])
+    folder = REAL / name
+    if name == "drawn":
+        drawn(tmp_path)
+        folder = tmp_path
+    (channel,), series = read_series([folder], 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values in the scanner's headers
+        volume = highdicom.get_volume_from_series([pydicom.dcmread(path) for path in series.files[::-1]])
     ours = np.diag([-1.0, -1, 1, 1]) @ series.grid.matrix
     for index in ((0, 0, 0), (5, 1, 2), (2, 4, 3)):
         theirs = np.rint(np.linalg.inv(volume.affine) @ ours @ [*index, 1])[:3].astype(int)
         assert volume.array[tuple(theirs)] == pytest.approx(channel[index], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("77654033/CR1", "has no ImagePositionPatient (Computed Radiography Image)"),
+        ("77654033/CT2", "161 slices missing in the series"),
+        ("98892001/CT2N", "slices of different orientations in one series"),
+        ("98892003/MR1", "holds 3 series; pick one with --series UID"),
+        ("TINY_ALPHA/PT000000/ST000000/SE000000", "a DICOM object without an image (CT Image)"),
+    ],
+)
+def test_what_scanners_made_and_is_no_volume_is_one_line(name, text):
+    assert text in refusal(REAL / name)
 
 
 def test_compressed_slices_are_read(tmp_path):
@@ -176,6 +204,7 @@ def test_folders_of_series_are_seen_at_any_depth_and_files_by_what_they_begin_wi
     drawn(tmp_path / "p2")
     drawn(tmp_path / ".hidden")
     (tmp_path / "readme.txt").write_text("x" * 200)
+    shutil.copy(REAL / "DICOMDIR", tmp_path)  # as on the discs of hospitals
     assert [path.relative_to(tmp_path).as_posix() for path in series_folders(tmp_path)] == ["p1/ct", "p2"]
     assert all(is_dicom(path) for path in (tmp_path / "p2").iterdir())
     assert not is_dicom(tmp_path / "readme.txt")
