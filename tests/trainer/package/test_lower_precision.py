@@ -15,16 +15,20 @@ import models
 import trainer.__main__ as trainer_main
 from models.config import SegResNetNetwork
 from models.output import Segmenter
+from tests.trainer.volume_files import REGIONS
+from tests.trainer.volume_files import run as volumes_run
 from trainer import checkpoint
-from trainer.config import RunConfig
+from trainer.config import RunConfig, VolumeData
 from trainer.data import open_data
 from trainer.errors import UserError
 from trainer.package import lower_precision, onnx_export, openvino_runtime
+from trainer.package.command import computed_by
 from trainer.package.inference import Packed
 from trainer.package.lower_precision import Judged, Recorder, interval_of, lower, weighed
 from trainer.package.onnx_export import export
 from trainer.package.onnx_runtime import Session
 from trainer.package.opened import open_package
+from trainer.package.volumes import VolumePreprocessing, volume_preprocessing
 
 RUN = {
     "epochs": 1,
@@ -227,3 +231,17 @@ def test_every_other_input_is_kept():
     for value in range(5):
         recorder(np.full((1, 3, 16, 16), value, np.float32))
     assert [float(each.max()) for each in recorder.inputs] == [0.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(("thresholds", "schema"), [((), 4), ((0.4, 0.6), 6)])
+def test_packages_for_volumes_say_what_computes_them(thresholds, schema):
+    data = {"classes": [], "regions": REGIONS}
+    settings = volumes_run(Path("root"), Path("split.csv"), data=data, losses={"bce-dice": {}}).data
+    assert isinstance(settings, VolumeData)
+    p = volume_preprocessing(settings, thresholds=thresholds, threshold_from="default")
+    assert p.schema_ == schema
+    other = computed_by(p, "bf16")
+    assert (other.schema_, other.computes, other.least) == (9, "openvino-bf16", p.least)
+    assert computed_by(p, "int8") == p
+    with pytest.raises(ValueError, match="computes: of schema 9 alone"):
+        VolumePreprocessing.model_validate({**other.model_dump(mode="json"), "schema": schema})
