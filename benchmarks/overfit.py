@@ -52,12 +52,13 @@ WIDER: Mapping[str, Mapping[str, Any]] = {
     "hiformer-b": {"width": 24},
     "hiformer-l": {"width": 24},
     "cascade-transunet": {"width": 16, "layers": 2},
-    **{name: {"width": 16} for name in TAILS},
+    **{name: {"width": 16} for name in (*TAILS, "small-skips")},
+    "small-double": {"width": 32},
 }
 """Options over those of `benchmarks.structures`, where those are too small to learn much."""
 LONGER: Mapping[str, int] = {
-    **dict.fromkeys(TAILS, 4),
-    "missformer": 3,
+    **dict.fromkeys((*TAILS, "small-double"), 6),
+    **dict.fromkeys(("missformer", "small-skips", "smp-linknet"), 3),
 }
 """How many times the steps are given to those that go on slowly but go on."""
 
