@@ -12,6 +12,7 @@ from models.config import NetworkTeacher
 from trainer.config import Replay, RunConfig
 from trainer.config_paths import Table, nest, setting, text_of, toml_table
 from trainer.errors import UserError, explain, nearest, received
+from trainer.series import SERIES, member_at, with_members_run
 
 PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice", "teacher.trust")
 """Values of [run] that change no number of a training: setting these keeps the promise of a replay.
@@ -131,7 +132,10 @@ def read(path: Path, *, rank: int | None = None, sets: Sequence[str] = ()) -> Ru
     `sets` are `PATH=VALUE`, the value as TOML writes it; the path may begin with `run.` or `teach.`. A table is
     merged into that of the file, unless it has another `name`. Raises UserError in one line.
     """
-    content = _parse(path)
+    member = member_at(path)
+    content = _parse(path) if member is None else with_members_run(*member)
+    if SERIES in content:
+        raise UserError(f"{path}: is a series of studies; give one of them, such as {path.with_suffix('.1.toml')}")
     entry, teach, metric, written = None, {}, "dice", False
     if "best" in content:
         entry, metric = _entry(content, path, 1 if rank is None else rank)

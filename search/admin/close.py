@@ -10,11 +10,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from search.execution.checkpoint_writer import remove
+from search.series.state import begun_members, place_of
 from search.storage.database import Database, creation_lock, open_storage
 from search.storage.errors import patient
 from search.storage.leases import LeaseRow
 from search.storage.lookup import known_search
 from search.storage.schema import FREE, HELD, PAUSED
+from search.storage.searches import CLOSE, SearchRow
 from search.storage.statements import LeaseLost
 from search.storage.url import add_storage, storage_url
 from search.study.outcomes import end_paused
@@ -27,23 +29,34 @@ WHY = "the study was closed before it began"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name")
+    parser.add_argument("study", help="a study's name, or that of a series: all of its members")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
-    parser.add_argument("--json", action="store_true", help="the same figures as one JSON document")
+    parser.add_argument("--json", action="store_true", help="the same figures as one JSON document (a line a study)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Close the study and say what became of its trials."""
+    """Close the study, or all members of a series, and say what became of their trials."""
     url = storage_url(args.storage)
     with patient("close"):
         opened = open_storage(url, create=False)
-        row = known_search(opened, args.study, args.name)
-        counts = close(opened, url, row.search_id)
+        members = begun_members(opened, args.study, args.name)
+        if members:
+            with creation_lock(url):
+                opened.searches.wish_of_series(place_of(members[0]).name, CLOSE)
+        rows = members or [known_search(opened, args.study, args.name)]
+        counts = [close(opened, url, row.search_id) for row in rows]
+    for row, each in zip(rows, counts, strict=True):
+        _tell(args, opened, row, each)
+    return 0
+
+
+def _tell(args: argparse.Namespace, opened: Database, row: SearchRow, counts: dict[str, int]) -> None:
+    """What became of the trials of one search."""
     if args.json:
         whose = {"study": row.name, "storage": opened.label, "before": bool(row.closed)}
         print(json.dumps({**whose, **counts}, sort_keys=True))
-        return 0
+        return
     print(
         f"{row.name}: closed{' before' if row.closed else ''}; waiting trials withdrawn {counts['withdrawn']}, "
         f"paused trials pruned {counts['pruned']}  [{opened.label}]"
@@ -52,7 +65,6 @@ def main(args: argparse.Namespace) -> int:
     if left:
         print(f"{left} unfinished trials ({counts['held']} held, {counts['free']} free) are left to the workers")
     print(f"next: python -m search {'status' if left else 'report'} {shlex.quote(row.name)}")
-    return 0
 
 
 def close(opened: Database, url: str, search_id: int) -> dict[str, int]:

@@ -6,15 +6,17 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from loguru import logger
 
-from search.storage.database import Database, open_storage
+from search.series.state import begun_members, place_of
+from search.storage.database import Database, creation_lock, open_storage
 from search.storage.errors import look_again, patient
 from search.storage.leases import LeaseDetails
 from search.storage.lookup import known_search
 from search.storage.schema import HELD
-from search.storage.searches import SearchRow
+from search.storage.searches import STOP, SearchRow
 from search.storage.url import add_storage, storage_url
 from search.study.progress import read_progress
 from trainer.distributed.signals import until_interrupted
@@ -35,7 +37,7 @@ WISHES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name or file")
+    parser.add_argument("study", help="a study's name or file, or those of a series: all of its members")
     add_storage(parser)
     parser.add_argument("--name", help="the same as the workers were given")
     how = parser.add_mutually_exclusive_group()
@@ -56,26 +58,50 @@ def main(args: argparse.Namespace) -> int:
     """Write the wish, say who holds what, and wait where that was asked for."""
     if args.wait is not None and (args.undo or not args.wait > 0):
         raise UserError("--wait: goes with a stop, not with --undo" if args.undo else f"--wait {args.wait:g}: above 0")
+    wish = None if args.undo else "now" if args.now else "drain"
+    url = storage_url(args.storage)
     with patient("stop"):
-        opened = open_storage(storage_url(args.storage), create=False)
+        opened = open_storage(url, create=False)
         # The database knows the search by name: stopping must not need its file.
-        row = known_search(opened, args.study, args.name)
-        ended = read_progress(opened, row.name).ended
-        wish = None if args.undo else "now" if args.now else "drain"
-        opened.searches.ask_to_stop(row.search_id, wish)
-        held = _held(opened, row.search_id)
-    where = f"[{opened.label}]"
+        members = begun_members(opened, args.study, args.name)
+        if members:
+            with creation_lock(url):
+                opened.searches.wish_of_series(place_of(members[0]).name, None if wish is None else STOP)
+        asked = [_ask(opened, row, wish) for row in members or [known_search(opened, args.study, args.name)]]
+    for each in asked:
+        _tell(opened, each, wish, waits=args.wait is not None)
+    codes = [0 if args.wait is None else _wait(opened, each.row, each.held, args.wait) for each in asked]
+    return max(codes)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A search that was asked to stop, or no longer is."""
+
+    row: SearchRow
+    ended: bool
+    """Whether it had ended before."""
+    held: Sequence[LeaseDetails]
+
+
+def _ask(opened: Database, row: SearchRow, wish: str | None) -> _Asked:
+    ended = read_progress(opened, row.name).ended
+    opened.searches.ask_to_stop(row.search_id, wish)
+    return _Asked(row, ended, _held(opened, row.search_id))
+
+
+def _tell(opened: Database, asked: _Asked, wish: str | None, *, waits: bool) -> None:
+    row, where = asked.row, f"[{opened.label}]"
     if wish is None:
         text = "closed for good; workers may finish its trials, and begin none"
         print(f"{row.name}: {text if row.closed else 'workers may begin trials again'}  {where}")
         # Until now the wish itself may have been the end of the search.
         if not row.closed and not read_progress(opened, row.name).ended:
             print(f"next: python -m search work {shlex.quote(row.name)}")
-        return 0
-    print(f"{row.name}: {_answer(row, wish, ended=ended)}  {where}")
-    if held and args.wait is None:
-        print(f"still held: {_holders_text(held)}; --wait returns when nobody holds one any more")
-    return 0 if args.wait is None else _wait(opened, row, held, args.wait)
+        return
+    print(f"{row.name}: {_answer(row, wish, ended=asked.ended)}  {where}")
+    if asked.held and not waits:
+        print(f"still held: {_holders_text(asked.held)}; --wait returns when nobody holds one any more")
 
 
 def _answer(row: SearchRow, wish: str, *, ended: bool) -> str:

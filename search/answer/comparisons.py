@@ -124,7 +124,7 @@ def comparisons(confirmed: Confirmed, grids: Grids, parts: Sequence[str], confid
         [i for i in known if claims[i].name in FAMILY],
         [i for i in known if method_of(claims[i].name) is not None],
     )
-    return _judged_together(claims, *families)
+    return judged_together(claims, *families)
 
 
 def class_comparisons(
@@ -151,7 +151,7 @@ def class_comparisons(
         for pair, label in compared
         if (claim := _claim(grids, pair, TEST, f"{bare}.{label}", confidence)) is not None
     ]
-    return _judged_together(made_claims, [i for i, c in enumerate(made_claims) if c.p is not None])
+    return judged_together(made_claims, [i for i, c in enumerate(made_claims) if c.p is not None])
 
 
 def class_labels(confirmed: Confirmed) -> list[str]:
@@ -160,7 +160,7 @@ def class_labels(confirmed: Confirmed) -> list[str]:
     return [name.partition(".")[2] for name in columns if name.startswith("dice.")]
 
 
-def _judged_together(claims: list[Comparison], *families: Sequence[int]) -> list[Comparison]:
+def judged_together(claims: list[Comparison], *families: Sequence[int]) -> list[Comparison]:
     """The claims with their verdicts, those of a family corrected over all of it."""
     for family in families:
         corrected = holm([claims[i].p or 0.0 for i in family])

@@ -7,6 +7,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from search.commands import work
 from search.confirm.data_checks import checked, unseen_sources
 from search.confirm.plan import Plan, confirmations, identities, made, name_of, stored_plan, table_of
 from search.confirm.results import Confirmed, confirmed
+from search.series.members import each_member
+from search.series.state import begun_members
+from search.series.turns import in_turn
 from search.spec.config import Dashboard
 from search.spec.identity import difference
 from search.storage.database import Database, open_storage
@@ -63,11 +67,32 @@ def main(args: argparse.Namespace) -> int:
     refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
     worker.refuse_bad_flags(args)
     url = storage_url(args.storage)
+    _announce(args, url)
+    with patient("confirm"):
+        opened = open_storage(url, create=False)
+        members = begun_members(opened, args.study, args.name)
+    if not members:
+        return _confirm(args, url, opened)
+    opened.engine.dispose()
+    return in_turn(each_member(args, [row.name for row in members]), partial(_confirm_member, url))
+
+
+def _announce(args: argparse.Namespace, url: str) -> None:
     name = args.name or args.study
     what = f"plans a confirmation of {name}" if args.plan else f"confirms {name}, with files in {args.runs.absolute()}"
     announce_look(f"{what}, from the search in", url)
+
+
+def _confirm_member(url: str, args: argparse.Namespace) -> int:
+    _announce(args, url)
     with patient("confirm"):
         opened = open_storage(url, create=False)
+    return _confirm(args, url, opened)
+
+
+def _confirm(args: argparse.Namespace, url: str, opened: Database) -> int:
+    """The confirmation of one study."""
+    with patient("confirm"):
         study = known_search(opened, args.study, args.name).name
         plan = the_plan(opened, study, args)
         known = plan.name in opened.searches.names()

@@ -4,6 +4,8 @@ import argparse
 import shlex
 import tomllib
 
+from search.series.members import each_member, series_named
+from search.series.turns import in_turn
 from search.spec.config import MAIN
 from search.spec.load import find, load
 from search.spec.space import Scalar, shown
@@ -18,7 +20,7 @@ from trainer.errors import UserError, received
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name or file")
+    parser.add_argument("study", help="a study's name or file, or those of a series: its members that were begun")
     add_storage(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="the same as the workers were given"
@@ -31,7 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Put the trial into the queue and say so."""
+    """Put the trial into the queue, or into that of every member of a series that was begun, and say so."""
+    series = series_named(args.study)
+    if series is None:
+        return _enqueue_in(args)
+    with patient("enqueue"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        begun = [row.name for row in opened.searches.members(series.name)]
+        opened.engine.dispose()
+    if not begun:
+        raise UserError(f"series {series.name!r}: no member is in {opened.label}; start a worker first")
+    return in_turn(each_member(args, [str(series.file.with_name(f"{name}.toml")) for name in begun]), _enqueue_in)
+
+
+def _enqueue_in(args: argparse.Namespace) -> int:
     with patient("enqueue"):
         opened = open_storage(storage_url(args.storage), create=False)
         spec = as_begun(load(find(args.study), args.set, name=args.name), args.storage)

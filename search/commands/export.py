@@ -14,6 +14,9 @@ from typing import Any
 from search.answer import selection
 from search.confirm.results import confirmed
 from search.planning.network_costs import student_size
+from search.series.members import each_member
+from search.series.state import begun_members
+from search.series.turns import in_turn
 from search.spec.config import MAIN
 from search.storage.database import Database, open_storage
 from search.storage.errors import patient
@@ -37,7 +40,7 @@ SCHEMA = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name")
+    parser.add_argument("study", help="a study's name, or that of a series: a file a member")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
     parser.add_argument("--top", type=int, default=5, help="how many configurations, the best first (default 5)")
@@ -64,6 +67,29 @@ def main(args: argparse.Namespace) -> int:
     """Write the export and say what the first configuration is."""
     if args.top < 1:
         raise UserError(f"--top = {args.top}: at least 1")
+    with patient("export"):
+        opened = open_storage(storage_url(args.storage), create=False)
+        members = begun_members(opened, args.study, args.name)
+        opened.engine.dispose()
+    if not members:
+        return _export(args)
+    if args.output is None and args.package is None:
+        raise UserError("--output: missing; a series is written into files, of -o best.json best.1.json and so on")
+    return in_turn(map(_own_files, each_member(args, [row.name for row in members])), _export)
+
+
+def _own_files(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of a member of a series, whose files have its number: best.2.json, ship.2."""
+    number = args.study.rpartition(".")[2]
+    if args.output is not None:
+        args.output = args.output.with_suffix(f".{number}{args.output.suffix}")
+    if args.package is not None:
+        args.package = args.package.with_name(f"{args.package.name}.{number}")
+    return args
+
+
+def _export(args: argparse.Namespace) -> int:
+    """The export of one study."""
     name = args.name or args.study
     packed = args.configuration is not None or args.precision != "fp32" or args.margin is not None
     if args.package is not None or args.confirmed or packed:

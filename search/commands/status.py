@@ -16,6 +16,7 @@ from typing import Any
 from search.answer.power import powerless_search
 from search.answer.summary import ConfirmationSummary, confirmation, progress_text, rule_text, score_text
 from search.planning import slots
+from search.series.state import SeriesState, series_state, state_lines
 from search.storage.database import Database, open_storage
 from search.storage.errors import look_again, patient
 from search.storage.schema import PAUSED
@@ -63,7 +64,7 @@ class Status:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name")
+    parser.add_argument("study", help="a study's name, or that of a series")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
     parser.add_argument("--json", action="store_true", help="the same figures as one JSON document (a line each look)")
@@ -76,14 +77,28 @@ def main(args: argparse.Namespace) -> int:
     name = args.name or args.study
     with patient("status"):
         opened = open_storage(storage_url(args.storage), create=False)
-        status = look(opened, name)
+        first = look_at_any(opened, name)
     if args.watch is not None:
-        return _watch(opened, name, args.watch, status, as_json=args.json)
+        return _watch(opened, name, args.watch, first, as_json=args.json)
     if args.json:
-        print(json.dumps(status.as_json(), allow_nan=False, sort_keys=True, indent=1))
+        print(json.dumps(first.as_json(), allow_nan=False, sort_keys=True, indent=1))
     else:
-        print("\n".join(lines(status)))
+        print("\n".join(_lines_of(first)))
     return 0
+
+
+def look_at_any(opened: Database, name: str) -> Status | SeriesState:
+    """What the database says of a search, or of all members of a series. Raises UserError where it has neither."""
+    series = series_state(opened, name)
+    return look(opened, name) if series is None else series
+
+
+def _lines_of(seen: Status | SeriesState) -> list[str]:
+    return state_lines(seen) if isinstance(seen, SeriesState) else lines(seen)
+
+
+def _ended(seen: Status | SeriesState) -> bool:
+    return seen.ended if isinstance(seen, SeriesState) else seen.progress.ended
 
 
 def look(opened: Database, name: str) -> Status:
@@ -106,16 +121,17 @@ def full_disk(opened: Database) -> str | None:
     )
 
 
-def _watch(opened: Database, name: str, every: float, status: Status, *, as_json: bool) -> int:
+def _watch(opened: Database, name: str, every: float, status: Status | SeriesState, *, as_json: bool) -> int:
     """Look again every so many seconds until the search has ended; an unavailable database is waited for."""
     screen = Screen()
     with suppress(KeyboardInterrupt), until_interrupted() as pause:
         while True:
-            screen.show([json.dumps(status.as_json(), allow_nan=False, sort_keys=True)] if as_json else lines(status))
-            if status.progress.ended:
+            document = [json.dumps(status.as_json(), allow_nan=False, sort_keys=True)] if as_json else []
+            screen.show(document or _lines_of(status))
+            if _ended(status):
                 break
             pause(every)
-            while (latest := look_again(partial(look, opened, name))) is None:
+            while (latest := look_again(partial(look_at_any, opened, name))) is None:
                 pause(every)
             status = latest
     return 0

@@ -16,8 +16,10 @@ from pydantic import BaseModel
 
 from search.answer.power import describe_gains
 from search.commands.preflight import ArmFacts, DataFacts, NetworkSize, Preflight, StoredStudy, preflight, when_text
+from search.commands.series_forecast import MemberCheck, SeriesCheck, series_lines
 from search.planning.disk import DiskForecast, format_bytes
 from search.planning.time_forecast import describe_time
+from search.series.members import SeriesSpec, load_series, series_named
 from search.spec.config import Budget
 from search.spec.identity import difference
 from search.spec.load import StudySpec, find, load, record
@@ -28,7 +30,7 @@ from trainer.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("study", help="name of a file in studies/, or a path")
+    parser.add_argument("study", help="name of a file in studies/, or a path; of a series all members are checked")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a value of the file")
     add_storage(parser)
     parser.add_argument("--name", help="another study name; needed where --set changes what the study is")
@@ -42,21 +44,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print what is known; 0 where the search may begin, 2 where something stands in its way."""
+    series = series_named(args.study)
+    if series is not None:
+        return _validate_series(args, load_series(series, args.set))
     file = find(args.study)
     spec = load(file, args.set, name=args.name)
     if not args.no_data:
         logger.info("{}: checks {}, its data and its teacher", spec.name, file.absolute())
-    spec = _as_begun(spec, args.storage)
-    facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
-    stored, problem = _stored(args.storage, facts)
-    problems = [] if problem is None else [problem]
-    facts = replace(facts, stored=stored, problems=[*facts.problems, *problems, *_warm_start(args.storage, spec)])
+    facts = _examined(args, spec)
     if args.json:
         print(json.dumps(facts.as_json(), indent=2))
     else:
         ready = facts.data is not None and not facts.problems
         print("\n".join([*preflight_lines(facts), *([_line("next", _work(args))] if ready else [])]))
     return 2 if facts.problems else 0
+
+
+def _examined(args: argparse.Namespace, spec: StudySpec) -> Preflight:
+    """What is known of a study, with what a database has under its name. Raises UserError."""
+    spec = _as_begun(spec, args.storage)
+    facts = preflight(spec, None if args.no_data else args.cache, timing=not args.no_timing)
+    stored, problem = _stored(args.storage, facts)
+    problems = [] if problem is None else [problem]
+    return replace(facts, stored=stored, problems=[*facts.problems, *problems, *_warm_start(args.storage, spec)])
+
+
+def _validate_series(args: argparse.Namespace, series: SeriesSpec) -> int:
+    """The same of every member, and their sum."""
+    if args.name is not None:
+        raise UserError(f"--name {args.name}: the members of a series have their own names; leave --name out")
+    members = []
+    for spec in series.members:
+        if not args.no_data:
+            logger.info("{}: checks {}, its data and its teacher", spec.name, spec.file.absolute())
+        try:
+            facts = _examined(args, spec)
+        except UserError as error:
+            members.append(MemberCheck(spec, None, [str(error)]))
+        else:
+            members.append(MemberCheck(spec, facts, facts.problems))
+    check = SeriesCheck(series, members)
+    if args.json:
+        print(json.dumps(check.as_json(), indent=2))
+    else:
+        ready = not args.no_data and not check.problems
+        print("\n".join([*series_lines(check), *([_line("next", _work(args))] if ready else [])]))
+    return 2 if check.problems else 0
 
 
 def _work(args: argparse.Namespace) -> str:

@@ -6,14 +6,24 @@ The ranks are those of `torchrun search/worker.py`; see trainer/distributed/supe
 import argparse
 import os
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from loguru import logger
 
 from search import worker
+from search.series.members import SeriesSpec, each_member, load_series, series_named
+from search.series.turns import take_turns, why_over
+from search.spec.load import StudySpec
+from search.storage.url import storage_url
 from trainer.cli.parser import CommandLine
-from trainer.distributed.supervisor import INTERRUPTED, TERMINATED, refuse_bad_numbers, supervise
+from trainer.distributed.supervisor import (
+    INTERRUPTED,
+    TERMINATED,
+    refuse_bad_numbers,
+    signals_as_before,
+    supervise,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,21 +54,69 @@ def main(args: argparse.Namespace) -> int:
     """Work until nothing is left or a signal asks for a stop; returns the exit code."""
     refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
     worker.refuse_bad_flags(args)
+    series = series_named(args.study)
+    if series is not None:
+        return _work_on_series(args, load_series(series, args.set))
     worker.announce(args)
     worker.specification(args)  # a mistake is said once, before any rank begins
-    cores = len(os.sched_getaffinity(0))
-    if args.ranks.isdecimal() and int(args.ranks) > cores:
-        logger.warning(
-            "--ranks {}: this machine lets it use {} cores; more ranks than that wait for each other", args.ranks, cores
-        )
-    arguments = ["--study", args.study, *flags(args)]
-    script = Path(worker.__file__)
-    code = supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
+    _warn_of_many_ranks(args)
+    code = _supervised(args)
     if code == 0:
         name = args.name or Path(args.study).stem
         logger.info("next: python -m search status {}", shlex.quote(name))
     say_how_to_go_on(code)
     return code
+
+
+def _work_on_series(args: argparse.Namespace, series: SeriesSpec) -> int:
+    """Each member in turn, until none has anything left."""
+    members = {spec.name: each for spec, each in zip(series.members, _arguments_of(args, series), strict=True)}
+    _warn_of_many_ranks(args)
+
+    def work(spec: StudySpec) -> int:
+        worker.announce(members[spec.name])
+        with signals_as_before():
+            return _supervised(members[spec.name])
+
+    code = take_turns(series, work, lambda: _why_over(args, series))
+    if code == 0:
+        logger.info("next: python -m search status {}", shlex.quote(series.name))
+    say_how_to_go_on(code)
+    return code
+
+
+def _why_over(args: argparse.Namespace, series: SeriesSpec) -> str | None:
+    """Why no member begins anything more; a database that is away is no reason: the next worker waits for it."""
+    from search.storage.database import open_storage  # with Optuna, which the first line does not wait for
+    from search.storage.errors import DatabaseUnavailable, patient
+
+    try:
+        with patient("worker"):
+            opened = open_storage(storage_url(args.storage), create=False)
+            try:
+                return why_over(opened, series)
+            finally:
+                opened.engine.dispose()
+    except DatabaseUnavailable:
+        return None
+
+
+def _arguments_of(args: argparse.Namespace, series: SeriesSpec) -> Iterator[argparse.Namespace]:
+    return each_member(args, [str(spec.source) for spec in series.members])
+
+
+def _warn_of_many_ranks(args: argparse.Namespace) -> None:
+    cores = len(os.sched_getaffinity(0))
+    if args.ranks.isdecimal() and int(args.ranks) > cores:
+        logger.warning(
+            "--ranks {}: this machine lets it use {} cores; more ranks than that wait for each other", args.ranks, cores
+        )
+
+
+def _supervised(args: argparse.Namespace) -> int:
+    """The ranks of one study; returns their exit code."""
+    script, arguments = Path(worker.__file__), ["--study", args.study, *flags(args)]
+    return supervise(script, arguments, ranks=args.ranks, restarts=args.restarts, stop_seconds=args.stop_seconds)
 
 
 def say_how_to_go_on(code: int) -> None:

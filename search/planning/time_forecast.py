@@ -80,15 +80,16 @@ def scaled(spec: StudySpec, taught: RunConfig | None, timings: "QuickTimings", t
 
 def describe_time(forecast: TimeForecast) -> tuple[str, str]:
     """The forecast in two lines."""
-    parts = [f"{forecast.trials} trials about {_range(forecast.search_seconds)} if none is pruned"]
+    parts = [f"{forecast.trials} trials about {duration_range(forecast.search_seconds)} if none is pruned"]
     if forecast.confirm_seconds is not None:
-        parts.append(f"confirmation of {forecast.trainings} trainings {_range(forecast.confirm_seconds)}")
+        parts.append(f"confirmation of {forecast.trainings} trainings {duration_range(forecast.confirm_seconds)}")
     return (
         ", ".join(parts),
         f"one worker, {USUAL} at a time, measured here on {forecast.device}; another machine needs another time",
     )
 
 
-def _range(pair: Sequence[float]) -> str:
+def duration_range(pair: Sequence[float]) -> str:
+    """`3 h 20 min to 5 h 0 min`, or one of them where they are the same."""
     low, high = format_duration(pair[0]), format_duration(pair[1])
     return low if low == high else f"{low} to {high}"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from search.report.content.build import report
-from search.report.content.document import Report
+from search.report.content.document import Report, SeriesPart
 from search.report.content.worst_cases import Wanted
 from search.report.files import slug, write_report
 from search.storage.database import open_storage
@@ -25,7 +25,7 @@ LOOK_SECONDS = 30.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name")
+    parser.add_argument("study", help="a study's name, or that of a series: all of its members on one page")
     parser.add_argument("other", nargs="*", help="further studies of the same database, shown side by side")
     add_storage(parser)
     parser.add_argument(
@@ -86,7 +86,8 @@ def _watch(made: Report, look: Look, whole: Look, output: Path, every: float, *,
 
 
 def _ended(made: Report) -> bool:
-    return all(study.search.state == "ended" for study in made.studies)
+    begun = all(len(part.members) == part.of for part in made.series)
+    return begun and all(study.search.state == "ended" for study in made.studies)
 
 
 def _tell(made: Report, output: Path, *, as_json: bool) -> None:
@@ -100,9 +101,22 @@ def _tell(made: Report, output: Path, *, as_json: bool) -> None:
         document = {**{name: str(path) for name, path in files._asdict().items()}, "studies": answers}
         print(json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True), flush=True)
         return
-    for study in made.studies:
+    for part in made.series:
+        print("\n".join(_series_lines(part)))
+    for study in [] if made.series else made.studies:
         print(f"{study.name}  distillation: {study.distillation}  ({study.headline})")
         print("\n".join(f"  {sentence}" for sentence in study.answer))
     print("  ".join(map(str, files)))
-    for study in made.studies:
+    for study in [] if made.series else made.studies:
         print(f"next: {study.following}", flush=True)
+
+
+def _series_lines(part: SeriesPart) -> list[str]:
+    """What a series showed, and what is not there yet."""
+    confirmed = sum(member.state == "confirmed" for member in part.members)
+    text = [f"{part.name}  series of {part.of} studies, {len(part.members)} begun, {confirmed} confirmed"]
+    for verdict in ("shown", "not_shown", "worse", "not estimable"):
+        own = [f"{each.method} ({each.group})" for each in part.differences if each.verdict == verdict]
+        text += [f"  gain over no distillation {verdict.replace('_', ' ')}: {'; '.join(own)}"] if own else []
+    text += [f"  not there yet: {'; '.join(part.missing)}"] if part.missing else []
+    return text

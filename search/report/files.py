@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from search.report import search_figures
+from search.report import search_figures, series_figures
 from search.report.content.document import Report, Study
 from search.report.page import drawn, page
+from search.report.series_tables import across, tables_of_series
 from search.report.svg import Drawn
 from search.report.table_formats import Table, latex
-from search.report.tables import across, tables
+from search.report.tables import tables
 from trainer.atomic_files import write_output
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -56,7 +57,7 @@ def text_of(report: Report) -> str:
 
 def named(report: Report) -> list[tuple[str, Table]]:
     """Every table with the name of its files; those of several studies begin with the study."""
-    by_name = [(slug(table.name), table) for table in across(report)]
+    by_name = [(slug(table.name), table) for table in [*tables_of_series(report), *across(report)]]
     for prefix, study in _prefixed(report):
         by_name += [(f"{prefix}{slug(table.name)}", table) for table in tables(study)]
     return by_name
@@ -64,7 +65,8 @@ def named(report: Report) -> list[tuple[str, Table]]:
 
 def drawings(report: Report) -> list[tuple[str, Drawn]]:
     """Every figure with the name of its file."""
-    by_name = [(slug(each.name), each) for each in search_figures.draw_figures_across(report)]
+    together = [*series_figures.draw_series_figures(report), *search_figures.draw_figures_across(report)]
+    by_name = [(slug(each.name), each) for each in together]
     return by_name + [
         (f"{prefix}{slug(each.name)}", each) for prefix, study in _prefixed(report) for each in drawn(study)
     ]

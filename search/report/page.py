@@ -8,12 +8,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from search.report import confirmed_figures, search_figures
+from search.report import confirmed_figures, search_figures, series_figures
 from search.report.content.document import Report, Study
 from search.report.content.number_format import shown
+from search.report.series_tables import across, series_tables
 from search.report.svg import Drawn
 from search.report.table_formats import Cell, Table
-from search.report.tables import across, tables
+from search.report.tables import tables
 
 HERE = Path(__file__).resolve().parent
 ABSENT = "\N{EN DASH}"
@@ -43,6 +44,7 @@ class Shown:
             ("cost", "Cost"),
             *(pictures if self.study.pictures else []),
             ("limits", "Limits"),
+            *([("published", "Published by others")] if self.study.published is not None else []),
             ("again", "Data and commands"),
         ]
 
@@ -63,6 +65,8 @@ def page(report: Report) -> str:
     beside = {
         "across": [table.for_readers() for table in across(report)],
         "together": search_figures.draw_figures_across(report),
+        "series": [(part, [table.for_readers() for table in series_tables(part)]) for part in report.series],
+        "sizes": series_figures.draw_series_figures(report),
     }
     return template.render(report=report, studies=studies, style=style, **beside)
 

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 from search.answer.document import ConfirmedPart, Scores
 from search.answer.score_arrays import describe_thresholds
-from search.report.content.document import Arm, Fact, Report, Search, Study
+from search.report.content.document import Arm, Fact, Search, Study
 from search.report.content.text import searched_title
 from search.report.group_tables import family_table, method_table
+from search.report.series_tables import published_table
 from search.report.table_formats import CLAIM, Cell, Column, Table
 from search.study.class_scores import SHOWN_SCORES
-
-SIDES = "Studies side by side: scores on validation at threshold 0.5, on test at each seed's own"
-"""Title of the table of several studies."""
 
 
 def tables(study: Study) -> list[Table]:
     """All tables of one study that have a row."""
     search = study.search
     every = [] if study.confirmed is None else confirmed_tables(search, study.confirmed)
+    published = [] if study.published is None else [published_table(study.published)]
     every += [
         _arms(search),
         _searched_classes(search),
@@ -36,46 +35,9 @@ def tables(study: Study) -> list[Table]:
         _facts("data", "Data", search.data),
         _facts("space", "What the search varied", search.space),
         _facts("limits", "Limits of the student", search.limits),
+        *published,
     ]
     return [table for table in every if table.rows]
-
-
-def across(report: Report) -> list[Table]:
-    """Several studies side by side; nothing for one."""
-    columns = (
-        Column("study"),
-        Column("data"),
-        Column("network"),
-        Column("parameters (M)", "short"),
-        Column("of the teacher's", "percent"),
-        Column("teacher", "score"),
-        Column("without KD", "score"),
-        Column("with KD", "score"),
-        Column("difference", "signed"),
-        Column("from", "signed"),
-        Column("to", "signed"),
-        Column("verdict"),
-        Column("scores on"),
-    )
-    rows = tuple(
-        (
-            side.study,
-            side.data,
-            side.network,
-            side.params_m,
-            side.share_of_teacher,
-            side.teacher,
-            side.without_kd,
-            side.with_kd,
-            side.difference,
-            side.low,
-            side.high,
-            side.verdict,
-            side.part,
-        )
-        for side in report.sides
-    )
-    return [Table("studies", SIDES, columns, rows)] if rows else []
 
 
 def _arms(search: Search) -> Table:
@@ -236,10 +198,9 @@ def _shares(search: Search) -> Table:
 
 
 def _rungs(search: Search) -> Table:
-    epochs = sorted({rung.epoch for arm in search.arms for rung in arm.rungs})
     at = {(arm.name, rung.epoch): rung.correlation for arm in search.arms for rung in arm.rungs}
     cut = {(arm.name, epoch): count for arm in search.arms for epoch, count in arm.pruned_at}
-    epochs = sorted({*epochs, *(epoch for _, epoch in cut)})
+    epochs = sorted({epoch for _, epoch in (*at, *cut)})
     columns = (
         Column("epoch", "plain"),
         *(Column(f"correlation in {arm.name}", "correlation") for arm in search.arms),
@@ -293,10 +254,13 @@ def confirmed_tables(search: Search, part: ConfirmedPart) -> list[Table]:
         _scores(part, "size", f"By size of the {'foreground' if search.classes else 'object'}"),
         _reliability(part, search.nouns.element),
         _openings(part),
-        Table(
-            "missing", "What was to be confirmed and is not there", (Column("what"),), tuple((m,) for m in part.missing)
-        ),
+        _missing(part),
     ]
+
+
+def _missing(part: ConfirmedPart) -> Table:
+    rows = tuple((line,) for line in part.missing)
+    return Table("missing", "What was to be confirmed and is not there", (Column("what"),), rows)
 
 
 def _networks(search: Search, part: ConfirmedPart) -> Table:

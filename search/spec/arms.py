@@ -152,23 +152,26 @@ def main_arm(
     study_name: str,
     where: str,
     pretrained: Literal["encoder", "imagenet"] = "encoder",
+    *,
+    shrinks: bool = False,
 ) -> Arm:
-    """The main search: nothing may be dropped from its space. Raises UserError."""
+    """The main search. shrinks: of a member of a series, whose space is that of all members less what it has no use
+    for; else nothing may be dropped. Raises UserError."""
     run = normalised_by_word(run, pretrained)
     base = run_config(run, where)
     fixed = fixed_values(base)
-    _check_tables_present(base, space, where)
     parameters = ordered(space, where)
-    combinations = list(worlds(parameters, fixed, where))
-    check_conditions(parameters, fixed, combinations, where)
-    dead = dead_kd(parameters, fixed)
-    if dead:
-        term = dead[0].path.split(".")[1]
-        raise UserError(
-            f"{where}: space.{dead[0].name}: has no effect, as method is never {term!r}; "
-            f"add {term!r} to the choices of method or remove the parameter"
-        )
-    front = checked_front(tables.front, parameters, where)
+    dropped: list[str] = []
+    along = tables.front
+    if shrinks:
+        parameters, dropped = shrink(parameters, {}, fixed, where)
+        kept = [path for path in along.paths if any(p.path == path for p in parameters)] if along else []
+        along = along.model_copy(update={"along": tuple(kept)}) if along is not None and kept else None
+    _check_tables_present(base, parameters, where)
+    if not shrinks:
+        check_conditions(parameters, fixed, list(worlds(parameters, fixed, where)), where)
+        _check_alive(parameters, fixed, where)
+    front = checked_front(along, parameters, where)
     return Arm(
         name=MAIN,
         study_name=study_name,
@@ -181,11 +184,22 @@ def main_arm(
         sampler=tables.sampler,
         pruner=tables.pruner,
         enqueue=(),
-        dropped=(),
+        dropped=tuple(dropped),
         base=base,
         fixed=fixed,
         pretrained=pretrained,
     )
+
+
+def _check_alive(space: Sequence[Parameter], fixed: Mapping[str, Scalar], where: str) -> None:
+    """Every parameter of a loss belongs to a term that some trial has. Raises UserError."""
+    dead = dead_kd(space, fixed)
+    if dead:
+        term = dead[0].path.split(".")[1]
+        raise UserError(
+            f"{where}: space.{dead[0].name}: has no effect, as method is never {term!r}; "
+            f"add {term!r} to the choices of method or remove the parameter"
+        )
 
 
 def in_flight_of(trials: int) -> int:

@@ -1,6 +1,5 @@
 """The tables of a study file beside [run] and [space], as frozen values. Free of torch and optuna."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -21,10 +20,12 @@ from search.spec.strategies import (
     WarmStart,
     WilcoxonConfig,
 )
+from trainer.cli.durations import seconds
 from trainer.config import LARGEST_SEED, MOST_EPOCHS
 from trainer.data.splits.folders import pattern_from
-from trainer.errors import DataError
+from trainer.errors import DataError, nearest
 from trainer.evaluation.score_names import SCORE_KINDS, objective
+from trainer.series import SeriesTable
 
 SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou")
 """The validation scores that every epoch report has; mdice and miou are means over all classes of pooled pixels."""
@@ -32,10 +33,8 @@ SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", 
 MAIN = "kd"
 """The name of the main search among the arms."""
 
-MOST_DAYS = 36_500
-"""The longest `wall`: a hundred years."""
-
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+PUBLISHED_COLUMNS = ("data", "part", "method", "teacher", "student", "pretrained", "metric")
+"""The columns of studies/published/*.csv that say what a number is of."""
 
 
 class Objective(Frozen):
@@ -222,17 +221,6 @@ PrunerConfig = Annotated[
 ]
 
 
-def seconds(text: str) -> float:
-    """Seconds of a duration such as "12h", "90m", "1d", "1h30m". Raises ValueError."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
-    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or total <= 0:
-        raise ValueError(f'{text[:80]!r} is no duration; write it as "12h", "90m" or "1h30m"')
-    if total > MOST_DAYS * _UNITS["d"]:
-        raise ValueError(f'{text[:80]!r} is longer than "{MOST_DAYS}d", the longest; leave it out for no limit')
-    return total
-
-
 class Budget(Frozen):
     """What the search may use. Trials count when COMPLETE or PRUNED; the bounds below them hold over all arms."""
 
@@ -365,6 +353,38 @@ class Dashboard(Frozen):
     )
 
 
+class Published(Frozen):
+    """Numbers that others printed, out of a file of `studies/published/`; nothing that is computed here reads them."""
+
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="its name without .csv, of a file in `studies/published/` here or beside the program",
+    )
+    rows: dict[str, str | tuple[str, ...]] = Field(
+        default={},
+        description="which of its rows belong to this study: columns with the value or values they have, such as "
+        '{ data = "isic2018", student = ["unet-awesome", "small-double"] }; none: all rows',
+    )
+    methods: dict[str, str] = Field(
+        default={},
+        description='what their methods are called here: { "ACF-BCKD" = "acfd+boundary-hard" }; others keep '
+        "their names",
+    )
+    differs: tuple[Annotated[str, Field(min_length=1, max_length=400)], ...] = Field(
+        default=(), description="what was done otherwise there, a sentence each"
+    )
+
+    @field_validator("rows")
+    @classmethod
+    def _are_columns(cls, value: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        for column, wanted in value.items():
+            if column not in PUBLISHED_COLUMNS:
+                raise ValueError(f"{column}: no column of such a file{nearest(column, PUBLISHED_COLUMNS)}")
+            if not wanted:
+                raise ValueError(f"{column} = {wanted!r}: names no value; take it away for all rows")
+        return value
+
+
 class StudyTables(Frozen):
     """A study file as it is written."""
 
@@ -394,3 +414,9 @@ class StudyTables(Frozen):
         description="what becomes of the winners: `search confirm` trains them again and opens the test rows",
     )
     dashboard: Dashboard = Field(default=Dashboard(), description="what optuna-dashboard may show")
+    published: Published | None = Field(
+        default=None, description="what others published of the same, shown in the report in columns of its own"
+    )
+    series: SeriesTable | None = Field(
+        default=None, description="several studies in one file, NAME.1, NAME.2 and so on: what differs between them"
+    )

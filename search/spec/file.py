@@ -8,31 +8,34 @@ from typing import Any
 from trainer.config_paths import Table, text_of, toml_table
 from trainer.errors import UserError, nearest
 from trainer.repository import REPOSITORY
+from trainer.series import member_at
 
 LARGEST = 1_000_000
 """Bytes of a study file."""
+FOLDERS = (Path("studies"), REPOSITORY / "studies")
+"""Where a study's name is looked for."""
 DEEPEST = 12
 """Tables within tables, dots in a key included."""
 
 
 def find(name_or_path: str) -> Path:
-    """The file of a study: a path, or the name of a file in `studies/` here or beside the program. Raises UserError."""
+    """The file of a study: a path, or the name of a file in `studies/` here or beside the program. Of a member of a
+    series it is the path that a file of its own would have (`trainer.series`). Raises UserError."""
     given = Path(name_or_path)
     if given.suffix == ".toml" or len(given.parts) > 1:
         if given.exists() and not given.is_file():
             raise UserError(
                 f"study {name_or_path}: is {'a folder' if given.is_dir() else 'no file'}; give a study file"
             )
-        if not given.is_file():
+        if not given.is_file() and member_at(given) is None:
             beside = [str(file) for file in given.parent.glob("*.toml")] if given.parent.is_dir() else []
             raise UserError(f"study {name_or_path}: no such file{nearest(name_or_path, beside)}")
         return given
-    folders = [Path("studies"), REPOSITORY / "studies"]
-    for folder in folders:
+    for folder in FOLDERS:
         path = folder / f"{name_or_path}.toml"
-        if path.is_file():
+        if path.is_file() or member_at(path) is not None:
             return path
-    known = [file.stem for folder in folders for file in folder.glob("*.toml")]
+    known = [file.stem for folder in FOLDERS for file in folder.glob("*.toml")]
     raise UserError(
         f"study {name_or_path}: no such file in studies/{nearest(name_or_path, known)}; "
         "`python -m search init FOLDER` writes one for pictures of your own"

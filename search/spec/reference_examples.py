@@ -154,8 +154,32 @@ choose = { smallest = "params", margin = 0.02 }
 [dashboard]
 images = "off"
 """,
+    "published": """
+[published]
+file    = "polyp-hpo"
+rows    = { data = "kvasir", student = ["unet", "smp-unet"] }
+differs = ["One run each, seed 1.", "The division is that of DUCK-Net's authors."]
+""",
+    "series": """
+[series]
+gpu_hours = 200
+wall      = "5d"
+leave_out = [ { data = "clinicdb", teacher = "wide" } ]
+
+[series.product.data.kvasir]
+"run.data.split"         = "splits/kvasir.csv"
+"run.teacher.checkpoint" = "teachers/{data}-{teacher}.safetensors"
+[series.product.data.clinicdb]
+"run.data.split"         = "splits/clinicdb.csv"
+"run.teacher.checkpoint" = "teachers/{data}-{teacher}.safetensors"
+
+[series.product.teacher.usual]
+"run.teacher.width" = 48
+[series.product.teacher.wide]
+"run.teacher.width" = 64
+""",
 }
-"""By table: how it is written. All but "whole" together are one study."""
+"""By table: how it is written. All but "whole" and "series" together are one study, with "series" a series of them."""
 
 NOTES = {
     "front": "Then small students get their share of trials and are judged among their like; without it a "
@@ -212,6 +236,21 @@ NOTES = {
     "other command, says so in one line. `warned`: it works, and `validate` says what is otherwise than one may think. "
     "In any case `validate` warns where fewer trials are to be expected to complete than `gp`, `cmaes` or `nsga2` need "
     "before they learn, since these learn nothing from pruned ones.",
+    "published": "A report shows them in columns of their own, beside what was confirmed here of the same network "
+    "and method, with `differs` above them. They enter no comparison. "
+    "[studies/published](../studies/published/README.md) says what the columns of such a file hold.",
+    "series": "`studies/kd.toml` with this table is the series `kd`, and its members are the studies `kd.1`, `kd.2` "
+    "and so on, in the file's order. All other tables are what they share; a member sets values by the paths that "
+    "`--set` takes, names of networks before their options. What of `[space]`, `[front]` and `[[enqueue]]` a member "
+    'has no use for, such as the temperature where `run.method` is `"none"`, leaves it, and `validate` says so; what '
+    "no member has a use for is a mistake. In a product `{axis}` in a path of data, split or checkpoint stands for the "
+    "member's choice.\n\n"
+    "Every command takes a member by its name. The series' name is all of them: `trainer teach FILE` trains each "
+    "distinct teacher once, `validate` forecasts each and the sum, `work` goes through them in order, `status` has a "
+    "line for each, `confirm`, `export`, `enqueue`, `stop` and `close` do the same for every one, and `report` writes "
+    "one page. `gpu_hours` and `wall` bound the searches of all members together, where a trial is admitted; "
+    "confirmations are beyond them, as they are beyond `[budget]`. A member is known by its number in the database, so "
+    "new ones go to the end: at the end of `members`, or as the last choice of the first axis.",
     "names": "What the tables of the program hold. Adding one is one file and one line: see CONTRIBUTING.md.",
 }
 """By table: what a reader needs beside the meaning of its keys."""

@@ -3,6 +3,7 @@
 One row and the database's clock decide whose turn it is to write notes: one leader at a time, over all workers.
 """
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,6 +185,40 @@ def why_closed(connection: sa.Connection, search: SearchRow, now: float) -> Clos
         used = connection.execute(sa.select(sa.func.sum(leases.c.gpu_seconds)).where(of_search)).scalar_one() or 0.0
         if used >= search.gpu_hours * 3600:
             return Closed(ClosedKind.GPU_HOURS, f"gpu_hours: {search.gpu_hours} are used")
+    series = series_place(search.settings)
+    return None if series is None else why_series_closed(connection, series, now)
+
+
+SERIES, SERIES_WISH = "series", "series_wish"
+"""Keys of the settings of a search that is a member of a series: its place there with what all members together may
+use, and what a person wished of the whole series, so that members that nobody began know of it."""
+STOP, CLOSE = "stop", "close"
+"""What may be wished of a series."""
+
+
+def series_place(settings: str) -> Mapping[str, Any] | None:
+    """What the settings of a search say of its series; None of a study of its own."""
+    place = json.loads(settings).get(SERIES)
+    return place if isinstance(place, Mapping) else None
+
+
+def why_series_closed(connection: sa.Connection, series: Mapping[str, Any], now: float) -> Closed | None:
+    """Why nothing new is admitted to any member of a series; None where something is.
+
+    series: as `series_place` gives it.
+    """
+    named = searches.c.name.in_([f"{series['name']}.{number}" for number in range(1, series["of"] + 1)])
+    wall, hours = series["wall_seconds"], series["gpu_hours"]
+    if wall is not None:
+        began = connection.execute(sa.select(sa.func.min(searches.c.began)).where(named)).scalar_one()
+        if began is not None and now - began >= wall:
+            return Closed(ClosedKind.WALL, f"wall of the series {series['name']}: {wall / 3600:.2f} h are over")
+    if hours is not None:
+        members = sa.select(searches.c.search_id).where(named)
+        of_members = leases.c.study_id.in_(sa.select(arms.c.study_id).where(arms.c.search_id.in_(members)))
+        used = connection.execute(sa.select(sa.func.sum(leases.c.gpu_seconds)).where(of_members)).scalar_one() or 0.0
+        if used >= hours * 3600:
+            return Closed(ClosedKind.GPU_HOURS, f"gpu_hours of the series {series['name']}: {hours} are used")
     return None
 
 
@@ -225,6 +260,34 @@ class Searches:
         """The names of all searches in this database."""
         with self.engine.begin() as connection:
             return list(connection.execute(sa.select(searches.c.name).order_by(searches.c.name)).scalars())
+
+    def members(self, series: str) -> list[SearchRow]:
+        """The members of a series that were begun, in the order of their numbers; none where it is no series."""
+        query = sa.select(searches).where(searches.c.name.startswith(f"{series}.", autoescape=True))
+        with self.engine.begin() as connection:
+            rows = [SearchRow.of(row) for row in connection.execute(query)]
+        places = [(series_place(row.settings), row) for row in rows]
+        own = [(place["number"], row) for place, row in places if place is not None and place["name"] == series]
+        return [row for _, row in sorted(own, key=lambda each: each[0])]
+
+    def wish_of_series(self, series: str, wish: str | None) -> None:
+        """Keep in all members that were begun what a person wishes of the whole series: `stop`, `close`, or nothing
+        any more; call it under `creation_lock`."""
+        for row in self.members(series):
+            before = json.loads(row.settings)
+            if before.get(SERIES_WISH) == CLOSE:
+                continue  # for good
+            kept = {key: value for key, value in before.items() if key != SERIES_WISH}
+            kept |= {} if wish is None else {SERIES_WISH: wish}
+            text = json.dumps(kept, allow_nan=False, sort_keys=True)
+            with self.engine.begin() as connection:
+                connection.execute(searches.update().where(searches.c.search_id == row.search_id).values(settings=text))
+
+    def series_closed(self, series: Mapping[str, Any]) -> Closed | None:
+        """As `why_series_closed`, for members that are in no database yet, too."""
+        with self.engine.begin() as connection:
+            now = connection.execute(sa.select(now_of(self.dialect))).scalar_one()
+            return why_series_closed(connection, series, now)
 
     def arms_of(self, search_id: int) -> list[ArmRow]:
         """The arms of a search, the main one first."""

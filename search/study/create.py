@@ -14,9 +14,9 @@ from search.spec.identity import difference
 from search.spec.load import StudySpec, record
 from search.storage.database import Database, creation_lock
 from search.storage.lookup import refuse_others, search_row
-from search.storage.searches import SearchRow
+from search.storage.searches import CLOSE, SearchRow
 from search.study.adapter import StudyAdapter, mark, study_id_of
-from search.study.settings import changes, stored, superseded
+from search.study.settings import changes, series_wish, stored, superseded
 from trainer.errors import UserError
 
 
@@ -35,6 +35,7 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
     with creation_lock(url):
         refuse_others(opened, [arm.study_name for arm in spec.arms])
         _forget_deleted(opened)
+        _refuse_series_name(opened, spec)
         search_row = opened.searches.search(spec.name)
         old = search_row is not None and _joins_with_older(opened, spec, search_row, identity)
         studies = {arm.name: study_id_of(opened, arm.study_name, spec.objective.direction) for arm in spec.arms}
@@ -79,6 +80,23 @@ def open_search(opened: Database, url: str, spec: StudySpec, identity: Identity)
     if spec.warm_start is not None:  # outside of the lock, which the older study's database may need
         search.warm_start(warm_trials(opened, spec, spec.warm_start))
     return search
+
+
+def _refuse_series_name(opened: Database, spec: StudySpec) -> None:
+    """A series and a study cannot have one name in a database, and nothing begins in a series that is closed. Raises
+    UserError."""
+    place = spec.series
+    if place is None:
+        if spec.confirms is None and opened.searches.members(spec.name):
+            raise UserError(f"study {spec.name!r}: a series in {opened.label} has that name; take another (--name)")
+        return
+    if opened.searches.search(place.name) is not None:
+        raise UserError(
+            f"series {place.name!r}: a study in {opened.label} has that name; give the series' file another one"
+        )
+    begun = opened.searches.members(place.name)
+    if all(row.name != spec.name for row in begun) and any(series_wish(row.settings) == CLOSE for row in begun):
+        raise UserError(f"series {place.name!r}: is closed for good, and {spec.name} was never begun")
 
 
 def _joins_with_older(opened: Database, spec: StudySpec, search_row: SearchRow, identity: Identity) -> bool:

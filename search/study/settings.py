@@ -13,7 +13,7 @@ from typing import Any
 from search.spec.arms import Arm
 from search.spec.identity import difference, digest
 from search.spec.load import StudySpec
-from search.storage.searches import ArmRow
+from search.storage.searches import SERIES, SERIES_WISH, ArmRow
 from trainer.data.openings import who
 from trainer.errors import UserError
 
@@ -31,8 +31,9 @@ def settings(spec: StudySpec) -> dict[str, Any]:
     """What may change while a study goes on."""
     names = ("sampler", "pruner", "budget", "confirm", "dashboard")
     arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
-    warm = {} if spec.warm_start is None else {"warm_start": spec.warm_start.model_dump(mode="json")}
-    return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms, **warm}
+    more = {"warm_start": spec.warm_start, "published": spec.published, SERIES: spec.series}
+    given = {name: value.model_dump(mode="json") for name, value in more.items() if value is not None}
+    return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms, **given}
 
 
 def stored(spec: StudySpec, before: str | None) -> str:
@@ -40,7 +41,9 @@ def stored(spec: StudySpec, before: str | None) -> str:
     files = [] if before is None else [each for each in _files(before) if each != _key(spec)]
     began = who() if before is None else owner(before)
     owned = {} if began is None else {_OWNER: began}
-    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:], _MARKED: True, **owned}
+    wish = None if before is None else series_wish(before)
+    wished = {} if wish is None else {SERIES_WISH: wish}
+    kept = {**settings(spec), _FILES: [*files, _key(spec)][-_MOST:], _MARKED: True, **owned, **wished}
     return json.dumps(kept, allow_nan=False, sort_keys=True)
 
 
@@ -48,6 +51,13 @@ def owner(kept: str) -> str | None:
     """Who began a search, as `account@host`, from the settings that the database keeps; None: not known."""
     known = json.loads(kept).get(_OWNER)
     return None if known is None else str(known)
+
+
+def series_wish(kept: str) -> str | None:
+    """What a person wished of the whole series of a search, `stop` or `close`, from the settings that the database
+    keeps; None: nothing."""
+    wish = json.loads(kept).get(SERIES_WISH)
+    return None if wish is None else str(wish)
 
 
 def superseded(spec: StudySpec, before: str) -> bool:
@@ -58,7 +68,7 @@ def superseded(spec: StudySpec, before: str) -> bool:
 def changes(spec: StudySpec, before: str) -> list[str]:
     """What of the settings differs between the database and a file, a line each: `budget.trials: 40 -> 80`."""
     kept = json.loads(before)
-    kept = {name: value for name, value in kept.items() if name not in (_FILES, _MARKED, _OWNER)}
+    kept = {name: value for name, value in kept.items() if name not in (_FILES, _MARKED, _OWNER, SERIES_WISH)}
     return difference(kept, settings(spec))
 
 
@@ -85,7 +95,7 @@ def _key(spec: StudySpec) -> str:
     if spec.confirms is not None:
         return "planned"  # once, in the database
     try:
-        text = hashlib.sha256(spec.source.read_bytes()).hexdigest()
+        text = hashlib.sha256(spec.file.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{spec.source}: cannot be read ({error.strerror}); give a study file") from error
+        raise UserError(f"{spec.file}: cannot be read ({error.strerror}); give a study file") from error
     return digest({"file": text, "set": list(spec.overrides)})[:16]

@@ -1,4 +1,22 @@
-"""Durations as people read them; each page keeps the form that fits its room."""
+"""Durations as people write and read them; each page keeps the form that fits its room."""
+
+import re
+
+MOST_DAYS = 36_500
+"""The longest duration: a hundred years."""
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def seconds(text: str) -> float:
+    """Seconds of a duration such as "12h", "90m", "1d", "1h30m". Raises ValueError."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    total = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or total <= 0:
+        raise ValueError(f'{text[:80]!r} is no duration; write it as "12h", "90m" or "1h30m"')
+    if total > MOST_DAYS * _UNITS["d"]:
+        raise ValueError(f'{text[:80]!r} is longer than "{MOST_DAYS}d", the longest; leave it out for no limit')
+    return total
 
 
 def format_duration(seconds: float) -> str:

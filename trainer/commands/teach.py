@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
+import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,8 +25,9 @@ from trainer.data.dataset import examples_an_epoch
 from trainer.data.splits.part_sizes import nouns_of, scored_as
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, counted, one_line, received
-from trainer.loggers import Loggers, check_loggers
+from trainer.loggers import Loggers, check_loggers, past_torchrun
 from trainer.run_file import PLACES, read
+from trainer.series import Member, Series, series_in
 
 if TYPE_CHECKING:
     from models.config import TeacherConfig
@@ -40,8 +43,46 @@ STATE = "state.pt"
 
 
 def main(args: Namespace) -> int:
-    """Train, resume or find the teacher. Raises UserError, CheckpointError, DataError."""
+    """Train, resume or find the teacher, or all teachers of a series. Raises UserError, CheckpointError, DataError."""
     check_loggers(args.mirror)
+    series = series_in(args.file)
+    return _teach_one(args) if series is None else _teach_all(args, series)
+
+
+def _teach_all(args: Namespace, series: Series) -> int:
+    """Each distinct teacher of a series once, in the order of the members; ends with the first that is not taught."""
+    if args.output is not None:
+        raise UserError(f"--output {args.output}: a series may have several teachers; give a member: {series.name}.1")
+    first: dict[str, tuple[Member, RunConfig | None]] = {}
+    for member in series.members:
+        file = read(series.path(member), sets=args.set)
+        teacher = file.run.teacher
+        if not isinstance(teacher, NetworkTeacher) or teacher.checkpoint is None or _made_elsewhere(teacher):
+            continue  # what was trained elsewhere is looked at by `search validate`
+        other, recipe = first.setdefault(teacher.checkpoint, (member, file.teacher_run()))
+        if recipe != file.teacher_run():
+            raise UserError(
+                f"{series.file}: {other.called} and {member.called} have run.teacher.checkpoint = "
+                f"{teacher.checkpoint!r} for two teachers; give each of them a file of its own"
+            )
+    if not first:
+        raise UserError(f"{series.file}: no member has a teacher to be trained")
+    if "RANK" in os.environ:
+        raise UserError(
+            f"{series.file}: under torchrun one teacher at a time: give a member, {series.name}.1, or --ranks"
+        )
+    for place, (member, _) in enumerate(first.values(), 1):
+        logger.info("teacher {} of {}: that of {}", place, len(first), member.called)
+        path = series.path(member)
+        again = [str(path) if Path(word) == args.file else word for word in past_torchrun(sys.argv[1:])]
+        code = _teach_one(Namespace(**{**vars(args), "file": path}), again)
+        if code:
+            return code
+    return 0
+
+
+def _teach_one(args: Namespace, again: Sequence[str] | None = None) -> int:
+    """The teacher of one study. again: what ranks of their own are started with; None: the command line."""
     file = read(args.file, sets=args.set)
     config = file.run.teacher
     say_beginning(args, f"{args.file.absolute()}: the teacher of this study")
@@ -54,7 +95,9 @@ def main(args: Namespace) -> int:
         raise UserError(f"{args.file}: run.teacher.checkpoint: missing; name the file to be written, or give -o FILE")
     ranks = 1 if args.ranks is None else args.ranks
     try:
-        code = launch(args, lambda joined: _teach(args, run, file.run, joined), ranks=ranks, threads=args.threads)
+        code = launch(
+            args, lambda joined: _teach(args, run, file.run, joined), ranks=ranks, threads=args.threads, arguments=again
+        )
     except KeyboardInterrupt:
         _say_how_to_go_on(args, file.run)
         raise

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,18 +58,25 @@ def say_beginning(args: Namespace, what: str) -> None:
         logger.info("{}; prepared data in {}", what, args.cache.absolute())
 
 
-def launch(args: Namespace, body: Callable[["Ranks"], Outcome], *, ranks: int, threads: int | None) -> int:
+def launch(
+    args: Namespace,
+    body: Callable[["Ranks"], Outcome],
+    *,
+    ranks: int,
+    threads: int | None,
+    arguments: Sequence[str] | None = None,
+) -> int:
     """Run `body` on each of `ranks` ranks and say what the lead's outcome says. Returns the exit code.
 
-    With more than one rank the command line is started again under torchrun; there, and under a torchrun that the user
-    started, this process is one of the ranks. Raises UserError.
+    With more than one rank the command line, or `arguments` in its place, is started again under torchrun; there, and
+    under a torchrun that the user started, this process is one of the ranks. Raises UserError.
     """
     for name, number in (("--ranks", ranks), ("--threads", threads)):
         if number is not None and number < 1:
             raise UserError(f"{name} {number}: expected 1 or more")
     device(args.device)
     if "RANK" not in os.environ and ranks > 1:
-        return _say(_torchrun(ranks, threads))
+        return _say(_torchrun(ranks, threads, past_torchrun(sys.argv[1:]) if arguments is None else arguments))
     outcome, ended = _rank(args, body, place_in_world()[1], threads)
     code = 0
     if args.outcome is not None:
@@ -149,7 +156,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     return outcome, True
 
 
-def _torchrun(ranks: int, threads: int | None) -> Outcome:
+def _torchrun(ranks: int, threads: int | None, arguments: Sequence[str]) -> Outcome:
     with swept_folder("kd-train-") as folder:
         options = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", f"--log-dir={folder / 'log'}"]
         environment = os.environ | {
@@ -157,7 +164,7 @@ def _torchrun(ranks: int, threads: int | None) -> Outcome:
             PARENT: str(os.getpid()),
             PLACE: str(folder),
         }
-        command = [sys.executable, *options, "-m", "trainer", *past_torchrun(sys.argv[1:]), "--outcome", str(folder)]
+        command = [sys.executable, *options, "-m", "trainer", *arguments, "--outcome", str(folder)]
         # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
         child = subprocess.Popen(command, env=environment, start_new_session=True)
         _wait(child, folder)

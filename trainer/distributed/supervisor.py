@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     if died:
         logger.error("the ranks died {} times and are not started again; what they said is above", restarts + 1)
     return int(died)
+
+
+@contextmanager
+def signals_as_before() -> Iterator[None]:
+    """Signals do afterwards what they did before: for a process that supervises several groups of ranks in turn, each
+    of which leaves them ignored."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_supervised() -> bool:

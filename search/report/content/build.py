@@ -12,13 +12,17 @@ from search.answer.comparisons import TEST
 from search.answer.document import ConfirmedPart, Verdict
 from search.answer.power import powerless_search
 from search.confirm.plan import confirmations
-from search.confirm.results import confirmed
+from search.confirm.results import Confirmed, confirmed
 from search.report.content.document import Report, Search, Side, Study
+from search.report.content.published import published_part
 from search.report.content.search_results import search_part
-from search.report.content.statistics import Times, times
+from search.report.content.series_part import MadeStudy, series_part
+from search.report.content.statistics import times
 from search.report.content.text import confirmed_text, control_of, limits, next_step, unconfirmed
 from search.report.content.worst_cases import DrawnNetwork, Wanted, pictures
+from search.series.state import begun_members, place_of
 from search.storage.database import Database
+from search.storage.searches import series_place
 from search.study.outcomes import trained_to_end
 from search.study.snapshot import SearchSnapshot, read
 from trainer.errors import UserError
@@ -38,7 +42,10 @@ def report(
     wanted: pictures; None leaves them out. latency: a table of measured times. refresh: seconds, for a page that reads
     itself again.
     """
-    studies = tuple(study(opened, name, wanted, latency) for name in names)
+    series = {name: [row.name for row in begun_members(opened, name)] for name in names}
+    every = list(dict.fromkeys(each for name in names for each in series[name] or [name]))
+    parts = {name: study(opened, name, wanted, latency) for name in every}
+    studies = tuple(part.study for part in parts.values())
     stamp = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() if now is None else now))
     made = Report(
         written=stamp,
@@ -46,11 +53,12 @@ def report(
         studies=studies,
         sides=tuple(map(side, studies)) if len(studies) > 1 else (),
         refresh=refresh,
+        series=tuple(series_part([parts[each] for each in members]) for members in series.values() if members),
     )
     return rounded(made)
 
 
-def study(opened: Database, name: str, wanted: Wanted | None, latency: str | None) -> Study:
+def study(opened: Database, name: str, wanted: Wanted | None, latency: str | None) -> MadeStudy:
     """One study. Raises UserError where it is unknown, or the confirmation of another."""
     rows = read(opened, name)
     if rows.confirms is not None:
@@ -60,7 +68,11 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         )
     time_of = times(rows.record.get("limits", {}), latency)
     begun = confirmations(name, opened.searches.names())
-    part = _answered(opened, name, time_of) if begun else None
+    result = _scored(opened, name) if begun else None
+    # A table of times knows students.
+    part = (
+        None if result is None else answer(result, lambda each: None if each.role == "teacher" else time_of(each.run))
+    )
     margin = None if part is None else part.margin
     searched = search_part(rows, opened.searches.closed, time_of, margin=margin)
     verdict: Verdict = "not_shown" if control_of(searched) is not None or searched.methods else "not estimable"
@@ -70,7 +82,7 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         headline, four, verdict = confirmed_text(searched, part)
     network = _drawn_network(opened, rows, searched, None if part is None else (begun[-1], part))
     drawn, without = pictures(rows, network, wanted)
-    return Study(
+    whole = Study(
         name=name,
         identity=rows.search.identity,
         headline=headline,
@@ -83,16 +95,16 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         pictures=drawn,
         without_pictures=without,
         commands=commands(name, part),
+        published=published_part(rows.search.settings, result),
     )
+    place = None if series_place(rows.search.settings) is None else place_of(rows.search)
+    return MadeStudy(whole, place, result, rows.record["run"])
 
 
-def _answered(opened: Database, name: str, time_of: Times) -> ConfirmedPart | None:
+def _scored(opened: Database, name: str) -> Confirmed | None:
     """What was confirmed so far; None before the first network was scored on test."""
     result = confirmed(opened, name)
-    if not any(each.part == TEST and each.seed is not None for each in result.findings):
-        return None
-    # A table of times knows students.
-    return answer(result, lambda each: None if each.role == "teacher" else time_of(each.run))
+    return result if any(each.part == TEST and each.seed is not None for each in result.findings) else None
 
 
 def _drawn_network(

@@ -252,6 +252,37 @@ class Picture(Frozen):
     base64: str
 
 
+class PublishedNumber(Frozen):
+    """A number that somebody else printed, and beside it what was confirmed here of the same kind of network."""
+
+    data: str
+    part: str = Field(description="the images that it is of, there")
+    method: str
+    teacher: str
+    student: str
+    pretrained: str
+    metric: str = Field(description="the score by its name in docs/scores.md")
+    value: float | None
+    deviation: float | None = Field(description="over runs, as printed")
+    unit: str
+    source: str
+    blank: str = Field(description="why there is no value")
+    ours: str | None = Field(description="the network that was confirmed here and compares best; none: there is none")
+    our_metric: str | None
+    our_value: float | None = Field(description="on test, mean over fresh seeds")
+    our_deviation: float | None = Field(description="over seeds")
+    our_unit: str
+
+
+class PublishedPart(Frozen):
+    """What others printed of the same; no number of it enters anything that is computed here."""
+
+    file: str
+    rows: tuple[PublishedNumber, ...]
+    differs: tuple[str, ...] = Field(description="what was done otherwise there")
+    missing: str | None = Field(default=None, description="why there are no rows")
+
+
 class Study(Frozen):
     """One study of the report."""
 
@@ -267,6 +298,9 @@ class Study(Frozen):
     pictures: tuple[Picture, ...]
     without_pictures: str | None = Field(description="why there are none")
     commands: tuple[str, ...] = Field(description="what reproduces it")
+    published: PublishedPart | None = Field(
+        default=None, exclude_if=left_out, description="what others printed of the same, where the study names it"
+    )
 
     @property
     def distillation(self) -> str:
@@ -292,6 +326,94 @@ class Side(Frozen):
     part: str = Field(description="validation (unconfirmed) or test")
 
 
+class SeriesMember(Frozen):
+    """One study of a series."""
+
+    study: str
+    label: str = Field(description="what makes it this member")
+    choices: dict[str, str] = Field(description="axis -> choice, of a product")
+    panel: str = Field(description="the choice of the axis that sets the data; empty where there is none")
+    state: Literal["running", "waits for workers", "ended", "confirmed"]
+    method: str | None = Field(description="of [run]; a study may search over several")
+    teacher: str | None
+    teacher_params_m: float | None
+    teacher_gflops: float | None
+    teacher_score: float | None
+    network: str | None
+    params_m: float | None
+    gflops: float | None
+    part: Literal["test", "validation, unconfirmed"]
+    score: float | None
+    low: float | None
+    high: float | None
+    deviation: float | None = Field(description="over the fresh seeds")
+    seeds: int
+
+
+class ClassMean(Frozen):
+    """Scores of one class, over images and seeds."""
+
+    label: str
+    dice: float | None
+    dice_deviation: float | None
+    hd95: float | None
+    hd95_deviation: float | None
+
+
+class MethodScore(Frozen):
+    """What one way of distilling reached in one group of members, by the network that its search ranked first."""
+
+    method: str
+    group: str = Field(description="what the members share beside the method")
+    study: str
+    configuration: str
+    dice: float | None = Field(description="on test, mean over images and seeds")
+    dice_deviation: float | None = Field(description="of the seeds' means")
+    hd95: float | None = Field(description="the same of the distance over all images, a miss as the diagonal")
+    hd95_deviation: float | None
+    seeds: int
+    images: int
+    rank: int = Field(description="by Dice, within the group")
+    classes: tuple[ClassMean, ...] = Field(default=(), exclude_if=left_out)
+
+
+class SeriesDifference(Frozen):
+    """A way of distilling less none, of one group; paired by image and seed."""
+
+    method: str
+    group: str
+    minuend: str
+    subtrahend: str
+    metric: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None = Field(description="corrected over all differences of the series (Holm)")
+    images: int
+    groups: int
+    seeds: int
+    verdict: Literal["shown", "not_shown", "worse", "not estimable"]
+    reason: str | None
+
+
+class SeriesPart(Frozen):
+    """All members of a series beside each other."""
+
+    name: str
+    axes: dict[str, tuple[str, ...]] = Field(description="axis -> its choices that were begun; none of a list")
+    of: int = Field(description="members that the file names; `members` are those that were begun")
+    metric: str
+    length_unit: str
+    members: tuple[SeriesMember, ...]
+    groups: tuple[str, ...]
+    methods: tuple[str, ...] = Field(description="by their mean rank over the groups, the best first")
+    mean_ranks: dict[str, float] = Field(description="of the methods that were confirmed in every group")
+    scores: tuple[MethodScore, ...]
+    differences: tuple[SeriesDifference, ...]
+    missing: tuple[str, ...] = Field(description="what is not there yet")
+
+
 class Report(Frozen):
     """report.json."""
 
@@ -301,3 +423,6 @@ class Report(Frozen):
     studies: tuple[Study, ...] = Field(min_length=1)
     sides: tuple[Side, ...] = Field(description="one a study; empty where there is one study")
     refresh: int | None = Field(description="seconds after which the page is read again; None: it stays")
+    series: tuple[SeriesPart, ...] = Field(
+        default=(), exclude_if=left_out, description="one a series that was named; its members are among the studies"
+    )

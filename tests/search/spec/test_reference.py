@@ -72,9 +72,13 @@ def test_the_keys_of_a_range_are_those_that_are_read() -> None:
 
 def test_the_examples_together_are_one_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYP_ROOT", str(tmp_path))
-    (tmp_path / "all.toml").write_text("\n".join(text for key, text in EXAMPLES.items() if key != "whole"))
+    texts = [text for key, text in EXAMPLES.items() if key not in ("whole", "series")]
+    (tmp_path / "all.toml").write_text("\n".join(texts))
     spec = load(tmp_path / "all.toml")
     assert [arm.name for arm in spec.arms] == ["kd", "no-kd"]
+    (tmp_path / "kd.toml").write_text("\n".join([*texts, EXAMPLES["series"]]))
+    members = [load(tmp_path / f"kd.{number}.toml") for number in (1, 2, 3)]
+    assert [getattr(each.run.teacher, "width", None) for each in members] == [48, 64, 48]
     assert {key for key in EXAMPLES if "." not in key} == {"whole", *StudyTables.model_fields}
 
 

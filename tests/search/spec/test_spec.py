@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.spec.config import SCORE_NAMES, seconds
+from search.spec.config import SCORE_NAMES
 from search.spec.load import find, identity, load, probe_runs, record
 from search.spec.space import Choices, FloatRange, IntRange, active
+from trainer.cli.durations import seconds
 from trainer.config_paths import flatten
 from trainer.errors import UserError
 
