@@ -373,7 +373,7 @@ class MethodScore(Frozen):
     hd95_deviation: float | None
     seeds: int
     images: int
-    rank: int = Field(description="by Dice, within the group")
+    rank: int | None = Field(description="by Dice, within the group")
     classes: tuple[ClassMean, ...] = Field(default=(), exclude_if=left_out)
 
 

@@ -84,7 +84,7 @@ def series_part(members: Sequence[MadeStudy]) -> SeriesPart:
         groups=groups,
         methods=tuple(ordered),
         mean_ranks=mean_ranks,
-        scores=tuple(_score(entry, ranks[entry.group][entry.method]) for entry in entries),
+        scores=tuple(_score(entry, ranks[entry.group].get(entry.method)) for entry in entries),
         differences=tuple(_differences(entries, every)),
         missing=tuple(missing),
     )
@@ -201,7 +201,7 @@ def _ranks(entries: Sequence[_Entry]) -> dict[str, int]:
     return {method: 1 + sum(other > mean for other in known.values()) for method, mean in known.items()}
 
 
-def _score(entry: _Entry, rank: int) -> MethodScore:
+def _score(entry: _Entry, rank: int | None) -> MethodScore:
     dice, distance = _means(entry.array, DICE), _means(entry.array, HD95)
     labels = [name.partition(".")[2] for name in entry.array.one.columns if name.startswith(f"{DICE}.")]
     return MethodScore(
