@@ -8,6 +8,7 @@ from search.commands.preflight import Preflight
 from search.planning.time_forecast import duration_range
 from search.series.members import SeriesSpec, distinct_teachers
 from search.spec.load import StudySpec
+from trainer.errors import counted
 
 Seconds = tuple[float, float]
 """For the smallest and for the largest students."""
@@ -78,14 +79,22 @@ def series_lines(check: SeriesCheck) -> list[str]:
     )
     text.append(f"sum       {_sum(check)}")
     text += [f"limits    {bound}" for bound in _limits(check)]
-    dropped = dict.fromkeys(f"{spec.name}: without {name}" for spec in specs for name in spec.dropped)
-    text += [f"note      {line}" for line in dropped]
+    text += [f"note      {line}" for line in _dropped(specs)]
     if check.problems:
         return [*text, *(f"error     {problem}" for problem in check.problems)]
     return [
         *text,
         "ok        nothing was written but decoded pictures" if _opened(check) else "ok        nothing written",
     ]
+
+
+def _dropped(specs: Sequence[StudySpec]) -> list[str]:
+    """What members do without of what all share, a line each, with the members."""
+    members: dict[str, list[str]] = {}
+    for spec in specs:
+        for entry in spec.dropped:
+            members.setdefault(entry, []).append(spec.name)
+    return [f"{', '.join(names)}: without {entry}" for entry, names in members.items()]
 
 
 def _opened(check: SeriesCheck) -> bool:
@@ -108,7 +117,7 @@ def _cells(member: MemberCheck) -> tuple[str, ...]:
         spec.name,
         label,
         "" if facts is None else f"spec {facts.identity[:8]}",
-        f"{sum(arm.trials for arm in spec.arms)} trials",
+        counted(sum(arm.trials for arm in spec.arms), "trial"),
         span,
         "" if pair is None else f"about {duration_range(pair)}",
         "error" if member.problems else "ok",
@@ -121,7 +130,7 @@ def _seconds(member: MemberCheck, kind: str) -> Seconds | None:
 
 
 def _sum(check: SeriesCheck) -> str:
-    parts = [f"{check.trials} trials"]
+    parts = [counted(check.trials, "trial")]
     searched, confirmed = check.total("search"), check.total("confirm")
     parts += [] if searched is None else [f"about {duration_range(searched)} if none is pruned"]
     parts += [] if confirmed is None else [f"confirmations {duration_range(confirmed)}"]

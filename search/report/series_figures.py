@@ -5,16 +5,17 @@ from math import sqrt
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from search.plotting import COLOURS, printable, size_axis
+from search.plotting import COLOURS, printable
 from search.report.content.document import Report, SeriesMember, SeriesPart
 from search.report.svg import INK, MUTED, PAPER, Drawn, canvas, named_axes, quiet, svg
 from search.study.snapshot import NO_METHOD
 
-SMALLEST, LARGEST = 5.0, 30.0
+SMALLEST, LARGEST = 5.0, 26.0
 """Diameters of bubbles, points."""
 PANELS = 6
-"""Panels beside and below each other at most; of more data sets the first ones are drawn."""
+"""Panels below each other at most; of more data sets the first ones are drawn."""
 
 
 def draw_series_figures(report: Report) -> list[Drawn]:
@@ -34,25 +35,20 @@ def _sizes(part: SeriesPart) -> Drawn | None:
     methods = sorted({member.method or NO_METHOD for member in members}, key=lambda m: (m == NO_METHOD, m))
     colours = {method: MUTED if method == NO_METHOD else COLOURS[i % 6] for i, method in enumerate(methods)}
     flops = [f for m in members for f in (m.gflops, m.teacher_gflops) if f]
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    with canvas(3.2 * lines + 0.7) as figure:
-        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-        for place, axes in enumerate(grid.flat):
-            if place >= len(panels):
-                axes.set_visible(False)
-                continue
-            own = [member for member in members if member.panel == panels[place]]
-            _panel(axes, own, colours, max(flops, default=0.0))
-            axes.set_title(printable(panels[place], 40), fontsize=9.5, color=INK, parse_math=False)
-            named_axes(axes, "parameters (millions)", part.metric if place % columns == 0 else "")
+    with canvas(3.0 * len(panels) + 0.6) as figure:
+        grid = figure.subplots(len(panels), 1, squeeze=False, sharex=True)
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            _panel(axes, [member for member in members if member.panel == panel], colours, max(flops, default=0.0))
+            axes.set_title(printable(panel, 40), fontsize=9.5, color=INK, parse_math=False)
+            named_axes(axes, "parameters (millions)" if panel == panels[-1] else "", part.metric)
+        _size_ticks(grid.flat[-1], [x for m in members for x in (m.params_m, m.teacher_params_m) if x])
         _legend(figure, colours)
         data = svg(figure)
     unconfirmed = any(member.part != "test" for member in members)
     note = (
         "Filled: students, in the colour of their method; open: their teachers, from which arrows lead to them. The "
-        "area of a bubble is the network's GFLOP, where that is known. Scores are test scores, means over fresh seeds, "
-        "with their intervals"
+        "area of a bubble is the network's GFLOP, where that is known; of one size they stand side by side. "
+        "Scores are test scores, means over fresh seeds, with their intervals"
         f"{'; of a study that is not confirmed the best of its search on validation' if unconfirmed else ''}."
     )
     if len(dict.fromkeys(member.panel for member in members)) > PANELS:
@@ -67,43 +63,65 @@ def _diameter(gflops: float | None, most: float) -> float:
 
 
 def _panel(axes: Axes, members: Sequence[SeriesMember], colours: Mapping[str, str], most: float) -> None:
-    sizes: list[float] = []
     for member in members:
         if member.params_m is None or member.score is None:
             continue
         colour = colours[member.method or NO_METHOD]
+        # Networks of one size stand side by side, a method a place.
+        x = member.params_m * 1.06 ** list(colours).index(member.method or NO_METHOD)
         own = _diameter(member.gflops, most)
-        sizes.append(member.params_m)
-        if member.teacher_params_m and member.teacher_score is not None:
-            sizes.append(member.teacher_params_m)
-            _teacher(axes, member, most)
-            if (member.method or NO_METHOD) != NO_METHOD:
-                _arrow(axes, member, colour, own, _diameter(member.teacher_gflops, most))
+        if _has_teacher(member) and (member.method or NO_METHOD) != NO_METHOD:
+            _arrow(axes, member, x, colour, own, _diameter(member.teacher_gflops, most))
         if member.low is not None and member.high is not None:
-            axes.vlines(member.params_m, member.low, member.high, color=colour, lw=1.2)
-        axes.plot([member.params_m], [member.score], "o", color=colour, alpha=0.75, ms=own, mew=0, ls="")
-    ordered = sorted(sizes)
-    size_axis(axes, ordered, room=1.6)
-    axes.set_xlim(ordered[0] / 1.6, ordered[-1] * 1.9)
-    axes.margins(y=0.12)
+            axes.vlines(x, member.low, member.high, color=colour, lw=1.2)
+        axes.plot([x], [member.score], "o", color=colour, alpha=0.75, ms=own, mew=0, ls="")
+    # A teacher of several members stands once.
+    teachers = {(m.teacher, m.teacher_params_m): m for m in members if _has_teacher(m)}
+    for place, key in enumerate(sorted(teachers, key=lambda each: each[1] or 0.0)):
+        _teacher(axes, teachers[key], most, above=place % 2 == 0)
+    students = {(m.network or "", m.params_m or 0.0) for m in members}
+    for place, (network, params_m) in enumerate(sorted(students, key=lambda each: each[1])):
+        axes.annotate(
+            printable(network.partition(",")[0], 24), (params_m, 0.02 + 0.06 * (place % 3)),
+            xycoords=("data", "axes fraction"), ha="center", fontsize=7, color=MUTED, parse_math=False,
+        )  # fmt: skip
+    axes.margins(y=0.22)
+    axes.tick_params(axis="x", which="minor", length=0)
     quiet(axes)
 
 
-def _teacher(axes: Axes, member: SeriesMember, most: float) -> None:
+def _has_teacher(member: SeriesMember) -> bool:
+    return bool(member.teacher_params_m) and member.teacher_score is not None
+
+
+def _size_ticks(axes: Axes, sizes: Sequence[float]) -> None:
+    """A log axis from below the smallest network to beyond the largest, with ticks of one digit: 0.1, 0.3, 1."""
+    low, high = min(sizes) / 2.5, max(sizes) * 2.5
+    axes.set_xscale("log")
+    ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 3)]
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.set_xlim(low, high)
+
+
+def _teacher(axes: Axes, member: SeriesMember, most: float, *, above: bool) -> None:
     at = (member.teacher_params_m or 0.0, member.teacher_score or 0.0)
     ms = _diameter(member.teacher_gflops, most)
     axes.plot([at[0]], [at[1]], "o", mfc=PAPER, mec=INK, ms=ms, mew=1.2, ls="", alpha=0.9)
     axes.annotate(
-        printable(member.teacher or "", 26), at, (0, ms / 2 + 3), textcoords="offset points", ha="center", fontsize=7,
-        color=MUTED, parse_math=False,
+        printable((member.teacher or "").partition(",")[0], 24), at, (0, (ms / 2 + 3) * (1 if above else -1)),
+        textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize=7, color=MUTED,
+        parse_math=False,
     )  # fmt: skip
 
 
-def _arrow(axes: Axes, member: SeriesMember, colour: str, own: float, teacher: float) -> None:
+def _arrow(axes: Axes, member: SeriesMember, x: float, colour: str, own: float, teacher: float) -> None:
     """From the edge of the teacher's bubble to that of the student's."""
     axes.annotate(
         "",
-        xy=(member.params_m or 0.0, member.score or 0.0),
+        xy=(x, member.score or 0.0),
         xytext=(member.teacher_params_m or 0.0, member.teacher_score or 0.0),
         arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.0, "alpha": 0.7, "shrinkA": teacher / 2 + 1,
                     "shrinkB": own / 2 + 1},

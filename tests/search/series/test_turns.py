@@ -145,7 +145,7 @@ def test_validate_says_each_member_and_the_sum(
     assert "kd.4  student=large, method=none" in out
     assert "sum       8 trials; no steps were timed" in out
     assert "teachers  1 to teach: python -m trainer teach kd.toml" in out
-    assert "kd.2: without space.losses.kl.weight" in out
+    assert "kd.2, kd.4: without space.losses.kl.weight" in out
     assert search_main.main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [each["study"]["study"] for each in document["members"]] == ["kd.1", "kd.2", "kd.3", "kd.4"]
