@@ -13,17 +13,19 @@ from search.commands import confirm
 from search.commands.simulate import simulated_identity
 from search.confirm import plan as confirm_plan
 from search.confirm.results import Confirmed
+from search.report import command
 from search.report.content.build import report
 from search.report.content.document import Report
 from search.report.content.published import published_part
 from search.report.content.series_part import MadeStudy, series_part
-from search.report.files import named, text_of, write_report
+from search.report.files import named, places, text_of, write_report
 from search.report.series_tables import methods_table, published_table
 from search.spec.config import Confirm, Dashboard
 from search.spec.load import SeriesAxis, SeriesPlace, load
 from search.storage.database import Database, open_storage
 from search.study.create import open_search
 from search.study.snapshot import read
+from trainer.errors import UserError
 
 Make = Callable[..., Any]
 
@@ -102,13 +104,29 @@ def test_a_page_of_one_study_has_no_word_of_a_series(opened: Database) -> None:
 
 
 def test_the_command_says_what_a_series_showed(
-    opened: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    opened: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = f"sqlite:///{opened.engine.url.database}"
+    # That the page is written another test sees; drawing it takes seconds.
+    monkeypatch.setattr(command, "write_report", lambda _made, output: places(output))
     assert search_main.main(["report", "kd", "--storage", storage, "-o", str(tmp_path / "page")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("kd  series of 3 studies, 2 begun, 1 confirmed\n")
     assert "not there yet: kd.3: not begun; kd.2: not confirmed" in out
+
+
+def test_an_export_of_a_series_is_a_file_a_member(
+    opened: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = f"sqlite:///{opened.engine.url.database}"
+    monkeypatch.chdir(tmp_path)
+    assert search_main.main(["export", "kd", "--storage", storage, "-o", "best.json"]) == 0
+    files = sorted(tmp_path.glob("*.json"))
+    assert [file.name for file in files] == ["best.1.json", "best.2.json"]
+    assert [json.loads(file.read_text())["study"]["name"] for file in files] == ["kd.1", "kd.2"]
+    assert capsys.readouterr().out.count("next: python -m trainer fit best.") == 2
+    with pytest.raises(UserError, match="--output: missing; a series is written into files"):
+        search_main.main(["export", "kd", "--storage", storage])
 
 
 def placed(found: Confirmed, number: int, choices: dict[str, str], study: Any) -> MadeStudy:
