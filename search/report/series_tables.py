@@ -61,7 +61,7 @@ def members_table(part: SeriesPart) -> Table:
         *(Column(axis) for axis in axes),
         *(() if axes else (Column("what"),)),
         Column("state"),
-        Column("method"),
+        *(() if "method" in axes else (Column("method"),)),
         Column("teacher"),
         Column("teacher's parameters (M)", "short"),
         Column(f"teacher's {part.metric}", "score"),
@@ -84,7 +84,8 @@ def _member(each: SeriesMember, axes: Sequence[str]) -> tuple[Cell, ...]:
     what: tuple[Cell, ...] = tuple(each.choices.get(axis) for axis in axes) if axes else (each.label,)
     teacher = (each.teacher, each.teacher_params_m, each.teacher_score)
     own = (each.network, each.params_m, each.gflops, each.score, each.low, each.high, each.deviation)
-    return (each.study, *what, each.state, each.method, *teacher, *own, each.seeds or None, each.part)
+    method = () if "method" in axes else (each.method,)
+    return (each.study, *what, each.state, *method, *teacher, *own, each.seeds or None, each.part)
 
 
 def methods_table(part: SeriesPart) -> Table:
