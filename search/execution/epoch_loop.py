@@ -6,6 +6,7 @@ The time between two epochs is kept by part: copies and weights, the wait for th
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,11 @@ OnReport = Callable[[str, EpochReport], None]
 """Called with the name of a trial and the report of each of its epochs."""
 
 
-def _ignore(_trial: str, _report: EpochReport) -> None:
+OnLeave = Callable[[str], None]
+"""Called with the name of a trial that this group trains no more."""
+
+
+def _ignore(*_: object) -> None:
     """Default callback: does nothing."""
 
 
@@ -43,12 +48,18 @@ class Leader:
     """Plans epochs and reports them; rank 0 of a group has one."""
 
     def __init__(
-        self, database_thread: DatabaseThread, students: Students, group: Group, on_report: OnReport = _ignore
+        self,
+        database_thread: DatabaseThread,
+        students: Students,
+        group: Group,
+        on_report: OnReport = _ignore,
+        on_leave: OnLeave = _ignore,
     ) -> None:
         self.database_thread = database_thread
         self._students = students
         self._group = group
         self._on_report = on_report
+        self._on_leave = on_leave
         self._training: dict[int, StartTrial] = {}
         self._finished: list[int] = []
         """Trials whose last epoch was reported, to be dismissed with the next plan."""
@@ -110,7 +121,8 @@ class Leader:
             message = self.database_thread.inbox.get()
             if isinstance(message, StartTrial):
                 started.append(message)
-            elif self._training.pop(message.key, None) is not None:
+            elif message.key in self._training:
+                self._take_out(message.key)
                 self._unsaved_exports.pop(message.key, None)
                 if message.keep_checkpoint:
                     self._paused.append(message.key)
@@ -178,7 +190,8 @@ class Leader:
             if isinstance(report, Failure):
                 self._on_failure(key, report)
                 continue
-            self._on_report(self._training[key].label.replace(" #", "-"), report)
+            seconds = {**report.seconds, **overhead}
+            self._on_report(self._name(key), replace(report, seconds=seconds))
             if report.final:
                 self._report_last_epoch(key, report, exports[key], overhead)
             else:
@@ -215,7 +228,7 @@ class Leader:
             return
         picture = self._picture(key) if self.database_thread.settings.draws else None
         self.database_thread.put(EpochDone(key, self._training[key].token, report, weights, picture, overhead))
-        self._training.pop(key)
+        self._take_out(key)
         self._writer.forget(key)
         self._finished.append(key)
 
@@ -229,13 +242,22 @@ class Leader:
             return None
 
     def _on_failure(self, key: int, failure: Failure) -> None:
-        start = self._training.pop(key)
+        start = self._take_out(key)
         if failure.kind is FailureKind.BAD_DATA:
             # All trials read the same files, so all would fail: they are given back, and this worker ends.
             self.bad_data = self.bad_data or GroupEnd(EndReason.BAD_DATA, f"bad data: {failure.message}")
             return
         self._writer.forget(key)
         self.database_thread.put(TrialFailed(key, start.token, failure))
+
+    def _take_out(self, key: int) -> StartTrial:
+        """The trial is trained here no more."""
+        self._on_leave(self._name(key))
+        return self._training.pop(key)
+
+    def _name(self, key: int) -> str:
+        """What the trial is called in names of files."""
+        return self._training[key].label.replace(" #", "-")
 
     # ---- the end
 
@@ -283,17 +305,22 @@ class Leader:
 
 
 def run_group(
-    group: Group, students: Students, database_thread: DatabaseThread | None, on_report: OnReport = _ignore
+    group: Group,
+    students: Students,
+    database_thread: DatabaseThread | None,
+    on_report: OnReport = _ignore,
+    on_leave: OnLeave = _ignore,
 ) -> GroupEnd:
     """Train until nothing is left or somebody asks to stop; returns why. database_thread: on the leader alone.
-    on_report: called with the name of a trial and the report of each of its epochs.
+    on_report: called with the name of a trial and the report of each of its epochs, whose seconds hold its share of
+    those between two epochs. on_leave: called with the name of a trial when this group trains it no more.
 
     Failures that all ranks agree on end their trial. Anything else is raised: the process ends, torchrun restarts it.
     """
     if database_thread is None:
         with group.watchdog.watching():
             return _train(group, students, None)
-    leader = Leader(database_thread, students, group, on_report)
+    leader = Leader(database_thread, students, group, on_report, on_leave)
     database_thread.start()
     # Where anything is raised from here on, the leases stay: the restarted leader takes them back, or others adopt
     # them.

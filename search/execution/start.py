@@ -206,7 +206,9 @@ def _train(
     )
     place = f"group {ranks.group} of {ranks.groups}, {ranks.world} ranks on {ranks.device}"
     logger.info("{}: {}, {} slots", spec.name, place, slots)
-    with loggers.Loggers(args.mirror if ranks.leads else (), args.mirror_dir, spec.name) as log:
+    kinds = args.mirror if ranks.leads else ()
+    uuid = None if database is None else database.search.folder
+    with loggers.Loggers(kinds, args.mirror_dir, spec.name, uuid=uuid) as log:
 
         def on_report(trial: str, report: "EpochReport") -> None:
             inside.epoch_ended()
@@ -214,7 +216,7 @@ def _train(
             line.add(trial, report)
 
         try:
-            return run_group(ranks, students, database, on_report)
+            return run_group(ranks, students, database, on_report, log.leave)
         finally:
             live_line.clear()
 
