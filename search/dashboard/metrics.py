@@ -1,7 +1,8 @@
 """`python -m search metrics`: all searches of a database as Prometheus text, from the database alone.
 
 Heartbeats are counters in the database, not times: this process watches them on its own clock, as workers watch each
-other's. So an age is the time since this process last saw the beat of a trial rise, and no worker needs a port.
+other's. So an age is the time since this process last saw the beat of a trial rise, and no worker needs a port. With
+--workers, what workers write of their own time and memory comes with it.
 """
 
 import argparse
@@ -9,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from loguru import logger
 
 from search.dashboard.server import LOOPBACK, host_name, listening, port_of
+from search.dashboard.worker_files import WorkerFiles
 from search.storage.database import Database, open_storage
 from search.storage.errors import look_again, patient
 from search.storage.schema import HELD
@@ -59,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=PORT, help="port to listen on (default %(default)s; 0: any free one)"
     )
+    parser.add_argument(
+        "--workers",
+        type=Path,
+        metavar="DIR",
+        help="also what workers with --log prometheus write of their time and memory: their --log-dir",
+    )
     parser.add_argument("--once", action="store_true", help="print the text and end, as for node_exporter's textfiles")
 
 
@@ -71,6 +80,8 @@ def main(args: argparse.Namespace) -> int:
         opened = open_storage(storage_url(args.storage), create=False)
     registry = client.CollectorRegistry()
     registry.register(Collector(opened))
+    if args.workers is not None:
+        registry.register(WorkerFiles(args.workers))
     if args.once:
         print(client.generate_latest(registry).decode(), end="")
         return 0

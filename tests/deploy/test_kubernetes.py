@@ -1,7 +1,6 @@
 """deploy/kubernetes without a cluster: what it says is valid, what it names exists, and how its Job means exit codes.
 
-kustomize need not be installed: `build` below puts bases together and applies JSON 6902 patches, which is all that the
-files use of it. Schemas are those of the package kubernetes-validate, and Kueue's own where they are at hand.
+Schemas are those of the package kubernetes-validate, and Kueue's own where they are at hand.
 """
 
 import copy
@@ -20,11 +19,15 @@ import yaml
 
 from search.__main__ import parser
 from search.exit_codes import EXIT_CODES
+from tests.deploy.kustomize import Objects, build, with_component
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "deploy" / "kubernetes"
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 OVERLAYS = ("base", "postgres", "kueue", "cpu", "gpu-nodes")
+WITH_METRICS = {"kueue+metrics": "kueue", "cpu+metrics": "cpu"}
+"""What a kustomization of the reader's makes of the component beside each of these."""
+EVERY = (*OVERLAYS, *WITH_METRICS)
 SCHEMAS = ROOT.parent / "shared" / "reference" / "schemas"
 OLDEST, NEWEST = "1.31", "1.37"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -38,59 +41,15 @@ VERSIONS = {
     **dict.fromkeys(("Service", "ConfigMap", "PersistentVolumeClaim", "Pod"), "v1"),
     **dict.fromkeys(("ResourceFlavor", "ClusterQueue", "LocalQueue"), "kueue.x-k8s.io/v1beta2"),
 }
-Objects = list[dict[str, Any]]
 
 
-# ---- what kustomize would make
-
-
-def build(folder: Path) -> Objects:
-    """The objects of a kustomization: its resources, and JSON 6902 patches on those that a target names."""
-    written = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    assert set(written) <= {"apiVersion", "kind", "resources", "patches"}
-    objects: Objects = []
-    for name in written["resources"]:
-        place = folder / name
-        objects += build(place) if place.is_dir() else list(yaml.safe_load_all(place.read_text()))
-    for patch in written.get("patches", []):
-        targets = [each for each in objects if fits(each, patch["target"])]
-        assert targets, f"{folder.name}: no object is {patch['target']}"
-        for target in targets:
-            for step in yaml.safe_load((folder / patch["path"]).read_text()):
-                apply(target, step)
-    keys = [(each["kind"], each["metadata"]["name"]) for each in objects]
-    assert len(keys) == len(set(keys)), f"{folder.name}: an object is there twice"
-    return objects
-
-
-def fits(item: dict[str, Any], target: dict[str, str]) -> bool:
-    group, _, version = item["apiVersion"].rpartition("/")
-    known = {"group": group, "version": version, "kind": item["kind"], "name": item["metadata"]["name"]}
-    return all(known[key] == value for key, value in target.items())
-
-
-def apply(document: Any, step: dict[str, Any]) -> None:
-    """One step of JSON 6902; what it goes through has to be there, as the standard asks."""
-    *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]]
-    for part in parents:
-        document = document[int(part) if isinstance(document, list) else part]
-    key = int(last) if isinstance(document, list) else last
-    if step["op"] == "add" and isinstance(document, list):
-        document.insert(key, step["value"])
-    elif step["op"] == "add":
-        document[key] = step["value"]
-    elif step["op"] == "replace":
-        assert document[key] is not None
-        document[key] = step["value"]
-    elif step["op"] == "remove":
-        del document[key]
-    else:
-        assert step["op"] == "test"
-        assert document[key] == step["value"], step
+# ---- what is applied
 
 
 @cache
 def built(overlay: str) -> Objects:
+    if overlay in WITH_METRICS:
+        return with_component(HERE / "metrics", copy.deepcopy(built(WITH_METRICS[overlay])))
     return build(HERE / overlay)
 
 
@@ -240,7 +199,7 @@ def outcome(rules: Objects, code: int, *, disrupted: bool) -> str:
     return "Count"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", EVERY)
 def test_what_is_applied_means_what_it_should(overlay: str) -> None:
     assert problems(built(overlay)) == []
 
@@ -257,7 +216,7 @@ def test_each_end_of_a_worker_is_answered_as_it_is_meant() -> None:
 
 def test_what_pods_run_are_commands_of_the_program_and_scripts_that_exist() -> None:
     ran = set()
-    for overlay in OVERLAYS:
+    for overlay in EVERY:
         for item in built(overlay):
             for container in containers_of(pod_of(item) or {"spec": {"containers": []}}):
                 if container.get("command") == ["python", "-m", "search"]:
@@ -268,7 +227,7 @@ def test_what_pods_run_are_commands_of_the_program_and_scripts_that_exist() -> N
                     script = (ROOT / "deploy/backup.sh").read_text()
                     assert all(name in script for name in settings)
                     assert container["args"] == ["once"]
-    assert {"work", "db", "dashboard"} <= ran
+    assert {"work", "db", "dashboard", "metrics"} <= ran
 
 
 def test_only_clients_of_the_database_reach_it_and_nothing_else_is_open() -> None:
@@ -290,8 +249,30 @@ def test_only_clients_of_the_database_reach_it_and_nothing_else_is_open() -> Non
     assert "--host=127.0.0.1" in dashboard["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
+def test_metrics_are_read_by_the_monitoring_alone_from_where_workers_write_them() -> None:
+    objects = built("cpu+metrics")
+    args = first(objects)["args"]
+    assert args[:2] == ["work", "demo"]
+    assert parser(args).parse_args(args).mirror == ["prometheus"]
+    (served,) = [each for each in objects if each["kind"] == "Deployment" and each["metadata"]["name"] == "metrics"]
+    (container,) = served["spec"]["template"]["spec"]["containers"]
+    asked = parser(container["args"]).parse_args(container["args"])
+    assert asked.workers == parser(args).parse_args(args).mirror_dir
+    mounted = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert asked.workers.parts[:2] == ("/", "runs")
+    assert mounted["/runs"]["readOnly"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == asked.port
+    annotations = served["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(asked.port)
+    (policy,) = [each for each in objects if each["metadata"]["name"] == "kd-metrics"]
+    (rule,) = policy["spec"]["ingress"]
+    assert [each["port"] for each in rule["ports"]] == [asked.port]
+    assert [set(each) for each in rule["from"]] == [{"namespaceSelector"}]
+
+
 def test_every_service_policy_and_budget_selects_pods() -> None:
-    for overlay in OVERLAYS:
+    for overlay in EVERY:
         labels = [pod["metadata"]["labels"] for pod in map(pod_of, built(overlay)) if pod is not None]
         for item in built(overlay):
             spec = item.get("spec", {})
@@ -351,7 +332,7 @@ def validate(item: dict[str, Any], version: str) -> None:
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 def test_every_object_is_valid_for_the_oldest_and_the_newest_cluster(version: str) -> None:
     pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed: the extra `test` has it")
-    every = [item for overlay in OVERLAYS for item in built(overlay)]
+    every = [item for overlay in EVERY for item in built(overlay)]
     every += list(yaml.safe_load_all((HERE / "loader.yaml").read_text()))
     checked = 0
     for item in {str(each): each for each in every}.values():
@@ -466,8 +447,8 @@ def test_the_page_s_commands_name_files_that_there_are_and_commands_of_the_progr
         words = shlex.split(line.partition("python -m search")[2].partition(" >")[0])
         parser(words).parse_args(words)
     for overlay in re.findall(r"apply -k deploy/kubernetes/([\w-]+)", PAGE):
-        assert overlay in OVERLAYS
-    assert {f"`{overlay}`" for overlay in OVERLAYS} <= set(re.findall(r"^\| (`[\w-]+`)", PAGE, re.M))
+        assert overlay in (*OVERLAYS, "mine")
+    assert {f"`{overlay}`" for overlay in (*OVERLAYS, "metrics")} <= set(re.findall(r"^\| (`[\w-]+`)", PAGE, re.M))
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
