@@ -1,7 +1,11 @@
 # The program with all it needs. Everything in docker-compose.yml that is ours runs from this image.
 #   TORCH=cpu    the CPU build, a tenth of the size: dashboard, tables
 #   TORCH=cuda   what the package index gives: workers on GPUs (the driver comes from the host's NVIDIA toolkit)
-FROM python:3.11-slim-bookworm
+#   BASE         what it begins from. Packages are those of constraints.txt; for a base that stays what it is, give a digest:
+#                docker buildx imagetools inspect python:3.11-slim-bookworm    shows it
+#                docker build --build-arg BASE=python:3.11-slim-bookworm@sha256:... .
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE}
 
 ARG TORCH=cpu
 ARG KD_UID=1000
@@ -26,7 +30,7 @@ RUN set -eu; \
     esac; \
     mkdir -p search trainer losses models; \
     touch search/__init__.py trainer/__init__.py losses/__init__.py models/__init__.py; \
-    pip install $index -c constraints.txt -e ".[smp]"
+    pip install $index -c constraints.txt -e ".[metrics,onnx,smp,volumes]"
 
 COPY models/ models/
 COPY losses/ losses/

@@ -2,6 +2,7 @@
 # make test    all tests, on a PostgreSQL and an SQLite of their own
 # make check   style, formatting and types
 # make venv    the environment alone, in .venv; the other words make it where it is missing or out of date
+# make sbom    what is installed in .venv, as a bill of materials (CycloneDX): sbom.json
 # make clean   remove what these made
 # Another interpreter: make venv PYTHON=python3.12
 
@@ -10,11 +11,12 @@ BIN := .venv/bin
 # Processes that run the tests; each starts a PostgreSQL of its own.
 PROCESSES ?= 2
 PACKAGES := search trainer models losses
+SBOM_TOOL := cyclonedx-bom==7.2.1
 
 # Small networks train fastest with one thread a process, and the demo runs two processes.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check venv clean
+.PHONY: demo test check venv sbom clean
 
 demo: venv
 	$(BIN)/python -m search.commands.demo
@@ -26,6 +28,12 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
+
+# The tool has an environment of its own, so that the bill names none of its packages.
+sbom: venv
+	$(PYTHON) -m venv .venv/sbom
+	.venv/sbom/bin/python -m pip install --quiet --disable-pip-version-check $(SBOM_TOOL)
+	.venv/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json $(BIN)/python
 
 venv: .venv/installed
 
@@ -43,4 +51,4 @@ venv: .venv/installed
 	echo $$(( $$(date +%s) - start )) > $@
 
 clean:
-	rm -rf .venv .demo build kd_search.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .demo sbom.json build kd_search.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
