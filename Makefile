@@ -11,7 +11,7 @@ BIN := .venv/bin
 # Processes that run the tests; each starts a PostgreSQL of its own.
 PROCESSES ?= 2
 PACKAGES := search trainer models losses
-SBOM_TOOL := cyclonedx-bom==7.2.1
+SBOM_TOOL := cyclonedx-bom==7.5.0
 
 # Small networks train fastest with one thread a process, and the demo runs two processes.
 export OMP_NUM_THREADS := 1
