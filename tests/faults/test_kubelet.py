@@ -3,7 +3,6 @@
 A pod here is what `search work` is, the ranks' supervisor, over one rank that simulates its training.
 """
 
-import os
 import signal
 import subprocess
 import time
@@ -15,53 +14,10 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-JOB = next(yaml.safe_load_all((ROOT / "deploy/kubernetes/base/workers.yaml").read_text()))["spec"]
-RANK = """
-import sys
-sys.path.insert(0, {root!r})
-from search.__main__ import main
-from trainer.distributed.supervisor import record_exit_code
-sys.exit(record_exit_code(main({words!r})))
-"""
-POD = """
-import sys
-from pathlib import Path
-from trainer.distributed.supervisor import supervise
-sys.exit(supervise(Path({script!r}), [], ranks="1", restarts=3, stop_seconds=100))
-"""
+from benchmarks.campaign.kubelet import MANIFEST, POD, ROOT, answer, family, kill_all, write_rank
+
+JOB = next(yaml.safe_load_all(MANIFEST.read_text()))["spec"]
 INDEXES = 2
-
-
-def answer(code: int, *, disrupted: bool) -> str:
-    """What the Job does with a pod that ended so, by the first rule of its manifest that fits."""
-    for rule in JOB["podFailurePolicy"]["rules"]:
-        if code in rule.get("onExitCodes", {}).get("values", []) or (disrupted and rule.get("onPodConditions")):
-            return str(rule["action"])
-    return "Count"
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that it started, as far as they live."""
-    below = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            below += task.read_text().split()
-        except OSError:  # it has just ended
-            continue
-    return [pid, *(each for child in below for each in family(int(child)))]
-
-
-def kill(pod: Any) -> int:
-    """What the kubelet does when the grace period is over: KILL for each process of the container."""
-    for pid in family(pod.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:  # it ended with its parent
-            continue
-    code = pod.wait(30)
-    assert code == -signal.SIGKILL
-    return 137
 
 
 def test_pods_that_come_and_go_finish_exactly_the_budget(
@@ -70,8 +26,7 @@ def test_pods_that_come_and_go_finish_exactly_the_budget(
     """Evictions by TERM end with 143 and are not counted, one without grace ends with 137 and is not either; each index
     ends with 0, and only when no trial is left, so that the one that was evicted last is finished, too."""
     flags = ["--runs", str(tmp_path / "runs"), "--slots", "2", "--epoch-seconds", "1", "--ttl", str(tools.TTL)]
-    script = tmp_path / "rank.py"
-    script.write_text(RANK.format(root=str(ROOT), words=["simulate", str(herd.study), *flags, "--as-worker"]))
+    script = write_rank(tmp_path / "rank.py", [str(herd.study), *flags])
 
     def start(index: int) -> Any:
         log = tmp_path / f"pod-{index}-{time.monotonic_ns()}.log"
@@ -82,15 +37,17 @@ def test_pods_that_come_and_go_finish_exactly_the_budget(
     for index in (0, 1, 0):
         tools.until(partial(holds_work, herd, pods[index]), 60)
         if len(codes) == 1:
-            code = kill(pods[index])
+            kill_all(pods[index].pid)
+            assert pods[index].wait(30) == -signal.SIGKILL
+            code = 137
         else:
             pods[index].send_signal(signal.SIGTERM)
             code = end_of(pods[index], JOB["template"]["spec"]["terminationGracePeriodSeconds"])
         codes.append(code)
-        assert answer(code, disrupted=True) == "Ignore"
+        assert answer(JOB, code, disrupted=True) == "Ignore"
         pods[index] = start(index)
     assert codes == [143, 137, 143]
-    assert answer(143, disrupted=False) == "Ignore"  # a pod that somebody deleted
+    assert answer(JOB, 143, disrupted=False) == "Ignore"  # a pod that somebody deleted
     assert [end_of(pod, 90) for pod in pods.values()] == [0] * INDEXES
     ends = herd.check()
     assert ends["finished"] == tools.TRIALS
