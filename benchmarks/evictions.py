@@ -30,11 +30,11 @@ import yaml
 from benchmarks.campaign.kubelet import MANIFEST, ROOT, IndexedJob, Pod, family, kill_all, write_rank
 from benchmarks.campaign.server import OwnServer
 from benchmarks.campaign.verdict import Count, Inspector
-from search.storage.schema import HELD, searches
+from search.storage.schema import HELD, leases, searches
 from trainer.cli.entry import guard
 
-STUCK_SECONDS = 300.0
-"""After the last disruption, the whole search may take so long."""
+STUCK_SECONDS = 180.0
+"""After so long without an epoch and without a disruption, a search is called stuck."""
 YOUNG_SECONDS = 3.0
 """A pod that was started so long ago is still coming up."""
 STARTING = "evicted while it starts"
@@ -72,7 +72,8 @@ class Run:
         self.engine = sa.create_engine(url, poolclass=sa.NullPool)
         self.name = f"evictions-{args.seed}"
         spec = next(yaml.safe_load_all(MANIFEST.read_text()))["spec"]
-        (folder / "logs").mkdir()
+        logs = args.logs or folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
         script = write_rank(folder / "rank.py", self._words(folder / "runs"))
         environment = {k: v for k, v in os.environ.items() if k != "OPTUNA_STORAGE_FILE"}
         environment |= {
@@ -80,7 +81,7 @@ class Run:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        self.job = IndexedJob(spec, script, environment, folder / "logs")
+        self.job = IndexedJob(spec, script, environment, logs)
         self.early: dict[int, float] = {}
         """When each process is to be evicted while it starts, by its id; infinity: it is not."""
         kinds = [kind for kind, each in KINDS.items() for _ in range(round(each.share * args.evictions))]
@@ -99,18 +100,18 @@ class Run:
         disruptions = {kind: each.is_target for kind, each in KINDS.items()}
         began = time.monotonic()
         self.job.start(self.args.pods)
-        due, deadline = began + self.args.gap, None
+        due, moved, epochs = began + self.args.gap, began, -1
         while self.job.pods and not self.job.failed:
             self.job.tend(disruptions)
             now = time.monotonic()
             self._hit_early(now)
             if now >= due and self._hit_holder():
                 due = now + self.draw.expovariate(1 / self.args.gap)
-            if not self.plan and deadline is None:
-                deadline = now + STUCK_SECONDS
-            if deadline is not None and now > deadline:
-                break
-            time.sleep(0.05)
+            if (trained := self._epochs()) != epochs:
+                epochs, moved = trained, now
+            if now - moved > STUCK_SECONDS:
+                break  # the count says what is stuck
+            time.sleep(0.2)
         return time.monotonic() - began
 
     def _hit_early(self, now: float) -> None:
@@ -143,6 +144,14 @@ class Run:
 
     def _free(self) -> list[Pod]:
         return [pod for pod in self.job.pods.values() if not pod.kind and pod.process.poll() is None]
+
+    def _epochs(self) -> int:
+        """A number that changes with every epoch that is stored."""
+        try:
+            with self.engine.connect() as connection:
+                return int(connection.execute(sa.select(sa.func.sum(leases.c.epoch))).scalar_one() or 0)
+        except sa.exc.ProgrammingError:  # no tables yet
+            return -1
 
     def _holders(self) -> Iterator[Pod]:
         query = f"SELECT owner FROM kd_lease WHERE state = '{HELD}' AND epoch > 0"  # noqa: S608 - a literal of ours
@@ -205,6 +214,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=16, help="epochs of a trial")
     parser.add_argument("--epoch-seconds", type=float, default=1.0, help="length of a simulated epoch")
     parser.add_argument("--ttl", type=float, default=5.0, help="time-to-live of a lease in seconds")
+    parser.add_argument("--logs", type=Path, help="folder in which the pods' logs stay (default: they do not)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="evictions-") as name:
         folder = Path(name)

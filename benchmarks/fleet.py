@@ -33,6 +33,7 @@ import psutil
 import sqlalchemy as sa
 
 from benchmarks.campaign.server import OwnServer
+from benchmarks.scale import Probe
 from search.commands.simulate import simulated_identity
 from search.execution.database_thread import DatabaseThread
 from search.execution.epoch_loop import run_group
@@ -88,40 +89,57 @@ class Timers:
     ask: list[float] = field(default_factory=list)
     report: list[float] = field(default_factory=list)
     statements: int = 0
-    _claimed: dict[int, float] = field(default_factory=dict)
+    _taken: dict[int, float] = field(default_factory=dict)
+    """Milliseconds that each trial's ask took so far; a worker claims several before it goes on with the first."""
 
     def attach(self, search: Any) -> None:
         """Wrap what the worker's database thread calls."""
-        claim, commit, report = search.claim, search.commit, search.report
+        claim, suggest, commit, report = search.claim, search.suggest, search.commit, search.report
 
         def timed_claim(*args: Any, **named: Any) -> Any:
             began = time.monotonic()
             claimed = claim(*args, **named)
             if claimed is not None:
-                self._claimed[claimed.held.trial_id] = began
+                self._taken[claimed.held.trial_id] = _since(began)
             return claimed
 
+        def timed_suggest(claimed: Any) -> Any:
+            began = time.monotonic()
+            result = suggest(claimed)
+            self._taken[claimed.held.trial_id] += _since(began)
+            return result
+
         def timed_commit(claimed: Any, *args: Any, **named: Any) -> Any:
+            began = time.monotonic()
             result = commit(claimed, *args, **named)
-            self._add(self.ask, self._claimed.pop(claimed.held.trial_id))
+            self._add(self.ask, self._taken.pop(claimed.held.trial_id) + _since(began))
             return result
 
         def timed_report(*args: Any, **named: Any) -> Any:
             began = time.monotonic()
             result = report(*args, **named)
-            self._add(self.report, began)
+            self._add(self.report, _since(began))
             return result
 
-        search.claim, search.commit, search.report = timed_claim, timed_commit, timed_report
+        search.claim, search.suggest, search.commit, search.report = (
+            timed_claim,
+            timed_suggest,
+            timed_commit,
+            timed_report,
+        )
         sa.event.listen(search.opened.engine, "before_cursor_execute", self._statement)
 
-    def _add(self, kind: list[float], began: float) -> None:
-        now = time.monotonic()
-        if self.window[0] <= now < self.window[1]:
-            kind.append((now - began) * 1e3)
+    def _add(self, kind: list[float], milliseconds: float) -> None:
+        if self.window[0] <= time.monotonic() < self.window[1]:
+            kind.append(milliseconds)
 
     def _statement(self, *_: object) -> None:
         self.statements += self.window[0] <= time.monotonic() < self.window[1]
+
+
+def _since(began: float) -> float:
+    """Milliseconds since then."""
+    return (time.monotonic() - began) * 1e3
 
 
 def worker(url: str, spec: StudySpec, folder: Path, index: int, window: tuple[float, float]) -> None:
@@ -261,7 +279,9 @@ def measure(row: Row, number: int, server: OwnServer, folder: Path, seconds: flo
     text = direct.render_as_string(hide_password=False)
     for spec in specs:
         opened = open_storage(text, studies=[arm.study_name for arm in spec.arms])
-        open_search(opened, text, spec, simulated_identity(spec))
+        search = open_search(opened, text, spec, simulated_identity(spec))
+        if spec is specs[0]:
+            Probe(opened, search).trial(epochs=1)  # loads what samplers need, for all that are forked from here
         opened.engine.dispose()
     with pooler(direct, folder / "pooler") if row.pooled else _nothing(direct) as (url, pool):
         address = url.render_as_string(hide_password=False)
