@@ -4,9 +4,9 @@
 
 A row is WORKERSxSTUDIES, with `p` through PgBouncer in transaction mode. Each worker has four students whose simulated
 epochs take a minute, three a trial, so the database works as it does for a real search; workers come one after another
-over the first minute. Asks (claim, sampling, storing the run) and reports are timed in the workers, from a minute after
-the first start, when all train. Workers are forked from one process that has loaded the program: their memory is what
-each has for itself beside what all share. The machine's CPU in that time is printed with each row, and what of it
+over the first minute. Asks (claim, sampling, storing the run) and reports are timed in the workers, from the moment when
+all train. Workers are forked from one process that has loaded the program: their memory is what each has for itself
+beside what all share. The machine's CPU in that time is printed with each row, and what of it
 belongs to workers and database: where it is above 70 %, latencies are those of the cores. --raw keeps every latency.
 """
 
@@ -43,11 +43,14 @@ from search.execution.owner import owner_of
 from search.execution.simulated_students import Curves, SimulatedStudents
 from search.spec.load import StudySpec, find, load
 from search.storage.database import open_storage
+from search.storage.schema import HELD, arms, leases, searches
 from search.study.create import open_search
 from trainer.cli.entry import guard
 from trainer.errors import UserError
 
 SLOTS, EPOCHS = 4, 3
+UP_SECONDS = 300.0
+"""Within this all workers train, or the machine is too busy for a row of so many."""
 MOST_CPU = 0.70
 POOLER = """\
 [databases]
@@ -83,12 +86,11 @@ class Row:
 
 @dataclass
 class Timers:
-    """Latencies in milliseconds and statements of one worker, within the window."""
+    """Latencies in milliseconds of one worker with the monotonic time of each, and times of its statements."""
 
-    window: tuple[float, float]
-    ask: list[float] = field(default_factory=list)
-    report: list[float] = field(default_factory=list)
-    statements: int = 0
+    ask: list[tuple[float, float]] = field(default_factory=list)
+    report: list[tuple[float, float]] = field(default_factory=list)
+    statements: list[float] = field(default_factory=list)
     _taken: dict[int, float] = field(default_factory=dict)
     """Milliseconds that each trial's ask took so far; a worker claims several before it goes on with the first."""
 
@@ -112,13 +114,13 @@ class Timers:
         def timed_commit(claimed: Any, *args: Any, **named: Any) -> Any:
             began = time.monotonic()
             result = commit(claimed, *args, **named)
-            self._add(self.ask, self._taken.pop(claimed.held.trial_id) + _since(began))
+            self.ask.append((began, self._taken.pop(claimed.held.trial_id) + _since(began)))
             return result
 
         def timed_report(*args: Any, **named: Any) -> Any:
             began = time.monotonic()
             result = report(*args, **named)
-            self._add(self.report, _since(began))
+            self.report.append((began, _since(began)))
             return result
 
         search.claim, search.suggest, search.commit, search.report = (
@@ -129,12 +131,8 @@ class Timers:
         )
         sa.event.listen(search.opened.engine, "before_cursor_execute", self._statement)
 
-    def _add(self, kind: list[float], milliseconds: float) -> None:
-        if self.window[0] <= time.monotonic() < self.window[1]:
-            kind.append(milliseconds)
-
     def _statement(self, *_: object) -> None:
-        self.statements += self.window[0] <= time.monotonic() < self.window[1]
+        self.statements.append(time.monotonic())
 
 
 def _since(began: float) -> float:
@@ -142,14 +140,14 @@ def _since(began: float) -> float:
     return (time.monotonic() - began) * 1e3
 
 
-def worker(url: str, spec: StudySpec, folder: Path, index: int, window: tuple[float, float]) -> None:
-    """One simulated worker, in a process of its own, until the window is over."""
-    opened = open_storage(url, studies=[arm.study_name for arm in spec.arms])
-    search = open_search(opened, url, spec, simulated_identity(spec))
-    timers = Timers(window)
-    timers.attach(search)
+def worker(url: str, spec: StudySpec, folder: Path, index: int) -> None:
+    """One simulated worker, in a process of its own, until it is asked to stop."""
     group = SingleProcess()
     signal.signal(signal.SIGTERM, lambda *_: group.ask_to_stop())
+    opened = open_storage(url, studies=[arm.study_name for arm in spec.arms])
+    search = open_search(opened, url, spec, simulated_identity(spec))
+    timers = Timers()
+    timers.attach(search)
     settings = WorkerSettings(owner_of(os.getpid(), 0), SLOTS, folder / "runs", 1, {}, breach=lambda _: None, ttl=60.0)
     metric = spec.objective.metric
     students = SimulatedStudents(Curves(), slots=SLOTS, metric=metric, epoch_seconds=60.0, fail_share=0.0)
@@ -267,6 +265,23 @@ def pooler(url: sa.URL, folder: Path) -> Iterator[tuple[sa.URL, int]]:
         process.wait(20)
 
 
+def wait_for(trials: int, names: str, engine: sa.Engine) -> float:
+    """Wait until so many trials run in the searches whose names begin so; returns the seconds. Raises RuntimeError
+    after `UP_SECONDS`."""
+    began = time.monotonic()
+    query = (
+        sa.select(sa.func.count())
+        .select_from(leases.join(arms, arms.c.study_id == leases.c.study_id).join(searches))
+        .where(searches.c.name.startswith(names), leases.c.state == HELD, leases.c.run.is_not(None))
+    )
+    while time.monotonic() - began < UP_SECONDS:
+        with engine.connect() as connection:
+            if int(connection.execute(query).scalar_one()) >= trials:
+                return time.monotonic() - began
+        time.sleep(2)
+    raise RuntimeError(f"not all of {trials} trials run after {UP_SECONDS:g} s")
+
+
 def measure(row: Row, number: int, server: OwnServer, folder: Path, seconds: float) -> dict[str, Any]:
     """One row: its figures, with every latency."""
     direct = server.url.set(drivername="postgresql+psycopg2")
@@ -286,14 +301,16 @@ def measure(row: Row, number: int, server: OwnServer, folder: Path, seconds: flo
     with pooler(direct, folder / "pooler") if row.pooled else _nothing(direct) as (url, pool):
         address = url.render_as_string(hide_password=False)
         now = time.monotonic()
-        window = (now + 70.0, now + 70.0 + seconds)
         pids: list[int] = []
         try:
             for k in range(row.workers):
                 time.sleep(max(0.0, now + 60.0 * k / row.workers - time.monotonic()))
-                work = partial(worker, address, specs[k % row.studies], folder, k, window)
+                work = partial(worker, address, specs[k % row.studies], folder, k)
                 pids.append(forked(work, folder / "log"))
             engine = sa.create_engine(direct, poolclass=sa.NullPool)
+            up = wait_for(row.workers * SLOTS, f"fleet-{number}-", engine)
+            began = time.monotonic()
+            window = (began, began + seconds)
             seen = watch(pids, process, pool, engine, window)
         finally:
             for pid in pids:
@@ -304,8 +321,10 @@ def measure(row: Row, number: int, server: OwnServer, folder: Path, seconds: flo
     figures: dict[str, Any] = {"workers": row.workers, "studies": row.studies, "pooled": row.pooled, "seconds": seconds}
     each = [json.loads((folder / f"{k}.json").read_text()) for k in range(row.workers)]
     for kind in ("ask", "report"):
-        figures[kind] = [round(value, 1) for one in each for value in one[kind]]
-    return figures | {"statements": sum(one["statements"] for one in each), **vars(seen)}
+        inside = [value for one in each for at, value in one[kind] if window[0] <= at < window[1]]
+        figures[kind] = [round(value, 1) for value in inside]
+    figures["statements"] = sum(window[0] <= at < window[1] for one in each for at in one["statements"])
+    return figures | {"up_seconds": up, **vars(seen)}
 
 
 @contextmanager
