@@ -4,8 +4,8 @@
 
 A row is WORKERSxSTUDIES, with `p` through PgBouncer in transaction mode. Each worker has four students whose simulated
 epochs take a minute, three a trial, so the database works as it does for a real search; workers come one after another
-over the first minute. Asks (claim, sampling, storing the run) and reports are timed in the workers, from the moment when
-all train. Workers are forked from one process that has loaded the program: their memory is what each has for itself
+over the first minute. Asks (claim, sampling, storing the run) and reports are timed in the workers, from when all
+train on. Workers are forked from one process that has loaded the program: their memory is what each has for itself
 beside what all share. The machine's CPU in that time is printed with each row, and what of it
 belongs to workers and database: where it is above 70 %, latencies are those of the cores. --raw keeps every latency.
 """
