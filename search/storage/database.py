@@ -6,34 +6,26 @@ does not answer.
 """
 
 import contextlib
-import functools
-import json
 import logging
 import re
 import select
 import time
-from array import array
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from sys import intern
-from typing import Any, cast
+from typing import Any
 
 import filelock
 import optuna
 import sqlalchemy as sa
 from loguru import logger
-from optuna.distributions import json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._rdb import models as optuna_models
-from optuna.trial import FrozenTrial, TrialState
 from psycopg2 import OperationalError, extensions  # type: ignore[import-untyped]  # it has no stubs
 
 from search.storage import errors, schema
-from search.storage.fencing import Fence, lock_on_begin
+from search.storage.fencing import Fence, QuickStorage, lock_on_begin
 from search.storage.leases import Leases
 from search.storage.ownership import refuse_foreign
 from search.storage.searches import Searches
@@ -49,129 +41,6 @@ UPGRADE = "to bring them up: python -m search db backup -o FILE, then: python -m
 NEWER = "use the program of that version, or another database"
 GONE = (KeyError, UpdateFinishedTrialError)
 """What Optuna raises about a trial that somebody deleted or ended."""
-
-
-class QuickStorage(RDBStorage):
-    """Optuna's storage, which reads the trials of a study by plain rows.
-
-    Optuna makes an object of its mapper for each row, and each trial's distributions anew, twice; of 5,000 trials with
-    50 scores that takes most of a worker's first look and of its memory. What is returned is equal (a test compares),
-    but equal distributions and names are one object, and a finished trial's scores are a `Curve`. All writing is
-    Optuna's own.
-    """
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        trials = optuna_models.TrialModel.__table__
-        wanted = trials.c.trial_id > trial_id_greater_than
-        older = sorted(trial_id for trial_id in included_trial_ids if trial_id <= trial_id_greater_than)
-        if older:
-            wanted |= trials.c.trial_id.in_(older)
-        which = (trials.c.study_id == study_id) & wanted
-        if states is not None:
-            which &= trials.c.state.in_([state for state in TrialState if state in states])
-        with self.engine.begin() as connection:
-            rows = connection.execute(sa.select(trials).where(which).order_by(trials.c.trial_id)).all()
-            if not rows and connection.execute(_study_of(study_id)).one_or_none() is None:
-                raise KeyError(optuna_models.NOT_FOUND_MSG)
-            trials_read: list[FrozenTrial] = []
-            for first in range(0, len(rows), AT_ONCE):
-                some = rows[first : first + AT_ONCE]
-                parts = _Parts(connection, [row.trial_id for row in some])
-                trials_read += [self._frozen(row, parts) for row in some]
-            return trials_read
-
-    def _frozen(self, row: Any, parts: "_Parts") -> FrozenTrial:
-        params = [(intern(each.param_name), each) for each in parts.params[row.trial_id]]
-        kinds = {name: _distribution(each.distribution_json) for name, each in params}
-        values = {each.objective: each for each in parts.values[row.trial_id]}
-        of_value = optuna_models.TrialValueModel.stored_repr_to_value
-        of_score = optuna_models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-        curve = {
-            each.step: of_score(each.intermediate_value, each.intermediate_value_type)
-            for each in parts.intermediate_values[row.trial_id]
-        }
-        return FrozenTrial(
-            number=row.number,
-            state=row.state,
-            value=None,
-            values=[of_value(values[i].value, values[i].value_type) for i in range(len(values))] or None,
-            datetime_start=row.datetime_start,
-            datetime_complete=row.datetime_complete,
-            params={name: kinds[name].to_external_repr(each.param_value) for name, each in params},
-            distributions=kinds,
-            user_attrs={intern(each.key): json.loads(each.value_json) for each in parts.user_attributes[row.trial_id]},
-            system_attrs={
-                intern(each.key): json.loads(each.value_json) for each in parts.system_attributes[row.trial_id]
-            },
-            intermediate_values=cast(Any, Curve(curve) if row.state.is_finished() else curve),
-            trial_id=row.trial_id,
-        )
-
-
-class Curve(Mapping[int, float]):
-    """Scores by step that nobody changes any more: 16 bytes each, where a dictionary takes about 70."""
-
-    __slots__ = ("_scores", "_steps")
-
-    def __init__(self, scores: Mapping[int, float]) -> None:
-        ordered = sorted(scores.items())
-        self._steps = array("q", [step for step, _ in ordered])
-        self._scores = array("d", [score for _, score in ordered])
-
-    def __getitem__(self, step: int) -> float:
-        place = bisect_left(self._steps, step)
-        if place == len(self._steps) or self._steps[place] != step:
-            raise KeyError(step)
-        return self._scores[place]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._steps)
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-
-def _study_of(study_id: int) -> Any:
-    studies = optuna_models.StudyModel.__table__
-    return sa.select(studies.c.study_id).where(studies.c.study_id == study_id)
-
-
-_distribution = functools.cache(json_to_distribution)
-"""One object for all equal texts: a study has few."""
-
-
-AT_ONCE = 400
-"""Trials whose rows are read together: a statement has room for so many ids, and memory for their rows."""
-
-
-class _Parts:
-    """The rows that belong to some trials, by trial id; each list in the order of its keys."""
-
-    def __init__(self, connection: sa.Connection, trial_ids: Sequence[int]) -> None:
-        self._connection, self._trial_ids = connection, trial_ids
-        self.params = self._rows(optuna_models.TrialParamModel)
-        self.values = self._rows(optuna_models.TrialValueModel)
-        self.user_attributes = self._rows(optuna_models.TrialUserAttributeModel)
-        self.system_attributes = self._rows(optuna_models.TrialSystemAttributeModel)
-        self.intermediate_values = self._rows(optuna_models.TrialIntermediateValueModel)
-
-    def _rows(self, model: type[Any]) -> Mapping[int, list[Any]]:
-        by_trial: defaultdict[int, list[Any]] = defaultdict(list)
-        table = model.__table__
-        (key,) = table.primary_key.columns
-        query = sa.select(table).where(table.c.trial_id.in_(self._trial_ids)).order_by(key)
-        for row in self._connection.execute(query):
-            by_trial[row.trial_id].append(row)
-        return by_trial
 
 
 @dataclass(frozen=True)
