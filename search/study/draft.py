@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.samplers.storage_view import View
+from search.samplers.storage_view import View, everything
 from search.storage.leases import LeaseHandle
 from search.storage.statements import Suggested
 
@@ -24,24 +24,26 @@ from search.storage.statements import Suggested
 class Draft(View):
     """A storage in front of another, for the suggestion of one trial: its own rows are kept, all else goes through.
 
-    trial: as the database has it. present: all trials of its study as they were read, None to read them when they are
-    asked for; they are read once. ranges: the distributions of the study by parameter, which grow here.
+    trial: as the database has it. present: all trials of its study as they were read. ranges: the distributions of the
+    study by parameter, which grow here.
     """
 
     def __init__(
         self,
         storage: BaseStorage,
         trial: FrozenTrial,
-        present: Sequence[FrozenTrial] | None,
+        present: Sequence[FrozenTrial],
         ranges: dict[str, BaseDistribution],
     ) -> None:
-        super().__init__(storage, self._with_own, once=True)
+        super().__init__(storage, everything, once=True)
         self._trial = copy.deepcopy(trial)
         self._ranges = ranges
         self._params: dict[str, tuple[float, str]] = {}
         self._notes: dict[str, Any] = {}
-        if present is not None:
-            self._kept = self._with_own(present)
+        others = [each for each in present if each._trial_id != trial._trial_id]
+        # The very object that grows here: the others are seen as they were read, this one as it is suggested so far.
+        self._present = sorted([*others, self._trial], key=lambda each: each.number)
+        self._kept = self._present
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """The trial as it is suggested so far."""
@@ -80,15 +82,10 @@ class Draft(View):
         """What the database does not have of it yet."""
         return Suggested(dict(self._params), dict(self._notes))
 
-    def _with_own(self, present: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """All trials as they were read, this one as it is suggested so far."""
-        others = [trial for trial in present if trial._trial_id != self._trial._trial_id]
-        return sorted([*others, self._trial], key=lambda trial: trial.number)
-
     def _range_of(self, name: str, distribution: BaseDistribution) -> BaseDistribution:
         if name not in self._ranges:
-            present = self._kept or []
-            self._ranges[name] = next((t.distributions[name] for t in present if name in t.distributions), distribution)
+            known = (each.distributions[name] for each in self._present if name in each.distributions)
+            self._ranges[name] = next(known, distribution)
         return self._ranges[name]
 
     def _refuse_others(self, trial_id: int) -> None:
