@@ -30,7 +30,7 @@ RUN set -eu; \
     esac; \
     mkdir -p search trainer losses models; \
     touch search/__init__.py trainer/__init__.py losses/__init__.py models/__init__.py; \
-    pip install $index -c constraints.txt -e ".[metrics,onnx,smp,volumes]"
+    pip install $index -c constraints.txt -e ".[dicom,metrics,onnx,smp,volumes]"
 
 COPY models/ models/
 COPY losses/ losses/

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -224,15 +224,18 @@ def watch(
     spent = _cpu_seconds(pids, server, pooler) - before
     result.own_cpu = spent / (time.monotonic() - window[0]) / (os.cpu_count() or 1)
     result.memory = max(psutil.Process(pid).memory_full_info().uss for pid in pids) / 2**20
-    family = [server, *server.children(recursive=True)]
-    result.server_memory = sum(each.memory_full_info().pss for each in family) / 2**20
+    for each in [server, *server.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # a backend that ends meanwhile
+            result.server_memory += each.memory_full_info().pss / 2**20
     return result
 
 
 def _cpu_seconds(pids: list[int], server: psutil.Process, pooler: int | None) -> float:
     family = [server, *server.children(recursive=True), *map(psutil.Process, [*pids, *([pooler] if pooler else [])])]
-    times = [each.cpu_times() for each in family]
-    # A backend that ended in between stands with its postmaster.
+    times = []
+    for each in family:
+        with suppress(psutil.NoSuchProcess):  # a backend that ended in between stands with its postmaster
+            times.append(each.cpu_times())
     ended = server.cpu_times()
     return sum(each.user + each.system for each in times) + ended.children_user + ended.children_system
 

@@ -1,4 +1,4 @@
-"""`python -m search delete`: a study leaves the database, with its confirmations and its files.
+"""`python -m search delete`: a study, or a whole series, leaves the database, with its confirmations and its files.
 
 What stays is who opened the test rows for it: a name that is used again inherits what was seen under it.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.confirm.plan import confirmations
+from search.series.state import begun_members, place_of
 from search.storage.database import Database, creation_lock, open_storage
 from search.storage.errors import patient
 from search.storage.evidence import Evidence
@@ -30,7 +31,7 @@ class Deleted:
     """What left the database and the disk."""
 
     studies: list[str]
-    """The study and its confirmations."""
+    """The study, or the members of the series, and their confirmations."""
     trials: int = 0
     folders: list[str] = field(default_factory=list)
     """Of checkpoints and weights, removed here."""
@@ -44,7 +45,7 @@ class Deleted:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("study", help="a study's name")
+    parser.add_argument("study", help="a study's name, or that of a series: all of its members")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
     parser.add_argument(
@@ -89,10 +90,20 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _searches(opened: Database, study: str, name: str | None) -> list[SearchRow]:
-    """The search and its confirmations, which mean nothing without it; these first."""
-    row = known_search(opened, study, name)
-    names = confirmations(row.name, opened.searches.names())
-    return [*(known_search(opened, each) for each in names), row]
+    """The search, or all members of a series, each after its confirmations, which mean nothing without it."""
+    known = opened.searches.names()
+    members = begun_members(opened, study, name) or [known_search(opened, study, name)]
+    return [
+        each
+        for row in members
+        for each in (*(known_search(opened, one) for one in confirmations(row.name, known)), row)
+    ]
+
+
+def _series(opened: Database, args: argparse.Namespace) -> str | None:
+    """The series that is to be deleted; None where it is a single study."""
+    members = begun_members(opened, args.study, args.name)
+    return place_of(members[0]).name if members else None
 
 
 def _refuse_held(opened: Database, searches: Sequence[SearchRow], *, anyway: bool) -> None:
@@ -108,15 +119,16 @@ def _refuse_held(opened: Database, searches: Sequence[SearchRow], *, anyway: boo
 
 def _ask(opened: Database, searches: Sequence[SearchRow], args: argparse.Namespace) -> None:
     """Raises UserError where the answer is not the study's name, or nobody can give one."""
-    *confirming, row = searches
+    whole = _series(opened, args) or searches[-1].name
     storage = "" if args.storage is None else f" --storage {shlex.quote(opened.label)}"
-    also = "" if not confirming else f", with {', '.join(each.name for each in confirming)}"
-    print(f"deletes {row.name}{also} from {opened.label}, and their files under {args.runs.absolute()}; for good")
+    names = [each.name for each in searches if each.name != whole]
+    also = "" if not names else f", with {', '.join(names)}"
+    print(f"deletes {whole}{also} from {opened.label}, and their files under {args.runs.absolute()}; for good")
     print(f"a copy of the whole database first: python -m search db backup{storage} -o before.backup")
     if not sys.stdin.isatty():
-        raise UserError(f"study {row.name!r}: nobody can be asked here; --yes deletes it without a question")
-    if input(f"type {printable(row.name)} to delete it: ").strip() != row.name:
-        raise UserError(f"study {row.name!r}: that was not its name; nothing was deleted")
+        raise UserError(f"study {whole!r}: nobody can be asked here; --yes deletes it without a question")
+    if input(f"type {printable(whole)} to delete it: ").strip() != whole:
+        raise UserError(f"study {whole!r}: that was not its name; nothing was deleted")
 
 
 def delete(
@@ -126,7 +138,7 @@ def delete(
 
     Raises UserError where a worker has begun a trial meanwhile, unless `anyway`.
     """
-    gone = Deleted([row.name for row in reversed(searches)])
+    gone = Deleted(sorted(row.name for row in searches))
     evidence = Evidence(opened.engine)
     for row in searches:
         with creation_lock(url):
@@ -141,7 +153,7 @@ def delete(
                 opened.storage.delete_study(study_id)
             opened.searches.forget(ids)
             evidence.forget(row.uuid)
-    gone.openings = len(evidence.openings(searches[-1].name))
+    gone.openings = sum(len(evidence.openings(row.name)) for row in searches)
     return gone
 
 

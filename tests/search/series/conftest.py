@@ -1,8 +1,15 @@
 """A series of small studies: two widths of the student, with a teacher and without."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from search.commands.simulate import simulated_identity
+from search.spec.load import load
+from search.storage.database import Database, open_storage
+from search.study.adapter import StudyAdapter
+from search.study.create import open_search
 
 SERIES = """
 [[enqueue]]
@@ -38,3 +45,23 @@ def series_text(small_study: Callable[..., str]) -> Callable[..., str]:
         return text.replace("losses = { ce = {} }", teacher) + SERIES.replace("LIMITS", limits)
 
     return made
+
+
+@pytest.fixture
+def opened(database_url: str) -> Iterator[Database]:
+    there = open_storage(database_url)
+    yield there
+    there.engine.dispose()
+
+
+@pytest.fixture
+def join(opened: Database, database_url: str, tmp_path: Path) -> Callable[..., StudyAdapter]:
+    """Open a member of the series, or another study of the folder: `join("kd.2")`."""
+
+    def joined(name: str, text: str | None = None) -> StudyAdapter:
+        if text is not None:
+            (tmp_path / f"{name.partition('.')[0]}.toml").write_text(text)
+        spec = load(tmp_path / f"{name}.toml")
+        return open_search(opened, database_url, spec, simulated_identity(spec))
+
+    return joined

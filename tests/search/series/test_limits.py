@@ -1,44 +1,21 @@
 """What bounds all members of a series together is checked where a trial is admitted, over all of their searches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from search.commands.simulate import simulated_identity
-from search.spec.load import load
-from search.storage.database import Database, creation_lock, open_storage
+from search.storage.database import Database, creation_lock
 from search.storage.schema import leases, searches
 from search.storage.searches import CLOSE, STOP, ClosedKind, SearchClosed
 from search.storage.statements import Owner
 from search.study.adapter import Claim, StudyAdapter
-from search.study.create import open_search
 from search.study.settings import series_wish
 from trainer.errors import UserError
 
 ME = Owner("me", "here")
 Text = Callable[..., str]
-
-
-@pytest.fixture
-def opened(database_url: str) -> Iterator[Database]:
-    there = open_storage(database_url)
-    yield there
-    there.engine.dispose()
-
-
-@pytest.fixture
-def join(opened: Database, database_url: str, tmp_path: Path) -> Callable[..., StudyAdapter]:
-    """Open a member of the series, or another study of the folder: `join("kd.2")`."""
-
-    def joined(name: str, text: str | None = None) -> StudyAdapter:
-        if text is not None:
-            (tmp_path / f"{name.partition('.')[0]}.toml").write_text(text)
-        spec = load(tmp_path / f"{name}.toml")
-        return open_search(opened, database_url, spec, simulated_identity(spec))
-
-    return joined
 
 
 def claim(search: StudyAdapter) -> Claim:
