@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, Trial
 from benchmarks.curve_model import RungModel, rungs_of
 from benchmarks.record_curves import drawn
 from benchmarks.time_to_answer import Cost, Found, Simulation, Way, _suggest
-from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
+from benchmarks.worlds import WIDTH, WORLDS, World, widths_of
 from search import samplers
 from search.promotion import Promotion
 from search.samplers.storage_view import paused, storage_through
@@ -366,13 +366,13 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--within", type=float, default=0.005, help="of the best: what counts as an answer")
-    parser.add_argument("--worlds", nargs="+", choices=("recorded", "formula"), default=["recorded", "formula"])
+    parser.add_argument("--worlds", nargs="+", choices=tuple(WORLDS), default=["recorded", "formula"])
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="of the lines, beside today's")
     parser.add_argument("--calibration", action="store_true", help="of the model of curves, in place of the searches")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in args.worlds:
-        world: World = Recorded() if name == "recorded" else Formula()
+        world = WORLDS[name]()
         if args.calibration:
             calibration(world, range(200, 205))
         else:

@@ -31,7 +31,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from benchmarks import against
-from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
+from benchmarks.worlds import WIDTH, WORLDS, World, widths_of
 from search import pruners, samplers
 from search.spec.arms import Arm
 from search.spec.space import Choices, FloatRange, Scalar
@@ -242,7 +242,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=7)
     parser.add_argument("--within", type=float, default=WITHIN, help="of the best: what counts as an answer")
-    parser.add_argument("--worlds", nargs="+", choices=("recorded", "formula"), default=["recorded", "formula"])
+    parser.add_argument("--worlds", nargs="+", choices=tuple(WORLDS), default=["recorded", "formula"])
     parser.add_argument("--shared", type=float, default=Cost.shared, help="seconds of teacher and data a step")
     parser.add_argument("--widest", type=float, default=Cost.widest, help="seconds of the widest student a step")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version, by turns")
@@ -257,8 +257,7 @@ def main() -> int:
         return 0
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in args.worlds:
-        world: World = Recorded() if name == "recorded" else Formula()
-        compare(world, Cost(args.shared, args.widest), args.trials, args.seeds, args.within)
+        compare(WORLDS[name](), Cost(args.shared, args.widest), args.trials, args.seeds, args.within)
     return 0
 
 

@@ -3,16 +3,20 @@
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 from benchmarks import volumes, volumes_work
 from benchmarks.against import OTHER, THIS, Version, differing, paired, ratio, table, timed_lines, turns, versions
 from benchmarks.clock import Account, Seconds, interval
+from benchmarks.record_curves import drawn
 from benchmarks.table import tables, within_blocks
 from benchmarks.time_to_answer import Cost, Simulation, Way
 from benchmarks.worlds import WIDTH, Formula, widths_of
@@ -179,13 +183,35 @@ def test_an_answer_is_a_finished_trial_near_the_best(formula):
     assert (None in found.answers) == (found.regret <= 0.005)
 
 
-def test_a_point_of_the_recorded_search_has_its_own_curve():
+@pytest.mark.parametrize("name", ["blobs", "kvasir", "clinicdb"])
+def test_a_point_of_a_recorded_search_has_its_own_curve(name):
+    from benchmarks.record_curves import RECORDINGS
     from benchmarks.worlds import Recorded
 
-    world = Recorded()
-    trials = json.loads((ROOT / "benchmarks" / "recorded_curves.json").read_text())
-    assert {trial["params"][WIDTH] for trial in trials} == set(widths_of(world.arm))
-    assert all(world.curve(trial["params"]) == trial["scores"] for trial in trials)
+    if not RECORDINGS[name].curves.exists():
+        pytest.skip(f"{RECORDINGS[name].curves.name}: not recorded yet")
+    world = Recorded(name)
+    widths = widths_of(world.arm)
+    assert len(world.trials) == RECORDINGS[name].trials
+    assert Counter(trial["params"][WIDTH] for trial in world.trials) == dict.fromkeys(
+        widths, RECORDINGS[name].trials // len(widths)
+    )
+    assert all(len(trial["scores"]) == world.arm.epochs for trial in world.trials)
+    assert all(world.curve(trial["params"]) == trial["scores"] for trial in world.trials)
+
+
+def test_the_curves_of_the_second_formula_cross():
+    """Low rates rise longer: who leads at a third of the run is not who leads at its end."""
+    from benchmarks.worlds import WORLDS
+
+    world, draw = WORLDS["formula-2"](), random.Random(1)
+    points = [drawn(world.arm, draw, 16) for _ in range(20)]
+    curves = [list(world.curve(point)) for point in points]
+    assert [list(world.curve(point)) for point in points] == curves
+    assert all(0 <= score <= 1 for curve in curves for score in curve)
+    early, end = ([mean(curve[at - 5 : at]) for curve in curves] for at in (17, 50))
+    turned = sum((early[a] - early[b]) * (end[a] - end[b]) < 0 for a in range(20) for b in range(a))
+    assert turned > 10
 
 
 @pytest.mark.slow
