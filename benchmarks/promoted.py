@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.promoted --data FOLDER
 
-FOLDER holds `Kvasir-SEG`. The study is that of `recorded_polyps.toml` with the pruner `promote` and a smaller teacher; it is taught,
-one worker works on it to its end, and each exported configuration is trained anew, alone, by `trainer fit`. Prints how
-many trials were paused, promoted and finished, and fails where one of the runs is not equal to its trial.
+FOLDER holds `Kvasir-SEG`. The study is that of `recorded_polyps.toml` with the pruner `promote` and a smaller teacher:
+that is taught, one worker works on the study to its end, and each exported configuration is trained anew, alone, by
+`trainer fit`. Prints how many trials were paused, promoted and finished, and fails where one of the runs is not equal
+to its trial.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def module(*words: object, cwd: Path) -> str:
 
 
 def promoted(url: str) -> dict[str, int]:
-    """How many trials were paused, went on after a pause, and ended so."""
+    """How many trials were paused, went on after a pause, and ended so; who completed without one passed at once."""
     opened = open_storage(url, create=False)
     row = known_search(opened, NAME, None)
     study_ids = [arm.study_id for arm in opened.searches.arms_of(row.search_id)]
@@ -54,14 +55,14 @@ def promoted(url: str) -> dict[str, int]:
         for study_id in study_ids
         for trial in opened.storage.get_all_trials(study_id, deepcopy=False)
     )
-    return {"trials": sum(states.values()), "paused": len(first), "promoted": len(later), **states}
+    return {"trials": sum(states.values()), "paused": len(first), "promoted after a pause": len(later), **states}
 
 
 def main() -> int:
     """Search, export, train again, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds Kvasir-SEG")
-    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     recording = RECORDINGS[DATA]
@@ -91,7 +92,7 @@ def main() -> int:
         exported = json.loads(best.read_text())["best"]
         for rank, each in enumerate(exported, start=1):
             said = module("trainer", "fit", best, "--rank", rank, *cache, cwd=folder)
-            print(f"trial {each['number']}: {EQUAL if EQUAL in said else 'NOT equal'}", flush=True)
+            print(f"trial {each['trial']}: {EQUAL if EQUAL in said else 'NOT equal'}", flush=True)
             if EQUAL not in said:
                 return 1
     return 0
