@@ -218,6 +218,7 @@ class Pausing:
             value = max(member.curve)
             self.study.tell(member.trial, value)
             self._best = max(self._best, value)
+            self.found.finished.append((time, member.width, value))
             for key in {member.width, None}:
                 if value >= self.world.best(key) - self._within:
                     self.found.answers.setdefault(key, time)

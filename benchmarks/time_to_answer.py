@@ -82,6 +82,8 @@ class Found:
     """Trial epochs that were trained."""
     regret: float = 0.0
     """The best of N less the best that this search finished."""
+    finished: list[tuple[float, Scalar, float]] = field(default_factory=list)
+    """When each trial that was trained to its end was, its width, and its score."""
 
 
 @dataclass
@@ -152,6 +154,7 @@ class Simulation:
 
     def _completed(self, value: float, width: Scalar, time: float) -> None:
         self._best = max(self._best, value)
+        self.found.finished.append((time, width, value))
         for key in {width, None}:
             if value >= self.world.best(key) - self._within:
                 self.found.answers.setdefault(key, time)
