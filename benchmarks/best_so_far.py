@@ -20,10 +20,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.pausing import Pausing, PromoteRule
+from benchmarks.pausing import PausedSearch
 from benchmarks.time_to_answer import Cost, Found, Simulation, Way
 from benchmarks.worlds import WORLDS, World, widths_of
 from search.plotting import COLOURS, DPI
+from search.promotion import Promotion
 from trainer.cli.entry import guard
 
 TRIALS, WITHIN = 60, 0.005
@@ -37,11 +38,12 @@ def searches(world: World) -> Searches:
     cost, epochs = Cost(), world.arm.epochs
     tenth, third = max(epochs // 10, 1), round(epochs / 3)
     plain = Way("plain", slots=1, plain=True)
+    promote = Promotion(epochs, third, 3)
     median = Way("ours", pruner={"name": "median", "startup": 5, "warmup_epochs": tenth})
     return {
         "plain TPE + median, one at a time": lambda s: Simulation(world, plain, cost, TRIALS, s, WITHIN).run(),
         "8 side by side, median": lambda s: Simulation(world, median, cost, TRIALS, s, WITHIN).run(),
-        "8 side by side, promote": lambda s: Pausing(world, PromoteRule(epochs, third), cost, TRIALS, s, WITHIN).run(),
+        "8 side by side, promote": lambda s: PausedSearch(world, promote, cost, TRIALS, s, WITHIN).run(),
     }
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.faults --faults 500 --seed 1
     python -m benchmarks.faults --faults 200 --seed 2 --pruner promote
+    python -m benchmarks.faults --faults 200 --seed 2 --pruner curves
 
 A PostgreSQL of its own, and a gate between it and each worker. Workers come back as under a service manager. Searches
 follow one another until enough faults have hit; the last one runs to its end without faults. Then the books are read:

@@ -3,13 +3,12 @@
     python -m benchmarks.pausing
     python -m benchmarks.pausing --calibration
 
-Nothing is trained: curves and clock are those of `benchmarks.time_to_answer`, and so are sampler and front, the
-product's own. Lines of the table: today's default (8 in flight, median); the product's `promote`; the same pauses with
-a model of curves (`benchmarks.curve_model`) that decides by the probability to be the best of its choice; and that
-model with slots that stay empty where a further trial would only slow down the promising, once so many trials of each
-width were begun. The last line knows all:
-configurations in random order are trained for one epoch each, and from then on it spends nothing on what will not be
-an answer. A seed without an answer counts the whole budget: the time of all trials to their ends, 8 side by side.
+Nothing is trained: curves and clock are those of `benchmarks.time_to_answer`, and sampler, front and rules are the
+product's own. Lines of the table: today's default (8 in flight, median); `promote`; `curves`, by its first rung, by how
+many trials of each width are begun first, and by whether slots stay empty where a further trial would only slow down
+the promising. The last line knows all: configurations in random order are trained for one epoch each, and from then on
+it spends nothing on what will not be an answer. A seed without an answer counts the whole budget: the time of all
+trials to their ends, 8 side by side.
 """
 
 import argparse
@@ -19,18 +18,20 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial
 
-from benchmarks.curve_model import RungModel, rungs_of
 from benchmarks.record_curves import drawn
 from benchmarks.time_to_answer import Cost, Found, Simulation, Way, _suggest
 from benchmarks.worlds import WIDTH, WORLDS, World, widths_of
-from search import samplers
-from search.promotion import Promotion
+from search import pruners, samplers
+from search.curve_model import RungModel, rungs_of
+from search.curve_rule import GFLOPS
+from search.promotion import ArmTrials, Pausing
 from search.samplers.storage_view import paused, storage_through
 from search.spec.space import Scalar
 from trainer.cli.entry import guard
@@ -46,126 +47,23 @@ class Member:
     width: Scalar
     curve: Sequence[float]
     epoch: int = 0
-    paused: bool = False
 
     @property
-    def seen(self) -> list[float]:
-        """Its scores so far."""
-        return list(self.curve[: self.epoch])
+    def key(self) -> int:
+        """The id of its trial."""
+        return self.trial._trial_id
 
 
-class Rule:
-    """Who trains: the paused trials that are worth it, the best first, and whether another trial is worth its slot."""
-
-    rungs: frozenset[int]
-
-    def fill(self, search: "Pausing", members: list[Member]) -> None:
-        """Add members to the free slots of a worker: paused ones by `search.resume`, new ones by `search.begin`."""
-        raise NotImplementedError
-
-
-class PromoteRule(Rule):
-    """The product's `[pruner] name = "promote"`."""
-
-    def __init__(self, epochs: int, first: int, reduction: int = 3) -> None:
-        self._rule = Promotion(epochs, first, reduction)
-        self.rungs = frozenset(self._rule.rungs)
-
-    def fill(self, search: "Pausing", members: list[Member]) -> None:
-        """See `Rule`."""
-        while len(members) < SLOTS:
-            trials: list[FrozenTrial] = search.storage.get_all_trials(search.study._study_id, deepcopy=False)
-            last = search.left == 0
-            order = self._rule.promising(trials, minimize=False, choice_of=lambda t: t.params[WIDTH], last=last)
-            waiting = [search.members[trial.number] for trial in order if search.members[trial.number].paused]
-            if waiting:
-                members.append(search.resume(waiting[0]))
-            elif search.left > 0:
-                members.append(search.begin())
-            else:
-                return
-
-
-class CurveRule(Rule):
-    """Slots go to the trials with the most probability to be the best of their choice, by what their epochs cost.
-
-    A new trial's own is that of a draw like those of its choice to be better than all of them, times `new`, and its
-    epochs are a share of a whole run: most are paused early. The first `start` trials of each choice come before all.
-    `alone`: a slot stays empty where this rate, with a further trial, would be below so many times the rate of those
-    that train without it; 0 fills every slot.
-    """
-
-    FLOOR = 0.03
-    """The probability below which nothing goes on."""
-    SHARE = 0.35
-    DRAWS = 200
-
-    def __init__(self, epochs: int, first: int, *, start: int = 10, new: float = 0.1, alone: float = 0.7) -> None:
-        rungs = rungs_of(epochs, first, 1.5)
-        self._model, self._epochs = RungModel(rungs), epochs
-        self.rungs = frozenset(rungs[:-1])
-        self._start, self._new, self._alone = start, new, alone
-        self._normal = np.random.default_rng(0).standard_normal((self.DRAWS, 1000))
-
-    def chances(self, search: "Pausing") -> tuple[dict[int, float], dict[Scalar, float]]:
-        """By trial, the probability to be the best of its choice; by choice, that of a new one to beat them all."""
-        rows = {number: self._model.row(member.seen) for number, member in search.members.items()}
-        numbers = [number for number, row in rows.items() if row]
-        best: dict[int, float] = {}
-        new: dict[Scalar, float] = {}
-        if not numbers:
-            return best, new
-        mean, deviation = self._model.ends([rows[number] for number in numbers])
-        for width in search.widths:
-            own = [i for i, number in enumerate(numbers) if search.members[number].width == width]
-            if len(own) < 2:
-                continue
-            m = np.append(mean[own], np.median(mean[own]))
-            spread = 1.4826 * float(np.median(np.abs(mean[own] - m[-1]))) if len(own) > 2 else 0.01
-            draws = m + np.append(deviation[own], max(spread, 1e-4)) * self._normal[:, : len(m)]
-            wins = np.bincount(draws[:, :-1].argmax(1), minlength=len(own)) / self.DRAWS
-            best |= {numbers[i]: float(win) for i, win in zip(own, wins, strict=True)}
-            new[width] = max(float((draws[:, -1] > draws[:, :-1].max(1)).mean()), 0.02)
-        return best, new
-
-    def fill(self, search: "Pausing", members: list[Member]) -> None:
-        """See `Rule`."""
-        if len(members) >= SLOTS:
-            return
-        best, new = self.chances(search)
-
-        def rate(member: Member) -> float:
-            return best.get(member.trial.number, 1.0) / (self._epochs - member.epoch)
-
-        gain = sum(map(rate, members))
-        cost = search.cost.once + sum(search.own(member.width) for member in members)
-        waiting = [m for m in search.members.values() if m.paused and best.get(m.trial.number, 0.0) >= self.FLOOR]
-        waiting.sort(key=lambda member: -rate(member) / search.own(member.width))
-        while len(members) < SLOTS:
-            offers: list[tuple[float, float, Member | None]] = [(rate(m), search.own(m.width), m) for m in waiting[:1]]
-            if search.left > 0:
-                width = search.next_width()
-                begun = sum(member.width == width for member in search.members.values())
-                worth = 1.0 if begun < self._start else self._new * new.get(width, 1.0) / (self._epochs * self.SHARE)
-                offers.append((worth, search.own(width), None))
-            if not offers:
-                return
-            more, own, member = max(offers, key=lambda offer: offer[0] / offer[1])
-            if members and more / own < self._alone * gain / cost:
-                return
-            members.append(search.begin() if member is None else search.resume(waiting.pop(0)))
-            gain, cost = gain + more, cost + own
-
-
-class Pausing:
+class PausedSearch:
     """One search with pauses, by the clock of what epochs cost; one worker."""
 
-    def __init__(self, world: World, rule: Rule, cost: Cost, trials: int, seed: int, within: float) -> None:
+    def __init__(self, world: World, rule: Pausing, cost: Cost, trials: int, seed: int, within: float) -> None:
         self.world, self.rule, self.cost, self.left, self._within = world, rule, cost, trials, within
         self.widths = list(widths_of(world.arm))
         self._front = samplers.FrontChoice.along(WIDTH, tuple(self.widths), seed=seed)
         settings = samplers.SamplerSettings("tpe", seed, world.arm.sampler.startup)
         self._paused: set[int] = set()
+        self._passed: set[int] = set()
         self.storage = InMemoryStorage()
         seen = storage_through(self.storage, paused(self._paused))
         sampler = samplers.sampler(settings, front=self._front)
@@ -178,8 +76,9 @@ class Pausing:
         """To the end of the budget."""
         time, members = 0.0, list[Member]()
         while True:
-            members = [member for member in members if not self._stops(member, time)]
-            self.rule.fill(self, members)
+            members = self._go_on(members, time)
+            while len(members) < SLOTS and (member := self._turn(members)) is not None:
+                members.append(member)
             if not members:
                 break
             for member in members:
@@ -193,40 +92,58 @@ class Pausing:
         """What an epoch of a student costs beside the shared part."""
         return self.cost.own(float(width), max(map(float, self.widths)))
 
-    def next_width(self) -> Scalar:
-        """The choice of the next new trial."""
-        return samplers.choice_for(self._front, len(self.members))[WIDTH]
+    def _arm(self) -> ArmTrials:
+        trials: list[FrozenTrial] = self.storage.get_all_trials(self.study._study_id, deepcopy=False)
+        ahead = range(len(trials), len(trials) + min(self.left, SLOTS))
+        coming = [samplers.choice_for(self._front, number)[WIDTH] for number in ahead]
+        return ArmTrials(trials, False, lambda trial: trial.params[WIDTH], coming, self._passed)
 
-    def begin(self) -> Member:
+    def _go_on(self, members: Sequence[Member], time: float) -> list[Member]:
+        """Report the epoch that is over now; the members that keep their slots, neither finished nor paused."""
+        held = [member for member in members if not self._reported(member, time)]
+        for member in list(held):
+            if member.epoch in self.rule.rungs:
+                trial = self.storage.get_trial(member.key)
+                if self.rule.goes_on(self._arm(), trial, [each.key for each in held], SLOTS):
+                    self._passed.add(member.key)
+                else:
+                    self._paused.add(member.key)
+                    held.remove(member)
+        return held
+
+    def _turn(self, members: Sequence[Member]) -> Member | None:
+        """What the next free slot gets; None where it stays empty."""
+        turn = self.rule.turn(self._arm(), self._paused, [member.key for member in members])
+        if turn.paused:
+            member = self.members[turn.paused[0]._trial_id]
+            self._paused.discard(member.key)
+            self._passed.add(member.key)
+            return member
+        return self._begin() if turn.new and self.left > 0 else None
+
+    def _begin(self) -> Member:
         """Admit a new trial."""
         self.left -= 1
         trial = self.study.ask()
         params = {p.name: _suggest(trial, p) for p in sorted(self.world.arm.space, key=lambda p: p.path != WIDTH)}
-        self.members[trial.number] = member = Member(trial, params[WIDTH], self.world.curve(params))
+        trial.set_user_attr(GFLOPS, float(params[WIDTH]) ** 2)  # an epoch takes seconds in proportion to the width
+        self.members[trial._trial_id] = member = Member(trial, params[WIDTH], self.world.curve(params))
         return member
 
-    def resume(self, member: Member) -> Member:
-        """Go on with a paused trial."""
-        member.paused = False
-        self._paused.discard(member.trial._trial_id)
-        return member
-
-    def _stops(self, member: Member, time: float) -> bool:
-        """Report the epoch that is over now; whether the trial leaves its slot, finished or paused."""
+    def _reported(self, member: Member, time: float) -> bool:
+        """Report the epoch that is over now; whether the trial is finished."""
+        self._passed.discard(member.key)
         member.trial.report(member.curve[member.epoch - 1], member.epoch)
-        if member.epoch == len(member.curve):
-            value = max(member.curve)
-            self.study.tell(member.trial, value)
-            self._best = max(self._best, value)
-            self.found.finished.append((time, member.width, value))
-            for key in {member.width, None}:
-                if value >= self.world.best(key) - self._within:
-                    self.found.answers.setdefault(key, time)
-            return True
-        if member.epoch in self.rule.rungs:
-            member.paused = True
-            self._paused.add(member.trial._trial_id)
-        return member.paused
+        if member.epoch < len(member.curve):
+            return False
+        value = max(member.curve)
+        self.study.tell(member.trial, value)
+        self._best = max(self._best, value)
+        self.found.finished.append((time, member.width, value))
+        for key in {member.width, None}:
+            if value >= self.world.best(key) - self._within:
+                self.found.answers.setdefault(key, time)
+        return True
 
 
 def all_knowing(world: World, cost: Cost, seed: int, within: float) -> Found:
@@ -271,17 +188,21 @@ def lines(world: World, cost: Cost, trials: int, within: float) -> dict[str, Cal
     median = {"name": "median", "startup": 5, "warmup_epochs": tenth}
     today = Way("today", pruner=median)
 
-    def pausing(rule: Callable[[], Rule]) -> Callable[[int], Found]:
-        return lambda seed: Pausing(world, rule(), cost, trials, seed, within).run()
+    def pausing(name: str, first: int, **options: float) -> Callable[[int], Found]:
+        settings: dict[str, Any] = {"name": name, "epochs": epochs, "min_epochs": first, **options}
+        rule = pruners.pruner(pruners.PrunerSettings(**settings))
+        if not isinstance(rule, Pausing):
+            raise TypeError(f"{name} pauses no trial")
+        return lambda seed: PausedSearch(world, rule, cost, trials, seed, within).run()
 
     return {
         "today: 8 in flight, median": lambda seed: Simulation(world, today, cost, trials, seed, within).run(),
-        f"promote, first rung {tenth}": pausing(lambda: PromoteRule(epochs, tenth)),
-        f"promote, first rung {third}": pausing(lambda: PromoteRule(epochs, third)),
-        f"curves, first rung {tenth}, all slots full": pausing(lambda: CurveRule(epochs, tenth, alone=0.0)),
-        f"curves, first rung {tenth}, the promising alone after 10": pausing(lambda: CurveRule(epochs, tenth)),
-        f"curves, first rung {third}, the promising alone after 10": pausing(lambda: CurveRule(epochs, third)),
-        f"curves, first rung {third}, the promising alone after 5": pausing(lambda: CurveRule(epochs, third, start=5)),
+        f"promote, first rung {tenth}": pausing("promote", tenth),
+        f"promote, first rung {third}": pausing("promote", third),
+        f"curves, first rung {tenth}, all slots full": pausing("curves", tenth, startup=10, idle_below=0.0),
+        f"curves, first rung {tenth}, the promising alone after 10": pausing("curves", tenth, startup=10),
+        f"curves, first rung {third}, the promising alone after 10": pausing("curves", third, startup=10),
+        f"curves, first rung {third}, the promising alone after 5": pausing("curves", third, startup=5),
         "all-knowing": lambda seed: all_knowing(world, cost, seed, within),
     }
 
@@ -342,7 +263,12 @@ def calibration(world: World, seeds: Sequence[int], trials: int = 60, done: int 
         chosen = [widths[number % len(widths)] for number in range(trials)]
         curves = [list(world.curve(drawn(world.arm, draw, width))) for width in chosen]
         for rung in model.rungs[:-1]:
-            rows = [model.row(curve if number < done else curve[:rung]) for number, curve in enumerate(curves)]
+            rows = [
+                model.row(dict(enumerate(curve, 1)), max(curve))
+                if number < done
+                else model.row(dict(enumerate(curve[:rung], 1)))
+                for number, curve in enumerate(curves)
+            ]
             mean, deviation = model.ends(rows)
             for one in range(done, trials):
                 for other in range(done, one):

@@ -1,13 +1,15 @@
 """Pause and promote: at a rung a trial is paused, and goes on later where it is among the promising of its choice.
 
-Asynchronous successive halving (Li et al. 2020, algorithm 2) with two changes. A trial that is not promoted is paused
-in place of being ended, so a rung's verdict is never final. And a score at a rung is the mean over the epochs that lead
-to it, since the noise of one epoch is often larger than the difference between two good trials.
+`Pausing` is what every such rule answers. `Promotion` is asynchronous successive halving (Li et al. 2020, algorithm 2)
+with two changes. A trial that is not promoted is paused in place of being ended, so a rung's verdict is never final.
+And a score at a rung is the mean over the epochs that lead to it, since the noise of one epoch is often larger than the
+difference between two good trials.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.pruners import BasePruner
@@ -24,7 +26,83 @@ ChoiceOf = Callable[[FrozenTrial], Hashable]
 
 
 @dataclass(frozen=True)
-class Promotion(BasePruner):
+class ArmTrials:
+    """The trials of one arm as a rule sees them."""
+
+    trials: Sequence[FrozenTrial]
+    """All of them, in the order of their numbers."""
+    minimize: bool
+    choice_of: ChoiceOf
+    coming: Sequence[Hashable] = ()
+    """The choices of the next new trials, in their order, as many as a worker may begin at once; none: no new trial is
+    admitted any more."""
+    passed: Collection[int] = ()
+    """The ids of trials whose going on from their newest report is decided."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a free slot of a worker gets: the first of these paused trials that nobody else takes, or a new one."""
+
+    paused: Sequence[FrozenTrial] = ()
+    new: bool = False
+    """Whether a new trial may begin where no paused one was taken."""
+    empty: bool = False
+    """Whether the slot is left empty though something could be trained in it."""
+
+
+class Pausing(BasePruner, ABC):
+    """Pauses trials at rungs. Ended by nobody before the study's end, they go on when this says so.
+
+    The same trials have the same answers in every process, in whatever order it asks.
+    """
+
+    epochs: int
+    """Of the longest run."""
+
+    @property
+    def leaves_slots_empty(self) -> bool:
+        """Whether a slot of a worker that holds trials may stay empty though something could be trained in it."""
+        return False
+
+    @property
+    @abstractmethod
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials are paused, all before the last one."""
+
+    @abstractmethod
+    def promising(self, arm: ArmTrials) -> list[FrozenTrial]:
+        """The trials that stand at a rung and are worth more epochs, the best first. Where no new trial is admitted and
+        nothing runs, none means that the search is over, and a worker that holds nothing goes on with the first."""
+
+    @abstractmethod
+    def goes_on(self, arm: ArmTrials, trial: FrozenTrial, beside: Collection[int], slots: int) -> bool:
+        """Whether a trial that came to a rung now goes on at once.
+
+        beside: the ids of the other trials that its worker holds. slots: how many of this arm it may hold, this one
+        included.
+        """
+
+    @abstractmethod
+    def turn(self, arm: ArmTrials, paused: Collection[int], beside: Collection[int]) -> Turn:
+        """What the next free slot of a worker gets. paused: the ids of paused trials. beside: of those it holds."""
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:  # noqa: ARG002 - Optuna's signature
+        """False: a trial is paused here, and ended by nobody before the study's end."""
+        return False
+
+    def rung_of(self, trial: FrozenTrial) -> int | None:
+        """The rung that the trial's newest report was the first to reach; None between rungs."""
+        steps = sorted(trial.intermediate_values)
+        if not steps:
+            return None
+        before = steps[-2] if len(steps) > 1 else 0
+        passed = [rung for rung in self.rungs if before < rung <= steps[-1]]
+        return passed[-1] if passed and steps[-1] < self.epochs else None
+
+
+@dataclass(frozen=True)
+class Promotion(Pausing):
     """Rungs at `first`, `first * reduction`, ...; one trial in `reduction` of a choice passes each.
 
     The first rung lies below `epochs`, the others in their first half: a pause shortly before the end spares little.
@@ -42,40 +120,30 @@ class Promotion(BasePruner):
             rungs.append(rungs[-1] * self.reduction)
         return tuple(rungs)
 
-    def prune(self, study: Study, trial: FrozenTrial) -> bool:  # noqa: ARG002 - Optuna's signature
-        """False: a trial is paused here, and ended by nobody before the study's end."""
-        return False
-
-    def rung_of(self, trial: FrozenTrial) -> int | None:
-        """The rung that the trial's newest report was the first to reach; None between rungs."""
-        steps = sorted(trial.intermediate_values)
-        if not steps:
-            return None
-        before = steps[-2] if len(steps) > 1 else 0
-        passed = [rung for rung in self.rungs if before < rung <= steps[-1]]
-        return passed[-1] if passed and steps[-1] < self.epochs else None
-
-    def promising(
-        self, trials: Sequence[FrozenTrial], *, minimize: bool, choice_of: ChoiceOf, last: bool
-    ) -> list[FrozenTrial]:
-        """The trials that stand at a rung and are worth more epochs, the best first.
-
-        trials: all of a study. last: whether no new trial is admitted any more, and the best of each rung go on though
-        too few stand beside them. Of two the one at the higher rung is better, then the one of the higher rank.
-        """
+    def promising(self, arm: ArmTrials) -> list[FrozenTrial]:
+        """See `Pausing`. Where no new trial is admitted, the best of each rung go on though too few stand beside them.
+        Of two the one at the higher rung is better, then the one of the higher rank."""
         groups: dict[Hashable, list[FrozenTrial]] = defaultdict(list)
-        for trial in trials:
+        for trial in arm.trials:
             if trial.state not in (TrialState.FAIL, TrialState.WAITING) and trial.intermediate_values:
-                groups[choice_of(trial)].append(trial)
+                groups[arm.choice_of(trial)].append(trial)
         passing: list[tuple[int, int, int, FrozenTrial]] = []
         for rivals in groups.values():
             for rung in self.rungs:
-                ranked = self._ranked(rivals, rung, minimize=minimize)
+                ranked = self._ranked(rivals, rung, minimize=arm.minimize)
                 most = len(ranked) // self.reduction
-                for rank, trial in enumerate(ranked[: max(most, LEAST) if last else most]):
+                for rank, trial in enumerate(ranked[: most if arm.coming else max(most, LEAST)]):
                     if trial.state == TrialState.RUNNING and self.rung_of(trial) == rung:
                         passing.append((-rung, rank, trial.number, trial))
         return [trial for *_, trial in sorted(passing, key=lambda entry: entry[:3])]
+
+    def goes_on(self, arm: ArmTrials, trial: FrozenTrial, beside: Collection[int], slots: int) -> bool:  # noqa: ARG002
+        """See `Pausing`: where it is among the promising."""
+        return any(each._trial_id == trial._trial_id for each in self.promising(arm))
+
+    def turn(self, arm: ArmTrials, paused: Collection[int], beside: Collection[int]) -> Turn:  # noqa: ARG002
+        """See `Pausing`: paused ones before new ones."""
+        return Turn([trial for trial in self.promising(arm) if trial._trial_id in paused], new=True)
 
     def _ranked(self, trials: Sequence[FrozenTrial], rung: int, *, minimize: bool) -> list[FrozenTrial]:
         """The trials that came to a rung, the best there first; NaN is the worst of all."""
@@ -88,6 +156,11 @@ class Promotion(BasePruner):
         return [trial for *_, trial in sorted(there, key=lambda entry: entry[:2])]
 
 
+def smoothed_from(rung: int) -> int:
+    """The first of the epochs over which a score at a rung is a mean; the rung is the last."""
+    return rung - max(int(rung * SMOOTH), 1) + 1
+
+
 def score_at(values: Mapping[int, float], rung: int) -> float | None:
     """A trial's score at a rung from its scores by epoch; None where it has not come so far.
 
@@ -97,5 +170,5 @@ def score_at(values: Mapping[int, float], rung: int) -> float | None:
     beyond = [epoch for epoch in values if epoch >= rung]
     if not beyond:
         return None
-    near = [value for epoch, value in values.items() if rung - max(int(rung * SMOOTH), 1) < epoch <= rung]
+    near = [value for epoch, value in values.items() if smoothed_from(rung) <= epoch <= rung]
     return sum(near) / len(near) if near else values[min(beyond)]

@@ -17,6 +17,7 @@ from optuna.pruners import (
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
+from search.curve_rule import CurveRule
 from search.promotion import Promotion
 from search.samplers.front import FrontChoice, choice_of
 from search.samplers.storage_view import same_choice, study_recorded, study_through
@@ -32,6 +33,7 @@ class PrunerSettings:
     better than those before by more than that. `lower`, `upper` (threshold): scores beyond them end a trial.
     `min_epochs`, `reduction` (halving, hyperband, promote): the first rung and the factor from rung to rung; one trial
     in `reduction` passes a rung. The first rung is never inside the warmup.
+    `min_epochs`, `factor`, `startup`, `idle_below` (curves): as `CurveRule` has them.
     `epochs`: how long a trial is at most; hyperband spreads its brackets over it.
     `exact` (hyperband): whether there are as many brackets as there are rungs; else as many as Optuna computes, which
     is one less where a logarithm in floating point falls short of a whole number (243 epochs with reduction 3).
@@ -49,6 +51,8 @@ class PrunerSettings:
     min_delta: float = 0.0
     lower: float | None = None
     upper: float | None = None
+    factor: float = 1.5
+    idle_below: float = 0.7
 
     def __post_init__(self) -> None:
         if self.name not in PRUNERS:
@@ -57,7 +61,7 @@ class PrunerSettings:
         for name, low in least.items():
             if (value := getattr(self, name)) < low:
                 raise ValueError(f"pruner.{name}: {value} is not at least {low}")
-        if self.name in ("halving", "hyperband", "promote") and self.first_rung() > self.epochs:
+        if self.name in ("halving", "hyperband", "promote", "curves") and self.first_rung() > self.epochs:
             field = "min_epochs" if self.min_epochs > self.warmup_epochs else "warmup_epochs"
             value = getattr(self, field)
             raise ValueError(f"pruner.{field}: {value} leaves no rung within {counted(self.epochs, 'epoch')}; lower it")
@@ -137,12 +141,17 @@ def _promote(settings: PrunerSettings) -> BasePruner:
     return Promotion(settings.epochs, settings.first_rung(), settings.reduction)
 
 
+def _curves(settings: PrunerSettings) -> BasePruner:
+    return CurveRule(settings.epochs, settings.first_rung(), settings.factor, settings.startup, settings.idle_below)
+
+
 PRUNERS: dict[str, Callable[[PrunerSettings], BasePruner]] = {
     "median": _median,  # worse than the median of finished trials at this epoch (Golovin et al. 2017, section 3.2.1)
     "percentile": _percentile,  # the same with another share than half
     "hyperband": _hyperband,  # halving in several brackets of differing patience (Li et al. 2018)
     "halving": _halving,  # asynchronous successive halving (Li et al. 2020)
     "promote": _promote,  # the same with trials paused in place of ended (search/promotion.py)
+    "curves": _curves,  # paused, and promoted by a model of learning curves (search/curve_rule.py)
     "patient": _patient,  # no better for some epochs (Prechelt 1998)
     "threshold": _threshold,  # beyond a bound
     "none": _none,
@@ -162,6 +171,11 @@ RUNGS = "kd_search:rungs"
 """The system attribute of a trial that holds the epoch of each rung that was noted: `{"completed_rung_0": 3}`."""
 
 
+PROMOTED = "kd_search:promoted"
+"""The system attribute of a trial that holds the epoch of the rung from which it was promoted: up to there it is paused
+no more, also where it trains epochs again because their checkpoint was not there yet."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether a trial ends here, and what has to be stored of that."""
@@ -179,6 +193,13 @@ def stored_verdict(trial: FrozenTrial) -> bool | None:
     if stored is None or not (stored["prune"] or stored["step"] == trial.last_step):
         return None
     return bool(stored["prune"])
+
+
+def passes(trial: FrozenTrial) -> bool:
+    """Whether it is stored that the trial goes on from its newest report."""
+    promoted = trial.system_attrs.get(PROMOTED)
+    again = promoted is not None and trial.last_step is not None and trial.last_step <= promoted
+    return again or stored_verdict(trial) is not None
 
 
 def judge(pruner: BasePruner, study: Study, trial: FrozenTrial, *, front: FrontChoice | None = None) -> Verdict:

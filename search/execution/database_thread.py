@@ -25,7 +25,7 @@ from search.storage import errors
 from search.storage.leases import LeaseRow, StaleLeases
 from search.storage.schema import HELD, PAUSED
 from search.storage.searches import Closed, ClosedKind, SearchClosed
-from search.storage.statements import Refused
+from search.storage.statements import LeftEmpty, Refused
 from search.study.adapter import StudyAdapter
 from search.study.outcomes import end_all_paused
 from trainer.errors import UserError
@@ -128,6 +128,7 @@ class DatabaseThread:
         self._stale_leases = StaleLeases(settings.ttl)
         self._stale: list[LeaseRow] = []
         self._drains = False
+        self._left_empty = False
         self._rate = SearchRate()
         self._progress, self._progress_at = "", 0.0
         self._heartbeats = Periodic(settings.ttl / 6, self._send_heartbeats)
@@ -334,11 +335,18 @@ class DatabaseThread:
                 self.ended = end_of(closed) if closed is not None and not self._held.held else None
                 return
             try:
-                claim = self.search.claim(self.settings.owner, on_hand, self._stale)
+                claim = self.search.claim(self.settings.owner, on_hand, self._stale, self._held.unwritten)
             except Refused as refused:
+                self._say_left_empty(refused)
                 self._end_if_over(closed, refused)
                 return
             self._held.begin(claim)
+
+    def _say_left_empty(self, refused: Refused) -> None:
+        """Say once that a slot stays empty on purpose: a worker that has no work would look the same."""
+        if isinstance(refused, LeftEmpty) and not self._left_empty:
+            self._left_empty = True
+            logger.info("{}", refused.reason)
 
     def _retake(self) -> None:
         """Begin what the database says we hold and we do not know of: an answer to a claim was lost on the way.

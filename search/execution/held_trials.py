@@ -9,7 +9,7 @@ import math
 import queue
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path
@@ -110,6 +110,12 @@ class HeldTrials:
         """When trials may begin again, on the monotonic clock: none begins for a while after a file could not be
         read."""
 
+    @property
+    def unwritten(self) -> Collection[int]:
+        """Trials that this worker paused and whose last checkpoint it still writes; none where it holds nothing, and so
+        begins no epoch during which it would be written."""
+        return self._paused.keys() if self.held else ()
+
     # ---- beginning
 
     def begin(self, claim: Claim) -> None:
@@ -137,7 +143,7 @@ class HeldTrials:
                     logger.info("{} pruned, as it was judged before its worker ended", trial.label)
                     self._remove_files(lease, trial.checkpoint)
                     return
-                if resume is not None and self.search.pauses(lease):
+                if resume is not None and self.search.pauses(lease, beside=self.held, slots=self.settings.slots):
                     self.search.leases.pause(lease, ending(trial, PAUSED))
                     logger.info("{} paused where its worker ended", trial.label)
                     return
@@ -264,7 +270,7 @@ class HeldTrials:
             self.search.prune(trial.lease, end_columns(trial), ending(trial, "pruned"), value=value)
             logger.info("{} pruned at epoch {} ({} {:.4f})", trial.label, report.epoch, self.metric, value)
             self._end(trial, Outcome.PRUNED)
-        elif value is not None and self.search.pauses(trial.lease):
+        elif value is not None and self.search.pauses(trial.lease, beside=self.held, slots=self.settings.slots):
             self.search.leases.pause(trial.lease, ending(trial, PAUSED))
             logger.info("{} paused at epoch {} ({} {:.4f})", trial.label, report.epoch, self.metric, value)
             self._end(trial, Outcome.PAUSED)

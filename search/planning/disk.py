@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.spec.arms import Arm
-from search.spec.config import PromoteConfig
 from search.spec.load import StudySpec
+from search.spec.strategies import PausingConfig
 
 _FLOAT = 4
 """Bytes of a weight: checkpoints are fp32 whatever the precision of a run."""
@@ -47,7 +47,7 @@ def disk_forecast(spec: StudySpec, largest: Sequence[float]) -> DiskForecast:
         # The next epoch's file is written beside the last one.
         flying = min(arm.in_flight, arm.trials)
         running += flying * 2 * state
-        if isinstance(arm.pruner, PromoteConfig):
+        if isinstance(arm.pruner, PausingConfig):
             running += (arm.trials - flying) * state  # all others may be paused at once
     return DiskForecast(kept, running)
 

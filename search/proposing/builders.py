@@ -6,9 +6,8 @@ from optuna.samplers import BaseSampler
 from search import pruners, samplers
 from search.proposing.ranges import distributions
 from search.spec.arms import Arm
-from search.spec.config import PromoteConfig
 from search.spec.proposals import cells
-from search.spec.strategies import FinishedTrialsRule
+from search.spec.strategies import FinishedTrialsRule, PausingConfig
 
 
 def front_of(arm: Arm) -> samplers.FrontChoice | None:
@@ -35,7 +34,7 @@ def pruner_of(arm: Arm, *, exact: bool) -> BasePruner:
     given = arm.pruner.model_dump()
     if isinstance(arm.pruner, FinishedTrialsRule):
         given["warmup_epochs"] = arm.pruner.warmup(arm.epochs)
-    if isinstance(arm.pruner, PromoteConfig):
+    if isinstance(arm.pruner, PausingConfig):
         given["min_epochs"] = arm.pruner.first_rung(arm.epochs)
         del given["keep_paused"]
     return pruners.pruner(pruners.PrunerSettings(epochs=arm.epochs, exact=exact, **given))

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from losses.config import NEEDS_TEACHER
-from search.spec.config import MAIN, ArmEntry, PromoteConfig, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
+from search.spec.config import MAIN, ArmEntry, PrunerConfig, RungsConfig, SamplerConfig, StudyTables
 from search.spec.front import Point, checked_front, points
 from search.spec.space import FloatRange, Parameter, Scalar, active, condition, ordered, same, shown, worlds
+from search.spec.strategies import PausingConfig
 from trainer.config import RunConfig
 from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
 from trainer.errors import UserError, counted, explain, nearest, received
@@ -273,7 +274,7 @@ def check_pruner(arm: Arm) -> None:
         key = "min_epochs" if arm.pruner.min_epochs > arm.pruner.warmup_epochs else "warmup_epochs"
         value = getattr(arm.pruner, key)
         raise UserError(f"{arm.where}: pruner.{key} = {value}: no rung within {counted(arm.epochs, 'epoch')}; lower it")
-    if isinstance(arm.pruner, PromoteConfig) and arm.pruner.first_rung(arm.epochs) >= arm.epochs:
+    if isinstance(arm.pruner, PausingConfig) and arm.pruner.first_rung(arm.epochs) >= arm.epochs:
         value = arm.pruner.first_rung(arm.epochs)
         raise UserError(
             f"{arm.where}: pruner.min_epochs = {value}: no trial can be paused within {counted(arm.epochs, 'epoch')}; "

@@ -8,6 +8,7 @@ from models.config import Frozen
 from search.spec.strategies import (
     MOST_TRIALS,
     CmaesConfig,
+    CurvesConfig,
     GpConfig,
     GridConfig,
     MedianConfig,
@@ -15,6 +16,7 @@ from search.spec.strategies import (
     Nsga2Config,
     PatientConfig,
     PercentileConfig,
+    PromoteConfig,
     QmcConfig,
     ThresholdConfig,
     WarmStart,
@@ -180,27 +182,6 @@ class HyperbandConfig(RungsConfig):
     name: Literal["hyperband"]
 
 
-class PromoteConfig(Frozen):
-    """Pause a trial at each rung, and go on with the most promising of its choice when a slot is free (as asynchronous
-    successive halving, Li et al. 2020, which ends them). Paused trials count against `budget.trials`, and are PRUNED
-    once all are admitted and none is worth more epochs, or time or device hours are over."""
-
-    name: Literal["promote"]
-    min_epochs: PositiveInt | None = Field(
-        default=None, le=MOST_EPOCHS, description="epochs up to the first rung; default: a third of the run's"
-    )
-    reduction: int = Field(
-        default=3, ge=2, le=MOST_EPOCHS, description="one in so many trials of a choice passes a rung"
-    )
-    keep_paused: bool = Field(
-        default=False, description="leave paused trials as they are in the end, to `search close` or a larger budget"
-    )
-
-    def first_rung(self, epochs: int) -> int:
-        """The epoch at which trials of runs of so many epochs are paused first (`benchmarks/RESULTS.md`, pauses)."""
-        return max(round(epochs / 3), 1) if self.min_epochs is None else self.min_epochs
-
-
 class NoPruning(Frozen):
     """Every trial runs to its last epoch."""
 
@@ -213,6 +194,7 @@ PrunerConfig = Annotated[
     | HalvingConfig
     | HyperbandConfig
     | PromoteConfig
+    | CurvesConfig
     | PatientConfig
     | ThresholdConfig
     | WilcoxonConfig

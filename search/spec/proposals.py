@@ -11,6 +11,7 @@ from search.spec.front import title
 from search.spec.space import Choices, FloatRange, IntRange, Parameter, Scalar, active
 from search.spec.strategies import (
     CmaesConfig,
+    CurvesConfig,
     FinishedTrialsRule,
     GpConfig,
     Nsga2Config,
@@ -205,6 +206,9 @@ def pruner_notes(arm: Arm, *, maximize: bool) -> Iterator[str]:
     pruner, epochs = arm.pruner, counted(arm.epochs, "epoch")
     if isinstance(pruner, FinishedTrialsRule) and pruner.warmup(arm.epochs) >= arm.epochs:
         yield f"{arm.name}: pruner.warmup_epochs = {pruner.warmup_epochs}: nothing is pruned in {epochs}"
+    if isinstance(pruner, CurvesConfig) and pruner.startup * max(1, len(arm.points)) >= arm.trials:
+        whole = f"all {arm.trials} trials are begun before a paused one goes on"
+        yield f"{arm.name}: pruner.startup = {pruner.startup}: {whole}"
     if isinstance(pruner, PatientConfig):
         if max(pruner.patience, pruner.warmup_epochs) + 1 >= arm.epochs:
             yield f"{arm.name}: pruner.patience = {pruner.patience}: nothing is pruned in {epochs}"

@@ -154,6 +154,11 @@ class Standing:
     arms: list[ArmRow]
 
 
+def paused_of(rows: Sequence[LeaseRow]) -> dict[int, LeaseRow]:
+    """The paused ones of some leases, by trial id."""
+    return {row.trial_id: row for row in rows if row.state == PAUSED}
+
+
 class Leases:
     """Statements on the lease tables; `optuna_tables` are Optuna's tables by name."""
 
@@ -197,18 +202,19 @@ class Leases:
             return self._acquire(connection, seen, owner, resume_epoch=resume_epoch, lost=lost)
 
     def promote(
-        self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, search_id: int, notes: Values
+        self, seen: LeaseRow, owner: Owner, *, resume_epoch: int, search_id: int, notes: Values, kept: Values = NOTHING
     ) -> LeaseHandle | None:
         """Acquire a paused lease as it was read; None where another process was quicker.
 
-        In the same transaction the arm has to have room, and system attributes `notes` of the trial are written where
-        it goes on from its newest checkpoint. Raises Refused, also where the search is closed.
+        In the same transaction the arm has to have room, and system attributes of the trial are written: `kept`, and
+        `notes` where it goes on from its newest checkpoint. Raises Refused, also where the search is closed.
         """
         with self.engine.begin() as connection:
             check_room(connection, self.dialect, seen.study_id, search_id)
             held = self._acquire(connection, seen, owner, resume_epoch=resume_epoch, lost=False)
-            if held is not None and resume_epoch == seen.epoch:
-                put_notes(connection, self.dialect, seen.trial_id, notes)
+            if held is not None:
+                written = {**kept, **(notes if resume_epoch == seen.epoch else {})}
+                put_notes(connection, self.dialect, seen.trial_id, written)
             return held
 
     def _acquire(

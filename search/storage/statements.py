@@ -145,6 +145,13 @@ class Refused(Exception):
         self.final = final
 
 
+class LeftEmpty(Refused):
+    """A slot stays empty, so that what its worker trains is over sooner."""
+
+    def __init__(self, arm: str) -> None:
+        super().__init__(f"arm {arm}: a slot is left empty, so that the promising train faster (pruner.idle_below)")
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who holds a lease: stable over a restart of the ranks by the same torchrun."""

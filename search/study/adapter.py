@@ -8,7 +8,7 @@ Every write carries the fencing token; `attributes` are attributes of the trial 
 import contextlib
 import traceback
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,15 +20,16 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import pruners, samplers
-from search.promotion import Promotion
+from search.promotion import Turn
 from search.proposing.builders import front_of, pruner_of, sampler_of
+from search.proposing.pausing_arms import PausingArms
 from search.proposing.ranges import front_first, suggest
 from search.spec.arms import Arm
 from search.spec.load import StudySpec
 from search.spec.space import Scalar, active
 from search.storage import errors
 from search.storage.database import Database
-from search.storage.leases import LeaseHandle, LeaseRow, Leases, Standing, shortened
+from search.storage.leases import LeaseHandle, LeaseRow, Leases, Standing, paused_of, shortened
 from search.storage.lookup import refuse_others
 from search.storage.ownership import BRACKETS, MARK
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
@@ -38,13 +39,14 @@ from search.storage.statements import (
     NOTHING_SUGGESTED,
     AlreadyQueuedError,
     LeaseLost,
+    LeftEmpty,
     Owner,
     Refused,
     Values,
     named,
 )
 from search.study.draft import Draft, begun, study_drafting
-from search.study.outcomes import paused_of, with_paused_as_pruned
+from search.study.outcomes import with_paused_as_pruned
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
 from trainer.errors import UserError
@@ -108,6 +110,8 @@ class StudyAdapter:
         self._front_of = {arm.name: front_of(arm) for arm in spec.arms}
         self._study_of = {arm.name: self._load(arm) for arm in spec.arms}
         self._pruner_of = {arm.name: self._pruner(arm) for arm in spec.arms}
+        minimize = spec.objective.direction == "minimize"
+        self._pausing = PausingArms(self.arms, self._pruner_of, self._front_of, self._study_of, minimize)
         self._drafts: dict[int, Draft] = {}
         """What was suggested and not stored yet, by trial id."""
         self._ranges_of: dict[int, dict[str, BaseDistribution]] = {}
@@ -144,13 +148,15 @@ class StudyAdapter:
             remedy = "start a study of another name (--name)" if refused.final else "raise budget.trials to make room"
             raise UserError(f"enqueue: {refused.reason}; {remedy}") from None
 
-    def claim(self, owner: Owner, on_hand: Callable[[LeaseRow], int], stale: Sequence[LeaseRow]) -> Claim:
+    def claim(
+        self, owner: Owner, on_hand: Callable[[LeaseRow], int], stale: Sequence[LeaseRow], later: Collection[int] = ()
+    ) -> Claim:
         """The next trial for this owner: free or stale, else paused and promising, else waiting or new, of the neediest
         arm.
 
         on_hand: the epoch that this host can resume a lease from (0 where its checkpoint cannot be read).
-        stale: leases that the caller's watch found abandoned. Raises Refused with the last arm's reason where nothing
-        may begin.
+        stale: leases that the caller's watch found abandoned. later: ids of trials that it paused and whose last
+        checkpoint it still writes. Raises Refused with the last arm's reason where nothing may begin.
         """
         standing = self.leases.standing(self.search_id, list(self.arms))
         rows = standing.rows
@@ -161,53 +167,38 @@ class StudyAdapter:
             if held is not None:
                 return Claim(held, self.arms[row.study_id], row, lost, epoch)
         refused: Refused | None = None
+        turns, stands = self._pausing.turns(standing, owner, later), paused_of(rows)
         try:
-            claim = self._promote(owner, on_hand, rows)
+            for trial in (trial for turn in turns.values() for trial in turn.paused):
+                if (claim := self._promote(owner, on_hand, stands[trial._trial_id], trial)) is not None:
+                    return claim
         except Refused as reason:
-            claim, refused = None, reason
-        if claim is not None:
-            return claim
+            refused = reason
         for study_id in self._by_need(standing):
+            turn = turns.get(study_id, Turn(new=True))
+            if not turn.new:
+                refused = LeftEmpty(self.arms[study_id].name) if turn.empty else refused
+                continue
             try:
                 return self._ask(study_id, owner)
             except Refused as reason:
                 refused = reason
         raise refused or Refused("every arm has its trials", final=True)
 
-    def _promote(self, owner: Owner, on_hand: Callable[[LeaseRow], int], rows: Sequence[LeaseRow]) -> Claim | None:
-        """Go on with the most promising paused trial; None where none is worth it. Raises Refused."""
-        for row in self.promising(rows):
-            epoch = on_hand(row)
-            notes = {pruners.VERDICT: {"step": row.epoch, "prune": False}}
-            held = self.leases.promote(row, owner, resume_epoch=epoch, search_id=self.search_id, notes=notes)
-            if held is not None:
-                return Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
-        return None
+    def _promote(
+        self, owner: Owner, on_hand: Callable[[LeaseRow], int], row: LeaseRow, trial: FrozenTrial
+    ) -> Claim | None:
+        """Go on with a paused trial; None where another process was quicker. Raises Refused."""
+        epoch = on_hand(row)
+        notes = {pruners.VERDICT: {"step": row.epoch, "prune": False}}
+        kept = {pruners.PROMOTED: trial.last_step}
+        held = self.leases.promote(row, owner, resume_epoch=epoch, search_id=self.search_id, notes=notes, kept=kept)
+        return None if held is None else Claim(held, self.arms[row.study_id], row, resume_epoch=epoch)
 
     def promising(self, rows: Sequence[LeaseRow]) -> list[LeaseRow]:
         """The paused ones of these leases that are worth more epochs, of each arm the best first."""
-        stands = paused_of(rows)
-        counts = self.counts() if stands else {}
-        worth: list[LeaseRow] = []
-        for study_id in sorted({row.study_id for row in stands.values()}):
-            worth += [stands[key] for key in self._promising_in(study_id, counts) if key in stands]
-        return worth
-
-    def _promising_in(self, study_id: int, counts: Mapping[str, Counts]) -> list[int]:
-        """The ids of an arm's running trials, held and paused, that stand at a rung and are worth more epochs."""
-        arm = with_budgets(self.arms, self.searches.arms_of(self.search_id))[study_id]
-        rule, front = self._pruner_of[arm.name], self._front_of[arm.name]
-        if not isinstance(rule, Promotion):
-            return []
-        trials = self._study_of[arm.name].get_trials(deepcopy=False)
-        own = counts[arm.name]
-        promising = rule.promising(
-            trials,
-            minimize=self.spec.objective.direction == "minimize",
-            choice_of=lambda trial: () if front is None else tuple(samplers.choice_of(front, trial).items()),
-            last=own.admitted >= arm.trials and not own.waiting,
-        )
-        return [trial._trial_id for trial in promising]
+        arms = self.searches.arms_of(self.search_id) if paused_of(rows) else []
+        return self._pausing.promising(rows, arms)
 
     def reacquire(
         self, owner: Owner, on_hand: Callable[[LeaseRow], int], known: Container[int] = ()
@@ -233,7 +224,7 @@ class StudyAdapter:
         with alone:
             draft = self._draft(claim)
             study = study_drafting(self._study_of[claim.arm.name], draft)
-            if isinstance(self._pruner_of[claim.arm.name], Promotion):
+            if self._pausing.rule(claim.held.study_id) is not None:
                 study = with_paused_as_pruned(study, self.leases.of_studies([claim.held.study_id]))
             trial = Trial(study, claim.held.trial_id)
             chosen: dict[str, Scalar] = {}
@@ -287,7 +278,7 @@ class StudyAdapter:
         """Whether the trial, as reported so far, is pruned; a rung's verdict is stored before it is returned, so that
         it is the same whoever asks again. A pruner's bug prunes nothing. Raises LeaseLost."""
         arm = self.arms[held.study_id]
-        if arm.pruner.name in ("none", "promote"):
+        if arm.pruner.name == "none" or self._pausing.rule(held.study_id) is not None:
             return False
         verdict = pruners.Verdict(False)
         with self._a_bug_ends_nothing(arm, held):
@@ -300,20 +291,24 @@ class StudyAdapter:
             self.leases.note(held, verdict.notes)
         return verdict.prune
 
-    def pauses(self, held: LeaseHandle) -> bool:
+    def pauses(self, held: LeaseHandle, *, beside: Collection[int] = (), slots: int = 1) -> bool:
         """Whether the trial, as reported so far, is to be paused; that it goes on from a rung is stored before it is
-        returned. A bug pauses nothing. Raises LeaseLost."""
+        returned. A bug pauses nothing. Raises LeaseLost.
+
+        beside: the ids of the trials that its worker holds in its `slots`.
+        """
         arm = self.arms[held.study_id]
-        rule = self._pruner_of[arm.name]
-        if not isinstance(rule, Promotion):
+        rule = self._pausing.rule(held.study_id)
+        if rule is None:
             return False
         step = None
         with self._a_bug_ends_nothing(arm, held):
             with self.opened.fence.write(held.trial_id, held.token):
                 trial = self.opened.storage.get_trial(held.trial_id)
-            if rule.rung_of(trial) is None or pruners.stored_verdict(trial) is not None:
+            if rule.rung_of(trial) is None or pruners.passes(trial):
                 return False
-            if held.trial_id not in self._promising_in(held.study_id, self.counts()):
+            rows = self.searches.arms_of(self.search_id)
+            if not self._pausing.goes_on(held.study_id, trial, beside, slots, rows):
                 return True
             step = trial.last_step
         if step is not None:

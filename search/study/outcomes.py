@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from search.samplers.storage_view import paused, study_through
 from search.spec.arms import Arm
-from search.spec.config import PromoteConfig
+from search.spec.strategies import PausingConfig
 from search.storage.database import Database
-from search.storage.leases import LeaseDetails, LeaseRow
-from search.storage.schema import FINISHED, PAUSED
+from search.storage.leases import LeaseDetails, LeaseRow, paused_of
+from search.storage.schema import FINISHED
 from search.storage.statements import LeaseLost
 
 
@@ -41,11 +41,6 @@ def has_final_score(lease: LeaseDetails) -> bool:
     return trained_to_end(lease) and lease.best_score is not None and math.isfinite(lease.best_score)
 
 
-def paused_of(rows: Sequence[LeaseRow]) -> dict[int, LeaseRow]:
-    """The paused ones of some leases, by trial id."""
-    return {row.trial_id: row for row in rows if row.state == PAUSED}
-
-
 def with_paused_as_pruned(study: Study, rows: Sequence[LeaseRow]) -> Study:
     """The study as samplers see it: its paused trials are PRUNED, with the scores that they have so far."""
     ids = paused_of(rows)
@@ -60,7 +55,7 @@ def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[Lea
     ends = []
     for row in paused_of(rows).values():
         settings = arms[row.study_id].pruner
-        keeps = isinstance(settings, PromoteConfig) and settings.keep_paused
+        keeps = isinstance(settings, PausingConfig) and settings.keep_paused
         if not keeps and end_paused(opened, row.trial_id):
             ends.append(row)
     return ends

@@ -34,6 +34,8 @@ PACKAGES = (
     "search.spec",
     "search.storage",
     "search.pruners",
+    "search.curve_rule",
+    "search.curve_model",
     "search.promotion",
     "search.samplers",
     "search.exit_codes",
@@ -81,6 +83,7 @@ CONFINED = {
     "optuna": (
         "search/api/",  # reads trials
         "search/admin/close.py",  # ends trials that no worker holds
+        "search/curve_rule.py",
         "search/dashboard/",
         "search/promotion.py",
         "search/proposing/",

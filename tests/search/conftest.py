@@ -46,8 +46,9 @@ class Worker:
         self.thread = DatabaseThread(self.search, self.settings)
 
     def run(self) -> str:
+        metric = self.search.spec.objective.metric
         students = SimulatedStudents(
-            Curves(), slots=self.settings.slots, metric="dice", epoch_seconds=0.02, fail_share=0.0
+            Curves(), slots=self.settings.slots, metric=metric, epoch_seconds=0.02, fail_share=0.0
         )
         train, done = students.epoch, 0
 

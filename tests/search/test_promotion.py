@@ -6,9 +6,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.promotion import Promotion, score_at
-from search.spec.config import PromoteConfig
+from search.promotion import ArmTrials, Promotion, score_at
 from search.spec.load import load
+from search.spec.strategies import PromoteConfig
 from trainer.errors import UserError
 
 RULE = Promotion(epochs=20, first=2, reduction=3)
@@ -42,8 +42,8 @@ def trial(number: int, *scores: float, state: TrialState = TrialState.RUNNING, w
 
 
 def promising(*trials: FrozenTrial, last: bool = False, minimize: bool = False) -> list[int]:
-    choice = lambda each: each.params["width"]  # noqa: E731
-    worth = RULE.promising(trials, minimize=minimize, choice_of=choice, last=last)
+    coming = () if last else (8,)
+    worth = RULE.promising(ArmTrials(trials, minimize, lambda each: each.params["width"], coming))
     return [each.number for each in worth]
 
 

@@ -177,7 +177,9 @@ def test_a_trial_without_a_report_is_not_judged_and_one_without_numbers_ends(nam
     trial = begin(study, 8)
     assert not should_prune(pruner(settings), study, stored(study, trial), front=FRONT)
     trial.report(math.nan, 9)
-    assert should_prune(pruner(settings), study, stored(study, trial), front=FRONT) == (name not in ("none", "promote"))
+    assert should_prune(pruner(settings), study, stored(study, trial), front=FRONT) == (
+        name not in ("none", "promote", "curves")
+    )
 
 
 def test_a_new_process_goes_on_with_the_rungs_that_are_stored(storage: BaseStorage) -> None:

@@ -61,6 +61,7 @@ trials = 2
     spec = load(tmp_path / "s.toml", ["pruner.name=promote"])
     forecast = disk_forecast(spec, [wide / 1e6, narrow / 1e6])
     assert forecast.running_bytes == pytest.approx((3 * 2 + 7) * 16 * wide + 2 * 2 * 16 * narrow)
+    assert disk_forecast(load(tmp_path / "s.toml", ["pruner.name=curves"]), [wide / 1e6, narrow / 1e6]) == forecast
 
 
 def test_sizes_are_in_words() -> None:

@@ -25,6 +25,7 @@ NAMES += [("pruner", name) for name in sorted({*PRUNERS, "wilcoxon"} - {"none"})
 CELLS = [pytest.param(*row, feature, id=f"{row[1]}, {feature}") for row in NAMES for feature in ABLE_IN]
 STARTS = {"gp": "startup = 3\n", "nsga2": "options = { population_size = 3 }\n", "tpe": "startup = 3\n"}
 STARTS |= {"cmaes": "options = { population_size = 4 }\n", "median": "startup = 1\n", "percentile": "startup = 1\n"}
+STARTS |= {"curves": "startup = 2\nidle_below = 0\n"}
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def changed_hands(search: StudyAdapter) -> None:
 def judge(name: str, feature: str, joined: Join) -> None:
     own = joined(0)
     theirs = joined(1) if feature == "several workers" else own
-    if name == "promote":
+    if name in ("promote", "curves"):
         pause_and_promote(own, theirs)
         return
     if feature == "trials that change hands":
@@ -175,7 +176,7 @@ def pause_and_promote(own: StudyAdapter, theirs: StudyAdapter) -> None:
         search, owner = (theirs, OTHER) if number % 2 else (own, ME)
         claim = search.claim(owner, lambda row: row.epoch, ())
         if claim.seen is not None:
-            promoted.append(claim.held.number)
+            promoted.append((claim.arm.name, claim.held.number))
             search.complete(claim.held, 0.9, {})
             continue
         search.suggest(claim)

@@ -79,6 +79,10 @@ def test_what_a_sampler_leaves_to_chance_is_said(study: Callable[..., StudySpec]
         ('name = "patient"', "ends good trials that stand still"),
         ('name = "percentile"\nwarmup_epochs = 27', "pruner.warmup_epochs = 27: nothing is pruned in 27 epochs"),
         ('name = "threshold"\nupper = 0.9', "pruner.upper = 0.9: ends what is better than that"),
+        (
+            'name = "curves"\nstartup = 60',
+            "pruner.startup = 60: all 60 trials are begun before a paused one goes on",
+        ),
     ],
 )
 def test_a_pruner_that_may_not_be_meant_is_warned_of(study: Callable[..., StudySpec], pruner: str, note: str) -> None:
@@ -94,6 +98,10 @@ def test_a_pruner_that_may_not_be_meant_is_warned_of(study: Callable[..., StudyS
         ('name = "threshold"\nlower = 0.5\nupper = 0.4', "lower = 0.5: not below upper = 0.4"),
         ('name = "percentile"\npercentile = 100', "pruner.percentile = 100: .*less than 100"),
         ('name = "patient"\npatience = 0', "pruner.patience = 0: .*greater than"),
+        ('name = "curves"\nfactor = 1.0', "pruner.factor = 1.0: .*1.1"),
+        ('name = "curves"\nstartup = 0', "pruner.startup = 0: .*greater than"),
+        ('name = "curves"\nidle_below = -1', "pruner.idle_below = -1: .*greater than"),
+        ('name = "curves"\nmin_epochs = 27', "no trial can be paused within 27 epochs"),
     ],
 )
 def test_a_pruner_that_cannot_work_is_refused_in_one_line(
