@@ -194,3 +194,30 @@ def test_a_worker_that_is_asked_to_stop_gives_its_trials_back_at_once(
     assert all(row.lost == 0 for row in search.leases.details(study_ids))
     assert all(whole_curve(trial) for trial in search.trials(search.spec.main))
     assert search.counts()["kd"].running == 0
+
+
+@pytest.mark.slow
+def test_trials_that_a_model_of_curves_promotes_all_end(
+    study: Path, sqlite_url: str, tmp_path: Path, module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N trials in two real workers, of which one is killed; no worker waits for ever beside slots that stay empty."""
+    monkeypatch.setenv("OPTUNA_STORAGE", sqlite_url)
+    rule = '[pruner]\nname = "curves"\nmin_epochs = 1\nstartup = 12\n'
+    study.write_text(study.read_text().replace(PRUNER, "\n" + rule))
+    # With this seed the first trial is the best of all, and it comes to its rung before twelve were begun.
+    flags = ["--workers", "2", "--slots", "3", "--epoch-seconds", "0.1", "--ttl", "2", "--set", "sampler.seed=10"]
+    done = module(*words(study, tmp_path, *flags, "--kills", "1", "--kill-every", "0.4", "--seed", "3"), timeout=200)
+    assert re.search(rf"^{TRIALS} trials in .* 1 killed, 0 left", done.stdout, re.MULTILINE), done.stdout
+    opened = open_storage(sqlite_url)
+    try:
+        search = attach_search(opened, load(study))
+        states = checked(search)
+        tries = search.leases.attempts_of(list(search.arms))
+    finally:
+        opened.engine.dispose()
+    assert (states["FAIL"], states["COMPLETE"] + states["PRUNED"]) == (0, TRIALS)
+    paused = {attempt.trial_id for attempt in tries if attempt.why == "paused"}
+    assert len(paused) >= TRIALS / 3
+    assert any(attempt.trial_id in paused and attempt.why == "finished" for attempt in tries)
+    assert not list((tmp_path / "runs").rglob("epoch-*"))
+    assert "Traceback" not in done.stderr
