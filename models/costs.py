@@ -10,6 +10,7 @@ import models
 from models.config import NetworkConfig, NetworkTeacher
 from models.counting import Flops
 from models.output import Segmenter
+from models.recompute import recomputing
 
 IMAGES = 2
 """In a batch: batch normalisation of a map of one pixel needs two."""
@@ -24,6 +25,8 @@ class CostAtSize:
     """Floating-point operations of a forward pass over one image, as `models.flops` counts them."""
     activations: int
     """Bytes an image that the forward pass of a training step keeps for its backward pass, weights not counted."""
+    recomputed: int
+    """Those of them that are left where the maps of normalisations are computed again."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,22 @@ def costs(
 
 def _at(network: Segmenter, images: Tensor) -> tuple[CostAtSize, tuple[Tensor, ...]]:
     """What images cost, and the outputs of a training step, from which gradients start."""
+    with Flops():
+        recomputed, _ = kept_bytes(network.train(), images, "normalisation")
     with Flops() as counter:
-        activations, outputs = _forward(network.train(), images)
+        activations, outputs = kept_bytes(network, images)
     if network.deep_heads:  # which inference has not
         with torch.no_grad(), Flops() as counter:
             network.eval()(images)
-    return CostAtSize(images.shape[-1], counter.total // len(images), activations), outputs
+    each = (total // len(images) for total in (counter.total, activations, recomputed))
+    return CostAtSize(images.shape[-1], *each), outputs
 
 
-def _forward(network: Segmenter, images: Tensor) -> tuple[int, tuple[Tensor, ...]]:
-    """Bytes an image that are kept for the backward pass, and what it starts from."""
+def kept_bytes(network: Segmenter, images: Tensor, recompute: str = "none") -> tuple[int, tuple[Tensor, ...]]:
+    """Bytes that a forward pass keeps for its backward pass, and what that starts from: logits and heads.
+
+    Each memory counts once; weights, running means and the images themselves do not. recompute: of a run.
+    """
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -86,11 +95,12 @@ def _forward(network: Segmenter, images: Tensor) -> tuple[int, tuple[Tensor, ...
         kept[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    plain = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with plain if recompute == "none" else recomputing(recompute, keep):
         output = network(images)
     own = {each.untyped_storage()._cdata for each in (*network.parameters(), *network.buffers(), images)}
     total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
-    return total // len(images), (output.logits, *output.heads)
+    return total, (output.logits, *output.heads)
 
 
 def _unreached(network: Segmenter, outputs: tuple[Tensor, ...]) -> int:

@@ -34,6 +34,8 @@ KINDS: Mapping[int, Kind] = {
 ENCODER = "resnet18"
 """That networks are shown with which have no encoder of their own."""
 MB = 1e6
+WORTH_IT = 0.99
+"""The part of a step's memory below which it is worth naming."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class NetworkFacts:
     one."""
     activations_mb: dict[int, float]
     """By the same: megabytes of one that a training step keeps for its backward pass, fp32."""
+    recomputed_mb: dict[int, float]
+    """By the same: those of them that are left with recompute = "normalisation"."""
     stride: int
     """Sides are multiples of it."""
     heads: int
@@ -127,6 +131,7 @@ def row(name: str, dims: int = 2) -> NetworkFacts:
         dead=known.dead,
         gflops={cost.size: round(cost.flops / 1e9, 2) for cost in known.by_size},
         activations_mb={cost.size: round(cost.activations / MB, 1) for cost in known.by_size},
+        recomputed_mb={cost.size: round(cost.recomputed / MB, 1) for cost in known.by_size},
         stride=network.stride,
         heads=network.deep_heads,
         taps={tap: (int(at.channels), int(at.stride)) for tap, at in network.taps.items()},
@@ -242,6 +247,13 @@ def _both(each: NetworkFacts) -> tuple[tuple[dict[int, float], int], ...]:
     return (each.gflops, 1), (each.activations_mb, 0)
 
 
+def _with_less(each: NetworkFacts, size: int) -> str:
+    """What is left of that where normalisations' maps are computed again, if that spares a hundredth at least."""
+    kept, left = each.activations_mb[size], each.recomputed_mb[size]
+    how = 'recompute = "normalisation"'
+    return f", {left:.1f} with {how}" if left < WORTH_IT * kept else f", which {how} does not lessen"
+
+
 def _details(each: NetworkFacts) -> Iterator[str]:
     """One network in lines."""
     kind = KINDS[each.dims]
@@ -254,7 +266,7 @@ def _details(each: NetworkFacts) -> Iterator[str]:
     for size in each.gflops:
         yield (
             f"at {size:<9} {each.gflops[size]:.2f} GFLOPs, {each.activations_mb[size]:.1f} MB {kind.each} kept in a "
-            f"training step"
+            f"training step{_with_less(each, size)}"
         )
     yield f"sizes        multiples of {each.stride}" if each.stride > 1 else "sizes        any"
     yield f"heads        {each.heads or 'none by default'}"

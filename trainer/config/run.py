@@ -11,6 +11,7 @@ from trainer.config.pictures import LARGEST_SEED, BlobsData, PictureData, PolypD
 from trainer.config.volumes import VolumeData
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Recompute = Literal["none", "normalisation"]
 Replay = tuple[tuple[int, int], ...]
 """(own epoch, from 1; stream epoch, from 0) at each place where the run joined the stream."""
 
@@ -43,6 +44,12 @@ class RunConfig(Frozen):
         default=1, le=LARGEST_SEED, description="of all draws of the run: weights, order, augmentation"
     )
     precision: Precision = Field(default="fp32", description="of the networks' passes; weights and scores stay fp32")
+    recompute: Recompute = Field(
+        default="none",
+        exclude_if=lambda maps: maps == "none",  # runs of before, and their hashes, have no such key
+        description="maps that a student's backward pass computes again in place of keeping them: less memory for a "
+        "little time, and the same numbers",
+    )
     validation: ValidateConfig = Field(
         default=ValidateConfig(), alias="validate", description="which epochs are scored"
     )

@@ -18,6 +18,7 @@ import models
 from losses.term import Loss, Term
 from models.nearest import OptionError
 from models.output import Output, Segmenter, Taps, whole
+from models.recompute import recomputing
 from trainer import checkpoint
 from trainer.config import Precision, RunConfig
 from trainer.data.classes import dims_of, normalisation_of, size_of
@@ -198,7 +199,7 @@ class Student:
         if self.fault is None and images is not None and target is not None and len(images):
             try:
                 with self.draws.swapped_in():
-                    with autocast(self._device, self.run.precision):
+                    with autocast(self._device, self.run.precision), recomputing(self.run.recompute):
                         output = self.network(images)
                     output = whole(output, self._student_taps, heads=self._reads_heads)
                     more = bool(self._student_taps) or self._reads_heads

@@ -101,3 +101,12 @@ def test_the_whole_table_has_a_line_a_network_and_its_unit(capsys, monkeypatch):
     assert head.split()[:3] == ["name", "width", "parameters"]
     assert [line.split()[0] for line in rows] == ["small-double", "small-skips"]
     assert note.startswith("for 3 channels and 2 classes; MB: what a training step keeps of one image")
+
+
+def test_a_network_says_what_computing_maps_again_leaves_of_a_step(capsys):
+    row = command.row("unet")
+    kept, left = row.activations_mb[224], row.recomputed_mb[224]
+    assert left <= 0.65 * kept
+    shown = said(capsys, "unet")
+    assert f'{kept:.1f} MB an image kept in a training step, {left:.1f} with recompute = "normalisation"' in shown
+    assert 'which recompute = "normalisation" does not lessen' in said(capsys, "small-tail-wide")

@@ -351,3 +351,18 @@ def test_the_shapes_that_are_known_without_opening_data_are_right(tmp_path, make
     config = make().data
     data = open_data(config, cache=tmp_path)
     assert (data.channels, data.classes) == (channels_of(config), len(classes_of(config)))
+
+
+def test_maps_that_are_computed_again_change_no_number_alone_or_among_others(
+    cohort, runs, solo, train, state, same, tmp_path
+):
+    """Four runs, of which one reads taps, one is in bf16, and one averages its weights."""
+    lean = [run.model_copy(update={"recompute": "normalisation"}) for run in runs]
+    for key, run in enumerate(lean):
+        cohort.admit(key, run)
+    told = train(cohort, 3)
+    for key, (reports, final) in enumerate(solo):
+        assert told[key] == reports
+        ours = state(cohort, key)
+        assert ours["run"] != final["run"]
+        assert same({**ours, "run": final["run"]}, final)

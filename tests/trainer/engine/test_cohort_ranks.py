@@ -80,6 +80,9 @@ found = {}
 cohort = cohort_of(A, B, C)
 found["whole"] = {"told": told(cohort), "weights": weights(cohort, 0, 1, 2)}
 
+cohort = cohort_of(make(recompute="normalisation"))
+found["lean"] = {"told": told(cohort), "weights": weights(cohort, 0)}
+
 cohort = cohort_of(A, B, C)
 if ranks.rank == 1:
     terms = cohort._members[1].trained.losses
@@ -202,7 +205,7 @@ def scenes(tmp_path_factory, fork) -> list[dict]:
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("scene", ["whole", "backward", "update", "validation", "resumed", "views", "by loss"])
+@pytest.mark.parametrize("scene", ["whole", "lean", "backward", "update", "validation", "resumed", "views", "by loss"])
 def test_both_ranks_end_with_equal_weights_and_reports(scenes, scene):
     assert same(scenes[0][scene], scenes[1][scene])
 
@@ -246,6 +249,10 @@ def test_a_member_whose_validation_breaks_on_one_rank_ends_alone(scenes):
     assert broken["told"][0][1]["message"] == "ValueError: validation broke here"
     assert 1 not in broken["told"][1]
     assert same(broken["weights"][0], scenes[0]["whole"]["weights"][0])
+
+
+def test_maps_that_are_computed_again_change_no_weight_on_two_ranks(scenes):
+    assert same(scenes[0]["lean"]["weights"][0], scenes[0]["whole"]["weights"][0])
 
 
 def test_a_run_resumed_on_two_ranks_equals_the_whole_one(scenes):
