@@ -15,7 +15,7 @@ from search.planning.time_forecast import TimeForecast, time_forecast
 from search.spec.arms import Arm
 from search.spec.front import choice_shown, title
 from search.spec.load import StudySpec, identity, probe_runs
-from search.spec.proposals import pruner_notes, sampler_notes
+from search.spec.proposals import pruner_notes, sampler_notes, spread_notes
 from search.spec.space import Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.config_paths import flatten
@@ -359,6 +359,7 @@ def _notes(spec: StudySpec) -> Iterator[str]:
     """What is allowed and still may not be meant."""
     for arm in spec.arms:
         yield from _notes_of(arm)
+        yield from spread_notes(spec.front, arm)
         yield from pruner_notes(arm, maximize=spec.objective.direction == "maximize")
     points = len(spec.main.points)
     if compared_methods(spec) and spec.confirm.top < points:

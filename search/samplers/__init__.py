@@ -10,7 +10,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from search.samplers import cmaes, gp, grid, nsga2, qmc, tpe, uniform
-from search.samplers.front import FrontChoice, Point, choice_for, choice_of
+from search.samplers.front import FrontChoice, Point, choice_for, choice_of, given_of, point_of
+from search.samplers.open_front import open_choice
 from search.samplers.per_trial import FINISHED, OWN_AFTER, Older, PerTrial
 from search.samplers.storage_view import Scalar
 from trainer.errors import nearest
@@ -24,6 +25,9 @@ __all__ = [
     "SamplerSettings",
     "choice_for",
     "choice_of",
+    "given_of",
+    "open_choice",
+    "point_of",
     "sampler",
 ]
 

@@ -1,4 +1,4 @@
-"""How the trials of a study are dealt out along its front: evenly over the choices of one parameter, or over pairs."""
+"""How the trials of a study are dealt out along its front: the choices of one parameter, or pairs; evenly by number."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +38,10 @@ class FrontChoice:
 def choice_for(front: FrontChoice, number: int) -> Point:
     """The choice of trial `number` (from 0): element n mod k of a permutation of the k choices drawn for block n div k.
 
-    Each block of k trials has every choice once, whoever asks and whatever became of other trials.
+    Each block of k trials has every choice once, whoever asks and whatever became of other trials. Of a front that is
+    dealt otherwise (`search.samplers.open_front`) a trial has its choice as parameters before anybody asks.
     """
-    return _from_its_place(front, number)[0]
+    return front.points[turns(front, number)[0]]
 
 
 def choice_of(front: FrontChoice, trial: FrozenTrial) -> Point:
@@ -48,25 +49,37 @@ def choice_of(front: FrontChoice, trial: FrozenTrial) -> Point:
 
     Of a pair one part may be given: then the next in its block's permutation that has this part.
     """
-    fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
-    given = {name: value for name, value in {**fixed, **trial.params}.items() if name in front.names}
+    given = given_of(front, trial)
     return next(
-        (
-            point
-            for point in _from_its_place(front, trial.number)
-            if all(name in point and _same(point[name], value) for name, value in given.items())
-        ),
+        (front.points[place] for place in turns(front, trial.number) if fits(front.points[place], given)),
         given or choice_for(front, trial.number),
     )
+
+
+def given_of(front: FrontChoice, trial: FrozenTrial) -> dict[str, Any]:
+    """The front's parameters that the trial has, or was enqueued with."""
+    fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return {name: value for name, value in {**fixed, **trial.params}.items() if name in front.names}
+
+
+def point_of(front: FrontChoice, trial: FrozenTrial) -> Point | None:
+    """The choice that the trial has, or was enqueued with, in all its parts; None while a part is open."""
+    given = given_of(front, trial)
+    return next((point for point in front.points if fits(given, point) and fits(point, given)), None)
+
+
+def fits(point: Point, given: Mapping[str, Any]) -> bool:
+    """Whether a choice has all of these parameters, with these values."""
+    return all(name in point and _same(point[name], value) for name, value in given.items())
 
 
 def _same(one: Scalar, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
-def _from_its_place(front: FrontChoice, number: int) -> list[Point]:
-    """The permutation of a trial's block, rotated to begin with the trial's own choice."""
+def turns(front: FrontChoice, number: int) -> list[int]:
+    """The permutation of a trial's block, as places in `front.points`, rotated to begin with the trial's own turn."""
     block, place = divmod(number, len(front.points))
     # Sorted by hash: a permutation that no library's version can change.
     order = sorted(range(len(front.points)), key=lambda index: derive(front.seed, "front", block, index))
-    return [front.points[index] for index in (*order[place:], *order[:place])]
+    return [*order[place:], *order[:place]]

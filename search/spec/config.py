@@ -77,12 +77,36 @@ _SCORES = ", ".join(name for name, kind in SCORE_KINDS.items() if not kind.refus
 
 
 class Front(Frozen):
-    """Spread trials evenly over the choices of one parameter, or over the combinations of several."""
+    """Spread trials over the choices of one parameter, or over the combinations of several."""
 
     along: str | tuple[str, ...] = Field(
         description='the path of a parameter with choices, such as "student.width" or "method"; or a list of such '
         'paths, ["student.name", "student.width"]: each network with each of its widths is then one choice'
     )
+    spread: Literal["equal", "open"] = Field(
+        default="equal",
+        description='"equal": every choice gets as many trials. "open": once each has begun `start` trials, the next '
+        "one goes to the choice whose best it is expected to raise most; each gets at least half of an equal share",
+    )
+    start: PositiveInt = Field(
+        default=5, le=MOST_TRIALS, description='with spread = "open": trials that each choice has begun before it'
+    )
+    per: Literal["trial", "hour"] = Field(
+        default="trial",
+        description='with spread = "open": what the expected gain is counted by; "hour" divides it by the median of '
+        "the device seconds that trials of the choice took",
+    )
+
+    @model_validator(mode="after")
+    def _says_nothing_without_effect(self) -> Self:
+        for name in ("start", "per"):
+            value = getattr(self, name)
+            if self.spread == "equal" and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f'{name} = {value!r} changes nothing with spread = "equal", which gives every choice as many '
+                    'trials; set spread = "open", or remove it'
+                )
+        return self
 
     @field_validator("along")
     @classmethod
@@ -373,7 +397,7 @@ class StudyTables(Frozen):
     objective: Objective = Field(description="what a trial is worth")
     front: Front | None = Field(
         default=None,
-        description="spread trials evenly over the choices of one parameter, such as the width, or of several together",
+        description="spread trials over the choices of one parameter, such as the width, or of several together",
     )
     limits: Limits = Field(default=Limits(), description="what a student may cost, checked before anything is trained")
     run: dict[str, Any] = Field(description="one complete training run; [space] replaces single values of it")

@@ -1,8 +1,9 @@
 """What makes a study that study: a hash over everything its numbers depend on, and the difference to another in words.
 
-Inside: [objective], [front], [limits], [run] and [space] with defaults filled in, the schema's number, and the contents
-of data and teacher. Outside: sampler, pruner, budget, enqueue, arms, confirm, dashboard and [teach], which may change
-while a study goes on, and in [run] the places in `trainer.run_file.PLACES`: what lies there is known by its content.
+Inside: [objective], what [front] is along, [limits], [run] and [space] with defaults filled in, the schema's number,
+and the contents of data and teacher. Outside: how [front] spreads trials, sampler, pruner, budget, enqueue, arms,
+confirm, dashboard and [teach], which may change while a study goes on, and in [run] the places in
+`trainer.run_file.PLACES`: what lies there is known by its content.
 """
 
 import hashlib

@@ -31,7 +31,7 @@ from search.spec.config import (
 from search.spec.file import find, read
 from search.spec.identity import arm_identity, difference, digest, document
 from search.spec.overrides import Override, apply, put
-from search.spec.proposals import check_sampler, check_warm_start
+from search.spec.proposals import check_sampler, check_spread, check_warm_start
 from search.spec.space import Parameter, entries, parse
 from search.spec.strategies import WarmStart
 from trainer.config import RunConfig
@@ -267,7 +267,7 @@ def _spec(
         overrides=overrides,
         dropped=(*dropped, *(f"space.{reason}" for reason in arms[0].dropped)),
         objective=tables.objective,
-        front=_front_of(arms[0]) if origin.series is not None else tables.front,
+        front=_front_of(arms[0], tables.front) if origin.series is not None else tables.front,
         limits=tables.limits,
         run=run,
         teach=teach,
@@ -282,8 +282,11 @@ def _spec(
     )
 
 
-def _front_of(main: Arm) -> Front | None:
-    return Front(along=main.front) if main.front else None
+def _front_of(main: Arm, given: Front | None) -> Front | None:
+    """The front of a member of a series: along the paths for which it has a use."""
+    if given is None or not main.front:
+        return None
+    return Front.model_validate({**given.model_dump(exclude_unset=True), "along": main.front})
 
 
 def _arms(tables: StudyTables, name: str, where: str, origin: _Origin) -> tuple[Arm, ...]:
@@ -300,6 +303,7 @@ def _arms(tables: StudyTables, name: str, where: str, origin: _Origin) -> tuple[
     for arm in arms:
         check_pruner(arm)
         check_sampler(arm)
+        check_spread(tables.front, arm)
         _check_both_ends(arm)
     return tuple(changed(arm, identity=arm_identity(arm)) for arm in arms)
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from importlib.util import find_spec
 
 from search.spec.arms import Arm
-from search.spec.config import RungsConfig
+from search.spec.config import Front, RungsConfig
 from search.spec.front import title
 from search.spec.space import Choices, FloatRange, IntRange, Parameter, Scalar, active
 from search.spec.strategies import (
@@ -33,6 +33,29 @@ def check_sampler(arm: Arm) -> None:
         _check_grid(arm, place)
     if isinstance(arm.sampler, CmaesConfig):
         _check_cmaes(arm, place)
+
+
+_BY_NUMBER = {
+    "qmc": "has the points of a choice in the order of its turns in the equal spread",
+    "grid": "tries every cell once, so that each choice has its cells whatever is open",
+}
+"""By sampler, why trials are not dealt where the answer is open."""
+
+
+def check_spread(front: Front | None, arm: Arm) -> None:
+    """Raises UserError where an arm's sampler or pruner cannot go where the answer is open."""
+    if front is None or front.spread != "open" or not arm.front:
+        return
+    if arm.sampler.name in _BY_NUMBER:
+        raise UserError(
+            f"{arm.where}: sampler.name = {arm.sampler.name!r}: {_BY_NUMBER[arm.sampler.name]}; "
+            "take sampler tpe or random, or remove front.spread = 'open'"
+        )
+    if arm.pruner.name == "curves":
+        raise UserError(
+            f"{arm.where}: pruner.name = 'curves': weighs the next trials by their turns in the equal spread; "
+            "take pruner promote, or remove front.spread = 'open'"
+        )
 
 
 _UNWARMED = {
@@ -194,6 +217,17 @@ def sampler_notes(arm: Arm) -> Iterator[str]:
         yield f"{place}: {arm.trials} of {count} cells are tried"
     off = [dict(entry) for entry in arm.enqueue if name == "grid" and not _on_grid(arm, entry)]
     yield from (f"{place}: the enqueued {entry} is on no cell, so one cell is not tried" for entry in off)
+
+
+def spread_notes(front: Front | None, arm: Arm) -> Iterator[str]:
+    """What an open spread does with an arm that may not be meant, a line."""
+    if front is not None and front.spread == "open" and arm.front:
+        fair = front.start * len(arm.points)
+        if arm.trials <= fair:
+            yield (
+                f"{arm.name}: front.start = {front.start}: {counted(fair, 'trial')} begin before the spread is open, "
+                f"and {arm.trials} are wanted; lower it, or raise budget.trials"
+            )
 
 
 def _on_grid(arm: Arm, entry: object) -> bool:

@@ -13,9 +13,9 @@ Everything under `[run]` is one complete training run. A name in `[space]` is th
 that a trial replaces, and the same path is the parameter's name in the database, in the dashboard and in exports. A
 path may also be written as nested tables: `"optim.lr" = 1e-3` and `[run.optim]` with `lr = 1e-3` say the same.
 
-A study's identity is what `[objective]`, `[front]`, `[limits]`, `[run]` and `[space]` say, with the contents of data
-and teacher. Where that changes, the study needs another name. Everything else may change while a study runs; places
-(paths) are not part of it.
+A study's identity is what `[objective]`, `[limits]`, `[run]` and `[space]` say, what `[front]` is along, and the
+contents of data and teacher. Where that changes, the study needs another name. Everything else may change while a study
+runs; places (paths) are not part of it.
 
 The least that a file needs:
 """
@@ -185,10 +185,21 @@ NOTES = {
     "front": "Then small students get their share of trials and are judged among their like; without it a "
     "search drifts to the widest.\n\n"
     'Along several paths, `along = ["student.name", "student.width"]`, each network with each of its widths is one '
-    "choice: trials are dealt evenly over these pairs, and sampled, pruned, confirmed and reported within them. All "
+    "choice: trials are dealt over these pairs, and sampled, pruned, confirmed and reported within them. All "
     "widths are lists of choices, a list for each network by `when`, or one for all; a network without one is a "
     'choice alone. Along `"method"` a study compares ways of distilling with equal shares of the trials; `"none"` is '
-    "one of them, and no arm without a teacher is needed.",
+    "one of them, and no arm without a teacher is needed.\n\n"
+    '`spread = "open"` gives a choice more trials the less sure its answer is. Each choice has `start` trials first, '
+    "and at any time at least half of an equal share. Beyond that a trial goes to the choice whose best score it is "
+    "expected to raise most, by `s / (n + r + 1)`: n trials of the choice have ended, r run, and s is by how much the "
+    "five best scores of its newest 24 trials are above the sixth, in the mean, drawn half way towards the median of "
+    "that over all choices. Pruned and paused trials are draws that were not better. So a choice whose trials have "
+    "come to lie close together gets fewer. "
+    '`per = "hour"` divides by what its trials take in device seconds, in the median, so that small students get more. '
+    "A trial's choice is stored before its other parameters are drawn, by one worker at a time. All of this may be "
+    "changed while a study goes on. Samplers `qmc` and `grid` and pruner `curves` refuse an open spread. What "
+    "`validate` forecasts holds for either: from all trials of the smallest network to all of the largest. What it "
+    "gave is in [benchmarks](../benchmarks/RESULTS.md#where-the-answer-is-open).",
     "limits": "A trial that breaks one is PRUNED before it trains; a choice that always breaks one is refused by "
     "`validate`. Times are looked up by network, options and size of the input, at one picture a pass: "
     "[docs/package.md](package.md#how-fast-it-is-where-it-will-run).",
@@ -290,6 +301,7 @@ trials = 40
 
 ABLE_IN = {
     "a front": '[front]\nalong = "student.width"\n',
+    "an open front": '[front]\nalong = "student.width"\nspread = "open"\nstart = 2\n',
     "arms": '[[arms]]\nname = "wide"\nset = { "student.width" = 8 }\n',
     "conditions": '"optim.clip" = { low = 1, high = 4, when = { "student.width" = 8 } }\n',
     "several workers": "",

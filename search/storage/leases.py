@@ -320,6 +320,13 @@ class Leases:
             )
             return [LeaseDetails.of(row) for row in connection.execute(query)]
 
+    def device_seconds(self, study_id: int) -> dict[int, float]:
+        """What each finished trial of a study took, by trial id, in seconds of devices; failed ones are left out."""
+        good = (leases.c.study_id == study_id) & (leases.c.state == FINISHED) & leases.c.failure.is_(None)
+        with self.engine.begin() as connection:
+            rows = connection.execute(sa.select(leases.c.trial_id, leases.c.gpu_seconds).where(good))
+            return {trial_id: float(seconds) for trial_id, seconds in rows}
+
     def epoch_counts(self, study_ids: Sequence[int]) -> dict[int, EpochCount]:
         """By study: how many trials are finished and not, and the epochs stored of each kind; failed ones left out."""
         over = leases.c.state == FINISHED

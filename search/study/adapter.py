@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from loguru import logger
@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search import pruners, samplers
 from search.promotion import Turn
 from search.proposing.builders import front_of, pruner_of, sampler_of
+from search.proposing.dealing import deal, is_open
 from search.proposing.pausing_arms import PausingArms
 from search.proposing.ranges import front_first, suggest
 from search.spec.arms import Arm
@@ -30,8 +31,7 @@ from search.spec.space import Scalar, active
 from search.storage import errors
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, Standing, paused_of, shortened
-from search.storage.lookup import refuse_others
-from search.storage.ownership import BRACKETS, MARK
+from search.storage.ownership import BRACKETS
 from search.storage.schema import FINISHED, FREE, HELD, PAUSED
 from search.storage.searches import DELETED, Closed, ClosedKind, SearchClosed, Searches
 from search.storage.statements import (
@@ -217,8 +217,10 @@ class StudyAdapter:
     def suggest(self, claim: Claim) -> dict[str, Scalar]:
         """All parameters of a claimed trial whose run is not stored yet; those suggested before are kept.
 
-        They are stored by `commit`, or by `store_suggested`. Raises LeaseLost.
+        They are stored by `commit`, or by `store_suggested`; the choice of an open front at once. Raises LeaseLost.
         """
+        if is_open(self.spec, claim.arm):
+            deal(self.opened, self.spec, claim.arm, claim.held)
         # The cell of a grid is chosen from what the others have: one worker at a time, until it is stored.
         alone = self.opened.alone() if claim.arm.sampler.name == "grid" else nullcontext()
         with alone:
@@ -250,7 +252,7 @@ class StudyAdapter:
     def _draft(self, claim: Claim) -> Draft:
         study_id, trial_id = claim.held.study_id, claim.held.trial_id
         present = claim.present
-        if claim.arm.sampler.name == "grid" or present is None:
+        if claim.arm.sampler.name == "grid" or is_open(self.spec, claim.arm) or present is None:
             present = self.opened.storage.get_all_trials(study_id, deepcopy=False)
         trial = next((each for each in present if each._trial_id == trial_id), None)
         if trial is None:
@@ -473,23 +475,3 @@ def _budget_used(arm: Arm, counts: Counts) -> float:
     Planned trials count once they have begun, so that planned arms go through their queues side by side.
     """
     return ((counts.begun + counts.failed) if arm.planned else counts.admitted) / arm.trials
-
-
-def study_id_of(opened: Database, name: str, direction: Literal["maximize", "minimize"]) -> int:
-    """The id of a search's Optuna study, created where it is missing; call it under `creation_lock`.
-
-    One of that name is this program's, as the caller has seen, perhaps of a process that died before it wrote anything
-    else.
-    """
-    with opened.fence.create():
-        study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
-    mark(opened, study._study_id, name)
-    return study._study_id
-
-
-def mark(opened: Database, study_id: int, name: str) -> None:
-    """Mark a study of this program that is from before there were marks. Raises UserError for somebody else's, which
-    was made a moment ago."""
-    if MARK not in opened.storage.get_study_system_attrs(study_id):
-        refuse_others(opened, [name])
-        opened.storage.set_study_system_attr(study_id, MARK, name)

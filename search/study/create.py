@@ -4,8 +4,9 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import optuna
 from loguru import logger
 
 from search.proposing.warm_start import warm_trials
@@ -14,8 +15,9 @@ from search.spec.identity import difference
 from search.spec.load import StudySpec, record
 from search.storage.database import Database, creation_lock
 from search.storage.lookup import refuse_others, search_row
+from search.storage.ownership import MARK
 from search.storage.searches import CLOSE, SearchRow
-from search.study.adapter import StudyAdapter, mark, study_id_of
+from search.study.adapter import StudyAdapter
 from search.study.settings import changes, series_wish, stored, superseded
 from trainer.errors import UserError
 
@@ -169,3 +171,23 @@ def _changed(name: str, stored: str, identity: Identity) -> str:
     differences = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")
     differences = differences or "the identity differs"
     return f"study {name!r} exists with another identity: {differences}; use another name (--name)"
+
+
+def study_id_of(opened: Database, name: str, direction: Literal["maximize", "minimize"]) -> int:
+    """The id of a search's Optuna study, created where it is missing; call it under `creation_lock`.
+
+    One of that name is this program's, as the caller has seen, perhaps of a process that died before it wrote anything
+    else.
+    """
+    with opened.fence.create():
+        study = optuna.create_study(study_name=name, storage=opened.storage, direction=direction, load_if_exists=True)
+    mark(opened, study._study_id, name)
+    return study._study_id
+
+
+def mark(opened: Database, study_id: int, name: str) -> None:
+    """Mark a study of this program that is from before there were marks. Raises UserError for somebody else's, which
+    was made a moment ago."""
+    if MARK not in opened.storage.get_study_system_attrs(study_id):
+        refuse_others(opened, [name])
+        opened.storage.set_study_system_attr(study_id, MARK, name)

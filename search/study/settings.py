@@ -33,6 +33,8 @@ def settings(spec: StudySpec) -> dict[str, Any]:
     arms = {arm.name: {"trials": arm.trials, "in_flight": arm.in_flight} for arm in spec.arms}
     more = {"warm_start": spec.warm_start, "published": spec.published, SERIES: spec.series}
     given = {name: value.model_dump(mode="json") for name, value in more.items() if value is not None}
+    if spec.front is not None and spec.front.spread != "equal":  # what it is along is part of the identity
+        given["front"] = spec.front.model_dump(mode="json", exclude={"along"})
     return {**{name: getattr(spec, name).model_dump(mode="json") for name in names}, "arms": arms, **given}
 
 

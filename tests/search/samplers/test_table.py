@@ -1,6 +1,6 @@
 """The table of docs/study-file.md: what each sampler and pruner can do is tried, cell by cell, in a search."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,9 @@ def propose(name: str, feature: str, joined: Join) -> None:
         front = own._front_of["kd"]
         assert front is not None
         assert name == "grid" or dealt == [choice_for(front, n)["student.width"] for n in range(len(dealt))]
+    if feature == "an open front":
+        counts = Counter(trial.params["student.width"] for trial in trials["kd"])
+        assert min(counts.values()) >= 2
     if feature == "arms":
         assert all("student.width" not in trial.params for trial in trials["wide"])
         assert len(trials["wide"]) >= 4
@@ -156,16 +159,16 @@ def judge(name: str, feature: str, joined: Join) -> None:
         return
     ended: dict[str, list[bool]] = defaultdict(list)
     each = 6 if name == "hyperband" else 4
-    for at in range(2 * each if feature in ("a front", "arms") else each):
+    for at in range(2 * each if feature == "arms" or "front" in feature else each):
         worker, owner = (theirs, OTHER) if at % 2 else (own, ME)
         claim, params = begin(worker, owner)
-        group = claim.arm.name if feature == "arms" else str(params["student.width"]) if feature == "a front" else ""
-        ended[group].append(finish(worker, claim, SCORES[len(ended[group])]))
+        group = claim.arm.name if feature == "arms" else str(params["student.width"]) if "front" in feature else ""
+        ended[group].append(finish(worker, claim, SCORES[len(ended[group]) % len(SCORES)]))
     for group in ended.values():
         if name == "patient":
             assert all(group), "what stands still ends"
         else:
-            assert any(group[3:]), "a hopeless one ends"
+            assert any(group[3:]) or len(group) < each, "a hopeless one ends"
             assert not group[0], "the first has nobody to be worse than"
 
 

@@ -63,6 +63,11 @@ def test_a_front_that_a_member_does_not_have_is_left_out_of_it(folder: Path, ser
     assert (without.front, without.main.front) == (None, ())
     assert along.front is not None
     assert along.front.along == "student.width"
+    assert along.front.spread == "equal"
+    (folder / "kd.toml").write_text(text.replace("[front]\n", '[front]\nspread = "open"\nper = "hour"\n'))
+    opened = load(find("kd.3")).front
+    assert opened is not None
+    assert (opened.along, opened.spread, opened.per) == ("student.width", "open", "hour")
 
 
 def test_under_another_name_a_member_is_a_study_of_its_own(folder: Path, series_text: Text) -> None:

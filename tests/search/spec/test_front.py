@@ -9,6 +9,8 @@ from search.planning.limits import refuse_hopeless
 from search.planning.network_costs import costs
 from search.spec.front import choice_shown, paths_of
 from search.spec.load import identity, record
+from search.spec.proposals import spread_notes
+from search.study.settings import settings
 from trainer.errors import UserError
 
 PAIRS = 'along = ["student.name", "student.width"]'
@@ -103,3 +105,61 @@ def test_a_pair_that_always_breaks_a_limit_is_refused(study, the_line):
     with pytest.raises(UserError) as error:
         refuse_hopeless(spec, built)
     the_line(error, "front.along: unet, 8 breaks the limits", "remove it or raise the limit")
+
+
+WIDTHS = '"student.width" = { choices = [4, 8] }'
+OPEN = '[front]\nalong = "student.width"\nspread = "open"\n'
+
+
+@pytest.mark.parametrize("text", ['spread = "equal"', 'spread = "open"', 'spread = "open"\nper = "hour"\nstart = 2'])
+def test_how_trials_are_spread_is_no_part_of_a_study(study, text):
+    plain, spread = (study(WIDTHS, f'[front]\nalong = "student.width"\n{more}') for more in ("", text))
+    assert record(plain) == record(spread)
+    assert identified(plain) == identified(spread)
+    assert (settings(plain) == settings(spread)) == (text == 'spread = "equal"')
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('per = "hour"', ["front: per = 'hour'", 'changes nothing with spread = "equal"', 'set spread = "open"']),
+        ("start = 3", ["start = 3", 'changes nothing with spread = "equal"', "remove it"]),
+        ('spread = "opne"', ["front.spread", "'opne'", "equal", "open"]),
+        ('spread = "open"\nstart = 0', ["front.start", "0"]),
+        ('spread = "open"\nper = "day"', ["front.per", "'day'", "trial", "hour"]),
+    ],
+)
+def test_a_spread_that_says_nothing_is_refused_in_one_line(study, the_line, text, words):
+    with pytest.raises(UserError) as error:
+        study(WIDTHS, f'[front]\nalong = "student.width"\n{text}')
+    the_line(error, *words)
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "grid"])
+def test_samplers_with_an_order_of_their_own_refuse_an_open_spread(study, the_line, sampler):
+    tried = f'{WIDTHS}\n"optim.clip" = {{ low = 1, high = 5 }}'
+    study(tried, f'{OPEN.replace("open", "equal")}[sampler]\nname = "{sampler}"')
+    with pytest.raises(UserError) as error:
+        study(tried, f'{OPEN}[sampler]\nname = "{sampler}"')
+    the_line(error, f"sampler.name = '{sampler}'", "take sampler tpe or random", "front.spread = 'open'")
+
+
+def test_the_pruner_that_looks_ahead_by_turns_refuses_an_open_spread(study, the_line):
+    with pytest.raises(UserError) as error:
+        study(WIDTHS, f'{OPEN}[pruner]\nname = "curves"')
+    the_line(error, "pruner.name = 'curves'", "take pruner promote", "front.spread = 'open'")
+
+
+def test_an_arm_without_the_front_may_have_any_sampler(study):
+    arm = '[[arms]]\nname = "one"\nset = { "student.width" = 4 }\nsampler = { name = "qmc" }\n'
+    assert study(WIDTHS, f"{OPEN}{arm}").arm("one").front == ()
+
+
+def test_a_budget_that_the_fair_start_uses_up_is_warned_of(study):
+    spec = study(WIDTHS, OPEN)
+    (note,) = spread_notes(spec.front, spec.main)
+    assert note == (
+        "kd: front.start = 5: 10 trials begin before the spread is open, and 10 are wanted; lower it, or raise "
+        "budget.trials"
+    )
+    assert not list(spread_notes(study(WIDTHS, f"{OPEN}start = 2").front, spec.main))

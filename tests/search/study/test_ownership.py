@@ -17,8 +17,8 @@ from search.storage.database import bare_engine, open_storage
 from search.storage.lookup import search_row
 from search.storage.ownership import MARK
 from search.storage.statements import Owner
-from search.study.adapter import StudyAdapter, study_id_of
-from search.study.create import attach_search
+from search.study.adapter import StudyAdapter
+from search.study.create import attach_search, study_id_of
 from trainer.cli.entry import guard
 from trainer.errors import UserError
 
