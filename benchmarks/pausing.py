@@ -4,11 +4,11 @@
     python -m benchmarks.pausing --calibration
 
 Nothing is trained: curves and clock are those of `benchmarks.time_to_answer`, and sampler, front and rules are the
-product's own. Lines of the table: today's default (8 in flight, median); `promote`; `curves`, by its first rung, by how
-many trials of each width are begun first, and by whether slots stay empty where a further trial would only slow down
-the promising. The last line knows all: configurations in random order are trained for one epoch each, and from then on
-it spends nothing on what will not be an answer. A seed without an answer counts the whole budget: the time of all
-trials to their ends, 8 side by side.
+product's own. Lines of the table: today's default (8 in flight, median), also with trials dealt where the answer is
+open, by trial and by hour; `promote`, also so; `curves`, by its first rung, by how many trials of each width are begun
+first, and by whether slots stay empty where a further trial would only slow down the promising. The last line knows
+all: configurations in random order are trained for one epoch each, and from then on it spends nothing on what will not
+be an answer. A seed without an answer counts the whole budget: the time of all trials to their ends, 8 side by side.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -146,6 +146,16 @@ class PausedSearch:
         return True
 
 
+class OpenPausedSearch(PausedSearch):
+    """The same with trials dealt where the answer is open; a paused one is a draw that was not better."""
+
+    def _begin(self) -> Member:
+        trials = self.study.get_trials(deepcopy=False)
+        dealt = samplers.open_choice(self._front, len(trials), trials, start=5, minimize=False)
+        self.study.enqueue_trial(dict(dealt))
+        return super()._begin()
+
+
 def all_knowing(world: World, cost: Cost, seed: int, within: float) -> Found:
     """See the module's text; configurations are not limited in number."""
     widths = list(widths_of(world.arm))
@@ -188,17 +198,26 @@ def lines(world: World, cost: Cost, trials: int, within: float) -> dict[str, Cal
     median = {"name": "median", "startup": 5, "warmup_epochs": tenth}
     today = Way("today", pruner=median)
 
-    def pausing(name: str, first: int, **options: float) -> Callable[[int], Found]:
+    def dealt(spread: Literal["open", "open per hour"]) -> Callable[[int], Found]:
+        way = Way(spread, pruner=median, spread=spread)
+        return lambda seed: Simulation(world, way, cost, trials, seed, within).run()
+
+    def pausing(
+        name: str, first: int, kind: type[PausedSearch] = PausedSearch, **options: float
+    ) -> Callable[[int], Found]:
         settings: dict[str, Any] = {"name": name, "epochs": epochs, "min_epochs": first, **options}
         rule = pruners.pruner(pruners.PrunerSettings(**settings))
         if not isinstance(rule, Pausing):
             raise TypeError(f"{name} pauses no trial")
-        return lambda seed: PausedSearch(world, rule, cost, trials, seed, within).run()
+        return lambda seed: kind(world, rule, cost, trials, seed, within).run()
 
     return {
         "today: 8 in flight, median": lambda seed: Simulation(world, today, cost, trials, seed, within).run(),
+        "today, open spread": dealt("open"),
+        "today, open spread, per hour": dealt("open per hour"),
         f"promote, first rung {tenth}": pausing("promote", tenth),
         f"promote, first rung {third}": pausing("promote", third),
+        f"promote, first rung {third}, open spread": pausing("promote", third, OpenPausedSearch),
         f"curves, first rung {tenth}, all slots full": pausing("curves", tenth, startup=10, idle_below=0.0),
         f"curves, first rung {tenth}, the promising alone after 10": pausing("curves", tenth, startup=10),
         f"curves, first rung {third}, the promising alone after 10": pausing("curves", third, startup=10),

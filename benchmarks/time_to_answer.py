@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner
@@ -69,6 +70,8 @@ class Way:
     pruner: dict[str, object] | None = None
     """Settings of the product's pruner; None: Optuna alone, with its defaults."""
     plain: bool = False
+    spread: Literal["equal", "open", "open per hour"] = "equal"
+    """How trials are dealt over the widths; open ones after 5 of each."""
 
 
 @dataclass
@@ -94,6 +97,8 @@ class Running:
     params: dict[str, Scalar]
     curve: Sequence[float]
     epoch: int = 0
+    spent: float = 0.0
+    """Its own part of its epochs, and its share of their shared part."""
 
 
 class Simulation:
@@ -112,13 +117,15 @@ class Simulation:
         self._pruner: BasePruner = MedianPruner() if way.plain else _pruner(way, arm)
         self.found = Found()
         self._best = -math.inf
+        self._spent: dict[int, float] = {}
+        """What each trial took that has ended, by trial id."""
 
     def run(self) -> Found:
         """To the end of the budget: every worker goes from one epoch boundary to the next."""
         heap: list[tuple[float, int, list[Running]]] = [(0.0, worker, []) for worker in range(self.way.workers)]
         while heap:
             time, worker, members = heapq.heappop(heap)
-            members = [member for member in members if not self._judged(member, time)]
+            members = [member for member in members if not self._ended(member, time)]
             while len(members) < self.way.slots and self.left > 0:
                 members.append(self._begin())
             if not members:
@@ -127,16 +134,34 @@ class Simulation:
             for member in members:
                 member.epoch += 1
             self.found.epochs += len(members)
-            own = sum(self.cost.own(float(member.params[WIDTH]), self._widest) for member in members)
+            for member in members:
+                member.spent += self._own(member) + self.cost.once / len(members)
+            own = sum(map(self._own, members))
             heapq.heappush(heap, (time + self.cost.once + own, worker, members))
         self.found.regret = self.world.best() - self._best
         return self.found
 
     def _begin(self) -> Running:
         self.left -= 1
+        if self._front is not None and self.way.spread != "equal":
+            self.study.enqueue_trial(self._dealt(self._front))
         trial = self.study.ask()
         params = {p.name: _suggest(trial, p) for p in sorted(self.world.arm.space, key=lambda p: p.path != WIDTH)}
         return Running(trial, params, self.world.curve(params))
+
+    def _dealt(self, front: samplers.FrontChoice) -> dict[str, Scalar]:
+        trials = self.study.get_trials(deepcopy=False)
+        spent = self._spent if self.way.spread == "open per hour" else None
+        return dict(samplers.open_choice(front, len(trials), trials, start=5, minimize=False, seconds=spent))
+
+    def _own(self, member: Running) -> float:
+        return self.cost.own(float(member.params[WIDTH]), self._widest)
+
+    def _ended(self, member: Running, time: float) -> bool:
+        ended = self._judged(member, time)
+        if ended:
+            self._spent[member.trial._trial_id] = member.spent
+        return ended
 
     def _judged(self, member: Running, time: float) -> bool:
         """Report the epoch that is over now; whether the trial is."""
