@@ -20,11 +20,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.pausing import PausedSearch
+from benchmarks.pausing import lines
+from benchmarks.record_curves import widths_of
 from benchmarks.time_to_answer import Cost, Found, Simulation, Way
-from benchmarks.worlds import WORLDS, World, widths_of
+from benchmarks.worlds import WORLDS, World
 from search.plotting import COLOURS, DPI
-from search.promotion import Promotion
 from trainer.cli.entry import guard
 
 TRIALS, WITHIN = 60, 0.005
@@ -34,16 +34,15 @@ Searches = Mapping[str, Callable[[int], Found]]
 
 
 def searches(world: World) -> Searches:
-    """Label to a search by its seed."""
-    cost, epochs = Cost(), world.arm.epochs
-    tenth, third = max(epochs // 10, 1), round(epochs / 3)
+    """Label to a search by its seed: plain search, and ours with the default pruner and with those that pause."""
+    cost, third = Cost(), round(world.arm.epochs / 3)
     plain = Way("plain", slots=1, plain=True)
-    promote = Promotion(epochs, third, 3)
-    median = Way("ours", pruner={"name": "median", "startup": 5, "warmup_epochs": tenth})
+    ours = lines(world, cost, TRIALS, WITHIN)
     return {
         "plain TPE + median, one at a time": lambda s: Simulation(world, plain, cost, TRIALS, s, WITHIN).run(),
-        "8 side by side, median": lambda s: Simulation(world, median, cost, TRIALS, s, WITHIN).run(),
-        "8 side by side, promote": lambda s: PausedSearch(world, promote, cost, TRIALS, s, WITHIN).run(),
+        "8 side by side, median": ours["today: 8 in flight, median"],
+        "8 side by side, promote": ours[f"promote, first rung {third}"],
+        "8 side by side, curves": ours[f"curves, first rung {third}, the promising alone after 5"],
     }
 
 

@@ -25,9 +25,9 @@ import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial
 
-from benchmarks.record_curves import drawn
+from benchmarks.record_curves import WIDTH, drawn, widths_of
 from benchmarks.time_to_answer import Cost, Found, Simulation, Way, _suggest
-from benchmarks.worlds import WIDTH, WORLDS, World, widths_of
+from benchmarks.worlds import WORLDS, World
 from search import pruners, samplers
 from search.curve_model import RungModel, rungs_of
 from search.curve_rule import GFLOPS

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.promoted --data FOLDER
 
-FOLDER holds `Kvasir-SEG`. The study is that of `recorded_polyps.toml` with the pruner `promote` and a smaller teacher:
+FOLDER holds `Kvasir-SEG`. The study is that of `recorded_polyps.toml` with a pruner that pauses and a smaller teacher:
 that is taught, one worker works on the study to its end, and each exported configuration is trained anew, alone, by
 `trainer fit`. Prints how many trials were paused, promoted and finished, and fails where one of the runs is not equal
 to its trial.
@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds Kvasir-SEG")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--pruner", choices=("promote", "curves"), default="promote")
     args = parser.parse_args()
     recording = RECORDINGS[DATA]
     with tempfile.TemporaryDirectory(prefix="promoted-") as name:
@@ -76,7 +77,7 @@ def main() -> int:
             "epochs     = 20": f"epochs     = {args.epochs}",
             "epochs = 40": "epochs = 8",  # of the teacher
             "width      = 32": "width      = 16",
-            "trials = 160": f'trials = {args.trials}\n[pruner]\nname = "promote"',
+            "trials = 160": f'trials = {args.trials}\n[pruner]\nname = "{args.pruner}"',
         }
         text = recording.study.read_text()
         for old, new in changes.items():

@@ -32,7 +32,8 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from benchmarks import against
-from benchmarks.worlds import WIDTH, WORLDS, World, widths_of
+from benchmarks.record_curves import WIDTH, widths_of
+from benchmarks.worlds import WORLDS, World
 from search import pruners, samplers
 from search.spec.arms import Arm
 from search.spec.space import Choices, FloatRange, Scalar

@@ -20,8 +20,9 @@ from typing import Any
 
 import optuna
 
+from benchmarks.record_curves import WIDTH, widths_of
 from benchmarks.time_to_answer import WITHIN, Cost, Found, Simulation, Way
-from benchmarks.worlds import WIDTH, Formula, Recorded, World, widths_of
+from benchmarks.worlds import Formula, Recorded, World
 from search import samplers
 from search.proposing.warm_start import fitting
 from search.spec.space import Scalar

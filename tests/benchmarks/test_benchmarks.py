@@ -16,10 +16,10 @@ import pytest
 from benchmarks import volumes, volumes_work
 from benchmarks.against import OTHER, THIS, Version, differing, paired, ratio, table, timed_lines, turns, versions
 from benchmarks.clock import Account, Seconds, interval
-from benchmarks.record_curves import drawn
+from benchmarks.record_curves import WIDTH, drawn, widths_of
 from benchmarks.table import tables, within_blocks
 from benchmarks.time_to_answer import Cost, Simulation, Way
-from benchmarks.worlds import WIDTH, Formula, widths_of
+from benchmarks.worlds import Formula
 from trainer.data.volumes.windows import count_windows
 from trainer.errors import UserError
 
