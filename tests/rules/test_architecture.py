@@ -124,8 +124,6 @@ FILE_LINES = 500
 MOST_LINES = 700
 """Of a file that LONG_FILES lists with its reason."""
 FUNCTION_LINES = 60
-SHORT_LINES = 60
-"""A file below has two importers, or a table that names it: else it is a part of its importer."""
 LONG_FILES: dict[str, str] = {}
 """File -> why it is longer than FILE_LINES."""
 LONG_FUNCTIONS: dict[str, str] = {}
