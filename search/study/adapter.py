@@ -28,6 +28,7 @@ from search.proposing.ranges import front_first, suggest
 from search.spec.arms import Arm
 from search.spec.load import StudySpec
 from search.spec.space import Scalar, active
+from search.spec.strategies import PausingConfig
 from search.storage import errors
 from search.storage.database import Database
 from search.storage.leases import LeaseHandle, LeaseRow, Leases, Standing, paused_of, shortened
@@ -226,7 +227,7 @@ class StudyAdapter:
         with alone:
             draft = self._draft(claim)
             study = study_drafting(self._study_of[claim.arm.name], draft)
-            if self._pausing.rule(claim.held.study_id) is not None:
+            if isinstance(claim.arm.pruner, PausingConfig):
                 study = with_paused_as_pruned(study, self.leases.of_studies([claim.held.study_id]))
             trial = Trial(study, claim.held.trial_id)
             chosen: dict[str, Scalar] = {}
@@ -280,7 +281,7 @@ class StudyAdapter:
         """Whether the trial, as reported so far, is pruned; a rung's verdict is stored before it is returned, so that
         it is the same whoever asks again. A pruner's bug prunes nothing. Raises LeaseLost."""
         arm = self.arms[held.study_id]
-        if arm.pruner.name == "none" or self._pausing.rule(held.study_id) is not None:
+        if arm.pruner.name == "none" or isinstance(arm.pruner, PausingConfig):
             return False
         verdict = pruners.Verdict(False)
         with self._a_bug_ends_nothing(arm, held):
