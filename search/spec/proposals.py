@@ -17,6 +17,7 @@ from search.spec.strategies import (
     Nsga2Config,
     PatientConfig,
     PercentileConfig,
+    PromoteConfig,
     ThresholdConfig,
     WarmStart,
 )
@@ -166,7 +167,7 @@ def start_of(arm: Arm) -> int:
 
 def expected_complete(arm: Arm) -> int:
     """About how many trials of an arm are to be expected to train to their end, by the share that its pruner lets go
-    on; a rule that looks at one trial alone may end none."""
+    on; a rule that looks at one trial alone, or at a model of curves, may end none."""
     pruner = arm.pruner
     if isinstance(pruner, RungsConfig):
         left = float(pruner.reduction) ** -rungs(arm, pruner)
@@ -174,6 +175,12 @@ def expected_complete(arm: Arm) -> int:
             count = rungs(arm, pruner) + 1
             left = sum(float(pruner.reduction) ** -i for i in range(count)) / count
         return max(1, round(arm.trials * left))
+    if isinstance(pruner, PromoteConfig):
+        count, rung = 1, pruner.first_rung(arm.epochs)
+        while 2 * rung * pruner.reduction <= arm.epochs:
+            count, rung = count + 1, rung * pruner.reduction
+        # The two best of each choice go on in the end, however few there are.
+        return min(arm.trials, max(2 * max(1, len(arm.points)), round(arm.trials * float(pruner.reduction) ** -count)))
     if isinstance(pruner, FinishedTrialsRule) and pruner.warmup(arm.epochs) < arm.epochs - 1:
         first = min(arm.trials, pruner.startup * max(1, len(arm.points)))
         share = pruner.percentile / 100 if isinstance(pruner, PercentileConfig) else 0.5

@@ -34,6 +34,9 @@ def study(tmp_path: Path, small_study: Callable[..., str]) -> Callable[..., Stud
         ('name = "halving"', 2),
         ('name = "halving"\nmin_epochs = 9', 20),
         ('name = "hyperband"\nmin_epochs = 9', 40),
+        ('name = "promote"', 20),
+        ('name = "promote"\nmin_epochs = 1', 2),
+        ('name = "curves"', 60),
         ('name = "threshold"\nlower = 0.3', 60),
     ],
 )
@@ -49,6 +52,7 @@ def test_how_many_trials_are_to_be_expected_to_complete(
         ('name = "gp"', 'name = "halving"', 10),
         ('name = "nsga2"', 'name = "percentile"', 20),
         ('name = "cmaes"', 'name = "halving"', 6),
+        ('name = "gp"', 'name = "promote"\nmin_epochs = 1', 10),
         ('name = "gp"\nstartup = 80', 'name = "none"', 80),
     ],
 )
