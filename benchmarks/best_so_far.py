@@ -24,7 +24,7 @@ from benchmarks.pausing import lines
 from benchmarks.record_curves import widths_of
 from benchmarks.time_to_answer import Cost, Found, Simulation, Way
 from benchmarks.worlds import WORLDS, World
-from search.plotting import COLOURS, DPI
+from search.plotting import COLOURS, DPI, GREY
 from trainer.cli.entry import guard
 
 TRIALS, WITHIN = 60, 0.005
@@ -70,7 +70,7 @@ def draw(worlds: Sequence[World], seeds: int) -> bytes:
             low, middle, high = np.percentile(curves, [25, 50, 75], axis=0)
             axes.step(times, middle, where="post", color=colour, label=label)
             axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
-        axes.axhline(WITHIN, color="#555555", linestyle=":", linewidth=1)
+        axes.axhline(WITHIN, color=GREY, linestyle=":", linewidth=1)
         axes.set_yscale("log")
         axes.set_ylim(FLOOR, 1.0)
         axes.set_title(f"{world.name}, {len(widths_of(world.arm))} widths", fontsize=10)

@@ -81,6 +81,8 @@ def main() -> int:
         }
         text = recording.study.read_text()
         for old, new in changes.items():
+            if old not in text:
+                raise RuntimeError(f"{recording.study.name}: holds no {old!r}; the changes of this file follow it")
             text = text.replace(old, new)
         study.write_text(text)
         cache = ("--cache", folder / "cache")

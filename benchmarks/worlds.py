@@ -1,7 +1,8 @@
 """What a trial would have scored, without training: recorded curves of real small searches, and two formulas.
 
-Two of them are for setting constants: the recorded curves of Kvasir-SEG and the formula of `search simulate`. Those of
-CVC-ClinicDB and the second formula are kept apart, to judge what was set.
+Constants were set on the recorded curves of drawn pictures and on the formula of `search simulate`; those of Kvasir-SEG
+are for setting them, too. Those of CVC-ClinicDB and the second formula are kept apart, for one last look that judges
+what was set. What is not recorded yet says so.
 """
 
 import math
@@ -143,5 +144,3 @@ WORLDS: dict[str, Callable[[], World]] = {
     "clinicdb": lambda: Recorded("clinicdb"),
     "formula-2": lambda: Formula(SecondFormula(), "second formula"),
 }
-KEPT_APART = ("clinicdb", "formula-2")
-"""For the last look alone."""

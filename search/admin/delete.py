@@ -70,10 +70,10 @@ def main(args: argparse.Namespace) -> int:
     url = storage_url(args.storage)
     with patient("delete"):
         opened = open_storage(url, create=False)
-        searches = _searches(opened, args.study, args.name)
+        whole, searches = _searches(opened, args.study, args.name)
         _refuse_held(opened, searches, anyway=args.anyway)
     if not args.yes:
-        _ask(opened, searches, args)
+        _ask(opened, whole, searches, args)
     with patient("delete"):
         gone = delete(opened, url, searches, args.runs, args.artifacts or args.runs / "artifacts", anyway=args.anyway)
     if args.json:
@@ -89,21 +89,16 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _searches(opened: Database, study: str, name: str | None) -> list[SearchRow]:
-    """The search, or all members of a series, each after its confirmations, which mean nothing without it."""
-    known = opened.searches.names()
-    members = begun_members(opened, study, name) or [known_search(opened, study, name)]
-    return [
-        each
-        for row in members
-        for each in (*(known_search(opened, one) for one in confirmations(row.name, known)), row)
-    ]
-
-
-def _series(opened: Database, args: argparse.Namespace) -> str | None:
-    """The series that is to be deleted; None where it is a single study."""
-    members = begun_members(opened, args.study, args.name)
-    return place_of(members[0]).name if members else None
+def _searches(opened: Database, study: str, name: str | None) -> tuple[str, list[SearchRow]]:
+    """The name of the study or series, and its searches, each after its confirmations, which mean nothing without
+    it."""
+    members = begun_members(opened, study, name)
+    whole = place_of(members[0]).name if members else None
+    known, rows = opened.searches.names(), list[SearchRow]()
+    for row in members or [known_search(opened, study, name)]:
+        rows += [known_search(opened, each) for each in confirmations(row.name, known)]
+        rows.append(row)
+    return whole or rows[-1].name, rows
 
 
 def _refuse_held(opened: Database, searches: Sequence[SearchRow], *, anyway: bool) -> None:
@@ -117,9 +112,8 @@ def _refuse_held(opened: Database, searches: Sequence[SearchRow], *, anyway: boo
             )
 
 
-def _ask(opened: Database, searches: Sequence[SearchRow], args: argparse.Namespace) -> None:
-    """Raises UserError where the answer is not the study's name, or nobody can give one."""
-    whole = _series(opened, args) or searches[-1].name
+def _ask(opened: Database, whole: str, searches: Sequence[SearchRow], args: argparse.Namespace) -> None:
+    """Raises UserError where the answer is not the name of the study or series, or nobody can give one."""
     storage = "" if args.storage is None else f" --storage {shlex.quote(opened.label)}"
     names = [each.name for each in searches if each.name != whole]
     also = "" if not names else f", with {', '.join(names)}"

@@ -64,15 +64,8 @@ def main(args: argparse.Namespace) -> int:
 
 def listed(opened: Database) -> list[ListedSearch]:
     """Every search by its name, members of a series by their numbers; what is deleted meanwhile is left out."""
-    names = sorted(opened.searches.names(), key=_in_order)
-    rows = (read(opened, name) for name in names if opened.searches.search(name) is not None)
+    rows = (read(opened, name) for name in opened.searches.names() if opened.searches.search(name) is not None)
     return [_of(each, progress_of(each, opened.searches.closed)) for each in rows]
-
-
-def _in_order(name: str) -> tuple[str, int, str]:
-    """Places NAME.2 before NAME.10."""
-    series, _, number = name.rpartition(".")
-    return (series, int(number), name) if series and number.isdecimal() else (name, 0, name)
 
 
 def _of(rows: SearchSnapshot, progress: SearchProgress) -> ListedSearch:

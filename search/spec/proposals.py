@@ -176,11 +176,11 @@ def expected_complete(arm: Arm) -> int:
             left = sum(float(pruner.reduction) ** -i for i in range(count)) / count
         return max(1, round(arm.trials * left))
     if isinstance(pruner, PromoteConfig):
-        count, rung = 1, pruner.first_rung(arm.epochs)
-        while 2 * rung * pruner.reduction <= arm.epochs:
-            count, rung = count + 1, rung * pruner.reduction
-        # The two best of each choice go on in the end, however few there are.
-        return min(arm.trials, max(2 * max(1, len(arm.points)), round(arm.trials * float(pruner.reduction) ** -count)))
+        from search.promotion import LEAST, Promotion  # imports Optuna, which other questions to a study file spare
+
+        passed = len(Promotion(arm.epochs, pruner.first_rung(arm.epochs), pruner.reduction).rungs)
+        going = round(arm.trials * float(pruner.reduction) ** -passed)
+        return min(arm.trials, max(LEAST * max(1, len(arm.points)), going))
     if isinstance(pruner, FinishedTrialsRule) and pruner.warmup(arm.epochs) < arm.epochs - 1:
         first = min(arm.trials, pruner.startup * max(1, len(arm.points)))
         share = pruner.percentile / 100 if isinstance(pruner, PercentileConfig) else 0.5

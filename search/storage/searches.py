@@ -242,6 +242,11 @@ def check_room(connection: sa.Connection, dialect: str, study_id: int, search_id
         raise Refused(f"arm {arm.name}: {arm.in_flight} trials are in flight")
 
 
+def _in_order(name: str) -> tuple[str, int, str]:
+    series, _, number = name.rpartition(".")
+    return (series, int(number), name) if series and number.isdecimal() else (name, 0, name)
+
+
 class Searches:
     """Statements on the rows of searches and their arms; `optuna_tables` are Optuna's tables by name."""
 
@@ -257,9 +262,9 @@ class Searches:
         return None if row is None else SearchRow.of(row)
 
     def names(self) -> list[str]:
-        """The names of all searches in this database."""
+        """The names of all searches in this database in their order: NAME.2 before NAME.10, as in a series."""
         with self.engine.begin() as connection:
-            return list(connection.execute(sa.select(searches.c.name).order_by(searches.c.name)).scalars())
+            return sorted(connection.execute(sa.select(searches.c.name)).scalars(), key=_in_order)
 
     def members(self, series: str) -> list[SearchRow]:
         """The members of a series that were begun, in the order of their numbers; none where it is no series."""
