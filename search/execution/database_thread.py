@@ -77,6 +77,11 @@ class SyncBarrier:
         with self._condition:
             return self._requested
 
+    def awaits(self, request: int) -> bool:
+        """Whether somebody may wait for the cycle of this request."""
+        with self._condition:
+            return request > self._completed
+
     def complete(self, request: int) -> None:
         """A cycle is over that began at this request."""
         with self._condition:
@@ -129,6 +134,8 @@ class DatabaseThread:
         self._stale: list[LeaseRow] = []
         self._drains = False
         self._left_empty = False
+        self._proposes = False
+        """Whether parameters of trials to come may be drawn."""
         self._rate = SearchRate()
         self._progress, self._progress_at = "", 0.0
         self._heartbeats = Periodic(settings.ttl / 6, self._send_heartbeats)
@@ -226,6 +233,8 @@ class DatabaseThread:
             if self._note_process is not None:
                 self._note_process.start_if_due()
             self._note_recovery()
+            if self._proposes and not self._barrier.awaits(request):
+                self._propose()
         except Exception as error:
             if not errors.is_transient(error):
                 raise
@@ -241,6 +250,8 @@ class DatabaseThread:
                 self._barrier.complete(request)
             self._condition.notify_all()
             waiting = available and bool(self._outbox)
+            if self._proposes and available:
+                return
             if self._barrier.newest() == request and not waiting and not (self._closing and not last_try):
                 self._condition.wait(min(self.settings.ttl / 12, 2.0) if available else 0.5)
 
@@ -341,6 +352,20 @@ class DatabaseThread:
                 self._end_if_over(closed, refused)
                 return
             self._held.begin(claim)
+            self._proposes = True
+
+    def _propose(self) -> None:
+        """Draw for one trial to come while students train, so that reports never wait for more than one draw."""
+        self._proposes = False
+        if self._drains or self.ended is not None or not self._held.held:
+            return
+        try:
+            self._proposes = self.search.propose()
+        except Exception as error:
+            if errors.is_transient(error):
+                raise
+            # A sampler's bug: the next trial's own draw meets it, and that trial ends with it.
+            logger.opt(exception=error).debug("no parameters are drawn ahead")
 
     def _say_left_empty(self, refused: Refused) -> None:
         """Say once that a slot stays empty on purpose: a worker that has no work would look the same."""

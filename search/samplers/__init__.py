@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from search.samplers import cmaes, gp, grid, nsga2, qmc, tpe, uniform
 from search.samplers.front import FrontChoice, Point, choice_for, choice_of, given_of, point_of
 from search.samplers.open_front import open_choice
-from search.samplers.per_trial import FINISHED, OWN_AFTER, Older, PerTrial
+from search.samplers.per_trial import FINISHED, OWN_AFTER, Older, PerTrial, view_of
 from search.samplers.storage_view import Scalar
 from trainer.errors import nearest
 
@@ -29,6 +29,7 @@ __all__ = [
     "open_choice",
     "point_of",
     "sampler",
+    "view_of",
 ]
 
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {

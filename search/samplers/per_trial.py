@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.samplers.front import FrontChoice, choice_of
+from search.samplers.front import FrontChoice, choice_of, turns
 from search.samplers.storage_view import Change, everything, quantiles_within, same_choice, study_through
 from trainer.seeds import derive
 
@@ -27,6 +27,14 @@ class Older:
     """Numbered from below 0 up to -1; their values are quantiles, in the direction of this study."""
     weight: float
     """What each counts beside a trial of this study before there are any."""
+
+
+def view_of(front: FrontChoice | None, number: int) -> tuple[int, bool]:
+    """What, beside the others themselves, decides how a trial of this number sees them: its place along the front, and
+    whether its block is a second one (without a front: whether its number is odd)."""
+    if front is None:
+        return 0, number % 2 == 1
+    return turns(front, number)[0], number // len(front.points) % 2 == 1
 
 
 class PerTrial(BaseSampler):
@@ -115,7 +123,7 @@ class PerTrial(BaseSampler):
     def _seen(self, study: Study, trial: FrozenTrial) -> Study:
         if self._front is not None:
             change = self._within(self._front, trial)
-        elif self._older is not None and trial.number % 2 == 0:
+        elif self._older is not None and not view_of(None, trial.number)[1]:
             change = self._behind_older(quantiles_within())
         else:
             change = everything
@@ -123,7 +131,7 @@ class PerTrial(BaseSampler):
 
     def _within(self, front: FrontChoice, trial: FrozenTrial) -> Change:
         least = self._own_after
-        second_block = trial.number // len(front.points) % 2 == 1
+        _, second_block = view_of(front, trial.number)
         own_choice = same_choice(choice_of(front, trial))
         all_ranked = quantiles_within(*front.names)
 

@@ -13,7 +13,7 @@ import sqlite3
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, ItemsView, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -386,8 +386,21 @@ class Curve(Mapping[int, float]):
     def __len__(self) -> int:
         return len(self._steps)
 
+    def items(self) -> ItemsView[int, float]:
+        """Pairs of step and score; samplers go through those of all trials at every draw."""
+        return _CurveItems(self)
+
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+class _CurveItems(ItemsView[int, float]):
+    """Without a search for each step, as the general one makes."""
+
+    _mapping: Curve
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        return zip(self._mapping._steps, self._mapping._scores, strict=True)
 
 
 def _study_of(study_id: int) -> Any:

@@ -17,17 +17,18 @@ import optuna
 from loguru import logger
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, NopPruner
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners, samplers
 from search.promotion import Turn
+from search.proposing.ahead import Ahead, draw
 from search.proposing.builders import front_of, pruner_of, sampler_of
 from search.proposing.dealing import deal, is_open
+from search.proposing.draft import Draft, begun
 from search.proposing.pausing_arms import PausingArms
-from search.proposing.ranges import front_first, suggest
 from search.spec.arms import Arm
 from search.spec.load import StudySpec
-from search.spec.space import Scalar, active
+from search.spec.space import Scalar
 from search.spec.strategies import PausingConfig
 from search.storage import errors
 from search.storage.database import Database
@@ -43,11 +44,10 @@ from search.storage.statements import (
     LeftEmpty,
     Owner,
     Refused,
+    Suggested,
     Values,
     named,
 )
-from search.study.draft import Draft, begun, study_drafting
-from search.study.outcomes import with_paused_as_pruned
 from search.study.settings import with_budgets
 from search.study.trial_attributes import failure
 from trainer.errors import UserError
@@ -113,8 +113,10 @@ class StudyAdapter:
         self._pruner_of = {arm.name: self._pruner(arm) for arm in spec.arms}
         minimize = spec.objective.direction == "minimize"
         self._pausing = PausingArms(self.arms, self._pruner_of, self._front_of, self._study_of, minimize)
-        self._drafts: dict[int, Draft] = {}
+        self._suggested: dict[int, Suggested] = {}
         """What was suggested and not stored yet, by trial id."""
+        self._ahead: dict[int, Ahead] = {}
+        """Proposals for trials to come, by study id, once this process created a trial there."""
         self._ranges_of: dict[int, dict[str, BaseDistribution]] = {}
         """The distributions of each study's parameters, as far as they were met."""
 
@@ -220,24 +222,31 @@ class StudyAdapter:
 
         They are stored by `commit`, or by `store_suggested`; the choice of an open front at once. Raises LeaseLost.
         """
-        if is_open(self.spec, claim.arm):
-            deal(self.opened, self.spec, claim.arm, claim.held)
+        held, arm = claim.held, claim.arm
+        if is_open(self.spec, arm):
+            deal(self.opened, self.spec, arm, held)
+        elif claim.present is not None and (ahead := self._ahead.get(held.study_id)) is not None:
+            proposal = ahead.take(held.number, len(claim.present))
+            if proposal is not None:
+                self._suggested[held.trial_id] = proposal.suggested
+                return proposal.chosen
         # The cell of a grid is chosen from what the others have: one worker at a time, until it is stored.
-        alone = self.opened.alone() if claim.arm.sampler.name == "grid" else nullcontext()
-        with alone:
+        with self.opened.alone() if arm.sampler.name == "grid" else nullcontext():
             draft = self._draft(claim)
-            study = study_drafting(self._study_of[claim.arm.name], draft)
-            if isinstance(claim.arm.pruner, PausingConfig):
-                study = with_paused_as_pruned(study, self.leases.of_studies([claim.held.study_id]))
-            trial = Trial(study, claim.held.trial_id)
-            chosen: dict[str, Scalar] = {}
-            for parameter in front_first(claim.arm):
-                if active(parameter, claim.arm.values(chosen)):
-                    chosen[parameter.name] = suggest(trial, parameter)
-            self._drafts[claim.held.trial_id] = draft
-            if claim.arm.sampler.name == "grid":
+            chosen = draw(self._study_of[arm.name], arm, draft, self._paused(held.study_id))
+            self._suggested[held.trial_id] = draft.suggested
+            if arm.sampler.name == "grid":
                 self.store_suggested(claim)
         return chosen
+
+    def propose(self) -> bool:
+        """Draw the parameters of one trial to come, where a study is so large that a slot would wait for them; whether
+        more are to be drawn."""
+        wanting = [study_id for study_id in self._ahead if self._ahead[study_id].wants]
+        for study_id in wanting[:1]:
+            study, ranges = self._study_of[self.arms[study_id].name], self._ranges(study_id)
+            self._ahead[study_id].make(study, self._paused(study_id), ranges)
+        return any(self._ahead[study_id].wants for study_id in wanting)
 
     def store_suggested(self, claim: Claim) -> None:
         """Store what was suggested for a trial that ends before its run is stored. Raises LeaseLost."""
@@ -258,11 +267,19 @@ class StudyAdapter:
         trial = next((each for each in present if each._trial_id == trial_id), None)
         if trial is None:
             raise LeaseLost(f"trial {trial_id}: somebody deleted it")
-        return Draft(self.opened.storage, trial, present, self._ranges_of.setdefault(study_id, {}))
+        return Draft(self.opened.storage, trial, present, self._ranges(study_id))
+
+    def _ranges(self, study_id: int) -> dict[str, BaseDistribution]:
+        return self._ranges_of.setdefault(study_id, {})
+
+    def _paused(self, study_id: int) -> Collection[int]:
+        """The ids of an arm's paused trials."""
+        if not isinstance(self.arms[study_id].pruner, PausingConfig):
+            return ()
+        return paused_of(self.leases.of_studies([study_id])).keys()
 
     def _store(self, claim: Claim, changes: Values, attributes: Values) -> None:
-        draft = self._drafts.pop(claim.held.trial_id, None)
-        suggested = NOTHING_SUGGESTED if draft is None else draft.suggested
+        suggested = self._suggested.pop(claim.held.trial_id, NOTHING_SUGGESTED)
         self.opened.fence.store(claim.held.trial_id, claim.held.token, suggested, changes, attributes)
 
     # ---- training
@@ -457,6 +474,8 @@ class StudyAdapter:
                     trial_id = self.opened.storage.create_new_trial(study_id)
         except KeyError:
             raise SearchClosed(Closed(ClosedKind.DELETED, DELETED)) from None
+        if not waits and not is_open(self.spec, arm):
+            self._ahead.setdefault(study_id, Ahead(arm, self.opened.storage, owner.name))
         held = LeaseHandle(trial_id, admission.number_of(trial_id), study_id, 1)
         return Claim(held, arm, None, present=None if waits else [*present, begun(held)])
 

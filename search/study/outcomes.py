@@ -9,10 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import Study
 from optuna.trial import TrialState
 
-from search.samplers.storage_view import paused, study_through
 from search.spec.arms import Arm
 from search.spec.strategies import PausingConfig
 from search.storage.database import Database
@@ -39,12 +37,6 @@ def pruned(lease: LeaseDetails) -> bool:
 def has_final_score(lease: LeaseDetails) -> bool:
     """Whether a trial was trained to its end and has a finite score, so that it can be ranked against others."""
     return trained_to_end(lease) and lease.best_score is not None and math.isfinite(lease.best_score)
-
-
-def with_paused_as_pruned(study: Study, rows: Sequence[LeaseRow]) -> Study:
-    """The study as samplers see it: its paused trials are PRUNED, with the scores that they have so far."""
-    ids = paused_of(rows)
-    return study_through(study, paused(ids)) if ids else study
 
 
 def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[LeaseRow]) -> list[LeaseRow]:

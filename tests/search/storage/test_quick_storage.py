@@ -135,6 +135,9 @@ def test_a_curve_is_a_mapping_of_its_scores() -> None:
     assert curve.get(11) is None
     with pytest.raises(KeyError):
         curve[0]
+    assert list(curve.items()) == list({1: math.inf, 3: 0.5, 10: -0.25}.items())
+    assert (3, 0.5) in curve.items()
+    assert curve.items() == {1: math.inf, 3: 0.5, 10: -0.25}.items()
     assert len(Curve({})) == 0
 
 

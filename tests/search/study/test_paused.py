@@ -10,10 +10,13 @@ from optuna.trial import TrialState
 from search.admin.close import close
 from search.commands.status import lines, look
 from search.execution.checkpoint_writer import on_hand
+from search.samplers.storage_view import paused as as_pruned
+from search.samplers.storage_view import study_through
+from search.storage.leases import paused_of
 from search.storage.schema import FINISHED, HELD, PAUSED
 from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, StudyAdapter
-from search.study.outcomes import end_paused, with_paused_as_pruned
+from search.study.outcomes import end_paused
 from search.study.progress import read_progress
 
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
@@ -117,9 +120,9 @@ def test_samplers_see_it_pruned_and_the_database_keeps_it_running(join):
     one = begun(search, 0.6)
     study = search._study_of["kd"]
     rows = search.leases.of_studies(list(search.arms))
-    assert [t.state for t in with_paused_as_pruned(study, rows).get_trials()] == [TrialState.PRUNED]
+    seen = study_through(study, as_pruned(paused_of(rows).keys()))
+    assert [t.state for t in seen.get_trials()] == [TrialState.PRUNED]
     assert [t.state for t in study.get_trials()] == [TrialState.RUNNING]
-    assert with_paused_as_pruned(study, []) is study
     assert search.counts()["kd"].admitted == 1
     assert end_paused(search.opened, one.held.trial_id)
     (trial,) = study.get_trials()

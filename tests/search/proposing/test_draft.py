@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from search.execution.held_trials import HeldTrials
 from search.execution.messages import WorkerSettings
+from search.proposing.draft import Draft
 from search.storage.statements import LeaseLost, Owner
 from search.study.adapter import Claim, StudyAdapter
-from search.study.draft import Draft
 
 ME = Owner("me", "here")
 NINE = """

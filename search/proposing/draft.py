@@ -78,6 +78,11 @@ class Draft(View):
         self._trial.system_attrs[key] = json.loads(json.dumps(value))
 
     @property
+    def trial(self) -> FrozenTrial:
+        """The trial as it is suggested so far: the very object, which grows."""
+        return self._trial
+
+    @property
     def suggested(self) -> Suggested:
         """What the database does not have of it yet."""
         return Suggested(dict(self._params), dict(self._notes))
