@@ -45,7 +45,7 @@ class Proposal:
     """The trials that it was drawn from."""
 
 
-def draw(study: Study, arm: Arm, draft: Draft, paused_ids: Collection[int] = ()) -> dict[str, Scalar]:
+def parameters_of(study: Study, arm: Arm, draft: Draft, paused_ids: Collection[int] = ()) -> dict[str, Scalar]:
     """All parameters of the draft's trial; those that it has are kept.
 
     study: the one that the trial is of. paused_ids: trials of it that samplers see as pruned meanwhile.
@@ -94,7 +94,7 @@ class Ahead:
             return
         trial = _running(self._next_number(wanted, len(present)))
         draft = Draft(self._storage, trial, [*present, *(each.trial for each in self._ready.values())], ranges)
-        chosen = draw(study, self._arm, draft, paused_ids)
+        chosen = parameters_of(study, self._arm, draft, paused_ids)
         self._ready[wanted] = Proposal(chosen, draft.suggested, draft.trial, len(present))
 
     def take(self, number: int, present: int) -> Proposal | None:

@@ -152,8 +152,10 @@ def _curve_values(names: Sequence[str], trials: list[FrozenTrial]) -> _Groups:
         group = groups.get(_choice(trial, names))
         if group is None or trial.state == TrialState.FAIL:
             continue
-        for epoch, value in trial.intermediate_values.items():
-            if epoch in group and not math.isnan(value):
+        scores = trial.intermediate_values
+        for epoch in group if len(group) < len(scores) else scores:
+            value = scores.get(epoch)
+            if epoch in group and value is not None and not math.isnan(value):
                 group[epoch].append(value)
     return _sorted(groups)
 

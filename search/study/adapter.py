@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import pruners, samplers
 from search.promotion import Turn
-from search.proposing.ahead import Ahead, draw
+from search.proposing.ahead import Ahead, parameters_of
 from search.proposing.builders import front_of, pruner_of, sampler_of
 from search.proposing.dealing import deal, is_open
 from search.proposing.draft import Draft, begun
@@ -233,7 +233,7 @@ class StudyAdapter:
         # The cell of a grid is chosen from what the others have: one worker at a time, until it is stored.
         with self.opened.alone() if arm.sampler.name == "grid" else nullcontext():
             draft = self._draft(claim)
-            chosen = draw(self._study_of[arm.name], arm, draft, self._paused(held.study_id))
+            chosen = parameters_of(self._study_of[arm.name], arm, draft, self._paused(held.study_id))
             self._suggested[held.trial_id] = draft.suggested
             if arm.sampler.name == "grid":
                 self.store_suggested(claim)
