@@ -29,7 +29,7 @@ from torch import Tensor
 
 from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
 from trainer.atomic_files import private_folder, sync_folder
-from trainer.config import RunConfig
+from trainer.config import DataConfig, RunConfig, VolumeData
 from trainer.data.classes import dims_of, input_sides
 from trainer.data.dataset import DataSet, examples_an_epoch
 from trainer.errors import DataError, refusal_text
@@ -220,10 +220,18 @@ def _provenance(run: RunConfig, data: DataSet, teacher: str, device: torch.devic
         "augment": run.data.augment,
         "views": run.data.views,
         "seed": run.seed,
+        **_patches(run.data),
         "device": device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "versions": [torch.__version__, version("albumentations"), cv2.__version__, *_runtime(run.teacher)],
     }
+
+
+def _patches(config: DataConfig) -> dict[str, object]:
+    """What says where patches of volumes lie; nothing of pictures. How a case is prepared is in the data's hash."""
+    if not isinstance(config, VolumeData):
+        return {}
+    return {"patches": [config.patch, config.patches, config.foreground]}
 
 
 def _runtime(config: TeacherConfig | None) -> list[str]:

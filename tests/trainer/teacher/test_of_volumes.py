@@ -15,9 +15,11 @@ from models.config import network_config
 from tests.trainer.volume_files import REGIONS, drawn_cases, run
 from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
+from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
 from trainer.dry_run import check
 from trainer.engine.fit import fit
+from trainer.engine.resources import SharedResources
 from trainer.teacher import open as opened
 from trainer.teacher.inspection import Inspection, inspect, students_below
 
@@ -118,6 +120,23 @@ def test_a_student_learns_from_it_with_and_without_views(cases, tmp_path, views)
     teacher = table(write_onnx(tmp_path / "t.onnx", sides=PATCH))
     reports = list(fit(taught_by(cases, teacher, data={"views": views}), cache=cases / "cache", ranks=Ranks("cpu")))
     assert reports[-1].losses["kl"] > 0
+
+
+@pytest.mark.parametrize("change", [{"foreground": 0.9}, {"patches": 3}, {"patch": [8, 16, 16]}])
+def test_patches_that_lie_elsewhere_have_logits_of_their_own(cases, tmp_path, change):
+    """Stored logits in one cache are never those of another study's patches."""
+    teacher = table(write_onnx(tmp_path / "t.onnx"))
+    for own in ({}, change):
+        config = taught_by(cases, teacher, data={"views": 1} | own)
+        resources = SharedResources(Ranks("cpu"), cases / "cache")
+        resources.prepare(config, 0)
+        for batch in resources.stream(config).epoch(0):
+            images = BatchImages(batch.images)
+            kept = resources.teacher_output(config, 0, batch.indices, images, frozenset())
+            now = resources.teacher_forward(config, images, frozenset())
+            assert kept is not None
+            assert now is not None
+            assert torch.equal(kept.logits, now.logits.half().float())
 
 
 def looked(path: Path, **options: object) -> Inspection:
