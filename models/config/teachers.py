@@ -183,13 +183,14 @@ class ExportedTeacher(Teacher):
 
 
 class MapsTeacher(Teacher):
-    """Stored probabilities of the foreground, a file an image of train and validation; of pictures alone. It has no
-    taps."""
+    """Stored probabilities, a file an image of train and validation: of pictures those of the foreground, of volumes
+    those of every class or region. It has no taps."""
 
     name: Literal["maps"]
     checkpoint: str | None = Field(
         default=None,
-        description="the folder; below it the images' paths with the suffix .png (8 or 16 bit) or .npy (0 to 1)",
+        description="the folder; below it the images' paths with the suffix .png (8 or 16 bit) or .npy (0 to 1), of "
+        "volumes .nii or .nii.gz on the image's grid, classes or regions as the fourth axis",
     )
 
 

@@ -376,10 +376,12 @@ def _stored_logits(spec: StudySpec, data: DataSet | None) -> Iterator[str]:
         return
     from trainer.engine.resources import teacher_key
     from trainer.teacher.stored_logits import stored_bytes
+    from trainer.teacher.volume_maps import kept_map_bytes
 
     listening = [run for _, run in probe_runs(spec) if run.methods()]
     kinds = {(stream_key(run), teacher_key(run)): run for run in listening}
     size = sum(stored_bytes(run, data) for run in kinds.values())
+    size += sum({run.teacher: kept_map_bytes(run, data) for run in listening}.values())
     yield f"data.views: the teacher's logits take {size / 1e9:.3g} GB of each machine's cache folder, computed once"
 
 

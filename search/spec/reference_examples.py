@@ -216,7 +216,7 @@ NOTES = {
     "all. `trainer teach` then trains nothing and tells how good it is; what it was trained on is unknown. "
     "Where its size is fixed, images are resized to it and its output back. Methods that read taps need a network of "
     "ours, alone. Maps tell what was said of the plain pictures: they are bent along with the picture, while changes "
-    "of colour leave them as they are.",
+    "of colour leave them as they are; patches of volumes are cut out of them (docs/volumes.md).",
     "run.losses": "The total loss is the sum of weight times term, over the terms without a teacher and those that "
     "`method` names.",
     "ranges": 'What was published for each method, and the range in which `"losses.cwd" = "default"` searches it in '

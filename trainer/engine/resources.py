@@ -22,7 +22,7 @@ from trainer.distributed.ranks import Ranks
 from trainer.evaluation.metrics import autocast
 from trainer.teacher.open import OpenedTeacher, content, wanted
 from trainer.teacher.open import opened as open_teacher
-from trainer.teacher.probability_maps import Maps
+from trainer.teacher.probability_maps import StoredMaps
 from trainer.teacher.stored_logits import UNSTORED, StoredLogits
 
 
@@ -127,7 +127,7 @@ class SharedResources:
     def visible(self, run: RunConfig) -> Segmenter | None:
         """The teacher of a run where it can be asked about any image; None without one, and for stored maps."""
         network = self.teacher(run)
-        return None if isinstance(network, Maps) else network
+        return None if isinstance(network, StoredMaps) else network
 
     def prepare(self, run: RunConfig, epoch: int) -> None:
         """Make what is missing of the logits that a stream epoch needs, where the run's views are stored.
@@ -180,7 +180,7 @@ class SharedResources:
 
     def _view_logits(self, run: RunConfig, view: int, indices: tuple[int, ...], pixels: Tensor) -> Tensor:
         network = self.teacher(run)
-        if isinstance(network, Maps):
+        if isinstance(network, StoredMaps):
             return network.warped(run.seed, view, indices)
         output = self.teacher_forward(run, BatchImages(pixels.to(self.ranks.device, non_blocking=True)), frozenset())
         if output is None:
@@ -193,7 +193,7 @@ class SharedResources:
         network = self.teacher(run)
         if network is None:
             return None
-        if isinstance(network, Maps):
+        if isinstance(network, StoredMaps):
             raise ValueError(UNSTORED)
         self.counters.teacher_forwards += 1
         self.counters.teacher_taps += len(taps)

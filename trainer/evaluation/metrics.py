@@ -247,7 +247,7 @@ def _count_volumes(
 
     for index, logits in volume_slices(predict, data, part, ranks, opening):
         truth = _sent(np.stack([data.native_mask(part, index, opening)]), ranks.device)
-        counts[index] = _counted(logits[None], truth, data.regions)[0]
+        counts[index] = counted(logits[None], truth, data.regions)[0]
         for keep in keepers:
             keep(index, logits)
 
@@ -269,13 +269,13 @@ def _count(
         native = native_logits(logits[rows[0] : rows[-1] + 1], placement)
         truth = _sent(np.stack([batch.masks[row] for row in rows]), logits.device)
         first = batch.start + rows[0]
-        counts[first : first + len(rows)] = _counted(native, truth, regions)
+        counts[first : first + len(rows)] = counted(native, truth, regions)
         for keep in keepers:
             for row, one in zip(rows, native, strict=True):
                 keep(batch.indices[row], one)
 
 
-def _counted(logits: "Tensor", truth: "Tensor", regions: "Regions | None") -> "Tensor":
+def counted(logits: "Tensor", truth: "Tensor", regions: "Regions | None") -> "Tensor":
     """Counts (N, classes, 4) of logits (N, classes, *S) against labels (N, *S)."""
     if regions is None:
         return confusion(labels(logits), truth, logits.shape[1])

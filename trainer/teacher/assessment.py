@@ -20,11 +20,10 @@ from trainer.data.splits.near_duplicates import unpacked
 from trainer.distributed.ranks import Ranks
 from trainer.errors import CheckpointError
 from trainer.evaluation.calibration import Calibration
-from trainer.evaluation.confusion import confusion, labels
-from trainer.evaluation.metrics import Keep, score, validate
+from trainer.evaluation.metrics import Keep, counted, score, validate
 from trainer.evaluation.per_image import scored_units
 from trainer.teacher.open import AGAIN, OpenedTeacher, called, opened, ours, wanted
-from trainer.teacher.probability_maps import Maps
+from trainer.teacher.probability_maps import StoredMaps
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Judgement:
 def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Judgement:
     """A teacher on validation. Every rank calls it."""
     calibration = Calibration(data, "validation", ranks)
-    if isinstance(network, Maps):
+    if isinstance(network, StoredMaps):
         dice = stored_dice(network, data, "validation", keep=calibration.hear, ranks=ranks)
     else:
         scores = validate(
@@ -62,7 +61,7 @@ def judge(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> Ju
 
 def train_dice(network: Segmenter, run: RunConfig, data: DataSet, ranks: Ranks) -> float:
     """Its Dice on the training images. Every rank calls it."""
-    if isinstance(network, Maps):
+    if isinstance(network, StoredMaps):
         return stored_dice(network, data, "train", keep=None, ranks=ranks)
     hears = _progress_lines(ranks, "training part", data)
     return validate(network, data, "train", ranks=ranks, precision=run.precision, progress=hears).means["dice"]
@@ -74,19 +73,17 @@ def _progress_lines(ranks: Ranks, what: str, data: DataSet) -> Callable[[int, in
     return scored_units(pulse, what, data.config) if ranks.leads else None
 
 
-def stored_dice(network: Maps, data: DataSet, part: Part, *, keep: Keep | None, ranks: Ranks) -> float:
-    """The same of stored maps; the ranks take images in turn."""
-    total = len(data.samples(part))
-    counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
-    for index in range(ranks.rank, total, ranks.world):
-        ranks.watchdog.beat()
-        logits = network.native(part, index).to(ranks.device)
+def stored_dice(network: StoredMaps, data: DataSet, part: Part, *, keep: Keep | None, ranks: Ranks) -> float:
+    """The same of stored maps; the ranks take images or cases in turn."""
+    samples = data.samples(part)
+    counts = torch.zeros(len(samples), data.classes, 4, dtype=torch.int64, device=ranks.device)
+    for index, logits in network.scored(part, ranks):
         truth = torch.from_numpy(data.native_mask(part, index).copy()).to(ranks.device)
-        counts[index] = confusion(labels(logits[None]), truth[None], data.classes)[0]
+        counts[index] = counted(logits[None], truth[None], data.regions)[0]
         if keep is not None:
             keep(index, logits)
     host = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
-    return score(host, cases=cases_of(data.samples(part))).means["dice"]
+    return score(host, cases=cases_of(samples), regions=data.regions is not None).means["dice"]
 
 
 _UNSEEN: tuple[Part, ...] = ("validation", "test")

@@ -31,6 +31,7 @@ from trainer.checkpoint import Weights
 from trainer.config import RunConfig
 from trainer.data.classes import dims_of, normalisation_of, size_of
 from trainer.data.dataset import DataSet
+from trainer.data.sets.volumes import VolumeCases
 from trainer.data.streams.batches import normalise, renormalised
 from trainer.data.streams.examples import examples_of
 from trainer.errors import CheckpointError, received
@@ -39,6 +40,7 @@ from trainer.teacher import exported, nnunet, probability_maps, state_dict
 from trainer.teacher.exported import Exported, open_export, open_onnx
 from trainer.teacher.monai_keys import monai_pairs
 from trainer.teacher.probability_maps import Maps
+from trainer.teacher.volume_maps import VolumeMaps
 
 Kind = TypeVar("Kind", bound=Segmenter)
 
@@ -161,7 +163,8 @@ def _opened(config: TeacherConfig, data: DataSet, device: torch.device) -> Opene
         files = tuple(file for member in members for file in member.files)
         return OpenedTeacher(ensemble, sha256, files, tuple(note for member in members for note in member.notes))
     if isinstance(config, MapsTeacher):
-        return OpenedTeacher(Maps(located(config), data).eval(), content(config), (None,))
+        kept = VolumeMaps(located(config), data) if isinstance(data, VolumeCases) else Maps(located(config), data)
+        return OpenedTeacher(kept.eval(), content(config), (None,))
     if isinstance(config, NnunetTeacher):
         network, notes = nnunet.teacher_from(config, located(config), data)
         _refuse_ruins(network, located(config))

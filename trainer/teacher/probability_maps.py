@@ -6,7 +6,8 @@ nearest pixels, once a view, and kept with the other stored logits.
 """
 
 import hashlib
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -18,49 +19,68 @@ from torch import Tensor
 from models.output import Output, Segmenter
 from trainer.checkpoint import SHOWN
 from trainer.data import augment
-from trainer.data.classes import dims_of
-from trainer.data.dataset import DataSet, Part, Placement, Sample
+from trainer.data.dataset import DataSet, Part, Placement
+from trainer.data.volumes.nifti import SUFFIXES as VOLUME_SUFFIXES
+from trainer.distributed.ranks import Ranks
 from trainer.errors import CheckpointError
 from trainer.seeds import derive
-from trainer.teacher.stored_logits import OF_PICTURES
 
 PARTS: tuple[Part, ...] = ("train", "validation")
 SUFFIXES = (".png", ".npy")
+ALL_SUFFIXES = (*SUFFIXES, *VOLUME_SUFFIXES)
+"""Of pictures, and of volumes."""
 STEP = 1e-6
 """The step of values that were not rounded to whole numbers."""
 
 Floats = NDArray[np.float32]
 
 
-class Maps(Segmenter):
+class StoredMaps(Segmenter, ABC):
+    """What another program said of the training and validation part, kept in files: read by index, never run."""
+
+    stride = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taps = {}
+
+    def forward(self, images: Tensor) -> Output:  # noqa: ARG002 - the contract of a network
+        """Raises RuntimeError: pixels do not say which image they are of."""
+        raise RuntimeError("stored maps are asked by the index of the image")
+
+    @abstractmethod
+    def warped(self, seed: int, view: int, indices: Iterable[int]) -> Tensor:
+        """Logits (n, classes, *S) float32 on the host of these training examples in one of their augmentations."""
+
+    @abstractmethod
+    def scored(self, part: Part, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
+        """Index and logits (classes, height, width) float32, on the ranks' device, of each of this rank's images of
+        train or validation at native size."""
+
+
+class Maps(StoredMaps):
     """The foreground's probabilities of each training and validation image of a data set with two classes.
 
     It is read by index alone: `warped` for students, `native` for scores. What was rounded to 0 or 1 is taken half a
     step inside, so that its logit is finite. Raises CheckpointError where a map is missing or cannot be read.
     """
 
-    stride = 1
-
     def __init__(self, folder: Path, data: DataSet) -> None:
         super().__init__()
-        self.taps = {}
         self._data = data
-        if dims_of(data.config) == 3:
-            raise CheckpointError(OF_PICTURES)
         if data.classes != 2 or data.regions is not None:
             objects = f"{data.classes}" if data.regions is None else "regions"
             raise CheckpointError(
                 f'teacher.name = "maps": tells two classes apart, and the data has {objects}; bring the network '
                 'that made them (name = "onnx" or its weights)'
             )
-        self._files = {part: map_files(folder, part, data.samples(part)) for part in PARTS}
-
-    def forward(self, images: Tensor) -> Output:  # noqa: ARG002 - the contract of a network
-        """Raises RuntimeError: pixels do not say which image they are of."""
-        raise RuntimeError("stored maps are asked by the index of the image")
+        self._files = {
+            part: map_files(folder, part, (sample.image or sample.name for sample in data.samples(part)), SUFFIXES)
+            for part in PARTS
+        }
 
     def warped(self, seed: int, view: int, indices: Iterable[int]) -> Tensor:
-        """Logits (n, 2, S, S) float32 on the host of these training images in one of their augmentations."""
+        """See `StoredMaps`; (n, 2, S, S)."""
         config = self._data.config
         change = augment.build_with_map(config.augment)
         rows = []
@@ -73,6 +93,12 @@ class Maps(Segmenter):
             # What a warp brings in from outside is marked above 1; the mask ignores it.
             rows.append(logits(np.where(bent > 1, 0, bent).astype(np.float32), step))
         return torch.stack(rows)
+
+    def scored(self, part: Part, ranks: Ranks) -> Iterator[tuple[int, Tensor]]:
+        """See `StoredMaps`; the ranks take images in turn."""
+        for index in range(ranks.rank, len(self._data.samples(part)), ranks.world):
+            ranks.watchdog.beat()
+            yield index, self.native(part, index).to(ranks.device)
 
     def native(self, part: Part, index: int) -> Tensor:
         """Logits (2, height, width) float32 of an image of train or validation at native size."""
@@ -91,22 +117,24 @@ def logits(chances: Floats, step: float) -> Tensor:
     return torch.stack([torch.zeros_like(z), z])
 
 
-def map_files(folder: Path, part: Part, samples: Iterable[Sample]) -> list[Path]:
-    """The map of each sample: below the folder, the image's path (its name where it has no file) with another suffix.
+def map_files(folder: Path, part: Part, places: Iterable[str], suffixes: Sequence[str]) -> list[Path]:
+    """The map of each place: below the folder, that of the image (its name where it has no file) with one of these
+    suffixes.
 
     Raises CheckpointError that counts and names those that are missing.
     """
     files, missing = [], []
-    for sample in samples:
-        place = Path(sample.image or sample.name)
-        there = [path for suffix in SUFFIXES if (path := folder / place.with_suffix(suffix)).is_file()]
+    for place in places:
+        stem = place.removesuffix(".gz")
+        stem = stem.removesuffix(Path(stem).suffix)
+        there = [path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
         files += there[:1]
-        missing += [] if there else [str(place.with_suffix(".png"))]
+        missing += [] if there else [f"{stem}{suffixes[0]}"]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise CheckpointError(
             f"teacher.checkpoint = {str(folder)!r}: {len(missing)} {part} images have no map: "
-            f"{', '.join(missing[:SHOWN])}{more}; write one for each (.png or .npy)"
+            f"{', '.join(missing[:SHOWN])}{more}; write one for each ({' or '.join(suffixes)})"
         )
     return files
 
@@ -133,10 +161,14 @@ def read(path: Path) -> tuple[Floats, float]:
 
 def maps_hash(folder: Path) -> str:
     """sha256 over the maps below a folder, by path. Raises CheckpointError where there is none."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.name.endswith(ALL_SUFFIXES) and path.is_file())
     if not files:
-        raise CheckpointError(f"teacher.checkpoint = {str(folder)!r}: no folder with maps (.png or .npy) below it")
-    lines = [f"{path.relative_to(folder).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        known = ", ".join(ALL_SUFFIXES)
+        raise CheckpointError(f"teacher.checkpoint = {str(folder)!r}: no folder with maps ({known}) below it")
+    lines = []
+    for path in files:
+        with path.open("rb") as file:
+            lines.append(f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
 from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import DataConfig, RunConfig, VolumeData
-from trainer.data.classes import dims_of, input_sides
+from trainer.data.classes import input_sides
 from trainer.data.dataset import DataSet, examples_an_epoch
 from trainer.errors import DataError, refusal_text
 
@@ -52,22 +52,14 @@ def stored_bytes(run: RunConfig, data: DataSet) -> int:
 
 
 UNSTORED = (
-    'teacher.name = "maps": needs data.views: maps are bent along with each fixed view of the images and stored; set '
-    "data.views = 1 or more"
-)
-
-
-OF_PICTURES = (
-    'teacher.name = "maps": stored maps are bent along with pictures, and no patch is cut out of one; for volumes '
-    'bring the network that made them (name = "onnx" or its weights)'
+    'teacher.name = "maps": needs data.views: maps are bent (of volumes cut) along with each fixed view of the images '
+    "and stored; set data.views = 1 or more"
 )
 
 
 def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
     """Raise ValueError where a run reads taps of a teacher that has none, or with views, where they would take many
-    times the room; and for stored maps without views, or of volumes."""
-    if run.methods() and isinstance(run.teacher, MapsTeacher) and dims_of(run.data) == 3:
-        raise ValueError(OF_PICTURES)
+    times the room; and for stored maps without views."""
     if run.methods() and isinstance(run.teacher, MapsTeacher) and run.data.views is None:
         raise ValueError(UNSTORED)
     if taps and run.teacher is not None and not isinstance(run.teacher, NetworkTeacher):

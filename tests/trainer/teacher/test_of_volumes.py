@@ -17,7 +17,6 @@ from trainer.config import RunConfig
 from trainer.data import DataSet, open_data
 from trainer.data.streams.batches import BatchImages
 from trainer.distributed.ranks import Ranks
-from trainer.dry_run import check
 from trainer.engine.fit import fit
 from trainer.engine.resources import SharedResources
 from trainer.teacher import open as opened
@@ -104,14 +103,6 @@ def test_a_network_in_a_file_gets_patches_as_they_are_prepared(cases, data, tmp_
 def test_what_does_not_suit_volumes_is_one_line(cases, data, tmp_path, sides, options, message):
     config = taught_by(cases, table(write_onnx(tmp_path / "t.onnx", sides=sides), **options))
     with pytest.raises(opened.CheckpointError, match=message):
-        opened.opened(config, data, device=CPU)
-
-
-def test_stored_maps_are_of_pictures(cases, data, tmp_path):
-    config = taught_by(cases, {"name": "maps", "checkpoint": str(tmp_path)}, data={"views": 1})
-    with pytest.raises(ValueError, match=r'teacher.name = "maps": .*; for volumes bring the network'):
-        check(config)
-    with pytest.raises(opened.CheckpointError, match="no patch is cut out of one"):
         opened.opened(config, data, device=CPU)
 
 

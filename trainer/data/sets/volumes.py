@@ -47,7 +47,7 @@ class VolumeCases:
     ) -> None:
         self.config: DataConfig = config
         self.settings = config
-        self._cache, self._root = cache, root
+        self.cache, self._root = cache, root
         self.channels = channels_of(config)
         self.classes = len(classes_of(config))
         self.regions = regions_of(config)
@@ -113,6 +113,10 @@ class VolumeCases:
         require_opening(part, opening)
         return self._files[part][number].images
 
+    def case_place(self, part: Part, number: int) -> str:
+        """The place of a case's image below the data root, as the split file has it."""
+        return self._named[part][number][0].image
+
     def case_name(self, part: Part, number: int) -> str:
         """The name of a case."""
         return self._files[part][number].name
@@ -162,7 +166,7 @@ class VolumeCases:
         return _first_slices(self._test)
 
     def _prepare(self, part: Part, progress: Progress | None) -> list[PreparedCase]:
-        outcome = prepare_cases(self.settings, self._files[part], cache=self._cache, progress=progress)
+        outcome = prepare_cases(self.settings, self._files[part], cache=self.cache, progress=progress)
         self.decoded += outcome.fresh
         return outcome.cases
 

@@ -3,6 +3,7 @@
 A picture is one example; a volume is as many as its settings cut patches of it in an epoch.
 """
 
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from trainer.data import augment
 from trainer.data.classes import bits_of
 from trainer.data.dataset import DataSet, Pixels
 from trainer.data.sets.volumes import VolumeCases
-from trainer.data.volumes.patches import CHANGES, PatchSettings, draw_patch
+from trainer.data.volumes.patches import CHANGES, PatchSettings, draw_patch, follow_patch
 from trainer.data.volumes.recipes import recipe_of
 from trainer.errors import DataError
 
@@ -81,6 +82,8 @@ class PatchExamples:
             swaps=_swaps(data, config),
             above_zero=recipe_of(config).window is not None,
         )
+        names = list(data.class_names)
+        self._exchanged = [(names.index(one), names.index(other)) for one, other in config.swap]
         self.count = len(self._cases) * config.patches
         self.image_shape: tuple[int, ...] = (data.channels, *config.patch)
         self.image_type: type[np.generic] = np.float32
@@ -89,6 +92,16 @@ class PatchExamples:
     def make(self, index: int, seed: int, image: Array, mask: Pixels) -> None:
         """See `Examples`."""
         draw_patch(self._cases[index // self._each], self._settings, seed, image, mask)
+
+    def follow(self, index: int, seed: int, outputs: Array, out: Array, beyond: Sequence[float]) -> None:
+        """Write what `outputs` (classes or regions, X, Y, Z) on the case's prepared grid have where example `index`
+        lies into `out` (the same, *patch); beyond: by output, what is around a case smaller than the patch."""
+        case = self._cases[self.case(index)]
+        follow_patch(case, self._settings, seed, outputs, out, beyond=beyond, swaps=self._exchanged)
+
+    def case(self, index: int) -> int:
+        """The number of the training case that an example is of."""
+        return index // self._each
 
     def name(self, index: int) -> str:
         """See `Examples`."""

@@ -170,6 +170,21 @@ def read_image(files: Sequence[Path], channels: Channels) -> tuple[list[NDArray[
     return arrays, first
 
 
+def channel_of(stored: Stored, channel: int) -> NDArray[np.float32]:
+    """One channel (X, Y, Z) of a file of three or four axes, scaled as the header says; no other is kept in memory.
+
+    Raises DataError.
+    """
+    nibabel = _nibabel(stored.path)
+    beside = (0,) * (len(stored.proxy.shape) - 4)  # an axis of one before the channels
+    place = (..., *beside, channel) if len(stored.shape) == 4 else (..., *beside, 0) if beside else ...
+    try:
+        values = np.asarray(stored.proxy[place], np.float32)
+    except (*_BROKEN, nibabel.filebasedimages.ImageFileError) as error:
+        raise _damaged(stored.path, error) from error
+    return values.reshape(stored.shape[:3], order="F")
+
+
 def read_labels(path: Path, coding: Coding) -> tuple[Labels, Stored]:
     """(X, Y, Z) labels as the coding has them, 255 where ignored, and the file's header. Raises DataError, also for a
     value that the coding does not name."""

@@ -68,29 +68,78 @@ def draw_patch(case: PreparedCase, settings: PatchSettings, seed: int, image: Vo
     ignored in the label.
     """
     rng = np.random.default_rng(seed)
-    shape = case.image.shape[1:]
-    centre = _centre(case, settings, rng)
-    window = [_along(length, size, at) for length, size, at in zip(shape, settings.size, centre, strict=True)]
-    source: Index = (..., *(slice(start, stop) for start, stop, _ in window))
-    target: Index = (..., *(slice(at, at + stop - start) for start, stop, at in window))
-    flips, turns = _orientation(settings, rng)
+    cut = _cut(case, settings, rng)
     gain, offset = _intensity(settings.changes, rng)
-    whole = all(stop - start == size for (start, stop, _), size in zip(window, settings.size, strict=True))
-    if not whole:
+    if not cut.whole:
         image.fill(0)
         label.fill(IGNORE)
     # The crop is copied straight to its turned place: views cost nothing, a second copy would.
-    seen, marked = _turned(image, flips, turns), _turned(label, flips, turns)
-    seen[target] = case.image[source]
-    marked[target] = case.label[source]
+    seen, marked = _turned(image, cut.flips, cut.turns), _turned(label, cut.flips, cut.turns)
+    seen[cut.target] = case.image[cut.source]
+    marked[cut.target] = case.label[cut.source]
     if case.normaliser.by_patch:
         image[...] = case.normaliser.of_patch(image)
     if gain != 1:
         image *= image.dtype.type(gain)
     if offset != 0:
-        seen[target] += image.dtype.type(offset)
-    if sum(flips) % 2:
+        seen[cut.target] += image.dtype.type(offset)
+    if sum(cut.flips) % 2:
         _swap(label, settings.swaps)
+
+
+def follow_patch(
+    case: PreparedCase,
+    settings: PatchSettings,
+    seed: int,
+    values: Voxels,
+    out: Voxels,
+    *,
+    beyond: Sequence[float],
+    swaps: Sequence[tuple[int, int]],
+) -> None:
+    """Write what `values` (K, X, Y, Z) of the prepared grid hold where `draw_patch` with this seed takes its patch into
+    `out` (K, *size), mirrored and turned alike; nothing is computed with them.
+
+    beyond: by channel, what lies around a case that is smaller than the patch. swaps: channels that change places in a
+    mirror image.
+    """
+    cut = _cut(case, settings, np.random.default_rng(seed))
+    if not cut.whole:
+        for channel, value in zip(out, beyond, strict=True):
+            channel.fill(value)
+    order = np.arange(len(values))
+    if sum(cut.flips) % 2:
+        for one, other in swaps:
+            order[one], order[other] = other, one
+    for own, taken in zip(out, order, strict=True):
+        _turned(own, cut.flips, cut.turns)[cut.target] = values[taken][cut.source]
+
+
+class _Cut(NamedTuple):
+    """Where a patch lies in its case, and how it is turned."""
+
+    source: Index
+    """In the case's arrays."""
+    target: Index
+    """In the patch as it is written, mirrored and turned."""
+    flips: tuple[bool, bool, bool]
+    turns: int
+    whole: bool
+    """Whether the case fills the patch."""
+
+
+def _cut(case: PreparedCase, settings: PatchSettings, rng: np.random.Generator) -> _Cut:
+    shape = case.image.shape[1:]
+    centre = _centre(case, settings, rng)
+    window = [_along(length, size, at) for length, size, at in zip(shape, settings.size, centre, strict=True)]
+    flips, turns = _orientation(settings, rng)
+    return _Cut(
+        source=(..., *(slice(start, stop) for start, stop, _ in window)),
+        target=(..., *(slice(at, at + stop - start) for start, stop, at in window)),
+        flips=flips,
+        turns=turns,
+        whole=all(stop - start == size for (start, stop, _), size in zip(window, settings.size, strict=True)),
+    )
 
 
 def _centre(case: PreparedCase, settings: PatchSettings, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ import pytest
 
 from trainer.data.volumes.case import PreparedCase, class_offsets
 from trainer.data.volumes.geometry import Grid, NativeGrid
-from trainer.data.volumes.patches import CHANGES, IGNORE, Changes, PatchSettings, draw_patch
+from trainer.data.volumes.patches import CHANGES, IGNORE, Changes, PatchSettings, draw_patch, follow_patch
 from trainer.data.volumes.recipes import Normaliser
 
 MOVES = Changes(flip=0.5, turn=0.5)
@@ -124,3 +124,31 @@ def test_a_patch_that_is_normalised_by_itself_has_mean_zero_of_its_own_voxels():
     inside = image[0] != 0
     assert abs(image[0][inside].mean()) < 1e-5
     assert abs(image[0][inside].std() - 1) < 1e-4
+
+
+def test_what_follows_a_patch_has_the_voxels_of_its_image_bit_for_bit():
+    for shape in ((12, 10, 9), (4, 9, 5)):
+        source = case(shape)
+        for seed in range(60):
+            settings = PatchSettings((6, 6, 8), 0.5, MOVES)
+            image, label = np.full((2, 6, 6, 8), np.nan, np.float32), np.zeros((6, 6, 8), np.uint8)
+            draw_patch(source, settings, seed, image, label)
+            out = np.full_like(image, np.nan)
+            follow_patch(source, settings, seed, source.image, out, beyond=(-1.0, -2.0), swaps=())
+            inside = label != IGNORE
+            assert (out[:, inside] == image[:, inside]).all()
+            assert (out[0, ~inside] == -1).all()
+            assert (out[1, ~inside] == -2).all()
+
+
+def test_channels_change_places_where_labels_do():
+    source, exchanged = case(), 0
+    settings = PatchSettings((6, 6, 5), 0.5, MOVES, swaps=[(1, 2)])
+    marks = np.stack([source.label == value for value in range(4)]).astype(np.float32)
+    for seed in range(60):
+        image, label = drawn(source, seed, swaps=[(1, 2)])
+        out = np.zeros((4, 6, 6, 5), np.float32)
+        follow_patch(source, settings, seed, marks, out, beyond=(1, 0, 0, 0), swaps=[(1, 2)])
+        assert (out.argmax(0) == label).all()
+        exchanged += bool((image[0] != label).any())
+    assert 10 < exchanged < 50
