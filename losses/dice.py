@@ -4,7 +4,7 @@ from torch import Tensor
 
 from losses.config import Dice as Config
 from losses.config import DiceForm
-from losses.labels import amount, foreground, foreground_logits, one_hot, valid_images, valid_voxels, widened
+from losses.labels import amount, foreground, foreground_logits, masked, one_hot, valid_images, valid_voxels, widened
 from losses.term import Loss, Term
 from models.output import Output, Taps
 
@@ -17,9 +17,7 @@ def dice_of_images(probability: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     Sums go over an image's valid voxels, (N, *S) or by channel (N, K, *S). A channel without truth and without
     probability scores 1.
     """
-    counted = valid if valid.ndim == truth.ndim else valid.unsqueeze(1)
-    probability = probability * counted
-    truth = truth * counted
+    probability, truth = masked(probability, valid), masked(truth, valid)
     common = (probability * truth).flatten(2).sum(2)
     both = probability.flatten(2).sum(2) + truth.flatten(2).sum(2)
     return 1.0 - ((2.0 * common + SMOOTH) / (both + SMOOTH)).mean(1)
@@ -31,8 +29,7 @@ def dice_of_batch(probability: Tensor, truth: Tensor, valid: Tensor, *, squared:
     squared: (2 I + 1e-5) / (sum p^2 + sum y^2 + 1e-5), as the code of TransUNet, Swin-Unet and SelfReg-UNet has it;
     else 2 I / (sum p + sum y + 1e-6), as that of Awesome-U-Net, where an absent class costs 1 whatever is predicted.
     """
-    counted = valid if valid.ndim == truth.ndim else valid.unsqueeze(1)
-    p, y = ((x * counted).transpose(0, 1).flatten(1) for x in (probability, truth))
+    p, y = (masked(x, valid).transpose(0, 1).flatten(1) for x in (probability, truth))
     common = 2.0 * (p * y).sum(1)
     if squared:
         score = (common + SMOOTH) / (p.square().sum(1) + y.square().sum(1) + SMOOTH)
@@ -43,7 +40,7 @@ def dice_of_batch(probability: Tensor, truth: Tensor, valid: Tensor, *, squared:
 
 def flat_dice(probability: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """1 - (2 I + 1e-6) / (sum p + sum y + 1e-6) over all channels, images and voxels together, scalar."""
-    p, y = probability * valid, truth * valid
+    p, y = masked(probability, valid), masked(truth, valid)
     return 1.0 - (2.0 * (p * y).sum() + 1e-6) / (p.sum() + y.sum() + 1e-6)
 
 

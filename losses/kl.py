@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.config import Kl
-from losses.labels import amount, valid_images, valid_voxels, widened
+from losses.labels import amount, masked, valid_images, valid_voxels, widened
 from losses.term import Loss, Term, taught
 from models.output import Output, Taps
 
@@ -50,7 +50,7 @@ class SoftLabels(Loss):
         """Total over the reduction's unit; both logits (N, C, *S), target (N, *S) or regions (N, C, *S)."""
         valid, classes = valid_voxels(target), student.logits.shape[1]
         formula = bernoulli_kl if self.regions else soft_label_kl
-        total = (formula(student.logits, taught(teacher).logits, self.temperature) * valid).sum()
+        total = masked(formula(student.logits, taught(teacher).logits, self.temperature), valid).sum()
         if self.reduction == "image-mean":
             return Term(total, amount(valid_images(valid)))
         elements = amount(valid) if self.regions else amount(valid) * classes

@@ -1,17 +1,45 @@
 """Which voxels and images count, and in which numbers. Labels (N, *S) are int64, regions (N, R, *S) uint8; no
 loss looks at voxels of IGNORE, which a region may have where another has none."""
 
+from collections.abc import Callable, MutableMapping
+from functools import wraps
+from typing import TypeVar
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from losses.term import IGNORE
 
+Value = TypeVar("Value")
 
+
+def _once(function: Callable[[Tensor], Value]) -> Callable[[Tensor], Value]:
+    """The function, which keeps its result for as long as the tensor lives that it was given and nobody writes into it.
+
+    All losses of all students of a batch look at one target.
+    """
+    kept: MutableMapping[Tensor, tuple[int, Value]] = WeakTensorKeyDictionary()
+
+    @wraps(function)
+    def remembering(given: Tensor) -> Value:
+        if given.is_inference():  # such a tensor does not count what is written into it
+            return function(given)
+        known = kept.get(given)
+        if known is None or known[0] != given._version:
+            known = kept[given] = given._version, function(given)
+        return known[1]
+
+    return remembering
+
+
+@_once
 def valid_voxels(target: Tensor) -> Tensor:
     """(N, *S) bool, of regions (N, R, *S): voxels whose label is not ignored."""
     return target != IGNORE
 
 
+@_once
 def valid_images(valid: Tensor) -> Tensor:
     """(N,) bool: images with a valid voxel at least."""
     return valid.flatten(1).any(dim=1)
@@ -23,6 +51,23 @@ def one_hot(target: Tensor, classes: int) -> Tensor:
     return (target.unsqueeze(1) == numbers).float()
 
 
+@_once
+def _none_ignored(valid: Tensor) -> bool:
+    """Whether all are valid, where the host can look without waiting for a device."""
+    return valid.device.type == "cpu" and bool(valid.all())
+
+
+def masked(values: Tensor, valid: Tensor) -> Tensor:
+    """values * valid, with `valid` (N, *S) as `valid_voxels` gave it, for every channel of (N, K, *S).
+
+    A product with 1 changes no bit, and neither does its gradient: where no voxel is ignored there is none.
+    """
+    if _none_ignored(valid):
+        return values
+    return values * (valid if valid.ndim == values.ndim else valid.unsqueeze(1))
+
+
+@_once
 def amount(mask: Tensor) -> Tensor:
     """Scalar float64: how many entries of a mask are true; a term's count."""
     return mask.sum(dtype=torch.float64)

@@ -81,7 +81,7 @@ def estimate(values: Floats, groups: tuple[str, ...]) -> Estimate:
     value = float(values.mean())
     reason = None
     if len(names) < LEAST_GROUPS:
-        reason = f"{len(names)} groups of images are fewer than {LEAST_GROUPS}"
+        reason = f"{len(names)} groups are fewer than {LEAST_GROUPS}"
     elif seeds < LEAST_SEEDS:
         reason = f"{seeds} seed is fewer than {LEAST_SEEDS}"
     if reason is not None:

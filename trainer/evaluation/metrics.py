@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 BATCH = 8
 """Images that go through a network together when it is scored."""
+_TOGETHER = 2**18
+"""Logits of slices that are counted together, from which on they are."""
 _SHARES = 8
 """Batches that a part has at least, where it has the images, so that ranks can share them out."""
 Keep = Callable[[int, "Tensor"], None]
@@ -242,14 +244,42 @@ def _count_volumes(
     counts: "Tensor",
     keepers: Sequence[Keep],
 ) -> None:
-    """Enter the slices of the volumes of this rank into `counts`, in the order of `DataSet.samples`."""
+    """Enter the slices of the volumes of this rank into `counts`, in the order of `DataSet.samples`.
+
+    Small ones are counted several at once: what a slice costs beside its voxels is paid once for all of them.
+    """
     from trainer.evaluation.native_slices import volume_slices
 
+    waiting: list[tuple[int, Tensor]] = []
     for index, logits in volume_slices(predict, data, part, ranks, opening):
-        truth = _sent(np.stack([data.native_mask(part, index, opening)]), ranks.device)
-        counts[index] = counted(logits[None], truth, data.regions)[0]
+        if waiting and waiting[0][1].shape != logits.shape:
+            _count_slices(waiting, data, part, opening, counts, keepers)
+        waiting.append((index, logits))
+        if len(waiting) * logits.numel() >= _TOGETHER:
+            _count_slices(waiting, data, part, opening, counts, keepers)
+    _count_slices(waiting, data, part, opening, counts, keepers)
+
+
+def _count_slices(
+    slices: "list[tuple[int, Tensor]]",
+    data: DataSet,
+    part: Part,
+    opening: Opening | None,
+    counts: "Tensor",
+    keepers: Sequence[Keep],
+) -> None:
+    """Enter slices of one size, each with its index, into `counts`, and clear the list."""
+    import torch
+
+    if not slices:
+        return
+    indices = [index for index, _ in slices]
+    truth = _sent(np.stack([data.native_mask(part, index, opening) for index in indices]), slices[0][1].device)
+    counts[indices] = counted(torch.stack([logits for _, logits in slices]), truth, data.regions)
+    for index, logits in slices:
         for keep in keepers:
             keep(index, logits)
+    slices.clear()
 
 
 def autocast(device: "torch.device", precision: Precision) -> AbstractContextManager[object]:

@@ -39,6 +39,8 @@ class _Way(NamedTuple):
     """None: every place is a voxel's own, the one below."""
     side: int
     """Voxels of the native axis."""
+    whole: bool
+    """Whether the native axis has the plane's own voxels, in their order."""
 
 
 def volume_slices(
@@ -158,7 +160,8 @@ def _way(grid: NativeGrid, native: int, device: "torch.device") -> _Way:
     start, stop = reached(places, grid.shape[at])
     own = neighbours(places[start:stop], grid.shape[at])
     low, high, share = (torch.from_numpy(each).to(device) for each in own)
-    return _Way(start, low, high, share.float() if own[2].any() else None, len(places))
+    unchanged = len(places) == grid.shape[at] and bool((own[0] == np.arange(len(places))).all()) and not own[2].any()
+    return _Way(start, low, high, share.float() if own[2].any() else None, len(places), unchanged)
 
 
 def _on_native(plane: "Tensor", ways: list[_Way], ground: int) -> "Tensor":
@@ -173,6 +176,8 @@ def _on_native(plane: "Tensor", ways: list[_Way], ground: int) -> "Tensor":
 
 
 def _between(values: "Tensor", axis: int, way: _Way) -> "Tensor":
+    if way.whole:
+        return values
     below = values.index_select(axis, way.low)
     if way.share is None:
         return below

@@ -65,6 +65,7 @@ class SlidingWindow:
         way = self.sweep(volume.shape[1:], axis)
         turned = _padded(volume.permute(0, *(1 + at for at in way.order)), way.around)
         weights = torch.from_numpy(np.ascontiguousarray(way.weights)).to(device)
+        alike = bool((way.weights == 1).all())  # a product with 1 changes nothing
         sums: Tensor | None = None
         total = torch.zeros(way.window[0], *way.padded[1:], device=device)
         for layer in way.layers:
@@ -75,7 +76,7 @@ class SlidingWindow:
                     sums = torch.zeros(logits.shape[1], *total.shape, device=device)
                 for place, one in zip(places, logits, strict=True):
                     part = (slice(None), *way.part(*place))
-                    sums[(slice(None), *part)] += one * weights
+                    sums[(slice(None), *part)] += one if alike else one * weights
                     total[part] += weights
             if sums is None:
                 raise RuntimeError("a volume has one window at least")

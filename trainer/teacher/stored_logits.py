@@ -58,8 +58,8 @@ UNSTORED = (
 
 
 def refuse_taps(run: RunConfig, taps: frozenset[str]) -> None:
-    """Raise ValueError where a run reads taps of a teacher that has none, or with views, where they would take many
-    times the room; and for stored maps without views."""
+    """Raise ValueError where a run reads taps of a teacher that has none, or with views, of which logits alone are
+    stored; and for stored maps without views."""
     if run.methods() and isinstance(run.teacher, MapsTeacher) and run.data.views is None:
         raise ValueError(UNSTORED)
     if taps and run.teacher is not None and not isinstance(run.teacher, NetworkTeacher):

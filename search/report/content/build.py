@@ -82,19 +82,20 @@ def study(opened: Database, name: str, wanted: Wanted | None, latency: str | Non
         headline, four, verdict = confirmed_text(searched, part)
     network = _drawn_network(opened, rows, searched, None if part is None else (begun[-1], part))
     drawn, without = pictures(rows, network, wanted)
+    powerless = powerless_search(rows)
     whole = Study(
         name=name,
         identity=rows.search.identity,
         headline=headline,
         answer=four,
-        following=next_step(name, searched, part, powerless_search(rows)),
+        following=next_step(name, searched, part, powerless),
         verdict=verdict,
         search=searched,
         confirmed=part,
         limits=limits(searched, part, begun=len(begun)),
         pictures=drawn,
         without_pictures=without,
-        commands=commands(name, part),
+        commands=commands(name, part, powerless=powerless is not None),
         published=published_part(rows.search.settings, result),
     )
     place = None if series_place(rows.search.settings) is None else place_of(rows.search)
@@ -189,8 +190,9 @@ def _sizes(network: str, params_m: float | None, share: float | None) -> dict[st
     return {"network": network, "params_m": params_m, "share_of_teacher": share}
 
 
-def commands(name: str, part: ConfirmedPart | None) -> tuple[str, ...]:
-    """What leads to this report again, in order."""
+def commands(name: str, part: ConfirmedPart | None, *, powerless: bool = False) -> tuple[str, ...]:
+    """What leads to this report again, in order. powerless: the confirmation could show nothing, and was asked for all
+    the same."""
     word = shlex.quote(name)
     steps = [f"python -m search validate {word}", f"python -m search work {word}"]
     if part is None:
@@ -199,7 +201,8 @@ def commands(name: str, part: ConfirmedPart | None) -> tuple[str, ...]:
     # Where the rule of [confirm] chooses none, a network has to be named.
     named = "" if best is None or best.chosen else f" --configuration {shlex.quote(best.name)}"
     ship = [] if best is None else [f"python -m search export {word} --confirmed{named} --package package"]
-    return (*steps, f"python -m search confirm {word}", f"python -m search report {word}", *ship)
+    anyway = " --anyway" if powerless else ""
+    return (*steps, f"python -m search confirm {word}{anyway}", f"python -m search report {word}", *ship)
 
 
 def _program() -> str:

@@ -300,7 +300,27 @@ def _confirmed_which(search: Search, part: ConfirmedPart) -> str:
     else:
         near = f"No network is shown to lie within {within} of the teacher"
     score = f"test {title} {_interval(search, best)}{_of(part, best)}"
-    return f"{near}; what the search found best is {best.name}: {_network(best)}, {score}."
+    text = f"{near}; what the search found best"
+    better = _better_control(search, part, best)
+    if better is None or better.searched is None or best.searched is None:
+        return f"{text} is {best.name}: {_network(best)}, {score}."
+    own, other = shown(best.searched, "score"), shown(better.searched, "score")
+    return (
+        f"{text} in arm {best.arm} is {best.name}: {_network(best)}, {score}. In the search the control {better.name} "
+        f"was better: {other} on validation, {best.name} {own}."
+    )
+
+
+def _better_control(search: Search, part: ConfirmedPart, best: Network) -> Network | None:
+    """The control that the search scored highest, where that is above the best winner's score; by validation alone."""
+    sign = 1 if search.maximize else -1
+    above = [
+        (sign * network.searched, network)
+        for network in part.networks
+        if network.role == "control" and network.searched is not None and best.searched is not None
+        if sign * network.searched > sign * best.searched
+    ]
+    return max(above, key=lambda pair: pair[0])[1] if above else None
 
 
 def _network(network: Network) -> str:

@@ -66,9 +66,7 @@ def test_the_order_of_seeds_and_images_is_of_no_account(seed, seeds, groups):
     assert one.error >= 0
 
 
-@pytest.mark.parametrize(
-    ("seeds", "groups", "why"), [(5, 9, "9 groups of images are fewer than 10"), (1, 40, "1 seed is")]
-)
+@pytest.mark.parametrize(("seeds", "groups", "why"), [(5, 9, "9 groups are fewer than 10"), (1, 40, "1 seed is")])
 def test_too_few_groups_or_seeds_have_a_mean_and_no_interval(seeds, groups, why):
     found = estimate(np.ones((seeds, 40)), tuple(str(i % groups) for i in range(40)))
     assert (found.value, found.interval(0.95), found.two_sided()) == (1.0, None, None)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from search.answer.summary import ConfirmedResult, NetworkScore, score_text
-from search.report.content.build import side
+from search.report.content.build import commands, side
 from search.report.content.document import Report
-from search.report.content.text import limits, next_step, unconfirmed
+from search.report.content.text import confirmed_text, limits, next_step, unconfirmed
 from search.report.page import page
 
 Make = Callable[..., Any]
@@ -55,6 +55,26 @@ def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, c
     harmed = confirmed_study(made, synthetic(-0.03)).studies[0]
     assert harmed.verdict == "worse"
     assert "did harm" in harmed.answer[1]
+
+
+def test_a_control_that_the_search_scored_higher_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:
+    """Where nothing is shown to be as good as the teacher, the winner is not passed for the best of all."""
+    study = confirmed_study(made, synthetic(0.0)).studies[0]
+    part = study.confirmed
+    assert part is not None
+
+    def answered(control: float) -> str:
+        searched = {"kd-1": 0.7, "no-kd-1": control}
+        networks = [
+            each.model_copy(update={"searched": searched.get(each.name), "chosen": False}) for each in part.networks
+        ]
+        return confirmed_text(study.search, part.model_copy(update={"networks": tuple(networks), "chosen": None}))[1][0]
+
+    better = answered(0.72)
+    assert "what the search found best in arm kd is kd-1" in better
+    assert better.endswith("In the search the control no-kd-1 was better: 0.7200 on validation, kd-1 0.7000.")
+    assert "In the search" not in answered(0.7)
+    assert "what the search found best is kd-1" in answered(0.68)
 
 
 def test_a_search_without_distillation_is_not_said_to_have_asked_for_it(
@@ -111,7 +131,10 @@ def test_few_seeds_and_few_groups_are_said(made: Report, synthetic: Make, change
     assert "unsure" not in confirmed_study(made, synthetic(0.02)).studies[0].answer[2]
     groups = confirmed_study(made, changed(synthetic(0.02), images=16)).studies[0]
     assert groups.verdict == "not estimable"
-    assert "(kd-1 less no-kd-1), not estimable, since 8 groups of images are fewer than 10" in groups.answer[1]
+    assert "(kd-1 less no-kd-1), not estimable, since 8 groups are fewer than 10" in groups.answer[1]
+    assert commands("polyps", groups.confirmed)[2] == "python -m search confirm polyps"
+    assert commands("polyps", groups.confirmed)[2] == "python -m search confirm polyps"
+    assert commands("polyps", groups.confirmed, powerless=True)[2] == "python -m search confirm polyps --anyway"
     assert groups.answer[2].startswith("Nobody can say: an interval is not estimable of 8 groups of 16 images")
     assert "[" not in " ".join(groups.answer[:3])
 

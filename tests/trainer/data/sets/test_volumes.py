@@ -4,13 +4,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
+import models
 from tests.trainer.volume_files import REGIONS, drawn_cases, run, volume
 from trainer.data import open_data, record_opening
 from trainer.data.dataset import cases_of, examples_an_epoch
 from trainer.data.streams.examples import examples_of
 from trainer.data.streams.stream import Stream
+from trainer.distributed.ranks import Ranks
 from trainer.errors import DataError
+from trainer.evaluation import metrics
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +27,7 @@ def opened(split, tmp_path):
     def opened(**changes):
         return open_data(run(split.parent, split, data=changes).data, cache=tmp_path / "cache")
 
+    opened.root = split.parent
     return opened
 
 
@@ -42,6 +47,28 @@ def test_slices_of_a_case_are_samples_that_are_scored_as_one(opened, tmp_path):
         data.samples("test")
     assert len(data.samples("test", record_opening(tmp_path, "a test"))) == 12
     assert len(data.image_hashes("test")) == len(data.sketches("test")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"classes": [], "regions": REGIONS}, {"spacing": [1.5, 1.0, 1.5]}, {"weights": "gaussian"}]
+)
+def test_slices_that_are_counted_together_have_the_scores_of_single_ones(opened, changes, monkeypatch):
+    """And whoever keeps logits gets the same ones, each once."""
+    data, settings = opened(**changes), run(opened.root, opened.root / "split.csv", data=changes)
+    torch.manual_seed(0)
+    network = models.build(settings.student, in_channels=1, classes=data.classes, dims=3)
+    results = []
+    for together in (0, 700, 2**18):
+        monkeypatch.setattr(metrics, "_TOGETHER", together)
+        kept: dict[int, torch.Tensor] = {}
+        scores = metrics.validate(
+            network, data, "validation", ranks=Ranks("cpu"), precision="fp32", keep=kept.__setitem__
+        )
+        results.append((scores.means, {name: each.tolist() for name, each in scores.images.items()}, kept))
+    for means, images, kept in results[1:]:
+        assert (means, images) == results[0][:2]
+        assert kept.keys() == set(range(len(data.samples("validation"))))
+        assert all(torch.equal(logits, results[0][2][index]) for index, logits in kept.items())
 
 
 def test_an_epoch_has_as_many_patches_of_each_case_as_the_settings_say(opened):
