@@ -118,6 +118,8 @@ def _add_teach(commands: "Commands[CommandLine]") -> None:
         "-o", "--output", type=Path, metavar="FILE", help="weights to write (default: run.teacher.checkpoint)"
     )
     teach.add_argument("--again", action="store_true", help="train anew over a finished file")
+    # The series whose member FILE is, where a command that was given the series starts the ranks of one member.
+    teach.add_argument("--series", type=Path, help=argparse.SUPPRESS)
     _add_training(teach, "processes that train together (default: 1)")
 
 

@@ -12,6 +12,7 @@ from search.planning.disk import DiskForecast, disk_forecast
 from search.planning.limits import refuse_hopeless, verdict
 from search.planning.network_costs import Cost, costs, refuse_large_batches
 from search.planning.time_forecast import TimeForecast, time_forecast
+from search.planning.training_work import TrainingWork, training_work
 from search.spec.arms import Arm
 from search.spec.front import choice_shown, title
 from search.spec.load import StudySpec, identity, probe_runs
@@ -136,6 +137,8 @@ class Preflight:
     streams: Streams
     arms: Sequence[ArmFacts]
     """The main one first."""
+    work: TrainingWork | None
+    """Operations that training takes; None without data, or where the teacher cannot be trained by its recipe."""
     time: TimeForecast | None
     """None where no step was timed."""
     notes: Sequence[str]
@@ -173,6 +176,7 @@ class Preflight:
             "confirm": None if self.gains is None else asdict(self.gains),
             "streams": asdict(self.streams),
             "arms": [arm.as_json() for arm in self.arms],
+            "work": None if self.work is None else self.work.as_json(),
             "time": None if self.time is None else self.time.as_json(),
             "budget": spec.budget.model_dump(exclude_none=True),
             "notes": list(self.notes),
@@ -229,6 +233,7 @@ def preflight(spec: StudySpec, cache: Path | None, *, timing: bool = False) -> P
         gains=None if data is None else detectable_gains(spec, data),
         streams=_streams(spec),
         arms=arms,
+        work=_work(spec, built, data),
         time=time,
         notes=[*_notes(spec), *_stored_logits(spec, data)],
         problems=problems,
@@ -274,6 +279,15 @@ def _data(spec: StudySpec, cache: Path | None, problems: list[str]) -> tuple[Dat
     if not hashes["train"] or not hashes["validation"]:
         problems.append(f"{spec.source}: run.data: no images in {'train' if not hashes['train'] else 'validation'}")
     return data, facts
+
+
+def _work(spec: StudySpec, built: Sequence[Cost], data: DataSet | None) -> TrainingWork | None:
+    if data is None or not data.samples("train"):
+        return None
+    try:
+        return training_work(spec, built, examples_an_epoch(data), trainings=most_trainings(spec))
+    except (ValueError, UserError):
+        return None  # said among the problems
 
 
 def _cases(data: DataSet) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from search.commands.preflight import Preflight
 from search.planning.time_forecast import duration_range
+from search.planning.training_work import TrainingWork, describe_work, total_work
 from search.series.members import SeriesSpec, distinct_teachers
 from search.spec.load import StudySpec
 from trainer.errors import counted
@@ -43,6 +44,16 @@ class SeriesCheck:
         known = [pair for pair in pairs if pair is not None]
         return None if len(known) < len(pairs) else (sum(low for low, _ in known), sum(high for _, high in known))
 
+    @property
+    def work(self) -> TrainingWork | None:
+        """The sum of all members' operations, each distinct teacher taught once; None where one is not counted."""
+        counted_work = {member.spec.name: member.facts.work for member in self.members if member.facts is not None}
+        every = [work for work in counted_work.values() if work is not None]
+        if len(every) < len(self.members):
+            return None
+        taught = (counted_work[spec.name] for spec in distinct_teachers([member.spec for member in self.members]))
+        return total_work(every, teaching=sum(work.teaching for work in taught if work is not None))
+
     def as_json(self) -> dict[str, Any]:
         """The document of `validate --json`."""
         table = self.series.series.table
@@ -54,6 +65,7 @@ class SeriesCheck:
             "trials": self.trials,
             "search_seconds": self.total("search"),
             "confirm_seconds": self.total("confirm"),
+            "work": None if self.work is None else self.work.as_json(),
             "problems": self.problems,
             "members": [_member_json(member) for member in self.members],
         }
@@ -78,6 +90,8 @@ def series_lines(check: SeriesCheck) -> list[str]:
         f"teachers  {teachers} to teach: python -m trainer teach {series.file}" if teachers else "teachers  none"
     )
     text.append(f"sum       {_sum(check)}")
+    if check.work is not None:
+        text += [f"{word:<9} {line}" for word, line in zip(("work", ""), describe_work(check.work), strict=True)]
     text += [f"limits    {bound}" for bound in _limits(check)]
     text += [f"note      {line}" for line in _dropped(specs)]
     if check.problems:

@@ -19,6 +19,7 @@ from search.commands.preflight import ArmFacts, DataFacts, NetworkSize, Prefligh
 from search.commands.series_forecast import MemberCheck, SeriesCheck, series_lines
 from search.planning.disk import DiskForecast, format_bytes
 from search.planning.time_forecast import describe_time
+from search.planning.training_work import describe_work
 from search.series.members import SeriesSpec, load_series, series_named
 from search.spec.config import Budget
 from search.spec.identity import difference
@@ -181,6 +182,8 @@ def preflight_lines(facts: Preflight) -> list[str]:
     for i, control in enumerate(controls):
         printed += _control_lines(control, kd, "arms" if i == 0 else "")
     printed.append(_line("disk", _disk(facts.disk)))
+    if facts.work is not None:
+        printed += _lines("work", describe_work(facts.work))
     if facts.time is not None:
         printed += _lines("time", describe_time(facts.time))
     if facts.gains is not None:

@@ -14,6 +14,10 @@ from search.study.snapshot import NO_METHOD
 
 SMALLEST, LARGEST = 5.0, 26.0
 """Diameters of bubbles, points."""
+BESIDE = 1.06
+"""Between the places of two methods on the axis of sizes, as a factor."""
+NAME_HEIGHT = 0.06
+"""Of a network's name, as a share of the axis of scores."""
 PANELS = 6
 """Panels below each other at most; of more data sets the first ones are drawn."""
 
@@ -68,7 +72,7 @@ def _panel(axes: Axes, members: Sequence[SeriesMember], colours: Mapping[str, st
             continue
         colour = colours[member.method or NO_METHOD]
         # Networks of one size stand side by side, a method a place.
-        x = member.params_m * 1.06 ** list(colours).index(member.method or NO_METHOD)
+        x = member.params_m * BESIDE ** list(colours).index(member.method or NO_METHOD)
         own = _diameter(member.gflops, most)
         if _has_teacher(member) and (member.method or NO_METHOD) != NO_METHOD:
             _arrow(axes, member, x, colour, own, _diameter(member.teacher_gflops, most))
@@ -76,18 +80,62 @@ def _panel(axes: Axes, members: Sequence[SeriesMember], colours: Mapping[str, st
             axes.vlines(x, member.low, member.high, color=colour, lw=1.2)
         axes.plot([x], [member.score], "o", color=colour, alpha=0.75, ms=own, mew=0, ls="")
     # A teacher of several members stands once.
-    teachers = {(m.teacher, m.teacher_params_m): m for m in members if _has_teacher(m)}
-    for place, key in enumerate(sorted(teachers, key=lambda each: each[1] or 0.0)):
-        _teacher(axes, teachers[key], most, above=place % 2 == 0)
-    students = {(m.network or "", m.params_m or 0.0) for m in members}
-    for place, (network, params_m) in enumerate(sorted(students, key=lambda each: each[1])):
-        axes.annotate(
-            printable(network.partition(",")[0], 24), (params_m, 0.02 + 0.06 * (place % 3)),
-            xycoords=("data", "axes fraction"), ha="center", fontsize=7, color=MUTED, parse_math=False,
-        )  # fmt: skip
-    axes.margins(y=0.22)
+    teachers = list({(m.teacher, m.teacher_params_m): m for m in members if _has_teacher(m)}.values())
+    for member in teachers:
+        ms = _diameter(member.teacher_gflops, most)
+        at = (member.teacher_params_m or 0.0, member.teacher_score or 0.0)
+        axes.plot([at[0]], [at[1]], "o", mfc=PAPER, mec=INK, ms=ms, mew=1.2, ls="", alpha=0.9)
+    axes.margins(y=0.15)
     axes.tick_params(axis="x", which="minor", length=0)
     quiet(axes)
+    _name(
+        axes,
+        [
+            (m.teacher or "", m.teacher_params_m or 0.0, m.teacher_score or 0.0, _diameter(m.teacher_gflops, most))
+            for m in teachers
+        ],
+        right=True,
+    )
+    columns = list(colours)
+    for column in {0, len(columns) - 1} if len(columns) < 3 else {0}:
+        _name(
+            axes,
+            [
+                (m.network or "", (m.params_m or 0.0) * BESIDE**column, m.score or 0.0, _diameter(m.gflops, most))
+                for m in members
+                if (m.method or NO_METHOD) == columns[column]
+            ],
+            right=column > 0,
+        )
+
+
+def _name(axes: Axes, bubbles: Sequence[tuple[str, float, float, float]], *, right: bool) -> None:
+    """Names of networks beside their bubbles (name, x, y, diameter in points), moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    bubbles = sorted(bubbles, key=lambda bubble: bubble[2])
+    away = max((diameter for *_, diameter in bubbles), default=0.0) / 2 + 5
+    heights = apart([y for _, _, y, _ in bubbles], NAME_HEIGHT * (high - low))
+    for (name, x, *_), height in zip(bubbles, heights, strict=True):
+        axes.annotate(
+            printable(name.partition(",")[0], 24), (x, height), (away if right else -away, 0),
+            textcoords="offset points", ha="left" if right else "right", va="center", fontsize=7, color=MUTED,
+            parse_math=False,
+        )  # fmt: skip
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Rising heights moved so that neighbours are `gap` apart or more; a group that is moved keeps its mean."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _lowest(groups[-1], gap) < _lowest(groups[-2], gap) + gap * len(groups[-2]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_lowest(group, gap) + gap * place for group in groups for place in range(len(group))]
+
+
+def _lowest(group: Sequence[float], gap: float) -> float:
+    """The first height of a group that lies around its mean."""
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
 
 
 def _has_teacher(member: SeriesMember) -> bool:
@@ -96,7 +144,7 @@ def _has_teacher(member: SeriesMember) -> bool:
 
 def _size_ticks(axes: Axes, sizes: Sequence[float]) -> None:
     """A log axis from below the smallest network to beyond the largest, with ticks of one digit: 0.1, 0.3, 1."""
-    low, high = min(sizes) / 2.5, max(sizes) * 2.5
+    low, high = min(sizes) / 3.5, max(sizes) * 3.5
     axes.set_xscale("log")
     ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 3)]
     axes.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
@@ -104,17 +152,6 @@ def _size_ticks(axes: Axes, sizes: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
     axes.set_xlim(low, high)
-
-
-def _teacher(axes: Axes, member: SeriesMember, most: float, *, above: bool) -> None:
-    at = (member.teacher_params_m or 0.0, member.teacher_score or 0.0)
-    ms = _diameter(member.teacher_gflops, most)
-    axes.plot([at[0]], [at[1]], "o", mfc=PAPER, mec=INK, ms=ms, mew=1.2, ls="", alpha=0.9)
-    axes.annotate(
-        printable((member.teacher or "").partition(",")[0], 24), at, (0, (ms / 2 + 3) * (1 if above else -1)),
-        textcoords="offset points", ha="center", va="bottom" if above else "top", fontsize=7, color=MUTED,
-        parse_math=False,
-    )  # fmt: skip
 
 
 def _arrow(axes: Axes, member: SeriesMember, x: float, colour: str, own: float, teacher: float) -> None:

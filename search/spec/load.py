@@ -187,9 +187,10 @@ def load(
     if study_name == path.stem:
         lines = difference(record(_spec(raw, made, study_name, (), dropped, where)), record(spec))
         if lines:
+            whole = "" if member is None else f"; or a whole series: set it in a copy of {member[0].file}"
             raise UserError(
                 f"{place}: another study than {study_name!r} ({'; '.join(lines[:3])}); "
-                f"give it a name of its own: --name {study_name}-2"
+                f"give it a name of its own: --name {study_name}-2{whole}"
             )
     return spec
 

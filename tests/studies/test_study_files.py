@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from search import __main__ as search_main
+from search.answer.power import most_trainings
+from search.planning.network_costs import costs
+from search.planning.training_work import describe_work, total_work, training_work
 from search.report.content.published import published_part
 from search.series.members import distinct_teachers
 from search.spec.config import MAIN
@@ -87,6 +90,24 @@ def test_the_head_names_the_data_the_cost_every_difference_and_three_commands_th
     forecast = re.search(r"`search validate (\S+)`\s+forecasts", re.sub(r"\n", " ", text))
     assert forecast is not None
     assert forecast[1] == name
+
+
+@pytest.mark.parametrize("name", ["skin-lesion-isic2016", "polyp-hpo-etis", "selfreg-synapse", SERIES])
+def test_the_head_s_operations_are_those_that_validate_counts(name: str) -> None:
+    """For as many training images as the head says; several numbers are of the data sets of a series, in order."""
+    text = re.sub(r"\s+", " ", head(name))
+    printed = re.search(r"Counted, not measured, for ([\d and]+) training \w+ an epoch, .*?: (.*?)\. `validate`", text)
+    assert printed is not None
+    counts = [int(word) for word in printed[1].split(" and ")]
+    specs = [load(path) for path in studies(name)]
+    every = {
+        spec.name: training_work(
+            spec, costs(spec), counts[place * len(counts) // len(specs)], trainings=most_trainings(spec)
+        )
+        for place, spec in enumerate(specs)
+    }
+    teaching = sum(every[spec.name].teaching for spec in distinct_teachers(specs))
+    assert describe_work(total_work(list(every.values()), teaching=teaching))[0] == printed[2]
 
 
 @pytest.mark.parametrize(

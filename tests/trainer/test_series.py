@@ -1,5 +1,6 @@
 """A file with [series] is read as its members: a list or a product, each mistake in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,22 @@ def test_each_distinct_teacher_of_a_series_is_taught_once(
     assert capsys.readouterr().out.count("nothing to do: trained before") == 3
     with pytest.raises(UserError, match=r"--output .*: a series may have several teachers"):
         trainer_main.main([*words, "-o", "one.safetensors"])
+
+
+def test_ranks_of_their_own_name_the_series_that_was_given_as_what_comes_next(
+    tmp_path: Path, launch: Callable[..., Any]
+) -> None:
+    """Each teacher's ranks are started on its member; what is typed after them is still the series."""
+    one = '[series.product.method.kl]\nrun.method = "kl"\n[series.product.method.none]\nrun.method = "none"\n'
+    shared = SHARED.replace("{data}-{teacher}", "t")
+    series = written(tmp_path, shared + one)
+    words = ["--ranks", "2", "--cache", str(tmp_path / "cache")]
+    for given in (series.file, tmp_path / "kd.2.toml"):
+        child = launch("trainer", "teach", given, *words, cwd=tmp_path)
+        assert child.wait(200) == 0, child.log
+        assert [line for line in child.log.splitlines() if line.startswith("next: ")] == [
+            f"next: python -m search validate {given}"
+        ]
 
 
 def test_two_teachers_in_one_file_are_refused_before_any_is_taught(tmp_path: Path) -> None:

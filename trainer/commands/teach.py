@@ -75,6 +75,7 @@ def _teach_all(args: Namespace, series: Series) -> int:
         logger.info("teacher {} of {}: that of {}", place, len(first), member.called)
         path = series.path(member)
         again = [str(path) if Path(word) == args.file else word for word in past_torchrun(sys.argv[1:])]
+        again += ["--series", str(series.file)]
         code = _teach_one(Namespace(**{**vars(args), "file": path, "series": series.file}), again)
         if code:
             return code
@@ -192,7 +193,7 @@ def _next(args: Namespace, output: Path, least: float) -> tuple[str, ...]:
     from trainer import checkpoint
 
     file, study = checkpoint.weights(output), shlex.quote(str(args.file))
-    whole = shlex.quote(str(getattr(args, "series", args.file)))
+    whole = shlex.quote(str(args.series or args.file))
     dice, epochs = file.word("scores")["dice"], file.word("run")["epochs"]
     if dice >= least:
         return (f"next: python -m search validate {whole}",)

@@ -19,6 +19,7 @@ from search.report.content.document import Report
 from search.report.content.published import published_part
 from search.report.content.series_part import MadeStudy, series_part
 from search.report.files import named, places, text_of, write_report
+from search.report.series_figures import apart
 from search.report.series_tables import methods_table, published_table
 from search.spec.config import Confirm, Dashboard
 from search.spec.load import SeriesAxis, SeriesPlace, load
@@ -274,3 +275,20 @@ def test_a_file_of_published_numbers_that_is_not_there_is_said_on_the_page() -> 
     assert part.missing == "no file studies/published/nobody.csv, here or beside the program"
     assert published_part("{}", None) is None
     assert published_table(part).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("heights", "expected"),
+    [
+        ([], []),
+        ([1.0, 5.0], [1.0, 5.0]),
+        ([1.0, 1.5], [0.75, 1.75]),
+        ([1.0, 1.0, 1.0, 9.0], [0.0, 1.0, 2.0, 9.0]),
+        # A group that grows into the one below takes it in.
+        ([0.0, 1.2, 1.2, 1.2], [-0.6, 0.4, 1.4, 2.4]),
+    ],
+)
+def test_names_of_networks_of_like_scores_are_moved_apart_about_their_mean(
+    heights: list[float], expected: list[float]
+) -> None:
+    assert apart(heights, 1.0) == pytest.approx(expected)

@@ -73,7 +73,8 @@ def test_a_front_that_a_member_does_not_have_is_left_out_of_it(folder: Path, ser
 def test_under_another_name_a_member_is_a_study_of_its_own(folder: Path, series_text: Text) -> None:
     (folder / "kd.toml").write_text(series_text(limits="gpu_hours = 1.0"))
     assert load(find("kd.1"), ["run.epochs=2"], name="try").series is None
-    with pytest.raises(UserError, match=r"another study than 'kd\.1' .*give it a name of its own: --name kd\.1-2"):
+    named = r"another study than 'kd\.1' .*give it a name of its own: --name kd\.1-2; or a whole series"
+    with pytest.raises(UserError, match=named):
         load(find("kd.1"), ["run.epochs=2"])
 
 
