@@ -1,19 +1,54 @@
 """Cross-image distillation with a memory, CIRKD (Yang et al. 2022, CVPR, arXiv 2204.06986, equations 6 to 9): a voxel's
 cosines with the teacher's voxels, or with its means of a class, of earlier steps."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from losses.cirkd_pixel import row_divergence
 from losses.config import CirkdMemory
 from losses.labels import amount, in_float32, one_hot, valid_voxels
 from losses.pooling import averaged_to_grid, nearest_to
 from losses.tap_pairs import FAINT, TapPairs, directions, pointwise
 from losses.term import Loss, Term, taught
 from models.output import Output, Taps
+
+TABLE = 1 << 18
+"""Cosines that are compared at a time on a CPU: what its caches hold."""
+
+
+class _MemoryDivergence(torch.autograd.Function):
+    """`memory_divergence`, some rows at a time: of the table of rows and columns nothing is kept for the gradient,
+    which is of a row's own numbers alone and is made while the row's softmaxes are there."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, student: Tensor, teacher: Tensor, bank: Tensor, columns: Tensor) -> Tensor:
+        each = student.new_empty(len(student))
+        slopes = torch.empty_like(student)
+        chunk = max(1, TABLE // len(bank)) if student.device.type == "cpu" else len(student)
+        for start in range(0, len(student), chunk):
+            part = slice(start, start + chunk)
+            near, wanted = (F.linear(x[part], bank, columns) for x in (student, teacher))
+            target = wanted.softmax(1)
+            each[part] = (target * (wanted.log_softmax(1) - near.log_softmax(1))).sum(1)
+            slopes[part] = (near.softmax(1) - target) @ bank
+        ctx.save_for_backward(slopes)
+        return each
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return upstream.unsqueeze(1) * slopes, None, None, None
+
+
+def memory_divergence(student: Tensor, teacher: Tensor, bank: Tensor, columns: Tensor) -> Tensor:
+    """KL of the softmaxes over the bank's vectors of each row's products with them, teacher first: (R, D) twice, (Q, D)
+    and what is added to each column, (Q,), to (R,). The gradient is the student's alone: a row's (p_s - p_t) bank."""
+    each: Tensor = _MemoryDivergence.apply(student, teacher.detach(), bank, columns)  # type: ignore[no-untyped-call]
+    return each
 
 
 class Queue(nn.Module):
@@ -116,10 +151,11 @@ class MemoryContrast(Loss):
             bank, there = self.queue.sample(self.number)
             bank = bank.to(mapped.dtype)
             # Where nothing is remembered all columns stay: a softmax over none has no value, and is weighed with 0.
-            gone = ~there & there.any()
-            near = [(x @ bank.T / self.temperature).masked_fill(gone, -1e4) for x in (mapped, unit)]
+            columns = torch.where(~there & there.any(), -1e4, 0.0).to(bank.dtype)
+            rows = [(x / self.temperature).flatten(0, 1) for x in (mapped, unit)]
+            each = memory_divergence(rows[0], rows[1], bank, columns).view(mapped.shape[:2])
         valid = valid_voxels(labels)
-        each = row_divergence(near[0], near[1]) * valid.flatten(1) * there.any()
+        each = each * valid.flatten(1) * there.any()
         self._offer = self._packed(theirs.flatten(2)[: self.IMAGES], labels.flatten(1)[: self.IMAGES])
         return Term(each.sum(), amount(valid))
 

@@ -26,8 +26,13 @@ def _relates_two_classes(run: RunConfig) -> bool:
     return "dist" in run.methods() and run.losses.dist is not None and run.losses.dist.beta > 0
 
 
+def _remembers(run: RunConfig) -> bool:
+    return not {"cirkd-memory", "cirkd-region"}.isdisjoint(run.methods())
+
+
 CHANGES: tuple[Change, ...] = (
     Change(2, _relates_two_classes, "losses.dist.beta has no gradient with two classes any more"),
+    Change(3, _remembers, "losses.cirkd-memory and losses.cirkd-region round otherwise"),
 )
 REVISION = max(change.revision for change in CHANGES)
 """What a run is trained with here."""

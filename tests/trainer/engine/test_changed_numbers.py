@@ -39,5 +39,13 @@ def test_a_run_is_touched_where_it_uses_what_changed_since_it_was_trained(
     assert text is None or "losses.dist.beta" in text
 
 
+@pytest.mark.parametrize(("method", "revision", "changed"), [("cirkd-memory", 2, True), ("cirkd-region+kl", 3, False)])
+def test_comparisons_with_a_memory_round_otherwise_since_the_third(method: str, revision: int, changed: bool) -> None:
+    given = {"losses": {"ce": {}, "kl": {}, **{name: {"tap": "mid"} for name in ("cirkd-memory", "cirkd-region")}}}
+    text = touched(RunConfig.model_validate(RUN | given | {"method": method}), revision)
+    assert (text is not None) == changed
+    assert text is None or "cirkd-memory" in text
+
+
 def test_revisions_are_counted_from_two_on_without_a_gap() -> None:
     assert sorted({change.revision for change in CHANGES}) == list(range(2, REVISION + 1))
