@@ -341,7 +341,7 @@ def train(args: argparse.Namespace) -> None:
 
 def done(spec: StudySpec, cells: Cells) -> Confirmed:
     """What is finished as `search confirm` would have it: methods whose seeds are all trained."""
-    groups = next((line["groups"] for line in cells.lines(kind="teacher")), [])
+    groups: list[int] = next((line["groups"] for line in cells.lines(kind="teacher")), [])
     configurations: list[Configuration] = []
     scores: list[PerImageScores] = []
     for method in methods(spec):

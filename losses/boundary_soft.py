@@ -47,6 +47,8 @@ class SharedDistances:
 
     def __call__(self, logits: Tensor, target: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
         """`distances_of` the teacher's decisions `truth`, made of its logits and of the target's valid voxels."""
+        if logits.is_inference() or target.is_inference():  # such tensors do not count what is written into them
+            return distances_of(truth, valid)
         versions = logits._version, target._version
         if logits in self._known:
             known_target, known_versions, shared = self._known[logits]
