@@ -6,7 +6,7 @@ An INSERT here never raises IntegrityError: Optuna swallows it, or repeats what 
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -193,3 +193,43 @@ def apply(
             raise LeaseLost(f"trial {trial_id}: token {token} holds it no longer")
     if ends is not None:
         end_attempt(connection, dialect, trial_id, token, ends)
+
+
+@dataclass
+class Write:
+    """What the commits inside check of a held trial's lease, and what the first of them writes."""
+
+    trial_id: int
+    token: int
+    changes: Mapping[str, Any]
+    ends: str | None
+    attributes: Values
+    findings: Sequence[Values]
+    pending: bool
+    """Whether something is still to be written with the first commit."""
+
+
+@dataclass
+class Admission:
+    """Who begins a trial of which study."""
+
+    study_id: int
+    owner: Owner | None
+    search_id: int
+    once: str | None
+    seen: list[Any] = field(default_factory=list)
+    numbers: dict[int, int] = field(default_factory=dict)
+
+    def number_of(self, trial_id: int) -> int:
+        """The number of a trial that was admitted here."""
+        return self.numbers[trial_id]
+
+
+@dataclass
+class Withdrawal:
+    """How a trial ends that no worker holds."""
+
+    trial_id: int
+    paused: bool
+    lease: Mapping[str, Any]
+    attributes: Values

@@ -12,9 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.samplers.curve import Curve
 from search.storage.database import Database, open_storage
-from search.storage.fencing import AT_ONCE, QuickStorage
+from search.storage.fencing import AT_ONCE, Curve, QuickStorage
 
 KINDS = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),
