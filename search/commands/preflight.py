@@ -70,7 +70,7 @@ class Streams:
     streams: int
     """Streams of batches."""
     teacher_passes: int
-    """Streams on which the teacher runs."""
+    """Streams on which the teacher runs in every step: none where its outputs are stored before the first."""
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ def _streams(spec: StudySpec) -> Streams:
     return Streams(
         data=len({run.data.model_dump_json() for run in runs}),
         streams=len({stream_key(run) for run in runs}),
-        teacher_passes=len({stream_key(run) for run in runs if run.methods()}),
+        teacher_passes=len({stream_key(run) for run in runs if run.methods() and run.data.views is None}),
     )
 
 

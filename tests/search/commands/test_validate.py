@@ -184,6 +184,15 @@ def test_json_says_the_same(study, teacher, capsys):
     assert found["streams"] == {"data": 1, "streams": 1, "teacher_passes": 1}
 
 
+def test_a_teacher_whose_outputs_are_stored_passes_no_batch(study, teacher, capsys):
+    path = study()
+    path.write_text(path.read_text().replace('choices = ["kl", "cwd", "at"]', 'choices = ["kl", "cwd"]'))
+    teacher()
+    code, text = printed(path, capsys, "--set", "run.data.views=2", "--name", "small-2")
+    assert "1 stream, 0 teacher passes a batch" in text, text
+    assert code == 0
+
+
 def test_overrides_are_shown_and_may_need_another_name(study, capsys):
     path = study()
     code, text = printed(path, capsys, "--no-data", "--set", "run.seed=3")
