@@ -5,6 +5,7 @@ the image nor in the mask: viewers that obey it turn one of the two only. TIFFs 
 of CVC-ClinicDB say "grey" and hold three colours: Pillow refuses them and OpenCV reads them as grey without a word.
 """
 
+import contextlib
 import hashlib
 import io
 import re
@@ -13,7 +14,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 import cv2
@@ -34,6 +35,10 @@ CHANNEL = "{channel}"
 
 NEGATIVE = "NegativeROA"
 """The attribute of a polygon in an ImageScope file that makes a hole of it."""
+
+TRIES = 10
+"""How often an array file is read where the parser of its header fails."""
+_T = TypeVar("_T")
 
 _ORIENTATION = 0x0112
 _FARTHEST = 1e6
@@ -200,6 +205,18 @@ def orientation(path: Path) -> int:
             return int(picture.getexif().get(_ORIENTATION, 1))
     except _BROKEN:  # no such tag in a TIFF's place or a broken file, which reading it names
         return 1
+
+
+def array_read(load: Callable[[], _T]) -> _T:
+    """What `load` reads by numpy, tried again where Python's parser fails.
+
+    Numpy parses the header of an array file by `ast`, and CPython 3.11 counts how deep that is for all threads together
+    (findings/python-depth-of-parsing-in-threads.sh): its SystemError says nothing of the file. Raises what `load` does.
+    """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(SystemError):
+            return load()
+    return load()
 
 
 def file_hash(path: Path) -> str:

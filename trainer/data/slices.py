@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.dataset import Picture
-from trainer.data.files import BadFile, MaskPicture, file_hash
+from trainer.data.files import BadFile, MaskPicture, array_read, file_hash
 from trainer.errors import DataError
 
 Kind = Literal["image", "label"]
@@ -220,7 +220,7 @@ def _of_npz(path: Path, kind: Kind) -> NDArray[Any]:
             if kind not in arrays:
                 known = ", ".join(sorted(arrays)) or "nothing"
                 raise BadFile(path, f"has no array {kind!r}; a slice has image and label", f"it has {known}")
-            return np.asarray(arrays[kind])
+            return np.asarray(array_read(lambda: arrays[kind]))
     except _BROKEN as error:
         raise _damaged(path, error) from error
 

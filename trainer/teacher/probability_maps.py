@@ -20,6 +20,7 @@ from models.output import Output, Segmenter
 from trainer.checkpoint import SHOWN
 from trainer.data import augment
 from trainer.data.dataset import DataSet, Part, Placement
+from trainer.data.files import array_read
 from trainer.data.volumes.nifti import SUFFIXES as VOLUME_SUFFIXES
 from trainer.distributed.ranks import Ranks
 from trainer.errors import CheckpointError
@@ -143,7 +144,7 @@ def read(path: Path) -> tuple[Floats, float]:
     """Probabilities (h, w) in [0, 1] and their step. Raises CheckpointError."""
     if path.suffix == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
+            values = array_read(lambda: np.load(path, allow_pickle=False))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: no array of numbers, or cut short ({error})") from error
         if values.ndim != 2 or values.dtype.kind != "f" or not np.all((values >= 0) & (values <= 1)):

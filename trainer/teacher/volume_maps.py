@@ -29,7 +29,7 @@ from trainer.data.cache import locked
 from trainer.data.classes import ground
 from trainer.data.dataset import DataSet, Part
 from trainer.data.downloads.disk_space import require_room
-from trainer.data.files import CHANNEL, file_hash
+from trainer.data.files import CHANNEL, array_read, file_hash
 from trainer.data.sets.volumes import VolumeCases
 from trainer.data.streams.examples import PatchExamples
 from trainer.data.volumes.case import PreparedCase
@@ -212,7 +212,7 @@ def _refuse_channels(stored: Stored, data: VolumeCases) -> None:
 def _mapped(place: Path, shape: tuple[int, ...]) -> Halves | None:
     """The file's array, None where it is not there or not whole."""
     try:
-        kept: Halves = np.load(place, mmap_mode="r", allow_pickle=False)
+        kept: Halves = array_read(lambda: np.load(place, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError):
         return None
     return kept if kept.shape == shape and kept.dtype == np.float16 else None

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from trainer.data.dataset import Pixels
-from trainer.data.files import file_hash, inside, listed_pictures, orientation, pixel_hash, read_image
+from trainer.data.files import array_read, file_hash, inside, listed_pictures, orientation, pixel_hash, read_image
 from trainer.data.masks import coding_from
 from trainer.data.reading import PLAIN, Reading
 from trainer.errors import DataError
@@ -254,3 +254,23 @@ def test_a_link_to_nothing_and_a_name_that_is_no_text_are_named(tmp_path):
         os.symlink(target, os.fsencode(folder) + b"/" + name)
         with pytest.raises(DataError, match=what):
             listed_pictures(folder)
+
+
+def test_an_array_is_read_again_where_the_parser_of_its_header_fails(tmp_path: Path) -> None:
+    """As it does now and then in Python 3.11 where another thread parses, too."""
+    np.save(tmp_path / "array.npy", np.arange(3))
+    load, fails = np.load, [True, True, False]
+
+    def unlucky(path: Path) -> Pixels:
+        if fails.pop(0):
+            raise SystemError("AST constructor recursion depth mismatch (before=42, after=39)")
+        return load(path)
+
+    assert array_read(lambda: unlucky(tmp_path / "array.npy")).tolist() == [0, 1, 2]
+    assert fails == []
+    with pytest.raises(SystemError):
+        array_read(unlucky_always)
+
+
+def unlucky_always() -> Pixels:
+    raise SystemError("AST constructor recursion depth mismatch (before=42, after=39)")

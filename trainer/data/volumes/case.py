@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.atomic_files import sync_folder
+from trainer.data.files import array_read
 from trainer.data.volumes.geometry import Axis, Grid, Labels, NativeGrid, Triple
 from trainer.data.volumes.recipes import Normaliser
 
@@ -166,7 +167,7 @@ def _sum_of(array: NDArray[Any]) -> str:
 
 
 def _mapped(path: Path) -> Any:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return array_read(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _offset(way: NativeGrid) -> list[float]:
