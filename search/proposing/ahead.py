@@ -6,20 +6,20 @@ does not exist yet; the first trial created here that would see the others as it
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 
 from search.proposing.builders import front_of
-from search.proposing.draft import Draft, study_drafting
+from search.proposing.draft import Draft, begun, study_drafting
 from search.proposing.ranges import front_first, suggest
 from search.samplers import view_of
 from search.samplers.storage_view import paused, study_through
 from search.spec.arms import Arm
 from search.spec.space import Scalar, active
+from search.storage.leases import LeaseHandle
 from search.storage.statements import Suggested
 from trainer.seeds import derive
 
@@ -92,7 +92,8 @@ class Ahead:
         wanted = next((view for each in following if (view := view_of(self._front, each)) not in self._ready), None)
         if wanted is None:
             return
-        trial = _running(self._next_number(wanted, len(present)))
+        number = self._next_number(wanted, len(present))
+        trial = begun(LeaseHandle(-number, number, study._study_id, 1))  # of no row in the database
         draft = Draft(self._storage, trial, [*present, *(each.trial for each in self._ready.values())], ranges)
         chosen = parameters_of(study, self._arm, draft, paused_ids)
         self._ready[wanted] = Proposal(chosen, draft.suggested, draft.trial, len(present))
@@ -117,20 +118,3 @@ class Ahead:
         while view_of(self._front, self._number) != view:
             self._number += 1
         return self._number
-
-
-def _running(number: int) -> FrozenTrial:
-    """A trial that just began, with no row in the database: its id is below 0."""
-    return FrozenTrial(
-        number=number,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=-number,
-    )
