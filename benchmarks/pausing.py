@@ -6,9 +6,11 @@
 Nothing is trained: curves and clock are those of `benchmarks.time_to_answer`, and sampler, front and rules are the
 product's own. Lines of the table: today's default (8 in flight, median), also with trials dealt where the answer is
 open, by trial and by hour; `promote`, also so; `curves`, by its first rung, by how many trials of each width are begun
-first, and by whether slots stay empty where a further trial would only slow down the promising. The last line knows
-all: configurations in random order are trained for one epoch each, and from then on it spends nothing on what will not
-be an answer. A seed without an answer counts the whole budget: the time of all trials to their ends, 8 side by side.
+first (5, unless it says 10), and by whether slots stay empty where a further trial would only slow down the promising;
+plain TPE with the median pruner, one trial at a time. The last line knows all: configurations in random order are
+trained for one epoch each, and from then on it spends nothing on what will not be an answer. The line before it knows
+that only after half of the epochs: a rule that goes by curves knows no more where these tell no more. A seed without an
+answer counts the whole budget: the time of all trials to their ends, 8 side by side.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +40,7 @@ from search.spec.space import Scalar
 from trainer.cli.entry import guard
 
 SLOTS = 8
+KNOWING = "all-knowing"
 
 
 @dataclass
@@ -156,31 +160,32 @@ class OpenPausedSearch(PausedSearch):
         return super()._begin()
 
 
-def all_knowing(world: World, cost: Cost, seed: int, within: float) -> Found:
-    """See the module's text; configurations are not limited in number."""
+def all_knowing(world: World, cost: Cost, seed: int, within: float, knows: int = 1) -> Found:
+    """See the module's text; configurations are not limited in number. knows: the epoch after which it knows how a
+    curve ends."""
     widths = list(widths_of(world.arm))
     front = samplers.FrontChoice.along(WIDTH, tuple(widths), seed=seed)
     draw = random.Random(seed)  # noqa: S311 - no secret
     open_, number, time, last = set(widths), 0, 0.0, world.arm.epochs
-    members: list[tuple[Scalar, int]] = []  # those that will be answers: width, epochs done
+    members: list[tuple[Scalar, int, Sequence[float]]] = []  # width, epochs done, curve
     found = Found()
     while len(found.answers) < len(widths):
-        fresh: list[tuple[Scalar, Sequence[float]]] = []
-        while open_ and len(members) + len(fresh) < SLOTS:
+        while open_ and len(members) < SLOTS:
             width = samplers.choice_for(front, number)[WIDTH]
             number += 1
             if width in open_:
-                fresh.append((width, world.curve(drawn(world.arm, draw, int(width)))))
-        training = [width for width, _ in members] + [width for width, _ in fresh]
-        time += cost.once + sum(cost.own(float(width), max(map(float, widths))) for width in training)
-        members = [(width, epoch + 1) for width, epoch in members]
-        for width, curve in fresh:
-            if width in open_ and max(curve) >= world.best(width) - within:
+                members.append((width, 0, world.curve(drawn(world.arm, draw, int(width)))))
+        time += cost.once + sum(cost.own(float(width), max(map(float, widths))) for width, *_ in members)
+        kept: list[tuple[Scalar, int, Sequence[float]]] = []
+        for width, done, curve in members:
+            epoch, good = done + 1, max(curve) >= world.best(width) - within
+            if epoch == knows and width in open_ and good:
                 open_.remove(width)
-                members.append((width, 1))
-        for width in [width for width, epoch in members if epoch == last]:
-            found.answers[width] = time
-        members = [(width, epoch) for width, epoch in members if epoch < last]
+                kept.append((width, epoch, curve))
+            elif epoch > knows or (epoch < knows and width in open_):
+                kept.append((width, epoch, curve))
+        found.answers.update((width, time) for width, epoch, _ in kept if epoch == last)
+        members = [member for member in kept if member[1] < last and (member[1] >= knows or member[0] in open_)]
     return found
 
 
@@ -211,6 +216,7 @@ def lines(world: World, cost: Cost, trials: int, within: float) -> dict[str, Cal
             raise TypeError(f"{name} pauses no trial")
         return lambda seed: kind(world, rule, cost, trials, seed, within).run()
 
+    plain = Way("plain", slots=1, plain=True)
     return {
         "today: 8 in flight, median": lambda seed: Simulation(world, today, cost, trials, seed, within).run(),
         "today, open spread": dealt("open"),
@@ -218,11 +224,14 @@ def lines(world: World, cost: Cost, trials: int, within: float) -> dict[str, Cal
         f"promote, first rung {tenth}": pausing("promote", tenth),
         f"promote, first rung {third}": pausing("promote", third),
         f"promote, first rung {third}, open spread": pausing("promote", third, OpenPausedSearch),
-        f"curves, first rung {tenth}, all slots full": pausing("curves", tenth, startup=10, idle_below=0.0),
-        f"curves, first rung {tenth}, the promising alone after 10": pausing("curves", tenth, startup=10),
-        f"curves, first rung {third}, the promising alone after 10": pausing("curves", third, startup=10),
-        f"curves, first rung {third}, the promising alone after 5": pausing("curves", third, startup=5),
-        "all-knowing": lambda seed: all_knowing(world, cost, seed, within),
+        f"curves, first rung {tenth}": pausing("curves", tenth),
+        f"curves, first rung {third}": pausing("curves", third),
+        f"curves, first rung {tenth}, after 10": pausing("curves", tenth, startup=10),
+        f"curves, first rung {tenth}, the promising alone": pausing("curves", tenth, idle_below=0.7),
+        f"curves, first rung {third}, the promising alone": pausing("curves", third, idle_below=0.7),
+        "plain TPE + median, one at a time": lambda seed: Simulation(world, plain, cost, trials, seed, within).run(),
+        f"{KNOWING} from epoch {epochs // 2} on": lambda seed: all_knowing(world, cost, seed, within, epochs // 2),
+        KNOWING: lambda seed: all_knowing(world, cost, seed, within),
     }
 
 
@@ -236,7 +245,7 @@ def interval(numerators: Sequence[float], denominators: Sequence[float]) -> str:
 
 
 def compare(world: World, cost: Cost, trials: int, seeds: int, within: float, only: Sequence[str] = ()) -> None:
-    """Print one table: today's default, and of the others those whose label holds a text of `only`; none: all."""
+    """Print one table: today's default, and of the others those of `only` (* and ? stand for any text); none: all."""
     budget = whole_budget(world, cost, trials)
     print(
         f"\n### {world.name}: {trials} trials of {world.arm.epochs} epochs, {seeds} seeds, whole budget {budget:.0f}\n"
@@ -248,7 +257,7 @@ def compare(world: World, cost: Cost, trials: int, seeds: int, within: float, on
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     first: list[float] = []
     for label, search in lines(world, cost, trials, within).items():
-        if first and only and not any(text in label for text in only):
+        if first and only and not any(fnmatch(label, text) for text in only):
             continue
         every = [search(seed) for seed in range(seeds)]
         answers = [max(each.answers.get(width, math.inf) for width in widths_of(world.arm)) for each in every]
@@ -257,7 +266,7 @@ def compare(world: World, cost: Cost, trials: int, seeds: int, within: float, on
         overall = [min(each.answers.get(None, math.inf), budget) for each in every]
         cells = [label, f"{statistics.median(worst):.0f} ({sum(map(math.isfinite, answers))}/{seeds})"]
         cells += [interval(first, worst), f"{statistics.mean(worst):.0f}"]
-        if label == "all-knowing":
+        if label.startswith(KNOWING):
             cells += ["-"] * 4
         else:
             answered = sum(None in each.answers for each in every)
@@ -313,7 +322,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--within", type=float, default=0.005, help="of the best: what counts as an answer")
     parser.add_argument("--worlds", nargs="+", choices=tuple(WORLDS), default=["recorded", "formula"])
-    parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="of the lines, beside today's")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="LABEL", help="lines beside today's; * and ? stand for any"
+    )
     parser.add_argument("--calibration", action="store_true", help="of the model of curves, in place of the searches")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

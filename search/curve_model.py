@@ -1,7 +1,8 @@
 """Where an unfinished trial will end: a distribution of its final score, and the probability to be the best of all.
 
-Scores at successive rungs are a Markov chain: the score at the next rung is a line in the score at this one, with noise
-of Student's t, and both are learned from all trials that passed both rungs. A trial's end follows by going through the
+Scores at successive rungs, the best so far at each, are a Markov chain: the score at the next rung is a line in the
+score at this one, with noise that has the tail of Student's t below the line, and both are learned from all trials that
+passed both rungs. A trial's end follows by going through the
 rungs that it has not reached, so it has a mean and a variance in closed form, and what only few trials have shown is
 uncertain. A prior says that a score stays where it is (slope 1). Predicting the end from parts of curves by regression
 is that of Baker et al. (2017, Accelerating neural architecture search using performance prediction); deciding by the
@@ -12,7 +13,6 @@ of which no table was kept. Nothing is drawn: the same scores give the same answ
 
 import itertools
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,20 +20,21 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search.promotion import smoothed_from
+from search.promotion import scores_at
 
 Array = NDArray[np.float64]
 
 PRIOR_TRIALS = 1.0
 """How many trials the prior of a noise counts as."""
-PRIOR_NOISE = 0.3
+PRIOR_NOISE = 0.6
 """That noise, as a share of the spread of the scores at the rung."""
 PRIOR_SPREAD = 0.05
 """That spread, as a share of a usual score, where fewer than three trials show one."""
 SLOPE_DEVIATION = 0.3
 """How far a slope may be from 1."""
 FREEDOM = 4.0
-"""Degrees of freedom of the noise: bad trials err by far more than good ones."""
+"""Degrees of freedom of the noise below a line: bad trials err by far more than good ones. What is above it counts in
+full, for it is by such a jump that a trial which stood at a rung among others becomes the best."""
 ROUNDS = 4
 """Of weights and least squares (Lange, Little and Taylor 1989)."""
 FARTHEST = 1e6
@@ -80,24 +81,17 @@ class RungModel:
     def __init__(self, rungs: tuple[int, ...]) -> None:
         self.rungs = rungs
 
-    def row(self, values: Mapping[int, float], end: float | None = None) -> list[float]:
-        """A trial's scores at the rungs that it reached, from its scores by epoch, as `score_at` has them; at the end
-        what it is worth. A run that ended before the last rungs has NaN there.
+    def row(self, values: Mapping[int, float], end: float | None = None, *, minimize: bool = False) -> list[float]:
+        """A trial's scores at the rungs that it reached, from its scores by epoch, as `scores_at` has them; at the end
+        what it is worth. A run that ended before the last rungs has NaN there. Negative of what is minimized.
 
         end: what a run that is over is worth, its best score; None where it is not over.
         """
-        steps = sorted(values)
-        scores = [values[step] for step in steps]
-        row = list[float]()
-        for rung in self.rungs[:-1]:
-            beyond = bisect_left(steps, rung)
-            if beyond == len(steps):
-                break
-            near = scores[bisect_left(steps, smoothed_from(rung)) : bisect_right(steps, rung)]
-            row.append(sum(near) / len(near) if near else scores[beyond])
+        sign = -1.0 if minimize else 1.0
+        row = [sign * score for score in scores_at(values, self.rungs[:-1], minimize=minimize)]
         if end is None:
             return row
-        return [*row, *[math.nan] * (len(self.rungs) - 1 - len(row)), end]
+        return [*row, *[math.nan] * (len(self.rungs) - 1 - len(row)), sign * end]
 
     def table(self, rows: Sequence[Sequence[float]]) -> Array:
         """Rows under one another, NaN where a trial has not come so far: trials x rungs."""
@@ -163,7 +157,7 @@ def _line(here: Array, there: Array) -> Line:
         rest = gains - gain - slope * away
         unsure = covariance[0] + 2 * away * covariance[1] + away**2 * covariance[2]
         noise = max(float(prior + (weights * (rest**2 + unsure)).sum()) / (PRIOR_TRIALS + len(away)), 1e-8)
-        weights = (FREEDOM + 1) / (FREEDOM + rest**2 / noise)
+        weights = np.where(rest < 0.0, (FREEDOM + 1) / (FREEDOM + rest**2 / noise), 1.0)
     return Line(centre, gain, slope, covariance, noise)
 
 

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.curve_model import RungModel, chances, rungs_of
 from search.promotion import ArmTrials, Pausing, Turn
 
-FLOOR = 0.03
-"""The probability below which nothing goes on."""
+FORGONE = 0.02
+"""The probability that the best of a choice is among all of its trials that are left at rungs for good."""
 NEW = 0.1
 """What a new trial's probability to beat all of its choice counts beside that of a trial with a curve."""
 SHARE = 0.35
@@ -101,16 +101,21 @@ class CurveRule(Pausing):
         return trial._trial_id not in arm.passed and self.rung_of(trial) is not None
 
     def _worth(self, arm: ArmTrials, judged: Judgement) -> list[FrozenTrial]:
-        """The trials at rungs that are worth more epochs, the best first."""
-        standing = [
-            trial
-            for trial in arm.trials
-            if trial.state == TrialState.RUNNING
-            and (judged.chance.get(trial.number, 0.0) >= FLOOR or trial.number in judged.best)
-            and self.rung_of(trial) is not None
-        ]
-        density = {t.number: self._rate(arm, t, judged) / judged.own[t.number] for t in standing}
-        return sorted(standing, key=lambda trial: (-density[trial.number], trial.number))
+        """The trials at rungs that are worth more epochs, the best first: all but the least likely of each choice, as
+        many as hold its best with a probability of `FORGONE` together."""
+        standing: dict[Hashable, list[FrozenTrial]] = defaultdict(list)
+        for trial in arm.trials:
+            if trial.state == TrialState.RUNNING and trial.number in judged.chance and self.rung_of(trial) is not None:
+                standing[arm.choice_of(trial)].append(trial)
+        worth: list[FrozenTrial] = []
+        for rivals in standing.values():
+            left = 0.0
+            for trial in sorted(rivals, key=lambda each: (judged.chance[each.number], -each.number)):
+                left += judged.chance[trial.number]
+                if left > FORGONE or trial.number in judged.best:
+                    worth.append(trial)
+        density = {t.number: self._rate(arm, t, judged) / judged.own[t.number] for t in worth}
+        return sorted(worth, key=lambda trial: (-density[trial.number], trial.number))
 
     def _rate(self, arm: ArmTrials, trial: FrozenTrial, judged: Judgement) -> float:
         """A trial's probability by the epochs that it still takes; without a curve it is as a new one."""
@@ -203,9 +208,8 @@ def _count(judged: Judgement, by_choice: Mapping[Hashable, Sequence[FrozenTrial]
 def _row(model: RungModel, trial: FrozenTrial, *, minimize: bool) -> list[float]:
     """A trial's scores at rungs, higher is better; what is no finite number is NaN."""
     end = trial.values[0] if trial.state == TrialState.COMPLETE else None
-    sign = -1.0 if minimize else 1.0
-    row = model.row(trial.intermediate_values, end)
-    return [sign * score if math.isfinite(score) else math.nan for score in row]
+    row = model.row(trial.intermediate_values, end, minimize=minimize)
+    return [score if math.isfinite(score) else math.nan for score in row]
 
 
 def _size(trial: FrozenTrial) -> float | None:

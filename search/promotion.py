@@ -2,8 +2,9 @@
 
 `Pausing` is what every such rule answers. `Promotion` is asynchronous successive halving (Li et al. 2020, algorithm 2)
 with two changes. A trial that is not promoted is paused in place of being ended, so a rung's verdict is never final.
-And a score at a rung is the mean over the epochs that lead to it, since the noise of one epoch is often larger than the
-difference between two good trials.
+And a score at a rung is the best one up to it, as a trial is worth its best epoch in the end: on curves of real small
+trainings, which jump from epoch to epoch, it foretells the end better than the rung's own score or a mean before it
+(`benchmarks/RESULTS.md`, "What a score at a rung is").
 """
 
 import math
@@ -16,8 +17,6 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-SMOOTH = 0.35
-"""The share of the epochs up to a rung, the last ones, over which a score at that rung is a mean."""
 LEAST = 2
 """Trials of a choice that go on from each rung where no new ones are admitted, however few there are."""
 
@@ -149,26 +148,28 @@ class Promotion(Pausing):
         """The trials that came to a rung, the best there first; NaN is the worst of all."""
         there: list[tuple[float, int, FrozenTrial]] = []
         for trial in trials:
-            score = score_at(trial.intermediate_values, rung)
-            if score is not None:
+            for score in scores_at(trial.intermediate_values, (rung,), minimize=minimize):
                 place = math.inf if math.isnan(score) else score if minimize else -score
                 there.append((place, trial.number, trial))
         return [trial for *_, trial in sorted(there, key=lambda entry: entry[:2])]
 
 
-def smoothed_from(rung: int) -> int:
-    """The first of the epochs over which a score at a rung is a mean; the rung is the last."""
-    return rung - max(int(rung * SMOOTH), 1) + 1
+def scores_at(values: Mapping[int, float], rungs: Sequence[int], *, minimize: bool) -> list[float]:
+    """A trial's score at each of the rising rungs that it has reached, from its scores by epoch.
 
-
-def score_at(values: Mapping[int, float], rung: int) -> float | None:
-    """A trial's score at a rung from its scores by epoch; None where it has not come so far.
-
-    The mean over the last `SMOOTH` of the epochs up to the rung; where none of these was validated, the first score at
-    the rung or beyond it.
+    The best up to the rung; where nothing was validated so early, the first score beyond it. NaN is no score, unless
+    it is the newest one at a rung: a trial that has no number where it stands has collapsed.
     """
-    beyond = [epoch for epoch in values if epoch >= rung]
-    if not beyond:
-        return None
-    near = [value for epoch, value in values.items() if smoothed_from(rung) <= epoch <= rung]
-    return sum(near) / len(near) if near else values[min(beyond)]
+    steps = sorted(values)
+    better = min if minimize else max
+    found, best, at = list[float](), math.nan, 0
+    for rung in rungs:
+        if not steps or steps[-1] < rung:
+            break
+        while at < len(steps) and steps[at] <= rung:
+            score = values[steps[at]]
+            best = score if math.isnan(best) else best if math.isnan(score) else better(best, score)
+            at += 1
+        newest = values[steps[max(at - 1, 0)]]
+        found.append(newest if at == 0 or math.isnan(newest) else best)
+    return found

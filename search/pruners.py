@@ -52,7 +52,7 @@ class PrunerSettings:
     lower: float | None = None
     upper: float | None = None
     factor: float = 1.5
-    idle_below: float = 0.7
+    idle_below: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in PRUNERS:

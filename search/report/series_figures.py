@@ -18,6 +18,7 @@ BESIDE = 1.06
 """Between the places of two methods on the axis of sizes, as a factor."""
 NAME_HEIGHT = 0.06
 """Of a network's name, as a share of the axis of scores."""
+TAUGHT = "Filled: students, in the colour of their method; open: their teachers, from which arrows lead to them. "
 PANELS = 6
 """Panels below each other at most; of more data sets the first ones are drawn."""
 
@@ -46,12 +47,13 @@ def _sizes(part: SeriesPart) -> Drawn | None:
             axes.set_title(printable(panel, 40), fontsize=9.5, color=INK, parse_math=False)
             named_axes(axes, "parameters (millions)" if panel == panels[-1] else "", part.metric)
         _size_ticks(grid.flat[-1], [x for m in members for x in (m.params_m, m.teacher_params_m) if x])
-        _legend(figure, colours)
+        taught = any(map(_has_teacher, members))
+        _legend(figure, colours, teachers=taught)
         data = svg(figure)
     unconfirmed = any(member.part != "test" for member in members)
     note = (
-        "Filled: students, in the colour of their method; open: their teachers, from which arrows lead to them. The "
-        "area of a bubble is the network's GFLOP, where that is known; of one size they stand side by side. "
+        f"{TAUGHT if taught else ''}"
+        "The area of a bubble is the network's GFLOP, where that is known; of one size they stand side by side. "
         "Scores are test scores, means over fresh seeds, with their intervals"
         f"{'; of a study that is not confirmed the best of its search on validation' if unconfirmed else ''}."
     )
@@ -165,12 +167,14 @@ def _arrow(axes: Axes, member: SeriesMember, x: float, colour: str, own: float, 
     )  # fmt: skip
 
 
-def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
-    """Methods with their colours, below all panels."""
+def _legend(figure: Figure, colours: Mapping[str, str], *, teachers: bool) -> None:
+    """Methods with their colours, and what stands for teachers, below all panels."""
     axes = figure.axes[0]
     handles = [axes.plot([], [], "o", color=colour, ms=6, mew=0, ls="")[0] for colour in colours.values()]
-    handles += axes.plot([], [], "o", mfc=PAPER, mec=INK, ms=6, mew=1.2, ls="")
-    labels = [printable(method, 40) for method in colours] + ["teacher"]
+    labels = [printable(method, 40) for method in colours]
+    if teachers:
+        handles += axes.plot([], [], "o", mfc=PAPER, mec=INK, ms=6, mew=1.2, ls="")
+        labels.append("teacher")
     box = figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     for text in box.get_texts():
         text.set_parse_math(False)

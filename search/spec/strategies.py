@@ -146,21 +146,27 @@ class PausingConfig(Frozen):
     """What the rules share that pause trials at rungs."""
 
     min_epochs: PositiveInt | None = Field(
-        default=None, le=MOST_EPOCHS, description="epochs up to the first rung; default: a third of the run's"
+        default=None,
+        le=MOST_EPOCHS,
+        description="epochs up to the first rung; default: a third of the run's with `promote`, a tenth with `curves`",
     )
     keep_paused: bool = Field(
         default=False, description="leave paused trials as they are in the end, to `search close` or a larger budget"
     )
 
+    share: ClassVar[int] = 3
+    """The first rung lies at one in so many of a run's epochs (`benchmarks/RESULTS.md`, pauses)."""
+
     def first_rung(self, epochs: int) -> int:
-        """The epoch at which trials of runs of so many epochs are paused first (`benchmarks/RESULTS.md`, pauses)."""
-        return max(round(epochs / 3), 1) if self.min_epochs is None else self.min_epochs
+        """The epoch at which trials of runs of so many epochs are paused first."""
+        return max(round(epochs / self.share), 1) if self.min_epochs is None else self.min_epochs
 
 
 class PromoteConfig(PausingConfig):
-    """Pause a trial at each rung, and go on with the most promising of its choice when a slot is free (as asynchronous
-    successive halving, Li et al. 2020, which ends them). Paused trials count against `budget.trials`, and are PRUNED
-    once all are admitted and none is worth more epochs, or time or device hours are over."""
+    """Pause a trial at each rung, and go on with the most promising of its choice, by the best score up to the rung,
+    when a slot is free (as asynchronous successive halving, Li et al. 2020, which ends them). Paused trials count
+    against `budget.trials`, and are PRUNED once all are admitted and none is worth more epochs, or time or device hours
+    are over."""
 
     name: Literal["promote"]
     reduction: int = Field(
@@ -172,8 +178,10 @@ class CurvesConfig(PausingConfig):
     """Pause a trial at each rung, and give free slots to the trials with the most probability to be the best of their
     choice, by the epochs that they still take. The probability is that of a model of learning curves over rungs (their
     ends predicted from parts of curves as in Baker et al. 2017, decided by the probability to beat the best as in
-    Domhan et al. 2015). What is below 3 % is worth no more epochs, but for the best of each choice. Paused trials
-    count and end as with `promote`."""
+    Domhan et al. 2015). What is left for good at rungs are the least likely of each choice, which hold its best with
+    a probability of 2 % together. Paused trials count and end as with `promote`."""
+
+    share: ClassVar[int] = 10
 
     name: Literal["curves"]
     factor: float = Field(
@@ -185,7 +193,7 @@ class CurvesConfig(PausingConfig):
         description="trials of each choice of [front], or of all, begun before a paused one goes on",
     )
     idle_below: NonNegativeFloat = Field(
-        default=0.7,
+        default=0.0,
         le=100.0,
         allow_inf_nan=False,
         description="a slot is left empty where a further trial promises less, by what it costs, than so many times "

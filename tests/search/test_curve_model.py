@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from search.curve_model import Array, Line, RungModel, chances, rungs_of
-from search.promotion import score_at
+from search.promotion import scores_at
 
 DRAWS = 60_000
 RUNGS = rungs_of(30, 5, 1.5)
@@ -31,10 +31,12 @@ def test_a_row_has_the_scores_at_rungs_and_what_a_run_that_is_over_is_worth():
     model, draw = RungModel((2, 6, 10, 20)), np.random.default_rng(1)
     for steps in (range(1, 13), (1, 2, 5, 6, 11), (5, 10, 15), (20,), ()):
         values = {step: float(draw.random()) for step in steps}
-        reached = [score for rung in model.rungs[:-1] if (score := score_at(values, rung)) is not None]
-        assert model.row(values) == reached
+        assert model.row(values) == scores_at(values, model.rungs[:-1], minimize=False)
+        lowest = scores_at(values, model.rungs[:-1], minimize=True)
+        assert model.row(values, minimize=True) == [-score for score in lowest]
     values = dict.fromkeys(range(1, 7), 0.5)  # of a run of 6 epochs, where others have 20
     assert model.row(values, 0.7) == [0.5, 0.5, pytest.approx(math.nan, nan_ok=True), 0.7]
+    assert model.row(values, 0.7, minimize=True) == [-0.5, -0.5, pytest.approx(math.nan, nan_ok=True), -0.7]
 
 
 def drawn_through(lines: list[Line], score: float, draw: np.random.Generator) -> Array:
@@ -72,11 +74,21 @@ def test_a_line_is_learned_and_a_few_wild_trials_do_not_bend_it():
     model = RungModel((5, 10))
     (line,) = model.lines(np.stack([here, there], axis=1))
     assert line is not None
-    assert line.slope == pytest.approx(-0.3, abs=0.03)
+    assert line.slope == pytest.approx(-0.3, abs=0.05)
     assert line.gain + line.slope * (0.8 - line.centre) == pytest.approx(0.04, abs=0.005)  # least squares alone say 0
     mean, deviation = model.ends([*np.stack([here, there], axis=1).tolist(), [0.9]])
     assert mean[-1] == pytest.approx(0.9 + 0.04 - 0.03, abs=0.005)
     assert 0.004 < deviation[-1] < 0.2
+
+
+def test_a_jump_above_a_line_counts_in_full_so_that_a_later_one_is_not_ruled_out():
+    draw = np.random.default_rng(5)
+    here = draw.normal(0.5, 0.05, 100)
+    there = here + draw.normal(0.0, 0.002, 100)
+    there[::10] += 0.2  # one in ten jumps late
+    (line,) = RungModel((5, 10)).lines(np.stack([here, there], axis=1))
+    assert line is not None
+    assert math.sqrt(line.noise) == pytest.approx((there - here).std(), rel=0.15)
 
 
 def test_before_anybody_went_further_a_score_is_expected_to_stay_and_surely_not_certain():

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.promotion import ArmTrials, Promotion, score_at
+from search.promotion import ArmTrials, Promotion, scores_at
 from search.spec.load import load
 from search.spec.strategies import PromoteConfig
 from trainer.errors import UserError
@@ -62,13 +62,18 @@ def test_rungs_lie_apart_by_the_reduction_and_none_shortly_before_the_end(epochs
     assert Promotion(epochs, first, reduction).rungs == rungs
 
 
-def test_a_score_at_a_rung_is_a_mean_over_the_epochs_before_it():
-    curve = {epoch: float(epoch) for epoch in range(1, 31)}
-    assert score_at(curve, 20) == pytest.approx(17.0)  # epochs 14 to 20
-    assert score_at(curve, 2) == 2.0
-    assert score_at({1: 0.1}, 2) is None
-    assert score_at({5: 0.3, 10: 0.4}, 6) == 0.3  # validated at every fifth epoch
-    assert score_at({10: 0.4}, 6) == 0.4
+def test_a_score_at_a_rung_is_the_best_up_to_it():
+    curve = {1: 0.5, 2: 0.2, 3: 0.7, 4: 0.6, 5: 0.9}
+    assert scores_at(curve, (1, 2, 4, 9), minimize=False) == [0.5, 0.5, 0.7]
+    assert scores_at(curve, (1, 2, 4), minimize=True) == [0.5, 0.2, 0.2]
+    assert scores_at({}, (1,), minimize=False) == []
+    assert scores_at({5: 0.3, 10: 0.4}, (2, 6, 10, 11), minimize=False) == [0.3, 0.3, 0.4]  # validated at every fifth
+
+
+def test_a_trial_without_a_number_at_a_rung_has_no_score_there_and_earlier_ones_are_passed_over():
+    gone = scores_at({1: 0.5, 2: math.nan, 3: 0.4}, (1, 2, 3), minimize=False)
+    assert gone == [0.5, pytest.approx(math.nan, nan_ok=True), 0.5]
+    assert scores_at({1: math.nan, 2: 0.3}, (2,), minimize=True) == [0.3]
 
 
 def test_only_the_first_report_at_a_rung_stands_there():
@@ -88,7 +93,7 @@ def test_one_in_the_reduction_of_a_choice_passes_and_higher_rungs_go_first():
 
 
 def test_nan_is_the_worst_and_lower_is_better_where_a_study_minimizes():
-    trials = [trial(0, 1.0, math.nan), trial(1, 1.0, 3.0), trial(2, 1.0, 2.0)]
+    trials = [trial(0, 2.5, math.nan), trial(1, 2.5, 3.0), trial(2, 2.5, 2.0)]
     assert promising(*trials) == [1]
     assert promising(*trials, minimize=True) == [2]
 

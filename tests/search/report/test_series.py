@@ -19,8 +19,9 @@ from search.report.content.document import Report
 from search.report.content.published import published_part
 from search.report.content.series_part import MadeStudy, series_part
 from search.report.files import named, places, text_of, write_report
-from search.report.series_figures import apart
+from search.report.series_figures import apart, draw_series_figures
 from search.report.series_tables import methods_table, published_table
+from search.report.svg import Drawn
 from search.spec.config import Confirm, Dashboard
 from search.spec.load import SeriesAxis, SeriesPlace, load
 from search.storage.database import Database, open_storage
@@ -275,6 +276,23 @@ def test_a_file_of_published_numbers_that_is_not_there_is_said_on_the_page() -> 
     assert part.missing == "no file studies/published/nobody.csv, here or beside the program"
     assert published_part("{}", None) is None
     assert published_table(part).rows == ()
+
+
+def test_a_size_plot_speaks_of_teachers_only_where_it_has_some(made: Report) -> None:
+    (part,) = made.series
+
+    def drawn(**teacher: object) -> Drawn:
+        members = tuple(member.model_copy(update=teacher) for member in part.members)
+        (figure,) = draw_series_figures(
+            made.model_copy(update={"series": (part.model_copy(update={"members": members}),)})
+        )
+        return figure
+
+    alone = drawn(teacher=None, teacher_params_m=None, teacher_gflops=None, teacher_score=None)
+    taught = drawn(teacher="unet, width 64", teacher_params_m=31.0, teacher_gflops=None, teacher_score=0.9)
+    assert "teacher" in taught.note
+    assert "teacher" not in alone.note
+    assert len(alone.svg) < len(taught.svg)  # no bubble, no arrow, and one entry of the legend less
 
 
 @pytest.mark.parametrize(
