@@ -2,6 +2,7 @@
 
     python -m benchmarks.pausing
     python -m benchmarks.pausing --calibration
+    python -m benchmarks.pausing --foretelling
 
 Nothing is trained: curves and clock are those of `benchmarks.time_to_answer`, and sampler, front and rules are the
 product's own. Lines of the table: today's default (8 in flight, median), also with trials dealt where the answer is
@@ -315,6 +316,30 @@ def calibration(world: World, seeds: Sequence[int], trials: int = 60, done: int 
             print(f"| {low:.1f} to {low + 0.1:.1f} | {count} | {predicted:.2f} | {share:.2f} ± {half:.2f} |")
 
 
+def foretelling(world: World, draws: int = 60) -> None:
+    """Print how well a score at a rung foretells the end, by the rank correlation over random trials of one width.
+
+    Three scores: the rung's own, the mean of the last third up to it, and the best up to it.
+    """
+    from scipy.stats import spearmanr
+
+    epochs, widths, draw = world.arm.epochs, widths_of(world.arm), random.Random(0)  # noqa: S311 - no secret
+    curves = [{tuple(world.curve(drawn(world.arm, draw, int(width)))) for _ in range(draws)} for width in widths]
+    ways: list[Callable[[Sequence[float]], float]] = [
+        lambda seen: seen[-1],
+        lambda seen: statistics.mean(seen[-max(len(seen) // 3, 1) :]),
+        max,
+    ]
+    print(f"\n### {world.name}: rank correlation with the end, mean (least) over {len(curves)} widths\n")
+    print("| rung | its own score | mean of the last third up to it | best up to it |\n| ---: | ---: | ---: | ---: |")
+    for rung in rungs_of(epochs, max(epochs // 10, 1), 1.5)[:-1]:
+        cells = [str(rung)]
+        for way in ways:
+            found = [float(spearmanr([way(c[:rung]) for c in part], list(map(max, part))).statistic) for part in curves]
+            cells.append(f"{statistics.mean(found):.2f} ({min(found):.2f})")
+        print(f"| {' | '.join(cells)} |")
+
+
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -325,12 +350,15 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="LABEL", help="lines beside today's; * and ? stand for any"
     )
+    parser.add_argument("--foretelling", action="store_true", help="what scores at rungs say of ends, in their place")
     parser.add_argument("--calibration", action="store_true", help="of the model of curves, in place of the searches")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for name in args.worlds:
         world = WORLDS[name]()
-        if args.calibration:
+        if args.foretelling:
+            foretelling(world)
+        elif args.calibration:
             calibration(world, range(200, 205))
         else:
             compare(world, Cost(), args.trials, args.seeds, args.within, args.only)
