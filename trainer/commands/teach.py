@@ -79,6 +79,7 @@ def _teach_all(args: Namespace, series: Series) -> int:
         code = _teach_one(Namespace(**{**vars(args), "file": path, "series": series.file}), again)
         if code:
             return code
+    print(f"next: python -m search validate {shlex.quote(str(args.file))}", flush=True)
     return 0
 
 
@@ -193,10 +194,10 @@ def _next(args: Namespace, output: Path, least: float) -> tuple[str, ...]:
     from trainer import checkpoint
 
     file, study = checkpoint.weights(output), shlex.quote(str(args.file))
-    whole = shlex.quote(str(args.series or args.file))
     dice, epochs = file.word("scores")["dice"], file.word("run")["epochs"]
     if dice >= least:
-        return (f"next: python -m search validate {whole}",)
+        # Of a series it is said once, when all of its teachers are there.
+        return () if args.series else (f"next: python -m search validate {study}",)
     return (
         f"below run.teacher.min_dice = {least:g}, so a search refuses it: lower that, or train longer: "
         f"python -m trainer teach {study} --again --set teach.epochs={2 * epochs}",
