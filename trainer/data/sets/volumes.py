@@ -188,19 +188,20 @@ class VolumeCases:
 
 
 def _say_small(cases: Sequence[PreparedCase], config: VolumeData) -> None:
-    """One line where training cases are smaller than a patch."""
+    """One line where training cases are smaller than a patch, however often a process opens them."""
     small = [case for case in cases if any(a < b for a, b in zip(case.way.shape, config.patch, strict=True))]
     if small:
-        logger.warning(
-            "{} of {} to train on {} smaller than a patch of {} voxels along an axis, such as {} of {}; what is "
-            "beyond them is 0 and ignored",
-            len(small),
-            counted(len(cases), "case"),
-            "is" if len(small) == 1 else "are",
-            " x ".join(map(str, config.patch)),
-            small[0].name,
-            " x ".join(map(str, small[0].way.shape)),
+        verb = "is" if len(small) == 1 else "are"
+        patch, shape = (" x ".join(map(str, sides)) for sides in (config.patch, small[0].way.shape))
+        _warn_once(
+            f"{len(small)} of {counted(len(cases), 'case')} to train on {verb} smaller than a patch of {patch} voxels "
+            f"along an axis, such as {small[0].name} of {shape}; what is beyond them is 0 and ignored"
         )
+
+
+@lru_cache(maxsize=256)
+def _warn_once(text: str) -> None:
+    logger.warning("{}", text)
 
 
 def _first_slices(cases: Sequence[PreparedCase]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":

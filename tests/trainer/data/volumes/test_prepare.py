@@ -9,6 +9,7 @@ import pytest
 
 from tests.trainer.native_grids import labels_back, native_scores
 from trainer.config import VolumeData
+from trainer.data.sets.volumes import _say_small
 from trainer.data.volumes import prepare
 from trainer.data.volumes.case import PreparedCase
 from trainer.data.volumes.prepare import PreparedCases, case_files, coding_for, prepare_cases
@@ -234,6 +235,17 @@ def test_what_becomes_of_labels_is_remarked(tmp_path):
         settings(recipe="btcv", spacing="native"), (name, save(tmp_path / "x.nii", cropped), label), tmp_path / "c"
     )
     assert cut.remarks == ("9 labelled voxels of 74 lie outside of the crop",)
+
+
+def test_cases_smaller_than_a_patch_are_said_in_one_line_however_often_they_are_opened(tmp_path, log):
+    config = settings(patch=(16, 16, 8))
+    cases = prepared(
+        config, [pair(tmp_path, name, seed) for seed, name in enumerate(("a", "b"))], tmp_path / "cache"
+    ).cases
+    for _ in range(2):
+        _say_small(cases, config)
+    (line,) = (line for line in log if "smaller than a patch" in line)
+    assert line.startswith("WARNING 2 of 2 cases to train on are smaller than a patch of 16 x 16 x 8 voxels")
 
 
 def zero_spacing(path: Path) -> None:
