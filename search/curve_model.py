@@ -2,13 +2,13 @@
 
 Scores at successive rungs, the best so far at each, are a Markov chain: the score at the next rung is a line in the
 score at this one, with noise that has the tail of Student's t below the line, and both are learned from all trials that
-passed both rungs. A trial's end follows by going through the
-rungs that it has not reached, so it has a mean and a variance in closed form, and what only few trials have shown is
-uncertain. A prior says that a score stays where it is (slope 1). Predicting the end from parts of curves by regression
-is that of Baker et al. (2017, Accelerating neural architecture search using performance prediction); deciding by the
-probability to beat the best, that of Domhan et al. (2015), whose power laws and other families were tried first: on
-the recorded curves, which stay flat through the warm-up of the learning rate and rise then, they erred by more in tries
-of which no table was kept. Nothing is drawn: the same scores give the same answer. Higher is better, in any unit.
+passed both rungs. A trial's end follows by going through the rungs that it has not reached, so it has a mean and a
+variance in closed form, and what only few trials have shown is uncertain. A prior says that a score stays where it is
+(slope 1). Predicting the end from parts of curves by regression is that of Baker et al. (2017, Accelerating neural
+architecture search using performance prediction); deciding by the probability to beat the best, that of Domhan et al.
+(2015), whose power laws and other families were tried first: on the recorded curves, which stay flat through the
+warm-up of the learning rate and rise then, they erred by more in tries of which no table was kept. Nothing is drawn:
+the same scores give the same answer. Higher is better, in any unit.
 """
 
 import itertools
