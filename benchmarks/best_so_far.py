@@ -36,13 +36,13 @@ Searches = Mapping[str, Callable[[int], Found]]
 def searches(world: World) -> Searches:
     """Label to a search by its seed: plain search, and ours with the default pruner and with those that pause."""
     tenth, third = max(world.arm.epochs // 10, 1), round(world.arm.epochs / 3)
-    found = lines(world, Cost(), TRIALS, WITHIN)
+    ours = lines(world, Cost(), TRIALS, WITHIN)
     plain = "plain TPE + median, one at a time"
     return {
-        plain: found[plain],
-        "8 side by side, median": found["today: 8 in flight, median"],
-        "8 side by side, promote": found[f"promote, first rung {third}"],
-        "8 side by side, curves": found[f"curves, first rung {tenth}"],
+        plain: ours[plain],
+        "8 side by side, median": ours["today: 8 in flight, median"],
+        "8 side by side, promote": ours[f"promote, first rung {third}"],
+        "8 side by side, curves": ours[f"curves, first rung {tenth}"],
     }
 
 

@@ -335,8 +335,10 @@ def foretelling(world: World, draws: int = 60) -> None:
     for rung in rungs_of(epochs, max(epochs // 10, 1), 1.5)[:-1]:
         cells = [str(rung)]
         for way in ways:
-            found = [float(spearmanr([way(c[:rung]) for c in part], list(map(max, part))).statistic) for part in curves]
-            cells.append(f"{statistics.mean(found):.2f} ({min(found):.2f})")
+            correlations = [
+                float(spearmanr([way(c[:rung]) for c in part], list(map(max, part))).statistic) for part in curves
+            ]
+            cells.append(f"{statistics.mean(correlations):.2f} ({min(correlations):.2f})")
         print(f"| {' | '.join(cells)} |")
 
 

@@ -162,7 +162,7 @@ def scores_at(values: Mapping[int, float], rungs: Sequence[int], *, minimize: bo
     """
     steps = sorted(values)
     better = min if minimize else max
-    found, best, at = list[float](), math.nan, 0
+    scores, best, at = list[float](), math.nan, 0
     for rung in rungs:
         if not steps or steps[-1] < rung:
             break
@@ -171,5 +171,5 @@ def scores_at(values: Mapping[int, float], rungs: Sequence[int], *, minimize: bo
             best = score if math.isnan(best) else best if math.isnan(score) else better(best, score)
             at += 1
         newest = values[steps[max(at - 1, 0)]]
-        found.append(newest if at == 0 or math.isnan(newest) else best)
-    return found
+        scores.append(newest if at == 0 or math.isnan(newest) else best)
+    return scores
