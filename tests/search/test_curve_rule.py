@@ -54,7 +54,7 @@ def test_those_go_on_that_may_become_the_best_of_their_choice_and_no_others():
 
 
 def test_all_but_the_least_likely_go_on_and_these_hold_the_best_with_one_chance_in_fifty_together():
-    """Of a hundred that are alike none is likely, and together they are certain: all but two or three are worth more epochs."""
+    """Of a hundred that are alike none is likely, all are together: all but two or three are worth more epochs."""
     alike = [trial(number, 0.8 + number / 1e6) for number in range(100)]
     assert len(promising(*alike)) in (97, 98)
     assert promising(*alike)[0] == 99
