@@ -12,11 +12,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""By axes."""
+
 
 def _normalised(image: torch.Tensor, *given: object) -> tuple[torch.Tensor, ...]:
     training = given[4]
     kept = image.shape[1] if training else 0
-    return torch.empty_like(image), image.new_empty(kept), image.new_empty(kept)
+    return _empty(image.shape, image), image.new_empty(kept), image.new_empty(kept)
 
 
 def _normalised_backward(gradient: torch.Tensor, image: torch.Tensor, *given: Any) -> tuple[torch.Tensor | None, ...]:
@@ -31,15 +34,78 @@ def _joined(images: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     return images[0].new_empty(size)
 
 
-_SIZES: Mapping[object, Callable[..., object]] = {
+def _convolved(
+    image: torch.Tensor,
+    weight: torch.Tensor,
+    _bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> torch.Tensor | None:
+    """None for what does not fit, which torch refuses in its own words."""
+    dims = weight.dim() - 2
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    if image.dim() != dims + 2 or image.shape[1] != channels:
+        return None
+    settings = (_of_each_axis(each, dims) for each in (stride, padding, dilation, output_padding))
+    axes = zip(image.shape[2:], weight.shape[2:], *settings, strict=True)
+    lengths = [
+        (size - 1) * step - 2 * pad + apart * (kernel - 1) + more + 1
+        if transposed
+        else (size + 2 * pad - apart * (kernel - 1) - 1) // step + 1
+        for size, kernel, step, pad, apart, more in axes
+    ]
+    if min(lengths) < 1:
+        return None
+    shape = (len(image), weight.shape[1] * groups if transposed else weight.shape[0], *lengths)
+    return image.new_empty(shape)
+
+
+def _pooled(
+    image: torch.Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Maxima and where they are; None where torch has to decide."""
+    dims = image.dim() - 2
+    settings = (_of_each_axis(each, dims) for each in (kernel, stride or kernel, padding, dilation))
+    axes = list(zip(image.shape[2:], *settings, strict=True))
+    lengths = [(size + 2 * pad - apart * (side - 1) - 1) // step + 1 for size, side, step, pad, apart in axes]
+    if ceil_mode or min(lengths) < 1 or any(2 * pad > side for _, side, _, pad, _ in axes):
+        return None
+    shape = (*image.shape[:2], *lengths)
+    return _empty(shape, image), _empty(shape, image, dtype=torch.int64)
+
+
+def _empty(shape: Sequence[int], image: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """With channels last where the image has them so."""
+    last = _LAST.get(len(shape) - 2, torch.contiguous_format)
+    kept = not image.is_contiguous() and image.is_contiguous(memory_format=last)
+    order = last if kept else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype or image.dtype, device=image.device, memory_format=order)
+
+
+def _of_each_axis(setting: Sequence[int], dims: int) -> Sequence[int]:
+    return list(setting) * dims if len(setting) == 1 else setting
+
+
+_SIZES: Mapping[object, Callable[..., object | None]] = {
+    torch.ops.aten.convolution: _convolved,
+    torch.ops.aten.max_pool2d_with_indices: _pooled,
     torch.ops.aten.native_batch_norm: _normalised,
     torch.ops.aten.native_batch_norm_backward: _normalised_backward,
     torch.ops.aten.cat: _joined,
 }
-"""Operation that counts nothing -> an empty result: torch works out its size with code that brings the compiler, or
-takes its time.
+"""Operation -> an empty result: torch works out its size with code that brings sympy or the compiler, or takes its
+time.
 
-They suffice for the U-Net; other networks are counted alike, and with the compiler.
+They suffice for the U-Net; other networks are counted alike, and with these packages.
 """
 
 
@@ -64,9 +130,9 @@ class Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     ) -> Any:
         given = dict(kwargs or {})
         sizes = _SIZES.get(func._overloadpacket)
-        if sizes is not None:
-            return sizes(*args, **given)
-        out = func(*args, **given)
+        out = None if sizes is None else sizes(*args, **given)
+        if out is None:
+            out = func(*args, **given)
         formula: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.total += formula(*args, **given, out_val=out)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 
 import torch
@@ -76,18 +76,33 @@ def check(run: RunConfig, *, ranks: int = 1) -> Facts:
             )
         taps |= loss.teacher_taps()
     refuse_taps(run, taps)
-    flops, live = (
-        partial(count, in_channels=channels, classes=classes, size=size_of(run.data), dims=dims_of(run.data))
-        for count in (models.flops, models.live_parameters)
-    )
+    params, flops = _counted(run.student, run.data)
+    teacher_params, teacher_flops = _counted(taught, run.data) if isinstance(taught, NetworkTeacher) else (None, None)
     return Facts(
-        params=live(run.student),
+        params=params,
         stored_params=models.parameters(student),
-        flops=flops(run.student),
-        teacher_params=live(taught) if isinstance(taught, NetworkTeacher) else None,
-        teacher_flops=flops(taught) if isinstance(taught, NetworkTeacher) else None,
+        flops=flops,
+        teacher_params=teacher_params,
+        teacher_flops=teacher_flops,
         live_terms=tuple(run.live_terms()),
     )
+
+
+def _counted(config: NetworkConfig | NetworkTeacher, pictures: DataConfig) -> tuple[int, int]:
+    """The parameters that training uses, and operations of a forward pass over one image."""
+    return _counts(config, channels_of(pictures), len(classes_of(pictures)), size_of(pictures), dims_of(pictures))
+
+
+@lru_cache(maxsize=256)
+def _counts(
+    config: NetworkConfig | NetworkTeacher, channels: int, classes: int, size: int | tuple[int, ...], dims: int
+) -> tuple[int, int]:
+    """The same; arms, choices and ranges of a study share networks, and a worker looks at them twice."""
+    live, flops = (
+        count(config, in_channels=channels, classes=classes, size=size, dims=dims)
+        for count in (models.live_parameters, models.flops)
+    )
+    return live, flops
 
 
 def refuse_large_batch(run: RunConfig, images: int) -> None:

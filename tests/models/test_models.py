@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
@@ -22,6 +24,7 @@ from models.config import (
     network_config,
 )
 from models.costs import costs
+from models.counting import Flops
 
 ROOT = Path(__file__).resolve().parents[2]
 ENCODER = "tu-mobilenetv3_small_050"
@@ -291,14 +294,54 @@ def test_flops_are_those_of_torch_and_building_for_them_draws_nothing(config):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_counting_the_flops_of_a_unet_loads_no_compiler():
-    """torch's compiler takes a second of each process that loads it; every worker and `validate` count operations."""
+def test_counting_a_unet_loads_neither_torchs_compiler_nor_sympy():
+    """They take a second of each process that loads them; every worker and `validate` count operations."""
     code = (
         "import sys, models; from models.config import UNetNetwork\n"
-        "models.flops(UNetNetwork(name='unet', width=4), in_channels=3, classes=2, size=32)\n"
-        "sys.exit('torch._dynamo' in sys.modules)"
+        "unet = UNetNetwork(name='unet', width=4)\n"
+        "for count in (models.flops, models.live_parameters):\n"
+        "    count(unet, in_channels=3, classes=2, size=32)\n"
+        "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'sympy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "shape"),
+    [
+        (nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False), (2, 3, 9, 7)),
+        (nn.Conv2d(4, 8, (1, 5), padding=(0, 4), dilation=2, groups=2), (1, 4, 6, 11)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (2, 4, 5, 6)),
+        (nn.BatchNorm2d(5), (2, 5, 4, 3)),
+        (nn.MaxPool2d(3, 2, 1), (2, 5, 8, 7)),
+        (nn.MaxPool2d(2, ceil_mode=True), (2, 5, 7, 7)),
+        (nn.Conv3d(2, 4, 3, stride=(1, 2, 2), padding=1), (1, 2, 5, 6, 7)),
+        (nn.ConvTranspose3d(2, 3, 2, stride=2), (1, 2, 3, 4, 5)),
+        (nn.Conv1d(2, 4, 3, padding=2), (2, 2, 9)),
+    ],
+    ids=str,
+)
+def test_what_counting_takes_for_a_result_is_laid_out_as_torch_has_it(operation, shape, last):
+    order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape)) if last else None
+    images, operation = torch.empty(shape, device="meta"), deepcopy(operation).to("meta")
+    if order is not None:
+        images, operation = images.to(memory_format=order), operation.to(memory_format=order)
+    real = operation(images)
+    with Flops() as counted:
+        made = operation(images)
+    assert (made.shape, made.stride(), made.dtype) == (real.shape, real.stride(), real.dtype)
+    with FlopCounterMode(display=False) as counter:
+        operation(images)
+    assert counted.total == counter.get_total_flops()
+
+
+def test_counting_refuses_what_torch_refuses_in_its_words():
+    for operation, image in ((nn.Conv2d(3, 4, 3), (1, 5, 8, 8)), (nn.Conv2d(3, 4, 5), (1, 3, 4, 4))):
+        with torch.device("meta"), pytest.raises(RuntimeError) as refused:
+            operation.to("meta")(torch.empty(image))
+        with torch.device("meta"), Flops(), pytest.raises(RuntimeError, match=re.escape(str(refused.value))):
+            operation(torch.empty(image))
 
 
 @pytest.mark.parametrize("config", [SMALL[n] for n in ("unet", "unetplusplus", "missformer")])
