@@ -32,9 +32,6 @@ from trainer.distributed import signals
 if __name__ == "__main__" and "TORCHELASTIC_RUN_ID" in os.environ:
     signals.end_with_parent()
 
-from search.spec.file import find, is_confirmation
-from search.spec.load import load
-from search.storage.glance import glance
 from search.storage.url import DEFAULT, add_storage, add_wait, storage_url
 from search.study.known import elsewhere, remember
 from trainer import loggers
@@ -159,6 +156,9 @@ def _slots(text: str) -> int | str:
 
 def specification(args: argparse.Namespace) -> "StudySpec":
     """The study that a worker's flags name: a file, or a confirmation in the database. Raises UserError."""
+    from search.spec.file import find, is_confirmation
+    from search.spec.load import load
+
     if args.name is not None or not is_confirmation(args.study):
         from search.study.begun import as_begun
 
@@ -176,6 +176,10 @@ def announce(args: argparse.Namespace) -> None:
     Where a search of that name is in another folder's database, as this account knows it, that one is named: whoever
     starts a worker in a wrong folder begins a second search there.
     """
+    from search.spec.file import find, is_confirmation
+    from search.spec.load import load
+    from search.storage.glance import glance
+
     given = args.name is not None or not is_confirmation(args.study)
     name = load(find(args.study), args.set, name=args.name).name if given else args.study
     look = glance(storage_url(args.storage), name)

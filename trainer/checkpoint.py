@@ -26,8 +26,9 @@ from models.output import Segmenter
 from trainer import checkpoint
 from trainer.atomic_files import whole_file
 from trainer.config import DataConfig, RunConfig
+from trainer.config.validation import explain
 from trainer.data.classes import channels_of, classes_of, dims_of, normalisation_of, overlaps, size_of
-from trainer.errors import CheckpointError, explain, received
+from trainer.errors import CheckpointError, received
 from trainer.reports import Saved
 
 # A checkpoint's sha256 covers all of it, so the sums inside would only be computed a second time.

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from trainer.config import Replay, RunConfig
+if TYPE_CHECKING:
+    from trainer.config import Replay, RunConfig
 
 
 class FailureKind(StrEnum):
@@ -138,7 +139,7 @@ class Resume:
     """Where a run goes on: the checkpoint of its last whole epoch and the joins so far."""
 
     checkpoint: Path | None
-    replay: Replay = ()
+    replay: "Replay" = ()
 
 
 class Saved(NamedTuple):
@@ -172,7 +173,7 @@ class Students(Protocol):
     `snapshot`, `export` and `picture` by the lead alone.
     """
 
-    def admit(self, key: int, run: RunConfig, resume: Resume | None = None) -> None:
+    def admit(self, key: int, run: "RunConfig", resume: Resume | None = None) -> None:
         """Take a run into a free slot. Raises ValueError where no slot is free or the key is taken."""
 
     def dismiss(self, key: int) -> None:
@@ -181,7 +182,7 @@ class Students(Protocol):
     def epoch(self) -> dict[int, EpochReport | Failure]:
         """Train every member for one epoch. Members that failed are gone afterwards. Raises Stopped."""
 
-    def replay(self, key: int) -> Replay:
+    def replay(self, key: int) -> "Replay":
         """The joins of a member so far."""
 
     def snapshot(self, key: int) -> Write:

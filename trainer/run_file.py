@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from models.config import NetworkTeacher
 from trainer.config import Replay, RunConfig
+from trainer.config.validation import explain
 from trainer.config_paths import Table, nest, setting, text_of, toml_table
-from trainer.errors import UserError, explain, nearest, received
+from trainer.errors import UserError, nearest, received
 from trainer.series import SERIES, member_at, with_members_run
 
 PLACES = ("data.root", "data.split", "teacher.checkpoint", "teacher.min_dice", "teacher.trust")

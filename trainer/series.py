@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from models.config import Frozen
 from trainer.cli.durations import seconds
 from trainer.config import RunConfig
+from trainer.config.validation import explain
 from trainer.config_paths import Table, flatten, nest, replace, text_of, toml_table
-from trainer.errors import UserError, explain, nearest, received
+from trainer.errors import UserError, nearest, received
 
 SERIES = "series"
 """The table that makes a file a series."""

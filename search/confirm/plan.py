@@ -26,7 +26,8 @@ from search.storage.lookup import search_row
 from search.storage.url import storage_url
 from search.study.snapshot import SearchSnapshot
 from trainer.config import RunConfig
-from trainer.errors import UserError, explain
+from trainer.config.validation import explain
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     pass

@@ -17,8 +17,9 @@ from search.spec.front import Point, checked_front, points
 from search.spec.space import FloatRange, Parameter, Scalar, active, condition, ordered, same, shown, worlds
 from search.spec.strategies import PausingConfig
 from trainer.config import RunConfig
+from trainer.config.validation import explain
 from trainer.config_paths import Table, flatten, known_paths, names_of, replace, takes, unknown_path
-from trainer.errors import UserError, counted, explain, nearest, received
+from trainer.errors import UserError, counted, nearest, received
 from trainer.run_file import NETWORKS, normalised_by_word
 
 

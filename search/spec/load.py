@@ -35,9 +35,10 @@ from search.spec.proposals import check_sampler, check_spread, check_warm_start
 from search.spec.space import Parameter, entries, parse
 from search.spec.strategies import WarmStart
 from trainer.config import RunConfig
+from trainer.config.validation import explain
 from trainer.config_paths import Table, flatten, nest
 from trainer.data.classes import foreground_of, overlaps
-from trainer.errors import UserError, explain, received
+from trainer.errors import UserError, received
 from trainer.evaluation.score_names import parse as parse_score
 from trainer.run_file import PLACES, RunFile
 from trainer.series import SERIES, Member, Series, in_order, member_at

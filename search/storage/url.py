@@ -2,11 +2,13 @@
 
 import os
 from pathlib import Path
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING
 
 from trainer.cli.parser import Flags
 from trainer.errors import SECRET_PARAMETERS, UserError, nearest, without_passwords
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 WAIT_SECONDS = 600.0
 """How long a worker that begins waits for a database that is away."""
@@ -88,7 +90,7 @@ def disk_kind(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
     return kind
 
 
-def refuse_bad_file(url: sa.URL, label: str) -> None:
+def refuse_bad_file(url: "sa.URL", label: str) -> None:
     """Refuse an SQLite file that no waiting makes usable. label: the URL as it may be shown. Raises UserError."""
     if url.database in (None, "", ":memory:"):
         raise UserError(f"storage: {label}: an in-memory database dies with its process; use sqlite:///FILE")
@@ -128,12 +130,14 @@ def label_of(url: str) -> str:
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
-def _parsed(url: str) -> sa.URL:
+def _parsed(url: str) -> "sa.URL":
     if _has_plain_at(url):
         raise UserError(
             f"storage: {without_passwords(url).partition('?')[0]}: the password holds '@'; write it as %40 "
             "(and / as %2F, ? as %3F, % as %25)"
         )
+    import sqlalchemy as sa  # a third of a second, which a command that only hands its URL on does not need
+
     try:
         return sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):  # a port that is no number: the message would show it
@@ -155,7 +159,7 @@ def _has_plain_at(url: str) -> bool:
     return ":" in before and "@" in (f"{place}{query}" if ends_in_query else place)
 
 
-def _with_driver(url: str) -> sa.URL:
+def _with_driver(url: str) -> "sa.URL":
     """The URL with the driver that is installed: which one `postgresql://` means depends on SQLAlchemy's version."""
     parsed = _parsed(url)
     driver = DRIVERS.get(parsed.drivername)
@@ -165,6 +169,6 @@ def _with_driver(url: str) -> sa.URL:
     return parsed.set(drivername=driver)
 
 
-def _template(url: sa.URL) -> str:
+def _template(url: "sa.URL") -> str:
     """Optuna formats the URL as a template: braces in a password are doubled so that they survive."""
     return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")

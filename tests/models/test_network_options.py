@@ -5,8 +5,8 @@ from pydantic import TypeAdapter
 
 from models.config import NetworkConfig, network_config, teacher_config
 from trainer.config import RunConfig
+from trainer.config.validation import explain
 from trainer.config_paths import replace, takes
-from trainer.errors import explain
 
 RUN = {"epochs": 1, "data": {"name": "blobs"}, "losses": {"ce": {}}}
 

@@ -15,8 +15,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo
 from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
-from trainer.distributed.stores import MEETING_FOLDER
-from trainer.distributed.temporary import place
+from trainer.distributed.temporary import MEETING_FOLDER, place
 
 
 class OneHost(RendezvousHandler):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
-MEETING_FOLDER = "KD_MEETING_FOLDER"
-"""Variable that names the folder in which the ranks of an agent of ours meet."""
+from trainer.distributed.temporary import MEETING_FOLDER
+
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Variables by which gloo and NCCL choose the network interface that their own sockets listen on."""
 _NONCE = re.compile(r"[0-9a-f]{32}")

@@ -1,22 +1,22 @@
-"""Ranks under torchrun's agent in this process: its restarts and nothing of its reports; the exit code is the ranks'.
+"""Ranks under an agent in this process, with restarts as torchrun has them; the exit code is the ranks'.
 
 torchrun answers every exit code of a rank with 1, a page of its own and another start. Ranks that know how they end
-therefore say so in a file (`record_exit_code`) and end with 0; what is left to the agent are ranks that died.
+therefore say so in a file (`record_exit_code`) and end with 0; what is left to an agent are ranks that died.
 """
 
-import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
 from loguru import logger
 
 from trainer.cli.rank_variables import PARENT
+from trainer.distributed.agent import Agent
 from trainer.distributed.temporary import PLACE, swept_folder
 from trainer.errors import UserError, on_stderr
 
@@ -46,9 +46,10 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     os.environ[PARENT] = str(os.getpid())
     with swept_folder("kd-work-") as folder:
         os.environ[_OUTCOMES] = os.environ[PLACE] = str(folder)
-        options = [f"--nproc-per-node={count}", f"--max-restarts={restarts}", f"--shutdown-timeout={stop_seconds}"]
-        options.append(f"--log-dir={folder / 'log'}")
-        died = _torchrun([*options, str(script), *arguments], stops)
+        agent = Agent([str(script), *arguments], ranks=count, restarts=restarts, stop_seconds=stop_seconds)
+        stops.ends_here = False
+        died = agent.run(stops.wish)
+        stops.ignore()
         # Agents that give up do so with the last start there may be; else the last one that left a code counts.
         left = max(_codes(folder, restarts if died else None), default=0)
     if left:
@@ -137,6 +138,8 @@ def refuse_bad_numbers(ranks: str, restarts: int, stop_seconds: int) -> None:
 def _count(ranks: str) -> int:
     if ranks not in ("auto", "gpu"):
         return int(ranks)
+    if ranks == "auto" and not may_have_gpu():
+        return 1
     import torch
 
     gpus = torch.cuda.device_count()
@@ -145,30 +148,22 @@ def _count(ranks: str) -> int:
     return max(gpus, 1)
 
 
-def _torchrun(arguments: list[str], stops: "_Stops") -> bool:
-    """Run torchrun's agent until its ranks have ended; whether they died more often than they may."""
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+def may_have_gpu(devices: Path = Path("/dev"), bus: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether torch could find a GPU, told without its import.
 
-    from trainer.distributed import torchrun
-
-    torchrun.register()
-    notes = logging.getLogger("torch.distributed")
-    notes.handlers, notes.propagate = [_Notes(logging.WARNING)], False
-    try:
-        stops.end = SignalException
-        # Its own handlers of signals would end it at the third one, whatever its ranks do: _Stops has better ones.
-        options = [f"--rdzv-backend={torchrun.BACKEND}", "--signals-to-handle=SIGUSR2"]
-        given = run.parse_args([*options, *arguments])  # type: ignore[no-untyped-call]
-        run.run(given)  # type: ignore[no-untyped-call]
-    except ChildFailedError:
+    No on a Linux that has neither a file by which a driver of NVIDIA's, AMD's or Windows' is reached nor, as a driver
+    may be loaded when it is first wanted, a device of the first two on its bus.
+    """
+    if sys.platform != "linux" or any((devices / name).exists() for name in _DRIVERS):
         return True
-    except SignalException:
-        return False
-    finally:
-        stops.ignore()
-    return False
+    with suppress(OSError):
+        return any(vendor.read_text().strip() in _VENDORS for vendor in bus.glob("*/vendor"))
+    return True
+
+
+_DRIVERS = ("nvidiactl", "nvidia0", "nvgpu", "nvhost-gpu", "kfd", "dxg")
+_VENDORS = ("0x10de", "0x1002")
+"""NVIDIA and AMD, in the list of pci-ids."""
 
 
 class _Stops:
@@ -176,9 +171,14 @@ class _Stops:
 
     def __init__(self) -> None:
         self.code: int | None = None
-        self.end: Callable[[str, signal.Signals], Exception] | None = None
-        """What makes the agent end: it passes the signal on to its ranks and waits for them. None before it runs."""
+        self.ends_here = True
+        """Whether a signal ends this process: before there are ranks."""
+        self._wish: signal.Signals | None = None
         self._asked: list[float] = []
+
+    def wish(self) -> signal.Signals | None:
+        """What the ranks are to be sent; None where they may go on."""
+        return self._wish
 
     def obey(self) -> None:
         """From now on; a hang-up that whoever started this ignores, as nohup does, stays ignored."""
@@ -198,16 +198,6 @@ class _Stops:
         self._asked.append(now)
         if self.code is None:
             self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        if self.end is None:
+        if self.ends_here:
             sys.exit(self.code)
-        raise self.end("asked to stop", signal.Signals(number))
-
-
-class _Notes(logging.Handler):
-    """Shows those of the agent's notes that are about ranks that failed or would not end, in one line each."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show an error, or that a rank is killed."""
-        text = " ".join(record.getMessage().split())
-        if record.levelno >= logging.ERROR or "forcefully" in text:
-            logger.warning("torchrun: {}", text)
+        self._wish = signal.Signals(number) if len(self._asked) == 1 else signal.SIGKILL

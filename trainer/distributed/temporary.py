@@ -10,6 +10,8 @@ from pathlib import Path
 
 PLACE = "KD_TEMPORARY"
 """Variable that names the folder to the agent and the ranks of a command, for their own temporary folders."""
+MEETING_FOLDER = "KD_MEETING_FOLDER"
+"""Variable that names the folder in which the ranks of an agent of ours meet."""
 _LOCK = ".kd-search-lock"
 """The file whose lock says that a command lives; a folder without it is none of ours, whatever its name."""
 

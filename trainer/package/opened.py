@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainer.errors import UserError, explain
+from trainer.config.validation import explain
+from trainer.errors import UserError
 from trainer.package.inference import NETWORK, PREPROCESSING, Packed, Preprocessing, check_sums
 from trainer.package.onnx_runtime import Session
 from trainer.package.openvino_runtime import BFloat16Session

@@ -24,10 +24,11 @@ from models.normalisation import normalisation_for
 from models.output import Output, Segmenter
 from trainer import checkpoint
 from trainer.config import ChannelScheme, DataConfig, VolumeData
+from trainer.config.validation import explain
 from trainer.config.volumes import Millimetres, Side
 from trainer.data.dataset import DataSet, Part
 from trainer.data.masks import is_grey, values_from
-from trainer.errors import CheckpointError, counted, explain, received
+from trainer.errors import CheckpointError, counted, received
 from trainer.teacher.inspection import Inspection
 
 DESCRIPTION = "teacher.json"

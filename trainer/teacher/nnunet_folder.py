@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainer import checkpoint
-from trainer.errors import CheckpointError, counted, explain, received
+from trainer.config.validation import explain
+from trainer.errors import CheckpointError, counted, received
 from trainer.teacher import nnunet
 from trainer.teacher.nnunet import DESCRIPTION, FORMAT, Architecture, Description, Fold
 

@@ -46,3 +46,20 @@ def test_a_code_that_cannot_be_kept_is_the_rank_s_own(
     assert supervisor.record_exit_code(code) == code
     supervisor.say_once("the last words")
     assert "the last words" in capfd.readouterr().err
+
+
+def test_a_machine_without_a_driver_or_a_card_has_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor.sys, "platform", "linux")
+    bus, devices = tmp_path / "bus", tmp_path / "dev"
+    (bus / "0000:00:02.0").mkdir(parents=True)
+    devices.mkdir()
+    (bus / "0000:00:02.0" / "vendor").write_text("0x8086\n")
+    assert not supervisor.may_have_gpu(devices, bus)
+    assert not supervisor.may_have_gpu(devices, tmp_path / "none")
+    (devices / "nvidiactl").touch()
+    assert supervisor.may_have_gpu(devices, bus)
+    (devices / "nvidiactl").unlink()
+    (bus / "0000:00:02.0" / "vendor").write_text("0x10de\n")  # its driver is loaded when it is first wanted
+    assert supervisor.may_have_gpu(devices, bus)
+    monkeypatch.setattr(supervisor.sys, "platform", "darwin")
+    assert supervisor.may_have_gpu(devices, tmp_path / "none")

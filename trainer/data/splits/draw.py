@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.config import PictureData, PolypData, VolumeData
+from trainer.config.validation import explain
 from trainer.data.dataset import Part
 from trainer.data.file_check import CheckedPair, Progress, check_pairs, in_threads, summarised
 from trainer.data.files import file_hash, inside
@@ -28,7 +29,7 @@ from trainer.data.splits.near_duplicates import Twins, refuse_crossing, twins
 from trainer.data.splits.split import PARTS, Fractions, Row, assign, read_groups, samples
 from trainer.data.volumes.check import VolumeReading
 from trainer.data.volumes.prepare import coding_for
-from trainer.errors import DataError, explain, on_stderr
+from trainer.errors import DataError, on_stderr
 
 ACCEPT = "--near-duplicates"
 REMEDY = "--classes, or in --ignore"

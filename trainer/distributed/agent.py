@@ -1,0 +1,131 @@
+"""Starts the ranks of this machine together, watches them, and starts all of them again where one dies.
+
+It is what torchrun's agent does for one machine, with the same variables for the ranks, and without torch: a process
+that only waits should not take two seconds and 200 MB for its import.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from loguru import logger
+
+from trainer.distributed.temporary import MEETING_FOLDER, place
+
+POLL_SECONDS = 0.1
+"""Between two looks at the ranks."""
+KILLED_SECONDS = 30.0
+"""How long a killed process may take to go: one that waits for a broken disk or device cannot."""
+
+
+class Agent:
+    """The ranks of one command.
+
+    words: script and arguments, which Python runs on every rank. ranks: how many. restarts: how often they are started
+    again. stop_seconds: how long they may take to end after they were asked to.
+    """
+
+    def __init__(self, words: Sequence[str], *, ranks: int, restarts: int, stop_seconds: float) -> None:
+        self._words, self._count, self._restarts, self._stop_seconds = words, ranks, restarts, stop_seconds
+        self._ranks: list[subprocess.Popen[bytes]] = []
+
+    def run(self, wish: Callable[[], signal.Signals | None]) -> bool:
+        """Run the ranks until all have ended with 0, died too often, or were asked to stop; returns whether they died.
+
+        wish: asked all the time; the signal that the ranks are to be sent, None while there is none, KILL for at once.
+        """
+        for start in range(self._restarts + 1):
+            if wish() is not None:
+                return False
+            self._begin(start)
+            try:
+                died = self._watched(wish)
+                asked = wish()
+                self._end(asked or signal.SIGTERM, wish)
+            finally:
+                self._kill()  # where this process itself fails
+            if asked is not None or not died:
+                return False
+        return True
+
+    def _begin(self, start: int) -> None:
+        folder = tempfile.mkdtemp(prefix="kd-ranks-", dir=place())  # of mode 0700, removed with the command's
+        common = {
+            "WORLD_SIZE": self._count,
+            "LOCAL_WORLD_SIZE": self._count,
+            "GROUP_RANK": 0,
+            "GROUP_WORLD_SIZE": 1,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": 0,  # nobody listens: the ranks meet in the folder
+            "TORCHELASTIC_RESTART_COUNT": start,
+            "TORCHELASTIC_MAX_RESTARTS": self._restarts,
+            "TORCHELASTIC_RUN_ID": "none",
+            "TORCHELASTIC_USE_AGENT_STORE": False,
+            MEETING_FOLDER: folder,
+        }
+        for rank in range(self._count):
+            own = common | {"RANK": rank, "LOCAL_RANK": rank}
+            environment = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"} | os.environ | {k: str(v) for k, v in own.items()}
+            # In a session of its own: a terminal tells its whole process group of a Ctrl-C, and the ranks hear of it
+            # from here.
+            words = [sys.executable, "-u", *self._words]
+            self._ranks.append(subprocess.Popen(words, env=environment, start_new_session=True))
+
+    def _watched(self, wish: Callable[[], signal.Signals | None]) -> bool:
+        """Whether a rank died before all had ended, or a stop was asked for."""
+        while wish() is None:
+            codes = [rank.poll() for rank in self._ranks]
+            for index, code in enumerate(codes):
+                if code:
+                    logger.warning("rank {} {}", index, _how_it_ended(code))
+                    return True
+            if all(code == 0 for code in codes):
+                return False
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def _end(self, number: signal.Signals, wish: Callable[[], signal.Signals | None]) -> None:
+        """Ask the ranks that are left to end, and kill those that do not within `stop_seconds`."""
+        for rank in self._left():
+            _send(rank, number)
+        limit = time.monotonic() + self._stop_seconds
+        while self._left() and time.monotonic() < limit and wish() != signal.SIGKILL:
+            time.sleep(POLL_SECONDS)
+        if self._left() and wish() != signal.SIGKILL:
+            late = ", ".join(str(index) for index, rank in enumerate(self._ranks) if rank in self._left())
+            logger.warning("rank {}: not ended {:g} s after it was asked to: killed", late, self._stop_seconds)
+
+    def _kill(self) -> None:
+        left = self._left()
+        for rank in left:
+            _send(rank, signal.SIGKILL)
+        limit = time.monotonic() + KILLED_SECONDS
+        for rank in left:
+            with suppress(subprocess.TimeoutExpired):
+                rank.wait(max(limit - time.monotonic(), 0.0))
+        if stuck := [rank.pid for rank in self._left()]:
+            logger.error("processes {} cannot be killed: they wait for a disk or a device", stuck)
+        self._ranks.clear()
+
+    def _left(self) -> "list[subprocess.Popen[bytes]]":
+        return [rank for rank in self._ranks if rank.poll() is None]
+
+
+def _send(rank: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """To a rank and to what it has started."""
+    with suppress(ProcessLookupError, PermissionError):  # it has just ended; on a Mac that is no permission
+        os.killpg(rank.pid, number)
+
+
+def _how_it_ended(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
