@@ -246,11 +246,15 @@ def refuse_bad_flags(args: argparse.Namespace) -> None:
 
 
 def _say_beginning(args: argparse.Namespace) -> None:
-    """The first rank says which start of how many this is, and what `announce` says where no supervisor did."""
+    """The first rank says which start of how many this is, and what `announce` says; under `search work` at the first
+    start alone, and `search confirm` has spoken for it already."""
+    from search.spec.file import is_confirmation
+
     again, most = (rank_variable(f"TORCHELASTIC_{name}", 0) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if again:
         logger.warning("a rank died: all of them start again ({} of {})", again, most)
-    if not supervisor.is_supervised():
+    confirms = args.name is None and is_confirmation(args.study)
+    if not supervisor.is_supervised() or not (again or confirms):
         announce(args)
 
 

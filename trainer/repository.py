@@ -8,6 +8,8 @@ from trainer.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The folder of search/, trainer/, losses/ and models/; in a checkout also of studies/, docs/ and tests/."""
+STUDIES = (Path("studies"), REPOSITORY / "studies")
+"""Where a study's name is looked for."""
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})")
 _DOLLAR = re.compile(r"\$(?=[\w{$])")

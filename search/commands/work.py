@@ -6,15 +6,14 @@ The ranks are those of `torchrun search/worker.py`; see trainer/distributed/supe
 import argparse
 import os
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from search import worker
-from search.series.members import SeriesSpec, each_member, load_series, series_named
-from search.series.turns import take_turns, why_over
-from search.spec.load import StudySpec
 from search.storage.url import storage_url
 from trainer.cli.parser import CommandLine
 from trainer.distributed.supervisor import (
@@ -24,6 +23,11 @@ from trainer.distributed.supervisor import (
     signals_as_before,
     supervise,
 )
+from trainer.repository import STUDIES
+
+if TYPE_CHECKING:
+    from search.series.members import SeriesSpec
+    from search.spec.load import StudySpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Work until nothing is left or a signal asks for a stop; returns the exit code."""
+    """Work until nothing is left or a signal asks for a stop; returns the exit code.
+
+    What is wrong with a study file is said by its ranks, once: reading it takes as long as half of torch's import.
+    """
     refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
     worker.refuse_bad_flags(args)
-    series = series_named(args.study)
-    if series is not None:
-        return _work_on_series(args, load_series(series, args.set))
-    worker.announce(args)
-    worker.specification(args)  # a mistake is said once, before any rank begins
+    if _may_be_series(args.study):
+        from search.series.members import load_series, series_named
+
+        series = series_named(args.study)
+        if series is not None:
+            return _work_on_series(args, load_series(series, args.set))
     _warn_of_many_ranks(args)
     code = _supervised(args)
     if code == 0:
@@ -68,13 +76,27 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def _work_on_series(args: argparse.Namespace, series: SeriesSpec) -> int:
+def _may_be_series(study: str) -> bool:
+    """Whether the word stands in the file that a command's word names: then it is read, which takes its time."""
+    given = Path(study)
+    named = given.suffix == ".toml" or len(given.parts) > 1
+    for file in [given] if named else [folder / f"{study}.toml" for folder in STUDIES]:
+        with suppress(OSError, ValueError):  # said by whoever reads it
+            if b"series" in file.read_bytes():
+                return True
+    return False
+
+
+def _work_on_series(args: argparse.Namespace, series: "SeriesSpec") -> int:
     """Each member in turn, until none has anything left."""
-    members = {spec.name: each for spec, each in zip(series.members, _arguments_of(args, series), strict=True)}
+    from search.series.members import each_member
+    from search.series.turns import take_turns
+
+    each = each_member(args, [str(spec.source) for spec in series.members])
+    members = {spec.name: own for spec, own in zip(series.members, each, strict=True)}
     _warn_of_many_ranks(args)
 
-    def work(spec: StudySpec) -> int:
-        worker.announce(members[spec.name])
+    def work(spec: "StudySpec") -> int:
         with signals_as_before():
             return _supervised(members[spec.name])
 
@@ -85,8 +107,9 @@ def _work_on_series(args: argparse.Namespace, series: SeriesSpec) -> int:
     return code
 
 
-def _why_over(args: argparse.Namespace, series: SeriesSpec) -> str | None:
+def _why_over(args: argparse.Namespace, series: "SeriesSpec") -> str | None:
     """Why no member begins anything more; a database that is away is no reason: the next worker waits for it."""
+    from search.series.turns import why_over
     from search.storage.database import open_storage  # with Optuna, which the first line does not wait for
     from search.storage.errors import DatabaseUnavailable, patient
 
@@ -99,10 +122,6 @@ def _why_over(args: argparse.Namespace, series: SeriesSpec) -> str | None:
                 opened.engine.dispose()
     except DatabaseUnavailable:
         return None
-
-
-def _arguments_of(args: argparse.Namespace, series: SeriesSpec) -> Iterator[argparse.Namespace]:
-    return each_member(args, [str(spec.source) for spec in series.members])
 
 
 def _warn_of_many_ranks(args: argparse.Namespace) -> None:

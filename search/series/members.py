@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.config import NetworkTeacher
-from search.spec.file import FOLDERS
 from search.spec.identity import difference
 from search.spec.load import StudySpec, load
 from trainer.errors import UserError
+from trainer.repository import STUDIES
 from trainer.run_file import RunFile
 from trainer.series import Series, series_in
 
@@ -34,7 +34,7 @@ def series_named(study: str) -> Series | None:
     given = Path(study)
     if given.suffix == ".toml" or len(given.parts) > 1:
         return series_in(given)
-    for folder in FOLDERS:
+    for folder in STUDIES:
         path = folder / f"{study}.toml"
         if path.is_file():
             return series_in(path)

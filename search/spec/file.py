@@ -7,13 +7,11 @@ from typing import Any
 
 from trainer.config_paths import Table, text_of, toml_table
 from trainer.errors import UserError, nearest
-from trainer.repository import REPOSITORY
+from trainer.repository import STUDIES
 from trainer.series import member_at
 
 LARGEST = 1_000_000
 """Bytes of a study file."""
-FOLDERS = (Path("studies"), REPOSITORY / "studies")
-"""Where a study's name is looked for."""
 DEEPEST = 12
 """Tables within tables, dots in a key included."""
 
@@ -31,11 +29,11 @@ def find(name_or_path: str) -> Path:
             beside = [str(file) for file in given.parent.glob("*.toml")] if given.parent.is_dir() else []
             raise UserError(f"study {name_or_path}: no such file{nearest(name_or_path, beside)}")
         return given
-    for folder in FOLDERS:
+    for folder in STUDIES:
         path = folder / f"{name_or_path}.toml"
         if path.is_file() or member_at(path) is not None:
             return path
-    known = [file.stem for folder in FOLDERS for file in folder.glob("*.toml")]
+    known = [file.stem for folder in STUDIES for file in folder.glob("*.toml")]
     raise UserError(
         f"study {name_or_path}: no such file in studies/{nearest(name_or_path, known)}; "
         "`python -m search init FOLDER` writes one for pictures of your own"

@@ -1,0 +1,99 @@
+"""From the command to the first trained batch: `search work` on one trial of one batch, by this version and another.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.start --against FOLDER --blocks 5
+
+The study is the main arm of `studies/demo.toml` with one trial of one epoch, 8 drawn pictures of 32 pixels and its
+U-Net as teacher; pictures and teacher are there, the database is new. What a process takes to its end is the start and
+little more: the batch, a validation, a checkpoint and the last rows. Every process has to finish its trial, or it is no
+measurement. Without --against this version alone is timed.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.against import OTHER, THIS, Version, named, ratio, turns, versions
+from benchmarks.clock import Seconds, now
+from trainer.cli.entry import guard
+from trainer.repository import REPOSITORY
+
+SETS = (
+    "run.data.train=8",
+    "run.data.validation=4",
+    "run.data.test=4",
+    "run.epochs=1",
+    "run.validate={ from = 1 }",
+    "run.teacher.min_dice=0.0",
+    "teach.epochs=1",
+)
+"""What makes a trial short: a batch has 8 images."""
+ONE = re.compile(r"^(trials|in_flight)\b.*$", re.MULTILINE)
+
+
+def prepare(folder: Path) -> list[str]:
+    """Write the study file, and train its teacher with its data in the cache; returns the words that name it."""
+    text = (REPOSITORY / "studies" / "demo.toml").read_text()
+    file = folder / "start.toml"
+    main_arm = text[: text.index("[[enqueue]]")]  # behind it are other arms and the confirmation
+    file.write_text(ONE.sub(r"\1 = 1", main_arm))
+    changes = [*SETS, f'run.teacher.checkpoint="{folder / "teacher.safetensors"}"']
+    words = [str(file), "--cache", str(folder / "cache"), *[f"--set={each}" for each in changes]]
+    Version(THIS).run("trainer", ["teach", *words])
+    return words
+
+
+def run(version: Version, folder: Path, study: Sequence[str]) -> Seconds:
+    """Seconds of one process and its children. Raises RuntimeError where the trial did not end well."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    database = place / "study.db"
+    words = ["work", *study, "--storage", f"sqlite:///{database}", "--runs", str(place / "runs")]
+    words += ["--ranks", "1", "--note-every", "0", "--name", "one-batch"]
+    before = now()
+    version.run("search", words)
+    took = now().since(before)
+    with sqlite3.connect(database) as connection:
+        states = [state for (state,) in connection.execute("select state from trials")]
+    if states != ["COMPLETE"]:
+        raise RuntimeError(f"{version.name}: its trials ended as {states}")
+    shutil.rmtree(place)
+    return took
+
+
+def main() -> int:
+    """Print a line for each process, medians, and the ratios to another version."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout of another version")
+    parser.add_argument("--blocks", type=int, default=5)
+    args = parser.parse_args()
+    compared = versions(args.against, "search.__main__")
+    print(named(compared), flush=True)
+    taken: dict[str, list[Seconds]] = {version.name: [] for version in compared}
+    with tempfile.TemporaryDirectory() as folder:
+        study = prepare(Path(folder))
+        for version in compared:
+            run(version, Path(folder), study)  # the compiler and the disk do their part once
+        for block in range(args.blocks):
+            for version in turns(compared, block):
+                seconds = run(version, Path(folder), study)
+                taken[version.name].append(seconds)
+                line = f"{seconds.cpu:.2f} CPU s, {seconds.wall:.2f} s at load {os.getloadavg()[0]:.1f}"
+                print(f"{block + 1} {version.name}: {line}", flush=True)
+    for clock in ("cpu", "wall"):
+        for name, all_of_it in taken.items():
+            middle = ratio([getattr(seconds, clock) for seconds in all_of_it])
+            print(f"{name}, {clock}: {middle.median:.2f} s [{middle.low:.2f}, {middle.high:.2f}]")
+        if OTHER in taken:
+            pairs = zip(taken[OTHER], taken[THIS], strict=True)
+            faster = ratio([getattr(other, clock) / getattr(this, clock) for other, this in pairs])
+            print(f"times as fast, {clock}: {faster.median:.2f} [{faster.low:.2f}, {faster.high:.2f}]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
