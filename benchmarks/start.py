@@ -33,18 +33,21 @@ SETS = (
     "teach.epochs=1",
 )
 """What makes a trial short: a batch has 8 images."""
+EXACT = ("loose ", "# loose")
+"""Versions before masks could be loose know no such key."""
 ONE = re.compile(r"^(trials|in_flight)\b.*$", re.MULTILINE)
 
 
-def prepare(folder: Path) -> list[str]:
+def prepare(version: Version, folder: Path) -> list[str]:
     """Write the study file, and train its teacher with its data in the cache; returns the words that name it."""
+    folder.mkdir()
     text = (REPOSITORY / "studies" / "demo.toml").read_text()
     file = folder / "start.toml"
     main_arm = text[: text.index("[[enqueue]]")]  # behind it are other arms and the confirmation
-    file.write_text(ONE.sub(r"\1 = 1", main_arm))
+    file.write_text(ONE.sub(r"\1 = 1", main_arm.replace(*EXACT)))
     changes = [*SETS, f'run.teacher.checkpoint="{folder / "teacher.safetensors"}"']
     words = [str(file), "--cache", str(folder / "cache"), *[f"--set={each}" for each in changes]]
-    Version(THIS).run("trainer", ["teach", *words])
+    version.run("trainer", ["teach", *words])
     return words
 
 
@@ -75,12 +78,13 @@ def main() -> int:
     print(named(compared), flush=True)
     taken: dict[str, list[Seconds]] = {version.name: [] for version in compared}
     with tempfile.TemporaryDirectory() as folder:
-        study = prepare(Path(folder))
+        places = {version.name: Path(folder) / version.name for version in compared}
+        studies = {version.name: prepare(version, places[version.name]) for version in compared}
         for version in compared:
-            run(version, Path(folder), study)  # the compiler and the disk do their part once
+            run(version, places[version.name], studies[version.name])  # the compiler and the disk do their part once
         for block in range(args.blocks):
             for version in turns(compared, block):
-                seconds = run(version, Path(folder), study)
+                seconds = run(version, places[version.name], studies[version.name])
                 taken[version.name].append(seconds)
                 line = f"{seconds.cpu:.2f} CPU s, {seconds.wall:.2f} s at load {os.getloadavg()[0]:.1f}"
                 print(f"{block + 1} {version.name}: {line}", flush=True)
