@@ -1,8 +1,8 @@
 """Where an unfinished trial will end: a distribution of its final score, and the probability to be the best of all.
 
 Scores at successive rungs, the best so far at each, are a Markov chain: the score at the next rung is a line in the
-score at this one, with noise that has the tail of Student's t below the line, and both are learned from all trials that
-passed both rungs. A trial's end follows by going through the rungs that it has not reached, so it has a mean and a
+score at this one, fitted with the tails of Student's t, and noise; both are learned from all trials that passed both
+rungs. A trial's end follows by going through the rungs that it has not reached, so it has a mean and a
 variance in closed form, and what only few trials have shown is uncertain. A prior says that a score stays where it is
 (slope 1). Predicting the end from parts of curves by regression is that of Baker et al. (2017, Accelerating neural
 architecture search using performance prediction); deciding by the probability to beat the best, that of Domhan et al.
@@ -24,8 +24,8 @@ from search.promotion import scores_at
 
 Array = NDArray[np.float64]
 
-PRIOR_TRIALS = 1.0
-"""How many trials the prior of a noise counts as."""
+PRIOR_TRIALS = 0.1
+"""How many trials the prior of a noise counts as: it is gone after the first few."""
 PRIOR_NOISE = 0.6
 """That noise, as a share of the spread of the scores at the rung."""
 PRIOR_SPREAD = 0.05
@@ -33,8 +33,7 @@ PRIOR_SPREAD = 0.05
 SLOPE_DEVIATION = 0.3
 """How far a slope may be from 1."""
 FREEDOM = 4.0
-"""Degrees of freedom of the noise below a line: bad trials err by far more than good ones. What is above it counts in
-full, for it is by such a jump that a trial which stood at a rung among others becomes the best."""
+"""Degrees of freedom of the noise by which a line is fitted: bad trials err by far more than good ones."""
 ROUNDS = 4
 """Of weights and least squares (Lange, Little and Taylor 1989)."""
 FARTHEST = 1e6
@@ -136,28 +135,35 @@ def spread_of(scores: Array) -> float:
 
 
 def _line(here: Array, there: Array) -> Line:
-    """The step from one rung to the next, by the trials that have a score at both."""
+    """The step from one rung to the next, by the trials that have a score at both.
+
+    The line itself is robust on both sides. Its noise counts in full what lies above: it is by such a jump that a trial
+    which stood at a rung among others becomes the best.
+    """
     scores = here[~np.isnan(here)]
     spread = max(spread_of(scores) if len(scores) > 2 else PRIOR_SPREAD, 1e-3)
     both = ~np.isnan(here) & ~np.isnan(there)
     centre = float(np.median(here[both] if both.any() else scores))
     away, gains = here[both] - centre, (there - here)[both]
-    noise = (PRIOR_NOISE * spread) ** 2
+    scale = noise = (PRIOR_NOISE * spread) ** 2
     prior, weights = PRIOR_TRIALS * noise, np.ones(len(away))
     p_gain, p_slope = 1 / (2 * spread) ** 2, 1 / SLOPE_DEVIATION**2
     gain, slope, covariance = 0.0, 0.0, (1 / p_gain, 0.0, 1 / p_slope)
     for _ in range(ROUNDS if both.any() else 0):
-        a = weights.sum() / noise + p_gain
-        b = (weights * away).sum() / noise
-        d = (weights * away**2).sum() / noise + p_slope
-        p, q = (weights * gains).sum() / noise, (weights * away * gains).sum() / noise
+        a = weights.sum() / scale + p_gain
+        b = (weights * away).sum() / scale
+        d = (weights * away**2).sum() / scale + p_slope
+        p, q = (weights * gains).sum() / scale, (weights * away * gains).sum() / scale
         determinant = a * d - b * b
         gain, slope = float((d * p - b * q) / determinant), float((a * q - b * p) / determinant)
         covariance = (float(d / determinant), float(-b / determinant), float(a / determinant))
         rest = gains - gain - slope * away
-        unsure = covariance[0] + 2 * away * covariance[1] + away**2 * covariance[2]
-        noise = max(float(prior + (weights * (rest**2 + unsure)).sum()) / (PRIOR_TRIALS + len(away)), 1e-8)
-        weights = np.where(rest < 0.0, (FREEDOM + 1) / (FREEDOM + rest**2 / noise), 1.0)
+        squares = rest**2 + covariance[0] + 2 * away * covariance[1] + away**2 * covariance[2]
+        scale, noise = (
+            max(float(prior + (counts * squares).sum()) / (PRIOR_TRIALS + len(away)), 1e-8)
+            for counts in (weights, np.where(rest > 0.0, 1.0, weights))
+        )
+        weights = (FREEDOM + 1) / (FREEDOM + rest**2 / scale)
     return Line(centre, gain, slope, covariance, noise)
 
 

@@ -74,7 +74,7 @@ def test_a_line_is_learned_and_a_few_wild_trials_do_not_bend_it():
     model = RungModel((5, 10))
     (line,) = model.lines(np.stack([here, there], axis=1))
     assert line is not None
-    assert line.slope == pytest.approx(-0.3, abs=0.05)
+    assert line.slope == pytest.approx(-0.3, abs=0.03)
     assert line.gain + line.slope * (0.8 - line.centre) == pytest.approx(0.04, abs=0.005)  # least squares alone say 0
     mean, deviation = model.ends([*np.stack([here, there], axis=1).tolist(), [0.9]])
     assert mean[-1] == pytest.approx(0.9 + 0.04 - 0.03, abs=0.005)
@@ -159,9 +159,8 @@ def whole_curves(draw: np.random.Generator, trials: int, epochs: int) -> Array:
     return level - 0.4 * at**-fall + noise
 
 
-def test_it_is_never_surer_than_comes_true_on_curves_that_it_was_not_fitted_to():
-    """Of pairs of which it said p, about p came true, or more of what it holds likely and less of what it does not: on
-    smooth curves such as these it could be surer. 30 draws of 40 trials, of which 10 are over."""
+def test_probabilities_come_true_on_curves_that_it_was_not_fitted_to():
+    """Of pairs of which it said p, about p came true: 30 draws of 40 trials, of which 10 are over."""
     model, pairs = RungModel(RUNGS), list[tuple[float, bool]]()
     for seed in range(30):
         whole = whole_curves(np.random.default_rng(100 + seed), 40, RUNGS[-1])
@@ -176,7 +175,6 @@ def test_it_is_never_surer_than_comes_true_on_curves_that_it_was_not_fitted_to()
     for low in np.arange(0.0, 1.0, 0.2):
         inside = (predicted >= low) & (predicted < low + 0.2)
         assert inside.sum() > 100
-        surer = came[inside].mean() - predicted[inside].mean()
-        assert (surer if low < 0.4 else -surer if low >= 0.6 else abs(surer)) < 0.12
+        assert came[inside].mean() == pytest.approx(predicted[inside].mean(), abs=0.12)
     assert came[predicted > 0.9].mean() > 0.9
     assert ((predicted - came) ** 2).mean() < 0.07  # and it says much: half and half for all would be 0.25

@@ -48,7 +48,7 @@ OVER = [trial(n, 0.80 + n / 200, 20, COMPLETE) for n in range(6)]
 
 
 def test_those_go_on_that_may_become_the_best_of_their_choice_and_no_others():
-    rest = [trial(6, 0.83), trial(7, 0.70), trial(8, 0.825), trial(9, 0.65, width=16), trial(10, 0.20, width=16)]
+    rest = [trial(6, 0.83), trial(7, 0.70), trial(8, 0.825), trial(9, 0.65, width=16), trial(10, 0.50, width=16)]
     assert promising(*OVER, *rest) == [9, 6, 8]
     assert promising(*OVER, trial(6, 0.70), trial(7, 0.68)) == []  # one that is over is the best, surely
 
@@ -106,8 +106,8 @@ def test_failed_and_pruned_ones_are_no_rivals_and_between_rungs_nobody_stands():
 
 
 def test_without_a_front_all_are_rivals():
-    assert promising(*OVER, trial(6, 0.6, width=16)) == [6]
-    assert promising(*OVER, trial(6, 0.6, width=16), front=False) == []
+    assert promising(trial(0, 0.80, 20, COMPLETE), trial(1, 0.6, width=16)) == [1]
+    assert promising(trial(0, 0.80, 20, COMPLETE), trial(1, 0.6, width=16), front=False) == []
 
 
 def test_runs_of_fewer_epochs_are_over_with_what_they_are_worth():
