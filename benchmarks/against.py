@@ -42,6 +42,7 @@ class Version:
         # The path comes first: in an environment where the program is installed, another checkout would be imported.
         # Unbuffered, since a heading is written without a flush, and it is where the first arm begins.
         environment = {**os.environ, **quiet, "PYTHONPATH": str(self.root), "PYTHONUNBUFFERED": "1"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles what others find compiled
         return {"args": [sys.executable, "-m", module, *words], "cwd": self.root, "env": environment, "text": True}
 
     def run(self, module: str, words: Sequence[str]) -> None:
