@@ -106,11 +106,10 @@ class SecondFormula:
     the slower, the lower its rate: low rates are still rising at the end, high ones are flat early. So curves cross.
     """
 
-    SEED = 20261129
-    """Written before any search was run on it."""
-
-    def __init__(self) -> None:
-        draw = random.Random(self.SEED)  # noqa: S311 - no secret
+    def __init__(self, seed: int) -> None:
+        """seed: written down before any search was run on what it draws."""
+        self._seed = seed
+        draw = random.Random(seed)  # noqa: S311 - no secret
         self._top = draw.uniform(0.75, 0.95)
         self._width = draw.uniform(0.2, 0.6), draw.uniform(1.0, 4.0)
         self._rate = draw.uniform(-3.0, -1.6), draw.uniform(0.0, 0.4), draw.uniform(0.02, 0.08)
@@ -132,7 +131,7 @@ class SecondFormula:
             end -= self._weight[1] * math.log10(max(kl.weight, 1e-6) / self._weight[0]) ** 2
         power = self._power[0] + self._power[1] * max(min(rate, 1.5), -1.5)
         key = f"{width} {run.optim.lr!r} {kl and (kl.temperature, kl.weight)!r}"
-        noise = random.Random(derive(self.SEED, key, epoch)).gauss(0.0, self._noise)  # noqa: S311 - no secret
+        noise = random.Random(derive(self._seed, key, epoch)).gauss(0.0, self._noise)  # noqa: S311 - no secret
         left = (epoch / run.epochs) ** -power - 1.0
         return min(1.0, max(0.0, end - self._rise * left / (run.epochs**power - 1.0) + noise))
 
@@ -142,5 +141,6 @@ WORLDS: dict[str, Callable[[], World]] = {
     "kvasir": lambda: Recorded("kvasir"),
     "formula": Formula,
     "clinicdb": lambda: Recorded("clinicdb"),
-    "formula-2": lambda: Formula(SecondFormula(), "second formula"),
+    "formula-2": lambda: Formula(SecondFormula(20261129), "second formula"),
+    "formula-3": lambda: Formula(SecondFormula(20261130), "third formula"),
 }
