@@ -27,7 +27,7 @@ def test_nothing_is_left_of_workers_that_were_killed_or_ended(
     with (tmp_path / "log").open("wb") as log:
         killed = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         try:
-            tools.until(lambda: list(temporary.glob("kd-work-*/log/*")))
+            tools.until(lambda: list(temporary.glob("kd-work-*/kd-ranks-*")))
         finally:
             killed.send_signal(signal.SIGKILL)
             killed.wait()
