@@ -7,6 +7,7 @@ from typing import Any
 from search.answer.comparisons import (
     TEST,
     Grids,
+    bounds_of,
     class_comparisons,
     class_labels,
     comparisons,
@@ -79,7 +80,7 @@ def _network(
     teacher = next((c.params for c in confirmed.configurations if c.role == "teacher"), 0)
     grid = grids.get((each.name, TEST))
     test = None if grid is None else level(grid, metric)
-    low, high = (None if test is None else test.interval(CONFIDENCE)) or (None, None)
+    low, high = (None if test is None else test.interval(CONFIDENCE, bounds_of(metric))) or (None, None)
     return Network(
         name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial,
         words=describe_network(each),

@@ -53,6 +53,11 @@ def lower_is_better(metric: str) -> bool:
     return SCORE_KINDS[metric.partition(".")[0]].direction == "minimize"
 
 
+def bounds_of(metric: str) -> tuple[float, float]:
+    """Where every value of a score lies, and so every mean."""
+    return SCORE_KINDS[metric.partition(".")[0]].bounds
+
+
 def unit_of_metric(metric: str, length_unit: str) -> str:
     """The unit of a length, `px` or `mm`; empty for a share."""
     return unit_of(metric.partition(".")[0], spacing=length_unit == "mm")

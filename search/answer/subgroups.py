@@ -8,12 +8,14 @@ import numpy as np
 from search.answer.document import ClassScores, Reliability, Scores
 from search.answer.score_arrays import ScoreArray, level
 from search.answer.uncertainty import Floats, Mask
+from trainer.evaluation.score_names import SCORE_KINDS
 
 MEANS = ("iou", "precision", "recall", "hd95", "hd95_missed_as_diagonal", "brier")
 """Columns whose mean over images and seeds is told as it is."""
 MEANS_OF_CLASSES = ("iou", "precision", "recall", "hd95_missed_as_diagonal")
 """The same of single classes."""
 SIZES = ("small", "middle", "large")
+DICE_BOUNDS = SCORE_KINDS["dice"].bounds
 
 
 def scores(grid: ScoreArray, confidence: float) -> Iterator[Scores]:
@@ -45,7 +47,7 @@ def class_scores(grid: ScoreArray, labels: Sequence[str], confidence: float) -> 
     everything = np.ones(len(grid.one.images), dtype=np.bool_)
     for label in labels:
         dice = level(grid, f"dice.{label}")
-        low, high = (None if dice is None else dice.interval(confidence)) or (None, None)
+        low, high = (None if dice is None else dice.interval(confidence, DICE_BOUNDS)) or (None, None)
         yield ClassScores(
             network=grid.configuration,
             part=grid.part,
@@ -98,7 +100,7 @@ def _ece(bins: Floats | None) -> float | None:
 def _row(grid: ScoreArray, by: Literal["all", "source", "size"], stratum: str, mask: Mask, confidence: float) -> Scores:
     groups = len({g for g, keep in zip(grid.one.groups, mask, strict=True) if keep})
     dice = level(grid, "dice", mask)
-    interval = None if dice is None else dice.interval(confidence)
+    interval = None if dice is None else dice.interval(confidence, DICE_BOUNDS)
     low, high = interval or (None, None)
     polyps = np.asarray(grid.one.columns["polyps"], dtype=np.float64)[mask]
     negatives = mask & (np.asarray(grid.one.columns["polyps"], dtype=np.float64) == 0)

@@ -38,8 +38,14 @@ class Estimate:
     seeds: int
     reason: str | None = None
 
-    def interval(self, confidence: float) -> tuple[float, float] | None:
-        """Two-sided; None where there is no error."""
+    def interval(
+        self, confidence: float, within: tuple[float, float] = (-math.inf, math.inf)
+    ) -> tuple[float, float] | None:
+        """Two-sided; None where there is no error.
+
+        within: where the true mean lies for sure, such as 0 to 1 for a share. What is cut off there held it never, so
+        that the interval covers it as often as before.
+        """
         if self.error is None:
             return None
         if self.error == 0:
@@ -47,7 +53,7 @@ class Estimate:
         from scipy.stats import t
 
         half = float(t.ppf((1 + confidence) / 2, self.freedom)) * self.error
-        return self.value - half, self.value + half
+        return max(self.value - half, within[0]), min(self.value + half, within[1])
 
     def above(self, bound: float) -> float | None:
         """One-sided p of a true mean of at most `bound`; None where there is no error."""

@@ -4,6 +4,7 @@ The table says of each name which way is better, its unit, and whether a search 
 docs/scores.md has the formulas.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -27,6 +28,11 @@ class ScoreKind:
     """Why no search may have it for its objective; empty where one may."""
     instead: str = ""
     """The name that an objective has in its place."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Where every value lies, and so every mean."""
+        return 0.0, 1.0 if self.unit == "share" else math.inf
 
 
 _FEW = "it is of the cases alone in which truth and prediction have the class, so that it gets better by missing more"

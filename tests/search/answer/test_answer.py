@@ -22,6 +22,7 @@ from search.confirm.results import Confirmed, PerImageScores
 from search.report.tables import _by_seed
 from search.spec.config import Choose
 from search.spec.load import load
+from trainer.evaluation.score_names import SCORE_KINDS
 
 IMAGES = 40
 SEEDS = (11, 12, 13, 14, 15)
@@ -39,6 +40,15 @@ def test_images_without_a_say_is_the_t_test_of_seeds():
     values = np.random.default_rng(0).normal(0.1, 1.0, (5, 1))
     found = estimate(np.tile(values, (1, 30)), tuple(map(str, range(30))))
     assert found.interval(0.95) == pytest.approx(ttest_1samp(values[:, 0], 0.0).confidence_interval(0.95))
+
+
+def test_an_interval_of_a_share_is_cut_where_no_mean_can_lie():
+    values = np.array([[0.99, 1.0] * 6, [1.0, 0.9] * 6])
+    found = estimate(values, tuple(map(str, range(12))))
+    low, high = found.interval(0.95)
+    assert high > 1.0
+    assert found.interval(0.95, SCORE_KINDS["dice"].bounds) == (low, 1.0)
+    assert found.interval(0.95, SCORE_KINDS["hd95"].bounds) == (low, high)
 
 
 def test_frames_of_one_sequence_are_no_independent_images():
