@@ -16,13 +16,8 @@ from loguru import logger
 from search import worker
 from search.storage.url import storage_url
 from trainer.cli.parser import CommandLine
-from trainer.distributed.supervisor import (
-    INTERRUPTED,
-    TERMINATED,
-    refuse_bad_numbers,
-    signals_as_before,
-    supervise,
-)
+from trainer.distributed.agent import INTERRUPTED, TERMINATED, signals_as_before
+from trainer.distributed.supervisor import refuse_bad_numbers, supervise
 from trainer.repository import STUDIES
 
 if TYPE_CHECKING:

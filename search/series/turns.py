@@ -10,7 +10,7 @@ from search.exit_codes import MAX_FAILED, MISTAKE
 from search.series.members import SeriesSpec
 from search.spec.load import StudySpec
 from search.study.settings import series_wish
-from trainer.distributed.supervisor import INTERRUPTED, TERMINATED, signals_as_before
+from trainer.distributed.agent import INTERRUPTED, TERMINATED, signals_as_before
 from trainer.errors import UserError, on_stderr
 
 if TYPE_CHECKING:

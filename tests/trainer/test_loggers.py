@@ -26,7 +26,7 @@ from trainer import loggers
 from trainer.__main__ import main
 from trainer.cli.parser import CommandLine
 from trainer.errors import UserError
-from trainer.loggers import Loggers, past_torchrun
+from trainer.loggers import Loggers
 from trainer.loggers.mirror import Origin
 from trainer.reports import EpochReport
 
@@ -439,11 +439,7 @@ def test_torchrun_leaves_the_words_to_the_program():
     worker = CommandLine()
     add_flags(worker)
     said = worker.parse_args(["--log", "csv", "--log=tensorboard", "--log-dir", "there"])
-    for words in (
-        flags(said),
-        past_torchrun(["fit", "mine.toml", "--log", "csv", "--log=wandb", "--log-dir", "there"]),
-    ):
-        given = get_args_parser().parse_args(["--standalone", "script.py", *words])
-        assert given.training_script_args == words
+    given = get_args_parser().parse_args(["--standalone", "script.py", *flags(said)])
+    assert given.training_script_args == flags(said)
     assert worker.parse_args(flags(said)).mirror == ["csv", "tensorboard"]
     assert vars(worker.parse_args(flags(said)))["mirror_dir"] == Path("there")

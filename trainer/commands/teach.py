@@ -25,7 +25,7 @@ from trainer.data.dataset import examples_an_epoch
 from trainer.data.splits.part_sizes import nouns_of, scored_as
 from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
 from trainer.errors import UserError, counted, one_line, received
-from trainer.loggers import Loggers, check_loggers, past_torchrun
+from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import PLACES, read
 from trainer.series import Member, Series, series_in
 
@@ -74,7 +74,7 @@ def _teach_all(args: Namespace, series: Series) -> int:
     for place, (member, _) in enumerate(first.values(), 1):
         logger.info("teacher {} of {}: that of {}", place, len(first), member.called)
         path = series.path(member)
-        again = [str(path) if Path(word) == args.file else word for word in past_torchrun(sys.argv[1:])]
+        again = [str(path) if Path(word) == args.file else word for word in sys.argv[1:]]
         again += ["--series", str(series.file)]
         code = _teach_one(Namespace(**{**vars(args), "file": path, "series": series.file}), again)
         if code:

@@ -10,28 +10,48 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from loguru import logger
 
-from trainer.distributed.temporary import MEETING_FOLDER, place
+from trainer.cli.rank_variables import PARENT
+from trainer.distributed.temporary import MEETING_FOLDER, PLACE
 
 POLL_SECONDS = 0.1
 """Between two looks at the ranks."""
 KILLED_SECONDS = 30.0
 """How long a killed process may take to go: one that waits for a broken disk or device cannot."""
+SAME_STOP_SECONDS = 3.0
+"""Within which a further signal is the same wish: schedulers tell every process, and an agent passes it on besides."""
+INTERRUPTED = 130
+"""Exit code after INT."""
+TERMINATED = 143
+"""Exit code after TERM, USR1 or HUP."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Agent:
     """The ranks of one command.
 
     words: script and arguments, which Python runs on every rank. ranks: how many. restarts: how often they are started
-    again. stop_seconds: how long they may take to end after they were asked to.
+    again. stop_seconds: how long they may take to end after they were asked to. folder: private, in which they meet and
+    have their own temporary folders. variables: of their environment, beside what this process has.
     """
 
-    def __init__(self, words: Sequence[str], *, ranks: int, restarts: int, stop_seconds: float) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        ranks: int,
+        restarts: int,
+        stop_seconds: float,
+        folder: Path,
+        variables: Mapping[str, str],
+    ) -> None:
         self._words, self._count, self._restarts, self._stop_seconds = words, ranks, restarts, stop_seconds
+        self._folder, self._variables = folder, variables
         self._ranks: list[subprocess.Popen[bytes]] = []
 
     def run(self, wish: Callable[[], signal.Signals | None]) -> bool:
@@ -54,8 +74,9 @@ class Agent:
         return True
 
     def _begin(self, start: int) -> None:
-        folder = tempfile.mkdtemp(prefix="kd-ranks-", dir=place())  # of mode 0700, removed with the command's
-        common = {
+        common: dict[str, object] = {
+            PLACE: self._folder,
+            PARENT: os.getpid(),
             "WORLD_SIZE": self._count,
             "LOCAL_WORLD_SIZE": self._count,
             "GROUP_RANK": 0,
@@ -66,7 +87,8 @@ class Agent:
             "TORCHELASTIC_MAX_RESTARTS": self._restarts,
             "TORCHELASTIC_RUN_ID": "none",
             "TORCHELASTIC_USE_AGENT_STORE": False,
-            MEETING_FOLDER: folder,
+            MEETING_FOLDER: tempfile.mkdtemp(prefix="kd-ranks-", dir=self._folder),  # of mode 0700
+            **self._variables,
         }
         for rank in range(self._count):
             own = common | {"RANK": rank, "LOCAL_RANK": rank}
@@ -129,3 +151,55 @@ def _how_it_ended(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
+
+
+class Stops:
+    """Signals as wishes to stop: the first asks the ranks, one that is no echo of it ends them at once."""
+
+    def __init__(self, interrupt: signal.Signals = signal.SIGINT) -> None:
+        """interrupt: what the ranks are sent for a Ctrl-C."""
+        self._interrupt = interrupt
+        self.code: int | None = None
+        self.ends_here = True
+        """Whether a signal ends this process: before there are ranks."""
+        self._wish: signal.Signals | None = None
+        self._asked: list[float] = []
+
+    def wish(self) -> signal.Signals | None:
+        """What the ranks are to be sent; None where they may go on."""
+        return self._wish
+
+    def obey(self) -> None:
+        """From now on; a hang-up that whoever started this ignores, as nohup does, stays ignored."""
+        for number in _STOPS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def ignore(self) -> None:
+        """The ranks have ended: there is nothing to stop any more."""
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if len(self._asked) == 2 or (self._asked and now - self._asked[0] <= SAME_STOP_SECONDS):
+            return
+        self._asked.append(now)
+        if self.code is None:
+            self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        if self.ends_here:
+            sys.exit(self.code)
+        asks = self._interrupt if number == signal.SIGINT else signal.Signals(number)
+        self._wish = asks if len(self._asked) == 1 else signal.SIGKILL
+
+
+@contextmanager
+def signals_as_before() -> Iterator[None]:
+    """Signals do afterwards what they did before: for a process that supervises several groups of ranks in turn, each
+    of which leaves them ignored."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

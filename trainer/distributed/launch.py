@@ -1,13 +1,11 @@
-"""Start a command's ranks: in this process, or as the ranks of a torchrun of its own."""
+"""Start a command's ranks: in this process, or as processes of their own."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,21 +13,20 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from trainer.cli.entry import MISTAKES
-from trainer.cli.rank_variables import PARENT, place_in_world
+from trainer.cli.rank_variables import place_in_world
 from trainer.distributed import signals
+from trainer.distributed.agent import INTERRUPTED, SAME_STOP_SECONDS, Agent, Stops, signals_as_before
 from trainer.distributed.listening import open_agent
-from trainer.distributed.supervisor import SAME_STOP_SECONDS
-from trainer.distributed.temporary import PLACE, swept_folder
+from trainer.distributed.temporary import swept_folder
 from trainer.errors import UserError, one_line, refusal_text
-from trainer.loggers import past_torchrun
 
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
 
 STALL_SECONDS = 1800.0
 """How late a rank may be, decoding of a whole data set by another one included."""
-END_SECONDS = 30.0
-"""How long ranks may take to end after they were asked to."""
+STOP_SECONDS = 100.0
+"""How long ranks may take to end after they were asked to, as `search work` has it."""
 STOPPING = (
     "asked to stop: ends after this step, what was trained since the last epoch is lost; a second signal more than "
     f"{SAME_STOP_SECONDS:g} s later ends at once"
@@ -68,15 +65,16 @@ def launch(
 ) -> int:
     """Run `body` on each of `ranks` ranks and say what the lead's outcome says. Returns the exit code.
 
-    With more than one rank the command line, or `arguments` in its place, is started again under torchrun; there, and
-    under a torchrun that the user started, this process is one of the ranks. Raises UserError.
+    With more than one rank the command line, or `arguments` in its place, is started again on each of them; there, and
+    under a torchrun that the user started, this process is one of the ranks. Raises UserError, and KeyboardInterrupt
+    where a Ctrl-C ended the ranks.
     """
     for name, number in (("--ranks", ranks), ("--threads", threads)):
         if number is not None and number < 1:
             raise UserError(f"{name} {number}: expected 1 or more")
     device(args.device)
     if "RANK" not in os.environ and ranks > 1:
-        return _say(_torchrun(ranks, threads, past_torchrun(sys.argv[1:]) if arguments is None else arguments))
+        return _say(_several(ranks, threads, sys.argv[1:] if arguments is None else arguments))
     outcome, ended = _rank(args, body, place_in_world()[1], threads)
     code = 0
     if args.outcome is not None:
@@ -137,8 +135,6 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     signals.obey_signals(ranks.ask_to_stop, STOPPING, also_interrupt=False)
     if "TORCHELASTIC_RUN_ID" in os.environ and place_in_world()[0] == 0 and (warning := open_agent(os.getppid())):
         print(warning, file=sys.stderr)
-    if args.outcome is not None:
-        (args.outcome / f"{os.getpid()}.pid").touch()
     try:
         outcome = body(ranks)
         ranks.leave()
@@ -156,65 +152,31 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
     return outcome, True
 
 
-def _torchrun(ranks: int, threads: int | None, arguments: Sequence[str]) -> Outcome:
-    with swept_folder("kd-train-") as folder:
-        options = ["-m", "trainer.distributed.torchrun", f"--nproc-per-node={ranks}", f"--log-dir={folder / 'log'}"]
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1)),
-            PARENT: str(os.getpid()),
-            PLACE: str(folder),
-        }
-        command = [sys.executable, *options, "-m", "trainer", *arguments, "--outcome", str(folder)]
-        # A terminal tells its whole process group of a Ctrl-C; torchrun would answer with a traceback.
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
-        _wait(child, folder)
+def _several(ranks: int, threads: int | None, arguments: Sequence[str]) -> Outcome:
+    """The outcome of ranks in processes of their own."""
+    stops = Stops(interrupt=signal.SIGTERM)  # asked so, they agree on the step after which they stop
+    with swept_folder("kd-train-") as folder, signals_as_before():
+        agent = Agent(
+            ["-m", "trainer", *arguments, "--outcome", str(folder)],
+            ranks=ranks,
+            restarts=0,
+            stop_seconds=STOP_SECONDS,
+            folder=folder,
+            variables={"OMP_NUM_THREADS": str(threads or os.environ.get("OMP_NUM_THREADS", 1))},
+        )
+        stops.ends_here = False
+        stops.obey()
+        agent.run(stops.wish)
         known = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    if stops.code == INTERRUPTED:
+        raise KeyboardInterrupt
     outcomes = [Outcome(tuple(each["lines"]), each["code"], each["error"]) for each in known]
+    if not outcomes and stops.code is not None:
+        return Outcome((), STOPPED, "asked to stop")
     if not outcomes:
-        return Outcome((), 1, f"the {ranks} ranks ended without a result (exit code {child.returncode})")
+        return Outcome((), 1, f"the {ranks} ranks ended without a result; what they said is above")
     # The lead's outcome, unless a sibling knows better why the lead lost it.
     return next((each for each in outcomes if each.code not in (0, LOST)), outcomes[0])
-
-
-def _wait(child: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Wait for torchrun. Its ranks live in sessions of their own, so an interrupt here is handed on to them."""
-
-    def hand_on(*_: object) -> None:
-        # Asked themselves, the ranks agree on the step after which they stop; torchrun would end them with a traceback.
-        ready = [int(file.stem) for file in folder.glob("*.pid")]
-        for rank in ready:
-            with suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGTERM)
-        if not ready:
-            child.terminate()
-
-    with _handed_on(hand_on):
-        _wait_for(child, hand_on)
-
-
-@contextmanager
-def _handed_on(hand_on: Callable[..., None]) -> Iterator[None]:
-    """Inside, what asks this process to stop asks its ranks; a hang-up that nohup has it ignore stays ignored."""
-    asking = [number for number in signals.ASKING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, hand_on) for number in asking}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _wait_for(child: "subprocess.Popen[bytes]", hand_on: Callable[..., None]) -> None:
-    try:
-        child.wait()
-    except KeyboardInterrupt:
-        hand_on()
-        try:
-            child.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.terminate()
-            child.wait()
-        raise
 
 
 def _say(outcome: Outcome) -> int:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from trainer.cli.rank_variables import PARENT, rank_variable
-from trainer.distributed.supervisor import SAME_STOP_SECONDS, say_once
+from trainer.distributed.agent import SAME_STOP_SECONDS
+from trainer.distributed.supervisor import say_once
 
 ASKED = (
     "asked to stop: writing checkpoints, giving the trials back (up to 20 s); "

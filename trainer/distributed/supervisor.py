@@ -5,29 +5,19 @@ therefore say so in a file (`record_exit_code`) and end with 0; what is left to 
 """
 
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from loguru import logger
 
-from trainer.cli.rank_variables import PARENT
-from trainer.distributed.agent import Agent
-from trainer.distributed.temporary import PLACE, swept_folder
+from trainer.distributed.agent import Agent, Stops
+from trainer.distributed.temporary import swept_folder
 from trainer.errors import UserError, on_stderr
 
-SAME_STOP_SECONDS = 3.0
-"""Within which a further signal is the same wish: schedulers tell every process, and the agent passes it on besides."""
-INTERRUPTED = 130
-"""Exit code after INT."""
-TERMINATED = 143
-"""Exit code after TERM, USR1 or HUP."""
 _OUTCOMES = "KD_OUTCOMES"
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: int, stop_seconds: int) -> int:
@@ -38,15 +28,19 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     those that are still there after stop_seconds are killed. Codes that ranks left come first, and 1 says that the
     ranks died too often. Raises UserError.
     """
-    stops = _Stops()
+    stops = Stops()
     stops.obey()
     refuse_bad_numbers(ranks, restarts, stop_seconds)
     count = _count(ranks)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ[PARENT] = str(os.getpid())
     with swept_folder("kd-work-") as folder:
-        os.environ[_OUTCOMES] = os.environ[PLACE] = str(folder)
-        agent = Agent([str(script), *arguments], ranks=count, restarts=restarts, stop_seconds=stop_seconds)
+        agent = Agent(
+            [str(script), *arguments],
+            ranks=count,
+            restarts=restarts,
+            stop_seconds=stop_seconds,
+            folder=folder,
+            variables={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), _OUTCOMES: str(folder)},
+        )
         stops.ends_here = False
         died = agent.run(stops.wish)
         stops.ignore()
@@ -59,18 +53,6 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     if died:
         logger.error("the ranks died {} times and are not started again; what they said is above", restarts + 1)
     return int(died)
-
-
-@contextmanager
-def signals_as_before() -> Iterator[None]:
-    """Signals do afterwards what they did before: for a process that supervises several groups of ranks in turn, each
-    of which leaves them ignored."""
-    before = {number: signal.getsignal(number) for number in _STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def is_supervised() -> bool:
@@ -164,40 +146,3 @@ def may_have_gpu(devices: Path = Path("/dev"), bus: Path = Path("/sys/bus/pci/de
 _DRIVERS = ("nvidiactl", "nvidia0", "nvgpu", "nvhost-gpu", "kfd", "dxg")
 _VENDORS = ("0x10de", "0x1002")
 """NVIDIA and AMD, in the list of pci-ids."""
-
-
-class _Stops:
-    """Signals as wishes to stop: the first asks the ranks, one that is no echo of it ends them at once."""
-
-    def __init__(self) -> None:
-        self.code: int | None = None
-        self.ends_here = True
-        """Whether a signal ends this process: before there are ranks."""
-        self._wish: signal.Signals | None = None
-        self._asked: list[float] = []
-
-    def wish(self) -> signal.Signals | None:
-        """What the ranks are to be sent; None where they may go on."""
-        return self._wish
-
-    def obey(self) -> None:
-        """From now on; a hang-up that whoever started this ignores, as nohup does, stays ignored."""
-        for number in _STOPS:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._on_signal)
-
-    def ignore(self) -> None:
-        """The ranks have ended: there is nothing to stop any more."""
-        for number in _STOPS:
-            signal.signal(number, signal.SIG_IGN)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        now = time.monotonic()
-        if len(self._asked) == 2 or (self._asked and now - self._asked[0] <= SAME_STOP_SECONDS):
-            return
-        self._asked.append(now)
-        if self.code is None:
-            self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        if self.ends_here:
-            sys.exit(self.code)
-        self._wish = signal.Signals(number) if len(self._asked) == 1 else signal.SIGKILL

@@ -62,11 +62,6 @@ _LOG = f"also write every epoch's scores, losses and seconds: {', '.join(KINDS)}
 _LOG_DIR = "folder of {}, shared by all machines as --runs is (default: %(default)s)"
 
 
-def past_torchrun(arguments: Sequence[str]) -> list[str]:
-    """A command's words with `--log` written so that torchrun leaves it alone."""
-    return ["--mirror" + word[5:] if word == "--log" or word.startswith("--log=") else word for word in arguments]
-
-
 def check_loggers(kinds: Sequence[str]) -> None:
     """Raise UserError in one line for a mirror that does not exist, or whose package is not installed."""
     for kind in kinds:

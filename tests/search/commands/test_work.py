@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from search.__main__ import parser
 from search.commands import work
 from search.storage.schema import FREE, attempts, leases
-from trainer.distributed import supervisor
+from trainer.distributed import agent
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -130,8 +130,8 @@ def test_the_worker_s_flags_are_handed_on_as_they_were_given() -> None:
 @pytest.mark.parametrize("times", [[0.0], [0.0, 0.2, 0.2], [0.0, 3.5, 0.2]], ids=["once", "echoes", "a second wish"])
 def test_signals_are_one_wish_or_two_and_never_more(times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([sum(times[: n + 1]) for n in range(len(times))])
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    stops = supervisor._Stops()
+    monkeypatch.setattr(agent, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stops = agent.Stops()
     stops.ends_here = False
     assert stops.wish() is None
     for _ in times:

@@ -11,7 +11,6 @@ import pytest
 from loguru import logger
 
 from trainer.distributed.agent import Agent
-from trainer.distributed.temporary import PLACE
 
 Ran = Callable[..., bool]
 
@@ -19,7 +18,6 @@ Ran = Callable[..., bool]
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Two ranks that do what a text says: `ran(text, wish)`; whether they died."""
-    monkeypatch.setenv(PLACE, str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
     def run(
@@ -31,13 +29,22 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
     ) -> bool:
         script = tmp_path / "rank.py"
         script.write_text(f"import json, os, signal, subprocess, sys, time, pathlib\nrank = os.environ['RANK']\n{text}")
-        return Agent([str(script), "a word"], ranks=2, restarts=restarts, stop_seconds=stop_seconds).run(wish)
+        agent = Agent(
+            [str(script), "a word"],
+            ranks=2,
+            restarts=restarts,
+            stop_seconds=stop_seconds,
+            folder=tmp_path,
+            variables={"OMP_NUM_THREADS": "7"},
+        )
+        return agent.run(wish)
 
     return run
 
 
 def test_ranks_are_told_their_place_as_torchrun_tells_it(tmp_path: Path, ran: Ran) -> None:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    names += ("KD_TEMPORARY", "KD_PARENT", "OMP_NUM_THREADS")
     names += ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RUN_ID", "KD_MEETING_FOLDER")
     assert not ran(
         f"found = {{name: os.environ[name] for name in {names}}}\n"
@@ -48,8 +55,9 @@ def test_ranks_are_told_their_place_as_torchrun_tells_it(tmp_path: Path, ran: Ra
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
     assert (second.pop("RANK"), second.pop("LOCAL_RANK"), first.pop("RANK"), first.pop("LOCAL_RANK")) == (*"11", *"00")
     assert first == second
-    assert Path(first.pop("KD_MEETING_FOLDER")).parent == tmp_path
-    assert list(first.values()) == ["2", "2", "127.0.0.1", "0", "0", "3", "none", ["a word"], 0o700]
+    assert Path(first.pop("KD_MEETING_FOLDER")).parent == Path(first.pop("KD_TEMPORARY")) == tmp_path
+    assert int(first.pop("KD_PARENT")) == os.getpid()
+    assert list(first.values()) == ["2", "2", "127.0.0.1", "0", "7", "0", "3", "none", ["a word"], 0o700]
 
 
 def test_where_a_rank_dies_the_others_are_asked_to_end_and_all_start_again(tmp_path: Path, ran: Ran) -> None:
