@@ -6,15 +6,16 @@ mistake; 3 max_failed. torchrun itself ends with 1 and a report of its own where
 `python -m search work NAME` starts the same ranks, ends with their code and says what they say.
 """
 
+import gc
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
+    gc.disable()  # until all is imported: none of it is ever garbage, and looking through it takes a second
     # torchrun puts the script's own folder first on the path, where `search/` would hide nothing but miss `trainer/`.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
-import gc
 import os
 import shlex
 import traceback
@@ -210,6 +211,8 @@ def main() -> int:
     from search.exit_codes import CODE_OF_END
     from trainer.distributed.ranks import Ranks, RanksLost, ranks_per_trial
 
+    gc.freeze()
+    gc.enable()
     _, world = place_in_world()
     size = args.ranks_per_trial or ranks_per_trial(world, spec.run.batch_size)
     try:
