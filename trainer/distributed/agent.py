@@ -156,9 +156,7 @@ def _how_it_ended(code: int) -> str:
 class Stops:
     """Signals as wishes to stop: the first asks the ranks, one that is no echo of it ends them at once."""
 
-    def __init__(self, interrupt: signal.Signals = signal.SIGINT) -> None:
-        """interrupt: what the ranks are sent for a Ctrl-C."""
-        self._interrupt = interrupt
+    def __init__(self) -> None:
         self.code: int | None = None
         self.ends_here = True
         """Whether a signal ends this process: before there are ranks."""
@@ -189,7 +187,8 @@ class Stops:
             self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if self.ends_here:
             sys.exit(self.code)
-        asks = self._interrupt if number == signal.SIGINT else signal.Signals(number)
+        # A Ctrl-C would end a rank that still imports with a traceback.
+        asks = signal.SIGTERM if number == signal.SIGINT else signal.Signals(number)
         self._wish = asks if len(self._asked) == 1 else signal.SIGKILL
 
 

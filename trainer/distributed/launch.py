@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -154,7 +153,7 @@ def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threa
 
 def _several(ranks: int, threads: int | None, arguments: Sequence[str]) -> Outcome:
     """The outcome of ranks in processes of their own."""
-    stops = Stops(interrupt=signal.SIGTERM)  # asked so, they agree on the step after which they stop
+    stops = Stops()
     with swept_folder("kd-train-") as folder, signals_as_before():
         agent = Agent(
             ["-m", "trainer", *arguments, "--outcome", str(folder)],

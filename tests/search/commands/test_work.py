@@ -136,7 +136,7 @@ def test_signals_are_one_wish_or_two_and_never_more(times: list[float], monkeypa
     assert stops.wish() is None
     for _ in times:
         stops._on_signal(signal.SIGINT, None)
-    assert (stops.code, stops.wish()) == (130, signal.SIGKILL if max(times) > 3 else signal.SIGINT)
+    assert (stops.code, stops.wish()) == (130, signal.SIGKILL if max(times) > 3 else signal.SIGTERM)
 
 
 @pytest.fixture
