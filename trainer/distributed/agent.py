@@ -35,14 +35,14 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 class Agent:
     """The ranks of one command.
 
-    words: script and arguments, which Python runs on every rank. ranks: how many. restarts: how often they are started
-    again. stop_seconds: how long they may take to end after they were asked to. folder: private, in which they meet and
-    have their own temporary folders. variables: of their environment, beside what this process has.
+    command: script and arguments, which Python runs on every rank. ranks: how many. restarts: how often they are
+    started again. stop_seconds: how long they may take to end after they were asked to. folder: private, in which they
+    meet and have their own temporary folders. variables: of their environment, beside what this process has.
     """
 
     def __init__(
         self,
-        words: Sequence[str],
+        command: Sequence[str],
         *,
         ranks: int,
         restarts: int,
@@ -50,7 +50,7 @@ class Agent:
         folder: Path,
         variables: Mapping[str, str],
     ) -> None:
-        self._words, self._count, self._restarts, self._stop_seconds = words, ranks, restarts, stop_seconds
+        self._command, self._count, self._restarts, self._stop_seconds = command, ranks, restarts, stop_seconds
         self._folder, self._variables = folder, variables
         self._ranks: list[subprocess.Popen[bytes]] = []
 
@@ -95,8 +95,8 @@ class Agent:
             environment = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"} | os.environ | {k: str(v) for k, v in own.items()}
             # In a session of its own: a terminal tells its whole process group of a Ctrl-C, and the ranks hear of it
             # from here.
-            words = [sys.executable, "-u", *self._words]
-            self._ranks.append(subprocess.Popen(words, env=environment, start_new_session=True))
+            started = [sys.executable, "-u", *self._command]
+            self._ranks.append(subprocess.Popen(started, env=environment, start_new_session=True))
 
     def _watched(self, wish: Callable[[], signal.Signals | None]) -> bool:
         """Whether a rank died before all had ended, or a stop was asked for."""
