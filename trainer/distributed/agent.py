@@ -62,8 +62,8 @@ class Agent:
         for start in range(self._restarts + 1):
             if wish() is not None:
                 return False
-            self._begin(start)
             try:
+                self._begin(start)
                 died = self._watched(wish)
                 asked = wish()
                 self._end(asked or signal.SIGTERM, wish)
