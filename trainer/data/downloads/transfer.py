@@ -159,7 +159,8 @@ class Transfer:
                 error.filename = str(self._part)  # a write that fails names no file
                 raise
             except KeyboardInterrupt:
-                on_stderr(f"{self._part}: {_progress(size, total)} are kept; {_AGAIN}")
+                # By the file: it may have come between a write and its count.
+                on_stderr(f"{self._part}: {_progress(file.tell(), total)} are kept; {_AGAIN}")
                 raise
         if total is not None and size < total:
             raise DataError(f"{url}: the connection ended after {_progress(size, total)}; {_AGAIN}")
