@@ -176,6 +176,13 @@ def ratio(ratios: Sequence[float], share: float = 0.95) -> Ratio:
     return Ratio(middle, math.exp(mean - reach), math.exp(mean + reach))
 
 
+def times_as_fast(taken: Mapping[str, Sequence[Any]], clock: str) -> str:
+    """A line that says so of this version. taken: what each version took, by block. clock: an attribute of that."""
+    pairs = zip(taken[OTHER], taken[THIS], strict=True)
+    faster = ratio([getattr(other, clock) / getattr(this, clock) for other, this in pairs])
+    return f"times as fast, {clock}: {faster.median:.2f} [{faster.low:.2f}, {faster.high:.2f}]"
+
+
 def paired(rows: Sequence[Row], arm: str, part: str, clock: str) -> list[float]:
     """This over the other for each block in which both ran the arm; on the wall clock only where both were quiet.
 

@@ -22,7 +22,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.against import OTHER, THIS, Version, named, ratio, turns, versions
+from benchmarks.against import OTHER, Version, named, ratio, times_as_fast, turns, versions
 from benchmarks.clock import now
 from trainer.cli.entry import guard
 from trainer.repository import REPOSITORY
@@ -124,9 +124,7 @@ def main() -> int:
             middle = ratio([getattr(seconds, clock) for seconds in all_of_it])
             print(f"{name}, {clock}: {middle.median:.2f} s [{middle.low:.2f}, {middle.high:.2f}]")
         if OTHER in taken:
-            pairs = zip(taken[OTHER], taken[THIS], strict=True)
-            faster = ratio([getattr(other, clock) / getattr(this, clock) for other, this in pairs])
-            print(f"times as fast, {clock}: {faster.median:.2f} [{faster.low:.2f}, {faster.high:.2f}]")
+            print(times_as_fast(taken, clock))
     return 0
 
 

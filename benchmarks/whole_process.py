@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.against import OTHER, THIS, Version, named, ratio, turns, versions
+from benchmarks.against import OTHER, THIS, Version, named, times_as_fast, turns, versions
 from benchmarks.clock import Seconds, now
 from benchmarks.workloads import FULL, TINY, WORKLOADS, draw_data, study
 from trainer.cli.entry import guard
@@ -83,9 +83,7 @@ def main() -> int:
                 line = f"{seconds.cpu:.1f} CPU s, {seconds.wall:.1f} s at load {os.getloadavg()[0]:.1f}"
                 print(f"{block + 1} {version.name}: {line}", flush=True)
     for clock in ("cpu", "wall"):
-        pairs = zip(taken[OTHER], taken[THIS], strict=True)
-        faster = ratio([getattr(other, clock) / getattr(this, clock) for other, this in pairs])
-        print(f"times as fast, {clock}: {faster.median:.2f} [{faster.low:.2f}, {faster.high:.2f}]")
+        print(times_as_fast(taken, clock))
     return 0
 
 

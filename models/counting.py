@@ -73,8 +73,9 @@ def _pooled(
     ceil_mode: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Maxima and where they are; None where torch has to decide."""
-    dims = image.dim() - 2
-    settings = (_of_each_axis(each, dims) for each in (kernel, stride or kernel, padding, dilation))
+    if image.dim() != 4:
+        return None
+    settings = (_of_each_axis(each, 2) for each in (kernel, stride or kernel, padding, dilation))
     axes = list(zip(image.shape[2:], *settings, strict=True))
     lengths = [(size + 2 * pad - apart * (side - 1) - 1) // step + 1 for size, side, step, pad, apart in axes]
     if ceil_mode or min(lengths) < 1 or any(2 * pad > side for _, side, _, pad, _ in axes):

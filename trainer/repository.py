@@ -10,6 +10,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 """The folder of search/, trainer/, losses/ and models/; in a checkout also of studies/, docs/ and tests/."""
 STUDIES = (Path("studies"), REPOSITORY / "studies")
 """Where a study's name is looked for."""
+LARGEST_STUDY = 1_000_000
+"""Bytes of a study file."""
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})")
 _DOLLAR = re.compile(r"\$(?=[\w{$])")

@@ -18,7 +18,7 @@ from search.storage.url import storage_url
 from trainer.cli.parser import CommandLine
 from trainer.distributed.agent import INTERRUPTED, TERMINATED, signals_as_before
 from trainer.distributed.supervisor import refuse_bad_numbers, supervise
-from trainer.repository import STUDIES
+from trainer.repository import LARGEST_STUDY, STUDIES
 
 if TYPE_CHECKING:
     from search.series.members import SeriesSpec
@@ -76,9 +76,10 @@ def _may_be_series(study: str) -> bool:
     given = Path(study)
     named = given.suffix == ".toml" or len(given.parts) > 1
     for file in [given] if named else [folder / f"{study}.toml" for folder in STUDIES]:
-        with suppress(OSError, ValueError):  # said by whoever reads it
-            if b"series" in file.read_bytes():
-                return True
+        with suppress(OSError, ValueError):  # said by whoever reads it, as is a file larger than a study's
+            if file.is_file():
+                with file.open("rb") as content:
+                    return b"series" in content.read(LARGEST_STUDY)
     return False
 
 

@@ -7,11 +7,9 @@ from typing import Any
 
 from trainer.config_paths import Table, text_of, toml_table
 from trainer.errors import UserError, nearest
-from trainer.repository import STUDIES
+from trainer.repository import LARGEST_STUDY, STUDIES
 from trainer.series import member_at
 
-LARGEST = 1_000_000
-"""Bytes of a study file."""
 DEEPEST = 12
 """Tables within tables, dots in a key included."""
 
@@ -44,11 +42,11 @@ def read(path: Path) -> Table:
     """The tables of a TOML file. Raises UserError."""
     try:
         size = path.stat().st_size
-        content = path.read_bytes() if size <= LARGEST else b""
+        content = path.read_bytes() if size <= LARGEST_STUDY else b""
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a study file") from error
-    if size > LARGEST:
-        raise UserError(f"{path}: {size} bytes; a study file has at most {LARGEST}: is it the right file?")
+    if size > LARGEST_STUDY:
+        raise UserError(f"{path}: {size} bytes; a study file has at most {LARGEST_STUDY}: is it the right file?")
     try:
         table = toml_table(text_of(content, str(path)), str(path))
     except RecursionError as error:

@@ -336,6 +336,12 @@ def test_what_counting_takes_for_a_result_is_laid_out_as_torch_has_it(operation,
     assert counted.total == counter.get_total_flops()
 
 
+def test_counting_leaves_a_picture_that_is_no_batch_to_torch():
+    with torch.device("meta"), Flops():
+        assert nn.MaxPool2d(2)(torch.empty(3, 8, 6)).shape == (3, 4, 3)
+        assert nn.Conv2d(3, 4, 3)(torch.empty(3, 8, 6)).shape == (4, 6, 4)
+
+
 def test_counting_refuses_what_torch_refuses_in_its_words():
     for operation, image in ((nn.Conv2d(3, 4, 3), (1, 5, 8, 8)), (nn.Conv2d(3, 4, 5), (1, 3, 4, 4))):
         with torch.device("meta"), pytest.raises(RuntimeError) as refused:

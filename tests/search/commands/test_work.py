@@ -120,6 +120,16 @@ def test_a_mistake_in_the_words_is_one_line_before_any_rank_begins(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_only_a_file_that_has_the_word_is_read_as_a_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "one.toml").write_text("[run]\n")
+    (tmp_path / "studies" / "many.toml").write_text("[series]\n")
+    os.mkfifo(tmp_path / "pipe.toml")  # nobody writes to it: reading would wait for ever
+    named = ("one", "many", "studies/many.toml", "none", "none.toml", "pipe.toml", "studies/one.toml")
+    assert [name for name in named if work._may_be_series(name)] == ["many", "studies/many.toml"]
+
+
 def test_the_worker_s_flags_are_handed_on_as_they_were_given() -> None:
     words = ["work", "demo", "--ranks", "2", "--set", "run.epochs=3", "--set", "budget.trials=2", "--slots", "auto"]
     args = parser(words).parse_args([*words, "--note-every", "0", "--runs", "a b"])
