@@ -93,9 +93,10 @@ def _withdraw(opened: Database, study_id: int) -> int:
 
 def _prune(opened: Database, row: LeaseRow) -> int:
     """A paused trial is pruned where it stands; 1 where it was still paused."""
-    if not end_paused(opened, row.trial_id):
+    end = end_paused(opened, row.trial_id)
+    if end is None:
         return 0  # a worker took it before the close, or another close was quicker
-    remove(None if row.checkpoint is None else Path(row.checkpoint))
+    remove(None if end.checkpoint is None else Path(end.checkpoint))
     return 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from search.execution.checkpoint_writer import on_hand, remove
+from search.execution.checkpoint_writer import on_hand
 from search.execution.disk_waits import REPEAT_SECONDS, Reserve, mark
 from search.execution.group import GroupEnd
 from search.execution.held_trials import LOST, HeldTrials
@@ -396,7 +396,7 @@ class DatabaseThread:
         closed = closed or (refused.closed if isinstance(refused, SearchClosed) else None)
         if closed is None or closed.kind in ENDS_PAUSED:
             for row in end_all_paused(self.search.opened, self.search.arms, rows):
-                remove(None if row.checkpoint is None else Path(row.checkpoint))
+                self._held.remove_files(row, None if row.checkpoint is None else Path(row.checkpoint))
         self.ended = GroupEnd(EndReason.NOTHING_LEFT, refused.reason) if closed is None else end_of(closed)
 
     def _exhausted(self) -> bool:

@@ -31,7 +31,7 @@ from search.execution.messages import (
 from search.planning import slots
 from search.storage import errors
 from search.storage.evidence import rows_of
-from search.storage.leases import LeaseHandle
+from search.storage.leases import LeaseHandle, LeaseRow
 from search.storage.schema import FINISHED, PAUSED, leases
 from search.storage.statements import LeaseLost
 from search.study import code_version, trial_attributes
@@ -125,7 +125,7 @@ class HeldTrials:
             if row is not None and row.lost + claim.lost >= MOST_LOST:
                 attributes = {"attempts": attempts(self._holders(claim), "lost")}
                 self.search.fail(lease, "lost", f"its worker vanished {MOST_LOST} times", attributes)
-                self._remove_files(lease, None if row.checkpoint is None else Path(row.checkpoint))
+                self.remove_files(lease, None if row.checkpoint is None else Path(row.checkpoint))
                 logger.warning(
                     "#{} of {} failed: its worker vanished {} times", lease.number, claim.arm.name, MOST_LOST
                 )
@@ -141,7 +141,7 @@ class HeldTrials:
                 if resume is not None and (score := self.search.pruned_before(lease)) is not None:
                     self.search.prune(lease, end_columns(trial), ending(trial, "pruned"), value=score)
                     logger.info("{} pruned, as it was judged before its worker ended", trial.label)
-                    self._remove_files(lease, trial.checkpoint)
+                    self.remove_files(lease, trial.checkpoint)
                     return
                 if resume is not None and self.search.pauses(lease, beside=self.held, slots=self.settings.slots):
                     self.search.leases.pause(lease, ending(trial, PAUSED))
@@ -389,7 +389,7 @@ class HeldTrials:
         """The one place where a trial leaves this worker's hands; the database has its end already."""
         cleanup = CLEANUP[outcome]
         if Cleanup.REMOVE_FILES in cleanup:
-            self._remove_files(trial.lease, trial.checkpoint)
+            self.remove_files(trial.lease, trial.checkpoint)
         del self.held[trial.lease.trial_id]
         if Cleanup.PARK in cleanup:
             self._paused[trial.lease.trial_id] = trial
@@ -406,12 +406,13 @@ class HeldTrials:
             if row is None or str(file.path) not in (row.checkpoint, row.weights):
                 remove(file.path)
 
-    def _remove_files(self, lease: LeaseHandle, checkpoint: Path | None) -> None:
+    def remove_files(self, lease: LeaseHandle | LeaseRow, checkpoint: Path | None) -> None:
+        """Remove the checkpoint of a trial that is over, and what its holders left on this host unnamed."""
         folder = self._folder(lease)
         remove(checkpoint)
         remove_all(folder, lease.token)
 
-    def _folder(self, lease: LeaseHandle) -> Path:
+    def _folder(self, lease: LeaseHandle | LeaseRow) -> Path:
         """The folder of a trial, which has one for each holder."""
         return self.settings.runs / self.search.folder / self.search.arms[lease.study_id].name / str(lease.number)
 

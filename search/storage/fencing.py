@@ -132,14 +132,15 @@ class Fence:
     @contextmanager
     def withdraw(
         self, trial_id: int, *, paused: bool, lease: Mapping[str, Any], attributes: Values = NOTHING
-    ) -> Iterator[None]:
+    ) -> Iterator[Withdrawal]:
         """The commit inside ends a trial that no worker holds, and writes `lease` and user attributes with it.
 
         paused: it has a lease that says so; else it waits and has none yet. Raises LeaseLost where a worker has it.
         """
-        previous = self._withdrawal.set(Withdrawal(trial_id, paused, lease, attributes))
+        withdrawal = Withdrawal(trial_id, paused, lease, attributes)
+        previous = self._withdrawal.set(withdrawal)
         try:
-            yield
+            yield withdrawal
         finally:
             self._withdrawal.reset(previous)
 
@@ -207,6 +208,8 @@ class Fence:
         values = {**end.lease, "state": FINISHED, "owner": None}
         if end.paused:
             paused = (leases.c.trial_id == end.trial_id) & (leases.c.state == PAUSED)
+            named = sa.select(leases.c.checkpoint).where(paused).with_for_update()
+            end.checkpoint = session.connection().execute(named).scalar_one_or_none()
             changed = session.connection().execute(leases.update().where(paused).values(**values))
         else:
             fresh = dict(trial_id=end.trial_id, token=1, beat=0, lost=0, epoch=0, gpu_seconds=0.0)

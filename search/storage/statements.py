@@ -233,3 +233,5 @@ class Withdrawal:
     paused: bool
     lease: Mapping[str, Any]
     attributes: Values
+    checkpoint: str | None = None
+    """The file that its lease named when it ended: a holder may have named it just before."""

@@ -7,6 +7,7 @@ ended: samplers see it as pruned, and it is told so where nobody goes on with it
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -16,7 +17,7 @@ from search.spec.strategies import PausingConfig
 from search.storage.database import Database
 from search.storage.leases import LeaseDetails, LeaseRow, paused_of
 from search.storage.schema import FINISHED
-from search.storage.statements import LeaseLost
+from search.storage.statements import LeaseLost, Withdrawal
 
 
 def completed_or_pruned(lease: LeaseDetails) -> bool:
@@ -42,29 +43,29 @@ def has_final_score(lease: LeaseDetails) -> bool:
 def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[LeaseRow]) -> list[LeaseRow]:
     """Tell paused trials PRUNED, but of arms that keep theirs; returns those that this process ended.
 
-    arms: by study id.
+    arms: by study id. rows: as they were read; what is returned names the checkpoints that were there at the end.
     """
     ends = []
     for row in paused_of(rows).values():
         settings = arms[row.study_id].pruner
         keeps = isinstance(settings, PausingConfig) and settings.keep_paused
-        if not keeps and end_paused(opened, row.trial_id):
-            ends.append(row)
+        if not keeps and (end := end_paused(opened, row.trial_id)) is not None:
+            ends.append(replace(row, checkpoint=end.checkpoint))
     return ends
 
 
-def end_paused(opened: Database, trial_id: int) -> bool:
-    """Tell a paused trial PRUNED where it stands, with its newest score; whether it was still paused.
+def end_paused(opened: Database, trial_id: int) -> Withdrawal | None:
+    """Tell a paused trial PRUNED where it stands, with its newest score; None where it was paused no more.
 
-    Its checkpoint is left to the caller, who may remove the file: no row names it any more.
+    The checkpoint in what is returned is left to the caller, who may remove the file: no row names it any more.
     """
     trial = opened.storage.get_trial(trial_id)
     last = trial.last_step
     values = None if last is None else [trial.intermediate_values[last]]
     lease = {"checkpoint": None, **({} if last is None else {"epoch": last})}
     try:
-        with opened.fence.withdraw(trial_id, paused=True, lease=lease):
+        with opened.fence.withdraw(trial_id, paused=True, lease=lease) as end:
             opened.storage.set_trial_state_values(trial_id, TrialState.PRUNED, values)
     except (LeaseLost, UpdateFinishedTrialError):
-        return False  # somebody goes on with it, or has ended it before
-    return True
+        return None  # somebody goes on with it, or has ended it before
+    return end

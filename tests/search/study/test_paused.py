@@ -16,7 +16,7 @@ from search.storage.leases import paused_of
 from search.storage.schema import FINISHED, HELD, PAUSED
 from search.storage.statements import LeaseLost, Owner, Refused
 from search.study.adapter import Claim, StudyAdapter
-from search.study.outcomes import end_paused
+from search.study.outcomes import end_all_paused, end_paused
 from search.study.progress import read_progress
 
 ME, OTHER = Owner("me", "here"), Owner("other", "there")
@@ -112,7 +112,35 @@ def test_two_workers_never_go_on_with_the_same_one_nor_end_one_that_goes_on(join
     promote = partial(search.leases.promote, row, resume_epoch=1, search_id=search.search_id, notes={})
     assert promote(ME) is not None
     assert promote(OTHER) is None
-    assert not end_paused(search.opened, row.trial_id)
+    assert end_paused(search.opened, row.trial_id) is None
+
+
+def test_a_checkpoint_that_is_named_after_the_rows_were_read_goes_too(join, database_url, tmp_path, monkeypatch):
+    """Its holder still wrote it when the trial was paused; the end names what the row named in its own transaction."""
+    search, other = join(), join()
+    claims = [begun(search, score) for score in (0.6, 0.5)]
+    rows = search.leases.of_studies(list(search.arms))
+    late = [tmp_path / f"{claim.held.number}.pt" for claim in claims]
+    for claim, path in zip(claims, late, strict=True):
+        path.write_bytes(b"weights")
+        assert other.leases.change_paused(claim.held, {"checkpoint": str(path), "checkpoint_sha256": "0"})
+    (end,) = end_all_paused(search.opened, search.arms, rows[:1])
+    assert end.checkpoint == str(late[0])
+    monkeypatch.setattr(search.opened.leases, "of_studies", lambda _: rows)
+    assert close(search.opened, database_url, search.search_id)["pruned"] == 1
+    assert not late[1].exists()
+    assert not other.leases.change_paused(claims[1].held, {"checkpoint": str(late[1])})
+
+
+def test_a_checkpoint_that_a_killed_worker_never_named_goes_with_its_trial(join, worker_of, settings):
+    search = join()
+    one = begun(search, 0.1)
+    unnamed = settings().runs / search.folder / "kd" / str(one.held.number) / "1" / "epoch-1.pt"
+    unnamed.parent.mkdir(parents=True)
+    unnamed.write_bytes(b"weights")
+    worker_of(search, settings(slots=3)).run()
+    assert state(search, one) == FINISHED
+    assert not list(settings().runs.rglob("epoch-*"))
 
 
 def test_samplers_see_it_pruned_and_the_database_keeps_it_running(join):
@@ -124,10 +152,10 @@ def test_samplers_see_it_pruned_and_the_database_keeps_it_running(join):
     assert [t.state for t in seen.get_trials()] == [TrialState.PRUNED]
     assert [t.state for t in study.get_trials()] == [TrialState.RUNNING]
     assert search.counts()["kd"].admitted == 1
-    assert end_paused(search.opened, one.held.trial_id)
+    assert end_paused(search.opened, one.held.trial_id) is not None
     (trial,) = study.get_trials()
     assert (trial.state, trial.values) == (TrialState.PRUNED, [0.6])
-    assert not end_paused(search.opened, one.held.trial_id)
+    assert end_paused(search.opened, one.held.trial_id) is None
 
 
 def test_it_is_shown_as_paused(join):
