@@ -21,6 +21,9 @@ from trainer.repository import REPOSITORY
 
 CHILD_SECONDS = 180.0
 """How long a child may take; it gives up by itself before."""
+FIRST_NOTES_SECONDS = 30.0
+"""How long a leader works before its first notes: they would take a processor from the first trials to say that nothing
+has happened, and a search that ends before has its last notes."""
 LAST_NOTES_SECONDS = 6.0
 """How long a leader that ends waits for the last notes; they are finished without it."""
 
@@ -38,12 +41,15 @@ class Child:
 class NoteProcess:
     """Used by the database thread alone."""
 
-    def __init__(self, search: StudyAdapter, every: float, folder: Path | None) -> None:
-        """every: seconds between two writings, over all leaders. folder: the dashboard's files; None: tables alone."""
+    def __init__(self, search: StudyAdapter, every: float, folder: Path | None, *, first: float = 0.0) -> None:
+        """every: seconds between two writings, over all leaders. folder: the dashboard's files; None: tables alone.
+
+        first: seconds from now to the first writing of this leader, at most `every`.
+        """
         self._search, self._every, self._folder = search, every, folder
         self.children: list[Child] = []
         """Those at work: one, or for a moment two at the end."""
-        self._due = 0.0
+        self._due = time.monotonic() + min(first, every)
         self._last_warning = ""
 
     def start_if_due(self) -> None:
