@@ -1,6 +1,7 @@
 """`trainer models`: what it says of a network is what the network has, and the README shows the same table."""
 
 import json
+import re
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +90,8 @@ def test_the_readme_names_every_network_and_its_rows_are_those_of_the_command():
     assert [line.split("`")[1] for line in shown] == [*named[0], *named[1]], (
         "write them: python -m trainer models --markdown"
     )
+    folded = [int(count) for count in re.findall(r"<summary>The (\d+) networks for ", README)]
+    assert folded == [len(names) for names in named]
     some = (("small-double", "unet-awesome", "resunetplusplus"), ("tiny-unet-3d", "mobile-unet-3d"))
     for dims, names, table in zip((2, 3), some, (shown[: len(named[0])], shown[len(named[0]) :]), strict=True):
         expected = list(command.markdown(list(command.rows(names, dims))))[2:]
