@@ -16,7 +16,7 @@ from search.planning.training_work import TrainingWork, training_work
 from search.spec.arms import Arm
 from search.spec.front import choice_shown, title
 from search.spec.load import StudySpec, identity, probe_runs
-from search.spec.proposals import pruner_notes, sampler_notes, spread_notes
+from search.spec.proposals import draw_notes, pruner_notes, sampler_notes, spread_notes
 from search.spec.space import Parameter, Scalar, condition, shown
 from trainer.cli.progress import Counting
 from trainer.config_paths import flatten
@@ -376,6 +376,11 @@ def _notes(spec: StudySpec) -> Iterator[str]:
         yield from spread_notes(spec.front, arm)
         yield from pruner_notes(arm, maximize=spec.objective.direction == "maximize")
     points = len(spec.main.points)
+    if compared_methods(spec):
+        yield from draw_notes(spec.main, points)
+    elif len(spec.arms) > 1:
+        for arm in spec.arms:
+            yield from draw_notes(arm)
     if compared_methods(spec) and spec.confirm.top < points:
         along = title(spec.main.front)
         yield f"confirm.top = {spec.confirm.top}: of {points} choices of {along} the worst are not confirmed"

@@ -1,6 +1,7 @@
 """What a sampler can do with an arm's space and budget: what it refuses, what it is warned of, and a grid's cells."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from importlib.util import find_spec
@@ -25,6 +26,8 @@ from trainer.errors import UserError, counted
 
 MOST_CELLS = 100_000
 """Of a grid."""
+GOOD_SHARE = 0.2
+"""Of a range that counts as good where the chance is told that no trial lies in it."""
 
 
 def check_sampler(arm: Arm) -> None:
@@ -259,3 +262,21 @@ def pruner_notes(arm: Arm, *, maximize: bool) -> Iterator[str]:
         bound, value = ("upper", pruner.upper) if maximize else ("lower", pruner.lower)
         if value is not None:
             yield f"{arm.name}: pruner.{bound} = {value}: ends what is better than that"
+
+
+def draw_notes(arm: Arm, shares: int = 1) -> Iterator[str]:
+    """A line where so few trials are drawn that none lies in a range's best fifth more likely than not.
+
+    shares: among how many ways of distilling the trials are dealt, of which the best of each is compared.
+    """
+    trials = arm.trials // shares
+    given = Counter(name for entry in arm.enqueue for name in entry)
+    drawn = [p.name for p in numbers(arm) if not p.when and given[p.name] < arm.trials]
+    chance = (1 - GOOD_SHARE) ** trials
+    if drawn and chance > 0.5:
+        of = f"{drawn[0]}'s range" if len(drawn) == 1 else f"a range such as {drawn[0]}'s"
+        yield (
+            f"{arm.name}: the best of {counted(trials, 'trial')} is compared, and with a chance of {chance:.0%} none "
+            f"has a value from the best fifth of {of}: a difference may be that of the draws; raise trials, or give "
+            "every arm the same values in [[enqueue]]"
+        )

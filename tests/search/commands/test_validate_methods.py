@@ -84,3 +84,18 @@ def test_the_study_of_all_methods_gives_each_the_same_share_and_its_published_va
 def test_a_confirmation_that_leaves_methods_out_is_said():
     spec = load(find("polyp-kd-methods"), ["confirm.top=6"])
     assert "confirm.top = 6: of 15 choices of method the worst are not confirmed" in list(_notes(spec))
+
+
+def test_a_comparison_of_too_few_trials_a_method_or_an_arm_is_said(tmp_path, small_study):
+    def warned(spec):
+        return [note for note in _notes(spec) if "a difference may be that of the draws" in note]
+
+    assert not warned(load(find("polyp-kd-methods")))
+    (note,) = warned(load(find("polyp-kd-methods"), ["budget.trials=30"]))
+    assert note.startswith("kd: the best of 2 trials is compared")
+    path = tmp_path / "small.toml"
+    path.write_text(small_study(trials=6))
+    assert not warned(load(path, ["budget.trials=2"])), "nothing is compared"
+    path.write_text(small_study(trials=6, more='[[arms]]\nname = "sgd"\nset = { "optim.name" = "sgd" }\ntrials = 2\n'))
+    (note,) = warned(load(path))
+    assert note.startswith("sgd: the best of 2 trials is compared")

@@ -1,12 +1,13 @@
 """What samplers and pruners of a study file are warned of and refused, before any trial."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.spec.load import StudySpec, load
-from search.spec.proposals import expected_complete, pruner_notes, sampler_notes
+from search.spec.proposals import draw_notes, expected_complete, pruner_notes, sampler_notes
 from trainer.errors import UserError
 
 
@@ -114,3 +115,17 @@ def test_a_pruner_that_cannot_work_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as mistake:
         study('name = "tpe"', pruner)
     assert len(str(mistake.value).splitlines()) == 1
+
+
+def test_a_best_of_so_few_that_the_draws_decide_is_warned_of(study: Callable[..., StudySpec]) -> None:
+    """Where it is more likely than not that no trial has a good value; not where all of them are given."""
+    arm = study('name = "tpe"').main
+    few = replace(arm, trials=2)
+    (note,) = draw_notes(few)
+    assert note.startswith("kd: the best of 2 trials is compared, and with a chance of 64% none has a value from the ")
+    assert "best fifth of a range such as optim.lr's: a difference may be that of the draws" in note
+    assert [len(list(draw_notes(arm, shares))) for shares in (60, 20, 15)] == [1, 1, 0]
+    given = {"optim.lr": 1e-3, "optim.weight_decay": 1e-4}
+    assert not list(draw_notes(replace(few, enqueue=(given, given))))
+    (note,) = draw_notes(replace(few, enqueue=(given, {"optim.lr": 1e-3})))
+    assert "best fifth of optim.weight_decay's range" in note
