@@ -15,8 +15,11 @@ learning rate, and trial n of every method has the same learning rate. The best 
 seeds of [confirm] and measured on the test part; claims and intervals are those of `search confirm`.
 
 What is done is a line of the raw file, and what was interrupted goes on from its last whole epoch in the work folder.
-Methods go by twos, first their trials, then their seeds, so that each finished pair is two rows of the table. The
-teacher is trained first; where it does not come out as it was, on another machine, nothing is trained with it.
+Methods go by twos, first their trials, then their seeds, so that each finished pair is two rows of the table. More of
+them together take less time, as those of one seed share the teacher's passes: --methods names which, and then several
+processes can do some each, with a --work and a --raw of their own (copy the teacher's files; `cat` makes one raw file
+of several). The teacher is trained first; where it does not come out as it was, on another machine, nothing is trained
+with it.
 """
 
 import argparse
@@ -162,13 +165,13 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
     return (list(items[at : at + size]) for at in range(0, len(items), size))
 
 
-def waiting(spec: StudySpec, cells: Cells) -> Iterator[list[Unit]]:
-    """What is trained together next, as far as it is not done: a phase of two methods at a time."""
+def waiting(spec: StudySpec, cells: Cells, only: Sequence[str] = ()) -> Iterator[list[Unit]]:
+    """What is trained together next, as far as it is not done: a phase of two methods at a time, or of `only` these."""
     if TEACHER.cell not in cells:
         yield [TEACHER]
-    for pair in batches(methods(spec), BY_TWOS):
-        trials = [Unit("trial", method, n) for method in pair for n in range(TRIALS)]
-        seeds = [Unit("seed", method, seed) for seed in spec.confirm.seeds for method in pair]
+    for group in [only] if only else batches(methods(spec), BY_TWOS):
+        trials = [Unit("trial", method, n) for method in group for n in range(TRIALS)]
+        seeds = [Unit("seed", method, seed) for seed in spec.confirm.seeds for method in group]
         for phase in (trials, seeds):
             missing = [unit for unit in phase if unit.cell not in cells]
             yield from batches(missing, SLOTS)
@@ -323,6 +326,8 @@ def train(args: argparse.Namespace) -> None:
     folder = args.work.absolute()
     places = written_split(args.data.absolute(), args.sequences.absolute(), folder)
     spec = study([*places, f'run.teacher.checkpoint="{folder / "teacher.safetensors"}"'])
+    for name in set(args.methods) - set(methods(spec)):
+        raise UserError(f"--methods {name}: no such method; known: {', '.join(methods(spec))}")
     cells = opened(args.raw, spec)
     start = folder / "start.safetensors"
     if not start.is_file():
@@ -335,7 +340,7 @@ def train(args: argparse.Namespace) -> None:
         again.train([TEACHER])
     if TEACHER.cell in cells:
         refuse_other_teacher(trainer.teacher, cells)
-    while units := next(waiting(spec, cells), None):
+    while units := next(waiting(spec, cells, args.methods), None):
         trainer.train(units)
 
 
@@ -456,6 +461,7 @@ def main() -> int:
     parser.add_argument("--encoder", type=Path, metavar="FILE", help="the teacher's pretrained encoder")
     parser.add_argument("--work", type=Path, default=Path("method-comparison"), help="teacher, decoded data, states")
     parser.add_argument("--raw", type=Path, default=RAW, help="one line a training; what is there is not done again")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="train these alone, all together")
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)

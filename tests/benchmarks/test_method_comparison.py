@@ -58,6 +58,13 @@ def test_what_is_done_is_not_trained_again_and_seeds_wait_for_their_trials(spec,
     units = [unit for chunk in comparison.waiting(spec, again) for unit in chunk]
     assert all(unit.method != "none" for unit in units)
     assert len(units) == 14 * (TRIALS + 5)
+    some = ["none", "at", "ifvd", "dist"]
+    kinds = [
+        [(unit.kind, unit.method, unit.number) for unit in chunk] for chunk in comparison.waiting(spec, again, some)
+    ]
+    assert [number for chunk in kinds[:3] for _, _, number in chunk] == [*range(TRIALS)] * 3
+    assert kinds[3][:3] == [("seed", method, spec.confirm.seeds[0]) for method in some[1:]]
+    assert sum(map(len, kinds)) == 3 * (TRIALS + 5)
     of_kl = [unit.kind for unit in units if unit.method == "kl"]
     assert of_kl == ["trial"] * TRIALS + ["seed"] * 5
 
