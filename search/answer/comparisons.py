@@ -58,6 +58,12 @@ def bounds_of(metric: str) -> tuple[float, float]:
     return SCORE_KINDS[metric.partition(".")[0]].bounds
 
 
+def bounds_of_difference(metric: str) -> tuple[float, float]:
+    """Where the difference of two values of a score lies: -1 to 1 for a share."""
+    low, high = bounds_of(metric)
+    return low - high, high - low
+
+
 def unit_of_metric(metric: str, length_unit: str) -> str:
     """The unit of a length, `px` or `mm`; empty for a share."""
     return unit_of(metric.partition(".")[0], spacing=length_unit == "mm")
@@ -221,7 +227,7 @@ def made(
 ) -> Comparison:
     """A claim without its verdict. unit: of the estimate, with what it is a mean over. With a margin its p is
     one-sided, of a difference of at most -margin."""
-    interval = None if estimate is None else estimate.interval(confidence)
+    interval = None if estimate is None else estimate.interval(confidence, bounds_of_difference(metric))
     p = None if estimate is None else estimate.two_sided() if margin is None else estimate.above(-margin)
     low, high = interval or (None, None)
     return Comparison(

@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 from benchmarks.coverage import World, study
 from search.__main__ import main
 from search.answer.build import answer
-from search.answer.comparisons import claim_line, verdict
+from search.answer.comparisons import claim_line, made, pairs, verdict
 from search.answer.power import LONG, Noise, measured, smallest_gain
 from search.answer.uncertainty import estimate, holm
 from search.confirm.configurations import Configuration
@@ -49,6 +49,17 @@ def test_an_interval_of_a_share_is_cut_where_no_mean_can_lie():
     assert high > 1.0
     assert found.interval(0.95, SCORE_KINDS["dice"].bounds) == (low, 1.0)
     assert found.interval(0.95, SCORE_KINDS["hd95"].bounds) == (low, high)
+
+
+def test_the_interval_of_a_difference_of_shares_ends_at_one_and_of_lengths_nowhere():
+    values = np.array([[0.9, 0.8] * 6, [-0.7, -0.6] * 6])
+    unsure = estimate(values, tuple(map(str, range(12))))
+    low, high = unsure.interval(0.95)
+    assert low < -1.0 < 1.0 < high
+    pair = next(iter(pairs(confirmed())))
+    for metric, ends in (("dice", (-1.0, 1.0)), ("dice.polyp", (-1.0, 1.0)), ("hd95_missed_as_diagonal", (low, high))):
+        claim = made(pair, "test", unsure, 2, metric=metric, unit="", confidence=0.95)
+        assert (claim.low, claim.high, claim.p) == (*ends, unsure.two_sided())
 
 
 def test_frames_of_one_sequence_are_no_independent_images():
