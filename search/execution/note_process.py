@@ -24,6 +24,9 @@ CHILD_SECONDS = 180.0
 FIRST_NOTES_SECONDS = 30.0
 """How long a leader works before its first notes: they would take a processor from the first trials to say that nothing
 has happened, and a search that ends before has its last notes."""
+SHARE = 0.02
+"""Of its time that a leader may have notes written in: a process that draws takes five seconds of a processor, which on
+a machine with few of them is missing in training."""
 LAST_NOTES_SECONDS = 6.0
 """How long a leader that ends waits for the last notes; they are finished without it."""
 
@@ -41,12 +44,15 @@ class Child:
 class NoteProcess:
     """Used by the database thread alone."""
 
-    def __init__(self, search: StudyAdapter, every: float, folder: Path | None, *, first: float = 0.0) -> None:
+    def __init__(
+        self, search: StudyAdapter, every: float, folder: Path | None, *, first: float = 0.0, share: float = SHARE
+    ) -> None:
         """every: seconds between two writings, over all leaders. folder: the dashboard's files; None: tables alone.
 
-        first: seconds from now to the first writing of this leader, at most `every`.
+        first: seconds from now to the first writing of this leader, at most `every`. share: of its time that this
+        leader may have notes written in, above 0 and at most 1; the last ones are written all the same.
         """
-        self._search, self._every, self._folder = search, every, folder
+        self._search, self._every, self._folder, self._share = search, every, folder, share
         self.children: list[Child] = []
         """Those at work: one, or for a moment two at the end."""
         self._due = time.monotonic() + min(first, every)
@@ -106,6 +112,7 @@ class NoteProcess:
                 process.kill()  # collected later: one that hangs in a disk must not hold up this thread
             if process.returncode is None:
                 continue
+            self._due = max(self._due, child.began + (now - child.began) / self._share)
             with child.stderr as file:
                 file.seek(0)
                 lines = file.read().decode(errors="replace").strip().splitlines()

@@ -323,7 +323,7 @@ def test_a_child_that_fails_is_one_line_of_the_log(
 ) -> None:
     search = open_again(sqlite_url, "note", STUDY)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    note_process = NoteProcess(search, 0.0, None)
+    note_process = NoteProcess(search, 0.0, None, share=1.0)
     for _ in range(3):
         note_process.start_if_due()
         assert len(note_process.children) == 1

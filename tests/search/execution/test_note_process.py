@@ -1,7 +1,9 @@
 """The child process that writes notes."""
 
+from io import BytesIO
+
 from search.execution import note_process
-from search.execution.note_process import FIRST_NOTES_SECONDS, NoteProcess
+from search.execution.note_process import FIRST_NOTES_SECONDS, Child, NoteProcess
 from search.storage.schema import searches
 
 
@@ -39,3 +41,38 @@ def test_a_leader_s_first_notes_come_after_a_while_and_no_later_than_every_other
         for now[0] in (start, start + waits - 0.1, start + waits, start + waits + 0.1):
             notes.start_if_due()
         assert began == [start + waits]
+
+
+def test_a_leader_has_notes_written_in_a_small_share_of_its_time(open_again, small_study, sqlite_url, monkeypatch):
+    """One that takes six seconds is followed by the next after 300, whatever `every` says; the last are not put off."""
+    search = open_again(sqlite_url, "noted", small_study())
+    now = [1000.0]
+    monkeypatch.setattr(note_process.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(note_process, "claim_note_turn", lambda *_: True)
+    monkeypatch.setattr(note_process, "claim_last_note_turn", lambda *_: True)
+    notes = NoteProcess(search, 60.0, None)
+    began: list[float] = []
+
+    def start(at: float) -> None:
+        began.append(at)
+        notes.children.append(Child(Process(lambda: now[0] - at >= 6.0), BytesIO(), at))
+
+    monkeypatch.setattr(notes, "_start", start)
+    for second in range(700):
+        now[0] = 1000.0 + second
+        notes.start_if_due()
+    assert began == [1000.0, 1300.0, 1600.0]
+    monkeypatch.setattr(notes, "wait", lambda _: None)  # the clock stands still
+    notes.write_last()
+    assert began[-1] == now[0]
+
+
+class Process:
+    """A child that ends by the clock of the test."""
+
+    def __init__(self, ended):
+        self.ended, self.returncode = ended, None
+
+    def poll(self):
+        self.returncode = 0 if self.ended() else None
+        return self.returncode
