@@ -127,7 +127,7 @@ def _add_times(group: Flags) -> None:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="time between two updates of the dashboard's notes (default 60; 0: never)",
+        help="shortest time between two updates of the dashboard's notes (default 60; 0: never)",
     )
     group.add_argument(
         "--ttl",

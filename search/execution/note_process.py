@@ -25,8 +25,8 @@ FIRST_NOTES_SECONDS = 30.0
 """How long a leader works before its first notes: they would take a processor from the first trials to say that nothing
 has happened, and a search that ends before has its last notes."""
 SHARE = 0.02
-"""Of its time that a leader may have notes written in: a process that draws takes five seconds of a processor, which on
-a machine with few of them is missing in training."""
+"""Of the time of all processors that this process may use, at most, in which notes are written: each takes five seconds
+of one, which are missing in training where there are few."""
 LAST_NOTES_SECONDS = 6.0
 """How long a leader that ends waits for the last notes; they are finished without it."""
 
@@ -45,14 +45,16 @@ class NoteProcess:
     """Used by the database thread alone."""
 
     def __init__(
-        self, search: StudyAdapter, every: float, folder: Path | None, *, first: float = 0.0, share: float = SHARE
+        self, search: StudyAdapter, every: float, folder: Path | None, *, first: float = 0.0, share: float | None = None
     ) -> None:
         """every: seconds between two writings, over all leaders. folder: the dashboard's files; None: tables alone.
 
         first: seconds from now to the first writing of this leader, at most `every`. share: of its time that this
-        leader may have notes written in, above 0 and at most 1; the last ones are written all the same.
+        leader may have notes written in, above 0 and at most 1, by default SHARE of each processor; the last ones are
+        written all the same.
         """
-        self._search, self._every, self._folder, self._share = search, every, folder, share
+        self._search, self._every, self._folder = search, every, folder
+        self._share = min(SHARE * len(os.sched_getaffinity(0)), 1.0) if share is None else share
         self.children: list[Child] = []
         """Those at work: one, or for a moment two at the end."""
         self._due = time.monotonic() + min(first, every)

@@ -2,6 +2,8 @@
 
 from io import BytesIO
 
+import pytest
+
 from search.execution import note_process
 from search.execution.note_process import FIRST_NOTES_SECONDS, Child, NoteProcess
 from search.storage.schema import searches
@@ -43,15 +45,17 @@ def test_a_leader_s_first_notes_come_after_a_while_and_no_later_than_every_other
         assert began == [start + waits]
 
 
-def test_a_leader_has_notes_written_in_a_small_share_of_its_time(open_again, small_study, sqlite_url, monkeypatch):
-    """One that takes six seconds is followed by the next after 300, whatever `every` says; the last are not put off."""
-    search = open_again(sqlite_url, "noted", small_study())
-    now = [1000.0]
+@pytest.mark.parametrize(("processors", "between"), [(1, 300.0), (2, 150.0), (20, 65.0)])
+def test_a_leader_has_notes_written_in_a_small_share_of_its_processors_time(
+    open_again, small_study, sqlite_url, monkeypatch, processors, between
+):
+    """Where one takes six seconds and `every` is 60, whose turn is asked every 10 s; the last ones are not put off."""
+    now, began = [1000.0], []
     monkeypatch.setattr(note_process.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(note_process, "claim_note_turn", lambda *_: True)
+    monkeypatch.setattr(note_process.os, "sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr(note_process, "claim_note_turn", lambda *_: not began or now[0] - began[-1] >= 60.0)
     monkeypatch.setattr(note_process, "claim_last_note_turn", lambda *_: True)
-    notes = NoteProcess(search, 60.0, None)
-    began: list[float] = []
+    notes = NoteProcess(open_again(sqlite_url, "noted", small_study()), 60.0, None)
 
     def start(at: float) -> None:
         began.append(at)
@@ -61,7 +65,8 @@ def test_a_leader_has_notes_written_in_a_small_share_of_its_time(open_again, sma
     for second in range(700):
         now[0] = 1000.0 + second
         notes.start_if_due()
-    assert began == [1000.0, 1300.0, 1600.0]
+    assert began == [1000.0 + between * n for n in range(len(began))]
+    assert len(began) == 1 + 699 // between
     monkeypatch.setattr(notes, "wait", lambda _: None)  # the clock stands still
     notes.write_last()
     assert began[-1] == now[0]
