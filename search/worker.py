@@ -39,6 +39,7 @@ from search.study.known import elsewhere, remember
 from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.live_line import LiveLine
+from trainer.cli.numbers import real, whole
 from trainer.cli.parser import CommandLine, Flags
 from trainer.cli.rank_variables import place_in_world, rank_variable
 from trainer.distributed import supervisor
@@ -83,7 +84,7 @@ def _add_speed(group: Flags) -> None:
     )
     group.add_argument(
         "--ranks-per-trial",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="ranks that train one trial together (default: as many as leave each of them 8 images of a batch)",
     )
@@ -124,21 +125,21 @@ def _add_places(group: Flags, *, under_torchrun: bool) -> None:
 def _add_times(group: Flags) -> None:
     group.add_argument(
         "--note-every",
-        type=float,
+        type=real(0),
         default=60.0,
         metavar="SECONDS",
         help="shortest time between two updates of the dashboard's notes (default 60; 0: never)",
     )
     group.add_argument(
         "--ttl",
-        type=float,
+        type=real(0, above=True),
         default=60.0,
         metavar="SECONDS",
         help="a worker without a heartbeat for so long counts as dead, and others go on with its trials (default 60)",
     )
     group.add_argument(
         "--stall",
-        type=float,
+        type=real(0, above=True),
         default=300.0,
         metavar="SECONDS",
         help="how long one rank may keep the others waiting (default 300)",
@@ -242,10 +243,6 @@ def refuse_bad_flags(args: argparse.Namespace) -> None:
     """Raise UserError for what no worker can work with: known without torch, so before anything else is done."""
     if args.slots != AUTO and args.slots < 1:
         raise UserError(f"--slots = {args.slots}: at least 1, or auto")
-    if args.database_wait < 0:
-        raise UserError(f"--database-wait {args.database_wait:g}: seconds, or 0 for not at all")
-    if args.note_every < 0:
-        raise UserError(f"--note-every {args.note_every:g}: seconds, or 0 for never")
     loggers.check_loggers(args.mirror)
 
 

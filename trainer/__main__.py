@@ -16,6 +16,7 @@ from trainer.cli.missing_packages import absent, interrupted
 try:
     from trainer import loggers
     from trainer.cli.entry import guard
+    from trainer.cli.numbers import whole
     from trainer.cli.parser import CommandLine
     from trainer.cli.program import add_version_and_completion, program
     from trainer.evaluation.metrics import BATCH
@@ -184,7 +185,7 @@ def _add_evaluate(commands: "Commands[CommandLine]") -> None:
     evaluate.add_argument("--per-image", type=Path, metavar="FILE", help="write the scores of every image as CSV")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write what is printed as JSON; - is stdout")
     evaluate.add_argument(
-        "--batch-size", type=int, default=BATCH, metavar="N", help="images at once (default: %(default)s)"
+        "--batch-size", type=whole(1), default=BATCH, metavar="N", help="images at once (default: %(default)s)"
     )
     evaluate.add_argument("--no-second-opinion", action="store_true", help="leave torchmetrics out; it is slow")
 
@@ -273,7 +274,7 @@ def _add_profile(commands: "Commands[CommandLine]") -> None:
         example="python -m trainer profile student.safetensors --threads 1 -o latency.csv",
     )
     profile.add_argument("file", type=Path, metavar="FILE", help="a package, .onnx, .safetensors, study or run")
-    profile.add_argument("--size", type=int, metavar="N", help="side of the input (default: that of the run)")
+    profile.add_argument("--size", type=whole(1), metavar="N", help="side of the input (default: that of the run)")
     profile.add_argument(
         "--runtime",
         choices=["torch", "onnxruntime"],

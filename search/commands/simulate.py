@@ -37,6 +37,7 @@ from search.study.artifacts import Artifacts
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import attribute_builder, no_attributes
 from trainer.atomic_files import private_folder
+from trainer.cli.numbers import real, whole
 from trainer.distributed import signals
 from trainer.errors import UserError
 
@@ -110,30 +111,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("runs/simulated"),
         help="folder of the small checkpoints (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, default=4, help="worker processes (default 4)")
-    parser.add_argument("--slots", type=int, default=4, help="trials side by side in a worker (default 4)")
+    parser.add_argument("--workers", type=whole(1), default=4, help="worker processes (default 4)")
+    parser.add_argument("--slots", type=whole(1), default=4, help="trials side by side in a worker (default 4)")
     parser.add_argument(
-        "--epoch-seconds", type=float, default=0.0, help="how long an epoch takes, in seconds (default: %(default)g)"
+        "--epoch-seconds", type=real(0), default=0.0, help="how long an epoch takes, in seconds (default: %(default)g)"
     )
     parser.add_argument(
         "--ttl",
-        type=float,
+        type=real(0, above=True),
         default=10.0,
         help="seconds after which others go on with a dead worker's trials (default: %(default)g)",
     )
     parser.add_argument(
-        "--kills", type=int, default=0, help="kill so many workers that hold trials (kill -9), and start new ones"
+        "--kills", type=whole(0), default=0, help="kill so many workers that hold trials (kill -9), and start new ones"
     )
-    parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between kills")
+    parser.add_argument("--kill-every", type=real(0, above=True), default=2.0, help="mean seconds between kills")
     parser.add_argument(
         "--note-every",
-        type=float,
+        type=real(0),
         default=0.0,
         metavar="SECONDS",
         help="write the studies' notes that often, with figures in artifacts in --runs (default: never)",
     )
     parser.add_argument(
-        "--fail-share", type=float, default=0.0, help="share of the trials that fail, 0 to 1 (default: %(default)g)"
+        "--fail-share",
+        type=real(0, 1),
+        default=0.0,
+        help="share of the trials that fail, 0 to 1 (default: %(default)g)",
     )
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the kills")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.cli.numbers import real, whole
 from trainer.config import RunConfig, VolumeData
 from trainer.distributed.launch import device as checked_device
 from trainer.distributed.launch import writable
@@ -67,14 +68,16 @@ class Target:
 
 def add_measuring(command: argparse.ArgumentParser) -> None:
     """The flags that say how is measured."""
-    command.add_argument("--batch", type=int, default=1, metavar="N", help="pictures at once (default: %(default)s)")
     command.add_argument(
-        "--threads", type=int, metavar="N", help="threads of one pass (default: the cores of this process)"
+        "--batch", type=whole(1), default=1, metavar="N", help="pictures at once (default: %(default)s)"
+    )
+    command.add_argument(
+        "--threads", type=whole(1), metavar="N", help="threads of one pass (default: the cores of this process)"
     )
     command.add_argument("--device", help="cpu or cuda (default: cpu)")
     command.add_argument(
         "--seconds",
-        type=float,
+        type=real(0, above=True),
         default=3.0,
         metavar="S",
         help="passes are timed for so many seconds at least (default: %(default)s)",
@@ -96,10 +99,7 @@ def main(args: Namespace) -> int:
 
 
 def way_of(args: Namespace) -> Way:
-    """The words of `add_measuring`, checked. Raises UserError."""
-    for name, number in (("--batch", args.batch), ("--threads", args.threads), ("--seconds", args.seconds)):
-        if number is not None and not number > 0:
-            raise UserError(f"{name} {number}: expected more than 0")
+    """The words of `add_measuring`."""
     return Way(args.batch, args.threads or cores(), args.device or "cpu", args.seconds)
 
 

@@ -233,8 +233,8 @@ class TestMeasuring:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("--seconds", "0"), "--seconds 0.0: expected more than 0"),
-            (("--batch", "-1"), "--batch -1: expected more than 0"),
+            (("--seconds", "0"), "--seconds: '0': expected a number above 0"),
+            (("--batch", "-1"), "--batch: '-1': expected a whole number of 1 or more"),
             (("--size", "33"), "--size 33: unet takes multiples of 16"),
         ],
     )

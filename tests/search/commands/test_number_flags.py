@@ -1,0 +1,60 @@
+"""Flags of all commands that take a number: none lets nan, infinity or what makes no sense through."""
+
+import pytest
+
+from tests.search.commands.test_help import PARSERS
+
+CHECKED_BY_COMMANDS = {
+    "--margin": "0 to 1, and with a lower precision alone",
+    "--threshold": "a probability, and of two classes or of regions alone",
+    "--wait": "seconds above 0; infinity is its default",
+    "--watch": "from a second to a day; a report's from ten",
+}
+"""Flags whose command knows more than a range."""
+
+
+def test_every_flag_that_takes_a_number_says_its_range_or_has_a_command_that_does():
+    """A bare `float` would take nan, which no comparison refuses, and infinity."""
+    bare = {
+        action.option_strings[0] for parser in PARSERS.values() for action in parser._actions if action.type is float
+    }
+    assert bare == set(CHECKED_BY_COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["search", "work", "demo", "--ttl", "0"], "argument --ttl: '0': expected a number above 0"),
+        (["search", "work", "demo", "--stall", "nan"], "argument --stall: 'nan': expected a number above 0"),
+        (
+            ["search", "work", "demo", "--note-every", "-1"],
+            "argument --note-every: '-1': expected a number of 0 or more",
+        ),
+        (
+            ["search", "work", "demo", "--database-wait", "inf"],
+            "argument --database-wait: 'inf': expected a number of 0",
+        ),
+        (
+            ["search", "work", "demo", "--ranks-per-trial", "0"],
+            "argument --ranks-per-trial: '0': expected a whole number",
+        ),
+        (
+            ["search", "simulate", "demo", "--workers", "0"],
+            "argument --workers: '0': expected a whole number of 1 or more",
+        ),
+        (
+            ["search", "simulate", "demo", "--kills", "-1"],
+            "argument --kills: '-1': expected a whole number of 0 or more",
+        ),
+        (["search", "simulate", "demo", "--kill-every", "0"], "argument --kill-every: '0': expected a number above 0"),
+        (
+            ["search", "simulate", "demo", "--fail-share", "2"],
+            "argument --fail-share: '2': expected a number from 0 to 1",
+        ),
+        (["trainer", "evaluate", "a", "--batch-size", "0"], "argument --batch-size: '0': expected a whole number of 1"),
+    ],
+)
+def test_a_number_out_of_range_is_one_line_before_anything_begins(module, words, said):
+    error = module(*words, code=2).stderr
+    assert f"error: python -m {' '.join(words[:2])}: {said}" in error
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,41 @@
+"""Numbers as words of a command line: each flag says its range, and what lies outside is a mistake of one line."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """The `type` of a flag that takes a whole number from `least` to `most`, both included."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number {_range(least, most)}")
+        return number
+
+    return read
+
+
+def real(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """The `type` of a flag that takes a finite number from `least` to `most`, both included. above: without `least`."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or not least <= number <= most or (above and number == least):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a number {_range(least, most, above=above)}")
+        return number
+
+    return read
+
+
+def _range(least: float, most: float, *, above: bool = False) -> str:
+    if above:
+        return f"above {least:g}" if most == math.inf else f"above {least:g}, at most {most:g}"
+    return f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
