@@ -284,13 +284,13 @@ def test_the_checkpoint_of_a_trial_that_is_pruned_while_it_is_written_is_removed
         seen.extend(files(path))
         disk.on.set()
 
-    sweep = HeldTrials._remove_files
+    sweep = HeldTrials.remove_files
 
     def swept(members: HeldTrials, *trial: Any) -> None:
         sweep(members, *trial)
         threading.Timer(0.2, wait, (tmp_path,)).start()
 
-    monkeypatch.setattr(HeldTrials, "_remove_files", swept)
+    monkeypatch.setattr(HeldTrials, "remove_files", swept)
     Worker(search, tmp_path, disk).run()
     assert row(search).state == "finished"
     assert (seen, files(tmp_path)) == ([], [])
