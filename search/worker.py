@@ -39,7 +39,7 @@ from search.study.known import elsewhere, remember
 from trainer import loggers
 from trainer.cli.entry import guard
 from trainer.cli.live_line import LiveLine
-from trainer.cli.numbers import real, whole
+from trainer.cli.numbers import MOST_SECONDS, real, whole
 from trainer.cli.parser import CommandLine, Flags
 from trainer.cli.rank_variables import place_in_world, rank_variable
 from trainer.distributed import supervisor
@@ -125,21 +125,21 @@ def _add_places(group: Flags, *, under_torchrun: bool) -> None:
 def _add_times(group: Flags) -> None:
     group.add_argument(
         "--note-every",
-        type=real(0),
+        type=real(0, MOST_SECONDS),
         default=60.0,
         metavar="SECONDS",
         help="shortest time between two updates of the dashboard's notes (default 60; 0: never)",
     )
     group.add_argument(
         "--ttl",
-        type=real(0, above=True),
+        type=real(0, MOST_SECONDS, above=True),
         default=60.0,
         metavar="SECONDS",
         help="a worker without a heartbeat for so long counts as dead, and others go on with its trials (default 60)",
     )
     group.add_argument(
         "--stall",
-        type=real(0, above=True),
+        type=real(0, MOST_SECONDS, above=True),
         default=300.0,
         metavar="SECONDS",
         help="how long one rank may keep the others waiting (default 300)",

@@ -375,12 +375,11 @@ def _notes(spec: StudySpec) -> Iterator[str]:
         yield from _notes_of(arm)
         yield from spread_notes(spec.front, arm)
         yield from pruner_notes(arm, maximize=spec.objective.direction == "maximize")
-    points = len(spec.main.points)
-    if compared_methods(spec):
-        yield from draw_notes(spec.main, points)
-    elif len(spec.arms) > 1:
+    ways = len(compared_methods(spec)) + 1
+    if ways > 1 or len(spec.arms) > 1:
         for arm in spec.arms:
-            yield from draw_notes(arm)
+            yield from draw_notes(arm, ways if arm == spec.main else 1)
+    points = len(spec.main.points)
     if compared_methods(spec) and spec.confirm.top < points:
         along = title(spec.main.front)
         yield f"confirm.top = {spec.confirm.top}: of {points} choices of {along} the worst are not confirmed"

@@ -37,7 +37,7 @@ from search.study.artifacts import Artifacts
 from search.study.create import Identity, open_search
 from search.study.trial_attributes import attribute_builder, no_attributes
 from trainer.atomic_files import private_folder
-from trainer.cli.numbers import real, whole
+from trainer.cli.numbers import MOST_SECONDS, real, whole
 from trainer.distributed import signals
 from trainer.errors import UserError
 
@@ -114,21 +114,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=whole(1), default=4, help="worker processes (default 4)")
     parser.add_argument("--slots", type=whole(1), default=4, help="trials side by side in a worker (default 4)")
     parser.add_argument(
-        "--epoch-seconds", type=real(0), default=0.0, help="how long an epoch takes, in seconds (default: %(default)g)"
+        "--epoch-seconds",
+        type=real(0, MOST_SECONDS),
+        default=0.0,
+        help="how long an epoch takes, in seconds (default: %(default)g)",
     )
     parser.add_argument(
         "--ttl",
-        type=real(0, above=True),
+        type=real(0, MOST_SECONDS, above=True),
         default=10.0,
         help="seconds after which others go on with a dead worker's trials (default: %(default)g)",
     )
     parser.add_argument(
         "--kills", type=whole(0), default=0, help="kill so many workers that hold trials (kill -9), and start new ones"
     )
-    parser.add_argument("--kill-every", type=real(0, above=True), default=2.0, help="mean seconds between kills")
+    parser.add_argument(
+        "--kill-every", type=real(0, MOST_SECONDS, above=True), default=2.0, help="mean seconds between kills"
+    )
     parser.add_argument(
         "--note-every",
-        type=real(0),
+        type=real(0, MOST_SECONDS),
         default=0.0,
         metavar="SECONDS",
         help="write the studies' notes that often, with figures in artifacts in --runs (default: never)",

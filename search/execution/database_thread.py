@@ -18,7 +18,7 @@ from search.execution.disk_waits import REPEAT_SECONDS, Reserve, mark
 from search.execution.group import GroupEnd
 from search.execution.held_trials import LOST, HeldTrials
 from search.execution.messages import CheckpointWritten, Item, WorkerSettings
-from search.execution.note_process import FIRST_NOTES_SECONDS, NoteProcess
+from search.execution.note_process import NoteProcess
 from search.execution.progress_lines import ArmBudget, SearchRate
 from search.exit_codes import EndReason
 from search.storage import errors
@@ -151,7 +151,7 @@ class DatabaseThread:
         if settings.note_every is None:
             return None
         folder = None if settings.artifacts is None else settings.artifacts.folder
-        return NoteProcess(self.search, settings.note_every, folder, first=FIRST_NOTES_SECONDS)
+        return NoteProcess(self.search, settings.note_every, folder)
 
     # ---- the leader's side
 

@@ -45,7 +45,13 @@ class NoteProcess:
     """Used by the database thread alone."""
 
     def __init__(
-        self, search: StudyAdapter, every: float, folder: Path | None, *, first: float = 0.0, share: float | None = None
+        self,
+        search: StudyAdapter,
+        every: float,
+        folder: Path | None,
+        *,
+        first: float = FIRST_NOTES_SECONDS,
+        share: float | None = None,
     ) -> None:
         """every: seconds between two writings, over all leaders. folder: the dashboard's files; None: tables alone.
 

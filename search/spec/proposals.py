@@ -269,7 +269,7 @@ def draw_notes(arm: Arm, shares: int = 1) -> Iterator[str]:
 
     shares: among how many ways of distilling the trials are dealt, of which the best of each is compared.
     """
-    trials = arm.trials // shares
+    trials = max(1, arm.trials // shares)
     given = Counter(name for entry in arm.enqueue for name in entry)
     drawn = [p.name for p in numbers(arm) if not p.when and given[p.name] < arm.trials]
     chance = (1 - GOOD_SHARE) ** trials

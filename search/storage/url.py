@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.cli.numbers import real
+from trainer.cli.numbers import MOST_SECONDS, real
 from trainer.cli.parser import Flags
 from trainer.errors import SECRET_PARAMETERS, UserError, nearest, without_passwords
 
@@ -33,7 +33,7 @@ def add_wait(parser: Flags) -> None:
     """The flag --database-wait."""
     parser.add_argument(
         "--database-wait",
-        type=real(0),
+        type=real(0, MOST_SECONDS),
         default=WAIT_SECONDS,
         metavar="SECONDS",
         help=f"a worker that begins waits for a database that is away (default {WAIT_SECONDS:g}; 0: not at all)",

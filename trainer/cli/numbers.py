@@ -4,6 +4,9 @@ import argparse
 import math
 from collections.abc import Callable
 
+MOST_SECONDS = 1e9
+"""Of a flag that takes seconds, some thirty years: no system waits longer."""
+
 
 def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
     """The `type` of a flag that takes a whole number from `least` to `most`, both included."""

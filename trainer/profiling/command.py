@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.cli.numbers import real, whole
+from trainer.cli.numbers import MOST_SECONDS, real, whole
 from trainer.config import RunConfig, VolumeData
 from trainer.distributed.launch import device as checked_device
 from trainer.distributed.launch import writable
@@ -77,7 +77,7 @@ def add_measuring(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu or cuda (default: cpu)")
     command.add_argument(
         "--seconds",
-        type=real(0, above=True),
+        type=real(0, MOST_SECONDS, above=True),
         default=3.0,
         metavar="S",
         help="passes are timed for so many seconds at least (default: %(default)s)",

@@ -25,14 +25,18 @@ def test_every_flag_that_takes_a_number_says_its_range_or_has_a_command_that_doe
     ("words", "said"),
     [
         (["search", "work", "demo", "--ttl", "0"], "argument --ttl: '0': expected a number above 0"),
+        (
+            ["search", "work", "demo", "--stall", "1e300"],
+            "argument --stall: '1e300': expected a number above 0, at most 1e+09",
+        ),
         (["search", "work", "demo", "--stall", "nan"], "argument --stall: 'nan': expected a number above 0"),
         (
             ["search", "work", "demo", "--note-every", "-1"],
-            "argument --note-every: '-1': expected a number of 0 or more",
+            "argument --note-every: '-1': expected a number from 0 to 1e+09",
         ),
         (
             ["search", "work", "demo", "--database-wait", "inf"],
-            "argument --database-wait: 'inf': expected a number of 0",
+            "argument --database-wait: 'inf': expected a number from 0 to 1e+09",
         ),
         (
             ["search", "work", "demo", "--ranks-per-trial", "0"],

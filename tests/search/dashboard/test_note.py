@@ -277,7 +277,7 @@ def test_a_lead_has_the_notes_written_by_a_child_that_shows_no_secret(
     word = "hunter2"
     url = sa.make_url(postgres_url).set(password=word).render_as_string(hide_password=False)
     search = open_again(url, "note", STUDY)
-    note_process = NoteProcess(search, 3600.0, tmp_path / "artifacts")
+    note_process = NoteProcess(search, 3600.0, tmp_path / "artifacts", first=0.0)
     note_process.start_if_due()
     (child,) = note_process.children
     arguments, environment = _shown(child.process.pid)

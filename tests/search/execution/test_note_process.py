@@ -18,7 +18,7 @@ def test_notes_are_written_where_a_file_names_the_database(
     file.chmod(0o600)
     monkeypatch.setenv("OPTUNA_STORAGE_FILE", str(file))
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
-    notes = NoteProcess(open_again(database_url, "noted", small_study()), 0.001, None)
+    notes = NoteProcess(open_again(database_url, "noted", small_study()), 0.001, None, first=0.0)
     notes.start_if_due()
     assert notes.children
     notes.wait(120)
@@ -34,7 +34,7 @@ def test_a_leader_s_first_notes_come_after_a_while_and_no_later_than_every_other
     now = [1000.0]
     monkeypatch.setattr(note_process.time, "monotonic", lambda: now[0])
     for every, waits in ((3600.0, FIRST_NOTES_SECONDS), (2.0, 2.0)):
-        notes = NoteProcess(search, every, None, first=FIRST_NOTES_SECONDS)
+        notes = NoteProcess(search, every, None)
         began: list[float] = []
         monkeypatch.setattr(notes, "_start", began.append)
         with search.opened.engine.begin() as connection:
@@ -55,7 +55,7 @@ def test_a_leader_has_notes_written_in_a_small_share_of_its_processors_time(
     monkeypatch.setattr(note_process.os, "sched_getaffinity", lambda _: set(range(processors)))
     monkeypatch.setattr(note_process, "claim_note_turn", lambda *_: not began or now[0] - began[-1] >= 60.0)
     monkeypatch.setattr(note_process, "claim_last_note_turn", lambda *_: True)
-    notes = NoteProcess(open_again(sqlite_url, "noted", small_study()), 60.0, None)
+    notes = NoteProcess(open_again(sqlite_url, "noted", small_study()), 60.0, None, first=0.0)
 
     def start(at: float) -> None:
         began.append(at)
