@@ -23,10 +23,26 @@ def write_text(path: Path, text: str) -> None:
         raise DataError(f"{path}: cannot be written ({refusal_text(error)})") from error
 
 
+def check_output(path: Path) -> None:
+    """Look whether the file that a command's --output names can be written, before it works for it; nothing is made.
+
+    Raises UserError.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"--output {path}: a folder; name a file in it")
+        there = next(above for above in path.absolute().parents if above.exists())
+    except OSError as error:  # a name too long, a folder that nobody may look into
+        raise UserError(f"--output {path}: {refusal_text(error)}; choose another place") from None
+    if not there.is_dir():
+        raise UserError(f"--output {path}: {there} is a file; choose another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output {path}: {there} must not be written into; choose another place")
+
+
 def write_output(path: Path, text: str) -> None:
-    """The same for the file that a command's --output names. Raises UserError."""
-    if path.is_dir():
-        raise UserError(f"--output {path}: a folder; name a file in it")
+    """Write the file that a command's --output names, whole or not at all. Raises UserError."""
+    check_output(path)
     try:
         _write(path, text)
     except OSError as error:

@@ -28,7 +28,7 @@ from search.storage.url import add_storage, storage_url
 from search.study import snapshot
 from search.study.outcomes import completed_or_pruned, has_final_score, pruned, trained_to_end
 from search.study.snapshot import SearchSnapshot
-from trainer.atomic_files import write_output
+from trainer.atomic_files import check_output, write_output
 from trainer.cli.progress import counted_items
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -67,6 +67,8 @@ def main(args: argparse.Namespace) -> int:
     """Write the export and say what the first configuration is."""
     if args.top < 1:
         raise UserError(f"--top = {args.top}: at least 1")
+    if args.output is not None:
+        check_output(args.output)
     with patient("export"):
         opened = open_storage(storage_url(args.storage), create=False)
         members = begun_members(opened, args.study, args.name)

@@ -10,11 +10,12 @@ from pathlib import Path
 from search.report.content.build import report
 from search.report.content.document import Report, SeriesPart
 from search.report.content.worst_cases import Wanted
-from search.report.files import slug, write_report
+from search.report.files import places, slug, write_report
 from search.storage.database import open_storage
 from search.storage.errors import look_again, patient
 from search.storage.glance import announce_look
 from search.storage.url import add_storage, storage_url
+from trainer.atomic_files import check_output
 from trainer.cli.parser import add_watch, check_watch
 from trainer.distributed.signals import until_interrupted
 from trainer.errors import UserError
@@ -58,6 +59,7 @@ def main(args: argparse.Namespace) -> int:
     if twice is not None:
         raise UserError(f"study {twice!r} is named twice; name each once")
     output = args.output or Path(f"{slug(args.study)}-report")
+    check_output(places(output).page)
     refresh = None if args.watch is None else max(1, round(args.watch))
     announce_look(f"reports {', '.join(names)} into {output.absolute()}, from", storage_url(args.storage))
     with patient("report"):

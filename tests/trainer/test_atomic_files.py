@@ -1,11 +1,13 @@
-"""Folders with pictures, weights and databases are their owner's alone, unless somebody says otherwise."""
+"""Folders with pictures, weights and databases are their owner's alone, unless somebody says otherwise; a place that
+cannot be written is refused before anything is made."""
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from trainer.atomic_files import FOLDER_MODE, private_folder
+from trainer.atomic_files import FOLDER_MODE, check_output, private_folder
 from trainer.errors import UserError
 
 
@@ -47,3 +49,21 @@ def test_a_search_and_its_cache_are_private(tmp_path, small_study, module):
     private = [path for path in tmp_path.rglob("*") if path.is_dir() and path.name in ("runs", "cache", "artifacts")]
     assert private
     assert [path for path in private if mode(path) != 0o700] == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_output(tmp_path / "new" / "below" / "page.html")
+    check_output(tmp_path / "file")
+    places = {tmp_path: "a folder", tmp_path / "file" / "page": "file is a file", tmp_path / ("x" * 300): "too long"}
+    for place, why in places.items():
+        with pytest.raises(UserError, match=f"^--output .*{why}"):
+            check_output(place)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="closed must not be written into"):
+        check_output(tmp_path / "closed" / "new" / "page.html")

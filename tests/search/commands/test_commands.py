@@ -321,6 +321,10 @@ MISTAKES = {
     "enqueue on a full arm": (["enqueue", "tiny.toml", "optim.lr=1e-2"], ["all 6 trials are taken", "budget.trials"]),
     "export of nothing": (["export", "tiny", "--top", "0"], ["--top = 0: at least 1"]),
     "export to a folder": (["export", "tiny", "-o", "."], ["--output .: a folder; name a file in it"]),
+    "report below a file, before a database is asked": (
+        ["report", "tiny", "-o", "tiny.toml/page.html", "--storage", "sqlite:///none.db"],
+        ["--output tiny.toml/page.html: ", "tiny.toml is a file"],
+    ),
     "simulate without a file": (["simulate", "tinny.toml"], ["tinny.toml"]),
     "simulate with curves that are none": (["simulate", "tiny.toml", "--curves", "tiny.toml"], ["--curves tiny.toml"]),
     "simulate in two places": (
