@@ -54,6 +54,7 @@ class Entry(BaseModel):
     threads: PositiveInt | None = Field(default=None, description="of torch, a rank")
     device: str | None = None
     torch: str | None = Field(default=None, description="torch's version")
+    libraries: dict[str, str] | None = Field(default=None, description="versions of what makes pixels of pictures")
     numbers: PositiveInt | None = Field(
         default=None, description="as `trainer.engine.changed_numbers` counts; null: the first"
     )

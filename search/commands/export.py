@@ -257,7 +257,7 @@ def _entry(rank: int, row: LeaseDetails, arm: str) -> dict[str, Any]:
         "scores": json.loads(row.scores or "{}"),
         "run": run,
         "replay": json.loads(row.replay or "null"),
-        **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch", "numbers")},
+        **{key: environment.get(key) for key in ("ranks", "threads", "device", "torch", "libraries", "numbers")},
         "size": _size(RunConfig.model_validate(run))
         if not environment.get("simulated")
         else {"params": 0, "gflops": 0.0},

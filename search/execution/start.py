@@ -165,12 +165,15 @@ def _environment(inputs: WorkerInputs) -> dict[str, Any]:
     """What a trial keeps of the machine and the program that trained it."""
     import torch
 
+    from trainer.data.augment import picture_libraries
+
     ranks, slots = inputs.resources.ranks, inputs.slots
     environment: dict[str, Any] = {
         "ranks": ranks.world,
         "threads": torch.get_num_threads(),
         "device": ranks.device.type,
         "torch": str(torch.__version__),
+        "libraries": picture_libraries(),
         code_version.CODE: code_version.code_of(),
         "numbers": REVISION,
     }

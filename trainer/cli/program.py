@@ -9,7 +9,7 @@ from pathlib import Path
 import shtab
 
 COMPLETION = "--print-completion"
-_SHOWN = ("torch", "optuna", "albumentations")
+_SHOWN = ("torch", "optuna", "albumentations", "opencv-python-headless")
 """Packages whose versions decide what a run gives."""
 
 

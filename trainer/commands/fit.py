@@ -14,6 +14,7 @@ from loguru import logger
 
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
+from trainer.config import VolumeData
 from trainer.data.classes import opening_work
 from trainer.distributed.launch import Outcome, launch, say_beginning, writable
 from trainer.distributed.temporary import swept_folder
@@ -166,6 +167,8 @@ def _excuse(file: RunFile, entry: Entry, ranks: "Ranks") -> str:
     """Why another result is to be expected; empty where it is not."""
     import torch
 
+    from trainer.data.augment import picture_libraries
+
     if touched(file.run, entry.numbers) is not None:
         return "an earlier version trained it"
     if ranks.world != (entry.ranks or 1):
@@ -178,4 +181,12 @@ def _excuse(file: RunFile, entry: Entry, ranks: "Ranks") -> str:
         return f"device: cpu in place of {entry.device}"
     if entry.torch is not None and entry.torch != torch.__version__:
         return f"torch: {torch.__version__} in place of {entry.torch}"
+    if not isinstance(file.run.data, VolumeData):
+        here = picture_libraries()
+        others = [
+            f"{name}: {here[name]} in place of {there}"
+            for name, there in (entry.libraries or {}).items()
+            if name in here and here[name] != there
+        ]
+        return ", ".join(others)
     return ""

@@ -8,6 +8,7 @@ changes anything, so that the names can be checked without it, and pictures take
 import os
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from types import ModuleType
 
 import cv2
@@ -23,6 +24,14 @@ AS_THEY_ARE = "none"
 Plane = NDArray[np.float32]
 Augment = Callable[[Picture, Pixels, int], tuple[Picture, Pixels]]
 """(image (S, S, C), mask (S, S), seed) to the same shapes."""
+
+
+def picture_libraries() -> dict[str, str]:
+    """The versions of the libraries that decide, beside torch, which pixels a network sees.
+
+    From one version to the next they may differ: OpenCV 5 warps without the 32 steps a pixel of OpenCV 4.
+    """
+    return {"albumentations": version("albumentations"), "opencv": str(cv2.__version__)}
 
 
 def check_preset(name: str) -> None:

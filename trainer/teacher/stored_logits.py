@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from loguru import logger
@@ -30,6 +29,7 @@ from torch import Tensor
 from models.config import EnsembleTeacher, MapsTeacher, NetworkTeacher, TeacherConfig
 from trainer.atomic_files import private_folder, sync_folder
 from trainer.config import DataConfig, RunConfig, VolumeData
+from trainer.data.augment import picture_libraries
 from trainer.data.classes import input_sides
 from trainer.data.dataset import DataSet, examples_an_epoch
 from trainer.errors import DataError, refusal_text
@@ -215,7 +215,7 @@ def _provenance(run: RunConfig, data: DataSet, teacher: str, device: torch.devic
         **_patches(run.data),
         "device": device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "versions": [torch.__version__, version("albumentations"), cv2.__version__, *_runtime(run.teacher)],
+        "versions": [torch.__version__, *picture_libraries().values(), *_runtime(run.teacher)],
     }
 
 

@@ -22,6 +22,7 @@ def test_the_versions_that_decide_a_result_are_in_one_line(module, script, name)
     assert done.stdout.startswith(f"kd-search {version('kd-search')} (Python {sys.version_info.major}.")
     assert f"torch {version('torch')}" in done.stdout
     assert f"optuna {version('optuna')}" in done.stdout
+    assert f"opencv-python-headless {version('opencv-python-headless')}" in done.stdout
     assert done.stdout.count("\n") == 1
 
 

@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -267,6 +269,17 @@ class TestFit:
         assert "; an earlier version trained it" in done.stdout
         now = exported(place / "now.json", weights, run=run, numbers=REVISION)
         assert "earlier" not in trainer("fit", now, "--cache", place / "cache", code=1).stdout
+
+    def test_other_libraries_that_bend_pictures_are_an_excuse(
+        self, place: Path, weights: Path, trainer: Trainer
+    ) -> None:
+        """OpenCV 5 warps without the steps of OpenCV 4, so that augmented pictures differ a little."""
+        before = {"albumentations": version("albumentations"), "opencv": "4.13.0"}
+        other = exported(place / "other.json", weights, replay=[[1, 3]], libraries=before)
+        assert (
+            f"; opencv: {cv2.__version__} in place of 4.13.0"
+            in trainer("fit", other, "--cache", place / "cache").stdout
+        )
 
     def test_what_set_changes_is_not_compared(self, export: Path, place: Path, trainer: Trainer) -> None:
         done = trainer("fit", export, "--cache", place / "cache", "--set", "epochs=1")

@@ -207,11 +207,29 @@ def stored_labels(path: Path) -> tuple[Stored, Labels]:
     values = _voxels(stored)
     if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
         raise BadFile(path, "the label holds values that are no numbers (nan or inf)")
+    values = _whole_where_scaled(stored, values)
     low, high = float(values.min()), float(values.max())
     labels = values.astype(np.uint8) if low >= 0 and high <= 255 else None
     if labels is None or not bool((labels == values).all()):
         raise BadFile(path, "the label holds other values than whole numbers from 0 to 255", f"{low:g} to {high:g}")
     return stored, labels
+
+
+COARSEST = 0.2
+"""Labels that a header scales by more than this are taken as they come: rounding could change which label is meant."""
+
+
+def _whole_where_scaled(stored: Stored, values: NDArray[Any]) -> NDArray[Any]:
+    """The whole numbers that a header's scale has put beside themselves; other values as they are.
+
+    Who stores labels as floats under the header of an integer file gets them scaled over the integers that there are
+    (nibabel), so that a 3 comes back as 2.9999: each is as near to a whole number as the steps of the scale let it be.
+    """
+    step = abs(float(stored.proxy.slope))
+    if step > COARSEST or values.dtype.kind != "f":
+        return values
+    whole: NDArray[Any] = np.rint(values)
+    return whole if float(np.abs(values - whole).max()) <= step / 2 + 1e-4 else values
 
 
 def refuse_other_grid(image: Stored, other: Stored, what: str = "image and label") -> None:

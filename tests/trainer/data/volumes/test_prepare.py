@@ -12,6 +12,7 @@ from trainer.config import VolumeData
 from trainer.data.sets.volumes import _say_small
 from trainer.data.volumes import prepare
 from trainer.data.volumes.case import PreparedCase
+from trainer.data.volumes.nifti import stored_labels
 from trainer.data.volumes.prepare import PreparedCases, case_files, coding_for, prepare_cases
 from trainer.data.volumes.recipes import recipe_of
 from trainer.errors import DataError
@@ -311,6 +312,31 @@ def test_a_bad_case_is_one_line_and_the_others_are_prepared(tmp_path, half, spoi
     assert str(caught.value).startswith("1 of 2 cases cannot be prepared: ")
     assert "\n" not in str(caught.value)
     assert prepared(config, rows[1:], tmp_path / "cache").fresh == 0
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_labels_that_were_stored_as_floats_under_a_header_of_whole_numbers_are_what_they_were(tmp_path, kind):
+    """nibabel scales floats over all whole numbers that the header's type has: 3 becomes 2.9999 or 3.0000001."""
+    labels = np.random.default_rng(0).integers(0, 4, (6, 5, 4))
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(kind)
+    path = tmp_path / "label.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(labels.astype(np.float32), TILTED, header), path)
+    assert (np.asanyarray(nibabel.load(path).dataobj) != labels).any()
+    assert (stored_labels(path)[1] == labels).all()
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.19, 0.5, 1.2])
+def test_a_scale_that_makes_other_values_than_whole_numbers_is_refused(tmp_path, slope):
+    image = nibabel.Nifti1Image(np.arange(48, dtype=np.uint8).reshape(6, 4, 2), TILTED)
+    image.header.set_slope_inter(slope, 0)
+    path = tmp_path / "label.nii.gz"
+    nibabel.save(image, path)
+    raw = bytearray(gzip.decompress(path.read_bytes()))  # nibabel writes its own scale
+    raw[112:120] = np.float32([slope, 0]).tobytes()
+    path.write_bytes(gzip.compress(bytes(raw)))
+    with pytest.raises(DataError, match="other values than whole numbers from 0 to 255"):
+        stored_labels(path)
 
 
 def test_several_bad_cases_are_each_named(tmp_path, capsys):
