@@ -222,8 +222,8 @@ COARSEST = 0.2
 def _whole_where_scaled(stored: Stored, values: NDArray[Any]) -> NDArray[Any]:
     """The whole numbers that a header's scale has put beside themselves; other values as they are.
 
-    Who stores labels as floats under the header of an integer file gets them scaled over the integers that there are
-    (nibabel), so that a 3 comes back as 2.9999: each is as near to a whole number as the steps of the scale let it be.
+    Who stores labels as floats under the header of an integer file gets them spread over the integers that there are
+    (nibabel), so that a 9 comes back as 8.96: each is as near to a whole number as the steps of the scale let it be.
     """
     step = abs(float(stored.proxy.slope))
     if step > COARSEST or values.dtype.kind != "f":
