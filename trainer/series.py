@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from models.config import Frozen
 from trainer.cli.durations import seconds
@@ -32,6 +32,17 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _MEMBER = re.compile(r"(?P<series>.+)\.(?P<number>[1-9][0-9]{0,3})")
 
 
+def _duration(text: str) -> str:
+    seconds(text)
+    return text
+
+
+DeviceHours = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
+"""Hours of devices, summed over all ranks, that a search or a series may use."""
+Duration = Annotated[str, AfterValidator(_duration)]
+"""A time such as "12h" or "90m", as it was written."""
+
+
 class SeriesTable(Frozen):
     """[series]: the members, as a list or as a product, and what all of them together may use."""
 
@@ -50,23 +61,13 @@ class SeriesTable(Frozen):
         description='combinations of a product that are no member: { data = "kvasir", teacher = "r18" }; an axis that '
         "is not named stands for all of its choices",
     )
-    gpu_hours: float | None = Field(
+    gpu_hours: DeviceHours | None = Field(
         default=None,
-        gt=0.0,
-        le=1e9,
-        allow_inf_nan=False,
         description="hours of devices, summed over the searches of all members, after which nothing begins",
     )
-    wall: str | None = Field(
+    wall: Duration | None = Field(
         default=None, description='time from the first trial of any member, such as "12h" or "2d"; nothing begins after'
     )
-
-    @field_validator("wall")
-    @classmethod
-    def _is_a_duration(cls, value: str | None) -> str | None:
-        if value is not None:
-            seconds(value)
-        return value
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:

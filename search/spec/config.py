@@ -27,7 +27,7 @@ from trainer.config import LARGEST_SEED, MOST_EPOCHS
 from trainer.data.splits.folders import pattern_from
 from trainer.errors import DataError, nearest
 from trainer.evaluation.score_names import SCORE_KINDS, objective
-from trainer.series import SeriesTable
+from trainer.series import DeviceHours, Duration, SeriesTable
 
 SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou")
 """The validation scores that every epoch report has; mdice and miou are means over all classes of pooled pixels."""
@@ -241,23 +241,12 @@ class Budget(Frozen):
         le=MOST_TRIALS,
         description="trials of an arm that run at a time, over all workers; default: an eighth of them, at least 8",
     )
-    gpu_hours: float | None = Field(
-        default=None,
-        gt=0.0,
-        le=1e9,
-        allow_inf_nan=False,
-        description="hours of devices, summed over all ranks, after which nothing begins",
+    gpu_hours: DeviceHours | None = Field(
+        default=None, description="hours of devices, summed over all ranks, after which nothing begins"
     )
-    wall: str | None = Field(
+    wall: Duration | None = Field(
         default=None, description='time from the first trial, such as "12h" or "90m", at most "36500d"'
     )
-
-    @field_validator("wall")
-    @classmethod
-    def _is_a_duration(cls, value: str | None) -> str | None:
-        if value is not None:
-            seconds(value)
-        return value
 
     @property
     def wall_seconds(self) -> float | None:
