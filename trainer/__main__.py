@@ -135,15 +135,17 @@ def _add_fit(commands: "Commands[CommandLine]") -> None:
         example="python -m trainer fit best.json --rank 1 -o student.safetensors",
     )
     fit.add_argument("file", type=Path, metavar="FILE", help="a study file, an export, or a run as JSON")
-    fit.add_argument("--rank", type=int, metavar="N", help="which configuration of an export (default: 1)")
+    fit.add_argument("--rank", type=whole(1), metavar="N", help="which configuration of an export (default: 1)")
     fit.add_argument("--runs", type=Path, metavar="DIR", help="keep checkpoints there; repeated, the run goes on")
     fit.add_argument("-o", "--output", type=Path, metavar="FILE", help="weights of the best epoch, as safetensors")
     _add_training(fit, "processes that train together (default: as recorded, else 1)")
 
 
 def _add_training(command: argparse.ArgumentParser, ranks: str) -> None:
-    command.add_argument("--ranks", type=int, metavar="N", help=ranks)
-    command.add_argument("--threads", type=int, metavar="N", help="threads of torch in each (default: as recorded)")
+    command.add_argument("--ranks", type=whole(1), metavar="N", help=ranks)
+    command.add_argument(
+        "--threads", type=whole(1), metavar="N", help="threads of torch in each (default: as recorded)"
+    )
     loggers.add_flags(command)
     # Where the ranks of a torchrun that the command itself started leave their outcome.
     command.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
@@ -217,7 +219,7 @@ def _add_predict(commands: "Commands[CommandLine]") -> None:
     predict.add_argument(
         "--series", action="append", default=[], metavar="UID", help="the DICOM series to take; may be repeated"
     )
-    predict.add_argument("--rank", type=int, metavar="N", help="which configuration of an export (default: 1)")
+    predict.add_argument("--rank", type=whole(1), metavar="N", help="which configuration of an export (default: 1)")
     predict.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="folder, or the grid's PNG")
 
 

@@ -37,9 +37,10 @@ from search.study.create import Identity, open_search
 from search.study.progress import progress_of, read_progress
 from search.study.snapshot import read
 from trainer.cli.durations import format_duration
+from trainer.cli.numbers import whole
 from trainer.config import RunConfig
 from trainer.data.splits.part_sizes import scored_as
-from trainer.distributed.supervisor import refuse_bad_numbers, supervise
+from trainer.distributed.supervisor import check_ranks, supervise
 from trainer.errors import UserError
 
 
@@ -52,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="although the search has not ended, or although these test images can show nothing",
     )
     parser.add_argument("--seeds", type=_numbers, metavar="N,N,...", help="fresh seeds in place of [confirm] seeds")
-    parser.add_argument("--top", type=int, metavar="N", help="winners that are confirmed, in place of [confirm] top")
+    parser.add_argument(
+        "--top", type=whole(1), metavar="N", help="winners that are confirmed, in place of [confirm] top"
+    )
     parser.add_argument("--again", action="store_true", help="train once more what failed, such as for want of memory")
     parser.add_argument(
         "--second-opening",
@@ -64,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Plan where there is no plan, work until nothing is left, and say what came of it; returns the exit code."""
-    refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
+    check_ranks(args.ranks)
     worker.refuse_bad_flags(args)
     url = storage_url(args.storage)
     _announce(args, url)

@@ -29,6 +29,7 @@ from search.study import snapshot
 from search.study.outcomes import completed_or_pruned, has_final_score, pruned, trained_to_end
 from search.study.snapshot import SearchSnapshot
 from trainer.atomic_files import check_output, write_output
+from trainer.cli.numbers import whole
 from trainer.cli.progress import counted_items
 from trainer.config import RunConfig
 from trainer.errors import UserError
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="a study's name, or that of a series: a file a member")
     add_storage(parser)
     parser.add_argument("--name", help="the study's name in the database, where the workers had another")
-    parser.add_argument("--top", type=int, default=5, help="how many configurations, the best first (default 5)")
+    parser.add_argument("--top", type=whole(1), default=5, help="how many configurations, the best first (default 5)")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     parser.add_argument("--json", action="store_true", help="with -o: print what was written as one JSON document")
     parser.add_argument(
@@ -65,8 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the export and say what the first configuration is."""
-    if args.top < 1:
-        raise UserError(f"--top = {args.top}: at least 1")
     if args.output is not None:
         check_output(args.output)
     with patient("export"):

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from search.answer.power import describe_confirmation
 from search.spec.draft import Draft, drafted
 from search.spec.load import load
+from search.spec.strategies import MOST_TRIALS
 from trainer.atomic_files import write_output
+from trainer.cli.numbers import whole
 from trainer.cli.progress import Counting
 from trainer.commands.data import add_near_duplicates, split_settings
 from trainer.commands.data_flags import Stated, add_mask_arguments, prepared, sets_in, stated
 from trainer.commands.data_lines import record_of, report_drawn, write_drawn
-from trainer.config import PictureData, VolumeData
+from trainer.config import LARGEST_SEED, MOST_EPOCHS, PictureData, VolumeData
 from trainer.data import DataError
 from trainer.data.classes import channels_of, classes_of, foreground_of, overlaps
 from trainer.data.file_check import CheckedPair
@@ -92,11 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--epochs",
-        type=int,
+        type=whole(1, MOST_EPOCHS),
         help="epochs of a run; from which epoch on it is scored and may be pruned follows from it (default: what fits "
         "the data)",
     )
-    parser.add_argument("--trials", type=int, default=TRIALS, help="trials of each arm (default: %(default)s)")
+    parser.add_argument(
+        "--trials", type=whole(1, MOST_TRIALS), default=TRIALS, help="trials of each arm (default: %(default)s)"
+    )
     parser.add_argument("--split", type=Path, metavar="FILE", help="a split file that exists (default: one is written)")
     parser.add_argument(
         "--groups",
@@ -114,7 +118,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "teacher convert` (default: one is trained)",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="random seed of the split that is drawn (default: %(default)s)"
+        "--seed",
+        type=whole(0, LARGEST_SEED),
+        default=1,
+        help="random seed of the split that is drawn (default: %(default)s)",
     )
 
 
@@ -123,10 +130,6 @@ def main(args: argparse.Namespace) -> int:
     if args.size is not None and (args.size < STRIDE or args.size % STRIDE):
         near = max(STRIDE, round(args.size / STRIDE) * STRIDE)
         raise UserError(f"--size = {args.size}: multiples of {STRIDE} suit every network; try {near}")
-    for name in ("epochs", "trials"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} = {value}: at least 1")
     if args.groups is not None and args.split is not None:
         raise UserError(f"--groups {args.groups}: has no effect on --split {args.split}, which is drawn already")
     root = Path(args.root).expanduser().absolute()

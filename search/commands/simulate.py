@@ -145,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the trials that fail, 0 to 1 (default: %(default)g)",
     )
     parser.add_argument("--curves", type=Path, help="JSON file of recorded curves in place of the formula")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the kills")
+    parser.add_argument("--seed", type=whole(0), default=0, help="random seed of the kills")
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON document")
     parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # the process without which a worker ends

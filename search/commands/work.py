@@ -15,9 +15,10 @@ from loguru import logger
 
 from search import worker
 from search.storage.url import storage_url
+from trainer.cli.numbers import MOST_SECONDS, whole
 from trainer.cli.parser import CommandLine
 from trainer.distributed.agent import INTERRUPTED, TERMINATED, signals_as_before
-from trainer.distributed.supervisor import refuse_bad_numbers, supervise
+from trainer.distributed.supervisor import check_ranks, supervise
 from trainer.repository import LARGEST_STUDY, STUDIES
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes on this machine: a number; gpu: one for each GPU; auto (default): the same, or one without GPU",
     )
     ranks.add_argument(
-        "--restarts", type=int, default=3, metavar="N", help="start ranks that died again, so often at most (default 3)"
+        "--restarts",
+        type=whole(0),
+        default=3,
+        metavar="N",
+        help="start ranks that died again, so often at most (default 3)",
     )
     ranks.add_argument(
         "--stop-seconds",
-        type=int,
+        type=whole(1, int(MOST_SECONDS)),
         default=100,
         metavar="SECONDS",
         help="time from a signal until ranks that have not ended are killed (default 100)",
@@ -54,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
     What is wrong with a study file is said by its ranks, once: reading it takes as long as half of torch's import.
     """
-    refuse_bad_numbers(args.ranks, args.restarts, args.stop_seconds)
+    check_ranks(args.ranks)
     worker.refuse_bad_flags(args)
     if _may_be_series(args.study):
         from search.series.members import load_series, series_named

@@ -25,6 +25,7 @@ from search.storage.url import add_storage, storage_url
 from search.study.outcomes import completed_or_pruned
 from search.study.progress import SearchProgress, progress_of
 from search.study.snapshot import SearchSnapshot, read
+from trainer.cli.numbers import whole
 from trainer.errors import UserError
 
 PORT = 9108
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument(
-        "--port", type=int, default=PORT, help="port to listen on (default %(default)s; 0: any free one)"
+        "--port", type=whole(0, 65535), default=PORT, help="port to listen on (default %(default)s; 0: any free one)"
     )
     parser.add_argument(
         "--workers",
@@ -73,8 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM, or print once."""
-    if not 0 <= args.port <= 65535:
-        raise UserError(f"--port = {args.port}: from 0 to 65535")
     client = prometheus()
     with patient("metrics"):
         opened = open_storage(storage_url(args.storage), create=False)

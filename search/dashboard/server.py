@@ -23,6 +23,7 @@ from search.dashboard.unmixed import Application, Unmixed
 from search.storage.database import open_storage
 from search.storage.errors import UNAVAILABLE, patient
 from search.storage.url import add_storage, storage_url
+from trainer.cli.numbers import whole
 from trainer.errors import UserError, one_line
 
 Headers = list[tuple[str, str]]
@@ -121,7 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     add_storage(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any free one)")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=8080, help="port to listen on (default 8080; 0: any free one)"
+    )
     parser.add_argument(
         "--allow-host",
         action="append",
@@ -142,8 +145,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
-    if not 0 <= args.port <= 65535:
-        raise UserError(f"--port = {args.port}: from 0 to 65535")
     hosts = _hosts(args.host, args.allow_host)
     files = None
     if args.artifacts is not None:

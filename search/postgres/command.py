@@ -13,6 +13,7 @@ from search.postgres import account, binaries
 from search.postgres.address import LOOPBACK
 from search.postgres.server import Server
 from search.storage.url import add_storage, storage_url
+from trainer.cli.numbers import whole
 from trainer.errors import UserError
 
 
@@ -154,7 +155,7 @@ def _start_flags(parser: argparse.ArgumentParser) -> None:
         help=f"address to listen at; default: as before, at first {LOOPBACK}, which this machine alone reaches; "
         "0.0.0.0: all, for workers on other machines, with the password and without encryption",
     )
-    parser.add_argument("--port", type=int, help="default: as before, at first a free one")
+    parser.add_argument("--port", type=whole(1, 65535), help="default: as before, at first a free one")
     parser.add_argument("--user", help="as root: who owns a new folder (PostgreSQL does not run as root)")
     _add_bin(parser)
 

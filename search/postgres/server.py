@@ -109,8 +109,6 @@ class Server:
         """
         if host is not None:
             check_host(host)
-        if port is not None and not 1 <= port <= 65535:
-            raise UserError(f"--port {port}: from 1 to 65535")
         with self._locked():
             self.check_holder()
             if self.pid() is not None:

@@ -39,6 +39,7 @@ def real(least: float, most: float = math.inf, *, above: bool = False) -> Callab
 
 
 def _range(least: float, most: float, *, above: bool = False) -> str:
+    low, high = (str(end) if isinstance(end, int) else f"{end:g}" for end in (least, most))
     if above:
-        return f"above {least:g}" if most == math.inf else f"above {least:g}, at most {most:g}"
-    return f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+        return f"above {low}" if most == math.inf else f"above {low}, at most {high}"
+    return f"of {low} or more" if most == math.inf else f"from {low} to {high}"

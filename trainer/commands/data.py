@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.cli.numbers import whole
 from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
 from trainer.commands import data_fetch, data_prepare
@@ -23,6 +24,7 @@ from trainer.commands.data_lines import (
     toml_lines,
     write_drawn,
 )
+from trainer.config import LARGEST_SEED
 from trainer.data.file_check import CheckedPair, summarised
 from trainer.data.layouts import DataFolder, recognised
 from trainer.data.splits.draw import ACCEPT, Kind, Wish, codings_for, draw_split, kind_of, read_all, reading_for
@@ -64,7 +66,7 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
         metavar="T,V,T",
         help="train, validation, test as shares, or as counts such as 100,30,30 (default: %(default)s)",
     )
-    split.add_argument("--seed", type=int, default=1, help="of the draw (default: %(default)s)")
+    split.add_argument("--seed", type=whole(0, LARGEST_SEED), default=1, help="of the draw (default: %(default)s)")
     add_mask_arguments(split)
     add_near_duplicates(split)
     split.set_defaults(data_command="split")

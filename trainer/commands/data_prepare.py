@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainer.cli.numbers import whole
 from trainer.cli.parser import CommandLine
 from trainer.cli.progress import Counting
 from trainer.commands.data_lines import recorded
@@ -50,15 +51,16 @@ def add_arguments(subparsers: "argparse._SubParsersAction[CommandLine]") -> None
         "--cache", type=Path, default=CACHE, metavar="DIR", help="where cases are kept (default: %(default)s)"
     )
     prepare.add_argument(
-        "--jobs", type=int, metavar="N", help="cases at once, each with its own memory (default: the cores, 4 at most)"
+        "--jobs",
+        type=whole(1),
+        metavar="N",
+        help="cases at once, each with its own memory (default: the cores, 4 at most)",
     )
     prepare.set_defaults(data_command="prepare")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run `prepare`: 0. Raises DataError, UserError."""
-    if args.jobs is not None and args.jobs < 1:
-        raise DataError(f"--jobs = {args.jobs}: at least 1")
     sets = [_set(file, args.root) for file in args.files]  # before the first is begun
     for each in sets:
         _prepare(each, args.cache, args.jobs)

@@ -68,9 +68,6 @@ def launch(
     under a torchrun that the user started, this process is one of the ranks. Raises UserError, and KeyboardInterrupt
     where a Ctrl-C ended the ranks.
     """
-    for name, number in (("--ranks", ranks), ("--threads", threads)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} {number}: expected 1 or more")
     device(args.device)
     if "RANK" not in os.environ and ranks > 1:
         return _say(_several(ranks, threads, sys.argv[1:] if arguments is None else arguments))

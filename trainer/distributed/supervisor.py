@@ -30,7 +30,7 @@ def supervise(script: Path, arguments: Sequence[str], *, ranks: str, restarts: i
     """
     stops = Stops()
     stops.obey()
-    refuse_bad_numbers(ranks, restarts, stop_seconds)
+    check_ranks(ranks)
     count = _count(ranks)
     with swept_folder("kd-work-") as folder:
         agent = Agent(
@@ -107,14 +107,10 @@ def _codes(folder: Path, start: int | None) -> list[int]:
     return [int(text) for number, file in files if number == wanted and (text := file.read_text())]
 
 
-def refuse_bad_numbers(ranks: str, restarts: int, stop_seconds: int) -> None:
-    """Raise UserError for numbers that `supervise` cannot use; known without torch, so before anything is said."""
+def check_ranks(ranks: str) -> None:
+    """Raise UserError for ranks that `supervise` cannot start; known without torch, so before anything is said."""
     if ranks not in ("auto", "gpu") and (not ranks.isdecimal() or int(ranks) < 1):
         raise UserError(f"--ranks {ranks}: expected a number of processes, gpu or auto")
-    if restarts < 0:
-        raise UserError(f"--restarts {restarts}: expected 0 or more")
-    if stop_seconds < 1:
-        raise UserError(f"--stop-seconds {stop_seconds}: expected 1 or more")
 
 
 def _count(ranks: str) -> int:

@@ -319,7 +319,10 @@ MISTAKES = {
     ),
     "enqueue without a value": (["enqueue", "tiny.toml", "optim.lr"], ["PARAMETER=VALUE"]),
     "enqueue on a full arm": (["enqueue", "tiny.toml", "optim.lr=1e-2"], ["all 6 trials are taken", "budget.trials"]),
-    "export of nothing": (["export", "tiny", "--top", "0"], ["--top = 0: at least 1"]),
+    "export of nothing": (
+        ["export", "tiny", "--top", "0"],
+        ["argument --top: '0': expected a whole number of 1"],
+    ),
     "export to a folder": (["export", "tiny", "-o", "."], ["--output .: a folder; name a file in it"]),
     "report below a file, before a database is asked": (
         ["report", "tiny", "-o", "tiny.toml/page.html", "--storage", "sqlite:///none.db"],

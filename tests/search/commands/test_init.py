@@ -256,7 +256,7 @@ def test_what_is_missing_is_one_line(tmp_path: Path, run: Run, case: str) -> Non
         (["mine", "--size", "100"], ["--size = 100", "multiples of 32", "try 96"]),
         (["mine", "-o", "studies/mine.txt"], ["ends in .toml"]),
         (["mine", "--name", "a b"], ["--name 'a b'", "letters, digits"]),
-        (["mine", "--trials", "0"], ["--trials = 0", "at least 1"]),
+        (["mine", "--trials", "0"], ["argument --trials: '0'", "from 1 to 1000000"]),
         (["mine/images"], ["did you mean", "/mine?"]),
         (["mine", "--labels", "0: background"], ["--labels = '0: background'", "no value is the object"]),
         (["mine", "--masks-pattern", "x"], ["--masks-pattern 'x'", "write {} once"]),

@@ -166,7 +166,7 @@ MISTAKES = {
     "a file as folder": (["start", "--dir", "{place}/file"], ["no folder"]),
     "a folder with other files": (["start", "--dir", "{place}/full"], ["other files", "new folder"]),
     "an unknown address": (["start", "--dir", "{place}/x", "--host", "203.0.113.7"], ["no address of this machine"]),
-    "a port out of range": (["start", "--dir", "{place}/x", "--port", "0"], ["--port 0", "65535"]),
+    "a port out of range": (["start", "--dir", "{place}/x", "--port", "0"], ["--port: '0'", "from 1 to 65535"]),
     "programs that are not there": (["start", "--dir", "{place}/x", "--bin", "/usr"], ["--bin /usr", "postgres"]),
     "data of another version": (["start", "--dir", "{place}/old"], ["PostgreSQL 9", "found here", "db restore"]),
     "a backup of a stopped server": (["backup", "--dir", "{place}/old", "-o", "b"], ["no server was made"]),

@@ -79,7 +79,7 @@ def test_what_cannot_be_prepared_is_one_line(drawn, tmp_path, capsys):
         ([split], "error: --root: missing; name the folder that the paths of"),
         ([split, "--root", str(tmp_path / "no")], "no': no such folder"),
         ([str(alone), "--root", str(drawn)], "no record alone.json beside it says what its files hold"),
-        ([split, "--root", str(drawn), "--jobs", "0"], "error: --jobs = 0: at least 1"),
+        ([split, "--root", str(drawn), "--jobs", "0"], "argument --jobs: '0': expected a whole number of 1 or more"),
         ([str(study)], "data.name = 'blobs': pictures need no such step"),
         ([str(study), "--root", str(drawn)], "has no effect on"),
     ):
