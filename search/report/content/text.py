@@ -221,6 +221,7 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
     sentences += _dead_terms(search)
+    sentences += _nothing_right(search)
     sentences += _threshold_sentences(search, part)
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
@@ -241,6 +242,23 @@ def _dead_terms(search: Search) -> list[str]:
         f"The term {term} never moved the gradient: its share was below 1 % at the end of each of the "
         f"{counted(trials, 'trial')} that had it."
         for term, trials in dead.items()
+    ]
+
+
+OVERLAPS = ("dice", "iou", "f1", "precision", "recall", "dice_of_present", "iou_of_present")
+"""Scores that are 0 where no pixel of the foreground is found."""
+
+
+def _nothing_right(search: Search) -> list[str]:
+    """How many networks found nothing at the search's threshold, where another one may find something."""
+    nothing = sum(dot.score == 0.0 for dot in search.dots)
+    if not nothing or search.likeliest or search.metric.partition(".")[0] not in OVERLAPS:
+        return []
+    return [
+        f"{nothing} of {counted(len(search.dots), 'trial')} that were trained to their end scored 0: at threshold "
+        f"{shown(search.threshold, 'plain')} no foreground {search.nouns.element} of theirs is right. At another "
+        "threshold, which a confirmation chooses for each seed, such a network may be as good as others, but the "
+        "search cannot tell one of them from the next."
     ]
 
 

@@ -48,6 +48,17 @@ def test_scores_of_volumes_are_said_to_be_of_cases(
     assert "images" not in " ".join([*texts, *study.answer])
 
 
+def test_trials_that_scored_nothing_at_the_threshold_are_counted(made: Report) -> None:
+    search = made.studies[0].search
+    assert not [text for text in limits(search, None, begun=0) if "scored 0" in text]
+    none = tuple(dot.model_copy(update={"score": 0.0}) if i < 2 else dot for i, dot in enumerate(search.dots))
+    some = search.model_copy(update={"dots": none})
+    (sentence,) = [text for text in limits(some, None, begun=0) if "scored 0" in text]
+    assert sentence.startswith(f"2 of {len(none)} trials that were trained to their end scored 0: at threshold 0.5 no ")
+    of_all_pixels = some.model_copy(update={"metric": "miou"})  # with the background it is not 0
+    assert not [text for text in limits(of_all_pixels, None, begun=0) if "scored 0" in text]
+
+
 def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:
     without = confirmed_study(made, synthetic(0.0)).studies[0]
     assert without.verdict == "not_shown"
