@@ -54,6 +54,10 @@ class UNet(Segmenter):
     convolution with batch normalisation and ReLU. That one reaches even and odd pixels differently often, which shows
     as a comb at the edges of masks; `transposed-2x2`, `transposed-4x4` and `bilinear` reach all alike.
 
+    The head of `zh320` has no bias and reads ReLU maps. Where no channel of a narrow network speaks for the object, its
+    probability is 0.5 at the most, where all maps are 0: masks at a threshold of 0.5 are empty then, and those at a
+    lower one need not be worse than others.
+
     Parameters for 3 channels and 2 classes: 8,634,432 (zh320, width 32), 1,946,914 (awesome, 32); for 1 channel and 9
     classes: 17,262,345 (selfreg, 64), 31,037,001 (selfreg, 64, going up by transposed convolutions).
 

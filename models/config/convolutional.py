@@ -38,7 +38,10 @@ class UNetNetwork(WideNetwork):
         "channels",
     )
     form: Literal["zh320", "awesome", "selfreg"] = Field(
-        default="zh320", exclude_if=_plain, description="whose code the rest follows"
+        default="zh320",
+        exclude_if=_plain,
+        description="whose code the rest follows; zh320's head has no bias, so that with a width of 4 no probability "
+        "of an object may pass 0.5",
     )
 
 
