@@ -107,7 +107,7 @@ def test_the_code_of_max_failed_comes_through(tmp_path: Path, supervised: Superv
     [
         (["nope"], "study nope"),
         (["demo", "--ranks", "two"], "--ranks two: expected a number of processes, gpu or auto"),
-        (["demo", "--restarts", "-1"], "--restarts -1"),
+        (["demo", "--restarts", "-1"], "argument --restarts: '-1': expected a whole number of 0"),
         (["demo", "--log", "nonsense"], "--log nonsense: no such mirror"),
         (["demo", "--set", "run.epoch=2"], "epochs"),
     ],

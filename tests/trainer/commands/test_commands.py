@@ -209,7 +209,7 @@ class TestTeach:
             (["--set", "run.data.size=33"], ["size", "33"]),
             (["--set", "run.batch_size=32"], ["batch_size", "32"]),
             (["--set", "run.teacher.checkpoint='/proc/none/t.safetensors'"], ["/proc/none"]),
-            (["--ranks", "0"], ["--ranks 0"]),
+            (["--ranks", "0"], ["argument --ranks: '0': expected a whole number of 1"]),
             (["--device", "cuda:77"], ["cuda:77"]),
         ],
     )
