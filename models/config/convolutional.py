@@ -40,8 +40,8 @@ class UNetNetwork(WideNetwork):
     form: Literal["zh320", "awesome", "selfreg"] = Field(
         default="zh320",
         exclude_if=_plain,
-        description="whose code the rest follows; zh320's head has no bias, so that with a width of 4 no probability "
-        "of an object may pass 0.5",
+        description="whose code the rest follows; zh320's head has no bias, and a student of few channels may then "
+        "give no pixel a probability above 0.5",
     )
 
 
