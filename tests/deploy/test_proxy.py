@@ -443,7 +443,7 @@ def test_the_database_s_password_is_in_no_argument_log_or_answer(postgres_url: s
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--port", "70000"], "--port = 70000"),
+        (["--port", "70000"], "--port: '70000': expected a whole number from 0 to 65535"),
         (["--artifacts", "nowhere"], "--artifacts nowhere: no such folder"),
         (["--storage", "sqlite:///nowhere.db"], "nowhere.db"),
     ],
