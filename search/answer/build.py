@@ -14,6 +14,7 @@ from search.answer.comparisons import (
     metric_of,
     non_inferiority,
     on_validation,
+    search_threshold,
 )
 from search.answer.distances import distances
 from search.answer.document import Comparison, ConfirmedPart, Network, Opening, Verdict, claim_title, method_of
@@ -84,7 +85,8 @@ def _network(
     return Network(
         name=each.name, role=each.role, arm=each.arm, of=each.of, rank=each.rank, trial=each.trial,
         words=describe_network(each),
-        searched=each.searched, thresholds=_own_thresholds(each, grids), validation=on_validation(grids, each, metric),
+        searched=each.searched, searched_threshold=search_threshold(confirmed.objective),
+        thresholds=_own_thresholds(each, grids), validation=on_validation(grids, each, metric),
         test=None if test is None else test.value, low=low, high=high,
         by_seed=() if grid is None else tuple(_by_seed(grid, metric)),
         params_m=each.params / 1e6, gflops=each.gflops, latency_ms=None if latency is None else latency(each),

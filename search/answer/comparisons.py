@@ -16,13 +16,13 @@ second one (`class_comparisons`).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from search.answer.document import Comparison, Verdict, claim_title, method_claim, method_of
+from search.answer.document import SEARCH_THRESHOLD, Comparison, Verdict, claim_title, method_claim, method_of
 from search.answer.score_arrays import ScoreArray, describe_thresholds, difference, level
 from search.answer.uncertainty import Estimate, holm
 from search.confirm.configurations import Configuration
 from search.confirm.results import Confirmed
 from search.spec.config import MAIN
-from trainer.evaluation.score_names import SCORE_KINDS, unit_of
+from trainer.evaluation.score_names import SCORE_KINDS, confirmed_name, unit_of
 
 TEST = "test"
 Grids = dict[tuple[str, str], ScoreArray]
@@ -43,9 +43,16 @@ class Pair:
 
 
 def metric_of(confirmed: Confirmed) -> str:
-    """The column that is compared: the objective where it is a score of single images, else Dice."""
+    """The column that is compared: the objective where it is a score of single images, else Dice. An objective at the
+    best threshold is compared at the threshold of each seed."""
     columns = confirmed.findings[0].columns if confirmed.findings else {}
-    return confirmed.objective if confirmed.objective in columns else "dice"
+    name = confirmed_name(confirmed.objective)
+    return name if name in columns else "dice"
+
+
+def search_threshold(objective: str) -> float | None:
+    """The threshold of every score of a search; None where each network has the one that is best for it."""
+    return None if SCORE_KINDS[objective.partition(".")[0]].thresholded else SEARCH_THRESHOLD
 
 
 def lower_is_better(metric: str) -> bool:

@@ -88,8 +88,8 @@ class Network(Frozen):
     trial: int | None
     words: str
     searched: float | None = Field(description="its validation score in the search")
-    searched_threshold: float = Field(
-        default=SEARCH_THRESHOLD, description="of that score, as of every score of a search"
+    searched_threshold: float | None = Field(
+        default=SEARCH_THRESHOLD, description="of that score, as of every score of a search; None: its own best one"
     )
     thresholds: tuple[tuple[int | None, float], ...] = Field(
         default=(),

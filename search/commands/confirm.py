@@ -13,8 +13,7 @@ from typing import Any
 
 from search import worker
 from search.answer.build import answer, verdict_lines
-from search.answer.comparisons import TEST, claim_line, metric_of
-from search.answer.document import SEARCH_THRESHOLD
+from search.answer.comparisons import TEST, claim_line, metric_of, search_threshold
 from search.answer.power import powerless
 from search.answer.score_arrays import describe_rule, describe_thresholds
 from search.commands import work
@@ -222,7 +221,9 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{plan.trials} trials, about {total} of one device, as trials of the search took; "
         f"examined on test{_unseen(plan.table.unseen)}"
     )
-    at = "" if several(RunConfig.model_validate(plan.configurations[0].run)) else f", at threshold {SEARCH_THRESHOLD:g}"
+    threshold = search_threshold(plan.objective.metric)
+    at = "each at its own best threshold" if threshold is None else f"at threshold {threshold:g}"
+    at = "" if several(RunConfig.model_validate(plan.configurations[0].run)) else f", {at}"
     text.append(f"searched: on validation{at}, unconfirmed")
     if plan.early:
         text.append("the search has not ended: its winners may not be those of its whole budget")

@@ -42,6 +42,8 @@ def draw_search_figures(search: Search) -> list[Drawn]:
 def _at_threshold(search: Search) -> str:
     if search.likeliest:
         return f"Each {search.nouns.element} counts for its likeliest class."
+    if search.threshold is None:
+        return "Each network is scored at the threshold that is best for it."
     return f"All scores are at threshold {search.threshold:g}."
 
 
@@ -362,7 +364,8 @@ def _size(sides: Sequence[Side], left_out: int) -> Drawn:
         data = svg(figure)
     note = (
         "Filled: with distillation; open: without. Confirmed studies stand with their mean test scores, others with "
-        "their best validation scores at threshold 0.5. Networks of one size stand side by side"
+        "their best validation scores, at threshold 0.5 where the score names no other. Networks of one size stand "
+        "side by side"
         f"{'; of some studies size or score is not known' if left_out else ''}."
     )
     alt = "Scores with and without distillation against parameters, one marker a study"

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from search.report.content.document import MethodScore, PublishedPart, Report, SeriesMember, SeriesPart
 from search.report.table_formats import Cell, Column, Table
 
-SIDES = "Studies side by side: scores on validation at threshold 0.5, on test at each seed's own"
+SIDES = (
+    "Studies side by side: scores on validation at threshold 0.5 where they name no other, on test at each seed's own"
+)
 """Title of the table of several studies."""
 
 

@@ -45,7 +45,7 @@ class Objective(Frozen):
     maximize: str | None = Field(
         default=None,
         description="the validation score that a trial is worth, at its best epoch: a name of docs/scores.md, of one "
-        "class as `dice.liver`",
+        "class as `dice.liver`; `dice_at_best_threshold` where small networks have no foreground at 0.5",
     )
     minimize: str | None = Field(
         default=None, description="the same, of a score that is better when lower, such as hd95_missed_as_diagonal"

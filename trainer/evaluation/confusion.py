@@ -59,7 +59,7 @@ def confusion_matrix(predicted: "Tensor", truth: "Tensor", classes: int, *, igno
     # What is left out has a row of its own, which is dropped.
     rows = torch.where(valid, truth, classes).flatten(1).to(_smallest((classes + 1) * classes))
     code = rows.mul_(classes).add_(predicted.flatten(1).to(rows.dtype))
-    counts = _histograms(code, (classes + 1) * classes)
+    counts = histograms(code, (classes + 1) * classes)
     return counts.view(-1, classes + 1, classes)[:, :classes]
 
 
@@ -92,7 +92,7 @@ def _smallest(values: int) -> "torch.dtype":
     return torch.uint8 if values <= 256 else torch.int16 if values <= 2**15 else torch.int32
 
 
-def _histograms(code: "Tensor", bins: int) -> "Tensor":
+def histograms(code: "Tensor", bins: int) -> "Tensor":
     """How often each of 0..bins-1 stands in each row of (N, voxels): (N, bins) int64."""
     import torch
 

@@ -15,7 +15,7 @@ from trainer.config import Precision
 from trainer.data.classes import dims_of, ground
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, Placement, cases_of, foreground_names
 from trainer.evaluation.confusion import confusion, labels, region_confusion, region_masks
-from trainer.evaluation.monitored import SurfaceScore, from_counts, is_surface
+from trainer.evaluation.monitored import from_counts, further_score
 from trainer.evaluation.overlap import (
     Floats,
     PixelCounts,
@@ -28,6 +28,7 @@ from trainer.evaluation.overlap import (
     precision,
     recall,
     specificity,
+    summed,
 )
 
 if TYPE_CHECKING:
@@ -102,13 +103,6 @@ def score(
     return Scores(means, images, {} if cases is None else by_case)
 
 
-def summed(counts: Floats, cases: Sequence[int]) -> Floats:
-    """Counts of images (images, ...) added up over those of a case: (cases, ...)."""
-    whole = np.zeros((max(cases) + 1, *counts.shape[1:]))
-    np.add.at(whole, np.asarray(cases), counts)
-    return whole
-
-
 def _by_name(foreground: PixelCounts, names: Sequence[str]) -> dict[str, Floats]:
     """SCORES of counts (cases, classes): the mean over classes and, where there are several, each class."""
     values = {name: function(foreground) for name, function in SCORES.items()}
@@ -166,9 +160,9 @@ def validate(
     if total == 0:
         raise DataError(f"data: the {part} part holds no image, so there is nothing to score; change the split")
     counts = torch.zeros(total, data.classes, 4, dtype=torch.int64, device=ranks.device)
-    surfaces = SurfaceScore(monitor, data, part, opening) if monitor is not None and is_surface(monitor) else None
+    further = None if monitor is None else further_score(monitor, data, part, opening, ranks.device)
     keepers: list[Keep] = [] if keep is None else [keep]
-    keepers += [] if surfaces is None else [surfaces.keep]
+    keepers += [] if further is None else [further.keep]
     training = network.training
     network.eval()
     size = min(batch_size, -(-total // _SHARES))
@@ -188,10 +182,10 @@ def validate(
     restored = np.empty(counts.shape)
     restored[order] = np.array(ranks.to_host(ranks.all_reduce(counts)).get()).reshape(counts.shape)
     names, cases = foreground_names(data), cases_of(data.samples(part, opening))
-    also = None if surfaces else monitor
+    also = None if further else monitor
     scores = score(restored, names, cases, also=also, regions=data.regions is not None)
-    if surfaces is not None and monitor is not None:
-        scores.means[monitor] = surfaces.value(ranks)
+    if further is not None and monitor is not None:
+        scores.means[monitor] = further.value(ranks)
     return scores
 
 

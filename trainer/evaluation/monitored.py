@@ -1,21 +1,24 @@
 """The score that a run is judged by, where it is none of those that every validation pass gives.
 
-Scores of counts follow from the pass itself; surfaces are measured on the host, by case, and only where asked for.
+Scores of counts follow from the pass itself. Only where asked for, surfaces are measured on the host, by case, and
+pixels are counted above every threshold.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from trainer.data.classes import ground
 from trainer.data.dataset import DataSet, Opening, Part, Pixels, cases_of, foreground_names, stacked
 from trainer.evaluation.confusion import labels, region_masks
-from trainer.evaluation.overlap import PixelCounts, case_scores, mean_of_known, pooled_scores, set_scores
+from trainer.evaluation.overlap import OF_CASES, PixelCounts, case_scores, mean_of_known, pooled_scores, set_scores
 from trainer.evaluation.score_names import SCORE_KINDS, parse
 from trainer.evaluation.surface import region_surface_scores, surface_scores
+from trainer.evaluation.threshold import ThresholdCounts, best_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from trainer.distributed.ranks import Ranks
@@ -29,10 +32,24 @@ def sign_of(name: str) -> int:
     return 1 if SCORE_KINDS[name.partition(".")[0]].direction == "maximize" else -1
 
 
-def is_surface(name: str) -> bool:
-    """Whether a score is measured on surfaces, for which counts are not enough."""
-    bare = name.partition(".")[0]
-    return SCORE_KINDS[bare].unit == "length"
+class FurtherScore(Protocol):
+    """A score for which the counts of a validation pass are not enough."""
+
+    def keep(self, index: int, logits: "Tensor") -> None:
+        """Logits (classes, height, width) of an image at native size."""
+
+    def value(self, ranks: "Ranks") -> float:
+        """The mean over all cases; every rank calls it, and all get the same."""
+
+
+def further_score(
+    name: str, data: DataSet, part: Part, opening: Opening | None, device: "torch.device"
+) -> FurtherScore | None:
+    """What measures a score while images are seen; None where counts are enough."""
+    kind = SCORE_KINDS[name.partition(".")[0]]
+    if kind.unit == "length":
+        return SurfaceScore(name, data, part, opening)
+    return BestThresholdScore(name, data, part, opening, device) if kind.thresholded else None
 
 
 def from_counts(name: str, every: PixelCounts, foreground: Sequence[str], *, regions: bool = False) -> float:
@@ -91,3 +108,25 @@ class SurfaceScore:
         measure = surface_scores if regions is None else region_surface_scores
         truth = truth if regions is None else regions.masks(truth)
         return measure(mask, truth, names, tolerance=_TOLERANCE, spacing=spacing)[self._name]
+
+
+class BestThresholdScore:
+    """The mean over cases of a score of overlap at the threshold of `trainer.evaluation.threshold.GRID` that has the
+    best; regions each at their own. Its `keep` is that of `trainer.evaluation.metrics.validate`.
+
+    A confirmation chooses a threshold for each seed by validation, too, so that a search by this score looks for what
+    will be measured. At 0.5 a small network may have no foreground pixel at all and be among the best at 0.35.
+    """
+
+    def __init__(self, name: str, data: DataSet, part: Part, opening: Opening | None, device: "torch.device") -> None:
+        score = parse(name, foreground_names(data), regions=data.regions is not None)
+        self._measure = OF_CASES[score.kind.thresholded]
+        names = list(foreground_names(data))
+        self._objects = slice(None) if score.label is None else [names.index(score.label)]
+        self._counts = ThresholdCounts(data, part, opening, device)
+        self.keep = self._counts.keep
+
+    def value(self, ranks: "Ranks") -> float:
+        """The mean over regions, or of the one that the name has."""
+        scores = self._counts.scores(ranks, self._measure)[:, self._objects]
+        return float(np.mean([best_mean(scores[:, at]) for at in range(scores.shape[1])]))

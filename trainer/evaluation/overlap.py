@@ -37,6 +37,13 @@ def pixel_counts(counts: NDArray[np.floating] | NDArray[np.integer]) -> PixelCou
     return PixelCounts(*np.moveaxis(np.asarray(counts, np.float64), -1, 0))
 
 
+def summed(counts: Floats, cases: Sequence[int]) -> Floats:
+    """Counts of images (images, ...) added up over those of a case: (cases, ...)."""
+    whole = np.zeros((max(cases) + 1, *counts.shape[1:]))
+    np.add.at(whole, np.asarray(cases), counts)
+    return whole
+
+
 def ratio(part: Floats, whole: Floats, empty: Floats | float) -> Floats:
     """part / whole; `empty` where the whole has no pixels."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), empty)

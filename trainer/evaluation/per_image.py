@@ -27,7 +27,7 @@ from trainer.evaluation.confusion import IGNORE
 from trainer.evaluation.metrics import SCORES, validate
 from trainer.evaluation.overlap import PixelCounts
 from trainer.evaluation.surface import diagonal, hd95, missed_as_diagonal, surface_distances
-from trainer.evaluation.threshold import chosen_thresholds, log_odds, margin
+from trainer.evaluation.threshold import ThresholdCounts, kept_threshold, log_odds, margin
 from trainer.reports import PerImageResult, Pulse
 
 if TYPE_CHECKING:
@@ -131,6 +131,25 @@ def evaluate_per_image(
         return tuple([attempt(partial(see, place, progress=hears(f"examining {place.name}"))) for place in places])
     except _Failed as failed:
         return failed.fault
+
+
+def chosen_thresholds(
+    network: "Segmenter",
+    data: DataSet,
+    *,
+    ranks: "Ranks",
+    precision: Precision,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[float, ...]:
+    """0.5, or the threshold of GRID that `kept_threshold` puts in its place by the Dice of validation images, slices of
+    a volume together; of regions one each, in their order.
+
+    Every rank calls it; all get the same. Raises DataError for an empty part.
+    """
+    counts = ThresholdCounts(data, "validation", None, ranks.device)
+    validate(network, data, "validation", ranks=ranks, precision=precision, keep=counts.keep, progress=progress)
+    scores = counts.scores(ranks)
+    return tuple(kept_threshold(scores[:, at]) for at in range(scores.shape[1]))
 
 
 def measured(

@@ -28,6 +28,9 @@ class ScoreKind:
     """Why no search may have it for its objective; empty where one may."""
     instead: str = ""
     """The name that an objective has in its place."""
+    thresholded: str = ""
+    """The score that it is at a threshold chosen on validation; a confirmation, which chooses one by itself, compares
+    that. Empty of all others."""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -53,6 +56,12 @@ SCORE_KINDS: Mapping[str, ScoreKind] = {
     "f1": ScoreKind("the same number as dice, under the name that other fields have for it"),
     "dice_of_present": ScoreKind("dice over the cases whose truth has the class (MONAI's rule)"),
     "iou_of_present": ScoreKind("iou over the cases whose truth has the class (MONAI's rule)"),
+    "dice_at_best_threshold": ScoreKind(
+        "dice at the threshold, of 0.05, 0.10 to 0.95, where its mean over cases is highest", thresholded="dice"
+    ),
+    "iou_at_best_threshold": ScoreKind(
+        "iou at the threshold, of 0.05, 0.10 to 0.95, where its mean over cases is highest", thresholded="iou"
+    ),
     "mdice": ScoreKind("dice of all pixels pooled, mean over all classes with the background", of_classes=False),
     "miou": ScoreKind("iou of all pixels pooled, mean over all classes with the background", of_classes=False),
     "mprecision": ScoreKind(
@@ -137,6 +146,9 @@ def parse(text: str, foreground: Sequence[str], *, regions: bool = False) -> Nam
         raise ValueError(f"{text!r}: no score is called {name!r}{nearest(name, SCORE_KINDS)}")
     if regions and name == LABELS_ALONE:
         raise ValueError(f"{text!r}: is of one label a pixel, and the data has regions that overlap; use dice")
+    if SCORE_KINDS[name].thresholded and len(foreground) > 1 and not regions:
+        likeliest = "with more than two classes a pixel is of its likeliest, and there is no threshold"
+        raise ValueError(f"{text!r}: {likeliest}; use {SCORE_KINDS[name].thresholded}{dot}{label}")
     if not dot:
         return NamedScore(name, None)
     if not SCORE_KINDS[name].of_classes:
@@ -161,6 +173,13 @@ def objective(text: str, direction: Direction, foreground: Sequence[str], *, reg
         better = "lower" if score.kind.direction == "minimize" else "higher"
         raise ValueError(f"{direction} = {text!r}: {better} is better; write {score.kind.direction} = {text!r}")
     return score
+
+
+def confirmed_name(text: str) -> str:
+    """The score that a confirmation compares where a search followed this one: `dice.core` of
+    `dice_at_best_threshold.core`, as it chooses thresholds by itself, and else the same."""
+    name, dot, label = text.partition(".")
+    return f"{SCORE_KINDS[name].thresholded or name}{dot}{label}"
 
 
 def unit_of(name: str, *, spacing: bool) -> str:

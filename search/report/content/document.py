@@ -188,7 +188,9 @@ class Search(Frozen):
 
     metric: str
     maximize: bool
-    threshold: float = Field(default=SEARCH_THRESHOLD, description="of every score of the search")
+    threshold: float | None = Field(
+        default=SEARCH_THRESHOLD, description="of every score of the search; None: of each network its own best"
+    )
     images: int | None = Field(default=None, description="of validation, which every score is of; None: not known here")
     scored: Scored = Field(
         default="image", exclude_if=lambda scored: scored == "image", description="what `images` counts"

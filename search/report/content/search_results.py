@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from search.answer.comparisons import search_threshold
 from search.answer.power import data_of_search
 from search.report.content.document import (
     Arm,
@@ -64,6 +65,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
     data = data_of_search(rows)
     return Search(
         metric=rows.metric,
+        threshold=search_threshold(rows.metric),
         images=_validation_images(rows),
         scored="image" if data is None else scored_as(data),
         maximize=rows.maximize,

@@ -71,13 +71,15 @@ def searched_title(search: Search) -> str:
     """The metric of the search's own scores as a label, with their threshold."""
     unit = unit_of(search.metric.partition(".")[0], spacing=False)
     title = f"{title_of(search)} ({unit})" if unit else title_of(search)
-    return title if search.likeliest else f"{title} {_at(search)}"
+    return title if search.likeliest or search.threshold is None else f"{title} {_at(search)}"
 
 
 def _at(search: Search) -> str:
     """How a pixel (or voxel) of a score of the search got its class."""
     if search.likeliest:
         return f"each {search.nouns.element} of its likeliest class"
+    if search.threshold is None:
+        return "at the threshold that is best for it"
     return f"at threshold {shown(search.threshold, 'plain')}"
 
 
@@ -252,13 +254,19 @@ OVERLAPS = ("dice", "iou", "f1", "precision", "recall", "dice_of_present", "iou_
 def _nothing_right(search: Search) -> list[str]:
     """How many networks found nothing at the search's threshold, where another one may find something."""
     nothing = sum(dot.score == 0.0 for dot in search.dots)
-    if not nothing or search.likeliest or search.metric.partition(".")[0] not in OVERLAPS:
+    bare, _, label = search.metric.partition(".")
+    if not nothing or search.likeliest or search.threshold is None or bare not in OVERLAPS:
         return []
+    better = (
+        f"iou_at_best_threshold{label and '.'}{label}"
+        if bare.startswith("iou")
+        else f"dice_at_best_threshold{label and '.'}{label}"
+    )
     return [
         f"{nothing} of {counted(len(search.dots), 'trial')} that were trained to their end scored 0: at threshold "
         f"{shown(search.threshold, 'plain')} no foreground {search.nouns.element} of theirs is right. At another "
         "threshold, which a confirmation chooses for each seed, such a network may be as good as others, but the "
-        "search cannot tell one of them from the next."
+        f'search cannot tell one of them from the next; a study with maximize = "{better}" can.'
     ]
 
 
@@ -270,10 +278,13 @@ def _threshold_sentences(search: Search, part: ConfirmedPart | None) -> list[str
             f"A score without a class's name is the mean over {names}; each {search.nouns.element} counts for its "
             "likeliest class, and there is no threshold."
         ]
-    at = shown(search.threshold, "plain")
     own = "" if part is None else f" Confirmed scores are each seed's at its own: {part.threshold_rule}."
     of = "each region's probability" if search.regions else "the foreground's probability"
     mean = [f"A score without a region's name is the mean over {names}."] if search.regions and names else []
+    if search.threshold is None:
+        each = "region of a network" if search.regions else "network"
+        return [*mean, f"In the search, each {each} is scored at the threshold of {of} that is best for it.{own}"]
+    at = shown(search.threshold, "plain")
     return [*mean, f"Scores of the search, its teacher's too, are at threshold {at} of {of}.{own}"]
 
 

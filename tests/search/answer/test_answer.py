@@ -412,6 +412,9 @@ def test_every_score_says_its_thresholds_and_how_they_were_chosen(found):
     network = next(n for n in part.networks if n.name == "kd-1")
     assert (network.searched_threshold, dict(network.thresholds)) == (0.5, by_seed)
     assert next(n for n in part.networks if n.name == "teacher").thresholds == ((None, 0.5),)
+    at_best = answer(replace(whole, objective="dice_at_best_threshold", findings=ruled))
+    assert {n.searched_threshold for n in at_best.networks} == {None}
+    assert [claim_line(c) for c in at_best.claims] == [claim_line(c) for c in part.claims]  # Dice, at each seed's own
     gain = claim(part, "gain")
     assert gain.thresholds == (tuple(by_seed.values()),) * 2
     assert "at thresholds 0.4 to 0.65" in gain.words

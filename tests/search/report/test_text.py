@@ -55,6 +55,12 @@ def test_trials_that_scored_nothing_at_the_threshold_are_counted(made: Report) -
     some = search.model_copy(update={"dots": none})
     (sentence,) = [text for text in limits(some, None, begun=0) if "scored 0" in text]
     assert sentence.startswith(f"2 of {len(none)} trials that were trained to their end scored 0: at threshold 0.5 no ")
+    assert sentence.endswith('; a study with maximize = "dice_at_best_threshold" can.')
+    at_best = some.model_copy(update={"metric": "dice_at_best_threshold", "threshold": None})
+    words = " ".join([*limits(at_best, None, begun=0), *map(str, unconfirmed(at_best))])
+    assert "scored 0" not in words
+    assert "None" not in words
+    assert "each network is scored at the threshold of the foreground's probability that is best for it" in words
     of_all_pixels = some.model_copy(update={"metric": "miou"})  # with the background it is not 0
     assert not [text for text in limits(of_all_pixels, None, begun=0) if "scored 0" in text]
 

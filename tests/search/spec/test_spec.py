@@ -271,6 +271,7 @@ BAD_TABLES = [
     ({'maximize = "dice"': 'minimize = "iou"'}, "", ["minimize = 'iou'", "write maximize = 'iou'"]),
     ({'maximize = "dice"': 'minimize = "hd95"'}, "", ["'hd95'", "use hd95_missed_as_diagonal"]),
     ({'maximize = "dice"': 'maximize = "dice.liver"'}, "", ["'dice.liver'", "no foreground class is called 'liver'"]),
+    ({'maximize = "dice"': 'minimize = "dice_at_best_threshold"'}, "", ["higher is better", "write maximize"]),
     ({'maximize = "dice"': 'maximize = "dise"'}, "", ["objective", "'dise'", "nearest: dice"]),
     ({"trials = 10": "trials = 0"}, "", ["budget.trials = 0", "greater than 0"]),
     ({"trials = 10": 'trials = 10\nwall = "soon"'}, "", ["budget.wall", "'soon'", "12h"]),

@@ -25,8 +25,8 @@ from trainer.data.splits.split import Row, write_split
 from trainer.distributed.ranks import Ranks
 from trainer.evaluation.by_case import CaseRows, case_columns
 from trainer.evaluation.metrics import validate
-from trainer.evaluation.per_image import COLUMNS, Place, measured
-from trainer.evaluation.threshold import GRID, chosen_thresholds, kept_threshold
+from trainer.evaluation.per_image import COLUMNS, Place, chosen_thresholds, measured
+from trainer.evaluation.threshold import GRID, kept_threshold
 from trainer.reports import PerImageResult
 from trainer.teacher import assessment
 
@@ -194,6 +194,9 @@ def test_volumes_of_two_classes_have_bare_names_and_a_threshold_by_case(root: Pa
     dice = [2 * (mask & truth).sum(axis=1) / (mask.sum(axis=1) + truth.sum(axis=1)) for mask in masks]
     (threshold,) = chosen_thresholds(Levels(2), data, ranks=ranks, precision="fp32")
     assert threshold == kept_threshold(np.stack(dice, axis=1))
+    name = "dice_at_best_threshold"
+    best = validate(Levels(2), data, "validation", ranks=ranks, precision="fp32", monitor=name).means[name]
+    assert best == pytest.approx(np.mean(dice, axis=1).max(), abs=1e-12)
     place = Place("test", data, "test", OPENING)
     result = measured(Levels(2), place, ranks, thresholds=(threshold,), precision="fp32")
     assert result.images == ("S/case4", "S/case5")

@@ -126,7 +126,7 @@ def test_elsewhere_than_on_a_cpu_the_same_is_counted_and_nothing_is_read_by_the_
 ):
     predicted, truth = batch(classes, (3, 7, 7))
     expected = confusion(predicted, truth, classes)
-    monkeypatch.setattr("trainer.evaluation.confusion._histograms", _added)
+    monkeypatch.setattr("trainer.evaluation.confusion.histograms", _added)
     with Calls() as calls:
         counted = confusion(predicted, truth, classes)
     assert torch.equal(counted, expected)

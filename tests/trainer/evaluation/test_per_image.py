@@ -23,10 +23,11 @@ from trainer.evaluation.per_image import (
     COLUMNS,
     FinalEvaluation,
     Place,
+    chosen_thresholds,
     image_columns,
     measured,
 )
-from trainer.evaluation.threshold import GRID, chosen_thresholds, kept_threshold
+from trainer.evaluation.threshold import GRID, kept_threshold
 from trainer.reports import EpochReport, PerImageResult
 
 OPENING = Opening("me@here", "2026-01-01T00:00:00+00:00", "a test")
@@ -122,6 +123,27 @@ def test_the_threshold_has_the_best_mean_dice_of_the_grid_where_that_is_shown_to
     (chosen,) = chosen_thresholds(network, data, ranks=ranks, precision="fp32")
     assert chosen == (best if shown else 0.5)
     assert shown == leaves
+
+
+def test_a_score_at_the_best_threshold_sees_a_network_that_has_nothing_at_a_half(data: DataSet):
+    """Every probability is below a half: by Dice there it is worth what an empty mask is."""
+    network, ranks = Bright(6.0), Ranks("cpu")
+    heard: dict[int, np.ndarray] = {}
+    keep = lambda index, logits: heard.update({index: (logits[1] - logits[0]).numpy()})  # noqa: E731
+    scores = {
+        name: validate(network, data, "validation", ranks=ranks, precision="fp32", keep=keep, monitor=name).means
+        for name in ("dice_at_best_threshold", "iou_at_best_threshold", "dice")
+    }
+    columns = [
+        [image_columns(odds, data.native_mask("validation", i), threshold) for i, odds in heard.items()]
+        for threshold in GRID
+    ]
+    for bare in ("dice", "iou"):
+        best = max(float(np.mean([column[bare] for column in images])) for images in columns)
+        assert best > scores["dice"][bare] + 0.05
+        assert scores[f"{bare}_at_best_threshold"][f"{bare}_at_best_threshold"] == pytest.approx(best, abs=1e-12)
+    empty = np.mean([not (data.native_mask("validation", i) == 1).any() for i in heard])
+    assert scores["dice"]["dice"] == scores["dice_at_best_threshold"]["dice"] == empty
 
 
 def at(gain: float, spread: float, images: int, place: int) -> np.ndarray:

@@ -21,9 +21,9 @@ from trainer.engine.class_counts import class_pixels
 from trainer.engine.fit import fit
 from trainer.evaluation.metrics import validate
 from trainer.evaluation.overlap import dice, iou, pixel_counts
-from trainer.evaluation.per_image import Place, measured
+from trainer.evaluation.per_image import Place, chosen_thresholds, measured
 from trainer.evaluation.score_names import parse
-from trainer.evaluation.threshold import GRID, chosen_thresholds, kept_threshold
+from trainer.evaluation.threshold import GRID, kept_threshold
 from trainer.reports import PerImageResult
 
 OPENING = Opening("test", "2026-01-01T00:00:00+00:00", "test")
@@ -128,6 +128,11 @@ def test_each_region_has_a_threshold_of_its_own_by_its_own_dice(data):
     chosen = chosen_thresholds(Squares(), data, ranks=Ranks("cpu"), precision="fp32")
     assert chosen == tuple(map(kept_threshold, scores))
     assert min(chosen) > 0.5
+    means = scores.mean(axis=1).max(axis=1)
+    for name, expected in {"": means.mean(), **dict(zip(REGIONS, means, strict=True))}.items():
+        monitor = f"dice_at_best_threshold{name and '.'}{name}"
+        found = validate(Squares(), data, "validation", ranks=Ranks("cpu"), precision="fp32", monitor=monitor)
+        assert found.means[monitor] == pytest.approx(float(expected), abs=1e-6)
     place = Place("validation", data, "validation", None)
     own = (GRID[12], GRID[6])
     result = measured(Squares(), place, Ranks("cpu"), thresholds=own, precision="fp32")

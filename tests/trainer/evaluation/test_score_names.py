@@ -10,7 +10,7 @@ from search.spec.config import SCORE_NAMES
 from trainer.evaluation.metrics import POOLED
 from trainer.evaluation.metrics import SCORES as OF_VALIDATION
 from trainer.evaluation.overlap import OF_ALL, OF_CASES, case_scores, pixel_counts, pooled_scores
-from trainer.evaluation.score_names import SCORE_KINDS, NamedScore, objective, parse, unit_of
+from trainer.evaluation.score_names import SCORE_KINDS, NamedScore, confirmed_name, objective, parse, unit_of
 from trainer.evaluation.surface import surface_scores
 
 PAGE = Path(__file__).parents[3] / "docs" / "scores.md"
@@ -22,10 +22,12 @@ def test_every_score_that_is_computed_has_a_name_and_every_name_a_score():
     labels = np.ones((3, 3), np.uint8)
     computed = {*case_scores(counts, ORGANS), *pooled_scores(counts, ORGANS), *OF_ALL}
     computed |= {*surface_scores(labels, labels, ORGANS, tolerance=1.0), "dice_of_rows"}
-    assert {parse(name, ORGANS).name for name in computed} == set(SCORE_KINDS)
+    # What is one of these at another threshold is measured where images are seen.
+    other = {name for name, kind in SCORE_KINDS.items() if kind.thresholded in computed}
+    assert {parse(name, ORGANS).name for name in computed} == set(SCORE_KINDS) - other
     bare = {name for name in computed if "." not in name}
-    of_classes = {name.partition(".")[0] for name in computed - bare} | {"dice_of_rows"}
-    assert bare == set(SCORE_KINDS)
+    of_classes = {name.partition(".")[0] for name in computed - bare} | {"dice_of_rows"} | other
+    assert bare == set(SCORE_KINDS) - other
     assert of_classes == {name for name, kind in SCORE_KINDS.items() if kind.of_classes}
 
 
@@ -85,6 +87,16 @@ def test_a_direction_that_is_the_wrong_one_is_answered_with_the_right_one():
         objective("asd_missed_as_diagonal", "maximize", ORGANS)
     with pytest.raises(ValueError, match=r"^minimize = 'dice': higher is better; write maximize = 'dice'$"):
         objective("dice", "minimize", ORGANS)
+
+
+def test_a_score_at_the_best_threshold_is_of_two_classes_and_of_regions_and_is_confirmed_as_what_it_is():
+    for known, regions in ((["polyp"], False), (ORGANS, True)):
+        assert str(objective("dice_at_best_threshold", "maximize", known, regions=regions)) == "dice_at_best_threshold"
+    message = r"^'iou_at_best_threshold.liver': with more than two .* no threshold; use iou.liver$"
+    with pytest.raises(ValueError, match=message):
+        parse("iou_at_best_threshold.liver", ORGANS)
+    names = ("dice_at_best_threshold.liver", "iou_at_best_threshold", "hd95.left.kidney")
+    assert [confirmed_name(name) for name in names] == ["dice.liver", "iou", "hd95.left.kidney"]
 
 
 def test_lengths_are_in_mm_where_there_is_a_spacing_and_shares_in_nothing():
