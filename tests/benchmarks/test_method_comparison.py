@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import method_comparison as comparison
 from benchmarks.cells import Cells
-from benchmarks.method_comparison import TEACHER, TRIALS, Unit
+from benchmarks.method_comparison import units as comparison
+from benchmarks.method_comparison.table import beside_dice, table
+from benchmarks.method_comparison.training import digest, refuse_other_teacher
+from benchmarks.method_comparison.units import SCORE, TEACHER, TRIALS, Unit
 from trainer.errors import UserError
 
 
@@ -71,12 +73,12 @@ def test_what_is_done_is_not_trained_again_and_seeds_wait_for_their_trials(spec,
 
 def test_the_table_has_what_is_finished_and_says_what_is_missing(spec, tmp_path: Path):
     cells = Cells(tmp_path / "raw.jsonl", Unit._fields)
-    assert "Nothing is done." in list(comparison.table(spec, cells))
+    assert "Nothing is done." in list(table(spec, cells))
     cells.add(**line(TEACHER, spec, validation=0.8, test=[0.8] * 24, groups=[n // 2 for n in range(24)]))
     trained(spec, cells, "none", 0.0)
     trained(spec, cells, "kl", 0.1)
     trained(spec, cells, "mse", -0.1)
-    rows = {row.split(" | ")[0].strip("| "): row for row in comparison.table(spec, cells)}
+    rows = {row.split(" | ")[0].strip("| "): row for row in table(spec, cells)}
     assert "+0.1000 [+0.1000, +0.1000]" in rows["kl"]
     assert rows["kl"].split(" | ")[5] == "shown"
     assert rows["mse"].split(" | ")[5] == "worse"
@@ -86,19 +88,43 @@ def test_the_table_has_what_is_finished_and_says_what_is_missing(spec, tmp_path:
     assert comparison.best_trial(cells, "kl")["number"] == 3
 
 
+def test_by_another_score_the_seeds_of_another_trial_alone_are_trained_and_compared(spec, tmp_path: Path):
+    known, cells = (Cells(tmp_path / f"{name}.jsonl", Unit._fields) for name in ("dice", "best"))
+    known.add(**line(TEACHER, spec, validation=0.8, test=[0.8] * 24, groups=[n // 2 for n in range(24)]))
+    for method in ("none", "kl"):
+        trained(spec, known, method, 0.0)
+        for n in range(TRIALS):
+            score = 0.5 + 0.01 * (n == (3 if method == "none" else 5))  # Dice has 3 for both
+            params = comparison.point(spec.main, method, n)
+            cells.add(**line(Unit("trial", method, n), spec, validation=score, params=params))
+    comparison.taken_over(spec, cells, known)
+    assert TEACHER.cell in cells
+    assert {each["method"] for each in cells.lines(kind="seed")} == {"none"}
+    (chunk,) = comparison.waiting(spec, cells, ["none", "kl"])
+    assert [(unit.method, unit.kind) for unit in chunk] == [("kl", "seed")] * 5
+    for unit in chunk:
+        test = [value + 0.1 for value in known.lines(**unit.cell)[0]["test"]]
+        cells.add(**line(unit, spec, validation=0.5, test=test))
+    rows = list(beside_dice(spec, cells, known, "dice_at_best_threshold"))
+    assert rows[2].endswith("| the same trial |")
+    assert rows[3].startswith("| kl | 3 | 5 |")
+    assert rows[3].endswith("| +0.1000 [+0.1000, +0.1000] |")
+    assert rows[4].startswith("| mean of 2 | | | | | +0.0500 [")
+
+
 def test_other_settings_and_another_teacher_are_refused(spec, tmp_path: Path):
     cells = Cells(tmp_path / "raw.jsonl", Unit._fields)
     weights = tmp_path / "teacher.safetensors"
     save_file({"a": torch.zeros(3)}, weights)
-    cells.add(**line(TEACHER, spec, weights=comparison.digest(weights)))
-    comparison.refuse_other_teacher(weights, cells)
+    cells.add(**line(TEACHER, spec, weights=digest(weights)))
+    refuse_other_teacher(weights, cells)
     save_file({"a": torch.ones(3)}, weights)
     with pytest.raises(UserError, match=r"another teacher than that of .*raw.jsonl"):
-        comparison.refuse_other_teacher(weights, cells)
+        refuse_other_teacher(weights, cells)
     cells.add(**{**line(Unit("trial", "kl", 0), spec), "settings": "other"})
     with pytest.raises(UserError, match=r"raw.jsonl: trial kl: trained with other settings; move the file away"):
         comparison.opened(cells.path, spec)
 
 
 def test_what_was_trained_has_these_settings(spec):
-    assert comparison.opened(comparison.RAW, spec).path == comparison.RAW
+    assert comparison.opened(comparison.raw_file(SCORE), spec).lines(kind="seed")

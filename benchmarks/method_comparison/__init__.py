@@ -1,0 +1,1 @@
+"""Distillation methods beside no distillation, on real polyps: `python -m benchmarks.method_comparison`."""
