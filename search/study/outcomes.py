@@ -6,8 +6,10 @@ ended: samplers see it as pruned, and it is told so where nobody goes on with it
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -18,6 +20,9 @@ from search.storage.database import Database
 from search.storage.leases import LeaseDetails, LeaseRow, paused_of
 from search.storage.schema import FINISHED
 from search.storage.statements import LeaseLost, Withdrawal
+from search.study.class_scores import foreground_of, has_regions
+from search.study.snapshot import SearchSnapshot
+from trainer.evaluation.score_names import at_best_threshold
 
 
 def completed_or_pruned(lease: LeaseDetails) -> bool:
@@ -38,6 +43,35 @@ def pruned(lease: LeaseDetails) -> bool:
 def has_final_score(lease: LeaseDetails) -> bool:
     """Whether a trial was trained to its end and has a finite score, so that it can be ranked against others."""
     return trained_to_end(lease) and lease.best_score is not None and math.isfinite(lease.best_score)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Trials of different parameters with one score, to the last bit."""
+
+    trials: int
+    score: float
+    instead: str
+    """The score by which a study tells them apart."""
+
+
+def alike(rows: SearchSnapshot) -> Alike | None:
+    """Most trials that have their last score alike, though other parameters; None where no two have.
+
+    Of scores of overlap at a threshold of 0.5, which no two networks have alike but where their masks are: all empty,
+    as a rule, or all full. That they are all perfect is left out.
+    """
+    instead = at_best_threshold(rows.metric)
+    if instead is None or (foreground_of(rows) and not has_regions(rows)):
+        return None
+    params = {trial._trial_id: frozenset(trial.params.items()) for trials in rows.trials.values() for trial in trials}
+    of_score: defaultdict[float, set[Any]] = defaultdict(set)
+    for arm, leases in rows.leases.items():
+        for lease in leases:
+            if has_final_score(lease) and lease.known_score < 1:
+                of_score[lease.known_score].add((arm, params[lease.trial_id]))
+    score, runs = max(of_score.items(), key=lambda entry: len(entry[1]), default=(0.0, set()))
+    return Alike(len(runs), score, instead) if len(runs) > 1 else None
 
 
 def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[LeaseRow]) -> list[LeaseRow]:

@@ -14,7 +14,7 @@ from search.storage.schema import FINISHED, HELD, PAUSED
 from search.storage.searches import ArmRow, Closed
 from search.study.class_scores import foreground_of, has_regions, hexadecimal, scores_by_class
 from search.study.code_version import versions
-from search.study.outcomes import completed_or_pruned, has_final_score
+from search.study.outcomes import Alike, alike, completed_or_pruned, has_final_score
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import REJECTED, WAITS, failure
 from trainer.evaluation.score_names import unit_of
@@ -229,6 +229,8 @@ class SearchProgress:
     """The foreground classes (or regions) with their colours, where there are several."""
     regions: bool = False
     """Whether those are regions, which overlap."""
+    alike: Alike | None = None
+    """Trials that the search cannot tell apart."""
 
     @property
     def kind(self) -> str:
@@ -246,8 +248,8 @@ class SearchProgress:
         arms = {name: arm.as_json() for name, arm in self.arms.items()}
         failures = [each.as_json() for each in self.failures]
         document = {**asdict(self), "arms": arms, "forecast": forecast, "failures": failures}
-        # Studies of two classes have the keys that they always had.
-        left_out = {name for name in ("classes", "regions") if not document[name]}
+        # Studies of two classes, none of them with trials alike, have the keys that they always had.
+        left_out = {name for name in ("classes", "regions", "alike") if not document[name]}
         return {name: value for name, value in document.items() if name not in left_out}
 
 
@@ -289,6 +291,7 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
         rejected=_rejected(rows),
         classes={known.name: hexadecimal(known) for known in foreground_of(rows)},
         regions=has_regions(rows),
+        alike=alike(rows),
     )
 
 

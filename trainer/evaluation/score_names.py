@@ -175,6 +175,15 @@ def objective(text: str, direction: Direction, foreground: Sequence[str], *, reg
     return score
 
 
+def at_best_threshold(text: str) -> str | None:
+    """The score at the best threshold that tells networks apart which all have 0 by this one: `dice_at_best_threshold`
+    of `recall`, which is 0 where no pixel is found. None for a score that is not 0 there."""
+    name, dot, label = text.partition(".")
+    bare = name.removesuffix("_of_present")
+    instead = {"f1": "dice", "precision": "dice", "recall": "dice"}.get(bare, bare)
+    return f"{instead}_at_best_threshold{dot}{label}" if f"{instead}_at_best_threshold" in SCORE_KINDS else None
+
+
 def confirmed_name(text: str) -> str:
     """The score that a confirmation compares where a search followed this one: `dice.core` of
     `dice_at_best_threshold.core`, as it chooses thresholds by itself, and else the same."""

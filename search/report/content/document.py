@@ -225,6 +225,12 @@ class Search(Frozen):
         default=False, exclude_if=left_out, description="whether those are regions, which overlap and have a threshold"
     )
 
+    alike: tuple[int, float, str] | None = Field(
+        default=None,
+        exclude_if=left_out,
+        description="how many trials of different parameters have one score, that score, and the metric by which a "
+        "study tells them apart",
+    )
     volumes: bool = Field(
         default=False, exclude_if=left_out, description="whether data are volumes, so that what is scored are cases"
     )

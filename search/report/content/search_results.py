@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -90,6 +91,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         space=_space(rows.record.get("space", {})),
         classes=tuple(ForegroundClass(name=c.name, colour=hexadecimal(c)) for c in foreground_of(rows)),
         regions=progress.regions,
+        alike=None if progress.alike is None else astuple(progress.alike),
         volumes=base.get("data", {}).get("name") == "volumes",
     )
 

@@ -223,7 +223,7 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
     sentences += _dead_terms(search)
-    sentences += _nothing_right(search)
+    sentences += _alike(search)
     sentences += _threshold_sentences(search, part)
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
@@ -247,26 +247,16 @@ def _dead_terms(search: Search) -> list[str]:
     ]
 
 
-OVERLAPS = ("dice", "iou", "f1", "precision", "recall", "dice_of_present", "iou_of_present")
-"""Scores that are 0 where no pixel of the foreground is found."""
-
-
-def _nothing_right(search: Search) -> list[str]:
-    """How many networks found nothing at the search's threshold, where another one may find something."""
-    nothing = sum(dot.score == 0.0 for dot in search.dots)
-    bare, _, label = search.metric.partition(".")
-    if not nothing or search.likeliest or search.threshold is None or bare not in OVERLAPS:
+def _alike(search: Search) -> list[str]:
+    """How many networks the search cannot tell apart, as their masks at its threshold are all empty."""
+    if search.alike is None or search.threshold is None:
         return []
-    better = (
-        f"iou_at_best_threshold{label and '.'}{label}"
-        if bare.startswith("iou")
-        else f"dice_at_best_threshold{label and '.'}{label}"
-    )
+    trials, score, instead = search.alike
     return [
-        f"{nothing} of {counted(len(search.dots), 'trial')} that were trained to their end scored 0: at threshold "
-        f"{shown(search.threshold, 'plain')} no foreground {search.nouns.element} of theirs is right. At another "
-        "threshold, which a confirmation chooses for each seed, such a network may be as good as others, but the "
-        f'search cannot tell one of them from the next; a study with maximize = "{better}" can.'
+        f"{trials} of {counted(len(search.dots), 'trial')} that were trained to their end have one score, "
+        f"{shown(score, 'score')}: at threshold {shown(search.threshold, 'plain')} their masks are alike, empty as a "
+        "rule. At another threshold, which a confirmation chooses for each seed, such a network may be as good as "
+        f'others, but the search cannot tell one of them from the next; a study with maximize = "{instead}" can.'
     ]
 
 

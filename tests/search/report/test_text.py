@@ -48,21 +48,20 @@ def test_scores_of_volumes_are_said_to_be_of_cases(
     assert "images" not in " ".join([*texts, *study.answer])
 
 
-def test_trials_that_scored_nothing_at_the_threshold_are_counted(made: Report) -> None:
+def test_trials_that_the_threshold_cannot_tell_apart_are_counted(made: Report) -> None:
     search = made.studies[0].search
-    assert not [text for text in limits(search, None, begun=0) if "scored 0" in text]
-    none = tuple(dot.model_copy(update={"score": 0.0}) if i < 2 else dot for i, dot in enumerate(search.dots))
-    some = search.model_copy(update={"dots": none})
-    (sentence,) = [text for text in limits(some, None, begun=0) if "scored 0" in text]
-    assert sentence.startswith(f"2 of {len(none)} trials that were trained to their end scored 0: at threshold 0.5 no ")
+    assert not [text for text in limits(search, None, begun=0) if "have one score" in text]
+    some = search.model_copy(update={"alike": (2, 0.0, "dice_at_best_threshold")})
+    (sentence,) = [text for text in limits(some, None, begun=0) if "have one score" in text]
+    assert sentence.startswith(
+        f"2 of {len(search.dots)} trials that were trained to their end have one score, 0.0000: at "
+    )
     assert sentence.endswith('; a study with maximize = "dice_at_best_threshold" can.')
     at_best = some.model_copy(update={"metric": "dice_at_best_threshold", "threshold": None})
     words = " ".join([*limits(at_best, None, begun=0), *map(str, unconfirmed(at_best))])
-    assert "scored 0" not in words
+    assert "have one score" not in words
     assert "None" not in words
     assert "each network is scored at the threshold of the foreground's probability that is best for it" in words
-    of_all_pixels = some.model_copy(update={"metric": "miou"})  # with the background it is not 0
-    assert not [text for text in limits(of_all_pixels, None, begun=0) if "scored 0" in text]
 
 
 def test_no_gain_is_not_shown_and_harm_is_named(made: Report, synthetic: Make, confirmed_study: Make) -> None:

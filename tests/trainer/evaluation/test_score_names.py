@@ -10,7 +10,15 @@ from search.spec.config import SCORE_NAMES
 from trainer.evaluation.metrics import POOLED
 from trainer.evaluation.metrics import SCORES as OF_VALIDATION
 from trainer.evaluation.overlap import OF_ALL, OF_CASES, case_scores, pixel_counts, pooled_scores
-from trainer.evaluation.score_names import SCORE_KINDS, NamedScore, confirmed_name, objective, parse, unit_of
+from trainer.evaluation.score_names import (
+    SCORE_KINDS,
+    NamedScore,
+    at_best_threshold,
+    confirmed_name,
+    objective,
+    parse,
+    unit_of,
+)
 from trainer.evaluation.surface import surface_scores
 
 PAGE = Path(__file__).parents[3] / "docs" / "scores.md"
@@ -97,6 +105,12 @@ def test_a_score_at_the_best_threshold_is_of_two_classes_and_of_regions_and_is_c
         parse("iou_at_best_threshold.liver", ORGANS)
     names = ("dice_at_best_threshold.liver", "iou_at_best_threshold", "hd95.left.kidney")
     assert [confirmed_name(name) for name in names] == ["dice.liver", "iou", "hd95.left.kidney"]
+
+
+def test_what_is_0_where_nothing_is_found_names_the_score_that_is_not():
+    names = ("dice", "recall.core", "iou_of_present", "dice_at_best_threshold", "miou", "hd95_missed_as_diagonal")
+    better = ["dice_at_best_threshold", "dice_at_best_threshold.core", "iou_at_best_threshold", None, None, None]
+    assert [at_best_threshold(name) for name in names] == better
 
 
 def test_lengths_are_in_mm_where_there_is_a_spacing_and_shares_in_nothing():
