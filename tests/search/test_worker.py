@@ -287,6 +287,7 @@ def _epochs(url: str) -> bool:
 def _until(happened: Callable[[], bool], processes: Sequence[Any], seconds: float = 150) -> None:
     limit = time.monotonic() + seconds
     while not happened():
-        assert all(each.poll() is None for each in processes), "it ended before"
+        ended = [each.log for each in processes if each.poll() is not None]
+        assert not ended or happened(), f"it ended before: {ended}"
         assert time.monotonic() < limit, "it did not happen in time"
         time.sleep(0.2)
