@@ -14,7 +14,8 @@ NOTEBOOK = REPOSITORY / "studies" / "quickstart.ipynb"
 SHORTER = (
     "budget.trials=4",
     "run.validate.from=1",
-    'run.validate.from=1", "run.epochs=2", "teach.epochs=2", "run.teacher.min_dice=0',
+    'run.validate.from=1", "run.epochs=2", "teach.epochs=2", "run.teacher.min_dice=0", '
+    '"run.data.train=24", "run.data.validation=12", "run.data.test=12',
 )
 """A setting of the notebook, the one behind it, and what that becomes: what is tested is the way, not the scores."""
 EXECUTE = """
