@@ -11,7 +11,6 @@ import gc
 import json
 import pwd
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -40,6 +39,7 @@ from search.spec.load import load
 from search.storage.database import open_storage
 from search.study.adapter import StudyAdapter
 from search.study.create import open_search
+from tests.processes import pytest_terminal_summary  # noqa: F401 - a hook
 from trainer.distributed.listening import listeners
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -68,7 +68,6 @@ def _quick_room() -> Path:
     return memory if fit else Path("/tmp")  # noqa: S108
 
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's & makes all that it starts ignore it
 QUICK = _quick_room()
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(QUICK))  # the folder of `tmp_path`
 os.environ["XDG_STATE_HOME"] = str(QUICK / f"kd-test-state-{os.getuid()}")  # not this account's
@@ -85,15 +84,6 @@ def as_before() -> Iterator[None]:
     logger.remove()
     for number, handler in obeyed.items():
         signal.signal(number, handler)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """What the tests cost, with all processes that they started and those of xdist, as a line above the last."""
-    yield
-    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    user, system = sum(each.ru_utime for each in spent), sum(each.ru_stime for each in spent)
-    terminalreporter.write_line(f"CPU seconds: {user + system:.0f} (user {user:.0f}, system {system:.0f})")
 
 
 @pytest.fixture(scope="session")

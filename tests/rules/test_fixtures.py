@@ -41,6 +41,7 @@ def test_processes_run_on_one_thread():
 def test_a_killed_session_leaves_no_server(tmp_path, repository, monkeypatch):
     """A session that is killed in the middle of a test takes its own PostgreSQL with it."""
     monkeypatch.delenv("KD_TEST_DATABASE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
     inner = tmp_path / "test_inner.py"
     inner.write_text(
         "import os, signal\n"
@@ -63,16 +64,16 @@ def _assert_gone(folder: Path) -> None:
 
 
 def test_the_line_above_the_last_says_what_all_processes_cost(tmp_path, repository):
-    """Those of pytest-xdist and their children, too: the child of this test alone takes two seconds."""
-    burn = "import time; [0 for _ in iter(time.process_time, None) if time.process_time() > 2 and exit()]"
+    """Those of pytest-xdist and their children, too: the child of this test alone takes a second."""
+    burn = "import time; [0 for _ in iter(time.process_time, None) if time.process_time() > 1 and exit()]"
     inner = tmp_path / "test_inner.py"
     inner.write_text(f"import subprocess, sys\ndef test_burns(): subprocess.run([sys.executable, '-c', {burn!r}])\n")
-    (tmp_path / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text())
+    (tmp_path / "conftest.py").write_text((repository / "tests" / "processes.py").read_text())
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "1", "--rootdir", str(tmp_path)]
     done = subprocess.run([*words, str(inner)], cwd=tmp_path, capture_output=True, text=True, check=True)
     *_, above, last = done.stdout.splitlines()
     total, user, _ = map(int, re.fullmatch(r"CPU seconds: (\d+) \(user (\d+), system (\d+)\)", above).groups())
-    assert total >= user >= 2
+    assert total >= user >= 1
     assert last.startswith("1 passed")
 
 
@@ -85,7 +86,7 @@ def test_a_command_under_test_hears_ctrl_c_though_the_tests_were_started_in_the_
         "    code = 'import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)'\n"
         "    assert subprocess.run([sys.executable, '-c', code]).returncode == 0\n"
     )
-    (tmp_path / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text())
+    (tmp_path / "conftest.py").write_text((repository / "tests" / "processes.py").read_text())
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(inner)]
     done = subprocess.run(["bash", "-c", 'trap "" INT; exec "$@"', "bash", *words], cwd=tmp_path, check=False)
     assert done.returncode == 0
