@@ -173,7 +173,7 @@ def lines(status: Status) -> list[str]:
     text += _by_class(progress)
     if progress.front:
         text += _front(progress)
-    text += _alike(progress)
+    text += _tie(progress)
     text.append(pace_line(progress))
     text += _confirmation(status)
     text += [] if status.disk is None else [status.disk]
@@ -192,15 +192,15 @@ def lines(status: Status) -> list[str]:
     return text
 
 
-def _alike(progress: SearchProgress) -> list[str]:
+def _tie(progress: SearchProgress) -> list[str]:
     """That trials cannot be told apart, and by what they could be."""
-    if progress.alike is None:
+    if progress.tie is None:
         return []
     complete = sum(arm.complete for arm in progress.arms.values())
     return [
-        f"{progress.alike.trials} of {counted(complete, 'complete trial')} have one score, {progress.alike.score:.4f}: "
+        f"{progress.tie.trials} of {counted(complete, 'complete trial')} have one score, {progress.tie.score:.4f}: "
         "at threshold 0.5 their masks are alike, empty as a rule; a new study with "
-        f'maximize = "{progress.alike.instead}" tells them apart'
+        f'maximize = "{progress.tie.instead}" tells them apart'
     ]
 
 

@@ -46,7 +46,7 @@ def has_final_score(lease: LeaseDetails) -> bool:
 
 
 @dataclass(frozen=True)
-class Alike:
+class Tie:
     """Trials of different parameters with one score, to the last bit."""
 
     trials: int
@@ -55,7 +55,7 @@ class Alike:
     """The score by which a study tells them apart."""
 
 
-def alike(rows: SearchSnapshot) -> Alike | None:
+def largest_tie(rows: SearchSnapshot) -> Tie | None:
     """Most trials that have their last score alike, though other parameters; None where no two have.
 
     Of scores of overlap at a threshold of 0.5, which no two networks have alike but where their masks are: all empty,
@@ -71,7 +71,7 @@ def alike(rows: SearchSnapshot) -> Alike | None:
             if has_final_score(lease) and lease.known_score < 1:
                 of_score[lease.known_score].add((arm, params[lease.trial_id]))
     score, runs = max(of_score.items(), key=lambda entry: len(entry[1]), default=(0.0, set()))
-    return Alike(len(runs), score, instead) if len(runs) > 1 else None
+    return Tie(len(runs), score, instead) if len(runs) > 1 else None
 
 
 def end_all_paused(opened: Database, arms: Mapping[int, Arm], rows: Sequence[LeaseRow]) -> list[LeaseRow]:

@@ -14,7 +14,7 @@ from search.storage.schema import FINISHED, HELD, PAUSED
 from search.storage.searches import ArmRow, Closed
 from search.study.class_scores import foreground_of, has_regions, hexadecimal, scores_by_class
 from search.study.code_version import versions
-from search.study.outcomes import Alike, alike, completed_or_pruned, has_final_score
+from search.study.outcomes import Tie, completed_or_pruned, has_final_score, largest_tie
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import REJECTED, WAITS, failure
 from trainer.evaluation.score_names import unit_of
@@ -229,7 +229,7 @@ class SearchProgress:
     """The foreground classes (or regions) with their colours, where there are several."""
     regions: bool = False
     """Whether those are regions, which overlap."""
-    alike: Alike | None = None
+    tie: Tie | None = None
     """Trials that the search cannot tell apart."""
 
     @property
@@ -249,7 +249,7 @@ class SearchProgress:
         failures = [each.as_json() for each in self.failures]
         document = {**asdict(self), "arms": arms, "forecast": forecast, "failures": failures}
         # Studies of two classes, none of them with trials alike, have the keys that they always had.
-        left_out = {name for name in ("classes", "regions", "alike") if not document[name]}
+        left_out = {name for name in ("classes", "regions", "tie") if not document[name]}
         return {name: value for name, value in document.items() if name not in left_out}
 
 
@@ -291,7 +291,7 @@ def progress_of(rows: SearchSnapshot, closed_of: Callable[[int], tuple[Closed | 
         rejected=_rejected(rows),
         classes={known.name: hexadecimal(known) for known in foreground_of(rows)},
         regions=has_regions(rows),
-        alike=alike(rows),
+        tie=largest_tie(rows),
     )
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,12 @@ def sources() -> Iterator[Path]:
         yield from sorted((ROOT / room).rglob("*.py"))
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A file's tree; each rule looks at it."""
+    return ast.parse(path.read_text())
+
+
 def place(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -208,7 +215,7 @@ def test_packages_import_only_what_stands_below_them():
     modules = [path for path in sources() if path.relative_to(ROOT).parts[0] in ("search", "trainer")]
     named = [(module_of(p), p) for p in modules if module_of(p) not in ("search", "trainer")]
     assert {package_of(module) for module, _ in named} == set(PACKAGES)
-    found = [text for module, path in named for text in upward(module, ast.parse(path.read_text()))]
+    found = [text for module, path in named for text in upward(module, parsed(path))]
     assert found == []
 
 
@@ -232,7 +239,7 @@ def test_folders_hold_one_subject_and_not_too_much_of_it():
 
 
 def test_imports_go_one_way_and_stay_confined():
-    found = [text for path in sources() for text in breaches(place(path), ast.parse(path.read_text()))]
+    found = [text for path in sources() for text in breaches(place(path), parsed(path))]
     assert sorted(set(found)) == []
 
 
@@ -301,7 +308,7 @@ def test_functions_stay_short():
     long = {
         f"{place(path)}:{node.name}": lines
         for path in sources()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := body_lines(node)) > FUNCTION_LINES
     }
     assert set(long) == set(LONG_FUNCTIONS), f"longer than {FUNCTION_LINES} lines: {long}; excused: {LONG_FUNCTIONS}"
@@ -321,7 +328,7 @@ def test_no_mode_of_failure_is_swallowed():
     found = [
         f"{place(path)}:{node.lineno}"
         for path in sources()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ExceptHandler) and all(isinstance(s, ast.Pass) for s in node.body)
     ]
     assert found == []
@@ -337,7 +344,7 @@ def test_a_public_name_stands_in_two_modules_at_most():
     """A name that means something else in each of many modules is found by nobody."""
     homes: dict[str, list[str]] = defaultdict(list)
     for path in sources():
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path).body:
             named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
             if named and not node.name.startswith("_"):
                 homes[node.name].append(place(path))
@@ -376,7 +383,7 @@ def test_names_tell_what_a_value_is_and_no_story():
     used = [
         f"{place(path)}:{line}: {name}"
         for path in sources()
-        for name, line in identifiers(ast.parse(path.read_text()))
+        for name, line in identifiers(parsed(path))
         if STORY_WORDS & set(name.strip("_").split("_"))
         and not (
             name in STORED_AS

@@ -225,7 +225,7 @@ class Search(Frozen):
         default=False, exclude_if=left_out, description="whether those are regions, which overlap and have a threshold"
     )
 
-    alike: tuple[int, float, str] | None = Field(
+    tie: tuple[int, float, str] | None = Field(
         default=None,
         exclude_if=left_out,
         description="how many trials of different parameters have one score, that score, and the metric by which a "

@@ -91,7 +91,7 @@ def search_part(rows: SearchSnapshot, closed_of: ClosedOf, time_of: Times, *, ma
         space=_space(rows.record.get("space", {})),
         classes=tuple(ForegroundClass(name=c.name, colour=hexadecimal(c)) for c in foreground_of(rows)),
         regions=progress.regions,
-        alike=None if progress.alike is None else astuple(progress.alike),
+        tie=None if progress.tie is None else astuple(progress.tie),
         volumes=base.get("data", {}).get("name") == "volumes",
     )
 

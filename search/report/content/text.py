@@ -223,7 +223,7 @@ def limits(search: Search, part: ConfirmedPart | None, *, begun: int) -> tuple[s
             "The arms finished unequal numbers of trials, and the best of more is higher: compare them at equal ones."
         )
     sentences += _dead_terms(search)
-    sentences += _alike(search)
+    sentences += _tie(search)
     sentences += _threshold_sentences(search, part)
     sentences.append(
         "The expected best treats the trials as if they had been drawn in random order; those of a guided search were "
@@ -247,11 +247,11 @@ def _dead_terms(search: Search) -> list[str]:
     ]
 
 
-def _alike(search: Search) -> list[str]:
+def _tie(search: Search) -> list[str]:
     """How many networks the search cannot tell apart, as their masks at its threshold are all empty."""
-    if search.alike is None or search.threshold is None:
+    if search.tie is None or search.threshold is None:
         return []
-    trials, score, instead = search.alike
+    trials, score, instead = search.tie
     return [
         f"{trials} of {counted(len(search.dots), 'trial')} that were trained to their end have one score, "
         f"{shown(score, 'score')}: at threshold {shown(search.threshold, 'plain')} their masks are alike, empty as a "

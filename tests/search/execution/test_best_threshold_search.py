@@ -97,14 +97,14 @@ def test_students_without_foreground_at_a_half_are_counted_and_their_scores_at_t
     says = f"2 of 3 complete trials have one score, {empty:.4f}: at threshold 0.5 their masks are alike"
     status = look(opened, "low")
     assert sum(says in line for line in lines(status)) == 1
-    assert status.as_json()["alike"] == {"trials": 2, "score": empty, "instead": "dice_at_best_threshold"}
+    assert status.as_json()["tie"] == {"trials": 2, "score": empty, "instead": "dice_at_best_threshold"}
     assert "2 of 3 trials that were trained to their end have one score" in page(report(opened, ["low"]))
 
 
 def test_a_search_by_the_best_threshold_says_so_wherever_its_scores_stand(searched: Searched) -> None:
     spec, opened = searched("dice_at_best_threshold", 1)
     status = look(opened, "low")
-    assert "alike" not in status.as_json()
+    assert "tie" not in status.as_json()
     (best,) = (line for line in lines(status) if line.startswith("kd "))
     assert "dice_at_best_threshold 0." in best
     assert exported(opened, "low", 1)["best"][0]["value"] >= 0.3

@@ -51,7 +51,7 @@ def test_scores_of_volumes_are_said_to_be_of_cases(
 def test_trials_that_the_threshold_cannot_tell_apart_are_counted(made: Report) -> None:
     search = made.studies[0].search
     assert not [text for text in limits(search, None, begun=0) if "have one score" in text]
-    some = search.model_copy(update={"alike": (2, 0.0, "dice_at_best_threshold")})
+    some = search.model_copy(update={"tie": (2, 0.0, "dice_at_best_threshold")})
     (sentence,) = [text for text in limits(some, None, begun=0) if "have one score" in text]
     assert sentence.startswith(
         f"2 of {len(search.dots)} trials that were trained to their end have one score, 0.0000: at "

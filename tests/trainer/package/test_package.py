@@ -399,7 +399,7 @@ class TestNetworks:
         "options",
         [
             {"name": "resunet", "width": 4},
-            pytest.param({"name": "smp-deeplabv3plus", "encoder": "mobilenet_v2"}, marks=pytest.mark.slow),
+            pytest.param({"name": "smp-deeplabv3plus", "encoder": "resnet18"}, marks=pytest.mark.slow),
         ],
         ids=lambda options: options["name"],
     )
