@@ -89,9 +89,9 @@ SMALLER = {
     r'augment = "standard"': 'augment = "none"',
     r"width      = 48": "width      = 8",
     r"min_dice   = 0.5": "min_dice   = 0.0",
-    r"choices = \[8, 16, 24\]": "choices = [4, 16]",
+    r"choices = \[8, 16, 24\]": "choices = [16]",
     r"warmup_epochs = \d+": "warmup_epochs = 1",
-    r"trials     = 40": "trials     = 3",
+    r"trials     = 40": "trials     = 2",
     r"seeds = \[.*\]": "seeds = [11, 12]",
     r"top   = 3": "top   = 1",
 }
@@ -214,7 +214,7 @@ def test_own_data_and_a_shared_database_work_as_written(home, clone, listening, 
                 environment |= type_in(command, clone, environment)
             started |= "db start" in command
         # More trials than before: a worker that was told to stop brings the new budget and begins nothing.
-        study.write_text(study.read_text().replace("trials     = 3", "trials     = 5"))
+        study.write_text(study.read_text().replace("trials     = 2", "trials     = 3"))
         type_in("python -m search stop mine", clone, environment)
         module(str(ROOT / "search" / "worker.py"), "--study", "mine", "--runs", "runs", cwd=clone, **environment)
         for command in commands(HAND):
