@@ -15,6 +15,8 @@ SBOM_TOOL := cyclonedx-bom==7.5.0
 
 # Small networks train fastest with one thread a process, and the demo runs two processes.
 export OMP_NUM_THREADS := 1
+# Hundreds of processes import the same sources: the first that needs one compiles it for all, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check venv sbom clean
 
