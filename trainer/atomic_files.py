@@ -28,16 +28,38 @@ def check_output(path: Path) -> None:
 
     Raises UserError.
     """
+    why = _no_place(path)
+    if why is not None:
+        raise UserError(f"--output {path}: {why}")
+
+
+def writable(path: Path | None) -> None:
+    """Make the folder of a file that is to be written, before hours go into its content; of None and `-` nothing.
+
+    Raises UserError.
+    """
+    if path is None or str(path) == "-":
+        return
+    why = _no_place(path)
+    if why is not None:
+        raise UserError(f"{path}: {why}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {refusal_text(error)}; choose another place") from error
+
+
+def _no_place(path: Path) -> str | None:
+    """Why a file cannot be written, with what to do; None where it can."""
     try:
         if path.is_dir():
-            raise UserError(f"--output {path}: a folder; name a file in it")
+            return "a folder; name a file in it"
         there = next(above for above in path.absolute().parents if above.exists())
     except OSError as error:  # a name too long, a folder that nobody may look into
-        raise UserError(f"--output {path}: {refusal_text(error)}; choose another place") from None
+        return f"{refusal_text(error)}; choose another place"
     if not there.is_dir():
-        raise UserError(f"--output {path}: {there} is a file; choose another place")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--output {path}: {there} must not be written into; choose another place")
+        return f"{there} is a file; choose another place"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} must not be written into; choose another place"
 
 
 def write_output(path: Path, text: str) -> None:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure every student that the study may train, and write the table. Raises UserError, DataError."""
-    from trainer.distributed.launch import writable
+    from trainer.atomic_files import writable
     from trainer.profiling.command import describe, machine, measure, target, way_of
     from trainer.profiling.latency_table import extend
 

@@ -2,12 +2,13 @@
 cannot be written is refused before anything is made."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
-from trainer.atomic_files import FOLDER_MODE, check_output, private_folder
+from trainer.atomic_files import FOLDER_MODE, check_output, private_folder, writable
 from trainer.errors import UserError
 
 
@@ -59,7 +60,12 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path)
     for place, why in places.items():
         with pytest.raises(UserError, match=f"^--output .*{why}"):
             check_output(place)
+        with pytest.raises(UserError, match=f"^{re.escape(str(place))}: .*{why}"):
+            writable(place)
+    writable(None)
     assert os.listdir(tmp_path) == ["file"]
+    writable(tmp_path / "new" / "below" / "student.safetensors")
+    assert os.listdir(tmp_path / "new" / "below") == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

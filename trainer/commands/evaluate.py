@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trainer.atomic_files import writable
 from trainer.cli.progress import Counting, counted_calls
 from trainer.config import RunConfig
 from trainer.data.classes import opening_work
 from trainer.data.dataset import by_threshold, foreground_names
-from trainer.distributed.launch import device, writable
+from trainer.distributed.launch import device
 from trainer.errors import UserError
 from trainer.package.inference import DEFAULT_THRESHOLD, WEIGHTS
 from trainer.run_file import read

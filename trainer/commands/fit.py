@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from trainer.atomic_files import writable
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, Progress
 from trainer.config import VolumeData
 from trainer.data.classes import opening_work
-from trainer.distributed.launch import Outcome, launch, say_beginning, writable
+from trainer.distributed.launch import Outcome, launch, say_beginning
 from trainer.distributed.temporary import swept_folder
 from trainer.engine.changed_numbers import touched
 from trainer.errors import UserError, one_line

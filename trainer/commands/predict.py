@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from trainer.atomic_files import writable
 from trainer.cli.progress import Counting
 from trainer.commands.evaluate import run_of
 from trainer.commands.predict_volumes import Wanted, packed_reader, predict_volumes, trained_reader
@@ -27,7 +28,7 @@ from trainer.data.masks import regions_of
 from trainer.data.reading import as_rgb, images_of
 from trainer.data.slices import slice_place, slices_of
 from trainer.data.splits.part_sizes import scored_as
-from trainer.distributed.launch import device, writable
+from trainer.distributed.launch import device
 from trainer.errors import DataError, UserError, counted, on_stderr, one_line, refusal_text
 from trainer.figures.cases import chosen, drawn, predicted_labels
 from trainer.figures.grid import legend, overlay

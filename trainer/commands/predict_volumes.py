@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.atomic_files import writable
 from trainer.cli.progress import Counting
 from trainer.config import VolumeData
 from trainer.data.classes import classes_of, ground
@@ -25,7 +26,6 @@ from trainer.data.volumes.geometry import Grid, Scores
 from trainer.data.volumes.nifti import SUFFIXES, Channels, is_nifti, new_file, stored_file
 from trainer.data.volumes.prepare import case_of, coding_for, made_case
 from trainer.data.volumes.recipes import Recipe, recipe_of
-from trainer.distributed.launch import writable
 from trainer.errors import DataError, UserError, counted, on_stderr, one_line
 from trainer.evaluation.native_slices import native_slices, window_of
 from trainer.evaluation.sliding_window import counted_windows

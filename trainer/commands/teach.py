@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from models.config import NetworkTeacher, SmpNetwork
+from trainer.atomic_files import writable
 from trainer.cli.durations import format_short_duration
 from trainer.cli.progress import Counting, InsideEpoch, Progress
 from trainer.config import RunConfig
 from trainer.data.classes import input_text, opening_work
 from trainer.data.dataset import examples_an_epoch
 from trainer.data.splits.part_sizes import nouns_of, scored_as
-from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning, writable
+from trainer.distributed.launch import STOPPED, Outcome, launch, say_beginning
 from trainer.errors import UserError, counted, one_line, received
 from trainer.loggers import Loggers, check_loggers
 from trainer.run_file import PLACES, read

@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -17,7 +16,7 @@ from trainer.distributed import signals
 from trainer.distributed.agent import INTERRUPTED, SAME_STOP_SECONDS, Agent, Stops, signals_as_before
 from trainer.distributed.listening import open_agent
 from trainer.distributed.temporary import swept_folder
-from trainer.errors import UserError, one_line, refusal_text
+from trainer.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from trainer.distributed.ranks import Ranks
@@ -98,19 +97,6 @@ def device(name: str | None) -> str | None:
         known = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise UserError(f"--device {name}: is not here; known: {known}") from error
     return name
-
-
-def writable(path: Path | None) -> None:
-    """Make the folder of a file that is to be written, before hours go into its content. Raises UserError."""
-    if path is None or str(path) == "-":
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        allowed = os.access(path.parent, os.W_OK) and not path.is_dir()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({refusal_text(error)}); choose another place") from error
-    if not allowed:
-        raise UserError(f"{path}: cannot be written (a folder, or in one without permission); choose another place")
 
 
 def _rank(args: Namespace, body: Callable[["Ranks"], Outcome], world: int, threads: int | None) -> tuple[Outcome, bool]:

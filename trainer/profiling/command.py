@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.atomic_files import writable
 from trainer.cli.numbers import MOST_SECONDS, real, whole
 from trainer.config import RunConfig, VolumeData
 from trainer.distributed.launch import device as checked_device
-from trainer.distributed.launch import writable
 from trainer.errors import UserError
 from trainer.package.inference import NETWORK, RUN, WEIGHTS, check_sums
 from trainer.package.opened import preprocessing_of
