@@ -29,7 +29,6 @@ from trainer.cli.durations import format_duration
 from trainer.cli.parser import add_watch, check_watch
 from trainer.cli.printable import control, printable
 from trainer.distributed.signals import until_interrupted
-from trainer.errors import counted
 
 WATCH_SECONDS = 5.0
 """How long --watch waits between two readings of the database."""
@@ -173,7 +172,7 @@ def lines(status: Status) -> list[str]:
     text += _by_class(progress)
     if progress.front:
         text += _front(progress)
-    text += _tie(progress)
+    text += [] if progress.tied is None else [progress.tied]
     text.append(pace_line(progress))
     text += _confirmation(status)
     text += [] if status.disk is None else [status.disk]
@@ -190,18 +189,6 @@ def lines(status: Status) -> list[str]:
     text += [f"began again {one.arm} #{one.trial}: {one.why}" for one in progress.rejected[-RUNNING:]]
     text += [f"failed {one.arm} #{one.trial} ({one.failure}): {one.message}" for one in progress.failures]
     return text
-
-
-def _tie(progress: SearchProgress) -> list[str]:
-    """That trials cannot be told apart, and by what they could be."""
-    if progress.tie is None:
-        return []
-    complete = sum(arm.complete for arm in progress.arms.values())
-    return [
-        f"{progress.tie.trials} of {counted(complete, 'complete trial')} have one score, {progress.tie.score:.4f}: "
-        "at threshold 0.5 their masks are alike, empty as a rule; a new study with "
-        f'maximize = "{progress.tie.instead}" tells them apart'
-    ]
 
 
 def _confirmation(status: Status) -> list[str]:

@@ -81,6 +81,7 @@ def note_body(
     parts = [_heading(progress, arm, studies), _summary(progress, now), *_confirmed(progress, confirmation)]
     parts += [_best(progress, confirmation, studies), *_arms(progress, studies)]
     parts += _classes(progress)
+    parts += [] if progress.tied is None else [progress.tied + "."]
     if without is not None:
         parts.append(f"*No figures: {without}.*")
     parts += [pictures[name].markdown() for name in ("size",) if name in pictures]

@@ -17,6 +17,7 @@ from search.study.code_version import versions
 from search.study.outcomes import Tie, completed_or_pruned, has_final_score, largest_tie
 from search.study.snapshot import SearchSnapshot, read
 from search.study.trial_attributes import REJECTED, WAITS, failure
+from trainer.errors import counted
 from trainer.evaluation.score_names import unit_of
 
 FEWEST = 5
@@ -236,6 +237,18 @@ class SearchProgress:
     def kind(self) -> str:
         """What `classes` are in words: class or region."""
         return "region" if self.regions else "class"
+
+    @property
+    def tied(self) -> str | None:
+        """A sentence on trials that cannot be told apart, and by what they could be; None where there are none."""
+        if self.tie is None:
+            return None
+        complete = sum(arm.complete for arm in self.arms.values())
+        return (
+            f"{self.tie.trials} of {counted(complete, 'complete trial')} have one score, {self.tie.score:.4f}: at "
+            "threshold 0.5 their masks are alike, empty as a rule; a new study with "
+            f'maximize = "{self.tie.instead}" tells them apart'
+        )
 
     @property
     def unit(self) -> str:

@@ -7,7 +7,9 @@ import pytest
 
 from search.answer.summary import ConfirmationSummary, ConfirmedResult, NetworkScore
 from search.commands.status import Status, lines
+from search.dashboard.note_text import note_body
 from search.planning.slots import ForecastCheck, Took
+from search.study.outcomes import Tie
 from search.study.progress import (
     FEWEST,
     ArmProgress,
@@ -68,6 +70,19 @@ WHOLE = SearchProgress(
     confirms=None,
     rejected=[RejectedCheckpoint("kd", 1, "its checkpoint of epoch 1 is not there: x")],
 )
+
+
+def test_trials_that_cannot_be_told_apart_are_said_in_status_and_note() -> None:
+    arms = {"kd": ArmProgress(4, 0, 0, 0, {}, 4, BestTrial(0.9, 0)), "wide": WHOLE.arms["wide"]}
+    tied = replace(WHOLE, arms=arms, tie=Tie(3, 0.125, "iou_at_best_threshold"))
+    sentence = (
+        "3 of 4 complete trials have one score, 0.1250: at threshold 0.5 their masks are alike, empty as a rule; a new "
+        'study with maximize = "iou_at_best_threshold" tells them apart'
+    )
+    assert sentence in lines(Status("sqlite:///x.db", tied, None))
+    note = {"arm": "kd", "studies": {"kd": 1, "wide": 2}, "pictures": {}, "without": None, "now": 0.0}
+    assert f"\n\n{sentence}.\n\n" in note_body(tied, None, {}, **note)
+    assert "have one score" not in note_body(WHOLE, None, {}, **note)
 
 
 def keys(value: Any) -> Any:
