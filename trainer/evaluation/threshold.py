@@ -39,7 +39,8 @@ class ThresholdCounts:
 
         self._data, self._part, self._opening = data, part, opening
         self._samples = data.samples(part, opening)
-        self._edges = torch.tensor([log_odds(threshold) for threshold in GRID], device=device)
+        # Turned round, as what is no number is put behind the last of them and must be above no threshold.
+        self._edges = torch.tensor([-log_odds(threshold) for threshold in reversed(GRID)], device=device)
         self._objects = 1 if data.regions is None else data.classes
         shape = (len(self._samples), self._objects, 2 * _BINS)
         self._counts = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -52,11 +53,11 @@ class ThresholdCounts:
         odds, truth = margin(logits)[None], labels[None]
         if self._data.regions is not None:
             odds, truth = logits, self._data.regions.targets(truth)[0]
-        bins = torch.bucketize(odds.contiguous(), self._edges, out_int32=True).flatten(1) + _BINS * (truth > 0).flatten(
-            1
-        )
+        not_above = torch.bucketize(-odds.contiguous(), self._edges, right=True, out_int32=True).flatten(1)
+        truth = truth.flatten(1)
+        bins = _BINS - 1 - not_above + _BINS * (truth > 0)
         # What is ignored has a bin of its own, which is dropped.
-        bins = torch.where((truth == IGNORE).flatten(1), 2 * _BINS, bins)
+        bins = torch.where(truth == IGNORE, 2 * _BINS, bins)
         self._counts[index] = histograms(bins, 2 * _BINS + 1)[:, : 2 * _BINS]
 
     def scores(self, ranks: "Ranks", measure: Measure = dice) -> NDArray[np.float64]:

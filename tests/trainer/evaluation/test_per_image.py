@@ -146,6 +146,12 @@ def test_a_score_at_the_best_threshold_sees_a_network_that_has_nothing_at_a_half
     assert scores["dice"]["dice"] == scores["dice_at_best_threshold"]["dice"] == empty
 
 
+def test_what_is_no_number_is_foreground_at_no_threshold(data: DataSet):
+    name = "dice_at_best_threshold"
+    means = validate(Bright(math.nan), data, "validation", ranks=Ranks("cpu"), precision="fp32", monitor=name).means
+    assert means[name] == means["dice"] < 1
+
+
 def at(gain: float, spread: float, images: int, place: int) -> np.ndarray:
     """Scores (images, thresholds): 0.8 everywhere but at one place, where the gain scatters by so much."""
     scores = np.full((images, len(GRID)), 0.8)
