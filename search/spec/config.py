@@ -26,7 +26,7 @@ from trainer.cli.durations import seconds
 from trainer.config import LARGEST_SEED, MOST_EPOCHS
 from trainer.data.splits.folders import pattern_from
 from trainer.errors import DataError, nearest
-from trainer.evaluation.score_names import SCORE_KINDS, objective
+from trainer.evaluation.score_names import SCORE_KINDS, confirmed_name, objective
 from trainer.series import DeviceHours, Duration, SeriesTable
 
 SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "accuracy", "mdice", "miou")
@@ -292,6 +292,10 @@ class Choose(Frozen):
     def _is_a_score(cls, value: str) -> str:
         label = value.partition(".")[2]
         objective(value, "maximize", [label] if label else [])
+        if confirmed_name(value) != value:
+            raise ValueError(
+                f"{value!r}: a confirmation chooses a threshold for each seed; write {confirmed_name(value)}"
+            )
         return value
 
 

@@ -323,6 +323,11 @@ BAD_TABLES = [
     ),
     ({}, "[confirm]\nseeds = [1, true]", ["confirm.seeds = [1, True]: expected a number"]),
     ({}, "[confirm]\nseeds = [1, 1]", ["confirm.seeds", "twice"]),
+    (
+        {},
+        '[confirm]\nchoose = { smallest = "params", not_below = "teacher", metric = "dice_at_best_threshold" }',
+        ["confirm.choose.metric", "a threshold for each seed; write dice"],
+    ),
     ({}, '[dashboard]\nimages = "test"', ["dashboard.images = 'test'", "off", "validation"]),
     ({}, "[teach]\nepoch = 3", ["teach.epoch"]),
     ({}, "[teach]\nstudent.width = 3", ["teach.student"]),
