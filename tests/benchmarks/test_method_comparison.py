@@ -126,5 +126,6 @@ def test_other_settings_and_another_teacher_are_refused(spec, tmp_path: Path):
         comparison.opened(cells.path, spec)
 
 
-def test_what_was_trained_has_these_settings(spec):
-    assert comparison.opened(comparison.raw_file(SCORE), spec).lines(kind="seed")
+@pytest.mark.parametrize("score", [SCORE, "dice_at_best_threshold"])
+def test_what_was_trained_has_these_settings(spec, score):
+    assert comparison.opened(comparison.raw_file(score), spec).lines(kind="seed")
