@@ -59,9 +59,10 @@ def largest_tie(rows: SearchSnapshot) -> Tie | None:
     """Most trials that have their last score alike, though other parameters; None where no two have.
 
     Of scores of overlap at a threshold of 0.5, which no two networks have alike but where their masks are: all empty,
-    as a rule, or all full. That they are all perfect is left out.
+    as a rule, or all full. That they are all perfect is left out, and so are confirmations, whose seeds have thresholds
+    of their own.
     """
-    instead = at_best_threshold(rows.metric)
+    instead = None if rows.confirms is not None else at_best_threshold(rows.metric)
     if instead is None or (foreground_of(rows) and not has_regions(rows)):
         return None
     params = {trial._trial_id: frozenset(trial.params.items()) for trials in rows.trials.values() for trial in trials}

@@ -1,6 +1,8 @@
 """Real searches of students that have no foreground at a threshold of 0.5, by Dice there and at the best one."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from search.spec.load import StudySpec, identity, load, record
 from search.storage.database import Database, open_storage
 from search.storage.statements import Owner
 from search.study.create import Identity, open_search
+from search.study.outcomes import largest_tie
 from search.study.snapshot import read
 from trainer.checkpoint import ready
 from trainer.data import open_data
@@ -98,6 +101,10 @@ def test_students_without_foreground_at_a_half_are_counted_and_their_scores_at_t
     status = look(opened, "low")
     assert sum(says in line for line in lines(status)) == 1
     assert status.as_json()["tie"] == {"trials": 2, "score": empty, "instead": "dice_at_best_threshold"}
+    rows = read(opened, "low")
+    assert largest_tie(rows) is not None
+    confirms = json.dumps(rows.record | {"confirm": {"study": "low"}})  # whose seeds have thresholds of their own
+    assert largest_tie(replace(rows, search=replace(rows.search, spec=confirms))) is None
     assert "2 of 3 trials that were trained to their end have one score" in page(report(opened, ["low"]))
 
 
